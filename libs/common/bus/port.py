@@ -1,0 +1,236 @@
+"""The bus as the services see it: ordered, partitioned logs with groups of readers.
+
+Two adapters implement it, Apache Kafka (``kafka.py``) and a log in PostgreSQL (``pglog.py``);
+``tests/contract/common/test_bus.py`` states their common behaviour once and runs on both. Services use
+the runtimes above it (``consumer.py``, ``outbox.py``, ``tail.py``) and seldom this port itself.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple, Protocol, Self
+
+from libs.common.errors import Unavailable
+
+Header = tuple[str, bytes]
+
+
+class BusUnavailable(Unavailable):
+    """The bus did not acknowledge in time; nothing is known about the messages."""
+
+    code = "bus_unavailable"
+    title_zh = "消息总线不可用"
+
+
+class TopicPartition(NamedTuple):
+    """One ordered log."""
+
+    topic: str
+    partition: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """How a topic is to be created."""
+
+    name: str
+    partitions: int
+    compacted: bool = False
+    retention_s: float | None = 7 * 86400.0
+    """Age after which messages may go; None keeps them. [s]"""
+    retention_bytes: int | None = None
+    """Size of the whole topic above which the oldest messages go; None is without bound. [B]"""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message to be published."""
+
+    topic: str
+    key: str
+    value: bytes | None
+    """UTF-8 JSON; None is a tombstone on a compacted topic."""
+    headers: tuple[Header, ...] = ()
+    partition_key: str | None = None
+    """Chooses the partition in place of the key (a device's status lies in its site's partition)."""
+    partition: int | None = None
+    """Chooses the partition outright (heartbeats go into every one)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A message as it was read."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: str | None
+    value: bytes | None
+    headers: tuple[Header, ...] = field(repr=False)
+    appended_at: datetime
+    """When the bus took it, in UTC."""
+
+    @property
+    def topic_partition(self) -> TopicPartition:
+        """The log this was read from."""
+        return TopicPartition(self.topic, self.partition)
+
+    def header(self, name: str) -> bytes | None:
+        """Return the first header of that name."""
+        return next((value for key, value in self.headers if key == name), None)
+
+
+class GroupListener(Protocol):
+    """What a member's owner does when partitions come and go."""
+
+    async def assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """Claim the partitions and return where to read on; a partition left out starts at its beginning.
+
+        Nothing of these partitions is fetched before this has returned.
+        """
+
+    async def revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        """Forget the partitions; they may already belong to another member."""
+
+
+class GroupMember(Protocol):
+    """One member of a group of readers that share the partitions of some topics."""
+
+    @property
+    def joined(self) -> bool:
+        """Whether the group has answered; an empty assignment counts."""
+
+    @property
+    def assignment(self) -> frozenset[TopicPartition]:
+        """The partitions that are claimed and read."""
+
+    async def fetch(self, *, max_messages: int, timeout_s: float) -> list[Received]:
+        """Return what is there, in order per partition, at the latest after ``timeout_s``; may be empty.
+
+        Raises:
+            BusUnavailable: The bus cannot be reached.
+        """
+
+    async def seek(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Read on at these offsets."""
+
+    async def pause(self, partitions: Sequence[TopicPartition]) -> None:
+        """Stop fetching these partitions and stay their owner."""
+
+    async def resume(self, partitions: Sequence[TopicPartition]) -> None:
+        """Fetch them again."""
+
+    async def commit(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Tell the bus how far the group is, for tools that show lag; best effort, never read back."""
+
+    async def end_offsets(self) -> Mapping[TopicPartition, int]:
+        """Return the offset after the last message of each assigned partition."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+
+class TailReader(Protocol):
+    """A reader of its own of all partitions of some topics, outside any group."""
+
+    async def fetch(self, *, max_messages: int, timeout_s: float) -> list[Received]:
+        """Return what is there, in order per partition; may be empty.
+
+        Raises:
+            BusUnavailable: The bus cannot be reached.
+        """
+
+    async def end_offsets(self) -> Mapping[TopicPartition, int]:
+        """Return the offset after the last message of every partition."""
+
+    def positions(self) -> Mapping[TopicPartition, int]:
+        """Return the offset that is read next, for every partition."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc: object) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StartAt:
+    """Where a tail begins."""
+
+    beginning: bool = False
+    since: datetime | None = None
+    positions: Mapping[TopicPartition, int] | None = None
+    """Partitions left out start at the beginning."""
+
+    @classmethod
+    def end(cls) -> "StartAt":
+        """Only what is published from now on."""
+        return cls()
+
+
+class Bus(Protocol):
+    """A bus. Methods raise ``BusUnavailable`` when it cannot be reached within their time."""
+
+    async def start(self) -> None:
+        """Connect."""
+
+    async def stop(self) -> None:
+        """Publish what was taken and disconnect."""
+
+    async def ensure_topics(self, specs: Sequence[TopicSpec]) -> None:
+        """Create the topics that are missing; a topic that exists is left as it is."""
+
+    async def partitions(self, topic: str) -> int:
+        """Return how many partitions the topic has."""
+
+    async def publish(self, messages: Sequence[Message], *, timeout_s: float) -> None:
+        """Append all messages and return once every one is durable (acks=all).
+
+        Messages of one key keep their order. After an error some may have been appended: publishing
+        again can double them, and readers are idempotent for that reason.
+
+        Raises:
+            BusUnavailable: Not acknowledged within ``timeout_s``.
+        """
+
+    def member(self, group: str, topics: Sequence[str], listener: GroupListener, *, member_id: str) -> GroupMember:
+        """Return a member, not yet joined; enter it to join. ``member_id`` is stable over restarts."""
+
+    def tail(self, topics: Sequence[str], start: StartAt) -> TailReader:
+        """Return a reader outside any group; enter it to start."""
+
+    async def check(self) -> None:
+        """Raise ``BusUnavailable`` with the reason when the bus cannot be used; for readiness."""
+
+
+def murmur2(data: bytes) -> int:
+    """Return Kafka's murmur2 of ``data`` as a signed 32-bit number.
+
+    Source:
+        Apache Kafka, org.apache.kafka.common.utils.Utils.murmur2.
+    """
+    length = len(data)
+    m = 0x5BD1E995
+    mask = 0xFFFFFFFF
+    h = (0x9747B28C ^ length) & mask
+    for i in range(0, length - length % 4, 4):
+        k = int.from_bytes(data[i : i + 4], "little")
+        k = (k * m) & mask
+        k ^= k >> 24
+        k = (k * m) & mask
+        h = ((h * m) & mask) ^ k
+    tail = data[length - length % 4 :]
+    if tail:
+        h ^= int.from_bytes(tail, "little")
+        h = (h * m) & mask
+    h ^= h >> 13
+    h = (h * m) & mask
+    h ^= h >> 15
+    return h - (1 << 32) if h & 0x80000000 else h
+
+
+def partition_for(message: Message, partitions: int) -> int:
+    """Return the partition of a message: Kafka's standard rule, so that every client agrees."""
+    if message.partition is not None:
+        return message.partition
+    key = message.key if message.partition_key is None else message.partition_key
+    return (murmur2(key.encode()) & 0x7FFFFFFF) % partitions

@@ -1,0 +1,114 @@
+"""The one tree of errors that Wattring raises on purpose.
+
+    PlatformError
+    ├── InvalidInput     the caller must change the request        400
+    │   └── InvalidFile  the same, with file, place and field
+    ├── Unauthenticated  who is asking is not known                401
+    ├── Forbidden        known, but may not                        403
+    ├── NotFound         no such thing                             404
+    ├── Conflict         the state of the thing forbids it         409
+    └── Unavailable      a dependency is away; try again           503
+
+Services subclass beside the code that raises. ``code`` is stable and for programs, the message is for
+people, in English and Chinese. The HTTP numbers are applied in ``web.py`` only.
+"""
+
+from typing import Any, ClassVar
+
+
+class PlatformError(Exception):
+    """An error whose reader can act on it."""
+
+    code: ClassVar[str] = "platform_error"
+    title_zh: ClassVar[str] = "平台错误"
+
+    def __init__(self, message: str, *, message_zh: str | None = None, **facts: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.message_zh = message_zh
+        self.facts = facts
+
+
+class InvalidInput(PlatformError):
+    """The caller must change the request."""
+
+    code = "invalid_input"
+    title_zh = "输入有误"
+
+
+class InvalidFile(InvalidInput):
+    """A file or document is wrong at named places; nothing of it was taken."""
+
+    code = "invalid_file"
+    title_zh = "文件有误"
+
+    def __init__(self, source: str, problems: "list[Problem]") -> None:
+        lines = "\n".join(f"  {source}:{problem}" for problem in problems)
+        super().__init__(
+            f"{source}: {len(problems)} problem(s), nothing was imported\n{lines}",
+            message_zh=f"{source}:共 {len(problems)} 处错误,未导入任何内容\n{lines}",
+            source=source,
+            problems=[problem.as_dict() for problem in problems],
+        )
+        self.problems = problems
+
+
+class Problem:
+    """One wrong place in a file: where, which field, what was expected."""
+
+    __slots__ = ("expected", "field", "found", "line")
+
+    def __init__(self, *, line: int | None, field: str, expected: str, found: object = None) -> None:
+        self.line = line
+        self.field = field
+        self.expected = expected
+        self.found = found
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the problem as JSON-ready facts."""
+        return {
+            "line": self.line,
+            "field": self.field,
+            "expected": self.expected,
+            "found": None if self.found is None else str(self.found)[:200],
+        }
+
+    def __str__(self) -> str:
+        place = f"{self.line}: " if self.line is not None else " "
+        found = "" if self.found is None else f", found {str(self.found)[:200]!r}"
+        return f"{place}{self.field}: expected {self.expected}{found}"
+
+
+class Unauthenticated(PlatformError):
+    """Who is asking is not known."""
+
+    code = "unauthenticated"
+    title_zh = "未登录"
+
+
+class Forbidden(PlatformError):
+    """Known, but not allowed."""
+
+    code = "forbidden"
+    title_zh = "无权限"
+
+
+class NotFound(PlatformError):
+    """There is no such thing."""
+
+    code = "not_found"
+    title_zh = "不存在"
+
+
+class Conflict(PlatformError):
+    """The state of the thing forbids what was asked."""
+
+    code = "conflict"
+    title_zh = "状态冲突"
+
+
+class Unavailable(PlatformError):
+    """A dependency is away; the same request may succeed later."""
+
+    code = "unavailable"
+    title_zh = "暂不可用"

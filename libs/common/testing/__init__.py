@@ -1,0 +1,1 @@
+"""Helpers for tests: a clock that is turned by hand."""
