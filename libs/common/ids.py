@@ -5,10 +5,15 @@ import time
 import uuid
 from typing import NewType
 
+RegionId = NewType("RegionId", str)
+OrganisationId = NewType("OrganisationId", str)
 SiteId = NewType("SiteId", str)
+RoomId = NewType("RoomId", str)
 DeviceId = NewType("DeviceId", str)
 CircuitId = NewType("CircuitId", str)
 LineId = NewType("LineId", str)
+SimId = NewType("SimId", str)
+BindingId = NewType("BindingId", str)
 LoadId = NewType("LoadId", str)
 AlarmId = NewType("AlarmId", str)
 CommandId = NewType("CommandId", str)

@@ -1,0 +1,126 @@
+"""What all topic payloads have in common, and the few types that several areas use.
+
+A ``.v1`` payload only ever gains optional fields: a reader ignores fields it does not know, so that a
+newer writer does not break it. Numbers are finite, times carry an offset and are UTC inside.
+"""
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, ClassVar, Self
+
+import orjson
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+
+from libs.common.ids import SiteId
+
+__all__ = [
+    "PLATFORM_SITE",
+    "Code",
+    "EntityKey",
+    "Fraction",
+    "JsonObject",
+    "Number",
+    "Payload",
+    "Phase",
+    "PointName",
+    "UtcTime",
+    "Value",
+]
+
+PLATFORM_SITE = SiteId("platform")
+"""Stands where a site id is wanted and the thing belongs to no site (a full spool, a stuck worker)."""
+
+
+def _refuse_guessing(value: object) -> object:
+    """Refuse numbers and bare digits: whether they are seconds or milliseconds would be a guess."""
+    if isinstance(value, datetime):
+        return value
+    if not isinstance(value, str) or value.lstrip("+-").replace(".", "", 1).isdigit():
+        raise ValueError("expected an RFC 3339 time with an offset, such as 2026-01-31T08:00:00+08:00")
+    return value
+
+
+def _to_utc(value: datetime) -> datetime:
+    return value if value.tzinfo is UTC else value.astimezone(UTC)
+
+
+UtcTime = Annotated[AwareDatetime, BeforeValidator(_refuse_guessing), AfterValidator(_to_utc)]
+"""An instant; written by anyone with any offset, held in UTC."""
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+"""A finite number; text that looks like one is refused."""
+
+Fraction = Annotated[float, Field(strict=True, ge=0.0, le=1.0)]
+"""A share, 0 to 1. [1]"""
+
+Code = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+"""A name for programs: lower case words joined with ``_``."""
+
+PointName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+"""A canonical point name, one of ``points.py`` or ``x_<vendor>_<name>``."""
+
+EntityKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
+"""The id of a registry entity: safe in a path, a topic key and a file name."""
+
+Value = bool | int | float | str
+"""A plain value of a command's argument or of a piece of evidence."""
+
+
+def _refuse_non_finite(value: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
+    """Refuse NaN and Infinity at any depth: JSON has no way to write them."""
+    pending: list[JsonValue] = list(value.values())
+    while pending:
+        item = pending.pop()
+        if isinstance(item, float) and not math.isfinite(item):
+            raise ValueError("NaN and Infinity cannot be written as JSON")
+        if isinstance(item, dict):
+            pending += item.values()
+        elif isinstance(item, list):
+            pending += item
+    return value
+
+
+JsonObject = Annotated[Mapping[str, JsonValue], AfterValidator(_refuse_non_finite)]
+"""Any JSON object."""
+
+
+class Phase(StrEnum):
+    """Where in its life a finding is; ``once`` has no end."""
+
+    BEGIN = "begin"
+    UPDATE = "update"
+    END = "end"
+    ONCE = "once"
+
+
+class Payload(BaseModel):
+    """Base of every payload and of the objects inside them."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        serialize_by_alias=True,
+        validate_by_name=True,
+        validate_by_alias=True,
+    )
+
+    ce_type: ClassVar[str | None] = None
+    """CloudEvents type when it is not the name of the topic."""
+
+    def to_json(self) -> bytes:
+        """Return compact UTF-8 JSON; what is absent is left out."""
+        return self.model_dump_json(exclude_none=True).encode()
+
+    @classmethod
+    def from_json(cls, value: bytes) -> Self:
+        """Read a payload.
+
+        Raises:
+            pydantic.ValidationError: Not this payload; it says which field and why.
+        """
+        # orjson refuses NaN and Infinity anywhere, also where any JSON value may stand.
+        return cls.model_validate(orjson.loads(value))

@@ -1,0 +1,152 @@
+"""What was used and what it emitted: intervals of circuits, and results of nodes."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from libs.common.contracts.base import Code, Fraction, Number, Payload, UtcTime
+from libs.common.ids import CircuitId, DeviceId, SiteId
+
+
+class IntervalFlag(StrEnum):
+    """How an interval's figure came about."""
+
+    MEASURED = "measured"
+    ESTIMATED_INTERPOLATED = "estimated_interpolated"
+    ESTIMATED_ALLOCATED = "estimated_allocated"
+    MANUAL = "manual"
+    MISSING = "missing"
+    REJECTED = "rejected"
+
+    @property
+    def has_value(self) -> bool:
+        """Whether there is a figure; missing is not zero."""
+        return self not in (IntervalFlag.MISSING, IntervalFlag.REJECTED)
+
+
+class Medium(StrEnum):
+    """What flows through a circuit that is not electricity."""
+
+    WATER = "water"
+    GAS = "gas"
+    HEAT = "heat"
+    COLD = "cold"
+    STEAM = "steam"
+    FUEL = "fuel"
+
+
+class Direction(StrEnum):
+    """Which way, seen from the grid."""
+
+    IMPORT = "import"
+    EXPORT = "export"
+
+
+class Interval(Payload):
+    """Consumption of one circuit in one half-open interval ``[start, end)``; the highest version holds."""
+
+    circuit_id: CircuitId
+    site_id: SiteId
+    start: UtcTime
+    end: UtcTime
+    interval_flag: IntervalFlag
+    version: int = Field(ge=1)
+    energy_kwh: Number | None = None
+    """Electricity; absent when missing, rejected, or of another medium."""
+    medium: Medium | None = None
+    """Of what ``quantity`` is; absent for electricity."""
+    quantity: Number | None = None
+    unit: str | None = None
+    """Of ``quantity``, canonical: m3, kWh, t …"""
+    direction: Direction | None = None
+    """Absent is import."""
+    provisional: bool | None = None
+    """The interval is not over, or late data may still come."""
+    lower_bound: bool | None = None
+    """A register was reset inside: what was used before the reset is unknown."""
+    device_id: DeviceId | None = None
+    """The meter behind it; absent for a virtual one."""
+    register_start: Number | None = None
+    """Register at ``start``, corrected and with its ratio. [kWh or unit]"""
+    register_end: Number | None = None
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Self:
+        if self.end <= self.start:
+            raise ValueError("end must lie after start")
+        if self.medium is None and (self.quantity is not None or self.unit is not None):
+            raise ValueError("quantity and unit need a medium")
+        if self.medium is not None and (self.energy_kwh is not None or self.unit is None):
+            raise ValueError("a medium has quantity and unit, not energy_kwh")
+        value = self.energy_kwh if self.medium is None else self.quantity
+        if (value is not None) != self.interval_flag.has_value:
+            raise ValueError(f"an interval flagged {self.interval_flag} {'needs' if value is None else 'has no'} value")
+        return self
+
+
+class Granularity(StrEnum):
+    """Length of a result's period, in civil time."""
+
+    QUARTER_HOUR = "quarter_hour"
+    HOUR = "hour"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+    YEAR = "year"
+    OTHER = "other"
+
+
+class Period(Payload):
+    """Half-open ``[start, end)``."""
+
+    start: UtcTime
+    end: UtcTime
+    granularity: Granularity
+
+    @model_validator(mode="after")
+    def _has_length(self) -> Self:
+        if self.end <= self.start:
+            raise ValueError("end must lie after start")
+        return self
+
+
+class NodeKind(StrEnum):
+    """What a result is about."""
+
+    CIRCUIT = "circuit"
+    ROOM = "room"
+    SITE = "site"
+    REGION = "region"
+    ORGANISATION = "organisation"
+    PLAN = "plan"
+    PROJECT = "project"
+
+
+class CarbonResult(Payload):
+    """One figure of one node and period; the highest version holds."""
+
+    node: str
+    """Id of a registry entity, a plan or a project; the key."""
+    period: Period
+    measure: Code
+    """What was computed: ``energy``, ``cost``, ``pue``, ``emission_location_based`` …"""
+    unit: str
+    completeness: Fraction
+    """Share of the period's intervals that are measured."""
+    version: int = Field(ge=1)
+    value: Number | None = None
+    """Absent when it is unknown, which is not zero."""
+    node_kind: NodeKind | None = None
+    site_id: SiteId | None = None
+    provisional: bool | None = None
+    shares: Mapping[IntervalFlag, Fraction] | None = None
+    """Share of the energy by flag."""
+    factor_id: str | None = None
+    factor_value: Number | None = None
+    factor_unit: str | None = None
+    factor_source: str | None = None
+    target: Number | None = None
+    target_exceeded: bool | None = None
+    computed_at: UtcTime | None = None
