@@ -1,0 +1,127 @@
+"""Backing services for tests, and the checks that every test is under.
+
+* ``postgres_url``: a fresh database per test, cloned from a template that all migrations have run on. The server is
+  the embedded one, one per test process; ``WATTRING_TEST_POSTGRES_BIN`` names the programs of another version
+  (``/usr/lib/postgresql/15/bin``), ``WATTRING_TEST_DATABASE_URL`` a server that is there already.
+* ``kafka_bootstrap``: a real broker: ``KAFKA_BOOTSTRAP_SERVERS``, or one node from ``deploy/kafka``, shared by all
+  test processes of a run.
+* What is missing skips a test at home and fails it with ``CI=true``.
+* An async test that leaves a task running fails.
+"""
+
+import asyncio
+import inspect
+import itertools
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+
+from libs.common.migrations import migrate
+from libs.suite.postgres import EXPENDABLE, EmbeddedPostgres, PostgresError
+
+ROOT = Path(__file__).parents[1]
+_numbers = itertools.count(1)
+
+
+def missing(what: str) -> NoReturn:
+    """Skip the test, or fail it in the pipeline, because a backing service is absent."""
+    if os.environ.get("CI", "").lower() in ("1", "true"):
+        pytest.fail(f"backing service is missing: {what}")
+    pytest.skip(what)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Put every async test under ``no_task_left``; the others need no event loop for it."""
+    if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+        item.fixturenames.insert(0, "no_task_left")
+
+
+@pytest.fixture
+async def no_task_left() -> AsyncIterator[None]:
+    """Fail a test that leaves an asyncio task running; its other fixtures have been taken down by then."""
+    before = asyncio.all_tasks()
+    yield
+    for _ in range(3):  # tasks that were cancelled and only have to hear of it
+        await asyncio.sleep(0)
+    left = [task for task in asyncio.all_tasks() - before if task is not asyncio.current_task()]
+    assert not left, f"tasks left running: {', '.join(f'{task.get_name()} {task.get_coro()}' for task in left)}"
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a server's administrative database on which this test process may create databases."""
+    given = os.environ.get("WATTRING_TEST_DATABASE_URL")
+    if given:
+        yield given
+        return
+    binaries = os.environ.get("WATTRING_TEST_POSTGRES_BIN")
+    if binaries and not Path(binaries, "postgres").exists():
+        missing(f"no PostgreSQL in {binaries}")
+    folder = tmp_path_factory.mktemp("postgres")
+    server = EmbeddedPostgres(folder, binaries=Path(binaries) if binaries else None, settings=EXPENDABLE)
+    try:
+        server.start()
+    except PostgresError as exc:
+        missing(str(exc))
+    try:
+        yield server.url_of("postgres")
+    finally:
+        server.stop(timeout_s=10)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: str) -> Iterator[str]:
+    """Name of a database with the schemas of all services, to be cloned."""
+    name = f"wattring_template_{os.getpid()}"
+
+    async def create() -> None:
+        await _statement(postgres_server, f'create database "{name}"')
+        await migrate(database_url(postgres_server, name), phase="post")
+
+    asyncio.run(create())
+    yield name
+    asyncio.run(_statement(postgres_server, f'drop database "{name}" with (force)'))
+
+
+@pytest.fixture
+async def postgres_url(postgres_server: str, postgres_template: str) -> AsyncIterator[str]:
+    """URL of a fresh database with the schemas of all services."""
+    async for url in _database(postgres_server, f'template "{postgres_template}"'):
+        yield url
+
+
+@pytest.fixture
+async def empty_postgres_url(postgres_server: str) -> AsyncIterator[str]:
+    """URL of a fresh database without any schema of ours."""
+    async for url in _database(postgres_server, ""):
+        yield url
+
+
+async def _database(server: str, template: str) -> AsyncIterator[str]:
+    name = f"wattring_test_{os.getpid()}_{next(_numbers)}"
+    await _statement(server, f'create database "{name}" {template}')
+    try:
+        yield database_url(server, name)
+    finally:
+        await _statement(server, f'drop database "{name}" with (force)')
+
+
+def database_url(server: str, name: str) -> str:
+    """Return the URL of another database of the same server."""
+    parts = urlsplit(server)
+    return urlunsplit((parts.scheme, parts.netloc, f"/{name}", parts.query, ""))
+
+
+async def _statement(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url, timeout=30)
+    try:
+        await connection.execute(statement, timeout=60)
+    finally:
+        await connection.close(timeout=10)
