@@ -150,6 +150,8 @@ class Database:
             async with self._pool.acquire(timeout=self._settings.connect_timeout_s) as conn:
                 yield conn
         except AWAY as exc:
+            if isinstance(exc, ValueError):
+                raise  # asyncpg's own word for a value that does not fit its column; waiting would not mend it
             raise DatabaseUnavailable(f"database {self.place}: {exc or type(exc).__name__}") from exc
 
 

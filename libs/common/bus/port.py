@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple, Protocol, Self
 
-from libs.common.errors import Unavailable
+from libs.common.errors import InvalidInput, Unavailable
 
 Header = tuple[str, bytes]
+
+MAX_MESSAGE_BYTES = 1_000_000
+"""Key, value and headers of one message together; what a Kafka broker takes by default is a little more. [B]"""
 
 
 class BusUnavailable(Unavailable):
@@ -20,6 +23,19 @@ class BusUnavailable(Unavailable):
 
     code = "bus_unavailable"
     title_zh = "消息总线不可用"
+
+
+class MessageRefused(InvalidInput):
+    """The bus will never take this message."""
+
+    code = "message_refused"
+    title_zh = "消息被拒绝"
+
+    def __init__(self, refused: "Message", reason: str) -> None:
+        super().__init__(
+            f"{refused.topic}, key {refused.key!r}: {reason}", message_zh=f"{refused.topic} 消息被拒绝:{reason}"
+        )
+        self.refused = refused
 
 
 class TopicPartition(NamedTuple):
@@ -126,6 +142,9 @@ class GroupMember(Protocol):
     async def end_offsets(self) -> Mapping[TopicPartition, int]:
         """Return the offset after the last message of each assigned partition."""
 
+    async def start_offsets(self) -> Mapping[TopicPartition, int]:
+        """Return the first offset of each assigned partition that retention has left; compaction does not move it."""
+
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(self, *exc: object) -> None: ...
@@ -189,7 +208,9 @@ class Bus(Protocol):
         again can double them, and readers are idempotent for that reason.
 
         Raises:
-            BusUnavailable: Not acknowledged within ``timeout_s``.
+            BusUnavailable: Not acknowledged within ``timeout_s``, or a topic does not exist.
+            MessageRefused: One message will never be taken (longer than ``MAX_MESSAGE_BYTES``, no such
+                partition); it is named. Messages of the call may have been taken, those before it in order.
         """
 
     def member(self, group: str, topics: Sequence[str], listener: GroupListener, *, member_id: str) -> GroupMember:

@@ -1,0 +1,199 @@
+"""The outbox: what must be published because of a change is written with the change, and published after it.
+
+A row is written in the transaction that makes the change, by whoever holds the lock of the thing that
+changed; so rows of one key stand in the order of the changes. One relay per service, under a lease, publishes
+them in that order and deletes them. A relay that dies between the two publishes again, under the same event
+id. A message that the bus will never take (too large) is parked with the reason, and with it the later ones
+of its topic and key, until a person mends or deletes the row; other keys go on.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+
+from libs.common.backoff import Backoff
+from libs.common.bus.headers import pack_headers, unpack_headers
+from libs.common.bus.port import Bus, Message, MessageRefused
+from libs.common.clock import Clock
+from libs.common.db import Database, WriteConn
+from libs.common.errors import Unavailable
+from libs.common.lease import Lease, LeaseKeeper
+from libs.common.metrics import gauge
+
+logger = logging.getLogger(__name__)
+
+LEASE_NAME = "outbox"
+LEASE_S = 6.0
+"""A dead relay is replaced after this. [s]"""
+PUBLISH_TIMEOUT_S = 2.0
+"""Also the validity that the lease must have left, so that two relays do not publish side by side. [s]"""
+BATCH = 1000
+POLL_S = 0.5
+"""Rows of other processes of the service are found by looking. [s]"""
+MEASURE_S = 5.0
+
+WAITING = gauge("bus_outbox_rows", "Messages in the outbox, by state", ("service", "state"))
+OLDEST = gauge("bus_outbox_oldest_seconds", "Age of the oldest message that waits and is not parked", ("service",))
+
+
+async def put(conn: WriteConn, messages: Sequence[Message]) -> None:
+    """Write messages to be published once the transaction of ``conn`` has been committed; in this order."""
+    if not messages:
+        return
+    # One row of unnest after the other gets its id, so ids follow the order of the list.
+    await conn.execute(
+        """
+        insert into outbox (topic, key, value, headers, partition_key, partition)
+        select topic, key, value, headers, partition_key, partition
+          from unnest($1::text[], $2::text[], $3::bytea[], $4::text[], $5::text[], $6::integer[]) with ordinality
+            as m(topic, key, value, headers, partition_key, partition, place)
+         order by place
+        """,
+        [message.topic for message in messages],
+        [message.key for message in messages],
+        [message.value for message in messages],
+        [pack_headers(message.headers) for message in messages],
+        [message.partition_key for message in messages],
+        [message.partition for message in messages],
+    )
+
+
+class OutboxRelay:
+    """Publishes what ``put`` has written; run one in every process of the service, one of them works."""
+
+    def __init__(self, *, bus: Bus, db: Database, clock: Clock, owner: str) -> None:
+        """Prepare a relay; ``owner`` names this process in the lease."""
+        self._bus = bus
+        self._db = db
+        self._clock = clock
+        self._keeper = LeaseKeeper(db, clock, owner, LEASE_S)
+        self._lease: Lease | None = None
+        self._wake = asyncio.Event()
+        self._measured_at = float("-inf")
+
+    def wake(self) -> None:
+        """Say that there is something to publish, instead of waiting for the next look."""
+        self._wake.set()
+
+    async def run(self, beat: Callable[[], None]) -> None:
+        """Publish for ever; while another process holds the lease, stand by."""
+        backoff = Backoff(first_s=0.2, cap_s=5.0)
+        try:
+            while True:
+                beat()
+                self._wake.clear()
+                try:
+                    busy = await self._hold_lease() and await self._relay_once()
+                    await self._measure()
+                except Unavailable as exc:
+                    if backoff.first:
+                        logger.warning("outbox waits", extra={"schema": self._db.schema, "reason": exc.message})
+                    await self._clock.sleep(backoff.next_s())
+                    continue
+                backoff.reset()
+                if not busy:
+                    await self._wait(POLL_S)
+        finally:
+            await self._let_go()
+
+    async def _hold_lease(self) -> bool:
+        lease = self._lease
+        if lease is not None and lease.valid_for_s() > LEASE_S / 2:
+            return True
+        self._lease = None if lease is None else await self._keeper.renew(lease)
+        if self._lease is None:
+            self._lease = await self._keeper.acquire(LEASE_NAME)
+        return self._lease is not None
+
+    async def _relay_once(self) -> bool:
+        """Publish one batch; return whether there may be more."""
+        async with self._db.read() as conn:
+            rows = await conn.fetch(
+                """
+                select id, topic, key, value, headers, partition_key, partition
+                  from outbox o
+                 where parked_at is null
+                   and not exists (
+                       select from outbox p
+                        where p.parked_at is not null and p.topic = o.topic and p.key = o.key and p.id < o.id)
+                 order by id
+                 limit $1
+                """,
+                BATCH,
+            )
+        if not rows:
+            return False
+        messages = [
+            Message(
+                topic=row["topic"],
+                key=row["key"],
+                value=row["value"],
+                headers=unpack_headers(row["headers"]),
+                partition_key=row["partition_key"],
+                partition=row["partition"],
+            )
+            for row in rows
+        ]
+        if self._lease is None or self._lease.valid_for_s() <= PUBLISH_TIMEOUT_S:
+            return True
+        try:
+            await self._bus.publish(messages, timeout_s=PUBLISH_TIMEOUT_S)
+        except MessageRefused as exc:
+            guilty = next(row for row, message in zip(rows, messages, strict=True) if message is exc.refused)
+            await self._park(guilty["id"], exc)
+            return True
+        async with self._db.write() as conn:
+            await conn.execute("delete from outbox where id = any($1::bigint[])", [row["id"] for row in rows])
+        return len(rows) == BATCH
+
+    async def _park(self, row_id: int, exc: MessageRefused) -> None:
+        logger.error(
+            "outbox message parked: the bus will never take it",
+            extra={
+                "schema": self._db.schema,
+                "outbox_id": row_id,
+                "topic": exc.refused.topic,
+                "key": exc.refused.key,
+                "reason": exc.message,
+            },
+        )
+        async with self._db.write() as conn:
+            await conn.execute(
+                "update outbox set parked_at = now(), parked_reason = $2 where id = $1", row_id, exc.message
+            )
+
+    async def _measure(self) -> None:
+        if self._lease is None or self._clock.monotonic() - self._measured_at < MEASURE_S:
+            return
+        self._measured_at = self._clock.monotonic()
+        async with self._db.read() as conn:
+            row = await conn.fetchrow(
+                """
+                select count(*) filter (where parked_at is null) as waiting,
+                       count(*) filter (where parked_at is not null) as parked,
+                       extract(epoch from now() - min(created_at) filter (where parked_at is null)) as oldest
+                  from outbox
+                """
+            )
+        schema = self._db.schema
+        WAITING.labels(schema, "waiting").set(row["waiting"])
+        WAITING.labels(schema, "parked").set(row["parked"])
+        OLDEST.labels(schema).set(float(row["oldest"] or 0))
+
+    async def _wait(self, limit_s: float) -> None:
+        """Wait to be woken, at most ``limit_s``."""
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    async def _let_go(self) -> None:
+        """Give the lease back when stopping, so that another process need not wait for its end."""
+        if self._lease is None:
+            return
+        try:
+            async with asyncio.timeout(1.0):
+                await self._keeper.release(self._lease)
+        except (Unavailable, TimeoutError):
+            logger.debug("outbox lease left to run out")
