@@ -1,0 +1,188 @@
+"""The profile file as it is written: one model per protocol, unknown fields refused."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from libs.common.profiles.model import (
+    Area,
+    Confidence,
+    Encoding,
+    Order,
+    RegisterType,
+    Side,
+    WriteFunction,
+)
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+Address = Annotated[int, Field(ge=0, le=0xFFFF)]
+Text = Annotated[str, Field(min_length=1)]
+Byte = Annotated[int, Field(ge=0, le=0xFF)]
+HexText = Annotated[str, Field(pattern=r"^0x[0-9A-Fa-f]{1,8}$")]
+HexByte = Annotated[str, Field(pattern=r"^[0-9A-F]{2}$")]
+Scale = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class FileModel(BaseModel):
+    """Base: frozen, exact types, no unknown field."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
+
+
+class SerialFile(FileModel):
+    """``serial_default``."""
+
+    baud: int = Field(ge=50, le=4_000_000)
+    data: Literal[7, 8]
+    parity: Literal["N", "E", "O"]
+    stop: Literal[1, 2]
+
+
+class RatioFile(FileModel):
+    """``ratio``."""
+
+    applied_by_meter: bool
+    ct_register: HexText | None = None
+    pt_register: HexText | None = None
+    apply_to: list[Literal["voltage", "current", "power", "energy"]] | None = None
+
+
+class ReadBackFile(FileModel):
+    """``read_back`` of a control."""
+
+    points: list[Name] = Field(min_length=1)
+    value: float | None = None
+
+
+class PointFile(FileModel):
+    """What the points of all protocols have."""
+
+    name: Name
+    scale: Scale
+    unit: str
+    optional: bool = False
+    slow: bool = False
+    mask: int | None = Field(default=None, gt=0)
+    map: dict[str, float] | None = Field(default=None, min_length=1)
+    modulus: float | None = Field(default=None, gt=0)
+    note: Text | None = None
+
+
+class ModbusPointFile(PointFile):
+    """A point of a Modbus device."""
+
+    area: Annotated[Area, Field(strict=False)]
+    addr: Address
+    type: Annotated[RegisterType, Field(strict=False)]
+    offset: float = 0.0
+    encoding: Annotated[Encoding, Field(strict=False)] | None = None
+
+
+class Dlt645PointFile(PointFile):
+    """A point of a DL/T 645 device."""
+
+    di: int = Field(ge=0, le=0xFFFFFFFF)
+    bytes: int = Field(ge=1, le=64)
+    format: Text
+    signed: bool = False
+    bit: int | None = Field(default=None, ge=0)
+    invert: bool = False
+
+
+class Cjt188PointFile(PointFile):
+    """A point of a CJ/T 188 meter."""
+
+    offset: int = Field(ge=3, le=255)
+    bytes: int = Field(ge=1, le=16)
+    format: Text
+    unit_byte_offset: int | None = Field(default=None, ge=3, le=255)
+
+
+class ControlFile(FileModel):
+    """What the controls of all protocols have."""
+
+    name: Name
+    read_back: ReadBackFile | None = None
+    settle_s: float | None = Field(default=None, ge=0)
+    verify_within_s: float | None = Field(default=None, gt=0)
+    min: float | None = None
+    max: float | None = None
+    note: Text | None = None
+
+
+class ModbusControlFile(ControlFile):
+    """A control of a Modbus device."""
+
+    function: Annotated[WriteFunction, Field(strict=False)]
+    area: Literal["holding", "coil"]
+    addr: Address
+    value: int | None = Field(ge=0, le=0xFFFF)
+
+
+class Dlt645ControlFile(ControlFile):
+    """A control of a DL/T 645 device."""
+
+    control_code: Byte
+    n1: HexByte
+    password_level: HexByte
+
+
+class Cjt188ControlFile(ControlFile):
+    """A control of a CJ/T 188 meter."""
+
+    control_code: Byte
+    di: Address
+    data: HexByte
+
+
+class ProfileFile(FileModel):
+    """What the files of all protocols have."""
+
+    schema_: Literal["device-profile/1"] = Field(alias="schema")
+    vendor: Text
+    vendor_zh: Text
+    model: Text
+    category: Name
+    version: Text | None = None
+    transports: list[Literal["tcp", "rtu", "rtu_over_tcp", "rs485", "mbus", "tcp_transparent"]] = Field(min_length=1)
+    serial_default: SerialFile | None = None
+    confidence: Annotated[Confidence, Field(strict=False)]
+    side: Annotated[Side, Field(strict=False)] | None = None
+    feedback: list[Text] = []
+    notes: list[Text] = []
+    source: list[Text] = Field(min_length=1)
+
+
+class ModbusFile(ProfileFile):
+    """The file of a Modbus device."""
+
+    protocol: Literal["modbus"]
+    unit_id_default: int | None = Field(default=None, ge=1, le=247)
+    address_base: Literal[0]
+    byte_order: Annotated[Order, Field(strict=False)]
+    word_order: Annotated[Order, Field(strict=False)]
+    max_registers_per_read: int = Field(ge=1, le=125)
+    invalid_values: dict[str, str] = {}
+    ratio: RatioFile | None = None
+    points: list[ModbusPointFile] = Field(min_length=1)
+    controls: list[ModbusControlFile] = []
+
+
+class Dlt645File(ProfileFile):
+    """The file of a DL/T 645 device."""
+
+    protocol: Literal["dlt645-2007"]
+    address: Text
+    points: list[Dlt645PointFile] = Field(min_length=1)
+    controls: list[Dlt645ControlFile] = []
+
+
+class Cjt188File(ProfileFile):
+    """The file of a CJ/T 188 meter."""
+
+    protocol: Literal["cjt188"]
+    address: Text
+    meter_type: HexText
+    read_di: HexText
+    points: list[Cjt188PointFile] = Field(min_length=1)
+    controls: list[Cjt188ControlFile] = []

@@ -1,0 +1,553 @@
+"""From a profile file to a profile, or to a list of everything that is wrong with it."""
+
+import hashlib
+import itertools
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from libs.common.errors import InvalidFile, Problem
+from libs.common.points import POINTS, PointKind, Quantity, is_point_name
+from libs.common.profiles.files import (
+    Cjt188ControlFile,
+    Cjt188File,
+    Cjt188PointFile,
+    ControlFile,
+    Dlt645ControlFile,
+    Dlt645File,
+    Dlt645PointFile,
+    ModbusControlFile,
+    ModbusFile,
+    ModbusPointFile,
+    PointFile,
+    ProfileFile,
+)
+from libs.common.profiles.model import (
+    Area,
+    Cjt188Control,
+    Cjt188Point,
+    Control,
+    DeviceProfile,
+    Dlt645Control,
+    Dlt645Point,
+    Encoding,
+    ModbusControl,
+    ModbusPoint,
+    ProfilePoint,
+    Protocol,
+    Ratio,
+    ReadBack,
+    RegisterType,
+    Serial,
+    WriteFunction,
+    register_count,
+    single_phase,
+)
+from libs.common.units import UnknownUnit, unit_of
+from libs.common.yamlfile import Path, YamlDocument, parse_yaml, validate
+
+_FILES: Mapping[str, type[ModbusFile] | type[Dlt645File] | type[Cjt188File]] = {
+    Protocol.MODBUS: ModbusFile,
+    Protocol.DLT645: Dlt645File,
+    Protocol.CJT188: Cjt188File,
+}
+
+_SINGLE_PHASE_PAIRS = tuple(
+    (f"{quantity}_a", f"{quantity}_total")
+    for quantity in ("active_power", "reactive_power", "apparent_power", "power_factor")
+)
+"""A single-phase device lists one of each pair, the loader fills the other, so that sums need not ask for phases."""
+
+_SWITCHES: Mapping[str, Mapping[str, float]] = {
+    "breaker": {"open": 0.0, "close": 1.0},
+    "relay": {"open": 0.0, "close": 1.0},
+    "valve": {"open": 1.0, "close": 0.0},
+    "light": {"on": 1.0, "off": 0.0},
+}
+"""Verb of a control to the state that proves it: an open breaker has no power, an open valve lets flow."""
+
+_AC: Mapping[str, tuple[str, float | None]] = {
+    "ac_on": ("ac_power_state", 1.0),
+    "ac_off": ("ac_power_state", 0.0),
+    "ac_set_temperature": ("temperature_setpoint", None),
+    "ac_set_mode": ("ac_mode", None),
+    "ac_set_fan_speed": ("ac_fan_speed", None),
+}
+
+
+def parse_profile(text: str, *, name: str, source: str) -> DeviceProfile:
+    """Return the profile that a file's text describes.
+
+    Args:
+        text: The file, YAML.
+        name: Of the profile; the file's name without ``.yaml``.
+        source: What to call the file in messages.
+
+    Raises:
+        InvalidFile: The file is wrong; every place is listed with line, field and what was expected.
+    """
+    document = parse_yaml(text, source)
+    parsed, problems = _read(document)
+    if parsed is None:
+        raise InvalidFile(source, _by_line(problems))
+    checks = _Checks(document, parsed)
+    checks.run()
+    if checks.problems:
+        raise InvalidFile(source, _by_line(checks.problems))
+    return _profile(parsed, name=name, version=parsed.version or content_version(text))
+
+
+def content_version(text: str) -> str:
+    """Return the version of a file that names none: a hash of its content, so that any change is a version."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _by_line(problems: Sequence[Problem]) -> list[Problem]:
+    return sorted(problems, key=lambda problem: problem.line or 0)
+
+
+def _read(document: YamlDocument) -> tuple[ModbusFile | Dlt645File | Cjt188File | None, list[Problem]]:
+    if not isinstance(document.data, dict):
+        return None, [document.problem((), "a profile: fields and their values")]
+    protocol = document.data.get("protocol")
+    model = _FILES.get(protocol) if isinstance(protocol, str) else None
+    if model is None:
+        expected = f"one of {', '.join(_FILES)}"
+        return None, [document.problem(("protocol",), expected, protocol)]
+    return validate(model, document)
+
+
+class _Checks:
+    """The rules that one field alone cannot break."""
+
+    def __init__(self, document: YamlDocument, file: ModbusFile | Dlt645File | Cjt188File) -> None:
+        self.document = document
+        self.file = file
+        self.problems: list[Problem] = []
+
+    def run(self) -> None:
+        self._points(self.file.points)
+        if isinstance(self.file, ModbusFile):
+            self._modbus(self.file)
+        elif isinstance(self.file, Dlt645File):
+            for i, point in enumerate(self.file.points):
+                self._dlt645(i, point)
+        else:
+            for i, field in enumerate(self.file.points):
+                self._cjt188(i, field)
+        self._controls(self.file.controls)
+
+    def _refuse(self, path: Path, expected: str, found: object = None) -> None:
+        self.problems.append(self.document.problem(path, expected, found))
+
+    def _points(self, points: Sequence[PointFile]) -> None:
+        seen: dict[str, int | None] = {}
+        for i, point in enumerate(points):
+            place = ("points", i)
+            if point.name in seen:
+                self._refuse((*place, "name"), f"each point once; it stands on line {seen[point.name]} too", point.name)
+            seen.setdefault(point.name, self.document.line(place))
+            self._name_and_unit(i, point)
+            if point.scale == 0:
+                self._refuse((*place, "scale"), "a number other than 0", point.scale)
+            if point.modulus is not None and not _is_counter(point.name):
+                self._refuse((*place, "modulus"), "only on a counter", point.modulus)
+            for key in point.map or {}:
+                if _integer(key) is None:
+                    self._refuse((*place, "map", key), "an integer as the raw value", key)
+                elif point.mask is not None and (_integer(key) or 0) & ~point.mask:
+                    self._refuse((*place, "map", key), f"a value that the mask {point.mask:#x} lets through", key)
+
+    def _name_and_unit(self, i: int, point: PointFile) -> None:
+        canonical = POINTS.get(point.name)
+        if canonical is not None:
+            if point.unit != canonical.unit:
+                self._refuse(("points", i, "unit"), f"{canonical.unit}, the unit of {point.name}", point.unit)
+            return
+        if not is_point_name(point.name):
+            self._refuse(("points", i, "name"), "a canonical point name, or x_<vendor>_<name>", point.name)
+            return
+        try:
+            unit_of(point.unit)
+        except UnknownUnit:
+            self._refuse(("points", i, "unit"), "a known unit", point.unit)
+
+    # Modbus
+
+    def _modbus(self, file: ModbusFile) -> None:
+        for key, text in file.invalid_values.items():
+            self._invalid_value(key, text)
+        for i, point in enumerate(file.points):
+            self._modbus_point(i, point, file.max_registers_per_read)
+        self._overlaps(file.points)
+        for i, control in enumerate(file.controls):
+            self._modbus_control(i, control)
+
+    def _modbus_point(self, i: int, point: ModbusPointFile, longest: int) -> None:
+        place = ("points", i)
+        if point.area.is_bits != (point.type is RegisterType.BOOL):
+            self._refuse((*place, "type"), "bool in coil and discrete, a number in holding and input", point.type)
+            return
+        count = register_count(point.type)
+        if point.addr + count - 1 > 0xFFFF:
+            self._refuse((*place, "addr"), f"at most {0x10000 - count}: a {point.type} ends beyond 65535", point.addr)
+        if count > longest:
+            expected = f"a type of at most {longest} registers, the longest read (max_registers_per_read)"
+            self._refuse((*place, "type"), expected, point.type)
+        if (point.mask is not None or point.map is not None) and point.type.is_float:
+            self._refuse((*place, "type"), "an integer where mask or map is used", point.type)
+        if point.encoding is not None and not point.type.is_float:
+            self._refuse((*place, "encoding"), f"a float for {Encoding.SCHNEIDER_4Q_PF}", point.type)
+
+    def _overlaps(self, points: Sequence[ModbusPointFile]) -> None:
+        """Refuse values that share some of their registers but not all: one of the addresses is wrong."""
+        placed = sorted(
+            ((p.area, p.addr, register_count(p.type), i) for i, p in enumerate(points)),
+            key=lambda item: (item[0], item[1], -item[2]),
+        )
+        for (area, addr, count, _), (next_area, next_addr, next_count, i) in itertools.pairwise(placed):
+            same = (next_addr, next_count) == (addr, count)
+            if area == next_area and next_addr < addr + count and not same:
+                expected = f"an address that does not cut into the value at {addr:#06x}"
+                self._refuse(("points", i, "addr"), expected, f"{next_addr:#06x}")
+
+    def _invalid_value(self, key: str, text: str) -> None:
+        if not _types_of(key):
+            names = ", ".join(["signed", "unsigned", "float", *RegisterType])
+            self._refuse(("invalid_values", key), f"one of {names}", key)
+        elif any(_marker(text, type_) is None for type_ in _types_of(key)):
+            self._refuse(("invalid_values", key), "0x1234, 0x7FFF... or 'all bits 1', of the type's width", text)
+
+    def _modbus_control(self, i: int, control: ModbusControlFile) -> None:
+        place = ("controls", i)
+        if (control.area == "coil") != (control.function is WriteFunction.COIL):
+            self._refuse((*place, "function"), f"a write that fits the area {control.area}", control.function)
+        if control.area == "coil" and control.value not in (0x0000, 0xFF00):
+            # 0x5500 toggles on some relays: a repeated toggle undoes itself, so it is never sent.
+            self._refuse((*place, "value"), "0xFF00 or 0x0000 for a coil", control.value)
+        if control.value is None and (control.min is None or control.max is None):
+            self._refuse((*place, "value"), "a value, or min and max for a value from outside")
+
+    # DL/T 645 and CJ/T 188
+
+    def _dlt645(self, i: int, point: Dlt645PointFile) -> None:
+        place = ("points", i)
+        if point.bit is not None:
+            if point.format != "bitmap":
+                self._refuse((*place, "bit"), "only with format: bitmap", point.bit)
+            elif point.bit >= point.bytes * 8:
+                self._refuse((*place, "bit"), f"below {point.bytes * 8}, the width of the value", point.bit)
+        elif point.invert:
+            self._refuse((*place, "invert"), "only with a bit")
+        self._digits(place, point.format, point.bytes, point.scale)
+
+    def _cjt188(self, i: int, point: Cjt188PointFile) -> None:
+        place = ("points", i)
+        self._digits(place, point.format, point.bytes, point.scale)
+        after = point.offset + point.bytes
+        if point.unit_byte_offset is not None and point.unit_byte_offset != after:
+            expected = f"{after}, the byte after the value"
+            self._refuse((*place, "unit_byte_offset"), expected, point.unit_byte_offset)
+
+    def _digits(self, place: Path, format_: str, byte_count: int, scale: float) -> None:
+        """Check a BCD picture against its length and its scale."""
+        if not _PICTURE.match(format_):
+            return
+        if len(format_.replace(".", "")) != byte_count * 2:
+            self._refuse((*place, "format"), f"{byte_count * 2} digits in {byte_count} bytes", format_)
+        wanted = 10.0 ** -decimals(format_)
+        if not math.isclose(scale, wanted):
+            self._refuse((*place, "scale"), f"{wanted:g}, the last digit of {format_}", scale)
+
+    # controls
+
+    def _controls(self, controls: Sequence[ControlFile]) -> None:
+        names = {point.name for point in self.file.points}
+        seen: set[str] = set()
+        for i, control in enumerate(controls):
+            place = ("controls", i)
+            if control.name in seen:
+                self._refuse((*place, "name"), "each control once", control.name)
+            seen.add(control.name)
+            read_back = _read_back(control, names)
+            if read_back is None:
+                expected = "a control with a read-back point in the same profile, by its name or by read_back"
+                self._refuse((*place, "name"), expected, control.name)
+                continue
+            for name in read_back.points:
+                if name not in names:
+                    self._refuse((*place, "read_back", "points"), "points of this profile", name)
+            if read_back.value is None and not (isinstance(control, ModbusControlFile) and control.value is None):
+                self._refuse((*place, "read_back"), "a value, since the control writes a fixed one", control.name)
+
+
+_PICTURE = re.compile(r"^[XN]+(\.[XN]+)?$")
+
+
+def decimals(format_: str) -> int:
+    """Return the digits after the point of a BCD picture: 2 for ``XXXXXX.XX``."""
+    return len(format_.partition(".")[2])
+
+
+def _is_counter(name: str) -> bool:
+    return name in POINTS and POINTS[name].kind is PointKind.COUNTER
+
+
+def _integer(text: str) -> int | None:
+    try:
+        return int(text, 0)
+    except ValueError:
+        return None
+
+
+def _types_of(key: str) -> list[RegisterType]:
+    """Return the register types that a key of ``invalid_values`` stands for."""
+    whole = [t for t in RegisterType if not t.is_float and t is not RegisterType.BOOL]
+    match key:
+        case "signed":
+            return [t for t in whole if t.is_signed]
+        case "unsigned":
+            return [t for t in whole if not t.is_signed]
+        case "float":
+            return [t for t in RegisterType if t.is_float]
+        case _:
+            return [t for t in RegisterType if t == key and t is not RegisterType.BOOL]
+
+
+def _marker(text: str, type_: RegisterType) -> int | None:
+    """Return the bit pattern that a marker means for a type, None when it does not fit.
+
+    ``0x7FFF...`` is filled up with its last digit to the width; ``NaN`` before a pattern is for people, every NaN
+    is invalid anyway.
+    """
+    text = text.removeprefix("NaN").strip()
+    if text == "all bits 1":
+        return (1 << type_.bits) - 1
+    match = re.fullmatch(r"0x([0-9A-Fa-f]+)(\.\.\.)?", text)
+    if match is None:
+        return None
+    digits = match[1]
+    width = type_.bits // 4
+    if match[2]:
+        digits = digits.ljust(width, digits[-1])
+    return int(digits, 16) if len(digits) == width else None
+
+
+def _read_back(control: ControlFile, names: Iterable[str]) -> ReadBack | None:
+    """Return what proves a control: as the file says, else by the control's name."""
+    if control.read_back is not None:
+        return ReadBack(points=tuple(control.read_back.points), value=control.read_back.value)
+    known = set(names)
+    if control.name in _AC:
+        point, value = _AC[control.name]
+        return ReadBack(points=(point,), value=value) if point in known else None
+    subject, _, verb = control.name.rpartition("_")
+    state = _SWITCHES.get(subject.partition("_")[0], {}).get(verb)
+    if state is None:
+        return None
+    if subject == "relay_all":
+        relays = tuple(sorted((n for n in known if re.fullmatch(r"relay_[0-9]+_state", n)), key=_channel))
+        return ReadBack(points=relays, value=state) if relays else None
+    return ReadBack(points=(f"{subject}_state",), value=state) if f"{subject}_state" in known else None
+
+
+def _channel(relay: str) -> int:
+    return int(relay.split("_")[1])
+
+
+# From the checked file to the profile.
+
+
+def _profile(file: ModbusFile | Dlt645File | Cjt188File, *, name: str, version: str) -> DeviceProfile:
+    points = {point.name: _point(point, file) for point in file.points}
+    if file.category == "meter_1p" or single_phase(points):
+        points = _with_other_of_pair(points)
+    controls = {control.name: _control(control, points) for control in file.controls}
+    common = DeviceProfile(
+        name=name,
+        version=version,
+        vendor=file.vendor,
+        vendor_zh=file.vendor_zh,
+        model=file.model,
+        category=file.category,
+        protocol=Protocol(file.protocol),
+        transports=frozenset(file.transports),
+        confidence=file.confidence,
+        points=points,
+        controls=controls,
+        serial=_serial(file),
+        side=file.side,
+        feedback=tuple(file.feedback),
+        notes=tuple(file.notes),
+        sources=tuple(file.source),
+    )
+    if isinstance(file, ModbusFile):
+        return replace(
+            common,
+            ratio=_ratio(file),
+            unit_id=file.unit_id_default,
+            byte_order=file.byte_order,
+            word_order=file.word_order,
+            max_registers_per_read=file.max_registers_per_read,
+        )
+    if isinstance(file, Dlt645File):
+        return replace(common, address_hint=file.address)
+    return replace(
+        common, address_hint=file.address, meter_type=int(file.meter_type, 16), read_di=int(file.read_di, 16)
+    )
+
+
+def _point(point: PointFile, file: ProfileFile) -> ProfilePoint:
+    mapped = None if point.map is None else {int(key, 0): value for key, value in point.map.items()}
+    counter = _is_counter(point.name)
+    if isinstance(point, ModbusPointFile) and isinstance(file, ModbusFile):
+        return ModbusPoint(
+            name=point.name,
+            unit=point.unit,
+            scale=point.scale,
+            mask=point.mask,
+            value_map=mapped,
+            optional=point.optional,
+            slow=point.slow,
+            modulus=point.modulus or (_register_modulus(point) if counter else None),
+            note=point.note,
+            area=point.area,
+            address=point.addr,
+            type=point.type,
+            offset=point.offset,
+            encoding=point.encoding,
+            invalid_raw=frozenset(
+                marker
+                for key, text in file.invalid_values.items()
+                if point.type in _types_of(key) and (marker := _marker(text, point.type)) is not None
+            ),
+        )
+    if isinstance(point, Dlt645PointFile):
+        return Dlt645Point(
+            name=point.name,
+            unit=point.unit,
+            scale=point.scale,
+            mask=point.mask,
+            value_map=mapped,
+            optional=point.optional,
+            slow=point.slow,
+            modulus=point.modulus or (_picture_modulus(point.format) if counter else None),
+            note=point.note,
+            di=point.di,
+            byte_count=point.bytes,
+            format=point.format,
+            signed=point.signed,
+            bit=point.bit,
+            invert=point.invert,
+        )
+    if isinstance(point, Cjt188PointFile):
+        return Cjt188Point(
+            name=point.name,
+            unit=point.unit,
+            scale=point.scale,
+            mask=point.mask,
+            value_map=mapped,
+            optional=point.optional,
+            slow=point.slow,
+            # The unit travels with the value and may change the register's range with it: only the
+            # profile's author can know the modulus.
+            modulus=point.modulus,
+            note=point.note,
+            data_offset=point.offset,
+            byte_count=point.bytes,
+            format=point.format,
+            unit_byte_offset=point.unit_byte_offset,
+        )
+    raise TypeError(f"{type(point).__name__} in {type(file).__name__}")
+
+
+def _register_modulus(point: ModbusPointFile) -> float | None:
+    """Return the first value that an integer register cannot show; a float's is not in its type."""
+    if point.type.is_float or point.type is RegisterType.BOOL:
+        return None
+    bits = point.type.bits - 1 if point.type.is_signed else point.type.bits
+    return float(1 << bits) * point.scale
+
+
+def _picture_modulus(format_: str) -> float | None:
+    """Return the first value that a BCD picture cannot show: 1,000,000 for ``XXXXXX.XX``."""
+    if not _PICTURE.match(format_):
+        return None
+    return 10.0 ** len(format_.partition(".")[0])
+
+
+def _with_other_of_pair(points: Mapping[str, ProfilePoint]) -> dict[str, ProfilePoint]:
+    """Return the points of a single-phase device with the missing one of each pair filled from the other."""
+    filled = dict(points)
+    for pair in _SINGLE_PHASE_PAIRS:
+        for missing, present in (pair, pair[::-1]):
+            if missing not in points and present in points:
+                filled[missing] = replace(points[present], name=missing, copy_of=present)
+    return filled
+
+
+def _control(control: ControlFile, points: Mapping[str, ProfilePoint]) -> Control:
+    read_back = _read_back(control, points)
+    if read_back is None:
+        raise TypeError(f"{control.name} passed the checks without a read-back point")
+    if isinstance(control, ModbusControlFile):
+        return ModbusControl(
+            name=control.name,
+            read_back=read_back,
+            settle_s=control.settle_s,
+            verify_within_s=control.verify_within_s,
+            min=control.min,
+            max=control.max,
+            note=control.note,
+            function=control.function,
+            area=Area(control.area),
+            address=control.addr,
+            value=control.value,
+        )
+    if isinstance(control, Dlt645ControlFile):
+        return Dlt645Control(
+            name=control.name,
+            read_back=read_back,
+            settle_s=control.settle_s,
+            verify_within_s=control.verify_within_s,
+            min=control.min,
+            max=control.max,
+            note=control.note,
+            control_code=control.control_code,
+            n1=int(control.n1, 16),
+            password_level=int(control.password_level, 16),
+        )
+    if isinstance(control, Cjt188ControlFile):
+        return Cjt188Control(
+            name=control.name,
+            read_back=read_back,
+            settle_s=control.settle_s,
+            verify_within_s=control.verify_within_s,
+            min=control.min,
+            max=control.max,
+            note=control.note,
+            control_code=control.control_code,
+            di=control.di,
+            data=bytes.fromhex(control.data),
+        )
+    raise TypeError(f"{type(control).__name__} is no control of a known protocol")
+
+
+def _serial(file: ProfileFile) -> Serial | None:
+    default = file.serial_default
+    if default is None:
+        return None
+    return Serial(baud=default.baud, data_bits=default.data, parity=default.parity, stop_bits=default.stop)
+
+
+def _ratio(file: ModbusFile) -> Ratio | None:
+    ratio = file.ratio
+    if ratio is None:
+        return None
+    return Ratio(
+        applied_by_meter=ratio.applied_by_meter,
+        ct_register=None if ratio.ct_register is None else int(ratio.ct_register, 16),
+        pt_register=None if ratio.pt_register is None else int(ratio.pt_register, 16),
+        apply_to=frozenset(Quantity(name) for name in ratio.apply_to or ()),
+    )

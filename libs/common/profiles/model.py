@@ -1,0 +1,350 @@
+"""A device profile: where the points of one model are, how to read them and how to switch it.
+
+Facts of manuals as data. The driver of the protocol knows how to talk; the profile knows to whom.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from libs.common.points import POINTS, Point, PointKind, Quantity
+
+
+class Protocol(StrEnum):
+    """What the device speaks."""
+
+    MODBUS = "modbus"
+    DLT645 = "dlt645-2007"
+    CJT188 = "cjt188"
+
+
+class Confidence(StrEnum):
+    """How far the source of the addresses can be trusted."""
+
+    HIGH = "high"
+    """Two independent sources or the maker's manual."""
+    MEDIUM = "medium"
+    """One source, or conflicting ones: read the notes."""
+    LOW = "low"
+
+
+class Side(StrEnum):
+    """Which side of the transformers the numbers are on."""
+
+    PRIMARY = "primary"
+    """The meter has applied its ratios."""
+    SECONDARY = "secondary"
+    """The ratios are still to be applied."""
+    DIRECT = "direct"
+    """There is no transformer."""
+    UNVERIFIED = "unverified"
+    """The source does not say; check a known load before trusting it."""
+
+
+class Area(StrEnum):
+    """The four address spaces of Modbus."""
+
+    HOLDING = "holding"
+    INPUT = "input"
+    COIL = "coil"
+    DISCRETE = "discrete"
+
+    @property
+    def is_bits(self) -> bool:
+        """Whether it holds single bits."""
+        return self in (Area.COIL, Area.DISCRETE)
+
+
+class RegisterType(StrEnum):
+    """How a number is written in registers."""
+
+    BOOL = "bool"
+    INT16 = "int16"
+    UINT16 = "uint16"
+    INT32 = "int32"
+    UINT32 = "uint32"
+    INT64 = "int64"
+    UINT64 = "uint64"
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
+
+    @property
+    def bits(self) -> int:
+        """Width. [bit]"""
+        return 1 if self is RegisterType.BOOL else int(self.value[-2:])
+
+    @property
+    def is_float(self) -> bool:
+        """Whether it is an IEEE 754 number."""
+        return self in (RegisterType.FLOAT32, RegisterType.FLOAT64)
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether it is an integer in two's complement."""
+        return self in (RegisterType.INT16, RegisterType.INT32, RegisterType.INT64)
+
+
+def register_count(type_: RegisterType) -> int:
+    """Return how many addresses a value takes: registers, or one bit in a bit area."""
+    return max(type_.bits // 16, 1)
+
+
+class Order(StrEnum):
+    """Which part of a number comes first."""
+
+    BIG = "big"
+    LITTLE = "little"
+
+
+class Encoding(StrEnum):
+    """Codes that are no plain numbers."""
+
+    SCHNEIDER_4Q_PF = "schneider_4q_pf"
+    """Power factor over four quadrants: above 1 it is 2 - raw, below -1 it is -2 - raw."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serial:
+    """Factory settings of a serial port."""
+
+    baud: int
+    data_bits: int
+    parity: str
+    """N, E or O."""
+    stop_bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """Where the meter keeps its ratios, and what they are for."""
+
+    applied_by_meter: bool
+    ct_register: int | None
+    pt_register: int | None
+    apply_to: frozenset[Quantity]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfilePoint:
+    """What the points of all protocols have."""
+
+    name: str
+    unit: str
+    """Canonical."""
+    scale: float = 1.0
+    """``value = raw * scale + offset``."""
+    mask: int | None = None
+    """Bits of the raw integer that count, not shifted."""
+    value_map: Mapping[int, float] | None = None
+    """Raw integer, masked, to value; a raw number that is not in it is invalid."""
+    optional: bool = False
+    """Absent on some variants: a refusal is no fault."""
+    slow: bool = False
+    """Read at start-up and once a day."""
+    modulus: float | None = None
+    """Of a counter: first value that the register cannot show, in its unit; None is unknown."""
+    copy_of: str | None = None
+    """A single-phase device's point that repeats another: total power and power of phase a."""
+    note: str | None = None
+
+    @property
+    def canonical(self) -> Point | None:
+        """The canonical point, None for a vendor's ``x_…``."""
+        return POINTS.get(self.name)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the value is text, for the device's status."""
+        return self.canonical is not None and self.canonical.kind is PointKind.TEXT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModbusPoint(ProfilePoint):
+    """A value in registers or bits."""
+
+    area: Area
+    address: int
+    """On the wire, from 0."""
+    type: RegisterType
+    offset: float = 0.0
+    """Added after the scale, in the canonical unit."""
+    encoding: Encoding | None = None
+    invalid_raw: frozenset[int] = frozenset()
+    """Bit patterns, unsigned, that mean "no value"; NaN always does."""
+
+    @property
+    def count(self) -> int:
+        """How many addresses it takes."""
+        return register_count(self.type)
+
+    @property
+    def end(self) -> int:
+        """Address after its last."""
+        return self.address + self.count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dlt645Point(ProfilePoint):
+    """A data item of DL/T 645-2007."""
+
+    di: int
+    """Data identifier, four bytes; transmitted low byte first."""
+    byte_count: int
+    format: str
+    """Digits of the BCD number (``XXX.X``), or ``bitmap``, or a date or time."""
+    signed: bool = False
+    """The top bit of the highest byte is the sign."""
+    bit: int | None = None
+    """Of a bitmap: which bit, from 0."""
+    invert: bool = False
+    """Of a bit: 0 is the canonical 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cjt188Point(ProfilePoint):
+    """A field in the answer of a CJ/T 188 meter."""
+
+    data_offset: int
+    """From the first byte of the data field; DI0 DI1 SER are 0 to 2."""
+    byte_count: int
+    format: str
+    unit_byte_offset: int | None = None
+    """Where the unit code of the value is; convert from it, the profile's unit is what it usually is."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBack:
+    """What proves a control."""
+
+    points: tuple[str, ...]
+    """All of them must show the value."""
+    value: float | None
+    """None is the value that was written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """What the controls of all protocols have."""
+
+    name: str
+    """``breaker_open``, ``relay_3_close``, ``ac_set_temperature`` …"""
+    read_back: ReadBack
+    settle_s: float | None = None
+    """How long after the write the state is first read; None is the driver's own. [s]"""
+    verify_within_s: float | None = None
+    """How long the state may take to follow; None is the driver's own. [s]"""
+    min: float | None = None
+    """Least value that may be written, in the unit of the read-back point."""
+    max: float | None = None
+    note: str | None = None
+
+
+class WriteFunction(StrEnum):
+    """How Modbus writes."""
+
+    COIL = "write_single_coil"
+    REGISTER = "write_single_register"
+    REGISTERS = "write_multiple_registers"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModbusControl(Control):
+    """A write to one register or coil."""
+
+    function: WriteFunction
+    area: Area
+    address: int
+    value: int | None
+    """Raw word; None takes the command's, turned into a raw word by scale and offset of the read-back point."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dlt645Control(Control):
+    """A control frame of DL/T 645-2007."""
+
+    control_code: int
+    n1: int
+    """Kind of control: 1A trip, 1B permit closing, 1C close …"""
+    password_level: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cjt188Control(Control):
+    """A write of CJ/T 188."""
+
+    control_code: int
+    di: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceProfile:
+    """Everything known about one model."""
+
+    name: str
+    """File name without ``.yaml``."""
+    version: str
+    """As the file says, else a hash of its content."""
+    vendor: str
+    vendor_zh: str
+    model: str
+    category: str
+    """``meter_3p``, ``breaker`` …; becomes the device's kind."""
+    protocol: Protocol
+    transports: frozenset[str]
+    confidence: Confidence
+    points: Mapping[str, ProfilePoint]
+    controls: Mapping[str, Control]
+    serial: Serial | None = None
+    side: Side | None = None
+    """None where nothing is measured."""
+    ratio: Ratio | None = None
+    unit_id: int | None = None
+    """Factory setting."""
+    byte_order: Order = Order.BIG
+    """Of the bytes in a register."""
+    word_order: Order = Order.BIG
+    """Of the registers of a value; little is low word first."""
+    max_registers_per_read: int = 1
+    """Longest read that is known to work."""
+    address_hint: str | None = None
+    """What the device's address looks like, for people."""
+    meter_type: int | None = None
+    """CJ/T 188 type byte."""
+    read_di: int | None = None
+    """CJ/T 188 identifier of the reading."""
+    feedback: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+
+    @property
+    def ratio_applies_to(self) -> frozenset[Quantity]:
+        """Which quantities still have to be multiplied with CT and PT ratio; empty where the meter did it."""
+        if self.side is not Side.SECONDARY or (self.ratio is not None and self.ratio.applied_by_meter):
+            return frozenset()
+        if self.ratio is not None and self.ratio.apply_to:
+            return self.ratio.apply_to
+        return frozenset({Quantity.VOLTAGE, Quantity.CURRENT, Quantity.POWER, Quantity.ENERGY})
+
+    @property
+    def is_single_phase(self) -> bool:
+        """Whether it knows phase a only."""
+        return self.category == "meter_1p" or single_phase(self.points)
+
+    def modbus_points(self) -> Iterator[ModbusPoint]:
+        """Yield the points that Modbus reads."""
+        return (point for point in self.points.values() if isinstance(point, ModbusPoint))
+
+    def dlt645_points(self) -> Iterator[Dlt645Point]:
+        """Yield the points that DL/T 645 reads."""
+        return (point for point in self.points.values() if isinstance(point, Dlt645Point))
+
+    def cjt188_points(self) -> Iterator[Cjt188Point]:
+        """Yield the points in a CJ/T 188 answer."""
+        return (point for point in self.points.values() if isinstance(point, Cjt188Point))
+
+
+def single_phase(names: Mapping[str, object]) -> bool:
+    """Return whether points of these names are those of a single-phase device."""
+    others = any(name.endswith(("_b", "_c", "_ab", "_bc", "_ca")) for name in names)
+    return "voltage_a" in names and not others

@@ -1,0 +1,230 @@
+"""YAML as files of ours are written in it: the plain part of YAML 1.2, with the line of every value.
+
+Parsed without guessing: duplicate keys, anchors and tags are refused, ``no`` and ``on`` are text, ``1e-05``
+is a number, and digits with a leading zero stay text, because they are an address and not an octal number.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic_core import ErrorDetails
+
+from libs.common.errors import InvalidFile, Problem
+
+Path = tuple[str | int, ...]
+Model = TypeVar("Model", bound=BaseModel)
+
+MAX_BYTES = 8 << 20
+"""A larger document is refused before it is parsed. [B]"""
+MAX_DEPTH = 40
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_INT = re.compile(r"^[-+]?(0|[1-9][0-9]*)$")
+_HEX = re.compile(r"^0x[0-9A-Fa-f]+$")
+_FLOAT = re.compile(r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$")
+_LEADING_ZERO = re.compile(r"^[-+]?0[0-9]+$")
+_WORDS: Mapping[str, JsonValue] = {"": None, "~": None, "null": None, "true": True, "false": False}
+
+
+@dataclass(frozen=True, slots=True)
+class YamlDocument:
+    """A parsed document and where each of its values stood."""
+
+    source: str
+    """File name, for messages."""
+    data: JsonValue
+    lines: Mapping[Path, int]
+    """Line of each value, the first is 1."""
+    texts: Mapping[Path, str] = field(repr=False)
+    """Each scalar as it was written."""
+
+    def line(self, path: Path) -> int | None:
+        """Return the line of a value, or of the nearest thing around it."""
+        for end in range(len(path), -1, -1):
+            if path[:end] in self.lines:
+                return self.lines[path[:end]]
+        return None
+
+    def problem(self, path: Path, expected: str, found: object = None) -> Problem:
+        """Return a problem at a value."""
+        return Problem(line=self.line(path), field=field_name(path), expected=expected, found=found)
+
+
+def field_name(path: Path) -> str:
+    """Return a path as people write it: ``points[3].unit``."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text or "document"
+
+
+def parse_yaml(text: str, source: str) -> YamlDocument:
+    """Parse one document.
+
+    Raises:
+        InvalidFile: Not YAML, or of a part of it that is not allowed; with line and path.
+    """
+    if len(text.encode()) > MAX_BYTES:
+        raise InvalidFile(source, [Problem(line=None, field="document", expected=f"at most {MAX_BYTES} bytes")])
+    try:
+        _refuse_aliases(text, source)
+        node = yaml.compose(text, Loader=_LOADER)
+    except yaml.MarkedYAMLError as exc:
+        mark = exc.problem_mark or exc.context_mark
+        line = None if mark is None else mark.line + 1
+        raise InvalidFile(source, [Problem(line=line, field="document", expected="YAML", found=exc.problem)]) from exc
+    except yaml.YAMLError as exc:
+        raise InvalidFile(source, [Problem(line=None, field="document", expected="YAML", found=exc)]) from exc
+    reader = _Reader(source)
+    data = None if node is None else reader.value(node, ())
+    if reader.problems:
+        raise InvalidFile(source, reader.problems)
+    return YamlDocument(source=source, data=data, lines=reader.lines, texts=reader.texts)
+
+
+def validate(model: type[Model], document: YamlDocument, path: Path = ()) -> tuple[Model | None, list[Problem]]:
+    """Return the part of the document at ``path`` as a model, or what is wrong with it.
+
+    Where the model wants text and the file has a bare number or date, the text is taken as written:
+    ``address: 12`` is ``"12"``, ``version: 1.10`` is ``"1.10"``.
+    """
+    data = _at(document.data, path)
+    for _ in range(2):
+        try:
+            return model.model_validate(data), []
+        except ValidationError as exc:
+            errors = exc.errors(include_url=False)
+        texts = {
+            tuple(error["loc"]): document.texts[place]
+            for error in errors
+            if error["type"] == "string_type" and (place := path + tuple(error["loc"])) in document.texts
+            if error["input"] is not None and not isinstance(error["input"], bool)
+        }
+        if not texts:
+            break
+        for place, text in texts.items():
+            data = _replaced(data, place, text)
+    return None, [_problem(document, model, path, error) for error in errors]
+
+
+def _at(data: JsonValue, path: Path) -> JsonValue:
+    for part in path:
+        data = data[part]  # type: ignore[index]  # the caller has walked the path
+    return data
+
+
+def _replaced(data: JsonValue, path: Sequence[str | int], value: JsonValue) -> JsonValue:
+    """Return the data with another value at a place; what is not on the way is shared."""
+    if not path:
+        return value
+    head, rest = path[0], path[1:]
+    if isinstance(data, dict) and isinstance(head, str):
+        return {**data, head: _replaced(data[head], rest, value)} if head in data else data
+    if isinstance(data, list) and isinstance(head, int):
+        return [_replaced(item, rest, value) if i == head else item for i, item in enumerate(data)]
+    return data
+
+
+def _problem(document: YamlDocument, model: type[BaseModel], path: Path, error: ErrorDetails) -> Problem:
+    where = path + tuple(error["loc"])
+    found = error["input"]
+    match error["type"]:
+        case "missing":
+            return document.problem(where, "a value, the field is required")
+        case "extra_forbidden":
+            known = ", ".join(_known_fields(model, where[len(path) : -1]))
+            return document.problem(where, f"one of the fields {known}", where[-1])
+        case "value_error":
+            expected = str(error.get("ctx", {}).get("error", error["msg"]))
+        case _:
+            expected = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    return document.problem(where, expected, None if isinstance(found, dict | list) else found)
+
+
+def _known_fields(model: type[BaseModel], path: Path) -> list[str]:
+    """Return the fields of the object at a path below the model."""
+    for part in path:
+        if isinstance(part, str):
+            info = next((i for name, i in model.model_fields.items() if part in (name, i.alias)), None)
+            model = (_model_in(info.annotation) if info else None) or model
+    return sorted(info.alias or name for name, info in model.model_fields.items())
+
+
+def _model_in(annotation: object) -> type[BaseModel] | None:
+    """Return the first model that a type is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
+
+
+def _refuse_aliases(text: str, source: str) -> None:
+    for event in yaml.parse(text, Loader=_LOADER):
+        anchored = getattr(event, "anchor", None) is not None
+        tagged = getattr(event, "tag", None) not in (None, "!")
+        if anchored or tagged:
+            mark = event.start_mark
+            problem = Problem(
+                line=None if mark is None else mark.line + 1,
+                field="document",
+                expected="plain YAML without anchors, aliases and tags",
+                found=getattr(event, "anchor", None) or getattr(event, "tag", None),
+            )
+            raise InvalidFile(source, [problem])
+
+
+class _Reader:
+    """Turns nodes into plain values and notes where they stood."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.lines: dict[Path, int] = {}
+        self.texts: dict[Path, str] = {}
+        self.problems: list[Problem] = []
+
+    def value(self, node: yaml.Node, path: Path) -> JsonValue:
+        self.lines[path] = node.start_mark.line + 1
+        if len(path) > MAX_DEPTH:
+            self._refuse(node, path, f"at most {MAX_DEPTH} levels")
+            return None
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(child, (*path, i)) for i, child in enumerate(node.value)]
+        assert isinstance(node, yaml.ScalarNode)  # noqa: S101  # the third and last kind of node
+        return self._scalar(node, path)
+
+    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, JsonValue]:
+        found: dict[str, JsonValue] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._refuse(key_node, path, "a plain key")
+                continue
+            key = key_node.value
+            if key in found:
+                self._refuse(key_node, (*path, key), f"{key!r} once; it stands on line {self.lines[(*path, key)]} too")
+                continue
+            found[key] = self.value(value_node, (*path, key))
+            self.lines[(*path, key)] = key_node.start_mark.line + 1
+        return found
+
+    def _scalar(self, node: yaml.ScalarNode, path: Path) -> JsonValue:
+        text: str = node.value
+        self.texts[path] = text
+        if node.style in ("'", '"', "|", ">"):
+            return text
+        if text in _WORDS:
+            return _WORDS[text]
+        if _INT.match(text):
+            return int(text)
+        if _HEX.match(text):
+            return int(text, 16)
+        if _FLOAT.match(text) and not _LEADING_ZERO.match(text):
+            return float(text)
+        return text
+
+    def _refuse(self, node: yaml.Node, path: Path, expected: str) -> None:
+        self.problems.append(Problem(line=node.start_mark.line + 1, field=field_name(path), expected=expected))
