@@ -265,19 +265,25 @@ class EmbeddedPostgres:
         """Stop a server that an earlier owner of this cluster left running; return whether there was one."""
         try:
             pid = int((self.cluster / "postmaster.pid").read_text(encoding="ascii").split("\n", 1)[0])
-            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         except (OSError, ValueError):
             return False
-        if pid == self.pid or os.fsencode(self.cluster) not in arguments:
+        if pid == self.pid or not self._serves(pid):
             return False
         logger.warning("stopping a PostgreSQL that was left running", extra={"pid": pid})
         os.kill(pid, signal.SIGINT)
         deadline = time.monotonic() + timeout_s
-        while Path(f"/proc/{pid}/cmdline").exists():
+        while self._serves(pid):
             if time.monotonic() > deadline:
                 raise PostgresError(f"a PostgreSQL left running (process {pid}) does not stop; end it and start again")
             time.sleep(0.05)
         return True
+
+    def _serves(self, pid: int) -> bool:
+        """Return whether that process is a living server of this cluster."""
+        try:
+            return os.fsencode(self.cluster) in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            return False
 
     def lingering(self) -> bool:
         """Return whether the last start failed because an earlier server's processes still exist."""
