@@ -70,6 +70,16 @@ class Check:
     """Raises ``PlatformError`` with the reason when the condition does not hold."""
 
 
+def flag_check(name: str, holds: Callable[[], bool], otherwise: str) -> Check:
+    """Return the check of a plain condition; ``otherwise`` says what is awaited while it does not hold."""
+
+    async def probe() -> None:
+        if not holds():
+            raise Unavailable(otherwise)
+
+    return Check(name, probe)
+
+
 @dataclass
 class Service:
     """One service, wired and not yet started."""
