@@ -1,0 +1,243 @@
+"""Guards: what forbids an OFF, and the two things that may stop an ON.
+
+An OFF is forbidden by anything that makes its end doubtful. Some reasons end it at once (the load may never
+be off), others may pass (stale data), and the OFF waits for that within its grace time.
+
+An ON is stopped by nothing but danger to a person or to the plant: an active isolation or a lock set at the
+breaker, and a protection trip that nobody has released. Both call a person at once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+PROTECTION_TRIPS: Mapping[int, str] = {
+    1: "overload",
+    2: "short_circuit",
+    3: "leakage",
+    4: "overvoltage",
+    5: "undervoltage",
+    6: "phase_loss",
+    7: "overtemperature",
+    8: "arc",
+}
+"""Values of ``breaker_trip_reason`` that are protection trips. Remote (9), manual (10), test button (11), energy
+limit (12), arrears (13) and unknown (99) are none: no rule lets them block an ON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Limits of switching, from the settings. [s] and [kW] as the names say."""
+
+    off_grace_s: float = 600.0
+    """A late OFF is dropped after this."""
+    min_off_s: float = 300.0
+    """Less off time than this is not worth a switching."""
+    min_on_s: float = 300.0
+    """Least time between a wake-up and the next OFF."""
+    max_offs_per_day: int = 12
+    """OFFs of one load within 24 hours."""
+    stale_after_s: float = 300.0
+    """A breaker not read for this long is not switched off; the age limit of ``breaker_state``."""
+    max_command_latency_s: float = 60.0
+    """A device that hears commands later than this (sleeping NB-IoT) is not switched off."""
+    accept_timeout_s: float = 10.0
+    """A sending that no holder of a line has accepted by then is void."""
+    verify_timeout_s: float = 45.0
+    """An accepted command is executed and read back by then."""
+    settle_s: float = 2.0
+    """Clocks of control and ingest may differ by this much."""
+    look_every_s: float = 2.0
+    """Pause between looks at a breaker whose state is in doubt."""
+    on_look_limit_s: float = 6.0
+    """An ON in doubt is sent again after this even if nobody can look."""
+    off_look_limit_s: float = 60.0
+    """An OFF in doubt is given up, and woken from, after this."""
+    off_attempts: int = 2
+    """Sendings of one OFF; the second only after the breaker was read closed."""
+    on_retry_first_s: float = 2.0
+    on_retry_cap_s: float = 60.0
+    """Pauses between sendings of an ON double from the first to the cap."""
+    hold_look_s: float = 10.0
+    """How often a held wake-up looks whether the obstacle has gone."""
+    queue_look_s: float = 1.0
+    """How often a waiting command looks again."""
+    overdue_margin_s: float = 60.0
+    """A wake-up not verified by then raises an alarm of level 1."""
+    off_power_max_kw: float = 0.05
+    """A load that draws more than this behind an open breaker is not off."""
+
+
+class Hold(StrEnum):
+    """Why an ON stands still."""
+
+    ISOLATION = "isolation"
+    LOCAL_LOCK = "local_lock"
+    PROTECTION_TRIP = "protection_trip"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What ingest's direct door says of a load's breaker."""
+
+    breaker: int | None
+    """0 open, 1 closed, None unknown."""
+    read_at: datetime | None
+    age_s: float | None
+    local_lock: bool | None = None
+    trip_reason: int | None = None
+
+    def as_evidence(self) -> dict[str, object]:
+        """Return the reading for the command's history."""
+        return {
+            "breaker_state": self.breaker,
+            "read_at": None if self.read_at is None else self.read_at.isoformat(),
+            "local_lock": self.local_lock,
+            "trip_reason": self.trip_reason,
+            "source": "direct_door",
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known of a load when a command for it is due."""
+
+    reading: Reading | None = None
+    """None when the direct door did not answer or does not know the load."""
+    obstacle: str | None = None
+    """Why the load may never be switched off by us: ``never_off``, ``no_breaker``, ``unknown_load`` …"""
+    busy: bool = False
+    """Another command for the device is in flight."""
+    lease_acknowledged: bool = False
+    """The watchdog has the OFF's lease on its disk."""
+    isolation_id: str | None = None
+    """Isolation in force on the load."""
+    emergency: str | None = None
+    """Wake-up order in force over the load, not released."""
+    released_trip: int | None = None
+    """Trip reason that a person has released since it was last seen."""
+    clock_problem: str | None = None
+    """Why our clock cannot be trusted; None when it can."""
+    command_latency_s: float | None = None
+    already_off: bool = False
+    """Another OFF of the load is in force."""
+    last_on_at: datetime | None = None
+    """When it was last proven on after an OFF."""
+    offs_last_day: int = 0
+    """OFFs sent within 24 hours, without this one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an OFF is not sent now, with the value that says so."""
+
+    guard: str
+    value: object
+    limit: object
+    is_final: bool
+    """Waiting does not help."""
+
+    def as_evidence(self) -> dict[str, object]:
+        """Return the refusal for the command's history and for the caller."""
+        return {"guard": self.guard, "value": self.value, "limit": self.limit}
+
+
+def off_refusal(
+    restore_at: datetime | None, isolation_id: str | None, facts: Facts, now: datetime, policy: Policy
+) -> Refusal | None:
+    """Return the first guard that forbids an OFF now, None when it may be sent.
+
+    Args:
+        restore_at: When the load is to be on again; absent only under an isolation.
+        isolation_id: The work permit under which the OFF is open-ended.
+        facts: What is known of the load.
+        now: The time.
+        policy: Limits.
+    """
+    isolating = isolation_id is not None
+    if restore_at is None and not isolating:
+        return Refusal("restore_at_missing", None, "restore_at", True)
+    if facts.obstacle is not None:
+        return Refusal(facts.obstacle, True, False, True)
+    if facts.emergency is not None and not isolating:
+        return Refusal("emergency", facts.emergency, None, True)
+    if facts.isolation_id is not None and facts.isolation_id != isolation_id:
+        return Refusal("isolation", facts.isolation_id, None, True)
+    if facts.already_off and not isolating:
+        return Refusal("already_off", True, False, True)
+    latency_s = facts.command_latency_s
+    if latency_s is not None and latency_s > policy.max_command_latency_s:
+        return Refusal("command_latency", latency_s, policy.max_command_latency_s, True)
+    if restore_at is not None and not isolating:
+        left_s = (restore_at - now).total_seconds()
+        if left_s < policy.min_off_s:
+            return Refusal("too_little_left", left_s, policy.min_off_s, True)
+    if facts.offs_last_day >= policy.max_offs_per_day and not isolating:
+        return Refusal("switches_per_day", facts.offs_last_day, policy.max_offs_per_day, True)
+    if facts.last_on_at is not None and not isolating:
+        on_s = (now - facts.last_on_at).total_seconds()
+        if on_s < policy.min_on_s:
+            return Refusal("min_on_time", on_s, policy.min_on_s, False)
+    if facts.clock_problem is not None:
+        return Refusal("clock_not_synchronised", facts.clock_problem, None, False)
+    return _doubtful_reading(facts.reading, policy)
+
+
+def _doubtful_reading(reading: Reading | None, policy: Policy) -> Refusal | None:
+    if reading is None or reading.age_s is None or reading.breaker is None:
+        return Refusal("stale_data", None, policy.stale_after_s, False)
+    if reading.age_s > policy.stale_after_s:
+        return Refusal("stale_data", reading.age_s, policy.stale_after_s, False)
+    if reading.local_lock:
+        return Refusal("local_lock", True, False, False)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """What stops an ON."""
+
+    hold: Hold
+    evidence: Mapping[str, object]
+
+
+def on_obstacle(facts: Facts) -> Obstacle | None:
+    """Return which of the two exceptions stops an ON, None when it must be sent.
+
+    A lock or a trip matters only while the breaker is not known to be closed: otherwise nothing is to be switched.
+    """
+    if facts.isolation_id is not None:
+        return Obstacle(Hold.ISOLATION, {"isolation_id": facts.isolation_id})
+    reading = facts.reading
+    if reading is None:
+        return None
+    return obstacle_seen(
+        reading.breaker, reading.local_lock, reading.trip_reason, facts.released_trip, evidence=reading.as_evidence()
+    )
+
+
+def obstacle_seen(
+    breaker: int | None,
+    local_lock: bool | None,
+    trip_reason: int | None,
+    released_trip: int | None,
+    *,
+    evidence: Mapping[str, object],
+) -> Obstacle | None:
+    """Return which obstacle the breaker itself shows, None while it is closed or shows none."""
+    if breaker == 1:
+        return None
+    if local_lock:
+        return Obstacle(Hold.LOCAL_LOCK, evidence)
+    trip = unreleased_trip(trip_reason, released_trip)
+    if trip is not None:
+        return Obstacle(Hold.PROTECTION_TRIP, {**evidence, "trip": trip})
+    return None
+
+
+def unreleased_trip(trip_reason: int | None, released: int | None) -> str | None:
+    """Return the name of a protection trip that stands and that nobody has released."""
+    if trip_reason is None or trip_reason == released:
+        return None
+    return PROTECTION_TRIPS.get(trip_reason)

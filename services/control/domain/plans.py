@@ -1,0 +1,326 @@
+"""Savings plans: on which dates which loads are off from when until when.
+
+A plan's dates are those on which a window *starts*, both included; a window whose end is not later on the
+clock face than its start ends on the next day. So 2022-05-01 to 2022-06-01, 23:59:59 to 06:00:00, is 32 windows,
+the last of which ends on 2022-06-02 at 06:00:00.
+
+Wall times belong to the plan's IANA zone and become instants here, once: a wall time is the moment at which
+the local clock *first* shows it or, where the clock jumps over it, the moment of the jump. A clock that is put
+back therefore never opens a breaker twice, and a wake-up never comes later than people read it from the wall.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from enum import StrEnum
+from zoneinfo import ZoneInfo
+
+from dateutil.rrule import DAILY, rrule
+
+from libs.common.errors import Conflict, InvalidInput
+from libs.common.ids import LoadId, PlanId
+
+ALL_WEEKDAYS = frozenset(range(1, 8))
+"""ISO weekdays, Monday is 1."""
+MAX_DAYS = 3660
+"""Longest plan: ten years. [d]"""
+MAX_WINDOWS = 24
+"""Windows a day; more is a mistake."""
+MAX_LOADS = 100_000
+
+
+class InvalidPlan(InvalidInput):
+    """The plan cannot be followed as it is written."""
+
+    code = "invalid_plan"
+    title_zh = "节能策略有误"
+
+
+class PlanState(StrEnum):
+    """The life of a plan."""
+
+    DRAFT = "draft"
+    APPROVED = "approved"
+    ACTIVE = "active"
+    """Its first date has come."""
+    ENDED = "ended"
+
+
+class PlanTransitionRefused(Conflict):
+    """The plan's state does not allow it."""
+
+    code = "plan_state"
+    title_zh = "策略状态不允许"
+
+
+PLAN_TRANSITIONS: frozenset[tuple[PlanState, PlanState]] = frozenset(
+    {
+        (PlanState.DRAFT, PlanState.APPROVED),
+        (PlanState.DRAFT, PlanState.ENDED),
+        (PlanState.APPROVED, PlanState.ACTIVE),
+        (PlanState.APPROVED, PlanState.ENDED),
+        (PlanState.ACTIVE, PlanState.ENDED),
+    }
+)
+
+
+def require_transition(plan_id: str, current: PlanState, wanted: PlanState) -> None:
+    """Check that a plan may go from one state to another.
+
+    Raises:
+        PlanTransitionRefused: It may not.
+    """
+    if (current, wanted) not in PLAN_TRANSITIONS:
+        raise PlanTransitionRefused(
+            f"plan {plan_id} is {current}, it cannot become {wanted}",
+            message_zh=f"策略 {plan_id} 当前状态为 {current},不能变为 {wanted}",
+            plan_id=plan_id,
+            state=current,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """When loads are off, on the clock face of the plan's zone."""
+
+    start: time
+    """OFF."""
+    end: time
+    """ON; on the next day unless it is later than ``start``."""
+
+    @property
+    def days(self) -> int:
+        """Days between the date of the OFF and that of the ON."""
+        return 0 if self.end > self.start else 1
+
+    @property
+    def length(self) -> timedelta:
+        """How long it is on the clock face."""
+        start = timedelta(hours=self.start.hour, minutes=self.start.minute, seconds=self.start.second)
+        end = timedelta(hours=self.end.hour, minutes=self.end.minute, seconds=self.end.second)
+        return end - start + timedelta(days=self.days)
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """When, without which loads."""
+
+    first_date: date
+    last_date: date
+    """Both are dates on which a window starts."""
+    windows: tuple[Window, ...]
+    zone: str
+    weekdays: frozenset[int] = ALL_WEEKDAYS
+    """ISO weekdays on which a window may start."""
+    exceptions: frozenset[date] = field(default_factory=frozenset)
+    """Dates on which none starts."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowInstance:
+    """One window on one date, as instants."""
+
+    start_local: datetime
+    """Wall time of the OFF in the plan's zone, without offset; with plan and load the identity of an occurrence."""
+    off_at: datetime
+    on_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a schedule amounts to."""
+
+    count: int
+    first_off_at: datetime | None
+    last_on_at: datetime | None
+    instances: tuple[WindowInstance, ...]
+    """The first of them."""
+
+
+def parse_zone(name: str) -> ZoneInfo:
+    """Return the time zone of that IANA name.
+
+    Raises:
+        InvalidPlan: There is none.
+    """
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as exc:
+        raise InvalidPlan(
+            f"zone: {name!r} is not an IANA time zone such as Asia/Shanghai",
+            message_zh=f"时区 {name!r} 不存在,应为 IANA 名称,如 Asia/Shanghai",
+            field="zone",
+        ) from exc
+
+
+def check_schedule(schedule: Schedule, *, min_off_s: float, min_on_s: float) -> None:
+    """Check that the schedule can be followed.
+
+    Args:
+        schedule: What is wanted.
+        min_off_s: Shortest window that is worth a switching. [s]
+        min_on_s: Shortest time between two windows. [s]
+
+    Raises:
+        InvalidPlan: It names the field and what was expected.
+    """
+    parse_zone(schedule.zone)
+    if schedule.last_date < schedule.first_date:
+        raise InvalidPlan(
+            f"last_date: {schedule.last_date} lies before first_date {schedule.first_date}",
+            message_zh=f"结束日期 {schedule.last_date} 早于开始日期 {schedule.first_date}",
+            field="last_date",
+        )
+    if (schedule.last_date - schedule.first_date).days > MAX_DAYS:
+        raise InvalidPlan(
+            f"last_date: a plan lasts at most {MAX_DAYS} days", message_zh=f"策略最长 {MAX_DAYS} 天", field="last_date"
+        )
+    if not schedule.weekdays or not schedule.weekdays <= ALL_WEEKDAYS:
+        raise InvalidPlan(
+            "weekdays: expected at least one of 1 (Monday) to 7 (Sunday)",
+            message_zh="weekdays 应为 1(周一)到 7(周日)中的至少一个",
+            field="weekdays",
+        )
+    _check_windows(schedule.windows, min_off_s=min_off_s, min_on_s=min_on_s)
+
+
+def _check_windows(windows: Sequence[Window], *, min_off_s: float, min_on_s: float) -> None:
+    if not 1 <= len(windows) <= MAX_WINDOWS:
+        raise InvalidPlan(
+            f"windows: expected 1 to {MAX_WINDOWS}", message_zh=f"时段数应为 1 到 {MAX_WINDOWS}", field="windows"
+        )
+    for window in windows:
+        if window.start.tzinfo is not None or window.end.tzinfo is not None:
+            raise InvalidPlan(
+                "windows: times are on the clock face of the plan's zone, without an offset",
+                message_zh="时段时间为策略时区的钟面时间,不带偏移",
+                field="windows",
+            )
+        if window.start.microsecond or window.end.microsecond:
+            raise InvalidPlan("windows: whole seconds", message_zh="时段时间应为整秒", field="windows")
+        if window.start == window.end:
+            raise InvalidPlan(
+                f"windows: {window.start} to {window.end} has no length",
+                message_zh=f"时段 {window.start} 到 {window.end} 长度为零",
+                field="windows",
+            )
+        if window.length.total_seconds() < min_off_s:
+            raise InvalidPlan(
+                f"windows: {window.start} to {window.end} is shorter than the minimum off time of {min_off_s:g} s",
+                message_zh=f"时段 {window.start} 到 {window.end} 短于最小关断时长 {min_off_s:g} 秒",
+                field="windows",
+            )
+    day = timedelta(days=1)
+    ordered = sorted(windows, key=lambda window: window.start)
+    for position, window in enumerate(ordered):
+        following = ordered[(position + 1) % len(ordered)]
+        wrap = day if position + 1 == len(ordered) else timedelta()
+        gap = _since_midnight(following.start) + wrap - _since_midnight(window.start) - window.length
+        if gap.total_seconds() < min_on_s:
+            one, other = f"{window.start}-{window.end}", f"{following.start}-{following.end}"
+            raise InvalidPlan(
+                f"windows: between {one} and {other} there must be at least {min_on_s:g} s",
+                message_zh=f"时段 {one} 与 {other} 之间至少应间隔 {min_on_s:g} 秒",
+                field="windows",
+            )
+
+
+def _since_midnight(wall: time) -> timedelta:
+    return timedelta(hours=wall.hour, minutes=wall.minute, seconds=wall.second)
+
+
+def instances(schedule: Schedule, *, holidays: Collection[date] = ()) -> Iterator[WindowInstance]:
+    """Yield every window of the schedule in the order of its date and start.
+
+    A window of which nothing remains because the clock jumps over it is left out.
+
+    Args:
+        schedule: A schedule that ``check_schedule`` passes.
+        holidays: Further dates on which no window starts, from calendars.
+    """
+    zone = parse_zone(schedule.zone)
+    windows = sorted(schedule.windows, key=lambda window: window.start)
+    days = rrule(
+        DAILY,
+        dtstart=datetime.combine(schedule.first_date, time()),
+        until=datetime.combine(schedule.last_date, time()),
+        byweekday=[number - 1 for number in sorted(schedule.weekdays)],
+    )
+    for midnight in days:
+        if midnight.date() in schedule.exceptions or midnight.date() in holidays:
+            continue
+        for window in windows:
+            start_local = datetime.combine(midnight.date(), window.start)
+            end_local = datetime.combine(midnight.date() + timedelta(days=window.days), window.end)
+            off_at, on_at = instant(start_local, zone), instant(end_local, zone)
+            if off_at < on_at:
+                yield WindowInstance(start_local, off_at, on_at)
+
+
+def preview(schedule: Schedule, *, holidays: Collection[date] = (), limit: int = 100) -> Preview:
+    """Return how many windows there are, the first OFF, the last ON, and the first ``limit`` windows."""
+    found = tuple(instances(schedule, holidays=holidays))
+    return Preview(
+        count=len(found),
+        first_off_at=found[0].off_at if found else None,
+        last_on_at=max(instance.on_at for instance in found) if found else None,
+        instances=found[:limit],
+    )
+
+
+def ends_at(schedule: Schedule) -> datetime:
+    """Return the instant after which the schedule can have no window open, whatever the exceptions."""
+    zone = parse_zone(schedule.zone)
+    return max(
+        instant(datetime.combine(schedule.last_date + timedelta(days=window.days), window.end), zone)
+        for window in schedule.windows
+    )
+
+
+def starts_at(schedule: Schedule) -> datetime:
+    """Return the instant at which the first date begins in the plan's zone."""
+    return instant(datetime.combine(schedule.first_date, time()), parse_zone(schedule.zone))
+
+
+def instant(wall: datetime, zone: ZoneInfo) -> datetime:
+    """Return when a clock in ``zone`` first shows ``wall`` or a later time.
+
+    Args:
+        wall: Wall time without offset.
+        zone: Where the clock hangs.
+    """
+    first = wall.replace(tzinfo=zone, fold=0).astimezone(UTC)
+    if first.astimezone(zone).replace(tzinfo=None) == wall:
+        return first
+    # The clock jumps over this wall time: with fold=1 it is read by the offset after the jump, which lies before
+    # it, with fold=0 by the offset before, which lies after it. In between is the jump, found to the second.
+    low, high = wall.replace(tzinfo=zone, fold=1).astimezone(UTC), first
+    before = low.astimezone(zone).utcoffset()
+    while high - low > timedelta(seconds=1):
+        middle = low + timedelta(seconds=(high - low) // timedelta(seconds=2))
+        if middle.astimezone(zone).utcoffset() == before:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A savings plan."""
+
+    plan_id: PlanId
+    name: str
+    state: PlanState
+    load_ids: tuple[LoadId, ...]
+    schedule: Schedule
+    calendar_ids: tuple[str, ...]
+    """Calendars whose dates are exceptions too."""
+    created_by: str
+    created_at: datetime
+    approved_by: str | None = None
+    approved_at: datetime | None = None
+    ended_by: str | None = None
+    ended_at: datetime | None = None
+    end_reason: str | None = None
+    note: str | None = None
