@@ -38,8 +38,9 @@ from typing import Any, Literal
 
 import asyncpg
 
+from libs.common.db import DatabaseUnavailable
 from libs.common.errors import PlatformError, Unavailable
-from libs.common.settings import SERVICES
+from libs.common.settings import SERVICES, DatabaseSettings
 
 logger = logging.getLogger(__name__)
 
@@ -373,3 +374,38 @@ def _known(service: str) -> str:
     if service not in ALL_SCHEMAS:
         raise MigrationFailed(f"unknown service {service!r}; known are {', '.join(ALL_SCHEMAS)}")
     return service
+
+
+class SchemaGate:
+    """A service's first resource: entered only once the database has what this release needs.
+
+    The runtime retries it, so a service that is started before its migration waits and says for what.
+    """
+
+    def __init__(self, settings: DatabaseSettings, *schemas: str) -> None:
+        self._settings = settings
+        self._schemas = schemas
+
+    async def __aenter__(self) -> None:
+        """Check all schemas.
+
+        Raises:
+            SchemaOutdated: Revisions are missing.
+            DatabaseUnavailable: The database does not answer.
+        """
+        if self._settings.url is None:
+            raise DatabaseUnavailable("no database: set DATABASE_URL", message_zh="未配置数据库:请设置 DATABASE_URL")
+        try:
+            conn = await asyncpg.connect(
+                self._settings.url.get_secret_value(), timeout=self._settings.connect_timeout_s
+            )
+        except (OSError, TimeoutError, asyncpg.PostgresError) as exc:
+            raise DatabaseUnavailable(f"database: {exc or type(exc).__name__}") from exc
+        try:
+            for schema in self._schemas:
+                await require_current(conn, schema)
+        finally:
+            await conn.close(timeout=self._settings.connect_timeout_s)
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Hold nothing."""

@@ -22,7 +22,6 @@ program where everyone may pass avoids even that.
 
 import contextlib
 import ctypes
-import hashlib
 import logging
 import os
 import pwd
@@ -31,7 +30,6 @@ import secrets
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -40,6 +38,7 @@ from typing import Self
 from urllib.parse import quote
 
 from libs.common.errors import PlatformError
+from libs.suite.folders import make_private, socket_folder
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +52,6 @@ LINGER_S = 30.0
 """How long a killed server's processes may hold the cluster. [s]"""
 STOP_TIMEOUT_S = 60.0
 """A fast stop that takes longer becomes an immediate one; the next start then recovers. [s]"""
-SOCKET_PATH_MAX = 107 - len("/.s.PGSQL.5432.lock")
-"""Longest folder that still holds a socket name (sockaddr_un). [B]"""
 LOG_BYTES_MAX = 5_000_000
 
 MEMORY: Mapping[str, str] = {
@@ -133,11 +130,7 @@ class EmbeddedPostgres:
     @property
     def socket_folder(self) -> Path:
         """Where the server's socket lies."""
-        inside = self.folder / "socket"
-        if len(os.fsencode(inside)) <= SOCKET_PATH_MAX:
-            return inside
-        digest = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:12]
-        return Path(tempfile.gettempdir()) / f"wattring-pg-{os.geteuid()}-{digest}"
+        return socket_folder(self.folder / "socket")
 
     @property
     def url(self) -> str:
@@ -180,7 +173,7 @@ class EmbeddedPostgres:
     def launch(self) -> None:
         """Start the server as a child process and return at once; ``ready`` tells when it answers."""
         account = _account(self.cluster)
-        self._make_socket_folder(account)
+        make_private(self.socket_folder, owner=None if account is None else (account.uid, account.gid))
         arguments = [str(self._binaries / "postgres"), "-D", str(self.cluster)]
         fixed = {
             "listen_addresses": "",
@@ -391,16 +384,6 @@ class EmbeddedPostgres:
         )
         if made.returncode != 0 or "ERROR" in made.stderr:
             raise PostgresError(f"cannot create the database {DATABASE} in {self.folder}:\n{made.stderr.strip()}")
-
-    def _make_socket_folder(self, account: Account | None) -> None:
-        folder = self.socket_folder
-        folder.mkdir(mode=0o700, exist_ok=True)
-        if account is not None:
-            os.chown(folder, account.uid, account.gid, follow_symlinks=False)
-        status = folder.lstat()
-        owner = os.geteuid() if account is None else account.uid
-        if folder.is_symlink() or status.st_uid != owner or status.st_mode & 0o077:
-            raise PostgresError(f"{folder} is not ours alone: remove it and start again")
 
     def _closed_folders(self, account: Account | None) -> list[Path]:
         """Return the folders above data, socket and binaries that the account may not pass."""
