@@ -1,0 +1,217 @@
+"""HTTP of carbon: energy and emissions by period, the factor library, and why a figure is what it is."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import AwareDatetime, BaseModel, Field
+
+from libs.common.web import requires
+from services.carbon.domain.factors import Choice, EmissionFactor
+from services.carbon.frames import Step
+from services.carbon.queries import Emissions, Energy, Queries, Trace
+
+Reader = requires("carbon:read")
+
+
+class PeriodEnergy(BaseModel):
+    """Energy of one half-open period."""
+
+    start: datetime
+    end: datetime
+    energy_kwh: float | None = Field(description="null where it is unknown, which is not zero [kWh]")
+    provisional: bool = Field(description="the period is not over; the figure will grow")
+    interval_completeness: float | None = Field(description="measured intervals over expected ones, 0 to 1")
+    estimated_share: float = Field(description="share of the energy that was interpolated or allocated, 0 to 1")
+    lower_bound: bool = Field(description="a register was reset: what was used before is unknown")
+    uncertain: bool
+
+
+class EnergyReply(BaseModel):
+    """Energy of a site or a circuit."""
+
+    node: str
+    node_kind: str
+    step: Step
+    circuits: list[str] = Field(description="the circuits that were summed: a site's feeds, or the circuit itself")
+    periods: list[PeriodEnergy]
+
+
+class FactorReply(BaseModel):
+    """One row of the factor library."""
+
+    factor_id: str
+    category: str
+    region: str
+    data_year: int
+    value: float
+    unit: str
+    source: str
+    source_year: int | None
+    confidence: str
+    trusted: bool
+    name_en: str
+    name_zh: str
+
+
+class ChosenFactor(FactorReply):
+    """The factor behind an emission."""
+
+    provisional: bool = Field(description="no factor of the year is published yet; an earlier one stands in")
+    fallback: bool = Field(description="no factor of the province; a wider region's stands in")
+
+
+class PeriodEmission(PeriodEnergy):
+    """Energy and location-based emission of one period."""
+
+    emission_kg_co2: float | None = Field(description="null where energy or factor is unknown [kgCO2]")
+    factor_id: str | None
+
+
+class EmissionsReply(BaseModel):
+    """Location-based emissions of purchased electricity."""
+
+    node: str
+    method: str = "scope 2, location-based (GHG Protocol Scope 2 Guidance 2015, ch. 6): E = A · EF"
+    step: Step
+    factors: list[ChosenFactor]
+    periods: list[PeriodEmission]
+
+
+class RegisterRow(BaseModel):
+    """A register as the meter showed it."""
+
+    device_id: str
+    source_time: datetime
+    shown_kwh: float
+    ratio: float
+    uncertain: bool
+    set_aside: bool
+
+
+class VersionRow(BaseModel):
+    """One version of an interval."""
+
+    version: int
+    energy_kwh: float | None
+    interval_flag: str
+    lower_bound: bool
+    uncertain: bool
+    computed_at: datetime
+
+
+class TraceReply(BaseModel):
+    """Where an interval's figure comes from."""
+
+    circuit: str
+    start: datetime
+    end: datetime
+    formula: str = "corrected register at end minus corrected register at start, times the ratio"
+    versions: list[VersionRow]
+    registers: list[RegisterRow]
+
+
+Site = Annotated[str | None, Query(description="id of a site: the sum of its feeds", max_length=64)]
+Circuit = Annotated[str | None, Query(description="id of a circuit", max_length=64)]
+From = Annotated[AwareDatetime, Query(alias="from", description="start, RFC 3339 with offset")]
+To = Annotated[AwareDatetime, Query(alias="to", description="end, not included")]
+
+
+def build_router(queries: Queries) -> APIRouter:
+    """Return the routes of carbon."""
+    router = APIRouter(prefix="/api/v1")
+
+    @router.get("/energy", tags=["energy"], summary="Energy of a site or circuit by period")
+    async def energy(
+        _: Reader, start: From, end: To, site: Site = None, circuit: Circuit = None, step: Step = Step.HOUR
+    ) -> EnergyReply:
+        return _energy(await queries.energy(site=site, circuit=circuit, start=start, end=end, step=step))
+
+    @router.get("/energy/trace", tags=["energy"], summary="The registers and versions behind one interval")
+    async def trace(_: Reader, circuit: Annotated[str, Query(max_length=64)], start: AwareDatetime) -> TraceReply:
+        return _trace(await queries.trace(circuit, start))
+
+    @router.get("/emissions", tags=["emissions"], summary="Location-based emissions of a site or circuit by period")
+    async def emissions(
+        _: Reader, start: From, end: To, site: Site = None, circuit: Circuit = None, step: Step = Step.HOUR
+    ) -> EmissionsReply:
+        return _emissions(await queries.emissions(site=site, circuit=circuit, start=start, end=end, step=step))
+
+    @router.get("/factors", tags=["factors"], summary="The factor library")
+    async def factors(_: Reader, region: Annotated[str | None, Query(max_length=20)] = None) -> Sequence[FactorReply]:
+        return [
+            FactorReply(**_factor(one)) for one in queries.factors if region is None or one.region == region
+        ]
+
+    return router
+
+
+def _factor(factor: EmissionFactor) -> dict[str, Any]:
+    return {
+        "factor_id": factor.factor_id,
+        "category": factor.category,
+        "region": factor.region,
+        "data_year": factor.data_year,
+        "value": float(factor.value),
+        "unit": factor.unit,
+        "source": factor.source,
+        "source_year": factor.source_year,
+        "confidence": factor.confidence,
+        "trusted": factor.trusted,
+        "name_en": factor.name_en,
+        "name_zh": factor.name_zh,
+    }
+
+
+def _chosen(choice: Choice) -> ChosenFactor:
+    return ChosenFactor(**_factor(choice.factor), provisional=choice.provisional, fallback=choice.fallback)
+
+
+def _energy(found: Energy) -> EnergyReply:
+    return EnergyReply(
+        node=found.node,
+        node_kind=found.node_kind,
+        step=found.step,
+        circuits=list(found.circuits),
+        periods=[PeriodEnergy(**row) for row in found.frame.to_dicts()],
+    )
+
+
+def _emissions(found: Emissions) -> EmissionsReply:
+    return EmissionsReply(
+        node=found.energy.node,
+        step=found.energy.step,
+        factors=[_chosen(choice) for choice in found.choices],
+        periods=[PeriodEmission(**row) for row in found.frame.to_dicts()],
+    )
+
+
+def _trace(found: Trace) -> TraceReply:
+    return TraceReply(
+        circuit=found.circuit,
+        start=found.start,
+        end=found.end,
+        versions=[
+            VersionRow(
+                version=one.version,
+                energy_kwh=one.energy_kwh,
+                interval_flag=one.grade.flag,
+                lower_bound=one.lower_bound,
+                uncertain=one.uncertain,
+                computed_at=one.computed_at,
+            )
+            for one in found.versions
+        ],
+        registers=[
+            RegisterRow(
+                device_id=one.device_id,
+                source_time=one.source_time,
+                shown_kwh=one.shown,
+                ratio=one.ratio,
+                uncertain=one.uncertain,
+                set_aside=one.set_aside,
+            )
+            for one in found.registers
+        ],
+    )

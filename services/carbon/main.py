@@ -1,0 +1,97 @@
+"""Carbon, wired."""
+
+import sys
+
+from libs.common.bus import topics
+from libs.common.bus.consumer import EffectsConsumer
+from libs.common.bus.outbox import OutboxRelay
+from libs.common.registry import RegistryView
+from libs.common.runtime import Beat, Check, Health, Platform, Service, Worker, flag_check, run
+from libs.common.settings import load_common, load_section
+from libs.common.web import create_app
+from services.carbon import store
+from services.carbon.api import build_router
+from services.carbon.bus import ENERGY_POINT
+from services.carbon.directory import RegistryDirectory
+from services.carbon.library import load_shipped
+from services.carbon.queries import Queries
+from services.carbon.settings import CarbonSettings
+from services.carbon.usecases import Booking
+from services.carbon.worker import BookingHandler, OutboxPublisher, Recomputation
+
+
+def build(platform: Platform) -> Service:
+    """Return the service, not yet started."""
+    settings = load_section("carbon", CarbonSettings)
+    db = platform.database("carbon")
+    owner = f"carbon-{platform.settings.instance}"
+    view = RegistryView(bus=platform.bus, db=db, clock=platform.clock)
+    directory = RegistryDirectory(view)
+    relay = OutboxRelay(bus=platform.bus, db=db, clock=platform.clock, owner=owner)
+
+    def booking() -> Booking:
+        return Booking(
+            directory=directory, books=store, publisher=OutboxPublisher(), clock=platform.clock, point=ENERGY_POINT
+        )
+
+    consumer = EffectsConsumer(
+        bus=platform.bus,
+        db=db,
+        clock=platform.clock,
+        group="carbon.intervals",
+        topics=[topics.READINGS, topics.BACKFILL],
+        handler=BookingHandler(booking(), relay),
+        member_id=owner,
+        max_batch=settings.max_batch,
+    )
+    recomputation = Recomputation(
+        db=db,
+        directory=directory,
+        booking=booking(),
+        relay=relay,
+        clock=platform.clock,
+        poll_s=settings.recompute_poll_s,
+    )
+
+    async def consume(beat: Beat) -> None:
+        await directory.ready(beat)
+        await consumer.run(beat)
+
+    queries = Queries(
+        db=db,
+        directory=directory,
+        clock=platform.clock,
+        factors=load_shipped(),
+        point=ENERGY_POINT,
+        days_max=settings.query_days_max,
+    )
+    health = Health(platform.clock)
+    app = create_app("carbon", platform, health, title="Wattring carbon")
+    app.include_router(build_router(queries))
+    return Service(
+        name="carbon",
+        app=app,
+        health=health,
+        resources=[db],
+        workers=[
+            Worker("registry", view.run),
+            Worker("intervals", consume),
+            Worker("recomputation", recomputation.run),
+            Worker("outbox", relay.run),
+        ],
+        checks=[
+            Check("database", db.check),
+            Check("bus", platform.bus.check),
+            flag_check("registry", lambda: directory.is_ready, "the registry is not read to its end yet"),
+            flag_check("intervals", lambda: consumer.ready, "the group carbon.intervals has no positions yet"),
+        ],
+    )
+
+
+def main() -> int:
+    """Run carbon as a process of its own."""
+    return run([build], load_common(), process="carbon")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,15 @@
+"""Settings of carbon: ``WATTRING_CARBON__…``."""
+
+from pydantic import Field
+
+from libs.common.settings import SettingsModel
+
+
+class CarbonSettings(SettingsModel):
+    """What carbon can be told."""
+
+    max_batch: int = Field(default=2000, ge=1, le=100_000, description="readings per transaction")
+    recompute_poll_s: float = Field(
+        default=1.0, gt=0, le=60, description="how often circuits to recompute are looked for"
+    )
+    query_days_max: int = Field(default=400, ge=1, le=4000, description="longest span of one query, in days")

@@ -1,0 +1,136 @@
+"""The loops of carbon: booking what arrives, and recomputing what the registry changed."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from libs.common import metrics
+from libs.common.bus import outbox
+from libs.common.bus.outbox import OutboxRelay
+from libs.common.bus.port import Received
+from libs.common.clock import Clock
+from libs.common.db import Database, WriteConn
+from libs.common.errors import Unavailable
+from libs.common.ids import CircuitId, SiteId
+from services.carbon import store
+from services.carbon.bus import finding_messages, interval_messages, registers
+from services.carbon.directory import RegistryDirectory
+from services.carbon.domain.booking import BookedInterval
+from services.carbon.domain.registers import Finding
+from services.carbon.usecases import Booking
+
+logger = logging.getLogger(__name__)
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+"""A circuit without intervals is checked from the first register on."""
+
+BOOKED = metrics.counter("carbon_intervals_booked_total", "Versions of intervals booked", ("grade",))
+REGISTERS = metrics.counter("carbon_registers_total", "Registers taken")
+
+
+class OutboxPublisher:
+    """Publishes by the outbox, so that what is booked and what is said never differ."""
+
+    async def intervals(self, conn: WriteConn, booked: Sequence[BookedInterval]) -> None:
+        """Publish versions of intervals."""
+        for one in booked:
+            BOOKED.labels(one.grade.flag).inc()
+        await outbox.put(conn, interval_messages(booked))
+
+    async def findings(
+        self, conn: WriteConn, site: SiteId, circuit: CircuitId, findings: Sequence[Finding], now: datetime
+    ) -> None:
+        """Publish findings that a person has to look at."""
+        await outbox.put(conn, finding_messages(site, circuit, findings, now))
+
+
+class BookingHandler:
+    """Effects of readings: see ``consumer.EffectHandler``."""
+
+    def __init__(self, booking: Booking, relay: OutboxRelay) -> None:
+        self._booking = booking
+        self._relay = relay
+
+    async def load(self, conn: WriteConn, partitions: frozenset[int]) -> None:
+        """Nothing is kept between batches but what the database gives again."""
+        self._booking.forget()
+
+    def drop(self, partitions: frozenset[int]) -> None:
+        """Forget what was remembered of devices."""
+        self._booking.forget()
+
+    async def handle(self, conn: WriteConn, batch: Sequence[Received]) -> None:
+        """Book a batch."""
+        readings = registers(batch)
+        await self._booking.take(conn, readings)
+        REGISTERS.inc(len(readings))
+
+    def committed(self) -> None:
+        """Let the relay publish at once."""
+        self._relay.wake()
+
+
+class Recomputation:
+    """Recomputes circuits when the registry says something new about them, and all of them once at the start.
+
+    A reading may arrive before its meter is bound to a circuit, and a binding, a ratio or a rated power
+    may be corrected long after; the books follow.
+    """
+
+    def __init__(
+        self, *, db: Database, directory: RegistryDirectory, booking: Booking, relay: OutboxRelay, clock: Clock,
+        poll_s: float,
+    ) -> None:  # fmt: skip
+        self._db = db
+        self._directory = directory
+        self._booking = booking
+        self._relay = relay
+        self._clock = clock
+        self._poll_s = poll_s
+
+    async def run(self, beat: Callable[[], None]) -> None:
+        """Work off what the registry changes; never returns."""
+        await self._directory.ready()
+        checked = False
+        while True:
+            beat()
+            try:
+                if not checked:
+                    await self._mark_all()
+                    checked = True
+                await self._mark_changed()
+                while await self._recompute_one():
+                    beat()
+            except Unavailable as exc:
+                logger.warning("recomputation waits", extra={"reason": exc.message})
+            await self._clock.sleep(self._poll_s)
+
+    async def _mark_all(self) -> None:
+        async with self._db.write() as conn:
+            starts = await store.fetch_last_starts(conn)
+            await store.mark_dirty(
+                conn, {circuit: starts.get(circuit, EPOCH) for circuit in self._directory.circuits()}
+            )
+
+    async def _mark_changed(self) -> None:
+        changed = self._directory.take_changed()
+        if not changed:
+            return
+        try:
+            async with self._db.write() as conn:
+                await store.mark_dirty(conn, changed)
+        except Unavailable:
+            self._directory.put_back(changed)
+            raise
+
+    async def _recompute_one(self) -> bool:
+        async with self._db.write() as conn:
+            taken = await store.take_dirty(conn)
+            if taken is None:
+                return False
+            booked = await self._booking.recompute(conn, *taken)
+        if booked:
+            self._relay.wake()
+        await asyncio.sleep(0)
+        return True

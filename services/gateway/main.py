@@ -1,0 +1,106 @@
+"""The gateway, wired."""
+
+import sys
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from fastapi import Depends, Request, Response
+
+from libs.common.bus import topics
+from libs.common.bus.consumer import EffectsConsumer
+from libs.common.bus.outbox import OutboxRelay
+from libs.common.bus.port import StartAt
+from libs.common.bus.tail import Tail
+from libs.common.registry import RegistryView
+from libs.common.runtime import Beat, Check, Health, Platform, Service, Worker, flag_check, run
+from libs.common.settings import load_common, load_section
+from libs.common.tokens import Principal
+from libs.common.web import build_version, create_app
+from services.gateway.api import build_router, identify_by
+from services.gateway.description import merge
+from services.gateway.domain import SERVICES
+from services.gateway.live import TOPICS, LiveHub
+from services.gateway.pages import add_pages
+from services.gateway.proxy import Proxy
+from services.gateway.settings import GatewaySettings
+from services.gateway.sites import SiteScope
+from services.gateway.usecases import Accounts
+from services.gateway.worker import AuditHandler
+
+
+def build(platform: Platform) -> Service:
+    """Return the service, not yet started."""
+    settings = load_section("gateway", GatewaySettings)
+    db = platform.database("gateway")
+    owner = f"gateway-{platform.settings.instance}"
+    accounts = Accounts(db=db, clock=platform.clock, keys=platform.keys, settings=settings)
+    proxy = Proxy(platform, timeout_s=settings.proxy_timeout_s)
+    hub = LiveHub(clients_max=settings.live_clients_max, queue_max=settings.live_queue_max)
+    view = RegistryView(bus=platform.bus, db=db, clock=platform.clock)
+    relay = OutboxRelay(bus=platform.bus, db=db, clock=platform.clock, owner=owner)
+    audit = EffectsConsumer(
+        bus=platform.bus,
+        db=db,
+        clock=platform.clock,
+        group="gateway.audit",
+        topics=[topics.AUDIT],
+        handler=AuditHandler(),
+        member_id=owner,
+    )
+    tail = Tail(bus=platform.bus, clock=platform.clock, topics=TOPICS, start=StartAt.end(), handle=hub.handle)
+
+    async def live(beat: Beat) -> None:
+        try:
+            await tail.run(beat)
+        finally:
+            hub.close()
+
+    health = Health(platform.clock)
+    app = create_app("gateway", platform, health, title="Wattring gateway")
+    identify = identify_by(accounts)
+
+    async def describe() -> Mapping[str, Any]:
+        found = {name: await proxy.openapi(name) for name in SERVICES}
+        known = {name: description for name, description in found.items() if description is not None}
+        return merge(app.openapi(), known, version=build_version("gateway"))
+
+    app.include_router(
+        build_router(accounts, db, hub, identify, SiteScope(view).allowed, secure_cookie=settings.secure_cookie)
+    )
+
+    @app.get("/api/v1/readiness", tags=["live"], summary="Which services can work, and what keeps the others")
+    async def readiness(_: Annotated[Principal, Depends(identify)]) -> dict[str, Mapping[str, str]]:
+        return {"gateway": await health.not_ready()} | {name: await proxy.readiness(name) for name in SERVICES}
+
+    @app.api_route("/api/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
+    async def forward(request: Request, path: str, who: Annotated[Principal, Depends(identify)]) -> Response:
+        return await proxy.forward(request, path, who)
+
+    add_pages(app, describe)
+    return Service(
+        name="gateway",
+        app=app,
+        health=health,
+        resources=[db, proxy, accounts],
+        workers=[
+            Worker("registry", view.run),
+            Worker("audit", audit.run),
+            Worker("live", live),
+            Worker("outbox", relay.run),
+        ],
+        checks=[
+            Check("database", db.check),
+            Check("bus", platform.bus.check),
+            flag_check("registry", lambda: view.is_ready, "the registry is not read to its end yet"),
+            flag_check("audit", lambda: audit.ready, "the group gateway.audit has no positions yet"),
+        ],
+    )
+
+
+def main() -> int:
+    """Run the gateway as a process of its own."""
+    return run([build], load_common(), process="gateway")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""The one door: every path of the API goes to the service that owns it, with a token of ours.
+
+What the caller brought as credentials never goes further; the service sees who asks, with which rights and for
+which sites, signed by the gateway for a minute. Bodies are streamed both ways.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Mapping
+
+import httpx
+from fastapi import Request, Response
+from starlette.background import BackgroundTask
+from starlette.responses import StreamingResponse
+
+from libs.common.errors import NotFound, Unavailable
+from libs.common.runtime import Platform
+from libs.common.tokens import Principal
+from libs.common.web import http_client
+from services.gateway.domain import SERVICE_OF, SERVICES
+
+logger = logging.getLogger(__name__)
+
+DROPPED = frozenset(
+    {"authorization", "cookie", "host", "connection", "keep-alive", "proxy-authorization", "te", "trailer",
+     "transfer-encoding", "upgrade", "content-length", "x-forwarded-for", "forwarded", "accept-encoding"}
+)  # fmt: skip
+"""Request headers that end here: credentials, and what belongs to one connection (RFC 9110, 7.6.1)."""
+DROPPED_BACK = frozenset({"connection", "keep-alive", "transfer-encoding", "upgrade", "set-cookie", "server", "date"})
+
+
+class Proxy:
+    """Passes requests on; one connection pool per service."""
+
+    def __init__(self, platform: Platform, *, timeout_s: float) -> None:
+        self._platform = platform
+        self._timeout_s = timeout_s
+        self._clients: dict[str, httpx.AsyncClient] = {}
+
+    async def __aenter__(self) -> "Proxy":
+        self._clients = {name: http_client(self._platform.settings.service_urls.get(name)) for name in SERVICES}
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        for client in self._clients.values():
+            await client.aclose()
+
+    async def forward(self, request: Request, path: str, principal: Principal) -> Response:
+        """Pass a request on and stream the answer back.
+
+        Raises:
+            NotFound: No service owns the path.
+            Unavailable: The service does not answer.
+        """
+        service = SERVICE_OF.get(path.split("/", 1)[0])
+        if service is None:
+            raise NotFound(f"there is no /api/v1/{path}", message_zh=f"没有 /api/v1/{path}")
+        client = self._client(service)
+        headers = {name: value for name, value in request.headers.items() if name not in DROPPED}
+        headers["authorization"] = f"Bearer {self._token(service, principal)}"
+        outgoing = client.build_request(
+            request.method,
+            f"/api/v1/{path}",
+            params=request.query_params,
+            headers=headers,
+            content=_body(request),
+            timeout=self._timeout_s,
+        )
+        try:
+            answer = await client.send(outgoing, stream=True)
+        except httpx.HTTPError as exc:
+            raise Unavailable(
+                f"{service} does not answer: {exc or type(exc).__name__}", message_zh=f"服务 {service} 没有应答"
+            ) from exc
+        kept = {name: value for name, value in answer.headers.items() if name not in DROPPED_BACK}
+        return StreamingResponse(answer.aiter_raw(), answer.status_code, kept, background=BackgroundTask(answer.aclose))
+
+    async def openapi(self, service: str) -> Mapping[str, object] | None:
+        """Return a service's description, None when it does not answer."""
+        try:
+            answer = await self._client(service).get("/openapi.json", timeout=5.0)
+            answer.raise_for_status()
+        except (httpx.HTTPError, Unavailable) as exc:
+            logger.info("no API description", extra={"service": service, "reason": str(exc)})
+            return None
+        found: Mapping[str, object] = answer.json()
+        return found
+
+    async def readiness(self, service: str) -> Mapping[str, str]:
+        """Return what keeps a service from working, by name."""
+        try:
+            answer = await self._client(service).get("/readyz", timeout=6.0)
+            reasons: Mapping[str, str] = answer.json()["reasons"]
+        except (httpx.HTTPError, ValueError, KeyError, Unavailable) as exc:
+            return {"process": f"does not answer: {exc or type(exc).__name__}"}
+        return reasons
+
+    def _client(self, service: str) -> httpx.AsyncClient:
+        try:
+            return self._clients[service]
+        except KeyError:
+            raise Unavailable(f"{service}: not connected yet", message_zh=f"服务 {service} 尚未连接") from None
+
+    def _token(self, service: str, principal: Principal) -> str:
+        wanted = ("*", service)
+        scopes = [scope for scope in principal.scopes if scope.partition(":")[0] in wanted]
+        return self._platform.keys.sign_token(
+            "gateway",
+            audience=service,
+            subject=principal.subject,
+            kind=principal.kind,
+            scopes=scopes,
+            sites=principal.sites,
+        )
+
+
+async def _stream(request: Request) -> AsyncIterator[bytes]:
+    async for chunk in request.stream():
+        yield chunk
+
+
+def _body(request: Request) -> AsyncIterator[bytes] | None:
+    has_body = "content-length" in request.headers or "transfer-encoding" in request.headers
+    return _stream(request) if has_body else None
