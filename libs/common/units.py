@@ -197,7 +197,7 @@ def check_convertible(unit: str, wanted: str) -> None:
     """Do nothing when numbers in ``unit`` can become numbers in ``wanted``.
 
     Raises:
-        UnknownUnit: As :func:`convert`.
+        UnknownUnit: As ``convert``.
     """
     _pair(unit, wanted)
 

@@ -91,7 +91,8 @@ def message(
 ) -> Message:
     """Return the message that carries ``payload``.
 
-    The value is compact JSON without the fields that are None. The event's type is the topic's name.
+    The value is compact JSON without the fields that are None. The event's type is the topic's name, unless
+    the payload has a type of its own (a heartbeat among the readings).
 
     Args:
         topic: Where to publish.
@@ -113,7 +114,7 @@ def message(
         key=key,
         value=payload.model_dump_json(exclude_none=True, by_alias=True).encode(),
         headers=headers(
-            event_type=topic,
+            event_type=getattr(payload, "ce_type", None) or topic,
             source=source,
             event_id=event_id or new_event_id(),
             time=time,

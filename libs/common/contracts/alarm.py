@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from enum import IntEnum, StrEnum
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from libs.common.contracts.base import Code, Number, Payload, Phase, PointName, UtcTime, Value
+from libs.common.contracts.base import Code, Number, Payload, Phase, PointName, UtcTime, Value, needs
 from libs.common.ids import AlarmId, CircuitId, DeviceId, LoadId, SiteId
 
 
@@ -60,7 +60,7 @@ class Condition(Payload):
     source: Code
     """The service that found it."""
     kind: Code
-    """One of :class:`ConditionKind`, or the service's own."""
+    """One of ``ConditionKind``, or the service's own."""
     subject: str
     """What it is about: an id of a device, a load, a destination, a process …; begin and end agree on it."""
     phase: Phase
@@ -78,6 +78,10 @@ class Condition(Payload):
 
 class AlarmEvent(Payload):
     """One step in an alarm's life: exactly one begin and one end, with rising sequence."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"allOf": [needs("phase", [Phase.END], ["ended_at", "end_reason"])]},
+    )
 
     alarm_id: AlarmId
     site_id: SiteId

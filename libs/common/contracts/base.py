@@ -5,7 +5,7 @@ newer writer does not break it. Numbers are finite, times carry an offset and ar
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, ClassVar, Self
@@ -27,6 +27,7 @@ __all__ = [
     "PointName",
     "UtcTime",
     "Value",
+    "needs",
 ]
 
 PLATFORM_SITE = SiteId("platform")
@@ -43,7 +44,10 @@ def _refuse_guessing(value: object) -> object:
 
 
 def _to_utc(value: datetime) -> datetime:
-    return value if value.tzinfo is UTC else value.astimezone(UTC)
+    try:
+        return value if value.tzinfo is UTC else value.astimezone(UTC)
+    except OverflowError as exc:
+        raise ValueError("expected a time between the years 1 and 9999 in UTC") from exc
 
 
 UtcTime = Annotated[AwareDatetime, BeforeValidator(_refuse_guessing), AfterValidator(_to_utc)]
@@ -93,6 +97,15 @@ class Phase(StrEnum):
     UPDATE = "update"
     END = "end"
     ONCE = "once"
+
+
+def needs(field: str, values: Sequence[str], *alternatives: Sequence[str]) -> dict[str, JsonValue]:
+    """Return the JSON Schema that says: where ``field`` is one of ``values``, one of the field lists must be there."""
+    then: list[JsonValue] = [{"required": list(fields)} for fields in alternatives]
+    return {
+        "if": {"properties": {field: {"enum": [str(value) for value in values]}}, "required": [field]},
+        "then": then[0] if len(then) == 1 else {"anyOf": then},
+    }
 
 
 class Payload(BaseModel):

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
-from libs.common.contracts.base import Code, Fraction, Number, Payload, UtcTime
+from libs.common.contracts.base import Code, Fraction, Number, Payload, UtcTime, needs
 from libs.common.ids import CircuitId, DeviceId, SiteId
 
 
@@ -46,6 +46,19 @@ class Direction(StrEnum):
 
 class Interval(Payload):
     """Consumption of one circuit in one half-open interval ``[start, end)``; the highest version holds."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "allOf": [
+                needs(
+                    "interval_flag",
+                    [flag for flag in IntervalFlag if flag.has_value],
+                    ["energy_kwh"],
+                    ["medium", "quantity", "unit"],
+                )
+            ]
+        }
+    )
 
     circuit_id: CircuitId
     site_id: SiteId

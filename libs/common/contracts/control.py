@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from enum import IntEnum, StrEnum
 from typing import Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import ConfigDict, Field, JsonValue, model_validator
 
-from libs.common.contracts.base import Code, Number, Payload, PointName, UtcTime, Value
+from libs.common.contracts.base import Code, Number, Payload, PointName, UtcTime, Value, needs
 from libs.common.ids import CommandId, DeviceId, LineId, LoadId, OccurrenceId, PlanId, SiteId
 
 
@@ -73,7 +73,7 @@ _FINAL = frozenset(
 
 
 class OccurrenceState(StrEnum):
-    """The life of one shutdown of one load; the values differ from those of :class:`CommandState`."""
+    """The life of one shutdown of one load; the values differ from those of ``CommandState``."""
 
     PLANNED = "planned"
     SHUTTING_DOWN = "shutting_down"
@@ -108,6 +108,12 @@ class Stage(StrEnum):
 
 class Command(Payload):
     """An order to the holder of a line, signed by control."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "allOf": [needs("action", [CommandAction.OPEN], ["restore_at", "off_at_most_s"], ["isolation_id"])]
+        }
+    )
 
     command_id: CommandId
     site_id: SiteId
@@ -203,6 +209,15 @@ class Result(Payload):
 
 class ControlEvent(Payload):
     """A change of state of a command or of an occurrence of a plan."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "allOf": [
+                {"anyOf": [{"required": ["command_id"]}, {"required": ["occurrence_id"]}]},
+                {"anyOf": [{"required": ["load_id"]}, {"required": ["device_id"]}]},
+            ]
+        }
+    )
 
     site_id: SiteId
     state: CommandState | OccurrenceState

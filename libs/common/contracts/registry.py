@@ -395,6 +395,8 @@ class RecordOf(Payload, Generic[E]):
         for earlier, later in zip(self.versions, self.versions[1:], strict=False):
             if earlier.valid_to is None or earlier.valid_to > later.valid_from:
                 raise ValueError(f"versions overlap or are out of order at {later.valid_from.isoformat()}")
+        if self.state is EntityState.REMOVED and self.latest.valid_to is None:
+            raise ValueError("the last version of a removed entity needs valid_to, the time of its removal")
         return self
 
     @property
@@ -502,7 +504,7 @@ ENTITY_TYPES: Mapping[EntityKind, type[Entity]] = {
 }
 """The class of each kind, in an order in which references point backwards (parents aside)."""
 
-RECORD_TYPES: Mapping[EntityKind, type[Payload]] = {
+RECORD_TYPES: Mapping[EntityKind, type[RecordOf[Any]]] = {
     EntityKind.REGION: RegionRecord,
     EntityKind.ORGANISATION: OrganisationRecord,
     EntityKind.SITE: SiteRecord,
@@ -569,8 +571,3 @@ def parse_record(value: bytes) -> RegistryRecord:
         pydantic.ValidationError: Not a record; it says which field and why.
     """
     return _RECORD.validate_python(orjson.loads(value))
-
-
-def record_schema() -> dict[str, Any]:
-    """Return the JSON Schema of all records."""
-    return _RECORD.json_schema(mode="serialization")

@@ -94,7 +94,7 @@ class Heartbeat(Payload):
     """Ingest is alive: one a second into every partition of ``telemetry.readings``, through the same spool.
 
     Consumers of a partition move its clock by it, so that silence of a device is told from silence of
-    ingest. Its ``ce_type`` is :data:`HEARTBEAT_TYPE`; it carries no ``device_id``.
+    ingest. Its ``ce_type`` is ``HEARTBEAT_TYPE``; it carries no ``device_id``.
     """
 
     ce_type: ClassVar[str | None] = HEARTBEAT_TYPE
@@ -131,7 +131,7 @@ class Rejected(Payload):
     """Something that could not be understood, kept with its bytes so that it can be mended and replayed."""
 
     reason: Code
-    """One of :class:`RejectReason`, or a driver's own."""
+    """One of ``RejectReason``, or a driver's own."""
     source: str
     """Line id, or address of the sender."""
     received_at: UtcTime
