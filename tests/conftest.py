@@ -20,12 +20,18 @@ from typing import NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import hypothesis
 import pytest
 
 from libs.common.migrations import migrate
 from libs.suite.postgres import EXPENDABLE, EmbeddedPostgres, PostgresError
 
 ROOT = Path(__file__).parents[1]
+
+# Examples are not timed: a machine that is busy elsewhere proves nothing. `make fuzz` takes the second profile.
+hypothesis.settings.register_profile("wattring", deadline=None)
+hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=20_000)
+hypothesis.settings.load_profile("wattring")
 _numbers = itertools.count(1)
 
 

@@ -1,0 +1,89 @@
+# Wattring. Needs python3 >= 3.11 with venv; everything else is set up by the targets themselves.
+#   PORT, WATTRING_DATA_DIR   where `make run` listens and keeps its data
+#   T                         what `make test` runs: make test T=tests/unit/alarm
+#   PYTHON                    the interpreter to use
+
+PYTHON ?= python3
+UV_VERSION := 0.13.8
+VENV := .venv
+BIN := $(VENV)/bin
+UV := .tools/bin/uv
+DATA_DIR := $(if $(WATTRING_DATA_DIR),$(WATTRING_DATA_DIR),.data)
+PROJECTS := pyproject.toml uv.lock $(wildcard libs/*/pyproject.toml services/*/pyproject.toml)
+SOURCES := libs services tests
+COMPOSE = $(shell for engine in "docker compose" "podman compose"; do $$engine version >/dev/null 2>&1 && echo "$$engine" && break; done)
+JOBS ?= 2
+T ?= tests
+
+export UV_PYTHON_DOWNLOADS := never
+export UV_NO_PROGRESS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint fmt types up down bench fuzz image clean clean-data
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: $(VENV)/.synced ## fetch the pinned tools and libraries into .tools and .venv
+
+run: setup ## start the whole suite with a simulated field; Ctrl-C stops it
+	@$(BIN)/wattring up --demo
+
+test: setup ## set up real Kafka, PostgreSQL and a browser, and run every test
+	@deploy/setup/backing-services
+	$(BIN)/pytest -n $(JOBS) $(T)
+ifeq ($(T),tests)
+	deploy/setup/with-system-postgres $(BIN)/pytest -n $(JOBS) -m postgres tests
+endif
+
+lint: setup ## check style, import rules and the lock file
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/lint-imports
+	$(UV) lock --check
+
+fmt: setup ## format the sources and mend what can be mended
+	$(BIN)/ruff check --fix-only --quiet $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+types: setup ## check the types
+	$(BIN)/mypy $(SOURCES)
+
+up: ## start the distributed shape in containers (docker or podman)
+	@$(call need_engine)
+	$(COMPOSE) -f deploy/compose.yaml up --detach --build --wait
+
+down: ## stop the containers; their data stay
+	@$(call need_engine)
+	$(COMPOSE) -f deploy/compose.yaml down
+
+bench: setup ## measure speed and memory, print them beside others' figures, write bench-results/
+	$(BIN)/python -m libs.suite.bench
+
+fuzz: setup ## run the property tests with many more examples
+	$(BIN)/pytest -n $(JOBS) -m hypothesis --hypothesis-profile=fuzz --timeout=3600 tests
+
+image: ## build one service's image: make image SERVICE=ingest
+	@$(call need_engine)
+	$(firstword $(COMPOSE)) build --file deploy/Dockerfile --build-arg SERVICE=$(SERVICE) --tag wattring-$(SERVICE) .
+
+clean: ## forget everything that was built or fetched here, but not the data
+	rm -rf .venv .tools dist build bench-results .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-data: ## stop the suite and forget its data
+	@if [ -x $(BIN)/wattring ]; then $(BIN)/wattring down; fi
+	rm -rf "$(DATA_DIR)"
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit("Wattring needs Python 3.11 or newer, and this is " + sys.version) if sys.version_info < (3, 11) else None'
+	@$(PYTHON) -m venv .tools || { echo "python3 lacks venv; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	.tools/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+$(VENV)/.synced: $(PROJECTS) | $(UV)
+	$(UV) sync --frozen --all-packages --python .tools/bin/python
+	@touch $@
+
+define need_engine
+if [ -z "$(COMPOSE)" ]; then echo "needs docker or podman with compose; without one, \`make run\` starts everything"; exit 1; fi
+endef

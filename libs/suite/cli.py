@@ -1,0 +1,228 @@
+"""The command ``wattring``. What a command needs is loaded when it runs, so that ``--help`` answers at once."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from libs.common.errors import InvalidFile, PlatformError
+from libs.suite.words import Words, words_for
+
+if TYPE_CHECKING:
+    from libs.common.settings import CommonSettings
+
+SERVICES: dict[str, tuple[str, str]] = {
+    "ingest": ("run ingest alone: devices, registry, history", "单独运行采集服务:设备、台账、历史"),
+    "alarm": ("run alarm alone: rules, alarms, faults", "单独运行告警服务:规则、告警、故障"),
+    "control": ("run control alone: plans, commands, guards", "单独运行控制服务:策略、命令、闭锁"),
+    "carbon": ("run carbon alone: energy, cost, emissions", "单独运行碳核算服务:能耗、费用、排放"),
+    "export": ("run export alone: supervision centre, callbacks", "单独运行上报服务:监控中心、回调"),
+    "gateway": ("run gateway alone: sign-in, API, page", "单独运行网关:登录、接口、页面"),
+}
+"""Written out here because loading the settings would make ``--help`` three times slower."""
+
+
+def main() -> None:
+    """Run the command; an error that was raised on purpose is a line, not a traceback."""
+    words = words_for(_lang_option(sys.argv[1:]))
+    try:
+        build(words)()
+    except InvalidFile as exc:
+        print(words(exc.message, exc.message_zh or exc.message), file=sys.stderr)
+        sys.exit(2)
+    except PlatformError as exc:
+        print(f"wattring: {words(exc.message, exc.message_zh or exc.message)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def build(words: Words) -> typer.Typer:
+    """Return the command line in one language."""
+    app = typer.Typer(
+        name="wattring",
+        help=words("Wattring: energy data and carbon platform", "Wattring:能源数据与碳管理平台"),
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback()
+    def language(
+        lang: Annotated[
+            str | None, typer.Option(help=words("en or zh; default from LANG", "en 或 zh,默认取自 LANG"))
+        ] = None,
+    ) -> None:
+        """Options of every command; --lang was read before the texts were chosen."""
+
+    _add_running(app, words)
+    _add_administration(app, words)
+    _add_services(app, words)
+    return app
+
+
+def _add_running(app: typer.Typer, words: Words) -> None:
+    @app.command(help=words("start the whole suite on this machine", "在本机启动全部服务"))
+    def up(
+        demo: Annotated[bool, typer.Option("--demo", help=words("with a simulated field", "同时运行模拟现场"))] = False,
+    ) -> None:
+        import asyncio
+
+        from libs.suite.supervisor import Supervisor
+
+        supervisor = Supervisor(_settings(), demo=demo, words=words, say=_say)
+        raise typer.Exit(asyncio.run(supervisor.run()))
+
+    @app.command(help=words("stop the suite that runs on the data folder", "停止使用该数据目录的服务"))
+    def down() -> None:
+        from libs.suite.stopping import stop_suite
+
+        stop_suite(_settings(), words, _say)
+
+    @app.command("demo-report", help=words("show the demonstration's story as a table", "以表格显示演示过程"))
+    def demo_report(
+        wait: Annotated[
+            float, typer.Option(help=words("seconds to wait for steps still to come", "等待未完成步骤的秒数"))
+        ] = 0.0,
+        as_json: Annotated[bool, typer.Option("--json", help=words("for programs", "供程序读取"))] = False,
+    ) -> None:
+        from libs.suite.demo_report import show
+
+        raise typer.Exit(show(_settings(), words, wait_s=wait, as_json=as_json))
+
+
+def _add_administration(app: typer.Typer, words: Words) -> None:
+    @app.command(help=words("bring the database schemas up to date", "更新数据库结构"))
+    def migrate(
+        phase: Annotated[
+            str,
+            typer.Option(
+                help=words(
+                    "pre: beside the old release; post: once nothing of it runs",
+                    "pre:旧版本仍在运行;post:旧版本已全部停止",
+                )
+            ),
+        ] = "pre",
+        service: Annotated[list[str] | None, typer.Option(help=words("only these schemas", "仅处理这些结构"))] = None,
+    ) -> None:
+        import asyncio
+
+        from libs.common import migrations
+
+        if phase not in ("pre", "post"):
+            raise typer.BadParameter("pre, post")
+        url = _database_url(words)
+        applied = asyncio.run(_reaching_the_database(migrations.migrate(url, service, phase=phase)))  # type: ignore[arg-type]  # checked above
+        for name in applied:
+            _say(name)
+        _say(words(f"{len(applied)} changes applied", f"已执行 {len(applied)} 项变更"))
+
+    @app.command(help=words("create missing topics and list all", "创建缺少的主题并列出全部"))
+    def topics() -> None:
+        import asyncio
+
+        from libs.suite.doctor import settings_with_embedded_database
+        from libs.suite.topics import create_and_list
+
+        for line in asyncio.run(create_and_list(settings_with_embedded_database(_settings()))):
+            _say(line)
+
+    @app.command("import", help=words("import a registry file (YAML), all of it or nothing", "导入台账文件(YAML)"))
+    def import_(
+        file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True)],
+    ) -> None:
+        from libs.suite.importing import import_file
+
+        import_file(_settings(), file, words, _say)
+
+    @app.command(help=words("examine this machine and say how to mend what is wrong", "检查本机环境并给出修复办法"))
+    def doctor() -> None:
+        import asyncio
+
+        from libs.suite.doctor import examine
+
+        findings = asyncio.run(examine(_settings(), words))
+        marks = {"good": "ok  ", "doubtful": "warn", "bad": "BAD "}
+        for finding in findings:
+            _say(f"{marks[finding.level]}  {finding.what}: {finding.detail}")
+            if finding.mend:
+                _say(f"      -> {finding.mend}")
+        raise typer.Exit(1 if any(finding.level == "bad" for finding in findings) else 0)
+
+    @app.command(help=words("create the service keys that are missing in a folder", "在目录中创建缺少的服务密钥"))
+    def keys(folder: Annotated[Path, typer.Argument(file_okay=False)]) -> None:
+        from libs.common.tokens import ISSUERS, KeyRing
+
+        KeyRing.create(folder)
+        _say(words(f"keys of {', '.join(ISSUERS)} are in {folder}", f"{', '.join(ISSUERS)} 的密钥位于 {folder}"))
+
+    @app.command(help=words("print the version", "显示版本"))
+    def version() -> None:
+        from importlib.metadata import version as installed
+
+        _say(f"wattring {installed('wattring')}")
+
+
+def _add_services(app: typer.Typer, words: Words) -> None:
+    for name, (english, chinese) in SERVICES.items():
+        app.command(name, help=words(english, chinese))(_runner(f"services.{name}.main"))
+    text = words("run the wake-up watchdog alone", "单独运行唤醒看门狗")
+    app.command("watchdog", help=text)(_runner("services.control.watchdog.__main__"))
+
+    @app.command(help=words("run the job worker alone: imports, reports", "单独运行任务进程:导入、报表"))
+    def jobs(services: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+        from libs.suite import jobworker
+
+        sys.argv[1:] = services or []
+        raise typer.Exit(jobworker.main())
+
+
+def _runner(module: str) -> Any:
+    def run() -> None:
+        import importlib
+
+        raise typer.Exit(importlib.import_module(module).main() or 0)
+
+    return run
+
+
+def _lang_option(arguments: Sequence[str]) -> str | None:
+    for position, argument in enumerate(arguments):
+        if argument.startswith("--lang="):
+            return argument.removeprefix("--lang=")
+        if argument == "--lang" and position + 1 < len(arguments):
+            return arguments[position + 1]
+    return None
+
+
+def _settings() -> "CommonSettings":
+    from libs.common.settings import load_common
+
+    return load_common()
+
+
+def _database_url(words: Words) -> str:
+    from libs.suite.doctor import settings_with_embedded_database
+
+    url = settings_with_embedded_database(_settings()).database.url
+    if url is None:
+        raise PlatformError(
+            "no database: set DATABASE_URL, or start the embedded one with `wattring up`",
+            message_zh="未配置数据库:请设置 DATABASE_URL,或用 `wattring up` 启动内置数据库",
+        )
+    return url.get_secret_value()
+
+
+async def _reaching_the_database(work: Any) -> Any:
+    import asyncpg
+
+    try:
+        return await work
+    except (OSError, TimeoutError, asyncpg.PostgresError) as exc:
+        raise PlatformError(f"database: {exc or type(exc).__name__}", message_zh=f"数据库:{exc}") from exc
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
