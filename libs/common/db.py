@@ -132,6 +132,12 @@ class Database:
             yield WriteConn(conn)
 
     @asynccontextmanager
+    async def statements(self) -> AsyncIterator[WriteConn]:
+        """Yield a connection on which every statement is a transaction of its own, saving two round trips."""
+        async with self._acquire() as conn:
+            yield WriteConn(conn)
+
+    @asynccontextmanager
     async def listen(self) -> AsyncIterator[Connection]:
         """Yield a connection outside the pool's accounting rules, for LISTEN; released at the end."""
         async with self._acquire() as conn:

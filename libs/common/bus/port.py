@@ -8,6 +8,7 @@ the runtimes above it (``consumer.py``, ``outbox.py``, ``tail.py``) and seldom t
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import NamedTuple, Protocol, Self
 
 from libs.common.errors import InvalidInput, Unavailable
@@ -96,8 +97,25 @@ class Received:
         return next((value for key, value in self.headers if key == name), None)
 
 
+@dataclass(frozen=True, slots=True)
+class AtRisk:
+    """A group that retention is about to overtake in one partition."""
+
+    group: str
+    topic: str
+    partition: int
+    records: int
+    """Messages that it has not handled."""
+    left_s: float | None
+    """Until the oldest of them goes by its age; None where only size counts. [s]"""
+
+
 class GroupListener(Protocol):
-    """What a member's owner does when partitions come and go."""
+    """What a member's owner does when partitions come and go.
+
+    Both are called from within ``GroupMember.fetch`` only, so never beside the handling of a batch. What they
+    raise comes out of ``fetch``, and the partitions are offered again by the next one.
+    """
 
     async def assigned(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         """Claim the partitions and return where to read on; a partition left out starts at its beginning.
@@ -122,6 +140,8 @@ class GroupMember(Protocol):
 
     async def fetch(self, *, max_messages: int, timeout_s: float) -> list[Received]:
         """Return what is there, in order per partition, at the latest after ``timeout_s``; may be empty.
+
+        With ``max_messages`` 0 it only tells the listener what has changed in the group.
 
         Raises:
             BusUnavailable: The bus cannot be reached.
@@ -196,7 +216,7 @@ class Bus(Protocol):
         """Publish what was taken and disconnect."""
 
     async def ensure_topics(self, specs: Sequence[TopicSpec]) -> None:
-        """Create the topics that are missing; a topic that exists is left as it is."""
+        """Create the topics that are missing; one that exists keeps its partitions, whatever the spec says."""
 
     async def partitions(self, topic: str) -> int:
         """Return how many partitions the topic has."""
@@ -218,6 +238,12 @@ class Bus(Protocol):
 
     def tail(self, topics: Sequence[str], start: StartAt) -> TailReader:
         """Return a reader outside any group; enter it to start."""
+
+    async def at_risk(self) -> Sequence[AtRisk]:
+        """Return the groups that will lose messages unless they catch up soon.
+
+        Empty on Kafka, where retention is days long and the broker's tools watch it.
+        """
 
     async def check(self) -> None:
         """Raise ``BusUnavailable`` with the reason when the bus cannot be used; for readiness."""
@@ -249,9 +275,32 @@ def murmur2(data: bytes) -> int:
     return h - (1 << 32) if h & 0x80000000 else h
 
 
+@lru_cache(maxsize=100_000)
+def _positive_hash(key: str) -> int:
+    return murmur2(key.encode()) & 0x7FFFFFFF
+
+
 def partition_for(message: Message, partitions: int) -> int:
     """Return the partition of a message: Kafka's standard rule, so that every client agrees."""
     if message.partition is not None:
         return message.partition
-    key = message.key if message.partition_key is None else message.partition_key
-    return (murmur2(key.encode()) & 0x7FFFFFFF) % partitions
+    return _positive_hash(message.key if message.partition_key is None else message.partition_key) % partitions
+
+
+def check_message(message: Message) -> None:
+    """Check what every bus asks of a message.
+
+    Raises:
+        MessageRefused: It is too long, or its key is no text that every bus can keep.
+    """
+    try:
+        key = message.key.encode()
+        if message.partition_key is not None:
+            message.partition_key.encode()
+    except UnicodeEncodeError as exc:
+        raise MessageRefused(message, f"its key is no valid text: {exc.reason}") from exc
+    if b"\0" in key:
+        raise MessageRefused(message, "its key holds a NUL")
+    size = len(key) + len(message.value or b"") + sum(len(name) + len(value) for name, value in message.headers)
+    if size > MAX_MESSAGE_BYTES:
+        raise MessageRefused(message, f"it has {size} bytes, the most is {MAX_MESSAGE_BYTES}")
