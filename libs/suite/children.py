@@ -265,7 +265,7 @@ class Child:
     async def _complaint(self) -> str | None:
         """Return what is wrong by the probes, None when all answer well."""
         for socket in self._probes:
-            status, body = await get(socket, "/livez")
+            status, body = await get(socket, "/livez", timeout_s=PROBE_TIMEOUT_S)
             if status != 200:
                 return f"{socket.stem}: {body or 'no answer'}"
         return None
