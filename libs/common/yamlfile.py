@@ -4,8 +4,9 @@ Parsed without guessing: duplicate keys, anchors and tags are refused, ``no`` an
 is a number, and digits with a leading zero stay text, because they are an address and not an octal number.
 """
 
+import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, get_args
 
@@ -86,18 +87,32 @@ def parse_yaml(text: str, source: str) -> YamlDocument:
     return YamlDocument(source=source, data=data, lines=reader.lines, texts=reader.texts)
 
 
-def validate(model: type[Model], document: YamlDocument, path: Path = ()) -> tuple[Model | None, list[Problem]]:
+def validate(
+    model: type[Model], document: YamlDocument, path: Path = (), *, defaults: Mapping[str, JsonValue] | None = None
+) -> tuple[Model | None, list[Problem]]:
     """Return the part of the document at ``path`` as a model, or what is wrong with it.
 
-    Where the model wants text and the file has a bare number or date, the text is taken as written:
-    ``address: 12`` is ``"12"``, ``version: 1.10`` is ``"1.10"``.
+    A field that the model does not have is wrong, also where the model itself would ignore it. Where the model
+    wants text and the file has a bare number, the text is taken as written: ``address: 12`` is ``"12"``,
+    ``version: 1.10`` is ``"1.10"``.
+
+    Args:
+        model: What is expected.
+        document: The file.
+        path: Where in it.
+        defaults: Fields that the file leaves out.
     """
     data = _at(document.data, path)
+    unknown = list(_unknown_fields(document, model, data, path))
+    if isinstance(data, dict):
+        data = {**(defaults or {}), **data}
     for _ in range(2):
         try:
-            return model.model_validate(data), []
+            found = model.model_validate(data)
         except ValidationError as exc:
             errors = exc.errors(include_url=False)
+        else:
+            return (None, unknown) if unknown else (found, [])
         texts = {
             tuple(error["loc"]): document.texts[place]
             for error in errors
@@ -108,7 +123,8 @@ def validate(model: type[Model], document: YamlDocument, path: Path = ()) -> tup
             break
         for place, text in texts.items():
             data = _replaced(data, place, text)
-    return None, [_problem(document, model, path, error) for error in errors]
+    wrong = [_problem(document, path, error) for error in errors if error["type"] != "extra_forbidden"]
+    return None, unknown + wrong
 
 
 def _at(data: JsonValue, path: Path) -> JsonValue:
@@ -129,29 +145,42 @@ def _replaced(data: JsonValue, path: Sequence[str | int], value: JsonValue) -> J
     return data
 
 
-def _problem(document: YamlDocument, model: type[BaseModel], path: Path, error: ErrorDetails) -> Problem:
+def _problem(document: YamlDocument, path: Path, error: ErrorDetails) -> Problem:
     where = path + tuple(error["loc"])
     found = error["input"]
     match error["type"]:
         case "missing":
             return document.problem(where, "a value, the field is required")
-        case "extra_forbidden":
-            known = ", ".join(_known_fields(model, where[len(path) : -1]))
-            return document.problem(where, f"one of the fields {known}", where[-1])
         case "value_error":
             expected = str(error.get("ctx", {}).get("error", error["msg"]))
         case _:
-            expected = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+            expected = error["msg"].removeprefix("Input should be ")
     return document.problem(where, expected, None if isinstance(found, dict | list) else found)
 
 
-def _known_fields(model: type[BaseModel], path: Path) -> list[str]:
-    """Return the fields of the object at a path below the model."""
-    for part in path:
-        if isinstance(part, str):
-            info = next((i for name, i in model.model_fields.items() if part in (name, i.alias)), None)
-            model = (_model_in(info.annotation) if info else None) or model
-    return sorted(info.alias or name for name, info in model.model_fields.items())
+def _unknown_fields(document: YamlDocument, model: type[BaseModel], data: JsonValue, path: Path) -> Iterator[Problem]:
+    """Yield a problem for each field that the model, or a model inside it, does not have."""
+    if not isinstance(data, dict):
+        return
+    fields = {info.alias or name: info for name, info in model.model_fields.items()}
+    for name, value in data.items():
+        info = fields.get(name)
+        if info is None:
+            yield document.problem((*path, name), _one_of(name, fields), name)
+            continue
+        inner = _model_in(info.annotation)
+        if inner is None:
+            continue
+        if isinstance(value, list):
+            for i, item in enumerate(value):
+                yield from _unknown_fields(document, inner, item, (*path, name, i))
+        else:
+            yield from _unknown_fields(document, inner, value, (*path, name))
+
+
+def _one_of(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"{near[0]}, there is no such field" if near else f"one of the fields {', '.join(sorted(known))}"
 
 
 def _model_in(annotation: object) -> type[BaseModel] | None:
