@@ -2,8 +2,9 @@
 
 Imports, exports, reports: whatever would hold a service's event loop for more than 50 ms is put into the
 service's table ``jobs``, in the transaction that decides it, and done by a job worker, which is niced and may be
-killed at any moment. A service offers its handlers as ``JOB_HANDLERS`` in ``services/<name>/jobs.py`` and creates
-the table in a migration by ``create_job_tables(op)``.
+killed at any moment. A service offers its handlers as ``JOB_HANDLERS`` (kind of job to handler) in
+``services/<name>/jobs.py``, which run as a program calls ``jobworker.run_worker({"<name>": JOB_HANDLERS})``, and
+creates the table in a migration by ``create_job_tables(op)``.
 
 A job that was running when its worker died is run again, up to ``MAX_ATTEMPTS`` times: handlers are idempotent. Who
 works on a job holds an advisory lock of its session, so a dead worker is noticed without a heartbeat. A handler
