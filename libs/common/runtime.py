@@ -19,6 +19,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from libs.common.bus.port import Bus
 from libs.common.clock import Clock, SystemClock
@@ -89,8 +90,10 @@ class Service:
     health: "Health"
     workers: Sequence[Worker] = ()
     resources: Sequence[Database | AbstractAsyncContextManager[Any]] = ()
-    """Entered in order before the workers start, each retried while it raises ``Unavailable``."""
+    """Entered in order before the workers start; one that raises ``Unavailable`` is entered again until it does not."""
     checks: Sequence[Check] = ()
+    extra_listeners: Sequence["Listener"] = ()
+    """Ports of its own besides the API, such as the B interface that supervision centres call."""
 
 
 class Health:
@@ -140,7 +143,7 @@ class Health:
 class Listener:
     """An address that one application is served on."""
 
-    app: FastAPI
+    app: ASGIApp
     host: str | None = None
     port: int | None = None
     uds: Path | None = None
@@ -199,9 +202,10 @@ def listeners(services: Sequence[Service], settings: CommonSettings) -> list[Lis
     One service alone has the configured address. Of several in one process the gateway has it, and each
     (the gateway too) has a Unix socket at its ``service_urls`` place, by which the others call it.
     """
+    extra = [place for service in services for place in service.extra_listeners]
     if len(services) == 1 and settings.uds is None:
-        return [Listener(services[0].app, host=settings.host, port=settings.port)]
-    found: list[Listener] = []
+        return [Listener(services[0].app, host=settings.host, port=settings.port), *extra]
+    found: list[Listener] = extra
     for service in services:
         url = settings.service_urls.get(service.name, "")
         if url.startswith("unix:"):
@@ -263,6 +267,18 @@ async def _work(services: Sequence[Service], platform: Platform) -> None:
                 logger.info("service started", extra={"service": service.name})
             # A group without workers would end at once; this one ends by cancellation only.
             group.create_task(asyncio.Event().wait(), name="until-stopped")
+
+
+async def wait_beating(wait: Callable[[], Awaitable[None]], beat: Beat) -> None:
+    """Wait for something that may take long, as a worker that is alive meanwhile."""
+    waiting = asyncio.ensure_future(wait())
+    try:
+        while not waiting.done():
+            beat()
+            await asyncio.wait([waiting], timeout=5.0)
+        waiting.result()
+    finally:
+        waiting.cancel()
 
 
 async def _run_worker(service: Service, worker: Worker) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import httpx
 import orjson
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
@@ -149,11 +149,6 @@ def require(scope: str) -> Callable[[Request], Principal]:
         return principal
 
     return check
-
-
-def requires(scope: str) -> Any:
-    """Return the annotation ``Annotated[Principal, …]`` for an endpoint's argument."""
-    return Annotated[Principal, Depends(require(scope))]
 
 
 class _Envelope:

@@ -4,15 +4,16 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import AwareDatetime, BaseModel, Field
 
-from libs.common.web import requires
+from libs.common.tokens import Principal
+from libs.common.web import require
 from services.carbon.domain.factors import Choice, EmissionFactor
 from services.carbon.frames import Step
 from services.carbon.queries import Emissions, Energy, Queries, Trace
 
-Reader = requires("carbon:read")
+Reader = Annotated[Principal, Depends(require("carbon:read"))]
 
 
 class PeriodEnergy(BaseModel):
@@ -140,9 +141,7 @@ def build_router(queries: Queries) -> APIRouter:
 
     @router.get("/factors", tags=["factors"], summary="The factor library")
     async def factors(_: Reader, region: Annotated[str | None, Query(max_length=20)] = None) -> Sequence[FactorReply]:
-        return [
-            FactorReply(**_factor(one)) for one in queries.factors if region is None or one.region == region
-        ]
+        return [FactorReply(**_factor(one)) for one in queries.factors if region is None or one.region == region]
 
     return router
 

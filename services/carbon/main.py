@@ -6,7 +6,7 @@ from libs.common.bus import topics
 from libs.common.bus.consumer import EffectsConsumer
 from libs.common.bus.outbox import OutboxRelay
 from libs.common.registry import RegistryView
-from libs.common.runtime import Beat, Check, Health, Platform, Service, Worker, flag_check, run
+from libs.common.runtime import Beat, Check, Health, Platform, Service, Worker, flag_check, run, wait_beating
 from libs.common.settings import load_common, load_section
 from libs.common.web import create_app
 from services.carbon import store
@@ -26,7 +26,7 @@ def build(platform: Platform) -> Service:
     db = platform.database("carbon")
     owner = f"carbon-{platform.settings.instance}"
     view = RegistryView(bus=platform.bus, db=db, clock=platform.clock)
-    directory = RegistryDirectory(view)
+    directory = RegistryDirectory(view, platform.clock)
     relay = OutboxRelay(bus=platform.bus, db=db, clock=platform.clock, owner=owner)
 
     def booking() -> Booking:
@@ -54,7 +54,7 @@ def build(platform: Platform) -> Service:
     )
 
     async def consume(beat: Beat) -> None:
-        await directory.ready(beat)
+        await wait_beating(directory.ready, beat)
         await consumer.run(beat)
 
     queries = Queries(
@@ -82,7 +82,7 @@ def build(platform: Platform) -> Service:
         checks=[
             Check("database", db.check),
             Check("bus", platform.bus.check),
-            flag_check("registry", lambda: directory.is_ready, "the registry is not read to its end yet"),
+            Check("registry", view.check),
             flag_check("intervals", lambda: consumer.ready, "the group carbon.intervals has no positions yet"),
         ],
     )

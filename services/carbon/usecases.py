@@ -1,7 +1,7 @@
 """Booking: registers in, intervals out, in one transaction with the position on the bus."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from typing import Protocol
 
 from libs.common.clock import Clock
@@ -17,7 +17,7 @@ from services.carbon.domain.booking import (
     last_boundary,
     series_of,
 )
-from services.carbon.domain.intervals import STEP_S, align
+from services.carbon.domain.intervals import align
 from services.carbon.domain.registers import Finding, FindingKind, accumulate
 
 Rows = list[tuple[datetime, float, float, bool]]
@@ -154,10 +154,11 @@ class Booking:
         if until is None:
             return 0
         now = self._clock.now()
-        start = floor(since)
-        computed = align(cumulative, first=start.timestamp(), last=until)
-        end = start + timedelta(seconds=STEP_S * len(computed.start))
-        current = {one.start: one for one in await self._books.fetch_current(conn, [circuit], start, end)}
+        end = datetime.fromtimestamp(until, UTC)
+        current = {one.start: one for one in await self._books.fetch_current(conn, [circuit], floor(since), end)}
+        # What was booked before the first register that counts now has to be looked at too.
+        first = min(floor(datetime.fromtimestamp(float(cumulative.at[0]), UTC)), *current, end)
+        computed = align(cumulative, first=max(first, floor(since)).timestamp(), last=until)
         uncertain = sorted(at.timestamp() for _, rows in loaded for at, _, _, flagged in rows if flagged)
         booked = changes(computed, current, circuit_id=circuit, site_id=site, uncertain_at=uncertain, now=now)
         if booked:
@@ -188,8 +189,7 @@ class Booking:
         if not findings:
             return
         rows = [
-            (datetime.fromtimestamp(one.at, tz=now.tzinfo), one.kind.value, one.previous_kwh, one.shown_kwh)
-            for one in findings
+            (datetime.fromtimestamp(one.at, UTC), one.kind.value, one.previous_kwh, one.shown_kwh) for one in findings
         ]
         new = set(await self._books.add_findings(conn, circuit, rows, now))
         fresh = [one for one, row in zip(findings, rows, strict=True) if row[0] in new and one.kind in REPORTED]

@@ -13,6 +13,7 @@ from libs.common.clock import Clock
 from libs.common.db import Database, WriteConn
 from libs.common.errors import Unavailable
 from libs.common.ids import CircuitId, SiteId
+from libs.common.runtime import wait_beating
 from services.carbon import store
 from services.carbon.bus import finding_messages, interval_messages, registers
 from services.carbon.directory import RegistryDirectory
@@ -91,7 +92,7 @@ class Recomputation:
 
     async def run(self, beat: Callable[[], None]) -> None:
         """Work off what the registry changes; never returns."""
-        await self._directory.ready()
+        await wait_beating(self._directory.ready, beat)
         checked = False
         while True:
             beat()

@@ -179,7 +179,7 @@ def build_router(
     async def sign_in(body: SignIn, request: Request, response: Response) -> Session:
         _refuse_foreign_pages(request)
         address = request.client.host if request.client else "unknown"
-        secret, user, expires_at = await accounts.sign_in(body.name, body.password.get_secret_value(), address=address)
+        secret, _, expires_at = await accounts.sign_in(body.name, body.password.get_secret_value(), address=address)
         response.set_cookie(
             COOKIE, secret, expires=expires_at, httponly=True, samesite="strict", secure=secure_cookie, path="/"
         )

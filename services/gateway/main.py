@@ -91,7 +91,7 @@ def build(platform: Platform) -> Service:
         checks=[
             Check("database", db.check),
             Check("bus", platform.bus.check),
-            flag_check("registry", lambda: view.is_ready, "the registry is not read to its end yet"),
+            Check("registry", view.check),
             flag_check("audit", lambda: audit.ready, "the group gateway.audit has no positions yet"),
         ],
     )

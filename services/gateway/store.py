@@ -62,7 +62,7 @@ async def update_user(
         None if sites is None else list(sites),
         disabled,
     )
-    return done == "UPDATE 1"
+    return bool(done == "UPDATE 1")
 
 
 async def set_password(conn: WriteConn, name: str, password_hash: str) -> bool:
@@ -186,7 +186,7 @@ async def revoke_api_key(conn: WriteConn, key_id: str, now: datetime) -> bool:
     done = await conn.execute(
         "update api_keys set revoked_at = coalesce(revoked_at, $2) where key_id = $1", key_id, now
     )
-    return done == "UPDATE 1"
+    return bool(done == "UPDATE 1")
 
 
 async def add_audit(conn: WriteConn, entries: Sequence[AuditEntry]) -> None:

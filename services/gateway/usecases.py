@@ -272,7 +272,7 @@ class Accounts:
         now = self._clock.now()
         event = AuditEvent(
             actor=actor, door="api", action=action, subject=subject, at=now, address=address,
-            before=before, after=after,  # type: ignore[arg-type]  # checked by the model
+            before=before, after=after,
         )  # fmt: skip
         await outbox.put(conn, [envelope.message(topics.AUDIT, actor, event, source="gateway", time=now)])
 

@@ -1,8 +1,8 @@
 """Registers as they came, intervals by version, the factor library, and circuits to be recomputed."""
 
 from alembic import op
-from libs.common.registry import create_registry_tables
 
+from libs.common.registry import create_registry_tables
 from libs.common.schema import create_runtime_tables
 
 revision = "0001"

@@ -1,6 +1,7 @@
 """Accounts, sessions, API keys, the sign-in log and the audit log."""
 
 from alembic import op
+
 from libs.common.schema import create_runtime_tables
 
 revision = "0001"

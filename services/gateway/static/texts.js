@@ -1,0 +1,30 @@
+"use strict";
+const TEXTS = {
+  zh: {
+    api: "接口文档", signIn: "登录", signOut: "退出", name: "用户名", password: "密码", language: "English",
+    meters: "实时数据", device: "设备", kind: "类型", voltage: "电压 V", current: "电流 A", power: "有功功率 kW",
+    register: "电能表底 kWh", other: "其他", age: "数据时间", alarms: "告警", state: "状态", level: "级别", signal: "信号",
+    began: "开始", ended: "消除", delivery: "上报动环 SC", shutdowns: "硬关断与唤醒", load: "负载", plan: "节能策略",
+    offAt: "关断时间", onAt: "唤醒时间", commands: "遥控命令", action: "动作", issued: "下发", readBack: "回读",
+    meterPower: "电表功率 kW", energy: "每小时电量与碳排放", hour: "小时", energyKwh: "电量 kWh", carbonKg: "碳排放 kgCO₂",
+    completeness: "完整率", events: "实时事件", connected: "实时", waiting: "正在重连", provisional: "暂估",
+    factor: "排放因子", factorOf: "年度", factorStandsIn: "该年度因子尚未发布,暂用", noAlarms: "无告警", nothing: "暂无",
+    open: "分闸", close: "合闸", closed: "合闸", active: "活动", over: "已消除", sent: "已上报", pending: "待上报",
+    quality: "质量", lost: "页面太慢,丢失事件", unknown: "未知",
+    notReady: "尚未就绪", nowhere: "无",
+  },
+  en: {
+    api: "API", signIn: "Sign in", signOut: "Sign out", name: "Name", password: "Password", language: "中文",
+    meters: "Live values", device: "Device", kind: "Kind", voltage: "Voltage V", current: "Current A",
+    power: "Active power kW", register: "Register kWh", other: "Other", age: "As of", alarms: "Alarms", state: "State",
+    level: "Level", signal: "Signal", began: "Began", ended: "Ended", delivery: "Delivered to SC",
+    shutdowns: "Hard shutdown and wake-up", load: "Load", plan: "Savings plan", offAt: "Off at", onAt: "On at",
+    commands: "Commands", action: "Action", issued: "Issued", readBack: "Read back", meterPower: "Meter kW",
+    energy: "Energy and carbon per hour", hour: "Hour", energyKwh: "Energy kWh", carbonKg: "Carbon kgCO₂",
+    completeness: "Complete", events: "Events", connected: "live", waiting: "reconnecting", provisional: "provisional",
+    factor: "Emission factor", factorOf: "data year", factorStandsIn: "no factor of this year is published yet; standing in:",
+    noAlarms: "No alarms", nothing: "Nothing yet", open: "open", close: "close", closed: "closed", active: "active",
+    over: "ended", sent: "delivered", pending: "waiting", quality: "quality", lost: "this page was too slow and lost events:",
+    unknown: "unknown", notReady: "not ready", nowhere: "none",
+  },
+};
