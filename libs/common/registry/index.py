@@ -144,6 +144,17 @@ class RegistryIndex:
         ]
         return sorted(found, key=lambda binding: (binding.valid_from, binding.id))
 
+    def circuits_ever_measured(self, device_id: DeviceId) -> list[CircuitId]:
+        """Return every circuit that a device measures or has measured."""
+        found = {
+            version.circuit: None
+            for binding_id in self._referring.get((EntityKind.BINDING, "device", device_id), ())
+            if isinstance(record := self._records[binding_id], BindingRecord)
+            for version in record.versions
+            if version.device == device_id
+        }
+        return list(found)
+
     def site_of_circuit(self, circuit: Circuit, when: datetime) -> SiteId | None:
         """Return where a circuit is, over its room where it names none; None while the room is unknown."""
         if circuit.site is not None:
