@@ -1,0 +1,133 @@
+"""Topic payloads to and from export's own objects: what is read, and what is told about deliveries."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import orjson
+from pydantic import ValidationError
+
+from libs.common.bus import envelope, topics
+from libs.common.bus.port import Message, Received
+from libs.common.contracts.alarm import AlarmEvent, Condition, ConditionKind
+from libs.common.contracts.audit import AuditEvent
+from libs.common.contracts.base import PLATFORM_SITE, Phase
+from libs.common.contracts.delivery import DeliveryEvent
+from libs.common.contracts.telemetry import Reading
+from libs.common.ids import AlarmId, SiteId
+from services.export.domain.connection import Unit
+from services.export.domain.delivery import Delivery
+
+SOURCE = "export"
+
+
+def read_alarm(received: Received) -> AlarmEvent:
+    """Return the alarm event of a message.
+
+    Raises:
+        ValueError: It is none; the reason says which field.
+    """
+    try:
+        return AlarmEvent.from_json(received.value or b"")
+    except (ValidationError, orjson.JSONDecodeError) as exc:
+        raise ValueError(f"no alarm event: {exc}"[:500]) from exc
+
+
+def event_identity(received: Received, event: AlarmEvent) -> str:
+    """Return what names the event everywhere: its id, or alarm and sequence where a stranger gave none."""
+    return envelope.event_id(received) or f"{event.alarm_id}:{event.sequence}"
+
+
+def device_of(value: bytes) -> tuple[str | None, Mapping[str, object]]:
+    """Return the device a reading speaks of and the parsed JSON; None for a heartbeat or anything else."""
+    try:
+        parsed = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return None, {}
+    if not isinstance(parsed, dict):
+        return None, {}
+    device_id = parsed.get("device_id")
+    return (device_id, parsed) if isinstance(device_id, str) else (None, parsed)
+
+
+def read_reading(parsed: Mapping[str, object]) -> Reading | None:
+    """Return the reading, None when the object is none (ingest has checked it; we need not say why)."""
+    try:
+        return Reading.model_validate(parsed)
+    except ValidationError:
+        return None
+
+
+def delivery_event(delivery: Delivery, *, at: datetime) -> Message:
+    """Return the news that a delivery has changed its state."""
+    payload = DeliveryEvent(
+        destination=delivery.connection_id,
+        item=delivery.event_id,
+        state=delivery.state,
+        attempts=delivery.attempts,
+        at=at,
+        item_kind=f"alarm_{delivery.step.value}",
+        site_id=SiteId(delivery.site_id),
+        alarm_id=AlarmId(delivery.alarm_id),
+        error=delivery.error,
+        next_attempt_at=delivery.next_attempt_at,
+        queued_at=delivery.queued_at,
+    )
+    return envelope.message(
+        topics.DELIVERY_EVENTS,
+        delivery.connection_id,
+        payload,
+        source=SOURCE,
+        time=at,
+        event_id=f"{delivery.id}:{delivery.state.value}:{delivery.attempts}",
+        subject=delivery.id,
+        traceparent=delivery.traceparent,
+    )
+
+
+def finding(unit: Unit, kind: ConditionKind, phase: Phase, *, detail: str, detail_zh: str, at: datetime) -> Message:
+    """Return a finding about a unit's connection, for alarm."""
+    site_id = SiteId(unit.site_id or PLATFORM_SITE)
+    payload = Condition(
+        site_id=site_id,
+        source=SOURCE,
+        kind=kind.value,
+        subject=f"{unit.connection_id}/{unit.ref.unit_id}",
+        phase=phase,
+        detail=detail,
+        detail_zh=detail_zh,
+        at=at,
+    )
+    return envelope.message(topics.CONDITIONS, site_id, payload, source=SOURCE, time=at)
+
+
+def order_audited(
+    unit: Unit, action: str, *, points: Sequence[str], address: str, succeeded: bool, at: datetime
+) -> Message:
+    """Return the audit record of an order that a centre gave."""
+    actor = f"sc:{unit.connection_id}"
+    payload = AuditEvent(
+        actor=actor,
+        door="sc",
+        action=action,
+        subject=f"unit:{unit.ref.unit_id}",
+        at=at,
+        after={"points": list(points)[:200]} if points else None,
+        reason=None if succeeded else "not permitted for this connection",
+        address=address,
+        site_id=None if unit.site_id is None else SiteId(unit.site_id),
+        succeeded=succeeded,
+    )
+    return envelope.message(topics.AUDIT, actor, payload, source=SOURCE, time=at)
+
+
+def change_audited(
+    actor: str, action: str, subject: str, *, after: Mapping[str, object] | None, request_id: str | None, at: datetime
+) -> Message:
+    """Return the audit record of a change by a person, a key or a service over the API."""
+    payload = AuditEvent.model_validate(
+        {
+            "actor": actor, "door": "api", "action": action, "subject": subject, "at": at, "after": after,
+            "request_id": request_id, "succeeded": True,
+        }
+    )  # fmt: skip
+    return envelope.message(topics.AUDIT, actor, payload, source=SOURCE, time=at)

@@ -1,0 +1,401 @@
+"""What is said over a B interface, in neutral words: no names, numbers or spellings of any dialect.
+
+*Unit* is the SU or FSU that Wattring plays, *centre* is the SC. Requests of a unit go up (registration,
+alarms), requests of a centre come down (polls and orders); every request has one reply. Ids are the
+centre's ids; which of our devices and points they stand for is the mapping's business.
+"""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum, IntEnum, StrEnum
+
+
+class Operation(StrEnum):
+    """What a command is about, whatever a dialect calls it."""
+
+    REGISTER = "register"
+    UNREGISTER = "unregister"
+    REPORT_ALARMS = "report_alarms"
+    READ_POINTS = "read_points"
+    READ_HISTORY = "read_history"
+    WRITE_POINTS = "write_points"
+    READ_THRESHOLDS = "read_thresholds"
+    WRITE_THRESHOLDS = "write_thresholds"
+    CHECK_TIME = "check_time"
+    READ_REGISTRATION = "read_registration"
+    WRITE_REGISTRATION = "write_registration"
+    READ_FILE_ACCOUNT = "read_file_account"
+    WRITE_FILE_ACCOUNT = "write_file_account"
+    READ_STATUS = "read_status"
+    RESTART = "restart"
+
+
+PRIVILEGED = frozenset(
+    {
+        Operation.WRITE_POINTS,
+        Operation.WRITE_THRESHOLDS,
+        Operation.WRITE_REGISTRATION,
+        Operation.WRITE_FILE_ACCOUNT,
+        Operation.RESTART,
+    }
+)
+"""Orders: refused unless the connection permits them, and audited either way."""
+
+
+class PointType(StrEnum):
+    """What kind of signal a point is."""
+
+    DI = "DI"
+    """Remote signal (遥信)."""
+    AI = "AI"
+    """Telemetry (遥测)."""
+    DO = "DO"
+    """Remote control (遥控)."""
+    AO = "AO"
+    """Remote adjustment (遥调)."""
+
+
+class ValueState(IntEnum):
+    """The state of a value; dialects number it in their own way."""
+
+    NORMAL = 0
+    CRITICAL = 1
+    MAJOR = 2
+    MINOR = 3
+    HINT = 4
+    INVALID = 6
+
+
+class AlarmFlag(Enum):
+    """Which end of an alarm's life is reported."""
+
+    BEGIN = "begin"
+    END = "end"
+
+
+@dataclass(frozen=True, slots=True)
+class UnitRef:
+    """How the centre names a unit."""
+
+    unit_id: str
+    unit_code: str = ""
+    """A second id where the dialect has one."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRef:
+    """How the centre names a device."""
+
+    device_id: str
+    device_code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSelection:
+    """Which points of which device are asked for."""
+
+    device: DeviceRef | None
+    """None asks for all devices."""
+    points: tuple[str, ...] | None
+    """None asks for all points of the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class PointValue:
+    """One value as a centre is told it."""
+
+    point_id: str
+    type: PointType
+    value: float | None
+    """None when there is none; the dialect says what then stands on the wire."""
+    state: ValueState
+    recorded_at: datetime | None = None
+    """When it was sampled; on history only."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceValues:
+    """Values of one device."""
+
+    device: DeviceRef
+    values: tuple[PointValue, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PointOrder:
+    """One value that the centre wants set (a set-point or a threshold)."""
+
+    device: DeviceRef
+    point_id: str
+    value: float | None
+    """None when what stood there is no number."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlarmReport:
+    """One end of one alarm."""
+
+    serial: int
+    """0 to 4,294,967,295; the END has its BEGIN's."""
+    device: DeviceRef
+    point_id: str
+    flag: AlarmFlag
+    at: datetime
+    """When it began, or ended."""
+    level: int
+    """1 (worst) to 4."""
+    text: str
+    """For people, with the value that caused it."""
+    began_at: datetime
+    value: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnitFacts:
+    """What a unit says of itself when it registers."""
+
+    address: str = "127.0.0.1"
+    """Where the centre reaches the unit's service."""
+    port: int = 8080
+    mac: str = ""
+    imsi: str = ""
+    network_type: str = "4G"
+    locked_network_type: str = "LTE"
+    carrier: str = "CT"
+    modem_vendor: str = ""
+    modem_type: str = ""
+    registration_mode: str = "2"
+    vendor: str = "WATTRING"
+    type: str = "WATTRING-SU"
+    unit_class: str = "INTSTAN"
+    version: str = "1.0"
+    dictionary_version: str = "2"
+    """1 full dictionary, 2 compact one."""
+
+
+# ---- requests of the unit --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """The unit asks to be let in."""
+
+    unit: UnitRef
+    facts: UnitFacts
+    devices: tuple[DeviceRef, ...]
+    username: str = ""
+    password: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Unregister:
+    """The unit takes its leave."""
+
+    unit: UnitRef
+
+
+@dataclass(frozen=True, slots=True)
+class ReportAlarms:
+    """The unit reports begins and ends."""
+
+    unit: UnitRef
+    alarms: tuple[AlarmReport, ...]
+
+
+# ---- requests of the centre ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPoints:
+    """Latest values, please."""
+
+    unit: UnitRef
+    selection: tuple[DeviceSelection, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadHistory:
+    """Stored values of a closed span of time."""
+
+    unit: UnitRef
+    selection: tuple[DeviceSelection, ...]
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class WritePoints:
+    """Set these points."""
+
+    unit: UnitRef
+    orders: tuple[PointOrder, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadThresholds:
+    """Thresholds in force, please."""
+
+    unit: UnitRef
+    selection: tuple[DeviceSelection, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteThresholds:
+    """Set these thresholds."""
+
+    unit: UnitRef
+    orders: tuple[PointOrder, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckTime:
+    """The centre says what time it is; some dialects name no unit."""
+
+    unit: UnitRef | None
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRegistration:
+    """Where does the unit report to?"""
+
+    unit: UnitRef
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRegistration:
+    """Report to this address from now on."""
+
+    unit: UnitRef
+    centre_address: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFileAccount:
+    """Account of the unit's file server, please."""
+
+    unit: UnitRef
+
+
+@dataclass(frozen=True, slots=True)
+class WriteFileAccount:
+    """Change that account."""
+
+    unit: UnitRef
+    username: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadStatus:
+    """Are you there? (heartbeat)."""
+
+    unit: UnitRef
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Restart the unit."""
+
+    unit: UnitRef
+
+
+UnitRequest = Register | Unregister | ReportAlarms
+CentreRequest = (
+    ReadPoints
+    | ReadHistory
+    | WritePoints
+    | ReadThresholds
+    | WriteThresholds
+    | CheckTime
+    | ReadRegistration
+    | WriteRegistration
+    | ReadFileAccount
+    | WriteFileAccount
+    | ReadStatus
+    | Restart
+)
+
+
+# ---- replies ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """The centre's answer to a registration."""
+
+    accepted: bool
+    right: int | None = None
+    """1 read, 2 read and write; None when it was not said."""
+    centre_address: str | None = None
+    """Where events are to go from now on; None keeps the address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Yes or no; the only thing an unknown command is answered with."""
+
+    unit: UnitRef | None
+    ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PointValues:
+    """Values, latest or stored."""
+
+    unit: UnitRef
+    ok: bool
+    devices: tuple[DeviceValues, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOutcome:
+    """Which orders of one device were carried out."""
+
+    device: DeviceRef
+    done: tuple[str, ...]
+    failed: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOutcome:
+    """What became of orders; every point stands in exactly one of the two lists."""
+
+    unit: UnitRef
+    ok: bool
+    devices: tuple[DeviceOutcome, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """Where the unit reports to."""
+
+    unit: UnitRef
+    ok: bool
+    centre_address: str = ""
+    tunnel_address: str = ""
+    devices: tuple[DeviceRef, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FileAccount:
+    """The account of the unit's file server."""
+
+    unit: UnitRef
+    ok: bool
+    username: str = ""
+    password: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class UnitStatus:
+    """How the unit is."""
+
+    unit: UnitRef
+    ok: bool
+    cpu_percent: float = 0.0
+    memory_percent: float = 0.0
+
+
+CentreReply = Registered | Outcome
+UnitReply = Outcome | PointValues | WriteOutcome | Registration | FileAccount | UnitStatus

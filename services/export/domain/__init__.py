@@ -1,0 +1,1 @@
+"""What export decides, without I/O: sessions, mappings, deliveries, answers."""

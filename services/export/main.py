@@ -1,0 +1,118 @@
+"""Export, wired."""
+
+import sys
+
+from libs.common.bus import topics
+from libs.common.bus.consumer import EffectsConsumer
+from libs.common.bus.outbox import OutboxRelay
+from libs.common.profiles import ProfileCatalogue
+from libs.common.registry import RegistryView
+from libs.common.runtime import Check, Health, Listener, Platform, Service, Worker, flag_check, run
+from libs.common.settings import load_common, load_section
+from libs.common.web import create_app
+from services.export.api import build_router
+from services.export.api.listener import build_listener
+from services.export.dialects.messages import UnitFacts
+from services.export.host import HostMeter
+from services.export.master import RegistryMaster
+from services.export.secrets import Secrets
+from services.export.settings import ExportSettings
+from services.export.usecases.administration import Administration
+from services.export.usecases.answers import Answers
+from services.export.worker.alarm_queue import GROUP, AlarmQueue
+from services.export.worker.gauges import Gauges
+from services.export.worker.readings import ReadingsCache
+from services.export.worker.sessions import Centres
+
+
+def build(platform: Platform) -> Service:
+    """Return the service, not yet started."""
+    settings = load_section("export", ExportSettings)
+    bus, clock = platform.bus, platform.clock
+    db = platform.database("export")
+    owner = f"export-{platform.settings.instance}"
+    key = None if settings.secret_key is None else settings.secret_key.get_secret_value()
+    secrets = Secrets.open(key, platform.settings.effective_keys_dir)
+
+    view = RegistryView(bus=bus, db=db, clock=clock)
+    master = RegistryMaster(view, ProfileCatalogue.load(), clock)
+    relay = OutboxRelay(bus=bus, db=db, clock=clock, owner=owner)
+    centres = Centres(
+        db=db,
+        clock=clock,
+        secrets=secrets,
+        owner=owner,
+        lease_s=settings.lease_s,
+        poll_s=settings.poll_s,
+        committed=relay.wake,
+    )
+
+    def wake() -> None:
+        relay.wake()
+        centres.wake()
+
+    alarms = EffectsConsumer(
+        bus=bus,
+        db=db,
+        clock=clock,
+        group=GROUP,
+        topics=[topics.ALARM_EVENTS],
+        handler=AlarmQueue(clock, wake=wake),
+        member_id=owner,
+    )
+    readings = ReadingsCache(
+        bus=bus,
+        db=db,
+        clock=clock,
+        sample_retention_s=settings.sample_retention_s,
+        delivery_retention_s=settings.delivery_retention_s,
+    )
+    answers = Answers(
+        db=db,
+        clock=clock,
+        latest=readings.latest,
+        host=HostMeter(),
+        allowed_peers=settings.allowed_peers,
+        max_values=settings.max_values,
+    )
+    administration = Administration(db=db, clock=clock, secrets=secrets, master=master, changed=wake)
+
+    health = Health(clock)
+    app = create_app("export", platform, health, title="Wattring export")
+    app.include_router(build_router(administration, db, master))
+    app.state.own_facts = UnitFacts(
+        address=settings.unit_address, port=settings.unit_public_port or settings.unit_port or 8080
+    )
+    units = build_listener(answers, health, max_message_bytes=settings.max_message_bytes)
+    places = [Listener(units, host=settings.unit_host, port=settings.unit_port)] if settings.unit_port else []
+    return Service(
+        name="export",
+        app=app,
+        health=health,
+        resources=[db],
+        workers=[
+            Worker("registry", view.run),
+            Worker("alarms", alarms.run),
+            Worker("centres", centres.run),
+            Worker("readings", readings.follow),
+            Worker("samples", readings.keep_samples),
+            Worker("gauges", Gauges(db=db, clock=clock).run),
+            Worker("outbox", relay.run),
+        ],
+        checks=[
+            Check("database", db.check),
+            Check("bus", bus.check),
+            flag_check("alarms", lambda: alarms.ready, f"the group {GROUP} has no positions yet"),
+            flag_check("readings", lambda: readings.ready, "the latest values are not read from the bus yet"),
+        ],
+        extra_listeners=places,
+    )
+
+
+def main() -> int:
+    """Run export as a process of its own."""
+    return run([build], load_common(), process="export")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,46 @@
+"""The registry and the device profiles, as a proposal of a mapping asks them."""
+
+from collections.abc import Sequence
+
+from libs.common.clock import Clock
+from libs.common.contracts.registry import Device, EntityKind, Region, Site
+from libs.common.ids import SiteId
+from libs.common.profiles import ProfileCatalogue
+from libs.common.registry import RegistryView
+
+
+class RegistryMaster:
+    """Answers from the projection of the registry and the shipped profiles."""
+
+    def __init__(self, view: RegistryView, profiles: ProfileCatalogue, clock: Clock) -> None:
+        self._view = view
+        self._profiles = profiles
+        self._clock = clock
+
+    def site(self, site_id: str) -> Site | None:
+        """Return a site as it is now."""
+        return self._view.site(SiteId(site_id))
+
+    def region(self, region_id: str) -> Region | None:
+        """Return a region as it is now."""
+        found = self._view.at(EntityKind.REGION, region_id, self._clock.now())
+        return found if isinstance(found, Region) else None
+
+    def devices_of(self, site_id: str) -> Sequence[Device]:
+        """Return the devices that stand at a site now."""
+        return self._view.devices(SiteId(site_id))
+
+    def profile_points(self, device: Device) -> frozenset[str]:
+        """Return the points of the device's profile; none for a device without one."""
+        profile = None if device.profile is None else self._profiles.find(device.profile, device.profile_version)
+        return frozenset() if profile is None else frozenset(profile.points)
+
+    def sites_within(self, limits: Sequence[str]) -> list[str]:
+        """Return the sites that limits such as ``s-1`` and ``region:440100`` mean."""
+        regions = {limit.removeprefix("region:") for limit in limits if limit.startswith("region:")}
+        sites = [limit for limit in limits if not limit.startswith("region:")]
+        if regions:
+            for site in self._view.sites():
+                if site.region is not None and regions & {site.region, *self._view.regions_above(site.region)}:
+                    sites.append(site.id)
+        return sites

@@ -1,0 +1,50 @@
+"""Settings of export: ``WATTRING_EXPORT__…``."""
+
+import ipaddress
+
+from pydantic import Field, SecretStr, field_validator
+
+from libs.common.settings import SettingsModel
+
+
+class ExportSettings(SettingsModel):
+    """What export is told besides the common settings."""
+
+    unit_host: str = Field(default="127.0.0.1", description="address that the units' SOAP service listens on")
+    unit_port: int = Field(
+        default=8080, ge=0, le=65535, description="its port; the specifications imply 8080, 0 opens no listener"
+    )
+    unit_address: str = Field(
+        default="127.0.0.1", description="address that units report to centres as theirs, unless a unit has its own"
+    )
+    unit_public_port: int | None = Field(
+        default=None, ge=1, le=65535, description="port that units report, where it differs from unit_port"
+    )
+    allowed_peers: tuple[str, ...] = Field(
+        default=("127.0.0.0/8", "::1/128"),
+        description="networks that may call the units' service, besides each connection's own peers",
+    )
+    max_message_bytes: int = Field(default=4 << 20, ge=1024, le=64 << 20, description="largest SOAP message taken")
+    max_values: int = Field(
+        default=200_000, ge=1, description="values in one answer, at most; a longer history is refused"
+    )
+    secret_key: SecretStr | None = Field(
+        default=None,
+        description="keys that credentials are encrypted with (Fernet, base64; several with commas, the first "
+        "encrypts); none keeps one in <keys_dir>/export-secrets.key",
+    )
+    lease_s: float = Field(default=9.0, gt=1, le=300, description="a dead replica's units are taken over after this")
+    poll_s: float = Field(default=1.0, gt=0, le=60, description="how often the queues are looked at without a call")
+    sample_retention_s: float = Field(
+        default=35 * 86400.0, gt=3600, description="age at which hourly samples leave the database"
+    )
+    delivery_retention_s: float = Field(
+        default=180 * 86400.0, gt=86400, description="age at which finished deliveries leave the database"
+    )
+
+    @field_validator("allowed_peers")
+    @classmethod
+    def _are_networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            ipaddress.ip_network(text, strict=False)
+        return value

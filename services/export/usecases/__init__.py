@@ -1,0 +1,1 @@
+"""What export does when it is asked: changes over the API, answers to centres."""

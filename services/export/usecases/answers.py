@@ -1,0 +1,318 @@
+"""What the units answer when a centre asks: every request gets a well-formed reply, most of them a quick one.
+
+A unit is found by its id and by who asks: the peer must be allowed for the unit's connection (by the
+settings, by the connection's own networks, or as the address that the centre was assigned). A wrong id, code
+or peer gets Result 0 like anything else that is refused. Orders are refused by default, audited always.
+"""
+
+import ipaddress
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from libs.common import metrics
+from libs.common.bus import outbox
+from libs.common.clock import Clock
+from libs.common.db import Database
+from libs.common.errors import Unavailable
+from services.export import bus, store
+from services.export.dialects import DIALECTS, Dialect, dialect_named
+from services.export.dialects import messages as m
+from services.export.dialects.base import Incoming, MalformedMessage, UnknownCommand
+from services.export.domain.connection import (
+    Connection,
+    Network,
+    Phase,
+    Unit,
+    UnitKey,
+    split_address,
+    valid_address,
+)
+from services.export.domain.latest import LatestReadings, latest_values, stored_values
+from services.export.domain.mapping import Mapping, SourceKind
+from services.export.host import HostMeter
+
+logger = logging.getLogger(__name__)
+
+HEARD_STEP_S = 30.0
+"""Hearing from a centre is written down at most so often per unit. [s]"""
+
+_asked = metrics.counter(
+    "export_sc_requests_total", "Requests of centres, by what became of them", ("command", "outcome")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The unit that is spoken to, with its connection."""
+
+    unit: Unit
+    connection: Connection
+
+
+class Answers:
+    """Answers the centres."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        clock: Clock,
+        latest: LatestReadings,
+        host: HostMeter,
+        allowed_peers: Sequence[str],
+        max_values: int,
+    ) -> None:
+        """Prepare the desk.
+
+        Args:
+            db: The service's database.
+            clock: For freshness and a centre's time check.
+            latest: Newest values.
+            host: How busy the machine is.
+            allowed_peers: Networks that may ask any unit.
+            max_values: Values in one answer, at most.
+        """
+        self._db = db
+        self._clock = clock
+        self._latest = latest
+        self._host = host
+        self._always: tuple[Network, ...] = tuple(ipaddress.ip_network(each, strict=False) for each in allowed_peers)
+        self._max_values = max_values
+
+    async def peer_allowed(self, peer: str) -> bool:
+        """Return whether this address may speak to any unit at all."""
+        if _within(peer, self._always):
+            return True
+        async with self._db.read() as conn:
+            connections = await store.fetch_connections(conn)
+            if any(_within(peer, each.networks()) for each in connections):
+                return True
+            return peer in {split_address(address)[0] for address in await store.assigned_addresses(conn)}
+
+    async def answer(self, incoming: Incoming, peer: str, path_dialect: Dialect) -> str:
+        """Return the payload of the reply.
+
+        Args:
+            incoming: The request.
+            peer: IP address that it came from.
+            path_dialect: What is spoken at the path that it came to, for requests that name no unit of ours.
+        """
+        try:
+            found = await self._find(incoming, peer)
+            dialect = path_dialect if found is None else dialect_named(found.connection.dialect)
+            return await self._answer_in(dialect, incoming, found, peer)
+        except Unavailable as exc:
+            logger.warning("a centre cannot be answered", extra={"command": incoming.name, "reason": exc.message})
+            return _no(path_dialect, incoming, "unavailable")
+
+    async def _answer_in(self, dialect: Dialect, incoming: Incoming, found: _Found | None, peer: str) -> str:
+        try:
+            request = dialect.read_request(incoming)
+        except UnknownCommand:
+            return _no(dialect, incoming, "unknown_command")
+        except MalformedMessage as exc:
+            logger.warning("malformed request", extra={"command": incoming.name, "reason": exc.message, "peer": peer})
+            return _no(dialect, incoming, "malformed")
+        if isinstance(request, m.CheckTime) and request.unit is None:
+            return await self._check_time_of_all(dialect, incoming, request.time, peer)
+        if found is None or request.unit != found.unit.ref:
+            return _no(dialect, incoming, "wrong_unit")
+        reply = await self._reply(dialect, request, found, peer)
+        await self._note_heard([found.unit])
+        _count(dialect, incoming, "yes" if reply.ok else "no")
+        return dialect.write_reply(incoming, reply)
+
+    async def _find(self, incoming: Incoming, peer: str) -> _Found | None:
+        """Return the unit that the request names, as far as the peer may speak to it."""
+        names = dict.fromkeys(dialect.unit_of(incoming) for dialect in DIALECTS.values())
+        async with self._db.read() as conn:
+            for ref in names:
+                if ref is None:
+                    continue
+                for unit in await store.units_named(conn, ref.unit_id):
+                    connection = await store.fetch_connection(conn, unit.connection_id)
+                    if connection is not None and self._may_ask(peer, connection, [unit]):
+                        return _Found(unit, connection)
+        return None
+
+    def _may_ask(self, peer: str, connection: Connection, units: Sequence[Unit]) -> bool:
+        assigned = {split_address(unit.assigned_address)[0] for unit in units if unit.assigned_address}
+        return _within(peer, self._always) or _within(peer, connection.networks()) or peer in assigned
+
+    async def _note_heard(self, units: Sequence[Unit]) -> None:
+        now = self._clock.now()
+        step = timedelta(seconds=HEARD_STEP_S)
+        stale = [unit.key for unit in units if unit.heard_at is None or now - unit.heard_at >= step]
+        if stale:
+            async with self._db.write() as conn:
+                await store.note_heard(conn, stale, now, not_since=now - step)
+
+    # ---- one kind of request each --------------------------------------------------------------------
+
+    async def _reply(self, dialect: Dialect, request: m.CentreRequest, found: _Found, peer: str) -> m.UnitReply:
+        unit, connection = found.unit, found.connection
+        match request:
+            case m.ReadPoints(selection=selection):
+                return await self._points(dialect, unit, selection)
+            case m.ReadHistory():
+                return await self._history(unit, request)
+            case m.ReadStatus():
+                load = self._host.read()
+                return m.UnitStatus(unit.ref, True, load.cpu_percent, load.memory_percent)
+            case m.CheckTime(time=time):
+                return m.Outcome(unit.ref, await self._time_agrees([unit], connection, time))
+            case m.ReadRegistration():
+                return await self._registration(unit, connection)
+            case m.WriteRegistration(centre_address=address):
+                return m.Outcome(unit.ref, await self._write_registration(found, address, peer))
+            case m.WritePoints(orders=orders):
+                return await self._refuse_orders(unit, "point.write", orders, peer)
+            case m.WriteThresholds(orders=orders):
+                return await self._refuse_orders(unit, "threshold.write", orders, peer)
+            case m.ReadThresholds():
+                # Thresholds are alarm's; as long as it is not asked, "no" is the true answer.
+                return m.PointValues(unit.ref, False)
+            case m.ReadFileAccount():
+                return m.FileAccount(unit.ref, False)
+            case m.WriteFileAccount():
+                await self._audit_refusal(unit, "file_account.write", (), peer)
+                return m.Outcome(unit.ref, False)
+            case m.Restart():
+                await self._audit_refusal(unit, "unit.restart", (), peer)
+                return m.Outcome(unit.ref, False)
+
+    async def _points(self, dialect: Dialect, unit: Unit, selection: Sequence[m.DeviceSelection]) -> m.PointValues:
+        async with self._db.read() as conn:
+            mapping = await store.fetch_mapping(conn, unit.key)
+            signalling = {point.device_id for point in mapping.points if point.kind is SourceKind.SIGNAL}
+            active = await store.active_alarms(conn, signalling)
+        devices = latest_values(
+            mapping,
+            selection,
+            latest=self._latest,
+            active=active,
+            type_of=dialect.type_of_point,
+            now=self._clock.now(),
+        )
+        if sum(len(device.values) for device in devices) > self._max_values:
+            return m.PointValues(unit.ref, False)
+        return m.PointValues(unit.ref, True, devices)
+
+    async def _history(self, unit: Unit, request: m.ReadHistory) -> m.PointValues:
+        if request.end < request.start:
+            return m.PointValues(unit.ref, False)
+        async with self._db.read() as conn:
+            mapping = await store.fetch_mapping(conn, unit.key)
+            hours = (request.end - request.start) / timedelta(hours=1) + 1
+            if hours * _most_points(mapping) > self._max_values:
+                return m.PointValues(unit.ref, False)
+            wanted = {point.device_id for point in mapping.points if point.kind is SourceKind.POINT}
+            rows = await store.fetch_samples(conn, wanted, request.start, request.end)
+        samples: dict[tuple[str, str], list[tuple[datetime, float]]] = {}
+        for device_id, points in rows:
+            for point, (value, posix_s) in points.items():
+                at = datetime.fromtimestamp(posix_s, tz=request.start.tzinfo)
+                if request.start <= at <= request.end:
+                    samples.setdefault((device_id, point), []).append((at, value))
+        return m.PointValues(unit.ref, True, stored_values(mapping, request.selection, samples))
+
+    async def _registration(self, unit: Unit, connection: Connection) -> m.Registration:
+        async with self._db.read() as conn:
+            mapping = await store.fetch_mapping(conn, unit.key)
+        own = m.DeviceRef(unit.ref.unit_id, unit.ref.unit_code)
+        return m.Registration(
+            unit=unit.ref,
+            ok=True,
+            centre_address=unit.assigned_address or connection.peers_and_host()[-1],
+            tunnel_address=unit.facts.address,
+            devices=(own, *(device.ref for device in mapping.devices)),
+        )
+
+    async def _write_registration(self, found: _Found, address: str, peer: str) -> bool:
+        unit, allowed = found.unit, found.connection.options.allow_write_registration
+        done = allowed and valid_address(address)
+        async with self._db.write() as conn:
+            current = await store.lock_unit(conn, unit.key)
+            if done and current is not None:
+                await store.save_session(conn, replace(current, assigned_address=address))
+            audited = bus.order_audited(
+                unit, "registration.write", points=[address], address=peer, succeeded=done, at=self._clock.now()
+            )
+            await outbox.put(conn, [audited])
+        return done
+
+    async def _refuse_orders(
+        self, unit: Unit, action: str, orders: Sequence[m.PointOrder], peer: str
+    ) -> m.WriteOutcome:
+        """Refuse every order by name: no connection may switch or change thresholds yet."""
+        failed: dict[m.DeviceRef, list[str]] = {}
+        for order in orders:
+            failed.setdefault(order.device, []).append(order.point_id)
+        await self._audit_refusal(unit, action, [order.point_id for order in orders], peer)
+        outcomes = tuple(m.DeviceOutcome(device, (), tuple(points)) for device, points in failed.items())
+        return m.WriteOutcome(unit.ref, False, outcomes)
+
+    async def _audit_refusal(self, unit: Unit, action: str, points: Sequence[str], peer: str) -> None:
+        audited = bus.order_audited(unit, action, points=points, address=peer, succeeded=False, at=self._clock.now())
+        async with self._db.write() as conn:
+            await outbox.put(conn, [audited])
+
+    # ---- time ------------------------------------------------------------------------------------
+
+    async def _check_time_of_all(self, dialect: Dialect, incoming: Incoming, time: datetime, peer: str) -> str:
+        """Answer a time check without a unit: it concerns every unit that the peer may ask."""
+        concerned: list[tuple[Connection, list[Unit]]] = []
+        async with self._db.read() as conn:
+            for connection in await store.fetch_connections(conn):
+                units = await store.fetch_units(conn, connection.id)
+                if connection.dialect == dialect.name and self._may_ask(peer, connection, units):
+                    concerned.append((connection, units))
+        if not concerned:
+            return _no(dialect, incoming, "wrong_unit")
+        agrees = [await self._time_agrees(units, connection, time) for connection, units in concerned]
+        for _, units in concerned:
+            await self._note_heard([unit for unit in units if unit.phase is not Phase.NEW])
+        _count(dialect, incoming, "yes" if all(agrees) else "no")
+        return dialect.write_reply(incoming, m.Outcome(None, all(agrees)))
+
+    async def _time_agrees(self, units: Sequence[Unit], connection: Connection, time: datetime) -> bool:
+        """Note a centre's clock and return whether it agrees with ours.
+
+        Our clock is kept by the machine; a unit in software does not set it at a centre's word. A difference
+        beyond the tolerance is answered with a no, so that the centre's operator sees it too.
+        """
+        skew_s = (time - self._clock.now()).total_seconds()
+        keys: list[UnitKey] = [unit.key for unit in units]
+        async with self._db.write() as conn:
+            await store.note_skew(conn, keys, skew_s)
+        tolerated = abs(skew_s) <= connection.options.time_tolerance_s
+        if not tolerated:
+            logger.warning("a centre's clock differs", extra={"destination": connection.id, "skew_s": round(skew_s, 1)})
+        return tolerated
+
+
+def _most_points(mapping: Mapping) -> int:
+    return sum(1 for point in mapping.points if point.kind is SourceKind.POINT)
+
+
+def _no(dialect: Dialect, incoming: Incoming, outcome: str) -> str:
+    """Return Result 0 in the form that fits any command, echoing the unit that was named."""
+    _count(dialect, incoming, outcome)
+    return dialect.write_reply(incoming, m.Outcome(dialect.unit_of(incoming), False))
+
+
+def _count(dialect: Dialect, incoming: Incoming, outcome: str) -> None:
+    # A name that is no command is the caller's text: under its own label the metric would grow without end.
+    names = (each.name for each in dialect.commands if each.name.casefold() == incoming.name.casefold())
+    _asked.labels(next(names, "other"), outcome).inc()
+
+
+def _within(peer: str, networks: Sequence[Network]) -> bool:
+    try:
+        address = ipaddress.ip_address(peer)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return any((mapped or address) in network for network in networks)

@@ -1,0 +1,1 @@
+"""What export does by itself: queue alarms, keep units logged in, follow readings."""

@@ -1,0 +1,509 @@
+"""The worker that keeps units logged in and empties their queues.
+
+One runner per centre, so that a slow one delays nobody else; within a centre several units at a time, and
+one call at a time per unit, which is what keeps the order. Which replica works for a unit is decided by
+leases on slots (a unit's key modulo ``SLOTS``). A call is made outside any transaction; its outcome is
+written only to rows that are still open, so that a delivery is told of once, even if a former holder
+of the slot comes back with the same news.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
+from typing import TypeVar
+
+from libs.common import metrics
+from libs.common.backoff import Backoff
+from libs.common.bus import outbox
+from libs.common.clock import Clock
+from libs.common.contracts.alarm import ConditionKind
+from libs.common.contracts.base import Phase as FindingPhase
+from libs.common.contracts.delivery import DeliveryState
+from libs.common.db import Database, WriteConn
+from libs.common.errors import Unavailable
+from libs.common.lease import Lease, LeaseKeeper
+from services.export import bus, store
+from services.export.dialects import Dialect, dialect_named
+from services.export.dialects.messages import (
+    DeviceRef,
+    Operation,
+    Outcome,
+    Register,
+    Registered,
+    ReportAlarms,
+    UnitRequest,
+    Unregister,
+)
+from services.export.domain import session
+from services.export.domain.connection import Connection, ConnectionId, Phase, Unit, UnitKey, service_url
+from services.export.domain.delivery import Delivery, batch_of
+from services.export.secrets import Secrets, SecretsUnreadable
+from services.export.soap_client import Answered, BadAnswer, CallOutcome, CentreClient, NotSent
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SLOTS = 16
+"""Units are spread over so many leases; replicas share the work in these portions."""
+
+_calls = metrics.counter("export_sc_calls_total", "Calls to centres", ("destination", "operation", "outcome"))
+_seconds = metrics.histogram(
+    "export_alarm_acknowledged_seconds", "From the queue to the centre's acknowledgement", ("destination",)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One thing to do for a unit."""
+
+    unit: Unit
+    operation: Operation
+
+
+class Centres:
+    """Runs one runner for every connection that is in use."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        clock: Clock,
+        secrets: Secrets,
+        owner: str,
+        lease_s: float,
+        poll_s: float,
+        committed: Callable[[], None],
+    ) -> None:
+        """Prepare the worker.
+
+        Args:
+            db: The service's database.
+            clock: For times and leases.
+            secrets: Opens the connections' credentials.
+            owner: Name of this replica.
+            lease_s: A dead replica's units are taken over after this. [s]
+            poll_s: How often the queues are looked at without being woken. [s]
+            committed: Called after a commit that may have filled the outbox.
+        """
+        self._db = db
+        self._clock = clock
+        self._secrets = secrets
+        self._keeper = LeaseKeeper(db, clock, owner, lease_s)
+        self._lease_s = lease_s
+        self._poll_s = poll_s
+        self._committed = committed
+        self._leases: list[Lease] = []
+        self._runners: dict[ConnectionId, CentreRunner] = {}
+        self._tasks: dict[ConnectionId, asyncio.Task[None]] = {}
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look at the queues and the connections now."""
+        self._wake.set()
+        for runner in self._runners.values():
+            runner.wake()
+
+    def slots(self) -> list[int]:
+        """Return the slots that are ours at this moment."""
+        return [int(lease.name.removeprefix("units-")) for lease in self._leases if lease.valid]
+
+    async def run(self, beat: Callable[[], None]) -> None:
+        """Work for ever; waits while the database is away."""
+        backoff = Backoff(first_s=0.2, cap_s=5.0)
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    beat()
+                    self._wake.clear()
+                    try:
+                        await self._hold_leases()
+                        await self._follow_connections(group)
+                        for runner in self._runners.values():
+                            await runner.lose_silent_units()
+                    except Unavailable as exc:
+                        if backoff.first:
+                            logger.warning("centres wait for the database", extra={"reason": exc.message})
+                        await self._clock.sleep(backoff.next_s())
+                        continue
+                    backoff.reset()
+                    await wait_for(self._wake, self._poll_s)
+        finally:
+            await self._let_go()
+
+    async def _hold_leases(self) -> None:
+        if self._leases and all(lease.valid_for_s() > self._lease_s / 2 for lease in self._leases):
+            if len(self._leases) == SLOTS:
+                return
+        else:
+            self._leases = await self._keeper.renew_many(self._leases)
+        held = {lease.name for lease in self._leases}
+        missing = [name for slot in range(SLOTS) if (name := f"units-{slot}") not in held]
+        self._leases += await self._keeper.acquire_many(missing, SLOTS)
+
+    async def _follow_connections(self, group: asyncio.TaskGroup) -> None:
+        async with self._db.read() as conn:
+            connections = {each.id: each for each in await store.fetch_connections(conn)}
+        wanted = {each.id: each for each in connections.values() if each.enabled or each.removed}
+        for connection_id in [*self._runners]:
+            runner = self._runners[connection_id]
+            if connection_id in wanted and runner.serves(wanted[connection_id]):
+                runner.connection = wanted[connection_id]
+                continue
+            task = self._tasks.pop(connection_id)
+            del self._runners[connection_id]
+            task.cancel()
+            await asyncio.wait([task], timeout=5.0)
+        for connection_id, connection in wanted.items():
+            if connection_id not in self._runners:
+                runner = CentreRunner(
+                    connection,
+                    db=self._db,
+                    clock=self._clock,
+                    secrets=self._secrets,
+                    slots=self.slots,
+                    poll_s=self._poll_s,
+                    committed=self._committed,
+                )
+                self._runners[connection_id] = runner
+                self._tasks[connection_id] = group.create_task(runner.run(), name=f"centre {connection_id}")
+
+    async def _let_go(self) -> None:
+        """Give the leases back when stopping, so that another replica need not wait for their end."""
+        try:
+            async with asyncio.timeout(1.0):
+                await self._keeper.release_many(self._leases)
+        except (Unavailable, TimeoutError):
+            logger.debug("leases on units left to run out")
+
+
+class CentreRunner:
+    """Does what is due for the units of one centre."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        db: Database,
+        clock: Clock,
+        secrets: Secrets,
+        slots: Callable[[], Sequence[int]],
+        poll_s: float,
+        committed: Callable[[], None],
+    ) -> None:
+        """Prepare a runner; arguments as for ``Centres``."""
+        self.connection = connection
+        """May be replaced while it runs, by one that it ``serves``."""
+        self._db = db
+        self._clock = clock
+        self._secrets = secrets
+        self._slots = slots
+        self._poll_s = poll_s
+        self._committed = committed
+        self._dialect: Dialect = dialect_named(connection.dialect)
+        self._wake = asyncio.Event()
+        self._busy: set[UnitKey] = set()
+        self._login_free_at = clock.monotonic()
+        self._rng = random.Random()  # noqa: S311 - spreads load, protects nothing
+
+    def serves(self, connection: Connection) -> bool:
+        """Return whether the runner can go on with a changed connection, or has to be replaced."""
+        mine, new = self.connection, connection
+        return (mine.dialect, mine.options.timeout_s, mine.options.concurrency) == (
+            new.dialect,
+            new.options.timeout_s,
+            new.options.concurrency,
+        )
+
+    def wake(self) -> None:
+        """Look at the queues now."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Work until cancelled; calls that are under way are cut then, and made again by whoever follows."""
+        options = self.connection.options
+        client = CentreClient(self._dialect, timeout_s=options.timeout_s, concurrency=options.concurrency)
+        backoff = Backoff(first_s=0.2, cap_s=5.0)
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    self._wake.clear()
+                    try:
+                        due = await self._due()
+                    except Unavailable as exc:
+                        if backoff.first:
+                            logger.warning("centre waits for the database", extra={"reason": exc.message})
+                        await self._clock.sleep(backoff.next_s())
+                        continue
+                    backoff.reset()
+                    for task in due:
+                        if len(self._busy) >= options.concurrency:
+                            break
+                        if task.unit.key not in self._busy:
+                            self._busy.add(task.unit.key)
+                            group.create_task(self._do(client, task), name=f"{task.operation} {task.unit.ref.unit_id}")
+                    await wait_for(self._wake, self._poll_s)
+        finally:
+            async with asyncio.timeout(2.0):
+                await client.close()
+
+    async def _due(self) -> list[_Task]:
+        """Return what is due, the more urgent first: a LOGIN lets everything else follow."""
+        slots, connection, now = self._slots(), self.connection, self._clock.now()
+        if not slots:
+            return []
+        async with self._db.read() as conn:
+            leaving = await store.units_to_log_out(conn, connection.id, slots=slots, slot_count=SLOTS, now=now)
+            due = [_Task(unit, Operation.UNREGISTER) for unit in leaving]
+            if connection.removed or not connection.enabled:
+                return due
+            logins = await store.units_to_log_in(
+                conn,
+                connection.id,
+                slots=slots,
+                slot_count=SLOTS,
+                now=now,
+                interval_s=self._login_interval_s,
+                limit=self._logins_allowed(),
+            )
+            alarms = await store.units_with_due_alarms(conn, connection.id, slots=slots, slot_count=SLOTS, now=now)
+        due += [_Task(unit, Operation.REGISTER) for unit in logins]
+        due += [_Task(unit, Operation.REPORT_ALARMS) for unit in alarms]
+        return due
+
+    async def lose_silent_units(self) -> None:
+        """Mark the units as lost whose centre has not been heard of for too long; a LOGIN follows."""
+        silence_s, slots = self.connection.options.silence_s, self._slots()
+        if silence_s is None or self.connection.removed or not self.connection.enabled or not slots:
+            return
+        before = self._clock.now() - timedelta(seconds=silence_s)
+        async with self._db.write() as conn:
+            for unit in await store.lock_silent_units(
+                conn, self.connection.id, slots=slots, slot_count=SLOTS, heard_before=before
+            ):
+                lost = replace(unit, phase=Phase.LOST, error=f"nothing heard from the centre for {silence_s:g} s")
+                await self._save(conn, lost, before=unit)
+
+    @property
+    def _login_interval_s(self) -> float:
+        own = self.connection.options.login_interval_s
+        return self._dialect.login_interval_s if own is None else own
+
+    def _logins_allowed(self) -> int:
+        """Return how many LOGINs may start now: a second's worth at most, and none before the rate allows."""
+        waiting_s = self._clock.monotonic() - self._login_free_at
+        rate = self.connection.options.logins_per_s
+        return max(0, min(int(waiting_s * rate) + 1 if waiting_s >= 0 else 0, max(1, int(rate))))
+
+    async def _do(self, client: CentreClient, task: _Task) -> None:
+        again = False
+        try:
+            match task.operation:
+                case Operation.REGISTER:
+                    again = await self._log_in(client, task.unit)
+                case Operation.UNREGISTER:
+                    await self._log_out(client, task.unit)
+                case _:
+                    again = await self._report(client, task.unit)
+        except Unavailable as exc:
+            logger.warning("call put off", extra={"unit": task.unit.ref.unit_id, "reason": exc.message})
+        finally:
+            self._busy.discard(task.unit.key)
+            if again:
+                self.wake()
+
+    # ---- LOGIN and LOGOUT ------------------------------------------------------------------------
+
+    async def _log_in(self, client: CentreClient, unit: Unit) -> bool:
+        options = self.connection.options
+        async with self._db.read() as conn:
+            mapping = await store.fetch_mapping(conn, unit.key)
+            sealed = await store.fetch_credentials(conn, self.connection.id)
+        try:
+            account = self._secrets.unseal(sealed)
+        except SecretsUnreadable as exc:
+            await self._persistently(partial(self._after_login, unit, NotSent(exc.message)))
+            return False
+        own = DeviceRef(unit.ref.unit_id, unit.ref.unit_code)
+        request = Register(
+            unit=unit.ref,
+            facts=unit.facts,
+            # The unit itself stands in the list as a device.
+            devices=(own, *(device.ref for device in mapping.devices if device.ref.device_id != own.device_id)),
+            username=account.get("username", ""),
+            password=account.get("password", ""),
+        )
+        async with self._db.write() as conn:
+            if not await store.claim_login(conn, unit.key, now=self._clock.now(), interval_s=self._login_interval_s):
+                return False
+        now_s = self._clock.monotonic()
+        self._login_free_at = max(self._login_free_at, now_s - 1.0) + 1.0 / options.logins_per_s
+        # Registration goes to the registration address, events to the one that is assigned there.
+        outcome = await self._call(client, self.connection.url, request, Operation.REGISTER)
+        return await self._persistently(partial(self._after_login, unit, outcome))
+
+    async def _after_login(self, unit: Unit, outcome: CallOutcome) -> bool:
+        """Write what became of a LOGIN; return whether the unit was let in."""
+        options, now = self.connection.options, self._clock.now()
+        async with self._db.write() as conn:
+            current = await store.lock_unit(conn, unit.key)
+            if current is None or current.phase in (Phase.LEAVING, Phase.LEFT):
+                return False
+            match outcome:
+                case Answered(reply=Registered() as reply):
+                    after = session.let_in_or_refused(current, reply, now)
+                case NotSent(reason=reason):
+                    after = session.login_not_sent(
+                        current, reason, now, options, last_login_at=unit.last_login_at, jitter=self._rng.random()
+                    )
+                case _:
+                    after = session.login_unanswered(current, _reason(outcome))
+            await self._save(conn, after, before=current)
+            if after.phase is Phase.REGISTERED:
+                await store.hurry(conn, unit.key, now)
+        self._committed()
+        return after.phase is Phase.REGISTERED
+
+    async def _log_out(self, client: CentreClient, unit: Unit) -> None:
+        url = service_url(self.connection, unit.assigned_address)
+        outcome = await self._call(client, url, Unregister(unit.ref), Operation.UNREGISTER)
+        await self._persistently(partial(self._after_logout, unit, outcome))
+
+    async def _after_logout(self, unit: Unit, outcome: CallOutcome) -> None:
+        async with self._db.write() as conn:
+            current = await store.lock_unit(conn, unit.key)
+            if current is None or current.phase is not Phase.LEAVING:
+                return
+            after = session.logged_out(
+                current,
+                answered=isinstance(outcome, Answered | BadAnswer),
+                now=self._clock.now(),
+                options=self.connection.options,
+                jitter=self._rng.random(),
+            )
+            await self._save(conn, after, before=current)
+        self._committed()
+
+    async def _save(self, conn: WriteConn, unit: Unit, *, before: Unit) -> None:
+        """Write a session, and tell the platform when the connection's finding has changed."""
+        found = session.finding_of(unit, self.connection.options)
+        unit = replace(unit, finding=None if found is None else found.value)
+        await store.save_session(conn, unit)
+        if unit.phase is not before.phase:
+            logger.info(
+                "unit changed its phase",
+                extra={"unit": unit.ref.unit_id, "phase": unit.phase.value, "reason": unit.error},
+            )
+        if unit.finding == before.finding:
+            return
+        news = []
+        if before.finding is not None:
+            news.append((ConditionKind(before.finding), FindingPhase.END))
+        if found is not None:
+            news.append((found, FindingPhase.BEGIN))
+        await outbox.put(
+            conn,
+            [
+                bus.finding(
+                    unit,
+                    kind,
+                    phase,
+                    detail=unit.error or "the centre has let the unit in",
+                    detail_zh=unit.error or "监控中心已接受注册",
+                    at=self._clock.now(),
+                )
+                for kind, phase in news
+            ],
+        )
+
+    # ---- alarms ----------------------------------------------------------------------------------
+
+    async def _report(self, client: CentreClient, unit: Unit) -> bool:
+        """Send the next message of a unit's queue; return whether there may be more at once."""
+        options = self.connection.options
+        async with self._db.read() as conn:
+            heads = await store.due_heads(conn, unit.key, now=self._clock.now(), limit=options.batch_size)
+        batch = batch_of(heads, options.batch_size)
+        if not batch:
+            return False
+        request = ReportAlarms(unit.ref, tuple(each.report() for each in batch))
+        url = service_url(self.connection, unit.assigned_address)
+        outcome = await self._call(client, url, request, Operation.REPORT_ALARMS)
+        accepted = isinstance(outcome, Answered) and isinstance(outcome.reply, Outcome) and outcome.reply.ok
+        await self._persistently(partial(self._after_report, unit, batch, outcome, accepted=accepted))
+        return accepted or len(batch) > 1
+
+    async def _after_report(
+        self, unit: Unit, batch: Sequence[Delivery], outcome: CallOutcome, *, accepted: bool
+    ) -> None:
+        """Write what became of a message with alarms."""
+        now = self._clock.now()
+        async with self._db.write() as conn:
+            current = await store.lock_unit(conn, unit.key)
+            still_open = await store.lock_open(conn, [each.id for each in batch])
+            after = [self._after(each, outcome, accepted=accepted, company=len(batch) > 1) for each in still_open]
+            await store.save_attempts(conn, after)
+            changed = [new for old, new in zip(still_open, after, strict=True) if new.state is not old.state]
+            await outbox.put(conn, [bus.delivery_event(each, at=now) for each in changed])
+            if current is not None and current.phase in (Phase.REGISTERED, Phase.LOST):
+                if accepted:
+                    session_after = session.alarms_acknowledged(current, now)
+                elif isinstance(outcome, Answered):  # a no is an answer: the connection works
+                    session_after = current
+                else:
+                    session_after = session.alarms_failed(current, _reason(outcome), self.connection.options)
+                await self._save(conn, session_after, before=current)
+        self._committed()
+        for each in after:
+            if each.state is DeliveryState.DELIVERED:
+                _seconds.labels(self.connection.id).observe(max((now - each.queued_at).total_seconds(), 0.0))
+
+    def _after(self, delivery: Delivery, outcome: CallOutcome, *, accepted: bool, company: bool) -> Delivery:
+        now = self._clock.now()
+        if accepted:
+            return session.acknowledged(delivery, now)
+        answered = isinstance(outcome, Answered)
+        return session.not_taken(
+            delivery,
+            now,
+            self.connection.options,
+            refused=answered,
+            # After a message that the centre could not digest each alarm goes alone; silence says nothing.
+            company=company and isinstance(outcome, Answered | BadAnswer),
+            reason="the centre answered Result 0" if answered else _reason(outcome),
+            jitter=self._rng.random(),
+        )
+
+    async def _persistently(self, write: Callable[[], Awaitable[T]]) -> T:
+        """Write an outcome, again and again while the database is away: the call itself must not be made twice."""
+        backoff = Backoff(first_s=0.2, cap_s=5.0)
+        while True:
+            try:
+                return await write()
+            except Unavailable as exc:
+                if backoff.first:
+                    logger.warning("outcome of a call waits for the database", extra={"reason": exc.message})
+                await self._clock.sleep(backoff.next_s())
+
+    async def _call(self, client: CentreClient, url: str, request: UnitRequest, operation: Operation) -> CallOutcome:
+        outcome = await client.call(url, request, operation)
+        kind = type(outcome).__name__
+        _calls.labels(self.connection.id, operation.value, kind).inc()
+        return outcome
+
+
+def _reason(outcome: CallOutcome) -> str:
+    return "unexpected reply" if isinstance(outcome, Answered) else outcome.reason
+
+
+async def wait_for(event: asyncio.Event, limit_s: float) -> None:
+    """Wait for an event, at most ``limit_s``. [s]"""
+    try:
+        async with asyncio.timeout(limit_s):
+            await event.wait()
+    except TimeoutError:
+        return
