@@ -31,6 +31,7 @@ run: setup ## start the whole suite with a simulated field; Ctrl-C stops it
 
 test: setup ## set up real Kafka, PostgreSQL and a browser, and run every test
 	@deploy/setup/backing-services
+	@if [ -z "$$KAFKA_BOOTSTRAP_SERVERS" ] && command -v java mvn >/dev/null; then deploy/kafka/kafka.sh jars >/dev/null; fi
 	$(BIN)/pytest -n $(JOBS) $(T)
 ifeq ($(T),tests)
 	deploy/setup/with-system-postgres $(BIN)/pytest -n $(JOBS) -m postgres tests

@@ -10,10 +10,14 @@
 """
 
 import asyncio
+import contextlib
+import fcntl
 import inspect
 import itertools
 import os
 import shutil
+import socket
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -117,6 +121,46 @@ async def _database(server: str, template: str) -> AsyncIterator[str]:
         yield database_url(server, name)
     finally:
         await _statement(server, f'drop database "{name}" with (force)')
+
+
+@pytest.fixture(scope="session")
+def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Address of a real broker."""
+    given = os.environ.get("KAFKA_BOOTSTRAP_SERVERS")
+    if given:
+        return given
+    worker = "PYTEST_XDIST_WORKER" in os.environ
+    shared = tmp_path_factory.getbasetemp().parent if worker else tmp_path_factory.getbasetemp()
+    address, script = shared / "kafka.address", ROOT / "deploy" / "kafka" / "kafka.sh"
+    with (shared / "kafka.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if address.exists():
+            return address.read_text()
+        environ = {**os.environ, "KAFKA_DATA": str(shared / "kafka"), "KAFKA_PORT": str(_two_free_ports())}
+        try:
+            started = subprocess.run([script, "start"], env=environ, capture_output=True, text=True, timeout=110)
+        except (OSError, subprocess.TimeoutExpired) as exc:
+            missing(f"Kafka: {exc}")
+        if started.returncode != 0:
+            missing(f"Kafka: {started.stderr.strip()}")
+        # Whoever comes last cannot be known, and a killed run would leave the broker: this one outlives the run.
+        run = os.getppid() if worker else os.getpid()
+        after = f'(while kill -0 {run} 2>/dev/null; do sleep 1; done; "$0" stop) </dev/null >/dev/null 2>&1 &'
+        subprocess.run(["/bin/sh", "-c", after, script], env=environ, start_new_session=True, timeout=10, check=True)
+        address.write_text(started.stdout.strip())
+        return address.read_text()
+
+
+def _two_free_ports() -> int:
+    """Return a port that is free and has a free one after it: the broker's and its controller's."""
+    for _ in range(100):
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            port: int = first.getsockname()[1]
+            with contextlib.suppress(OSError):
+                second.bind(("127.0.0.1", port + 1))
+                return port
+    raise RuntimeError("no two free ports in a row")
 
 
 def database_url(server: str, name: str) -> str:
