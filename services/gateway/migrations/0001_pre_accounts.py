@@ -2,6 +2,7 @@
 
 from alembic import op
 
+from libs.common.registry import create_registry_tables
 from libs.common.schema import create_runtime_tables
 
 revision = "0001"
@@ -11,6 +12,7 @@ down_revision = None
 def upgrade() -> None:
     """Create the tables."""
     create_runtime_tables(op)
+    create_registry_tables(op)
     op.execute(
         """
         create table users (

@@ -1,0 +1,250 @@
+"""Carbon on a real database and bus: what is booked, once, whatever the order and however often."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from pydantic import SecretStr
+
+from libs.common.bus import envelope, topics
+from libs.common.bus.outbox import OutboxRelay
+from libs.common.bus.pglog import PgLogBus
+from libs.common.bus.port import Message, Received
+from libs.common.clock import SystemClock
+from libs.common.contracts.registry import Binding, Circuit, CircuitRole, Entity, Region, Site, SiteKind, record_of
+from libs.common.contracts.telemetry import Quality, Reading
+from libs.common.db import Database
+from libs.common.ids import CircuitId, DeviceId, RegionId, SiteId
+from libs.common.registry import RegistryView
+from libs.common.settings import BusSettings, DatabaseSettings
+from services.carbon import store
+from services.carbon.bus import ENERGY_POINT
+from services.carbon.directory import RegistryDirectory
+from services.carbon.domain.intervals import Grade
+from services.carbon.frames import Step
+from services.carbon.library import load_shipped
+from services.carbon.queries import Queries
+from services.carbon.usecases import Booking
+from services.carbon.worker import BookingHandler, OutboxPublisher, Recomputation
+
+pytestmark = [pytest.mark.integration, pytest.mark.postgres]
+
+LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
+START = datetime(2026, 3, 1, 16, tzinfo=UTC)
+SITE, METER, FEED = SiteId("site-1"), DeviceId("meter-1"), CircuitId("feed-1")
+COMMON = {"valid_from": LONG_AGO, "version": 1, "changed_by": "user:test"}
+
+
+def registry() -> list[Entity]:
+    return [
+        Region(id="gd", name="Guangdong", code="440000", **COMMON),
+        Site(id=SITE, name="Site", code="03921", kind=SiteKind.ACCESS_ROOM, region=RegionId("gd"), **COMMON),
+        Circuit(id=FEED, name="Feed", level=1, role=CircuitRole.SITE_FEED, site=SITE, **COMMON),
+    ]
+
+
+def binding() -> Binding:
+    return Binding(id="b-1", name="Binding", device=METER, circuit=FEED, **COMMON)
+
+
+def reading(minutes: float, shown: float, *, ratio: float = 40.0, quality: Quality | None = None) -> Received:
+    at = START + timedelta(minutes=minutes)
+    payload = Reading(
+        device_id=METER,
+        site_id=SITE,
+        source_time=at,
+        received_at=at,
+        driver="modbus",
+        points={ENERGY_POINT: shown, "voltage_a": 230.0},
+        quality=None if quality is None else {ENERGY_POINT: quality},
+        energy_ratio=ratio,
+    )
+    return Received(
+        topic=topics.READINGS,
+        partition=0,
+        offset=round(minutes * 60),
+        key=SITE,
+        value=payload.to_json(),
+        headers=(),
+        appended_at=at,
+    )
+
+
+class Carbon:
+    """Carbon without its loops: what they call, called by the test."""
+
+    def __init__(self, db: Database, view: RegistryView, bus: PgLogBus) -> None:
+        clock = SystemClock()
+        self.db, self.bus, self.view = db, bus, view
+        self.directory = RegistryDirectory(view, clock)
+        self.relay = OutboxRelay(bus=bus, db=db, clock=clock, owner="test")
+        booking = Booking(
+            directory=self.directory, books=store, publisher=OutboxPublisher(), clock=clock, point=ENERGY_POINT
+        )
+        self.handler = BookingHandler(booking, self.relay)
+        self.recomputation = Recomputation(
+            db=db, directory=self.directory, booking=booking, relay=self.relay, clock=clock, poll_s=0.05
+        )
+        self.queries = Queries(
+            db=db, directory=self.directory, clock=clock, factors=load_shipped(), point=ENERGY_POINT, days_max=400
+        )
+
+    async def take(self, *batch: Received) -> None:
+        async with self.db.effects() as conn:
+            await self.handler.handle(conn, batch)
+
+    async def booked(self) -> list[tuple[int, int, float | None, Grade]]:
+        """(quarter, version, kWh, grade) of what holds."""
+        async with self.db.read() as conn:
+            found = await store.fetch_current(conn, [FEED], START - timedelta(days=9), START + timedelta(days=9))
+        return [
+            (
+                round((one.start - START).total_seconds() / 900),
+                one.version,
+                None if one.energy_kwh is None else round(one.energy_kwh, 6),
+                one.grade,
+            )
+            for one in found
+        ]
+
+    async def published(self) -> int:
+        async with self.db.read() as conn:
+            return int(await conn.fetchval("select count(*) from outbox where topic = $1", topics.INTERVALS))
+
+
+async def publish(bus: PgLogBus, entities: list[Entity]) -> None:
+    messages: list[Message] = [
+        envelope.message(topics.REGISTRY, one.id, record_of([one]), source="test", time=LONG_AGO) for one in entities
+    ]
+    await bus.publish(messages, timeout_s=5.0)
+
+
+@asynccontextmanager
+async def running(coroutine_of: object) -> AsyncIterator[None]:
+    task = asyncio.create_task(coroutine_of.run(lambda: None))  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.fixture
+async def carbon(postgres_url: str) -> AsyncIterator[Carbon]:
+    clock = SystemClock()
+    settings = DatabaseSettings(url=SecretStr(postgres_url))
+    db = Database(settings, schema="carbon", role="wattring_carbon")
+    bus = PgLogBus(settings, BusSettings(), clock)
+    await db.open()
+    await bus.start()
+    await bus.ensure_topics(topics.specs(BusSettings()))
+    await publish(bus, [*registry(), binding()])
+    view = RegistryView(bus=bus, db=db, clock=clock)
+    try:
+        async with running(view):
+            async with asyncio.timeout(20):
+                await view.ready()
+            yield Carbon(db, view, bus)
+    finally:
+        await bus.stop()
+        await db.close()
+
+
+async def test_intervals_are_booked_when_they_close_with_the_ratio_of_the_meter(carbon: Carbon) -> None:
+    await carbon.take(reading(0, 100.0), reading(7, 100.5))
+    assert await carbon.booked() == []
+    await carbon.take(reading(15, 101.0), reading(30, 103.0))
+    assert await carbon.booked() == [(0, 1, 40.0, Grade.MEASURED), (1, 1, 80.0, Grade.MEASURED)]
+    assert await carbon.published() == 2
+
+
+async def test_the_same_readings_again_change_nothing(carbon: Carbon) -> None:
+    batch = [reading(minutes, 100.0 + minutes / 15) for minutes in range(0, 60, 5)]
+    await carbon.take(*batch)
+    before, published = await carbon.booked(), await carbon.published()
+    carbon.handler.drop(frozenset({0}))
+    await carbon.take(*batch)
+    await carbon.take(*reversed(batch))
+    assert await carbon.booked() == before
+    assert await carbon.published() == published
+
+
+async def test_order_of_arrival_does_not_matter(carbon: Carbon) -> None:
+    batch = [reading(minutes, 100.0 + minutes**1.5) for minutes in range(0, 120, 4)]
+    for one in [*batch[::2], *reversed(batch[1::2])]:
+        await carbon.take(one)
+    shuffled = [(quarter, energy, grade) for quarter, _, energy, grade in await carbon.booked()]
+    async with carbon.db.write() as conn:
+        await conn.execute("delete from intervals")
+        await conn.execute("delete from register_readings")
+    carbon.handler.drop(frozenset({0}))
+    await carbon.take(*batch)
+    in_order = [(quarter, energy, grade) for quarter, _, energy, grade in await carbon.booked()]
+    assert len(in_order) == 7
+    assert shuffled == in_order
+
+
+async def test_late_data_make_a_new_version_and_keep_the_old_one(carbon: Carbon) -> None:
+    await carbon.take(reading(0, 100.0), reading(30, 102.0))
+    assert await carbon.booked() == [(0, 1, 40.0, Grade.INTERPOLATED), (1, 1, 40.0, Grade.INTERPOLATED)]
+    await carbon.take(reading(15, 101.5))
+    assert await carbon.booked() == [(0, 2, 60.0, Grade.MEASURED), (1, 2, 20.0, Grade.MEASURED)]
+    trace = await carbon.queries.trace(FEED, START)
+    assert [(one.version, one.energy_kwh) for one in trace.versions] == [(1, 40.0), (2, 60.0)]
+    assert [row.shown for row in trace.registers] == [100.0, 101.5]
+
+
+async def test_a_bad_register_is_not_used_and_an_uncertain_one_is_marked(carbon: Carbon) -> None:
+    await carbon.take(
+        reading(0, 100.0), reading(15, 0.0, quality=Quality.INVALID), reading(15, 101.0, quality=Quality.ESTIMATED)
+    )
+    async with carbon.db.read() as conn:
+        (only,) = await store.fetch_current(conn, [FEED], START, START + timedelta(hours=1))
+    assert (only.energy_kwh, only.uncertain) == (40.0, True)
+
+
+async def test_readings_that_came_before_the_binding_are_booked_when_it_comes(carbon: Carbon) -> None:
+    new = CircuitId("late-1")
+    await carbon.take(reading(0, 100.0), reading(15, 101.0))
+    async with running(carbon.recomputation):
+        await publish(
+            carbon.bus,
+            [
+                Circuit(id=new, name="Late", level=1, role=CircuitRole.LOAD, site=SITE, **COMMON),
+                Binding(id="b-2", name="Late", device=METER, circuit=new, **COMMON),
+            ],
+        )
+        async with asyncio.timeout(20):
+            while True:
+                async with carbon.db.read() as conn:
+                    found = await store.fetch_current(conn, [new], START, START + timedelta(hours=1))
+                if found:
+                    break
+                await asyncio.sleep(0.05)
+    assert [one.energy_kwh for one in found] == [40.0]
+
+
+async def test_an_unexplained_decrease_is_a_condition_and_no_energy(carbon: Carbon) -> None:
+    await carbon.take(*(reading(15 * i, shown) for i, shown in enumerate([500.0, 501.0, 20.0, 21.0, 22.0, 23.0])))
+    booked = await carbon.booked()
+    assert (0, 1, 40.0, Grade.MEASURED) in booked
+    assert all(energy is None or energy == 40.0 for _, _, energy, _ in booked)
+    async with carbon.db.read() as conn:
+        kinds = [row["kind"] for row in await conn.fetch("select kind from findings order by at")]
+        conditions = await conn.fetchval("select count(*) from outbox where topic = $1", topics.CONDITIONS)
+    assert "unexplained_decrease" in kinds
+    assert conditions >= 1
+
+
+async def test_hours_energy_and_emissions_of_a_site(carbon: Carbon) -> None:
+    await carbon.take(*(reading(15 * i, 100.0 + i) for i in range(6)))
+    found = await carbon.queries.emissions(
+        site=SITE, circuit=None, start=START, end=START + timedelta(hours=2), step=Step.HOUR
+    )
+    assert found.frame["energy_kwh"].to_list() == [160.0, 40.0]
+    # MEE/NBS announcement 2025 No. 47: Guangdong, data year 2023, 0.4419 kgCO2/kWh.
+    assert found.frame["emission_kg_co2"].to_list() == pytest.approx([160.0 * 0.4419, 40.0 * 0.4419])
+    assert [choice.factor.factor_id for choice in found.choices] == ["GRID-44-2023"]
+    assert found.choices[0].provisional
