@@ -1,0 +1,88 @@
+"""What the producer, the members and the tails of the Kafka bus have in common."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from aiokafka import TopicPartition as KafkaPartition
+from aiokafka.errors import KafkaError
+
+from libs.common.bus.port import BusUnavailable, Received, TopicPartition
+from libs.common.settings import BusSettings
+
+logger = logging.getLogger(__name__)
+
+CALL_TIMEOUT_S = 5.0
+"""Questions to the broker: topics, offsets, connecting. [s]"""
+REQUEST_TIMEOUT_MS = 10_000
+
+READING: dict[str, Any] = {
+    "enable_auto_commit": False,
+    # "none" cannot be combined with positions kept elsewhere: aiokafka raises before they have been sought.
+    "auto_offset_reset": "earliest",
+    "fetch_max_wait_ms": 500,
+    "max_partition_fetch_bytes": 1 << 20,
+    "fetch_max_bytes": 16 << 20,
+}
+
+
+def client_settings(settings: BusSettings) -> dict[str, Any]:
+    """Return what every client of the cluster is made with."""
+    return {
+        "bootstrap_servers": settings.bootstrap_servers,
+        "client_id": "wattring",
+        "request_timeout_ms": REQUEST_TIMEOUT_MS,
+        "metadata_max_age_ms": 60_000,
+    }
+
+
+@asynccontextmanager
+async def within(timeout_s: float, what: str) -> AsyncIterator[None]:
+    """Run the block within a time; let an absent broker be an absent bus."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError:
+        raise BusUnavailable(f"{what} within {timeout_s:g} s") from None
+    except KafkaError as exc:
+        raise BusUnavailable(f"{what}: {exc or type(exc).__name__}") from exc
+
+
+async def ends_of(consumer: AIOKafkaConsumer, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+    """Return the offset after the last message of each partition."""
+    asked = [KafkaPartition(*place) for place in places]
+    found = await consumer.end_offsets(asked) if asked else {}
+    return {TopicPartition(*place): offset for place, offset in found.items()}
+
+
+async def starts_of(consumer: AIOKafkaConsumer, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+    """Return the first offset of each partition that retention has left; compaction does not move it."""
+    asked = [KafkaPartition(*place) for place in places]
+    found = await consumer.beginning_offsets(asked) if asked else {}
+    return {TopicPartition(*place): offset for place, offset in found.items()}
+
+
+def to_received(record: "ConsumerRecord[bytes, bytes]") -> Received:
+    """Return a record as the port shows it."""
+    return Received(
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        key=None if record.key is None else record.key.decode(errors="replace"),
+        value=record.value,
+        headers=tuple((name, value) for name, value in record.headers),
+        appended_at=datetime.fromtimestamp(record.timestamp / 1000, UTC),
+    )
+
+
+async def close_consumer(consumer: AIOKafkaConsumer) -> None:
+    """Close a consumer within a bound, whatever the broker does."""
+    try:
+        async with asyncio.timeout(CALL_TIMEOUT_S):
+            await consumer.stop()
+    except (TimeoutError, KafkaError) as exc:
+        logger.warning("consumer not closed cleanly", extra={"reason": repr(exc)})
