@@ -72,7 +72,7 @@ def parse_yaml(text: str, source: str) -> YamlDocument:
     if len(text.encode()) > MAX_BYTES:
         raise InvalidFile(source, [Problem(line=None, field="document", expected=f"at most {MAX_BYTES} bytes")])
     try:
-        _refuse_aliases(text, source)
+        _refuse_what_is_not_plain(text, source)
         node = yaml.compose(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
@@ -190,19 +190,20 @@ def _model_in(annotation: object) -> type[BaseModel] | None:
     return next((found for part in get_args(annotation) if (found := _model_in(part))), None)
 
 
-def _refuse_aliases(text: str, source: str) -> None:
+def _refuse_what_is_not_plain(text: str, source: str) -> None:
+    """Refuse anchors, tags and deep nesting on the stream of events, before anything is built from it."""
+    depth = 0
     for event in yaml.parse(text, Loader=_LOADER):
-        anchored = getattr(event, "anchor", None) is not None
-        tagged = getattr(event, "tag", None) not in (None, "!")
-        if anchored or tagged:
-            mark = event.start_mark
-            problem = Problem(
-                line=None if mark is None else mark.line + 1,
-                field="document",
-                expected="plain YAML without anchors, aliases and tags",
-                found=getattr(event, "anchor", None) or getattr(event, "tag", None),
-            )
-            raise InvalidFile(source, [problem])
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        anchor, tag = getattr(event, "anchor", None), getattr(event, "tag", None)
+        if depth > MAX_DEPTH:
+            expected, found = f"at most {MAX_DEPTH} levels", None
+        elif anchor is not None or tag not in (None, "!"):
+            expected, found = "plain YAML without anchors, aliases and tags", anchor or tag
+        else:
+            continue
+        line = None if event.start_mark is None else event.start_mark.line + 1
+        raise InvalidFile(source, [Problem(line=line, field="document", expected=expected, found=found)])
 
 
 class _Reader:
@@ -216,9 +217,6 @@ class _Reader:
 
     def value(self, node: yaml.Node, path: Path) -> JsonValue:
         self.lines[path] = node.start_mark.line + 1
-        if len(path) > MAX_DEPTH:
-            self._refuse(node, path, f"at most {MAX_DEPTH} levels")
-            return None
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):

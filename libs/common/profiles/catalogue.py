@@ -75,7 +75,7 @@ class ProfileCatalogue:
         """Return a profile, None when there is none."""
         return self._newest.get(name) if version is None else self._versions.get((name, version))
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self._newest
 
     def __iter__(self) -> Iterator[DeviceProfile]:
