@@ -183,11 +183,13 @@ class RegistryIndex:
         return found
 
 
-def _references(record: RegistryRecord) -> Iterator[_Reference]:
-    """Yield what any version of a record refers to."""
-    for version in record.versions:
-        for field, _, entity_id in references_of(version):
-            yield version.kind_of, field, entity_id
+def _references(record: RegistryRecord) -> set[_Reference]:
+    """Return what any version of a record refers to."""
+    return {
+        (version.kind_of, field, entity_id)
+        for version in record.versions
+        for field, _, entity_id in references_of(version)
+    }
 
 
 def _names(entity: Entity, field: str, entity_id: str) -> bool:
