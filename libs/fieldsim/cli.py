@@ -1,0 +1,449 @@
+"""``wattring-fieldsim``: simulated meters, breakers and a supervision centre from the command line."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+
+from libs.common.clock import SystemClock
+from libs.common.errors import InvalidInput, PlatformError
+from libs.common.log import setup_logging
+from libs.common.settings import load_common
+from libs.fieldsim.breaker import MOTOR_DELAY_S
+from libs.fieldsim.control_api import ControlServer, UnitCall, answer_facts
+from libs.fieldsim.demo import HISTORY_HOURS, HISTORY_PERIOD_S, Wishes, run_demo
+from libs.fieldsim.device import modbus_profile
+from libs.fieldsim.faults import parse_order
+from libs.fieldsim.field import Field
+from libs.fieldsim.fieldfile import DevicePart, FieldFile, LinePart, LoadPart, StoryPart, load_field_file
+from libs.fieldsim.history import past_reports
+from libs.fieldsim.modbus import Absent, Framing
+from libs.fieldsim.run import announcer, raise_file_limit, serve, stop_on_signals
+from libs.fieldsim.sc import messages
+from libs.fieldsim.sc.client import UnitClient
+from libs.fieldsim.sc.faults import parse_order as parse_sc_order
+from libs.fieldsim.sc.server import Policy, SupervisionCentre
+
+SITE = "site-1"
+LOOPBACK = "127.0.0.1"
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Simulated field for tests and integrators: Modbus TCP meters and breakers fed from real measured curves, "
+    "and a small supervision centre (SC).  模拟现场：由实测曲线驱动的 Modbus TCP 电表、断路器，以及小型监控中心。",
+)
+
+PortOption = Annotated[int, typer.Option(help="TCP port, 0 is a free one; further lines take the next ports.")]
+HostOption = Annotated[str, typer.Option(help="Address to listen on. It has no protection: keep it on loopback.")]
+UnitsOption = Annotated[str, typer.Option(help="Unit ids behind each port: 1, 1-10 or 1,2,7.")]
+LinesOption = Annotated[int, typer.Option(min=1, help="Ports to open, each with devices of its own.")]
+FaultOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Fault of every device, may be repeated: kind[:name=value,...] with after_s, duration_s, every_s. "
+        "Kinds: silent, slow, exception, garbage, drop, stale, frozen, nan, sag, clock, ignore_command, bounce, "
+        "locked, welded, trip."
+    ),
+]
+ControlOption = Annotated[int, typer.Option(help="Port of the control API on loopback, 0 is a free one.")]
+ReadyOption = Annotated[Path | None, typer.Option(help="Write the description here once everything listens.")]
+FramingOption = Annotated[Framing, typer.Option(help="tcp: Modbus TCP; rtu: RTU frames over TCP.")]
+
+
+@app.command()
+def demo(
+    data_dir: Annotated[Path, typer.Option(help="Folder for state, ports, journal, registry file and past reports.")],
+    ready_file: ReadyOption = None,
+    field: Annotated[Path | None, typer.Option(help="A field file of your own; none: the shipped one.")] = None,
+    sc_port: Annotated[int | None, typer.Option(help="Port of the SC; none: the last run's, else a free one.")] = None,
+    control_port: Annotated[int | None, typer.Option(help="Port of the control API; none: as above.")] = None,
+    unit_url: Annotated[str | None, typer.Option(help="Where the SC finds every unit's FSUService.")] = None,
+    strict: Annotated[bool, typer.Option(help="Let the SC refuse what breaks a rule, not only record it.")] = False,
+    history_hours: Annotated[float, typer.Option(min=0, help="Past reports of the first start. [h]")] = HISTORY_HOURS,
+    history_period_s: Annotated[int, typer.Option(min=1, help="Distance of two of them. [s]")] = HISTORY_PERIOD_S,
+) -> None:
+    """Run the demonstration: three stations, ten devices on four ports, an SC, a voltage sag every five minutes.
+
+    演示现场：三个局站、十台设备、一个监控中心，每五分钟一次电压暂降。
+    """
+    wishes = Wishes(
+        data_dir=data_dir,
+        ready_file=ready_file,
+        sc_port=sc_port,
+        control_port=control_port,
+        unit_url=unit_url,
+        strict=strict,
+        history_hours=history_hours,
+        history_period_s=history_period_s,
+    )
+    file = load_field_file(field)
+    _run(lambda stop: run_demo(file, wishes, clock=SystemClock(), stop=stop))
+
+
+@app.command()
+def meter(
+    profile: Annotated[str, typer.Option(help="Name of a shipped profile, or path of a YAML file.")] = "eastron_sdm630",
+    port: PortOption = 15020,
+    units: UnitsOption = "1",
+    lines: LinesOption = 1,
+    host: HostOption = LOOPBACK,
+    framing: FramingOption = Framing.TCP,
+    constant_kw: Annotated[float, typer.Option(min=0, help="Power each device always measures. [kW]")] = 1.0,
+    gain: Annotated[float, typer.Option(min=0, help="Share of the measured curve (mean 1.9 kW) per phase.")] = 0.2,
+    ct_ratio: Annotated[float, typer.Option(min=0.001, help="Current transformer ratio.")] = 1.0,
+    pt_ratio: Annotated[float, typer.Option(min=0.001, help="Voltage transformer ratio.")] = 1.0,
+    pace_s: Annotated[float, typer.Option(min=0, help="Time one answer keeps the serial line busy. [s]")] = 0.0,
+    absent: Annotated[Absent, typer.Option(help="Requests for unknown units.")] = Absent.EXCEPTION,
+    fault: FaultOption = None,
+    control_port: ControlOption = 0,
+    ready_file: ReadyOption = None,
+) -> None:
+    """Run meters (or any other Modbus device of a profile) that follow the real measured curve.
+
+    按实测曲线运行电表（或任意 Modbus 模板的设备）。
+    """
+    file = _many(
+        units=_unit_ids(units),
+        lines=[
+            LinePart(id=f"line-{n + 1}", port=_nth_port(port, n), framing=framing, absent=absent, pace_s=pace_s)
+            for n in range(lines)
+        ],
+        faults=fault or [],
+        load=lambda n: LoadPart(id=f"load-{n}", constant_kw=constant_kw, gain=gain, shift_h=n / 60),
+        device=lambda n, line, unit: DevicePart(
+            id=f"meter-{n}",
+            site=SITE,
+            line=line,
+            unit=unit,
+            profile=profile,
+            loads=(f"load-{n}",),
+            ct_ratio=ct_ratio,
+            pt_ratio=pt_ratio,
+        ),
+        single_phase=_is_single_phase(profile),
+    )
+    _run_field(file, host, control_port, ready_file, state=None)
+
+
+@app.command()
+def breaker(
+    profile: Annotated[str, typer.Option(help="Name of a shipped profile, or path of a YAML file.")] = "lx47le_125",
+    port: PortOption = 15030,
+    units: UnitsOption = "1",
+    lines: LinesOption = 1,
+    host: HostOption = LOOPBACK,
+    framing: FramingOption = Framing.TCP,
+    power_kw: Annotated[float, typer.Option(min=0, help="What each breaker feeds. [kW]")] = 0.9,
+    motor_delay_s: Annotated[float, typer.Option(min=0, help="From command to position. [s]")] = MOTOR_DELAY_S,
+    poles: Annotated[int, typer.Option(min=1, max=3, help="1 or 3.")] = 3,
+    meter_profile: Annotated[
+        str | None, typer.Option(help="Put a meter of this profile behind each breaker, at unit + 100.")
+    ] = None,
+    state_file: Annotated[Path | None, typer.Option(help="Keep positions here; a second run continues.")] = None,
+    fault: FaultOption = None,
+    control_port: ControlOption = 0,
+    ready_file: ReadyOption = None,
+) -> None:
+    """Run breakers with a motor: command, delay, feedback, local lock, trips.
+
+    运行电动断路器：命令、动作延时、位置反馈、就地锁定、跳闸。
+    """
+    if poles == 2:
+        raise typer.BadParameter("a breaker has 1 or 3 poles", param_hint="--poles")
+    unit_ids = _unit_ids(units)
+    file = _many(
+        units=unit_ids,
+        lines=[LinePart(id=f"line-{n + 1}", port=_nth_port(port, n), framing=framing) for n in range(lines)],
+        faults=fault or [],
+        load=lambda n: LoadPart(id=f"load-{n}", constant_kw=power_kw, gain=0.02, shift_h=n / 60),
+        device=lambda n, line, unit: DevicePart(
+            id=f"breaker-{n}",
+            site=SITE,
+            line=line,
+            unit=unit,
+            profile=profile,
+            loads=(f"load-{n}",),
+            poles=1 if poles == 1 else 3,
+            motor_delay_s=motor_delay_s,
+        ),
+        single_phase=poles == 1,
+        meter_profile=meter_profile,
+    )
+    _run_field(file, host, control_port, ready_file, state=state_file)
+
+
+@app.command()
+def sc(
+    port: Annotated[int, typer.Option(help="TCP port of SCService, 0 is a free one.")] = 15080,
+    host: HostOption = LOOPBACK,
+    journal: Annotated[Path | None, typer.Option(help="Journal, JSON lines; the next run remembers from it.")] = None,
+    centre_ip: Annotated[str, typer.Option(help="SCIP of LOGIN_ACK: where units are told to send events.")] = LOOPBACK,
+    strict: Annotated[
+        bool, typer.Option(help="Refuse what breaks a rule (180 s, serial ...), not only record it.")
+    ] = False,
+    unit_url: Annotated[
+        list[str] | None,
+        typer.Option(help="URL of a unit's FSUService: UNITID=URL, or URL for all; none: port 8080 of its FsuIP."),
+    ] = None,
+    info_every_s: Annotated[float, typer.Option(min=0, help="Poll GET_FSUINFO, 0 never. [s]")] = 60.0,
+    data_every_s: Annotated[float, typer.Option(min=0, help="Poll GET_DATA, 0 never. [s]")] = 0.0,
+    clock_offset_s: Annotated[float, typer.Option(help="How wrong the SC's clock is. [s]")] = 0.0,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="kind[:command=SEND_ALARM,count=3,delay_s=30,taken=false], may be repeated; count=all for ever. "
+            "Kinds: no_answer, late, result_0, garbage, wrong_code, http_500, drop."
+        ),
+    ] = None,
+    control_port: ControlOption = 0,
+    ready_file: ReadyOption = None,
+) -> None:
+    """Run a supervision centre of the B interface, dialect T, that checks strictly and keeps a journal.
+
+    运行 B 接口（铁塔方言）监控中心，严格校验并记录全部报文。
+    """
+    centre = SupervisionCentre(
+        clock=SystemClock(),
+        policy=Policy(
+            centre_ip=centre_ip,
+            strict=strict,
+            info_every_s=info_every_s or None,
+            data_every_s=data_every_s or None,
+            unit_urls=_unit_urls(unit_url or []),
+            clock_offset_s=clock_offset_s,
+        ),
+        journal_path=journal,
+        host=host,
+        port=port,
+    )
+    for text in fault or []:
+        centre.faults.place(parse_sc_order(text))
+    control = ControlServer(control_port)
+
+    async def run(stop: asyncio.Event) -> None:
+        await serve(
+            field=None,
+            centre=centre,
+            control=control,
+            describe=lambda: {"sc_url": centre.url, "control_url": control.url},
+            announce=announcer(ready_file),
+            stop=stop,
+        )
+
+    _run(run)
+
+
+@app.command()
+def history(
+    field: Annotated[Path | None, typer.Option(help="Field file; none: the demonstration.")] = None,
+    hours: Annotated[float, typer.Option(min=0, help="Length. [h]")] = HISTORY_HOURS,
+    period_s: Annotated[int, typer.Option(min=1, help="Distance of two reports of a device. [s]")] = 60,
+    until: Annotated[datetime | None, typer.Option(help="End, exclusive, UTC; none: now.")] = None,
+    device: Annotated[list[str] | None, typer.Option(help="Only this device, may be repeated.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File; none: standard output.")] = None,
+) -> None:
+    """Write past reports as JSON lines, consistent with the live registers to the last digit.
+
+    按行输出历史上报（JSON），与实时表底完全一致。
+    """
+    parts = Field(load_field_file(field), clock=SystemClock())
+    end = datetime.now(UTC) if until is None else until.replace(tzinfo=UTC)
+    unknown = set(device or ()) - set(parts.devices)
+    if unknown:
+        raise InvalidInput(
+            f"no device {', '.join(sorted(unknown))} in the field; there are {', '.join(parts.devices)}",
+            message_zh=f"现场中没有设备 {', '.join(sorted(unknown))}",
+        )
+    reports = past_reports(parts, until=end, hours=hours, period_s=period_s, devices=device or ())
+    with sys.stdout.buffer if out is None else out.open("wb") as target:
+        for report in reports:
+            target.write(report.to_json() + b"\n")
+
+
+@app.command("poll-unit")
+def poll_unit(
+    url: Annotated[str, typer.Argument(help="The unit's service, such as http://10.0.0.5:8080/services/FSUService")],
+    unit_id: Annotated[str, typer.Argument(help="FsuId, 14 characters.")],
+    command: Annotated[
+        str,
+        typer.Argument(
+            help="get-data, get-hisdata, get-fsuinfo, get-logininfo, get-threshold, "
+            "set-threshold, set-point, time-check or set-fsureboot."
+        ),
+    ] = "get-fsuinfo",
+    point: Annotated[
+        list[str] | None, typer.Option(help="DEVICE:POINT, may be repeated; none: everything, by the wildcard.")
+    ] = None,
+    value: Annotated[float, typer.Option(help="Of set-point and set-threshold, for the one --point.")] = 0.0,
+    last_h: Annotated[float, typer.Option(min=0, help="Of get-hisdata: how far back. [h]")] = 2.0,
+    timeout_s: Annotated[float, typer.Option(min=0.1, help="For the answer. [s]")] = 5.0,
+    raw: Annotated[bool, typer.Option(help="Print the payload as it came.")] = False,
+) -> None:
+    """Call a unit (FSU/SU) as a supervision centre does and say what is wrong with its answer.
+
+    像监控中心一样调用一台 FSU，并指出应答中的问题。
+    """
+    asked = [pair.partition(":") for pair in point or []]
+    points: dict[str, tuple[str, ...]] = {}
+    for device_id, _, point_id in asked:
+        points[device_id] = (*points.get(device_id, ()), point_id or messages.ALL_POINTS)
+    now = datetime.now(UTC)
+    name = command.upper().replace("-", "_")
+    if name not in messages.FROM_CENTRE:
+        raise typer.BadParameter(f"unknown command {command}", param_hint="COMMAND")
+    call = UnitCall.model_validate(
+        {
+            "command": name,
+            "points": points or None,
+            "device_id": asked[0][0] if asked else "",
+            "point_id": asked[0][2] if asked else "",
+            "value": value,
+            "start": now - timedelta(hours=last_h),
+            "end": now,
+        }
+    )
+
+    async def ask() -> int:
+        async with UnitClient(timeout_s) as client:
+            expected = None if name == "TIME_CHECK" else unit_id
+            answer = await client.call(url, name, call.payload(unit_id, now), unit_id=expected)
+        text = answer.text if raw else orjson.dumps(answer_facts(answer), option=orjson.OPT_INDENT_2).decode()
+        sys.stdout.write(text + "\n")
+        return 0 if answer.result == "1" and not answer.findings else 1
+
+    raise typer.Exit(asyncio.run(ask()))
+
+
+def main() -> None:
+    """Run the command line; errors that a person can mend are one line in English and one in Chinese."""
+    try:
+        app()
+    except PlatformError as exc:
+        sys.stderr.write(f"wattring-fieldsim: {exc.message}\n")
+        if exc.message_zh:
+            sys.stderr.write(f"wattring-fieldsim: {exc.message_zh}\n")
+        raise SystemExit(1) from exc
+
+
+def _run_field(file: FieldFile, host: str, control_port: int, ready_file: Path | None, *, state: Path | None) -> None:
+    parts = Field(file, clock=SystemClock(), state_path=state, host=host)
+    control = ControlServer(control_port)
+
+    def describe() -> Mapping[str, object]:
+        return {
+            "control_url": control.url,
+            "lines": parts.endpoints,
+            "devices": [
+                {"device_id": part.id, "line_id": part.line, "unit": part.unit, "profile": part.profile}
+                for part in file.devices
+            ],
+        }
+
+    async def run(stop: asyncio.Event) -> None:
+        await serve(
+            field=parts, centre=None, control=control, describe=describe, announce=announcer(ready_file), stop=stop
+        )
+
+    _run(run)
+
+
+def _run(main_of: Callable[[asyncio.Event], Coroutine[object, object, None]]) -> None:
+    setup_logging(load_common(), "fieldsim")
+    raise_file_limit()
+
+    async def until_stopped() -> None:
+        stop = asyncio.Event()
+        with stop_on_signals(stop):
+            await main_of(stop)
+
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(until_stopped())
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop where it is; a third of the CPU of asyncio's own loop with a thousand connections."""
+    try:
+        import uvloop
+    except ImportError:  # not made for Windows
+        return None
+    return uvloop.new_event_loop
+
+
+def _many(
+    *,
+    units: list[int],
+    lines: list[LinePart],
+    faults: list[str],
+    load: Callable[[int], LoadPart],
+    device: Callable[[int, str, int], DevicePart],
+    single_phase: bool,
+    meter_profile: str | None = None,
+) -> FieldFile:
+    """Return a field with one load and one device per unit and line."""
+    loads: list[LoadPart] = []
+    devices: list[DevicePart] = []
+    for line in lines:
+        for unit in units:
+            number = len(loads) + 1
+            made = load(number)
+            loads.append(made.model_copy(update={"phases": "a"}) if single_phase else made)
+            devices.append(device(number, line.id, unit))
+            if meter_profile is not None:
+                devices.append(
+                    DevicePart(
+                        id=f"meter-{number}",
+                        site=SITE,
+                        line=line.id,
+                        unit=unit + 100,
+                        profile=meter_profile,
+                        loads=(f"load-{number}",),
+                    )
+                )
+    orders = [parse_order(text) for text in faults]
+    return FieldFile(
+        schema="field/1",
+        loads=tuple(loads),
+        lines=tuple(lines),
+        devices=tuple(devices),
+        story=tuple(StoryPart(device=part.id, fault=order) for part in devices for order in orders),
+    )
+
+
+def _unit_ids(text: str) -> list[int]:
+    ids: list[int] = []
+    try:
+        for part in text.split(","):
+            first, dash, last = part.partition("-")
+            ids += range(int(first), int(last if dash else first) + 1)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not 1, 1-10 or 1,2,7", param_hint="--units") from None
+    if not ids or min(ids) < 0 or max(ids) > 255 or len(set(ids)) != len(ids):
+        raise typer.BadParameter(f"{text!r}: unit ids are 0 to 255, each once", param_hint="--units")
+    return ids
+
+
+def _unit_urls(texts: list[str]) -> dict[str, str]:
+    urls: dict[str, str] = {}
+    for text in texts:
+        unit_id, separator, url = text.partition("=")
+        urls.update({unit_id: url} if separator and "/" not in unit_id else {"*": text})
+    return urls
+
+
+def _nth_port(port: int, number: int) -> int:
+    return port + number if port else 0
+
+
+def _is_single_phase(profile: str) -> bool:
+    return modbus_profile(profile).is_single_phase
+
+
+if __name__ == "__main__":
+    main()
