@@ -50,8 +50,9 @@ fmt: setup ## format the sources and mend what can be mended
 types: setup ## check the types
 	$(BIN)/mypy $(SOURCES)
 
-up: ## start the distributed shape in containers (docker or podman)
+up: setup ## start the distributed shape in containers (docker or podman)
 	@$(call need_engine)
+	deploy/setup/compose-secrets
 	$(COMPOSE) -f deploy/compose.yaml up --detach --build --wait
 
 down: ## stop the containers; their data stay

@@ -1,0 +1,99 @@
+"""The compose file: every process, started in order, with few rights, and settings that exist."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+
+from libs.common.settings import SERVICES, load_common, load_section
+from libs.suite.envexample import sections
+
+ROOT = Path(__file__).parents[3]
+PROCESSES = (*SERVICES, "watchdog")
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text(encoding="utf-8"))
+CONTAINERS: dict[str, dict[str, Any]] = COMPOSE["services"]
+
+
+def environment(container: str) -> dict[str, str]:
+    """Return a container's environment with the values that compose would fill in."""
+    filled = {"WATTRING_EXPORT_SECRET_KEY": "A" * 43 + "=", "PORT": "8000"}
+    return {
+        name: re.sub(r"\$\{(\w+)[^}]*\}", lambda match: filled.get(match[1], "long-enough-secret"), value)
+        for name, value in CONTAINERS[container]["environment"].items()
+    }
+
+
+def test_every_process_is_there_and_nothing_else() -> None:
+    migrations = {f"migrate-{service}" for service in SERVICES}
+    jobs = {name for name in CONTAINERS if name.endswith("-jobs")}
+    assert set(CONTAINERS) == {"postgres", "kafka", *PROCESSES, *migrations, *jobs}
+    assert jobs == {f"{name}-jobs" for name in SERVICES if importlib.util.find_spec(f"services.{name}.jobs")}
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_settings_exist_and_are_accepted(name: str) -> None:
+    values = environment(name)
+    common = load_common(values)
+    assert common.bus.effective_kind == "kafka"
+    assert common.database.url is not None
+    assert set(common.service_urls) == set(SERVICES)
+    for section, model in sections().items():
+        load_section(section, model, values)
+
+
+@pytest.mark.parametrize("name", [name for name in CONTAINERS if name not in ("postgres", "kafka")])
+def test_container_has_few_rights(name: str) -> None:
+    container = CONTAINERS[name]
+    assert container["user"] == "10001"
+    assert container["read_only"] is True
+    assert container["cap_drop"] == ["ALL"]
+    assert "privileged" not in container
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_process_waits_for_its_schema_and_the_broker(name: str) -> None:
+    service = "control" if name == "watchdog" else name
+    waits = CONTAINERS[name]["depends_on"]
+    assert waits[f"migrate-{service}"] == {"condition": "service_completed_successfully"}
+    assert waits["kafka"] == {"condition": "service_healthy"}
+    assert f"./keys/{name}:/keys:ro" in CONTAINERS[name]["volumes"]
+    assert f"//{service}:" in environment(name)["DATABASE_URL"], "signs in as the service's own user"
+
+
+def test_commands_are_modules_that_exist() -> None:
+    commands = [container["command"] for container in CONTAINERS.values() if "command" in container]
+    assert commands
+    for command in commands:
+        assert command[:2] == ["python", "-m"]
+        assert importlib.util.find_spec(command[2]) is not None, command
+    for service in SERVICES:
+        assert importlib.util.find_spec(f"services.{service}.__main__") is not None
+
+
+def test_only_the_doors_are_published_and_on_loopback() -> None:
+    published = {name: container["ports"] for name, container in CONTAINERS.items() if "ports" in container}
+    assert set(published) == {"gateway", "export"}
+    assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
+
+
+def test_broker_is_the_version_that_the_tests_use() -> None:
+    pom = ElementTree.parse(ROOT / "deploy" / "kafka" / "pom.xml")  # our own file
+    found = pom.find(".//{*}dependency[{*}groupId='org.apache.kafka']/{*}version")
+    assert found is not None
+    assert CONTAINERS["kafka"]["image"] == f"apache/kafka:{found.text}"
+
+
+def test_all_volumes_are_declared() -> None:
+    used = {
+        volume.split(":")[0]
+        for container in CONTAINERS.values()
+        for volume in container.get("volumes", ())
+        if not volume.startswith((".", "/"))
+    }
+    assert used == set(COMPOSE["volumes"])
+    assert json.dumps(COMPOSE["networks"]["inside"]) == '{"internal": true}'

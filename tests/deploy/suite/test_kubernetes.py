@@ -1,0 +1,109 @@
+"""The base manifests: every process, probed, with few rights, and settings that exist."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from libs.common.settings import SERVICES, load_common, load_section
+from libs.suite.envexample import sections
+
+BASE = Path(__file__).parents[3] / "k8s" / "base"
+PROCESSES = (*SERVICES, "watchdog")
+
+
+def documents(file: str) -> list[dict[str, Any]]:
+    return [one for one in yaml.safe_load_all((BASE / file).read_text(encoding="utf-8")) if one is not None]
+
+
+def workload(name: str) -> dict[str, Any]:
+    [found] = [one for one in documents(f"{name}.yaml") if one["kind"] in ("Deployment", "StatefulSet")]
+    return found
+
+
+def pod(name: str) -> dict[str, Any]:
+    spec: dict[str, Any] = workload(name)["spec"]["template"]["spec"]
+    return spec
+
+
+def container(name: str) -> dict[str, Any]:
+    [found] = pod(name)["containers"]
+    return dict(found)
+
+
+def test_kustomization_lists_every_file() -> None:
+    [listed] = documents("kustomization.yaml")
+    files = {path.name for path in BASE.glob("*.yaml")} - {"kustomization.yaml"}
+    assert set(listed["resources"]) == files
+    assert {f"{name}.yaml" for name in PROCESSES} <= files
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_names_agree(name: str) -> None:
+    label = {"app.kubernetes.io/name": f"wattring-{name}"}
+    [service] = [one for one in documents(f"{name}.yaml") if one["kind"] == "Service"]
+    assert service["metadata"]["name"] == workload(name)["metadata"]["name"] == name
+    assert service["spec"]["selector"] == label
+    assert workload(name)["spec"]["selector"]["matchLabels"] == label
+    assert workload(name)["spec"]["template"]["metadata"]["labels"] == label
+    ports = {port["name"] for port in container(name)["ports"]}
+    assert {port["targetPort"] for port in service["spec"]["ports"]} == ports
+    budgets = [one for one in documents("disruption.yaml") if one["spec"]["selector"]["matchLabels"] == label]
+    assert len(budgets) == 1
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_probes_ask_the_right_questions(name: str) -> None:
+    found = container(name)
+    assert found["livenessProbe"]["httpGet"]["path"] == "/livez"
+    assert found["startupProbe"]["httpGet"]["path"] == "/livez"
+    assert found["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    grace_s = pod(name)["terminationGracePeriodSeconds"]
+    assert grace_s > load_common({"LOG_LEVEL": "INFO"}).drain_s + 2, "the process must have time to drain"
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_pod_has_few_rights(name: str) -> None:
+    spec = pod(name)
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert spec["automountServiceAccountToken"] is False
+    for one in (*spec["containers"], *spec["initContainers"]):
+        assert one["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
+    assert set(container(name)["resources"]["limits"]) == {"memory"}
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_settings_exist_and_are_accepted(name: str) -> None:
+    [config] = documents("config.yaml")
+    values = dict(config["data"])
+    secrets = {"DATABASE_URL": "postgresql://u:p@db/wattring", "WATTRING_INSTANCE": f"{name}-7d9f8b6c5-x2x4z"}
+    for variable in container(name)["env"]:
+        values[variable["name"]] = variable.get("value", secrets.get(variable["name"], "a-secret-long-enough"))
+    common = load_common(values)
+    assert common.bus.effective_kind == "kafka"
+    assert set(common.service_urls) == set(SERVICES)
+    for section, model in sections().items():
+        load_section(section, model, values)
+    identity = next(one for one in container(name)["env"] if one["name"] == "WATTRING_INSTANCE")
+    assert identity["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_volumes_and_commands_exist(name: str) -> None:
+    claims = [claim["metadata"]["name"] for claim in workload(name)["spec"].get("volumeClaimTemplates", ())]
+    volumes = {volume["name"] for volume in pod(name)["volumes"]} | set(claims)
+    mounts = {mount["name"]: mount["mountPath"] for mount in container(name)["volumeMounts"]}
+    assert set(mounts) == volumes
+    assert mounts == {"data": "/data", "scratch": "/tmp", "keys": "/keys"}
+    for one in (*pod(name)["containers"], *pod(name)["initContainers"]):
+        if "command" in one:
+            assert importlib.util.find_spec(one["command"][2]) is not None
+    sources = next(volume for volume in pod(name)["volumes"] if volume["name"] == "keys")["projected"]["sources"]
+    assert {"secret": {"name": f"wattring-key-{name}"}} in sources
