@@ -1,0 +1,287 @@
+"""What devices said, over HTTP: latest, range, buckets, completeness; and what was not understood."""
+
+import base64
+import math
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from pydantic import AwareDatetime, BaseModel
+
+from libs.common.contracts.registry import Device, EntityKind
+from libs.common.contracts.telemetry import Quality
+from libs.common.db import Database
+from libs.common.errors import InvalidInput
+from libs.common.web import Cursor, Page, read_time_cursor, time_cursor
+from services.ingest.api.common import Limit, Reader, allowed_sites, sees_device
+from services.ingest.domain.buckets import parse_bucket
+from services.ingest.settings import PollingSettings
+from services.ingest.store import rejected as rejected_store
+from services.ingest.usecases.readings import Readings, StoredReading, hours_between
+from services.ingest.usecases.registry import unknown
+from services.ingest.usecases.topology import Topology, in_use
+
+Moment = Annotated[AwareDatetime, Query(description="RFC 3339 with offset")]
+LATEST_SPAN = timedelta(days=1)
+MAX_COMPLETENESS_HOURS = 24 * 31
+
+
+class ReadingOut(BaseModel):
+    """One report."""
+
+    device_id: str
+    source_time: datetime
+    received_at: datetime
+    driver: str
+    points: Mapping[str, float | None]
+    """In canonical units; energy registers as the meter shows them."""
+    quality: Mapping[str, Quality]
+    """Only points that are not good."""
+    site_id: str | None = None
+    profile: str | None = None
+    ct_ratio: float | None = None
+    pt_ratio: float | None = None
+    energy_ratio: float | None = None
+    """What energy registers still have to be multiplied with; absent is 1."""
+    late: bool = False
+    moved: bool = False
+    """Another report has its time; it stands under the time of its arrival."""
+
+
+class StatisticsOut(BaseModel):
+    """One point in one bucket."""
+
+    min: float
+    max: float
+    mean: float
+    last: float
+    count: int
+
+
+class BucketOut(BaseModel):
+    """All points in one bucket ``[start, end)``."""
+
+    start: datetime
+    end: datetime
+    reports: int
+    points: Mapping[str, StatisticsOut]
+
+
+class CompletenessOut(BaseModel):
+    """How many of the reports of one device in one hour have come."""
+
+    device_id: str
+    site_id: str
+    hour: datetime
+    expected: int
+    received: int
+    report_completeness: float
+    """Received ÷ expected, at most 1."""
+
+
+class RejectedOut(BaseModel):
+    """Something that was not taken."""
+
+    id: str
+    received_at: datetime
+    reason: str
+    source: str
+    device_id: str | None
+    site_id: str | None
+    line_id: str | None
+    driver: str | None
+    detail: str | None
+    detail_zh: str | None
+    content_type: str | None
+    truncated: bool
+    raw_base64: str
+
+
+def build_router(*, readings: Readings, topology: Topology, db: Database, polling: PollingSettings) -> APIRouter:
+    """Return the router."""
+    router = APIRouter(prefix="/api/v1", tags=["readings"])
+
+    @router.get("/readings/latest", response_model_exclude_none=True)
+    async def latest(
+        request: Request,
+        principal: Reader,
+        site: Annotated[list[str] | None, Query()] = None,
+        device: Annotated[list[str] | None, Query()] = None,
+        cursor: Cursor = None,
+        limit: Limit = 200,
+    ) -> Page[ReadingOut]:
+        """Return the latest report of each device of some sites, or of some devices."""
+        allowed = allowed_sites(principal, topology, request)
+        sites = site
+        if allowed is not None:
+            sites = sorted(allowed if site is None else allowed & set(site))
+        found = await readings.latest(sites=sites, devices=device, after=cursor, limit=limit + 1)
+        items = [_reading(reading) for reading in found[:limit]]
+        return Page(items=items, next_cursor=items[-1].device_id if len(found) > limit else None)
+
+    @router.get("/readings", response_model_exclude_none=True)
+    async def range_of(
+        request: Request,
+        principal: Reader,
+        device: Annotated[str, Query(description="device id")],
+        start: Annotated[Moment | None, Query(alias="from")] = None,
+        end: Annotated[Moment | None, Query(alias="to")] = None,
+        points: Annotated[str | None, Query(description="names, separated by commas; all without")] = None,
+        bucket: Annotated[str | None, Query(description="30s, 15m, 1h, 1d: min, max, mean and last of each")] = None,
+        cursor: Cursor = None,
+        limit: Limit = 500,
+    ) -> Page[ReadingOut | BucketOut]:
+        """Return the reports of a device in ``[from, to)``, or statistics per bucket; the last day without times."""
+        if not sees_device(device, allowed_sites(principal, topology, request), topology):
+            raise unknown(EntityKind.DEVICE, device)
+        until = end or request.app.state.platform.clock.now()
+        since = start or until - LATEST_SPAN
+        if until <= since:
+            raise InvalidInput("to must lie after from", message_zh="结束时间须晚于开始时间")
+        names = None if points is None else [name.strip() for name in points.split(",") if name.strip()]
+        after = None if cursor is None else read_time_cursor(cursor)[0]
+        if bucket is None:
+            found = await readings.range(device, points=names, start=since, end=until, after=after, limit=limit + 1)
+            items: list[ReadingOut | BucketOut] = [_reading(reading) for reading in found[:limit]]
+            more = time_cursor(found[limit - 1].source_time, device) if len(found) > limit else None
+            return Page(items=items, next_cursor=more)
+        length_s = parse_bucket(bucket)
+        buckets = await readings.buckets(
+            device, points=names, start=max(since, after or since), end=until, bucket_s=length_s, limit=limit + 1
+        )
+        shown: list[ReadingOut | BucketOut] = [
+            BucketOut(
+                start=found.start,
+                end=found.start + timedelta(seconds=length_s),
+                reports=found.reports,
+                points={
+                    name: StatisticsOut(min=one.minimum, max=one.maximum, mean=one.mean, last=one.last, count=one.count)
+                    for name, one in sorted(found.points.items())
+                },
+            )
+            for found in buckets[:limit]
+        ]
+        more = time_cursor(buckets[limit].start, device) if len(buckets) > limit else None
+        return Page(items=shown, next_cursor=more)
+
+    @router.get("/completeness")
+    async def completeness(
+        request: Request,
+        principal: Reader,
+        start: Annotated[Moment, Query(alias="from")],
+        end: Annotated[Moment, Query(alias="to")],
+        site: str | None = None,
+        device: str | None = None,
+        cursor: Cursor = None,
+        limit: Limit = 100,
+    ) -> Page[CompletenessOut]:
+        """Return reports received ÷ expected per device and hour that touches ``[from, to)``; a page is of devices."""
+        hours = hours_between(start, end)
+        if not hours or len(hours) > MAX_COMPLETENESS_HOURS:
+            raise InvalidInput(
+                f"from, to: expected a span of 1 to {MAX_COMPLETENESS_HOURS} hours", message_zh="时间范围无效"
+            )
+        allowed = allowed_sites(principal, topology, request)
+        candidates = sorted(
+            (
+                found
+                for found in topology.index.all_of(Device, end - timedelta(microseconds=1))
+                if found.profile is not None
+                and (site is None or found.site == site)
+                and (device is None or found.id == device)
+                and (allowed is None or found.site in allowed)
+                and (cursor is None or found.id > cursor)
+            ),
+            key=lambda found: found.id,
+        )
+        page = candidates[:limit]
+        counts = await readings.completeness(
+            [found.id for found in page], start=hours[0], end=hours[-1] + timedelta(hours=1)
+        )
+        items = [
+            found
+            for one in page
+            for hour in hours
+            if (found := _completeness(one, hour, counts.get((one.id, hour), 0), end, polling, topology)) is not None
+        ]
+        return Page(items=items, next_cursor=page[-1].id if len(candidates) > limit else None)
+
+    @router.get("/rejected")
+    async def rejected(
+        request: Request,
+        principal: Reader,
+        reason: str | None = None,
+        source: str | None = None,
+        device: str | None = None,
+        cursor: Cursor = None,
+        limit: Limit = 100,
+    ) -> Page[RejectedOut]:
+        """Return what was not understood, the youngest first, with its bytes."""
+        allowed = allowed_sites(principal, topology, request)
+        before = None if cursor is None else read_time_cursor(cursor)
+        async with db.read() as conn:
+            rows = await rejected_store.fetch_page(
+                conn,
+                reason=reason,
+                source=source,
+                device_id=device,
+                sites=None if allowed is None else sorted(allowed),
+                before=before,
+                limit=limit + 1,
+            )
+        items = [
+            RejectedOut(
+                **{name: getattr(row, name) for name in RejectedOut.model_fields if name != "raw_base64"},
+                raw_base64=base64.b64encode(row.raw).decode(),
+            )
+            for row in rows[:limit]
+        ]
+        more = time_cursor(rows[limit - 1].received_at, rows[limit - 1].id) if len(rows) > limit else None
+        return Page(items=items, next_cursor=more)
+
+    return router
+
+
+def _reading(found: StoredReading) -> ReadingOut:
+    return ReadingOut(
+        device_id=found.device_id,
+        source_time=found.source_time,
+        received_at=found.received_at,
+        driver=found.driver,
+        points=found.points,
+        quality=found.quality,
+        site_id=found.site_id,
+        profile=found.profile,
+        ct_ratio=found.ct_ratio,
+        pt_ratio=found.pt_ratio,
+        energy_ratio=found.energy_ratio,
+        late=found.late,
+        moved=found.moved,
+    )
+
+
+def _completeness(
+    device: Device, hour: datetime, received: int, end: datetime, polling: PollingSettings, topology: Topology
+) -> CompletenessOut | None:
+    """Return one device's hour; None when it was not in use in it."""
+    until = min(hour + timedelta(hours=1), end)
+    begins = max([hour, *(time for time in (device.installed_at, _known_since(device, topology)) if time is not None)])
+    length_s = (until - begins).total_seconds()
+    if length_s <= 0 or not in_use(device, until - timedelta(microseconds=1)):
+        return None
+    interval_s = polling.interval_of(device.kind, device.period_s)
+    expected = max(math.floor(length_s / interval_s), 1)
+    return CompletenessOut(
+        device_id=device.id,
+        site_id=device.site,
+        hour=hour,
+        expected=expected,
+        received=received,
+        report_completeness=min(received / expected, 1.0),
+    )
+
+
+def _known_since(device: Device, topology: Topology) -> datetime | None:
+    record = topology.index.record(EntityKind.DEVICE, device.id)
+    return None if record is None else record.versions[0].valid_from

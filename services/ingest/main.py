@@ -1,0 +1,175 @@
+"""Wires ingest: the only place that names concrete classes."""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from libs.common.bus import topics
+from libs.common.bus.consumer import EffectsConsumer
+from libs.common.bus.outbox import OutboxRelay
+from libs.common.bus.port import StartAt
+from libs.common.bus.tail import Tail
+from libs.common.db import Database
+from libs.common.errors import Unavailable
+from libs.common.ids import DeviceId
+from libs.common.lease import LeaseKeeper
+from libs.common.profiles import ProfileCatalogue
+from libs.common.runtime import Check, Health, Platform, Service, Worker, run
+from libs.common.settings import load_common, load_section
+from libs.common.web import create_app
+from services.ingest.api import readings as readings_api
+from services.ingest.api import registry as registry_api
+from services.ingest.domain.acceptance import Limits
+from services.ingest.settings import IngestSettings
+from services.ingest.spool import Spool
+from services.ingest.store import history as history_store
+from services.ingest.store.instances import PgInstances
+from services.ingest.store.status import PgStatusStore
+from services.ingest.usecases.acceptor import Acceptor
+from services.ingest.usecases.findings import Findings
+from services.ingest.usecases.history import HistoryHandler
+from services.ingest.usecases.readings import Readings
+from services.ingest.usecases.registry import Registry
+from services.ingest.usecases.rejected import RejectedHandler
+from services.ingest.usecases.status import StatusBoard
+from services.ingest.usecases.topology import Topology
+from services.ingest.worker.lines import LineManager
+from services.ingest.worker.upkeep import Heartbeats, HistoryUpkeep, RegistryKeeper
+
+NAME = "ingest"
+
+
+class NotReadToTheEnd(Unavailable):
+    """Something is still being read after the start."""
+
+    code = "starting"
+    title_zh = "正在启动"
+
+
+def build(platform: Platform) -> Service:
+    """Return ingest, wired and not yet started."""
+    settings = load_section(NAME, IngestSettings)
+    clock, bus, instance = platform.clock, platform.bus, platform.settings.instance
+    member = f"{NAME}-{instance}"
+    health = Health(clock)
+    db = platform.database(NAME)
+    catalogue = ProfileCatalogue.load(settings.profile_dirs)
+    folder = platform.settings.data_dir / NAME / instance
+
+    relay = OutboxRelay(bus=bus, db=db, clock=clock, owner=member)
+    topology = Topology()
+    registry_tail = Tail(
+        bus=bus, clock=clock, topics=(topics.REGISTRY,), start=StartAt(beginning=True), handle=topology.handle
+    )
+    registry = Registry(db, clock, catalogue, relay.wake)
+
+    findings = Findings(bus=bus, clock=clock, instance=instance)
+    spool = Spool(folder / "spool", max_bytes=settings.acceptance.spool_max_bytes, wall=lambda: clock.now().timestamp())
+    acceptor = Acceptor(
+        bus=bus,
+        spool=spool,
+        clock=clock,
+        limits=Limits(
+            max_skew_s=settings.acceptance.max_skew_s,
+            max_future_s=settings.acceptance.max_future_s,
+            max_lateness_s=settings.acceptance.max_lateness_s,
+            max_age_s=settings.history.retention_days * 86400.0,
+        ),
+        watch=findings,
+        publish_timeout_s=platform.settings.bus.publish_timeout_s,
+        spool_max_age_s=settings.acceptance.spool_max_age_s,
+    )
+    status = StatusBoard(PgStatusStore(db), clock, offline_after_missed=settings.polling.offline_after_missed)
+    acceptor.on_live(status.heard)
+    lines = LineManager(
+        topology=topology,
+        catalogue=catalogue,
+        keeper=LeaseKeeper(db, clock, member, settings.polling.lease_s),
+        instances=PgInstances(db),
+        acceptor=acceptor,
+        status=status,
+        clock=clock,
+        settings=settings.polling,
+        instance=instance,
+    )
+    history = EffectsConsumer(
+        bus=bus,
+        db=db,
+        clock=clock,
+        group="ingest.history",
+        topics=(topics.READINGS, topics.BACKFILL),
+        handler=HistoryHandler(),
+        member_id=member,
+        max_batch=settings.history.max_batch,
+    )
+    rejected = EffectsConsumer(
+        bus=bus,
+        db=db,
+        clock=clock,
+        group="ingest.rejected",
+        topics=(topics.REJECTED,),
+        handler=RejectedHandler(),
+        member_id=member,
+    )
+    heartbeats = Heartbeats(
+        acceptor=acceptor, bus=bus, clock=clock, instance=instance, every_s=settings.acceptance.heartbeat_s
+    )
+    keeper = RegistryKeeper(registry=registry, topology=topology, tail=registry_tail, clock=clock)
+
+    app = create_app(NAME, platform, health, title="Wattring ingest")
+    app.include_router(registry_api.build_router(registry=registry, topology=topology, catalogue=catalogue, db=db))
+    app.include_router(
+        readings_api.build_router(readings=Readings(db), topology=topology, db=db, polling=settings.polling)
+    )
+
+    async def registry_read() -> None:
+        if not registry_tail.ready:
+            raise NotReadToTheEnd("the registry is being read", message_zh="正在加载档案数据")
+
+    async def history_joined() -> None:
+        if not history.ready:
+            raise NotReadToTheEnd("the history has not joined its group yet", message_zh="历史库消费者尚未就绪")
+
+    return Service(
+        name=NAME,
+        app=app,
+        health=health,
+        resources=(db, spool, _remembering(acceptor, db)),
+        workers=(
+            Worker("ingest.registry", registry_tail.run),
+            Worker("ingest.registry-keeper", keeper.run),
+            Worker("ingest.outbox", relay.run),
+            Worker("ingest.spool", acceptor.drain),
+            Worker("ingest.history", history.run),
+            Worker("ingest.rejected", rejected.run),
+            Worker("ingest.lines", lines.run),
+            Worker("ingest.status", status.run),
+            Worker("ingest.heartbeats", heartbeats.run),
+            Worker("ingest.findings", findings.run),
+            Worker("ingest.partitions", HistoryUpkeep(db, clock, settings.history).run, max_silence_s=1200.0),
+        ),
+        checks=(
+            Check("database", db.check),
+            Check("bus", bus.check),
+            Check("registry", registry_read),
+            Check("history", history_joined),
+        ),
+    )
+
+
+@asynccontextmanager
+async def _remembering(acceptor: Acceptor, db: Database) -> AsyncIterator[None]:
+    """Let the acceptor know each device's last report, so that a restart does not take an old one for live."""
+    async with db.read() as conn:
+        times = await history_store.fetch_last_times(conn)
+    acceptor.remember({DeviceId(device_id): time for device_id, time in times.items()})
+    yield
+
+
+def main() -> int:
+    """Run ingest alone; return the exit code."""
+    return run([build], load_common(), process=NAME)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

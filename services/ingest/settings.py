@@ -1,0 +1,86 @@
+"""Settings of ingest: ``WATTRING_INGEST__…``. Names say their unit."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from libs.common.settings import SettingsModel
+
+
+class PollingSettings(SettingsModel):
+    """How devices are read."""
+
+    interval_s: float = Field(default=60.0, ge=0.1, le=86400, description="between two polls, where nothing else says")
+    interval_by_kind_s: Mapping[str, float] = Field(
+        default_factory=dict, description='JSON object device kind -> seconds, such as {"breaker": 10}'
+    )
+    response_timeout_s: float = Field(default=1.0, gt=0, le=60, description="for one answer of a device")
+    quiet_s: float = Field(default=0.2, gt=0, le=10, description="silence on an RTU-over-TCP line after a failure")
+    max_gap: int = Field(default=16, ge=0, le=120, description="unasked registers read along to save a request")
+    retries: int = Field(default=1, ge=0, le=2, description="further attempts of a read that was not answered")
+    breaker_failures: int = Field(default=2, ge=1, le=20, description="unanswered polls until a device is only probed")
+    breaker_waits_s: tuple[float, ...] = Field(
+        default=(30.0, 60.0, 120.0, 300.0, 600.0), min_length=1, description="pauses between probes, the last repeats"
+    )
+    reconnect_cap_s: float = Field(default=30.0, gt=0, le=600, description="longest pause between connection attempts")
+    lease_s: float = Field(default=9.0, ge=1, le=60, description="a dead holder's lines are taken over after this")
+    offline_after_missed: int = Field(default=3, ge=1, le=100, description="missed polls until a device is offline")
+
+    def interval_of(self, kind: str, own_s: float | None) -> float:
+        """Return how often a device of a kind is polled: its own period, its kind's, or the general one. [s]"""
+        return own_s or self.interval_by_kind_s.get(kind, self.interval_s)
+
+
+class AcceptanceSettings(SettingsModel):
+    """What is believed, and what happens while the bus is away."""
+
+    max_skew_s: float = Field(default=300.0, gt=0, description="a device clock that is off by more is not used")
+    max_future_s: float = Field(default=86400.0, gt=0, description="a report further ahead than this is rejected")
+    max_lateness_s: float = Field(default=60.0, gt=0, description="a spooled report older than this is not live")
+    park_s: float = Field(default=60.0, ge=0, le=3600, description="an unknown device's report waits this long")
+    spool_max_bytes: int = Field(default=1 << 30, ge=1 << 16, description="size of the local spool")
+    spool_max_age_s: float = Field(default=7 * 86400.0, ge=60, description="older spooled reports are dropped")
+    heartbeat_s: float = Field(default=1.0, gt=0, le=60, description="between two heartbeats into every partition")
+
+
+class SwitchingSettings(SettingsModel):
+    """How commands are executed."""
+
+    clock_sync: Literal["required", "assumed"] = Field(
+        default="required", description="an OFF needs a synchronised clock; assumed is for containers that cannot see"
+    )
+    settle_s: float = Field(default=0.5, ge=0, le=60, description="from a write to the first look at the feedback")
+    verify_within_s: float = Field(default=15.0, gt=0, le=300, description="for the feedback to follow a write")
+    read_back_every_s: float = Field(default=1.0, gt=0, le=60, description="between two looks at the feedback")
+    meter_wait_s: float = Field(default=5.0, ge=0, le=120, description="for the load's meter to show the switching")
+    restore_margin_s: float = Field(default=30.0, ge=0, le=3600, description="after restore_at we close by ourselves")
+    retry_first_s: float = Field(default=2.0, gt=0, le=600, description="first pause between closings of a load")
+    retry_cap_s: float = Field(default=60.0, gt=0, le=3600, description="longest pause between closings of a load")
+    off_lease_margin_s: float = Field(
+        default=2.0, ge=0, le=30, description="validity that the line's lease must have left for an OFF"
+    )
+
+
+class HistorySettings(SettingsModel):
+    """How long readings are kept."""
+
+    retention_days: int = Field(default=400, ge=1, le=36500, description="daily partitions older than this are dropped")
+    days_ahead: int = Field(default=3, ge=1, le=60, description="daily partitions made in advance")
+    max_batch: int = Field(default=5000, ge=1, le=50000, description="reports stored in one transaction")
+
+
+class IngestSettings(SettingsModel):
+    """All of it."""
+
+    polling: PollingSettings = PollingSettings()
+    acceptance: AcceptanceSettings = AcceptanceSettings()
+    switching: SwitchingSettings = SwitchingSettings()
+    history: HistorySettings = HistorySettings()
+    profile_dirs: tuple[Path, ...] = Field(default=(), description="JSON list of folders with more device profiles")
+    import_sync_bytes: int = Field(
+        default=256 * 1024,
+        ge=0,
+        description="an import up to this size is done at once, a larger one by the job worker",
+    )

@@ -1,0 +1,283 @@
+"""The readings history in PostgreSQL: daily partitions of packed reports, and the latest report of each device."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import orjson
+
+from libs.common.db import ReadConn, WriteConn
+from services.ingest.domain.layout import Layout
+
+PARTITION_LOCK = 0x77725F70
+"""Key of the advisory lock under which partitions are made ("wr_p")."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One packed report."""
+
+    device_no: int
+    source_time: datetime
+    received_at: datetime
+    layout_no: int
+    flags: int
+    body: bytes
+    quality: bytes | None
+    extra: Mapping[str, Any] | None
+
+    def same_content(self, other: "Row") -> bool:
+        """Return whether both say the same; when they came does not matter."""
+        return (self.layout_no, self.body, self.quality) == (other.layout_no, other.body, other.quality)
+
+
+async def fetch_device_numbers(conn: WriteConn, device_ids: Sequence[str]) -> dict[str, int]:
+    """Return the numbers of devices, giving one to those that have none."""
+    known = await conn.fetch("select device_id, no from devices where device_id = any($1::text[])", device_ids)
+    numbers: dict[str, int] = {row["device_id"]: row["no"] for row in known}
+    new = sorted(set(device_ids) - numbers.keys())
+    if new:
+        # Another process may give a number to the same device now: its row is waited for and read.
+        await conn.execute(
+            "insert into devices (device_id) select unnest($1::text[]) on conflict (device_id) do nothing", new
+        )
+        rows = await conn.fetch("select device_id, no from devices where device_id = any($1::text[])", new)
+        numbers.update((row["device_id"], row["no"]) for row in rows)
+    return numbers
+
+
+async def fetch_layouts(conn: ReadConn | WriteConn, numbers: Sequence[int] | None = None) -> dict[int, Layout]:
+    """Return layouts by number; all of them without ``numbers``."""
+    rows = await conn.fetch(
+        """
+        select no, driver, profile, profile_version, ct_ratio, pt_ratio, energy_ratio, gauges, counters
+          from layouts where $1::integer[] is null or no = any($1) order by no
+        """,
+        numbers,
+    )
+    return {
+        row["no"]: Layout(
+            gauges=tuple(row["gauges"]),
+            counters=tuple(row["counters"]),
+            driver=row["driver"],
+            profile=row["profile"],
+            profile_version=row["profile_version"],
+            ct_ratio=row["ct_ratio"],
+            pt_ratio=row["pt_ratio"],
+            energy_ratio=row["energy_ratio"],
+        )
+        for row in rows
+    }
+
+
+async def store_layout(conn: WriteConn, layout: Layout) -> int:
+    """Return the number of a layout, giving it one when it is new."""
+    identity = orjson.dumps(
+        [
+            layout.driver, layout.profile, layout.profile_version, layout.ct_ratio, layout.pt_ratio,
+            layout.energy_ratio, layout.gauges, layout.counters,
+        ]
+    ).decode()  # fmt: skip
+    await conn.execute(
+        """
+        insert into layouts (identity, driver, profile, profile_version, ct_ratio, pt_ratio, energy_ratio,
+                             gauges, counters)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+        on conflict (identity) do nothing
+        """,
+        identity, layout.driver, layout.profile, layout.profile_version, layout.ct_ratio, layout.pt_ratio,
+        layout.energy_ratio, layout.gauges, layout.counters,
+    )  # fmt: skip
+    number: int = await conn.fetchval("select no from layouts where identity = $1", identity)
+    return number
+
+
+async def insert_rows(conn: WriteConn, rows: Sequence[Row]) -> int:
+    """Insert rows whose key is free, in one statement; return how many were."""
+    status = await conn.execute(
+        """
+        insert into readings (device_no, source_time, received_at, layout, flags, body, quality, extra)
+        select * from unnest($1::integer[], $2::timestamptz[], $3::timestamptz[], $4::integer[], $5::smallint[],
+                             $6::bytea[], $7::bytea[], $8::jsonb[])
+        on conflict do nothing
+        """,
+        *_columns(rows),
+    )
+    return int(status.rpartition(" ")[2])
+
+
+async def fetch_rows_at(conn: WriteConn, keys: Iterable[tuple[int, datetime]]) -> dict[tuple[int, datetime], Row]:
+    """Return the rows that stand under these keys."""
+    wanted = list(keys)
+    rows = await conn.fetch(
+        """
+        select r.device_no, r.source_time, r.received_at, r.layout, r.flags, r.body, r.quality, r.extra
+          from unnest($1::integer[], $2::timestamptz[]) as k (device_no, source_time)
+          join readings r on r.device_no = k.device_no and r.source_time = k.source_time
+        """,
+        [number for number, _ in wanted],
+        [time for _, time in wanted],
+    )
+    return {(row["device_no"], row["source_time"]): _row(row) for row in rows}
+
+
+async def upsert_latest(conn: WriteConn, rows: Sequence[Row], site_ids: Sequence[str]) -> None:
+    """Replace the latest report of devices by younger ones; one row per device, in order of their numbers."""
+    await conn.execute(
+        """
+        insert into latest as l
+               (device_no, source_time, received_at, layout, flags, body, quality, extra, site_id)
+        select * from unnest($1::integer[], $2::timestamptz[], $3::timestamptz[], $4::integer[], $5::smallint[],
+                             $6::bytea[], $7::bytea[], $8::jsonb[], $9::text[])
+        on conflict (device_no) do update
+           set source_time = excluded.source_time, received_at = excluded.received_at, layout = excluded.layout,
+               flags = excluded.flags, body = excluded.body, quality = excluded.quality, extra = excluded.extra,
+               site_id = excluded.site_id
+         where l.source_time < excluded.source_time
+        """,
+        *_columns(rows),
+        site_ids,
+    )
+
+
+async def fetch_last_times(conn: ReadConn) -> dict[str, datetime]:
+    """Return the time of the latest report of every device."""
+    rows = await conn.fetch("select d.device_id, l.source_time from latest l join devices d on d.no = l.device_no")
+    return {row["device_id"]: row["source_time"] for row in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class LatestRow:
+    """The latest report of a device."""
+
+    device_id: str
+    site_id: str
+    row: Row
+
+
+async def fetch_latest(
+    conn: ReadConn, *, site_ids: Sequence[str] | None, device_ids: Sequence[str] | None, after: str | None, limit: int
+) -> list[LatestRow]:
+    """Return the latest reports of sites or devices, by device id, from behind ``after``."""
+    rows = await conn.fetch(
+        """
+        select d.device_id, l.site_id, l.device_no, l.source_time, l.received_at, l.layout, l.flags, l.body,
+               l.quality, l.extra
+          from latest l join devices d on d.no = l.device_no
+         where ($1::text[] is null or l.site_id = any($1))
+           and ($2::text[] is null or d.device_id = any($2))
+           and ($3::text is null or d.device_id > $3)
+         order by d.device_id
+         limit $4
+        """,
+        site_ids,
+        device_ids,
+        after,
+        limit,
+    )
+    return [LatestRow(row["device_id"], row["site_id"], _row(row)) for row in rows]
+
+
+async def fetch_range(
+    conn: ReadConn, device_id: str, *, start: datetime, end: datetime, after: datetime | None, limit: int
+) -> list[Row]:
+    """Return a device's reports in ``[start, end)``, oldest first, from behind ``after``."""
+    rows = await conn.fetch(
+        """
+        select r.device_no, r.source_time, r.received_at, r.layout, r.flags, r.body, r.quality, r.extra
+          from devices d join readings r on r.device_no = d.no
+         where d.device_id = $1 and r.source_time >= $2 and r.source_time < $3
+           and ($4::timestamptz is null or r.source_time > $4)
+         order by r.source_time
+         limit $5
+        """,
+        device_id,
+        start,
+        end,
+        after,
+        limit,
+    )
+    return [_row(row) for row in rows]
+
+
+async def count_per_hour(
+    conn: ReadConn, device_ids: Sequence[str], *, start: datetime, end: datetime
+) -> dict[tuple[str, datetime], int]:
+    """Return how many reports of each device fall into each hour of ``[start, end)``; moved ones are not counted."""
+    rows = await conn.fetch(
+        """
+        select d.device_id, date_trunc('hour', r.source_time, 'UTC') as hour, count(*) as reports
+          from devices d join readings r on r.device_no = d.no
+         where d.device_id = any($1::text[]) and r.source_time >= $2 and r.source_time < $3 and r.flags & 1 = 0
+         group by 1, 2
+        """,
+        device_ids,
+        start,
+        end,
+    )
+    return {(row["device_id"], row["hour"]): row["reports"] for row in rows}
+
+
+async def ensure_partition(conn: WriteConn, day: datetime) -> bool:
+    """Make the partition of a UTC day unless it is there; return whether it is new.
+
+    Attaching a table lets readers and writers of other days go on.
+    """
+    name = _partition(day.date())
+    if await conn.fetchval("select to_regclass($1)", name) is not None:
+        return False
+    await conn.execute("select pg_advisory_xact_lock($1)", PARTITION_LOCK)
+    if await conn.fetchval("select to_regclass($1)", name) is not None:
+        return False
+    first, last = day.isoformat(), (day + timedelta(days=1)).isoformat()
+    await conn.execute(f"create table {name} (like readings including all)")
+    await conn.execute(f"alter table readings attach partition {name} for values from ('{first}') to ('{last}')")
+    return True
+
+
+async def fetch_partition_days(conn: ReadConn) -> list[date]:
+    """Return the days that have a partition, oldest first."""
+    rows = await conn.fetch(
+        """
+        select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid
+         where i.inhparent = 'readings'::regclass order by 1
+        """
+    )
+    return [datetime.strptime(row["relname"].rpartition("_")[2], "%Y%m%d").replace(tzinfo=UTC).date() for row in rows]
+
+
+async def drop_partition(conn: WriteConn, day: date) -> None:
+    """Remove a day; gives way when it cannot have its lock at once."""
+    await conn.execute("set local lock_timeout = '2s'")
+    await conn.execute(f"drop table if exists {_partition(day)}")
+
+
+def _partition(day: date) -> str:
+    return f"readings_{day:%Y%m%d}"
+
+
+def _columns(rows: Sequence[Row]) -> tuple[list[Any], ...]:
+    return (
+        [row.device_no for row in rows],
+        [row.source_time for row in rows],
+        [row.received_at for row in rows],
+        [row.layout_no for row in rows],
+        [row.flags for row in rows],
+        [row.body for row in rows],
+        [row.quality for row in rows],
+        [row.extra for row in rows],
+    )
+
+
+def _row(record: Any) -> Row:
+    return Row(
+        device_no=record["device_no"],
+        source_time=record["source_time"],
+        received_at=record["received_at"],
+        layout_no=record["layout"],
+        flags=record["flags"],
+        body=record["body"],
+        quality=record["quality"],
+        extra=record["extra"],
+    )

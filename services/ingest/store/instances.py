@@ -1,0 +1,33 @@
+"""Which ingest processes live, so that lines are shared out evenly."""
+
+from libs.common.db import Database
+
+ALIVE_S = 15.0
+"""An instance that was not seen for this long does not count. [s]"""
+
+
+class PgInstances:
+    """The table ``instances``."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def seen(self, instance: str) -> int:
+        """Note that we live, and return how many instances do."""
+        async with self._db.write() as conn:
+            await conn.execute(
+                """
+                insert into instances (instance, seen_at) values ($1, clock_timestamp())
+                on conflict (instance) do update set seen_at = excluded.seen_at
+                """,
+                instance,
+            )
+            alive: int = await conn.fetchval(
+                "select count(*) from instances where seen_at > clock_timestamp() - make_interval(secs => $1)", ALIVE_S
+            )
+        return alive
+
+    async def gone(self, instance: str) -> None:
+        """Note that we stop."""
+        async with self._db.write() as conn:
+            await conn.execute("delete from instances where instance = $1", instance)

@@ -1,0 +1,187 @@
+"""Whether each device can be heard, told to everybody when it changes.
+
+Judged on the age of its data, not on a connection: a device is offline when its reports have been missing for
+some intervals, counted from when we began to listen.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from libs.common.clock import Clock
+from libs.common.contracts.device import Connectivity
+from libs.common.errors import Unavailable
+from services.ingest import metrics
+from services.ingest.domain.report import Report
+
+logger = logging.getLogger(__name__)
+
+SCAN_S = 1.0
+REFRESH_S = 300.0
+"""A device that stays online is told about again after this, with a younger ``last_report_at``. [s]"""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRow:
+    """What is known, and told, about one device."""
+
+    device_id: str
+    site_id: str
+    connectivity: Connectivity
+    since: datetime
+    last_report_at: datetime | None
+    reason: str | None
+    line_id: str | None
+    published_at: datetime
+
+
+class StatusStore(Protocol):
+    """Where the status is kept and from where it is published."""
+
+    async def load(self, device_ids: Sequence[str]) -> Mapping[str, StatusRow]:
+        """Return what was last told about devices."""
+
+    async def publish(self, rows: Sequence[StatusRow]) -> None:
+        """Keep and publish, in one transaction."""
+
+
+@dataclass(slots=True)
+class _Watched:
+    """One device that this process listens to."""
+
+    site_id: str
+    line_id: str | None
+    interval_s: float
+    since: datetime
+    """When we began to listen."""
+    told: StatusRow | None = None
+    last_report_at: datetime | None = None
+    reason: str | None = None
+
+
+class StatusBoard:
+    """The devices of the lines that this process holds."""
+
+    def __init__(self, store: StatusStore, clock: Clock, *, offline_after_missed: int) -> None:
+        self._store = store
+        self._clock = clock
+        self._missed = offline_after_missed
+        self._watched: dict[str, _Watched] = {}
+        self._unknown: set[str] = set()
+
+    def watch(self, device_id: str, *, site_id: str, line_id: str | None, interval_s: float) -> None:
+        """Begin to listen to a device, or learn that something about it has changed."""
+        known = self._watched.get(device_id)
+        if known is None:
+            self._watched[device_id] = _Watched(site_id, line_id, interval_s, self._clock.now())
+            self._unknown.add(device_id)
+        else:
+            known.site_id, known.line_id, known.interval_s = site_id, line_id, interval_s
+
+    def forget(self, device_id: str) -> None:
+        """Stop listening: another process does, or the device is gone."""
+        self._watched.pop(device_id, None)
+        self._unknown.discard(device_id)
+
+    def heard(self, report: Report) -> None:
+        """A report of the device has been accepted."""
+        found = self._watched.get(report.device_id)
+        if found is not None:
+            found.last_report_at = report.received_at
+            found.reason = None
+
+    def failed(self, device_id: str, reason: str) -> None:
+        """The device did not answer; the reason is told when it becomes offline."""
+        found = self._watched.get(device_id)
+        if found is not None:
+            found.reason = reason
+
+    def connectivity(self, device_id: str) -> Connectivity | None:
+        """Return what holds for a device now, None when we do not listen to it."""
+        found = self._watched.get(device_id)
+        return None if found is None else self._judge(found, self._clock.now())
+
+    async def run(self, beat: Callable[[], None]) -> None:
+        """Tell changes, for ever."""
+        waiting = False
+        while True:
+            beat()
+            try:
+                await self.scan()
+                waiting = False
+            except Unavailable as exc:
+                if not waiting:
+                    logger.warning("device status waits", extra={"reason": exc.message})
+                waiting = True
+            await self._clock.sleep(SCAN_S)
+
+    async def scan(self) -> int:
+        """Look at every device once and tell what has changed; return how many have.
+
+        Raises:
+            DatabaseUnavailable: Nothing was told.
+        """
+        if self._unknown:
+            asked = sorted(self._unknown)
+            told = await self._store.load(asked)
+            for device_id in asked:
+                found = self._watched.get(device_id)
+                if found is not None:
+                    found.told = told.get(device_id)
+                    if found.told is not None and found.last_report_at is None:
+                        found.last_report_at = found.told.last_report_at
+            self._unknown.difference_update(asked)
+        now = self._clock.now()
+        rows = [
+            row
+            for device_id, found in self._watched.items()
+            if (row := self._to_tell(device_id, found, now)) is not None
+        ]
+        if rows:
+            await self._store.publish(rows)
+            for row in rows:
+                if row.device_id in self._watched:
+                    self._watched[row.device_id].told = row
+        counted = Counter(self._judge(found, now) for found in self._watched.values())
+        for state in Connectivity:
+            metrics.DEVICE_STATE.labels(state).set(counted.get(state, 0))
+        return len(rows)
+
+    def _judge(self, found: _Watched, now: datetime) -> Connectivity:
+        limit = timedelta(seconds=max(self._missed * found.interval_s, 5.0))
+        last = found.last_report_at
+        if last is not None and last >= found.since:
+            return Connectivity.ONLINE if now - last <= limit else Connectivity.OFFLINE
+        # Not heard since we listen: what was told before holds until it must be wrong.
+        if now - found.since <= limit:
+            return found.told.connectivity if found.told is not None else Connectivity.NEVER_SEEN
+        return Connectivity.OFFLINE if last is not None else Connectivity.NEVER_SEEN
+
+    def _to_tell(self, device_id: str, found: _Watched, now: datetime) -> StatusRow | None:
+        connectivity, told = self._judge(found, now), found.told
+        changed = (
+            told is None
+            or told.connectivity is not connectivity
+            or (told.site_id, told.line_id) != (found.site_id, found.line_id)
+        )
+        stale = (
+            told is not None
+            and connectivity is Connectivity.ONLINE
+            and now - told.published_at >= timedelta(seconds=REFRESH_S)
+        )
+        if not changed and not stale:
+            return None
+        same = told is not None and told.connectivity is connectivity
+        return StatusRow(
+            device_id=device_id,
+            site_id=found.site_id,
+            connectivity=connectivity,
+            since=told.since if same and told is not None else now,
+            last_report_at=found.last_report_at,
+            reason=found.reason if connectivity is Connectivity.OFFLINE else None,
+            line_id=found.line_id,
+            published_at=now,
+        )

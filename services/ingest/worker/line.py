@@ -1,0 +1,309 @@
+"""The task that owns one line: it polls the devices on it in turn and lets commands go first.
+
+A device that does not answer costs its neighbours one time limit and then leaves the fast cycle; a line that
+cannot be reached is tried again with growing pauses. Nothing that a device does ends this task.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from libs.common.backoff import Backoff
+from libs.common.clock import Clock
+from libs.common.contracts.registry import Device, Line
+from libs.common.errors import InvalidInput
+from libs.common.ids import DeviceId, LineId
+from libs.common.profiles import DeviceProfile
+from services.ingest import metrics
+from services.ingest.domain.normalise import Normaliser, Ratios
+from services.ingest.domain.polling import BreakerLimits, DeviceBreaker, missed_slots, next_slot, offset_s
+from services.ingest.domain.report import Report
+from services.ingest.drivers.port import (
+    Address,
+    BadAnswer,
+    DeviceRefused,
+    DeviceSession,
+    DeviceSilent,
+    LineDown,
+    LineDriver,
+    RawReport,
+)
+from services.ingest.settings import PollingSettings
+from services.ingest.spool import SpoolFull
+from services.ingest.usecases.acceptor import Acceptor
+from services.ingest.usecases.status import StatusBoard
+from services.ingest.worker.waiting import wait_for
+
+logger = logging.getLogger(__name__)
+
+FIRST_POLL_WITHIN_S = 5.0
+"""A device that was added is read for the first time within this, whatever its interval. [s]"""
+IDLE_S = 30.0
+
+Result = TypeVar("Result")
+
+
+class UnknownOnLine(InvalidInput):
+    """The device is not on this line."""
+
+    code = "unknown_on_line"
+    title_zh = "线路上无此设备"
+
+
+@dataclass(slots=True)
+class Polled:
+    """One device of the line, as it is polled."""
+
+    device: Device
+    profile: DeviceProfile
+    normaliser: Normaliser
+    session: DeviceSession
+    interval_s: float
+    breaker: DeviceBreaker
+    due: float
+    """Monotonic time of its next poll. [s]"""
+    slot: float | None = None
+    """The same as POSIX time, while it keeps its slots. [s]"""
+
+
+class LineRunner:
+    """Polls one line while this process holds it."""
+
+    def __init__(
+        self,
+        *,
+        line: Line,
+        driver: LineDriver,
+        acceptor: Acceptor,
+        status: StatusBoard,
+        clock: Clock,
+        settings: PollingSettings,
+    ) -> None:
+        self.line = line
+        self._driver = driver
+        self._acceptor = acceptor
+        self._status = status
+        self._clock = clock
+        self._settings = settings
+        self._polled: dict[str, Polled] = {}
+        self._jobs: deque[tuple[Callable[[], Awaitable[None]], asyncio.Future[None]]] = deque()
+        self._wake = asyncio.Event()
+        self._connect_at = float("-inf")
+        self._backoff = Backoff(first_s=1.0, cap_s=settings.reconnect_cap_s)
+        self._limits = BreakerLimits(settings.breaker_failures, settings.breaker_waits_s)
+
+    @property
+    def device_ids(self) -> frozenset[str]:
+        """The devices that are polled."""
+        return frozenset(self._polled)
+
+    def update(self, devices: Mapping[str, tuple[Device, DeviceProfile]]) -> None:
+        """Learn which devices are on the line now; those that have not changed keep their state."""
+        for device_id in self._polled.keys() - devices.keys():
+            del self._polled[device_id]
+            self._status.forget(device_id)
+        for device_id, (device, profile) in devices.items():
+            known = self._polled.get(device_id)
+            if known is not None and (known.device, known.profile.version) == (device, profile.version):
+                continue
+            self._add(device, profile)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Poll for ever; close the connection when cancelled."""
+        try:
+            while True:
+                if self._jobs:
+                    await self._do_next_job()
+                    continue
+                now = self._clock.monotonic()
+                polled = min(self._polled.values(), key=lambda found: found.due, default=None)
+                due = now + IDLE_S if polled is None else max(polled.due, self._connect_at)
+                if due > now or polled is None:
+                    await wait_for(self._wake, self._clock, due - now)
+                    continue
+                await self._poll(polled)
+        finally:
+            for _, done in self._jobs:
+                done.cancel()
+            self._jobs.clear()
+            await self._driver.close()
+
+    async def first(self, job: Callable[[], Awaitable[Result]]) -> Result:
+        """Do ``job`` on the line before the next poll, and return what it returns.
+
+        Raises:
+            Exception: Whatever the job raises.
+            asyncio.CancelledError: The line was given up before the job could be done.
+        """
+        results: list[Result] = []
+
+        async def keep() -> None:
+            results.append(await job())
+
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._jobs.append((keep, done))
+        self._wake.set()
+        await done
+        return results[0]
+
+    def session(self, device_id: str) -> DeviceSession:
+        """Return the session of a device, to be used within ``first`` only.
+
+        Raises:
+            UnknownOnLine: It is not on this line.
+        """
+        found = self._polled.get(device_id)
+        if found is None:
+            raise UnknownOnLine(f"device {device_id} is not polled on line {self.line.id}")
+        return found.session
+
+    async def read_now(self, device_id: str, names: Sequence[str]) -> Mapping[str, float | None]:
+        """Read some points of a device before the next poll, in canonical units."""
+
+        async def read() -> RawReport:
+            return await self.session(device_id).read_points(names)
+
+        raw = await self.first(read)
+        polled = self._polled.get(device_id)
+        if polled is None:
+            raise UnknownOnLine(f"device {device_id} is not polled on line {self.line.id}")
+        return polled.normaliser.measure(raw.raw, _ratios(polled.device)).points
+
+    def _add(self, device: Device, profile: DeviceProfile) -> None:
+        try:
+            session = self._driver.session(Address(device.id, device.address, profile))
+        except InvalidInput as exc:
+            logger.error("device cannot be polled", extra={"device_id": device.id, "reason": exc.message})
+            return
+        interval_s = self._settings.interval_of(device.kind, device.period_s)
+        self._polled[device.id] = Polled(
+            device=device,
+            profile=profile,
+            normaliser=Normaliser(profile),
+            session=session,
+            interval_s=interval_s,
+            breaker=DeviceBreaker(self._limits),
+            due=self._clock.monotonic() + offset_s(device.id, min(interval_s, FIRST_POLL_WITHIN_S)),
+        )
+        self._status.watch(device.id, site_id=device.site, line_id=device.line, interval_s=interval_s)
+
+    async def _do_next_job(self) -> None:
+        job, done = self._jobs.popleft()
+        if done.done():
+            return
+        try:
+            await job()
+        except asyncio.CancelledError:
+            done.cancel()
+            raise
+        except Exception as exc:  # whoever asked gets it; the line goes on
+            if not done.done():
+                done.set_exception(exc)
+        else:
+            if not done.done():
+                done.set_result(None)
+
+    async def _poll(self, polled: Polled) -> None:
+        protocol = self._driver.protocol
+        began, wall = self._clock.monotonic(), self._clock.now().timestamp()
+        if polled.slot is not None:
+            missed = missed_slots(polled.slot, wall, polled.interval_s)
+            if missed:
+                metrics.POLL_OVERRUNS.labels(protocol).inc(missed)
+        outcome = "ok"
+        try:
+            raw = await self._read(polled)
+        except LineDown as exc:
+            outcome = "line_down"
+            self._note_line_down(exc)
+            self._status.failed(polled.device.id, "line_down")
+        except DeviceSilent as exc:
+            outcome = "timeout"
+            if not polled.breaker.is_open:
+                logger.debug("device silent", extra={"device_id": polled.device.id, "reason": exc.message})
+            polled.breaker.failed()
+            if polled.breaker.failures == self._limits.failures:
+                logger.warning(
+                    "device does not answer, it is probed from now on",
+                    extra={"device_id": polled.device.id, "line_id": self.line.id, "reason": exc.message},
+                )
+            self._status.failed(polled.device.id, "timeout")
+        except (DeviceRefused, BadAnswer) as exc:
+            outcome = exc.code
+            logger.info("device answers without values", extra={"device_id": polled.device.id, "reason": exc.message})
+            self._status.failed(polled.device.id, exc.code)
+        else:
+            self._note_answer(polled)
+            await self._deliver(polled, raw)
+        metrics.POLLS.labels(protocol, outcome).inc()
+        metrics.POLL_SECONDS.labels(protocol).observe(self._clock.monotonic() - began)
+        self._schedule(polled)
+
+    async def _read(self, polled: Polled) -> RawReport:
+        """Read a device; ask again at once when a healthy one does not answer."""
+        attempts = 1 if polled.breaker.is_open else 1 + self._settings.retries
+        while True:
+            attempts -= 1
+            try:
+                return await polled.session.read()
+            except DeviceSilent:
+                if attempts <= 0 or self._jobs:
+                    raise
+
+    def _note_line_down(self, exc: LineDown) -> None:
+        if self._backoff.first:
+            logger.warning("line is down", extra={"line_id": self.line.id, "reason": exc.message})
+        self._connect_at = self._clock.monotonic() + self._backoff.next_s()
+
+    def _note_answer(self, polled: Polled) -> None:
+        if not self._backoff.first:
+            logger.info("line is up again", extra={"line_id": self.line.id})
+        self._backoff.reset()
+        self._connect_at = float("-inf")
+        if polled.breaker.is_open:
+            logger.info("device answers again", extra={"device_id": polled.device.id})
+        polled.breaker.succeeded()
+
+    async def _deliver(self, polled: Polled, raw: RawReport) -> None:
+        device = polled.device
+        measured = polled.normaliser.measure(raw.raw, _ratios(device))
+        if not measured.points:
+            return
+        report = Report(
+            device_id=DeviceId(device.id),
+            site_id=device.site,
+            source_time=raw.received_at,
+            received_at=raw.received_at,
+            driver=self._driver.protocol,
+            points=measured.points,
+            quality=measured.quality,
+            raw=measured.raw,
+            device_time=raw.device_time,
+            line_id=LineId(self.line.id),
+            profile=polled.profile.name,
+            profile_version=polled.profile.version,
+            ct_ratio=device.ct_ratio,
+            pt_ratio=device.pt_ratio,
+            energy_ratio=measured.energy_ratio,
+        )
+        try:
+            await self._acceptor.accept([report])
+        except SpoolFull:
+            metrics.DROPPED.labels("spool_full").inc(len(report.points))
+
+    def _schedule(self, polled: Polled) -> None:
+        now, wall = self._clock.monotonic(), self._clock.now().timestamp()
+        if polled.breaker.is_open:
+            polled.slot = None
+            polled.due = now + polled.breaker.wait_s
+            return
+        polled.slot = next_slot(wall, polled.interval_s, offset_s(polled.device.id, polled.interval_s))
+        polled.due = now + (polled.slot - wall)
+
+
+def _ratios(device: Device) -> Ratios:
+    return Ratios(ct=device.ct_ratio, pt=device.pt_ratio)

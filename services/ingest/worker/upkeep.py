@@ -1,0 +1,129 @@
+"""Small loops: heartbeats into every partition, daily partitions of the history, the topic kept equal to the tables."""
+
+import logging
+from collections.abc import Callable
+from datetime import UTC, date, timedelta
+
+import asyncpg
+
+from libs.common.bus import topics
+from libs.common.bus.port import Bus
+from libs.common.bus.tail import Tail
+from libs.common.clock import Clock
+from libs.common.db import Database
+from libs.common.errors import Unavailable
+from services.ingest.settings import HistorySettings
+from services.ingest.spool import SpoolFull
+from services.ingest.store import history, rejected
+from services.ingest.usecases.acceptor import Acceptor
+from services.ingest.usecases.registry import Registry
+from services.ingest.usecases.topology import Topology
+
+logger = logging.getLogger(__name__)
+
+PARTITIONS_EVERY_S = 600.0
+RECONCILE_EVERY_S = 600.0
+REJECTED_KEPT_S = 90 * 86400.0
+"""How long what was not understood can be looked at. [s]"""
+DELETE_AT_A_TIME = 10_000
+
+
+class Heartbeats:
+    """Says, once a second and in every partition, that ingest lives and that its way to the bus is open."""
+
+    def __init__(self, *, acceptor: Acceptor, bus: Bus, clock: Clock, instance: str, every_s: float) -> None:
+        self._acceptor = acceptor
+        self._bus = bus
+        self._clock = clock
+        self._instance = instance
+        self._every_s = every_s
+
+    async def run(self, beat: Callable[[], None]) -> None:
+        """Beat for ever; a closed way is told by silence."""
+        seq = 0
+        partitions = 0
+        while True:
+            beat()
+            try:
+                partitions = partitions or await self._bus.partitions(topics.READINGS)
+                await self._acceptor.heartbeat(self._instance, partitions, seq)
+                seq += 1
+            except SpoolFull:
+                logger.debug("no heartbeat: the spool is full")
+            except Unavailable as exc:
+                logger.debug("no heartbeat", extra={"reason": exc.message})
+            await self._clock.sleep(self._every_s)
+
+
+class HistoryUpkeep:
+    """Makes daily partitions ahead and drops those that are older than the policy keeps."""
+
+    def __init__(self, db: Database, clock: Clock, settings: HistorySettings) -> None:
+        self._db = db
+        self._clock = clock
+        self._settings = settings
+
+    async def run(self, beat: Callable[[], None]) -> None:
+        """Look after the partitions, for ever."""
+        while True:
+            beat()
+            wait_s = PARTITIONS_EVERY_S
+            try:
+                await self.once()
+            except Unavailable as exc:
+                logger.warning("partitions wait for the database", extra={"reason": exc.message})
+                wait_s = 10.0
+            await self._clock.sleep(wait_s)
+
+    async def once(self) -> None:
+        """Make what is missing, drop what is too old."""
+        today = self._clock.now().astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        for ahead in range(self._settings.days_ahead + 1):
+            async with self._db.write() as conn:
+                await history.ensure_partition(conn, today + timedelta(days=ahead))
+        oldest = (today - timedelta(days=self._settings.retention_days)).date()
+        async with self._db.read() as conn:
+            days = await history.fetch_partition_days(conn)
+        for day in days:
+            if day < oldest:
+                await self._drop(day)
+        async with self._db.write() as conn:
+            await rejected.delete_before(conn, self._clock.now() - timedelta(seconds=REJECTED_KEPT_S), DELETE_AT_A_TIME)
+
+    async def _drop(self, day: date) -> None:
+        try:
+            async with self._db.write() as conn:
+                await history.drop_partition(conn, day)
+        except asyncpg.LockNotAvailableError:
+            logger.info("partition in use, dropped later", extra={"day": str(day)})
+        else:
+            logger.info("partition dropped by policy", extra={"day": str(day)})
+
+
+class RegistryKeeper:
+    """Keeps the topic equal to the tables: publishes what the topic lacks, at the start and now and then."""
+
+    def __init__(self, *, registry: Registry, topology: Topology, tail: Tail, clock: Clock) -> None:
+        self._registry = registry
+        self._topology = topology
+        self._tail = tail
+        self._clock = clock
+
+    async def run(self, beat: Callable[[], None]) -> None:
+        """Compare for ever."""
+        while not self._tail.ready:
+            beat()
+            await self._clock.sleep(0.2)
+        while True:
+            beat()
+            wait_s = RECONCILE_EVERY_S
+            try:
+                missing = await self._registry.publish_missing(self._topology.revision)
+                if missing:
+                    logger.info("registry published again", extra={"entities": missing})
+            except Unavailable as exc:
+                logger.warning("registry cannot be compared", extra={"reason": exc.message})
+                wait_s = 10.0
+            for _ in range(int(wait_s // 10) or 1):
+                beat()
+                await self._clock.sleep(10.0)
