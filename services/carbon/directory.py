@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from libs.common.clock import Clock
 from libs.common.contracts.registry import BindingRecord, CircuitRole, EntityKind, Region
 from libs.common.ids import CircuitId, DeviceId, SiteId
+from libs.common.profiles import ProfileCatalogue
 from libs.common.registry import RegistryView
 from services.carbon.domain.booking import Binding
 
@@ -16,8 +17,10 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class RegistryDirectory:
     """The registry in carbon's words, and the circuits that its changes concern."""
 
-    def __init__(self, view: RegistryView, clock: Clock) -> None:
+    def __init__(self, view: RegistryView, profiles: ProfileCatalogue, clock: Clock, *, point: str) -> None:
         self._view = view
+        self._profiles = profiles
+        self._point = point
         self._clock = clock
         self._changed: dict[CircuitId, datetime] = {}
         view.on_change(self._note)
@@ -47,6 +50,7 @@ class RegistryDirectory:
                 valid_to=version.valid_to,
                 initial_register=version.initial_register,
                 final_register=version.final_register,
+                modulus_kwh=self._modulus_kwh(version.device, version.valid_from),
             )
             before = found[-1] if found else None
             if (
@@ -93,6 +97,15 @@ class RegistryDirectory:
         """Remember again what could not be written down."""
         for circuit, since in changed.items():
             self._mark(circuit, since)
+
+    def _modulus_kwh(self, device_id: DeviceId, when: datetime) -> float | None:
+        """Return the first value that the meter's register cannot show, where its profile knows it. [kWh]"""
+        device = self._view.device(device_id, when) or self._view.device(device_id)
+        if device is None or device.profile is None:
+            return None
+        profile = self._profiles.find(device.profile, device.profile_version)
+        point = None if profile is None else profile.points.get(self._point)
+        return None if point is None else point.modulus
 
     def _note(self, kind: EntityKind, entity_id: str) -> None:
         if kind is EntityKind.CIRCUIT:

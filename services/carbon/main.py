@@ -5,6 +5,7 @@ import sys
 from libs.common.bus import topics
 from libs.common.bus.consumer import EffectsConsumer
 from libs.common.bus.outbox import OutboxRelay
+from libs.common.profiles import ProfileCatalogue
 from libs.common.registry import RegistryView
 from libs.common.runtime import Beat, Check, Health, Platform, Service, Worker, flag_check, run, wait_beating
 from libs.common.settings import load_common, load_section
@@ -26,7 +27,7 @@ def build(platform: Platform) -> Service:
     db = platform.database("carbon")
     owner = f"carbon-{platform.settings.instance}"
     view = RegistryView(bus=platform.bus, db=db, clock=platform.clock)
-    directory = RegistryDirectory(view, platform.clock)
+    directory = RegistryDirectory(view, ProfileCatalogue.load(), platform.clock, point=ENERGY_POINT)
     relay = OutboxRelay(bus=platform.bus, db=db, clock=platform.clock, owner=owner)
 
     def booking() -> Booking:

@@ -17,6 +17,7 @@ from libs.common.contracts.registry import Binding, Circuit, CircuitRole, Entity
 from libs.common.contracts.telemetry import Quality, Reading
 from libs.common.db import Database
 from libs.common.ids import CircuitId, DeviceId, RegionId, SiteId
+from libs.common.profiles import ProfileCatalogue
 from libs.common.registry import RegistryView
 from libs.common.settings import BusSettings, DatabaseSettings
 from services.carbon import store
@@ -78,7 +79,7 @@ class Carbon:
     def __init__(self, db: Database, view: RegistryView, bus: PgLogBus) -> None:
         clock = SystemClock()
         self.db, self.bus, self.view = db, bus, view
-        self.directory = RegistryDirectory(view, clock)
+        self.directory = RegistryDirectory(view, ProfileCatalogue.load(), clock, point=ENERGY_POINT)
         self.relay = OutboxRelay(bus=bus, db=db, clock=clock, owner="test")
         booking = Booking(
             directory=self.directory, books=store, publisher=OutboxPublisher(), clock=clock, point=ENERGY_POINT
