@@ -223,13 +223,19 @@ async def units_to_log_in(
     conn: Conn, connection_id: str, *, slots: Collection[int], slot_count: int, now: datetime,
     interval_s: float, limit: int,
 ) -> list[Unit]:  # fmt: skip
-    """Return units that wait for a LOGIN and may have it now, the longest waiting first."""
+    """Return units that wait for a LOGIN and may have it now, the longest waiting first.
+
+    A unit without a mapping waits for one, since a LOGIN carries the list of devices; when that list changes
+    afterwards, another LOGIN tells the centre.
+    """
     rows = await conn.fetch(
         _UNIT
         + """
-         where connection_id = $1 and key % $3 = any($2) and phase in ('new', 'refused', 'lost')
-           and (last_login_at is null or last_login_at <= $4 - make_interval(secs => $5)
-                or last_login_at > $4 + make_interval(secs => $5))
+         where connection_id = $1 and key % $3 = any($2)
+           and (phase in ('new', 'refused', 'lost') or phase = 'registered' and devices_changed)
+           and exists (select from mapping_devices d where d.unit_key = units.key)
+           and (last_login_at is null or last_login_at <= $4::timestamptz - make_interval(secs => $5)
+                or last_login_at > $4::timestamptz + make_interval(secs => $5))
            and (login_not_before is null or login_not_before <= $4)
          order by last_login_at nulls first, key
          limit $6
@@ -286,10 +292,10 @@ async def claim_login(conn: WriteConn, key: UnitKey, *, now: datetime, interval_
     """Write the time of a LOGIN before it is sent; return whether it may be sent."""
     done = await conn.execute(
         """
-        update units set last_login_at = $2
-         where key = $1 and phase in ('new', 'refused', 'lost')
-           and (last_login_at is null or last_login_at <= $2 - make_interval(secs => $3)
-                or last_login_at > $2 + make_interval(secs => $3))
+        update units set last_login_at = $2, devices_changed = false
+         where key = $1 and (phase in ('new', 'refused', 'lost') or phase = 'registered' and devices_changed)
+           and (last_login_at is null or last_login_at <= $2::timestamptz - make_interval(secs => $3)
+                or last_login_at > $2::timestamptz + make_interval(secs => $3))
         """,
         key,
         now,
@@ -371,7 +377,17 @@ async def fetch_mapping(conn: Conn, key: UnitKey) -> UnitMapping:
 
 
 async def put_mapping(conn: WriteConn, key: UnitKey, mapping: UnitMapping) -> None:
-    """Replace a unit's mapping."""
+    """Replace a unit's mapping, and note when its devices are others than before."""
+    await conn.execute(
+        """
+        update units set devices_changed = true
+         where key = $1
+           and (select array_agg(sc_device_id || ' ' || sc_device_code order by place)
+                  from mapping_devices where unit_key = $1) is distinct from $2::text[]
+        """,
+        key,
+        [f"{device.ref.device_id} {device.ref.device_code}" for device in mapping.devices] or None,
+    )
     await conn.execute("delete from mapping_devices where unit_key = $1", key)
     await conn.executemany(
         "insert into mapping_devices (unit_key, sc_device_id, sc_device_code, name, place) values ($1, $2, $3, $4, $5)",

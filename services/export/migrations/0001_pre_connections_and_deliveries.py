@@ -48,6 +48,7 @@ def upgrade() -> None:
             access_right integer,
             last_login_at timestamptz,
             login_not_before timestamptz,
+            devices_changed boolean not null default false,
             login_failures integer not null default 0,
             logged_in_at timestamptz,
             heard_at timestamptz,
