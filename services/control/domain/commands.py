@@ -236,13 +236,14 @@ def wait(command: Command, at: datetime, reason: str, delay_s: float, **changes:
 
 
 def on_outcome(
-    command: Command, outcome: Outcome, policy: Policy, *, released_trip: int | None = None
+    command: Command, outcome: Outcome, now: datetime, policy: Policy, *, released_trip: int | None = None
 ) -> Change | None:
     """Return what an answer changes, None when it says nothing new.
 
     Args:
         command: As it is now, locked.
         outcome: What was answered, perhaps late, twice, or about an earlier sending.
+        now: The time, by our clock.
         policy: Limits.
         released_trip: Trip reason that a person has released.
     """
@@ -251,43 +252,43 @@ def on_outcome(
     if command.state in PENDING and not command.was_sent:
         return None
     if command.is_off:
-        return _off_outcome(command, outcome, policy)
-    return _on_outcome(command, outcome, policy, released_trip)
+        return _off_outcome(command, outcome, now, policy)
+    return _on_outcome(command, outcome, now, policy, released_trip)
 
 
-def _off_outcome(command: Command, outcome: Outcome, policy: Policy) -> Change | None:
+def _off_outcome(command: Command, outcome: Outcome, now: datetime, policy: Policy) -> Change | None:
     if command.state.is_final:
         # Whoever gave it up had its wake-up sent; a breaker that opened after all is closed by that, or read open
         # by the watchdog. Only when this is news to everybody is the wake-up due again.
         late = outcome.stage in (Stage.EXECUTED, Stage.VERIFIED) and not outcome.is_look
         if late and command.state is not S.SUCCEEDED:
-            return Change(command, command, outcome.at, outcome.evidence, frozenset({Effect.WAKE_NOW}))
+            return Change(command, command, now, outcome.evidence, frozenset({Effect.WAKE_NOW}))
         return None
     if outcome.is_look:
-        return _off_read(command, outcome.at, outcome.breaker, outcome.at, outcome.evidence, policy)
+        return _off_read(command, now, outcome.breaker, now, outcome.evidence, policy)
     if outcome.attempt != command.attempt:
         return None
     match outcome.stage:
         case Stage.ACCEPTED if command.state in (S.DISPATCHED, S.UNKNOWN):
-            return step(command, S.ACCEPTED, outcome.at, "", evidence=outcome.evidence,
-                        next_at=outcome.at + timedelta(seconds=policy.verify_timeout_s))  # fmt: skip
+            return step(command, S.ACCEPTED, now, "", evidence=outcome.evidence,
+                        next_at=now + timedelta(seconds=policy.verify_timeout_s))  # fmt: skip
         case Stage.EXECUTED if command.state in (S.DISPATCHED, S.ACCEPTED, S.UNKNOWN):
-            return step(command, S.VERIFYING, outcome.at, "", evidence=outcome.evidence,
-                        next_at=outcome.at + timedelta(seconds=policy.verify_timeout_s))  # fmt: skip
+            return step(command, S.VERIFYING, now, "", evidence=outcome.evidence,
+                        next_at=now + timedelta(seconds=policy.verify_timeout_s))  # fmt: skip
         case Stage.VERIFIED:
             contradiction = _off_contradiction(outcome, policy)
             if contradiction is not None:
-                return step(command, S.FAILED, outcome.at, contradiction, Effect.WAKE_NOW, evidence=outcome.evidence)
-            return step(command, S.SUCCEEDED, outcome.at, outcome.reason, Effect.LOAD_OFF, evidence=outcome.evidence)
+                return step(command, S.FAILED, now, contradiction, Effect.WAKE_NOW, evidence=outcome.evidence)
+            return step(command, S.SUCCEEDED, now, outcome.reason, Effect.LOAD_OFF, evidence=outcome.evidence)
         case Stage.REFUSED if command.state in (S.DISPATCHED, S.ACCEPTED):
             # A holder that has just lost its line refuses too, while the next one executes: so wake anyway.
-            return step(command, S.REJECTED, outcome.at, outcome.reason or "refused", Effect.WAKE_NOW,
+            return step(command, S.REJECTED, now, outcome.reason or "refused", Effect.WAKE_NOW,
                         evidence=outcome.evidence)  # fmt: skip
         case Stage.FAILED:
-            return step(command, S.FAILED, outcome.at, outcome.reason or "failed", Effect.WAKE_NOW,
+            return step(command, S.FAILED, now, outcome.reason or "failed", Effect.WAKE_NOW,
                         evidence=outcome.evidence)  # fmt: skip
         case Stage.UNKNOWN if command.state is not S.UNKNOWN:
-            return _to_unknown(command, outcome.at, outcome.reason or "no_answer", outcome.evidence)
+            return _to_unknown(command, now, outcome.reason or "no_answer", outcome.evidence)
         case _:
             return None
 
@@ -303,50 +304,54 @@ def _off_contradiction(outcome: Outcome, policy: Policy) -> str | None:
     return None
 
 
-def _on_outcome(command: Command, outcome: Outcome, policy: Policy, released_trip: int | None) -> Change | None:
+def _on_outcome(
+    command: Command, outcome: Outcome, now: datetime, policy: Policy, released_trip: int | None
+) -> Change | None:
     if command.state.is_final:
         return None
     if outcome.breaker == CLOSED and (outcome.stage is Stage.VERIFIED or outcome.is_look):
         # Also the answer to an earlier sending proves it: the breaker reads closed after we wanted it closed.
-        return step(command, S.SUCCEEDED, outcome.at, outcome.reason, Effect.LOAD_ON, evidence=outcome.evidence,
+        return step(command, S.SUCCEEDED, now, outcome.reason, Effect.LOAD_ON, evidence=outcome.evidence,
                     hold=None)  # fmt: skip
     if outcome.attempt != command.attempt:
         return None
     if outcome.is_look:
-        return _on_read(command, outcome, policy, released_trip)
+        return _on_read(command, outcome, now, policy, released_trip)
     if command.state is S.SCHEDULED:
         return None
     match outcome.stage:
         case Stage.ACCEPTED if command.state in (S.DISPATCHED, S.UNKNOWN):
-            return step(command, S.ACCEPTED, outcome.at, "", evidence=outcome.evidence,
-                        next_at=outcome.at + timedelta(seconds=policy.verify_timeout_s))  # fmt: skip
+            return step(command, S.ACCEPTED, now, "", evidence=outcome.evidence,
+                        next_at=now + timedelta(seconds=policy.verify_timeout_s))  # fmt: skip
         case Stage.EXECUTED if command.state in (S.DISPATCHED, S.ACCEPTED, S.UNKNOWN):
-            return step(command, S.VERIFYING, outcome.at, "", evidence=outcome.evidence,
-                        next_at=outcome.at + timedelta(seconds=policy.verify_timeout_s))  # fmt: skip
+            return step(command, S.VERIFYING, now, "", evidence=outcome.evidence,
+                        next_at=now + timedelta(seconds=policy.verify_timeout_s))  # fmt: skip
         case Stage.VERIFIED:
-            return _again(command, outcome.at, "no_evidence", policy, outcome.evidence)
+            return _again(command, now, "no_evidence", policy, outcome.evidence)
         case Stage.REFUSED | Stage.FAILED:
             obstacle = _obstacle_of(outcome, released_trip)
             if obstacle is not None:
-                return _held(command, outcome.at, obstacle, policy)
-            return _again(command, outcome.at, outcome.reason or outcome.stage.value, policy, outcome.evidence)
+                return _held(command, now, obstacle, policy)
+            return _again(command, now, outcome.reason or outcome.stage.value, policy, outcome.evidence)
         case Stage.UNKNOWN if command.state is not S.UNKNOWN:
-            return _to_unknown(command, outcome.at, outcome.reason or "no_answer", outcome.evidence)
+            return _to_unknown(command, now, outcome.reason or "no_answer", outcome.evidence)
         case _:
             return None
 
 
-def _on_read(command: Command, outcome: Outcome, policy: Policy, released_trip: int | None) -> Change | None:
+def _on_read(
+    command: Command, outcome: Outcome, now: datetime, policy: Policy, released_trip: int | None
+) -> Change | None:
     """Return what a look that found the breaker open, or not at all, means for an ON."""
     obstacle = _obstacle_of(outcome, released_trip)
     if command.state is S.UNKNOWN:
         if obstacle is not None:
-            return _held(command, outcome.at, obstacle, policy)
-        return _again(command, outcome.at, "reads_open", policy, outcome.evidence)
+            return _held(command, now, obstacle, policy)
+        return _again(command, now, "reads_open", policy, outcome.evidence)
     if command.state is S.SCHEDULED and command.hold in (Hold.LOCAL_LOCK, Hold.PROTECTION_TRIP):
         if obstacle is None and outcome.breaker == OPEN:
-            return step(command, S.SCHEDULED, outcome.at, "obstacle_gone", evidence=outcome.evidence,
-                        next_at=outcome.at, hold=None)  # fmt: skip
+            return step(command, S.SCHEDULED, now, "obstacle_gone", evidence=outcome.evidence,
+                        next_at=now, hold=None)  # fmt: skip
     return None
 
 
@@ -535,11 +540,11 @@ def cancelled(command: Command, actor: str, reason: str, at: datetime) -> Change
     return step(command, S.CANCELLED, at, reason or "cancelled", Effect.DROP_WAKE_UP, evidence={"actor": actor})
 
 
-def restored(command: Command, outcome: Outcome) -> Change | None:
+def restored(command: Command, outcome: Outcome, now: datetime) -> Change | None:
     """Return what it means for a wake-up that the line's holder closed the breaker by itself."""
     if command.is_off or command.state.is_final or outcome.breaker != CLOSED:
         return None
-    return step(command, S.SUCCEEDED, outcome.at, "restored_by_holder", Effect.LOAD_ON, evidence=outcome.evidence,
+    return step(command, S.SUCCEEDED, now, "restored_by_holder", Effect.LOAD_ON, evidence=outcome.evidence,
                 hold=None)  # fmt: skip
 
 

@@ -22,10 +22,10 @@ from libs.common.ids import LoadId, PlanId
 
 ALL_WEEKDAYS = frozenset(range(1, 8))
 """ISO weekdays, Monday is 1."""
-MAX_DAYS = 3660
-"""Longest plan: ten years. [d]"""
 MAX_WINDOWS = 24
 """Windows a day; more is a mistake."""
+MAX_INSTANCES = 4000
+"""Windows of a whole plan: ten years of one a day. Longer plans would hold the event loop while they are counted."""
 MAX_LOADS = 100_000
 
 
@@ -171,9 +171,11 @@ def check_schedule(schedule: Schedule, *, min_off_s: float, min_on_s: float) -> 
             message_zh=f"结束日期 {schedule.last_date} 早于开始日期 {schedule.first_date}",
             field="last_date",
         )
-    if (schedule.last_date - schedule.first_date).days > MAX_DAYS:
+    if ((schedule.last_date - schedule.first_date).days + 1) * len(schedule.windows) > MAX_INSTANCES:
         raise InvalidPlan(
-            f"last_date: a plan lasts at most {MAX_DAYS} days", message_zh=f"策略最长 {MAX_DAYS} 天", field="last_date"
+            f"last_date: a plan has at most {MAX_INSTANCES} windows",
+            message_zh=f"一个策略最多 {MAX_INSTANCES} 个时段",
+            field="last_date",
         )
     if not schedule.weekdays or not schedule.weekdays <= ALL_WEEKDAYS:
         raise InvalidPlan(

@@ -1,0 +1,7 @@
+"""``python -m services.control``."""
+
+import sys
+
+from services.control.main import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""The HTTP API of control: plans, occurrences, commands, wake-ups, guards, calendars."""

@@ -1,0 +1,145 @@
+"""What the endpoints share: who asks, which sites they may touch, idempotency keys, cursors."""
+
+import hashlib
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated
+
+import orjson
+from fastapi import Depends, Header, Query, Response
+from pydantic import BaseModel, ConfigDict
+
+from libs.common.db import Database, WriteConn
+from libs.common.errors import Conflict, Forbidden
+from libs.common.tokens import Principal
+from libs.common.web import problem, require
+from services.control.domain.loads import LoadInfo
+from services.control.store import orders as order_store
+from services.control.usecases.ports import SteadyClock
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        max_length=200,
+        description="Any unique text: the same request sent again with it is answered again and done once",
+    ),
+]
+Read = Annotated[Principal, Depends(require("control:read"))]
+Write = Annotated[Principal, Depends(require("control:write"))]
+Switch = Annotated[Principal, Depends(require("control:switch"))]
+Limit = Annotated[int, Query(ge=1, le=1000, description="items on a page")]
+
+
+class Model(BaseModel):
+    """Base of requests: an unknown field is a mistake of the caller."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class View(BaseModel):
+    """Base of answers."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+
+class StillRunning(Conflict):
+    """The request that used the key first is not finished."""
+
+    code = "idempotency_key_in_use"
+    title_zh = "相同幂等键的请求正在处理"
+
+
+def actor_of(principal: Principal) -> str:
+    """Return who it was, as the audit log names them."""
+    return f"{principal.kind}:{principal.subject}"
+
+
+def door_of(principal: Principal) -> str:
+    """Return through which door they came."""
+    return "service" if principal.kind == "service" else "api"
+
+
+def allowed(principal: Principal, load: LoadInfo) -> bool:
+    """Return whether the load lies in the caller's part of the site tree."""
+    if principal.sites is None:
+        return True
+    places = {load.site_id, *(f"region:{region}" for region in load.region_ids)}
+    return not places.isdisjoint(principal.sites)
+
+
+def require_sites(principal: Principal, loads: Iterable[LoadInfo | None]) -> None:
+    """Check that all loads lie in the caller's part of the site tree; unknown ones are the use case's matter.
+
+    Raises:
+        Forbidden: One does not.
+    """
+    for load in loads:
+        if load is not None and not allowed(principal, load):
+            raise Forbidden(
+                f"{principal.subject} may not switch at site {load.site_id}",
+                message_zh=f"{principal.subject} 无权操作局站 {load.site_id}",
+                load_id=load.load_id,
+            )
+
+
+def require_all_sites(principal: Principal) -> None:
+    """Check that the caller is limited to no part of the site tree.
+
+    Raises:
+        Forbidden: They are.
+    """
+    if principal.sites is not None:
+        raise Forbidden(f"{principal.subject} is limited to some sites", message_zh=f"{principal.subject} 仅限部分局站")
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotent:
+    """Runs a request once per key, with its effects and its answer in one transaction."""
+
+    db: Database
+    clock: SteadyClock
+
+    async def run(
+        self,
+        principal: Principal,
+        key: str | None,
+        request: BaseModel,
+        work: Callable[[WriteConn], Awaitable[tuple[int, BaseModel]]],
+        *,
+        path: str,
+    ) -> Response:
+        """Return the answer of ``work``, or that of the first request with this key.
+
+        Raises:
+            StillRunning: The first request has not finished.
+        """
+        if key is None:
+            async with self.db.write() as conn:
+                status, answer = await work(conn)
+            return _reply(status, answer.model_dump(mode="json", exclude_none=True))
+        caller = actor_of(principal)
+        body_hash = hashlib.sha256(path.encode() + b"\0" + orjson.dumps(request.model_dump(mode="json"))).digest()
+        async with self.db.write() as conn:
+            if not await order_store.take_key(conn, caller, key):
+                raise StillRunning(
+                    "a request with this Idempotency-Key is still running", message_zh="相同幂等键的请求正在处理中"
+                )
+            known = await order_store.fetch_key(conn, caller, key)
+            if known is not None:
+                if known[0] != body_hash:
+                    return problem(
+                        422, code="idempotency_key_reused", title="Idempotency key reused",
+                        detail="this Idempotency-Key was used with another request",
+                        detail_zh="该幂等键已用于内容不同的请求",
+                    )  # fmt: skip
+                return _reply(known[1], known[2])
+            status, answer = await work(conn)
+            body = answer.model_dump(mode="json", exclude_none=True)
+            await order_store.put_key(conn, caller, key, body_hash, status, body, self.clock.now())
+        return _reply(status, body)
+
+
+def _reply(status: int, body: object) -> Response:
+    media_type = "application/problem+json" if status >= 400 else "application/json"
+    return Response(orjson.dumps(body), status_code=status, media_type=media_type)

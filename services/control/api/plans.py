@@ -1,0 +1,348 @@
+"""Plans, occurrences and calendars over HTTP."""
+
+from collections.abc import Callable, Sequence
+from datetime import date, datetime, time
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from pydantic import Field
+
+from libs.common.clock import CIVIL_ZONE
+from libs.common.contracts.base import UtcTime
+from libs.common.contracts.control import OccurrenceState
+from libs.common.db import Database
+from libs.common.errors import NotFound
+from libs.common.tokens import Principal
+from libs.common.web import Cursor, Page, read_time_cursor, time_cursor
+from services.control.api.common import (
+    Limit,
+    Model,
+    Read,
+    Switch,
+    View,
+    Write,
+    actor_of,
+    allowed,
+    door_of,
+    require_all_sites,
+    require_sites,
+)
+from services.control.domain.plans import ALL_WEEKDAYS, Plan, PlanState, Preview, Schedule, Window
+from services.control.store import plans as plan_store
+from services.control.store.plans import Calendar, Occurrence
+from services.control.usecases.plans import Plans
+from services.control.usecases.ports import Loads
+
+
+class WindowModel(Model):
+    """When the loads are off, on the clock face of the plan's zone."""
+
+    start: time = Field(examples=["23:59:59"])
+    """OFF."""
+    end: time = Field(examples=["06:00:00"])
+    """ON; on the next day unless it is later than ``start``."""
+
+
+class ScheduleModel(Model):
+    """On which dates which loads are off."""
+
+    load_ids: tuple[str, ...] = Field(min_length=1, max_length=100_000)
+    """Loads to be shut down; one that may never be off is refused and listed."""
+    first_date: date = Field(examples=["2022-05-01"])
+    """First date on which a window starts."""
+    last_date: date = Field(examples=["2022-06-01"])
+    """Last date on which a window starts; the last wake-up may be on the day after."""
+    windows: tuple[WindowModel, ...] = Field(min_length=1, max_length=24)
+    zone: str = CIVIL_ZONE.key
+    """IANA time zone."""
+    weekdays: tuple[int, ...] = tuple(sorted(ALL_WEEKDAYS))
+    """ISO weekdays on which a window may start, 1 is Monday."""
+    exceptions: tuple[date, ...] = Field(default=(), max_length=1000)
+    """Dates on which none starts."""
+    calendar_ids: tuple[str, ...] = Field(default=(), max_length=20)
+    """Calendars whose dates are exceptions too."""
+
+    def schedule(self) -> Schedule:
+        """Return the domain's schedule."""
+        return Schedule(
+            first_date=self.first_date,
+            last_date=self.last_date,
+            windows=tuple(Window(window.start, window.end) for window in self.windows),
+            zone=self.zone,
+            weekdays=frozenset(self.weekdays),
+            exceptions=frozenset(self.exceptions),
+        )
+
+
+class PlanIn(ScheduleModel):
+    """A plan to be drafted."""
+
+    name: str = Field(min_length=1, max_length=200)
+    note: str | None = Field(default=None, max_length=2000)
+
+
+class EndIn(Model):
+    """Why a plan ends."""
+
+    reason: str = Field(default="", max_length=500)
+
+
+class WindowView(View):
+    """One window on one date."""
+
+    start_local: datetime
+    """Wall time of the OFF in the plan's zone."""
+    off_at: UtcTime
+    on_at: UtcTime
+
+
+class PreviewView(View):
+    """What a schedule amounts to."""
+
+    count: int
+    """Windows in all, for each load."""
+    first_off_at: UtcTime | None
+    last_on_at: UtcTime | None
+    windows: list[WindowView]
+    """The first hundred."""
+
+
+class PlanView(View):
+    """A plan and what it amounts to."""
+
+    plan_id: str
+    name: str
+    state: PlanState
+    load_ids: list[str]
+    first_date: date
+    last_date: date
+    windows: list[WindowModel]
+    zone: str
+    weekdays: list[int]
+    exceptions: list[date]
+    calendar_ids: list[str]
+    note: str | None
+    created_by: str
+    created_at: UtcTime
+    approved_by: str | None
+    approved_at: UtcTime | None
+    ended_by: str | None
+    ended_at: UtcTime | None
+    end_reason: str | None
+    preview: PreviewView | None = None
+
+
+class OccurrenceView(View):
+    """One shutdown of one load by a plan."""
+
+    occurrence_id: str
+    plan_id: str
+    load_id: str
+    start_local: datetime
+    off_at: UtcTime
+    """When it is to go off."""
+    on_at: UtcTime
+    """When it is to be on again."""
+    state: OccurrenceState
+    reason: str
+    off_command_id: str | None
+    on_command_id: str | None
+    went_off_at: UtcTime | None
+    """When it was proven off."""
+    came_on_at: UtcTime | None
+    """When it was proven on."""
+    changed_at: UtcTime
+
+
+class DayModel(Model):
+    """A date with the reason for it."""
+
+    day: date
+    label: str = Field(default="", max_length=100)
+
+
+class CalendarIn(Model):
+    """Dates on which no window starts."""
+
+    name: str = Field(min_length=1, max_length=200)
+    source: str = Field(min_length=1, max_length=500)
+    """Where the dates were taken from, such as the number of the holiday notice."""
+    days: tuple[DayModel, ...] = Field(max_length=4000)
+
+
+class CalendarView(View):
+    """A calendar."""
+
+    calendar_id: str
+    name: str
+    source: str
+    days: list[DayModel]
+    changed_by: str
+    changed_at: UtcTime
+
+
+CalendarId = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+def build_plan_router(plans: Plans, db: Database, loads: Loads, wake: Callable[[], None]) -> APIRouter:
+    """Return the routes of plans, occurrences and calendars; ``wake`` hurries the scheduler."""
+    router = APIRouter(prefix="/api/v1")
+
+    @router.post("/plans", status_code=201, tags=["plans"], summary="Draft a savings plan")
+    async def draft(body: PlanIn, who: Write) -> PlanView:
+        require_sites(who, [loads.get(load_id) for load_id in body.load_ids])
+        plan, preview = await plans.draft(
+            body.name, body.load_ids, body.schedule(), body.calendar_ids, body.note, actor_of(who), door_of(who)
+        )
+        return plan_view(plan, preview)
+
+    @router.post("/plans/preview", tags=["plans"], summary="See what a plan would amount to, without storing it")
+    async def preview(body: ScheduleModel, who: Read) -> PreviewView:
+        require_sites(who, [loads.get(load_id) for load_id in body.load_ids])
+        return preview_view(await plans.preview(body.load_ids, body.schedule(), body.calendar_ids))
+
+    @router.get("/plans", tags=["plans"], summary="List plans, the youngest first")
+    async def list_plans(
+        who: Read,
+        state: PlanState | None = None,
+        cursor: Cursor = None,
+        limit: Limit = 50,
+    ) -> Page[PlanView]:
+        before = None if cursor is None else read_time_cursor(cursor)
+        async with db.read() as conn:
+            found = await plan_store.fetch_page(conn, state=None if state is None else state.value, before=before,
+                                                limit=limit)  # fmt: skip
+        cursor_out = time_cursor(found[-1].created_at, found[-1].plan_id) if len(found) == limit else None
+        visible = [plan for plan in found if _visible(who, plan, loads)]
+        return Page(items=[plan_view(plan, None) for plan in visible], next_cursor=cursor_out)
+
+    @router.get("/plans/{plan_id}", tags=["plans"], summary="Read one plan with its calendar")
+    async def read_plan(plan_id: str, who: Read) -> PlanView:
+        plan, found = await plans.fetch(plan_id)
+        if not _visible(who, plan, loads):
+            raise NotFound(f"no plan {plan_id}", message_zh=f"没有策略 {plan_id}")
+        return plan_view(plan, found)
+
+    @router.post("/plans/{plan_id}/approve", tags=["plans"], summary="Put a draft into force")
+    async def approve(plan_id: str, who: Switch) -> PlanView:
+        plan, found = await plans.fetch(plan_id)
+        require_sites(who, [loads.get(load_id) for load_id in plan.load_ids])
+        approved = await plans.approve(plan_id, actor_of(who), door_of(who))
+        wake()
+        return plan_view(approved, found)
+
+    @router.post("/plans/{plan_id}/end", tags=["plans"], summary="End a plan early; what is off wakes as planned")
+    async def end(plan_id: str, body: EndIn, who: Switch) -> PlanView:
+        plan, found = await plans.fetch(plan_id)
+        require_sites(who, [loads.get(load_id) for load_id in plan.load_ids])
+        return plan_view(await plans.end(plan_id, body.reason, actor_of(who), door_of(who)), found)
+
+    @router.get("/occurrences", tags=["occurrences"], summary="List shutdowns in the order of their OFF")
+    async def list_occurrences(
+        who: Read,
+        plan_id: str | None = None,
+        load_id: str | None = None,
+        state: OccurrenceState | None = None,
+        start: UtcTime | None = None,
+        end: UtcTime | None = None,
+        cursor: Cursor = None,
+        limit: Limit = 100,
+    ) -> Page[OccurrenceView]:
+        after = None if cursor is None else read_time_cursor(cursor)
+        async with db.read() as conn:
+            found = await plan_store.fetch_occurrences(
+                conn, plan_id=plan_id, load_id=load_id, state=None if state is None else state.value, start=start,
+                end=end, after=after, limit=limit,
+            )  # fmt: skip
+        cursor_out = time_cursor(found[-1].off_at, found[-1].occurrence_id) if len(found) == limit else None
+        visible = [one for one in found if _visible_load(who, one.load_id, loads)]
+        return Page(items=[occurrence_view(one) for one in visible], next_cursor=cursor_out)
+
+    @router.get("/occurrences/{occurrence_id}", tags=["occurrences"], summary="Read one shutdown")
+    async def read_occurrence(occurrence_id: str, who: Read) -> OccurrenceView:
+        async with db.read() as conn:
+            found = await plan_store.fetch_occurrence(conn, occurrence_id)
+        if found is None or not _visible_load(who, found.load_id, loads):
+            raise NotFound(f"no occurrence {occurrence_id}", message_zh=f"没有关断记录 {occurrence_id}")
+        return occurrence_view(found)
+
+    @router.get("/calendars", tags=["calendars"], summary="List calendars of exceptions")
+    async def list_calendars(_: Read) -> list[CalendarView]:
+        async with db.read() as conn:
+            return [calendar_view(calendar) for calendar in await plan_store.fetch_calendars(conn)]
+
+    @router.put("/calendars/{calendar_id}", tags=["calendars"], summary="Insert or replace a calendar of exceptions")
+    async def put_calendar(calendar_id: CalendarId, body: CalendarIn, who: Write) -> CalendarView:
+        require_all_sites(who)
+        days = {one.day: one.label for one in body.days}
+        return calendar_view(
+            await plans.put_calendar(calendar_id, body.name, body.source, days, actor_of(who), door_of(who))
+        )
+
+    return router
+
+
+def _visible(who: Principal, plan: Plan, loads: Loads) -> bool:
+    return all(_visible_load(who, load_id, loads) for load_id in plan.load_ids)
+
+
+def _visible_load(who: Principal, load_id: str, loads: Loads) -> bool:
+    load = loads.get(load_id)
+    return who.sites is None if load is None else allowed(who, load)
+
+
+def preview_view(found: Preview) -> PreviewView:
+    """Return a preview as it is shown."""
+    return PreviewView(
+        count=found.count,
+        first_off_at=found.first_off_at,
+        last_on_at=found.last_on_at,
+        windows=[
+            WindowView(start_local=one.start_local, off_at=one.off_at, on_at=one.on_at) for one in found.instances
+        ],
+    )
+
+
+def plan_view(plan: Plan, found: Preview | None) -> PlanView:
+    """Return a plan as it is shown."""
+    schedule = plan.schedule
+    return PlanView(
+        plan_id=plan.plan_id,
+        name=plan.name,
+        state=plan.state,
+        load_ids=list(plan.load_ids),
+        first_date=schedule.first_date,
+        last_date=schedule.last_date,
+        windows=[WindowModel(start=window.start, end=window.end) for window in schedule.windows],
+        zone=schedule.zone,
+        weekdays=sorted(schedule.weekdays),
+        exceptions=sorted(schedule.exceptions),
+        calendar_ids=list(plan.calendar_ids),
+        note=plan.note,
+        created_by=plan.created_by,
+        created_at=plan.created_at,
+        approved_by=plan.approved_by,
+        approved_at=plan.approved_at,
+        ended_by=plan.ended_by,
+        ended_at=plan.ended_at,
+        end_reason=plan.end_reason,
+        preview=None if found is None else preview_view(found),
+    )
+
+
+def occurrence_view(one: Occurrence) -> OccurrenceView:
+    """Return an occurrence as it is shown."""
+    return OccurrenceView.model_validate(one, from_attributes=True)
+
+
+def calendar_view(calendar: Calendar) -> CalendarView:
+    """Return a calendar as it is shown."""
+    days: Sequence[DayModel] = [DayModel(day=day, label=label) for day, label in calendar.days.items()]
+    return CalendarView(
+        calendar_id=calendar.calendar_id,
+        name=calendar.name,
+        source=calendar.source,
+        days=list(days),
+        changed_by=calendar.changed_by,
+        changed_at=calendar.changed_at,
+    )

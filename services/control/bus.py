@@ -1,0 +1,283 @@
+"""Commands, results and events as they go over the bus; signing is done here, deciding is not."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+import orjson
+from pydantic import ValidationError
+
+from libs.common.bus import topics
+from libs.common.bus.envelope import message
+from libs.common.bus.port import Message, Received
+from libs.common.contracts import control as contract
+from libs.common.contracts.alarm import AlarmLevel, Condition, ConditionKind
+from libs.common.contracts.audit import AuditEvent
+from libs.common.contracts.base import Phase
+from libs.common.contracts.control import CommandAction, OccurrenceState
+from libs.common.ids import CommandId, DeviceId, LoadId, SiteId
+from libs.common.tokens import KeyRing, canonical
+from libs.common.tracing import current_traceparent
+from services.control.domain.commands import Change, Command, Outcome, WireId
+from services.control.store.plans import Occurrence
+
+SOURCE = "control"
+
+
+class Unreadable(Exception):
+    """The message is no result."""
+
+
+def command_message(command: Command, keys: KeyRing, *, settle_s: float, meter: DeviceId | None) -> Message:
+    """Return the signed order for the current sending of a command."""
+    if command.sent_at is None or command.wire_not_after is None:
+        raise ValueError(f"command {command.command_id} has not been sent")
+    return _signed(
+        command,
+        keys,
+        wire_id=command.wire_id,
+        action=command.action,
+        issued_at=command.sent_at,
+        not_after=command.wire_not_after,
+        settle_s=settle_s,
+        meter=meter,
+        restore=command.is_off,
+    )
+
+
+def look_message(
+    command: Command, keys: KeyRing, now: datetime, not_after: datetime, *, meter: DeviceId | None
+) -> Message:
+    """Return the signed order to read the breaker that a command is about."""
+    return _signed(
+        command,
+        keys,
+        wire_id=command.look_id,
+        action=CommandAction.READ_BACK,
+        issued_at=now,
+        not_after=not_after,
+        settle_s=0.0,
+        meter=meter,
+        restore=False,
+    )
+
+
+def _signed(
+    command: Command,
+    keys: KeyRing,
+    *,
+    wire_id: str,
+    action: CommandAction,
+    issued_at: datetime,
+    not_after: datetime,
+    settle_s: float,
+    meter: DeviceId | None,
+    restore: bool,
+) -> Message:
+    unsigned = contract.Command(
+        command_id=CommandId(wire_id),
+        site_id=command.site_id,
+        device_id=command.device_id,
+        line_id=command.line_id,
+        action=action,
+        arguments={} if command.channel is None else {"channel": float(command.channel)},
+        not_after=not_after,
+        issued_at=issued_at,
+        signature="",
+        restore_at=command.restore_at if restore else None,
+        off_at_most_s=command.off_at_most_s if restore else None,
+        isolation_id=command.isolation_id if restore else None,
+        load_id=command.load_id,
+        occurrence_id=command.occurrence_id,
+        plan_id=command.plan_id,
+        priority=command.priority,
+        attempt=max(command.attempt, 1),
+        settle_s=settle_s,
+        meter_device_id=meter,
+        actor=command.actor,
+        reason=command.note,
+    )
+    signature = keys.sign_bytes(SOURCE, canonical(unsigned.signing_payload()))
+    return message(
+        topics.COMMANDS,
+        command.site_id,
+        unsigned.model_copy(update={"signature": signature}),
+        source=SOURCE,
+        time=issued_at,
+        event_id=wire_id,
+        subject=command.device_id,
+        traceparent=current_traceparent(),
+    )
+
+
+def read_result(received: Received) -> tuple[WireId, Outcome]:
+    """Return which sending a result is about, and what it says.
+
+    Raises:
+        Unreadable: It is no result.
+    """
+    try:
+        result = contract.Result.from_json(received.value or b"")
+    except (ValidationError, orjson.JSONDecodeError) as exc:
+        raise Unreadable(str(exc)[:500]) from exc
+    wire = WireId.parse(result.command_id)
+    seen = result.evidence
+    facts: dict[str, object] = seen.model_dump(mode="json", exclude_none=True)
+    facts |= {"stage": result.stage.value, "result_at": result.at.isoformat(), "epoch": result.epoch}
+    for name in ("detail", "detail_zh", "instance", "reason"):
+        if (value := getattr(result, name)) is not None:
+            facts[name] = value
+    is_breaker = seen.feedback_value in (0.0, 1.0)
+    return wire, Outcome(
+        stage=result.stage,
+        attempt=wire.attempt,
+        is_look=wire.is_look,
+        at=result.at,
+        breaker=int(seen.feedback_value) if is_breaker and seen.feedback_value is not None else None,
+        power_kw=seen.meter_power_kw,
+        local_lock=seen.local_lock,
+        trip_reason=seen.trip_reason,
+        reason=result.reason or "",
+        evidence=facts,
+    )
+
+
+def command_event(change: Change) -> Message:
+    """Return the event of a command's new state."""
+    command = change.after
+    payload = contract.ControlEvent(
+        site_id=command.site_id,
+        state=command.state,
+        at=change.at,
+        reason=command.reason,
+        command_id=command.command_id,
+        occurrence_id=command.occurrence_id,
+        load_id=command.load_id,
+        device_id=command.device_id,
+        plan_id=command.plan_id,
+        action=command.action,
+        restore_at=command.restore_at,
+        priority=command.priority,
+        actor=command.actor,
+        evidence=_evidence(change.evidence),
+    )
+    return message(
+        topics.CONTROL_EVENTS,
+        command.site_id,
+        payload,
+        source=SOURCE,
+        time=change.at,
+        subject=command.load_id,
+        traceparent=current_traceparent(),
+    )
+
+
+def occurrence_event(occurrence: Occurrence, command: Command | None, site_id: SiteId, at: datetime) -> Message:
+    """Return the event of an occurrence's new state; ``command`` is the one that brought it there."""
+    payload = contract.ControlEvent(
+        site_id=site_id,
+        state=occurrence.state,
+        at=at,
+        reason=occurrence.reason,
+        command_id=None if command is None else command.command_id,
+        occurrence_id=occurrence.occurrence_id,
+        load_id=occurrence.load_id,
+        device_id=None if command is None else command.device_id,
+        plan_id=occurrence.plan_id,
+        action=None if command is None else command.action,
+        off_at=occurrence.went_off_at,
+        restore_at=occurrence.on_at,
+        actor=None if command is None else command.actor,
+    )
+    return message(
+        topics.CONTROL_EVENTS, site_id, payload, source=SOURCE, time=at, subject=occurrence.load_id,
+        traceparent=current_traceparent(),
+    )  # fmt: skip
+
+
+TEXTS: Mapping[str, tuple[str, str]] = {
+    "overdue": (
+        "the load should be awake and is not verified; it is being retried",
+        "负载应已唤醒但尚未确认,正在重试",
+    ),
+    "isolation": ("a work permit is active: the wake-up waits for it", "检修隔离生效中,唤醒等待其解除"),
+    "local_lock": ("the breaker is locked at the device: somebody must go there", "断路器就地锁定,请派人到现场"),
+    "protection_trip": (
+        "the breaker tripped for protection and nobody has released it: somebody must go there",
+        "断路器保护跳闸且无人解除,请派人到现场",
+    ),
+    "isolation_active": ("the load is isolated under a work permit", "负载处于检修隔离状态"),
+    "isolation_expiring": ("the work permit ends soon; the load will be woken then", "检修隔离即将到期,到期后将唤醒"),
+}
+
+
+def condition(
+    kind: ConditionKind,
+    phase: Phase,
+    *,
+    load_id: str,
+    site_id: str,
+    at: datetime,
+    text: str,
+    level: AlarmLevel = AlarmLevel.CRITICAL,
+    device_id: str | None = None,
+    source: str = SOURCE,
+    detail: str | None = None,
+) -> Message:
+    """Return a finding about a load for ``alarm.conditions``; ``text`` names an entry of ``TEXTS``."""
+    english, chinese = TEXTS[text]
+    payload = Condition(
+        site_id=SiteId(site_id),
+        source=source,
+        kind=kind.value,
+        subject=load_id,
+        phase=phase,
+        detail=english if detail is None else f"{english}: {detail}",
+        detail_zh=chinese if detail is None else f"{chinese}:{detail}",
+        at=at,
+        level=level,
+        device_id=None if device_id is None else DeviceId(device_id),
+        load_id=LoadId(load_id),
+    )
+    return message(topics.CONDITIONS, site_id, payload, source=source, time=at, subject=load_id)
+
+
+def audit(
+    actor: str,
+    door: str,
+    action: str,
+    subject: str,
+    at: datetime,
+    *,
+    after: Mapping[str, object] | None = None,
+    before: Mapping[str, object] | None = None,
+    reason: str | None = None,
+    succeeded: bool = True,
+) -> Message:
+    """Return the record of who did what, for the audit log."""
+    payload = AuditEvent.model_validate(
+        {
+            "actor": actor, "door": door, "action": action, "subject": subject, "at": at.isoformat(),
+            "before": before, "after": after, "reason": reason, "succeeded": None if succeeded else False,
+        }
+    )  # fmt: skip
+    return message(topics.AUDIT, actor, payload, source=SOURCE, time=at, subject=subject)
+
+
+_EVIDENCE_FIELDS = frozenset(contract.Evidence.model_fields)
+
+
+def _evidence(found: Mapping[str, object]) -> contract.Evidence | None:
+    known = {name: value for name, value in found.items() if name in _EVIDENCE_FIELDS}
+    if "breaker_state" in found and found["breaker_state"] is not None:
+        known |= {"feedback_point": "breaker_state", "feedback_value": float(str(found["breaker_state"]))}
+        if found.get("read_at"):
+            known["feedback_at"] = found["read_at"]
+    return contract.Evidence.model_validate(known) if known else None
+
+
+OCCURRENCE_ENDS: Sequence[OccurrenceState] = (
+    OccurrenceState.AWAKE,
+    OccurrenceState.SKIPPED,
+    OccurrenceState.CALLED_OFF,
+)
+"""States after which nothing follows for an occurrence."""

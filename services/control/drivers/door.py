@@ -1,0 +1,216 @@
+"""Ingest's direct doors: what the breakers read, and an ON that needs neither bus nor database."""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Annotated, Any
+
+import httpx
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+
+from libs.common.clock import Clock
+from libs.common.contracts.base import UtcTime
+from libs.common.errors import Unavailable
+from libs.common.tokens import KeyRing
+from libs.common.web import http_client
+from services.control import metrics
+from services.control.domain.guards import Reading
+from services.control.usecases.ports import SteadyClock
+
+logger = logging.getLogger(__name__)
+
+LOOK_TIMEOUT_S = 2.0
+ON_TIMEOUT_S = 20.0
+"""A breaker motor takes up to 10 s, and the door reads back before it answers. [s]"""
+BOARD_MAX_AGE_S = 10.0
+"""A door that has not answered for this long tells nothing. [s]"""
+
+
+def _state(value: object) -> object:
+    """Accept a point's number: 1.0 is 1."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+State = Annotated[int | None, BeforeValidator(_state)]
+
+
+class DoorLoad(BaseModel):
+    """One load as the door describes it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    load_id: str
+    device_id: str | None = None
+    breaker_state: State = None
+    read_at: UtcTime | None = None
+    age_s: float | None = None
+    local_lock: bool | None = None
+    trip_reason: State = None
+
+
+_LOADS = TypeAdapter(list[DoorLoad])
+
+
+def read_loads(body: bytes) -> list[DoorLoad]:
+    """Return the loads in a door's answer: a list, or an object that holds it under ``loads`` or ``items``.
+
+    Raises:
+        Unavailable: It is no such answer.
+    """
+    try:
+        parsed: Any = orjson.loads(body)
+        if isinstance(parsed, dict):
+            parsed = parsed.get("loads", parsed.get("items"))
+        return _LOADS.validate_python(parsed)
+    except (orjson.JSONDecodeError, ValidationError) as exc:
+        raise Unavailable(f"the direct door answered something else: {str(exc)[:200]}") from exc
+
+
+@dataclass(frozen=True, slots=True)
+class OnRequest:
+    """An ON by the direct door."""
+
+    load_id: str
+    device_id: str
+    channel: int | None
+    reason: str
+    request_id: str
+
+
+class Doors:
+    """The direct doors of all ingest processes."""
+
+    def __init__(self, urls: Sequence[str], keys: KeyRing, *, issuer: str = "control") -> None:
+        self._urls = tuple(urls)
+        self._keys = keys
+        self._issuer = issuer
+        self._clients: list[httpx.AsyncClient] = []
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> "Doors":
+        for url in self._urls:
+            self._clients.append(await self._stack.enter_async_context(http_client(url)))
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._clients.clear()
+        await self._stack.aclose()
+
+    async def loads(self) -> list[DoorLoad]:
+        """Return what the doors know; of a load that several know, the youngest reading.
+
+        Raises:
+            Unavailable: No door answered.
+        """
+        answers = await asyncio.gather(*(self._look(client) for client in self._clients), return_exceptions=True)
+        found: dict[str, DoorLoad] = {}
+        problems: list[str] = []
+        for answer in answers:
+            if isinstance(answer, Unavailable):
+                problems.append(answer.message)
+                continue
+            if isinstance(answer, BaseException):
+                raise answer
+            for load in answer:
+                known = found.get(load.load_id)
+                if known is None or _age(load) < _age(known):
+                    found[load.load_id] = load
+        if len(problems) == len(self._clients):
+            raise Unavailable("; ".join(problems) or "no direct door is configured")
+        return list(found.values())
+
+    async def on(self, request: OnRequest) -> Mapping[str, Any] | None:
+        """Ask for an ON and return the first door's answer that took it, None when none did.
+
+        Raises:
+            Unavailable: No door answered.
+        """
+        problems: list[str] = []
+        body = {
+            "load_id": request.load_id, "device_id": request.device_id, "reason": request.reason,
+            "request_id": request.request_id,
+        } | ({} if request.channel is None else {"channel": request.channel})  # fmt: skip
+        for client in self._clients:
+            try:
+                response = await client.post(
+                    "/direct/v1/on", content=orjson.dumps(body), timeout=ON_TIMEOUT_S, headers=self._headers()
+                )
+            except httpx.HTTPError as exc:
+                problems.append(str(exc) or type(exc).__name__)
+                continue
+            if response.is_success:
+                answer: Mapping[str, Any] = orjson.loads(response.content)
+                return answer
+            problems.append(f"{response.status_code}: {response.text[:200]}")
+        if problems:
+            raise Unavailable("; ".join(problems))
+        return None
+
+    async def _look(self, client: httpx.AsyncClient) -> list[DoorLoad]:
+        try:
+            response = await client.get("/direct/v1/loads", timeout=LOOK_TIMEOUT_S, headers=self._headers())
+        except httpx.HTTPError as exc:
+            raise Unavailable(f"the direct door does not answer: {exc or type(exc).__name__}") from exc
+        if not response.is_success:
+            raise Unavailable(f"the direct door answered {response.status_code}: {response.text[:200]}")
+        return read_loads(response.content)
+
+    def _headers(self) -> dict[str, str]:
+        token = self._keys.sign_token(self._issuer, audience="ingest", scopes=("ingest:wake", "ingest:read"))
+        return {"authorization": f"Bearer {token}", "content-type": "application/json"}
+
+
+def _age(load: DoorLoad) -> float:
+    return float("inf") if load.age_s is None else load.age_s
+
+
+class Board:
+    """The doors' last answer, aged by our own monotonic clock, so that no clock of another machine matters."""
+
+    def __init__(self, doors: Doors, clock: Clock, steady: SteadyClock) -> None:
+        self._doors = doors
+        self._clock = clock
+        self._steady = steady
+        self._readings: dict[str, Reading] = {}
+        self._heard_at = float("-inf")
+        self._silent = False
+        self._looking = asyncio.Lock()
+
+    def of(self, load_id: str) -> Reading | None:
+        """Return a load's reading, with its age brought up to now; None when no door has answered recently."""
+        since_s = self._clock.monotonic() - self._heard_at
+        reading = self._readings.get(load_id)
+        if reading is None or since_s > BOARD_MAX_AGE_S:
+            return None
+        age_s = None if reading.age_s is None else reading.age_s + since_s
+        read_at = None if age_s is None else self._steady.now() - timedelta(seconds=age_s)
+        return replace(reading, age_s=age_s, read_at=read_at)
+
+    async def refresh(self, max_age_s: float) -> None:
+        """Look again unless that was done within ``max_age_s``; without an answer the old one ages. [s]"""
+        async with self._looking:
+            if self._clock.monotonic() - self._heard_at <= max_age_s:
+                return
+            asked_at = self._clock.monotonic()
+            try:
+                loads = await self._doors.loads()
+            except Unavailable as exc:
+                metrics.DOOR_AGE.set(min(asked_at - self._heard_at, 1e9))
+                if not self._silent:
+                    logger.warning("no direct door answers; nothing can be switched off", extra={"reason": exc.message})
+                self._silent = True
+                return
+            self._silent = False
+            self._heard_at = asked_at
+            metrics.DOOR_AGE.set(0.0)
+            self._readings = {
+                load.load_id: Reading(
+                    breaker=load.breaker_state, read_at=None, age_s=load.age_s, local_lock=load.local_lock,
+                    trip_reason=load.trip_reason,
+                )
+                for load in loads
+            }  # fmt: skip

@@ -1,0 +1,138 @@
+"""Control, wired."""
+
+import asyncio
+import sys
+
+from libs.common.bus import topics
+from libs.common.bus.consumer import EffectsConsumer
+from libs.common.bus.outbox import OutboxRelay
+from libs.common.registry import RegistryView
+from libs.common.runtime import Beat, Check, Health, Platform, Service, Worker, flag_check, run, wait_beating
+from libs.common.settings import load_common, load_section
+from libs.common.web import create_app
+from services.control.api.commands import build_command_router
+from services.control.api.common import Idempotent
+from services.control.api.findings import build_finding_router
+from services.control.api.plans import build_plan_router
+from services.control.directory import RegistryLoads
+from services.control.drivers.door import Board, Doors
+from services.control.drivers.watchdog import Watchdog
+from services.control.settings import ControlSettings
+from services.control.usecases.isolations import Isolations
+from services.control.usecases.orders import Orders
+from services.control.usecases.plans import Plans
+from services.control.usecases.ports import AssumedClock, SteadyClock
+from services.control.usecases.results import ResultHandler
+from services.control.usecases.scheduler import Scheduler
+from services.control.usecases.switching import Switching
+from services.control.worker import KernelClock, LeasePusher, LookLoop, SchedulerLoop, SecondPath, Singleton
+
+
+def build(platform: Platform) -> Service:
+    """Return the service, not yet started."""
+    settings = load_section("control", ControlSettings)
+    clock, steady = platform.clock, SteadyClock(platform.clock)
+    urls = platform.settings.service_urls
+    db = platform.database("control")
+    owner = f"control-{platform.settings.instance}"
+    view = RegistryView(bus=platform.bus, db=db, clock=clock)
+    loads = RegistryLoads(view, clock)
+    doors = Doors(settings.doors or tuple(url for url in [urls.get("ingest")] if url), platform.keys)
+    board = Board(doors, clock, steady)
+    watchdog = Watchdog(urls.get("watchdog"), platform.keys)
+    relay = OutboxRelay(bus=platform.bus, db=db, clock=clock, owner=owner)
+
+    switching = Switching(loads=loads, keys=platform.keys, policy=settings.policy())
+    scheduler = Scheduler(
+        db=db,
+        clock=steady,
+        sync=AssumedClock() if settings.clock == "assumed" else KernelClock(),
+        readings=board,
+        switching=switching,
+        prepare_s=settings.prepare_s,
+        watchdog_required=settings.watchdog == "required",
+    )
+    hurry = asyncio.Event()
+
+    def singleton(name: str) -> Singleton:
+        return Singleton(db=db, clock=clock, owner=owner, name=name, ttl_s=settings.scheduler_lease_s)
+
+    loop = SchedulerLoop(scheduler, singleton("scheduler"), tick_s=settings.tick_s, committed=relay.wake, wake=hurry)
+    pusher = LeasePusher(
+        db=db, clock=clock, steady=steady, watchdog=watchdog, singleton=singleton("watchdog"), wake_scheduler=hurry
+    )
+    looks = LookLoop(db=db, clock=clock, steady=steady, board=board)
+    second_path = SecondPath(db=db, clock=clock, steady=steady, doors=doors, singleton=singleton("second-path"))
+    results = EffectsConsumer(
+        bus=platform.bus,
+        db=db,
+        clock=clock,
+        group="control.results",
+        topics=[topics.RESULTS],
+        handler=ResultHandler(clock=steady, switching=switching, wake_relay=relay.wake),
+        member_id=owner,
+    )
+
+    async def schedule(beat: Beat) -> None:
+        await wait_beating(view.ready, beat)
+        await loop.run(beat)
+
+    async def consume(beat: Beat) -> None:
+        await wait_beating(view.ready, beat)
+        await results.run(beat)
+
+    def hurry_all() -> None:
+        hurry.set()
+        relay.wake()
+
+    health = Health(clock)
+    app = create_app("control", platform, health, title="Wattring control")
+    orders = Orders(db=db, clock=steady, switching=switching, readings=board, scheduler=scheduler)
+    plans = Plans(db=db, clock=steady, switching=switching, two_persons=settings.two_person_plans)
+    isolations = Isolations(db=db, clock=steady, switching=switching)
+    app.include_router(build_plan_router(plans, db, loads, hurry_all))
+    app.include_router(
+        build_command_router(
+            orders=orders,
+            isolations=isolations,
+            db=db,
+            loads=loads,
+            board=board,
+            policy=switching.policy,
+            idempotent=Idempotent(db, steady),
+            wake=hurry_all,
+        )
+    )
+    app.include_router(build_finding_router(db=db, clock=clock, loads=loads))
+    workers = [
+        Worker("registry", view.run),
+        Worker("scheduler", schedule),
+        Worker("results", consume),
+        Worker("looks", looks.run),
+        Worker("second-path", second_path.run, max_silence_s=300),
+        Worker("outbox", relay.run),
+    ]
+    if settings.watchdog == "required":
+        workers.append(Worker("watchdog-leases", pusher.run))
+    return Service(
+        name="control",
+        app=app,
+        health=health,
+        resources=[db, doors, watchdog],
+        workers=workers,
+        checks=[
+            Check("database", db.check),
+            Check("bus", platform.bus.check),
+            Check("registry", view.check),
+            flag_check("results", lambda: results.ready, "the group control.results has no positions yet"),
+        ],
+    )
+
+
+def main() -> int:
+    """Run control as a process of its own."""
+    return run([build], load_common(), process="control")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,689 @@
+"""SQL of commands, their history, OFF leases and what is known of each load's switching; all in sets."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from libs.common.contracts.control import CommandAction, CommandState, Priority
+from libs.common.db import ReadConn, WriteConn
+from libs.common.ids import CommandId, DeviceId, LineId, LoadId, OccurrenceId, PlanId, SiteId
+from services.control.domain.commands import Change, Command
+from services.control.domain.guards import Hold
+
+COLUMNS = """
+    command_id, action, site_id, device_id, line_id, load_id, channel, priority, state, created_at, not_before,
+    next_at, not_after, restore_at, off_at_most_s, isolation_id, pair_id, occurrence_id, plan_id, wake_up_id, group_id,
+    attempt, looks, sent_at, wire_not_after, unknown_since, hold, alarmed, reason, actor, note
+"""
+
+INSERT = """
+    insert into commands (
+        command_id, action, site_id, device_id, line_id, load_id, channel, priority, state, created_at, changed_at,
+        not_before, next_at, not_after, restore_at, off_at_most_s, isolation_id, pair_id, occurrence_id, plan_id,
+        wake_up_id, group_id, reason, actor, note)
+    select command_id, action, site_id, device_id, line_id, load_id, channel, priority, state, created_at, created_at,
+           not_before, next_at, not_after, restore_at, off_at_most_s, isolation_id, pair_id, occurrence_id, plan_id,
+           wake_up_id, group_id, reason, actor, note
+      from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::integer[],
+                  $8::smallint[], $9::text[], $10::timestamptz[], $11::timestamptz[], $12::timestamptz[],
+                  $13::timestamptz[], $14::timestamptz[], $15::double precision[], $16::text[], $17::text[],
+                  $18::text[], $19::text[], $20::text[], $21::text[], $22::text[], $23::text[], $24::text[])
+        as c(command_id, action, site_id, device_id, line_id, load_id, channel, priority, state, created_at,
+             not_before, next_at, not_after, restore_at, off_at_most_s, isolation_id, pair_id, occurrence_id, plan_id,
+             wake_up_id, group_id, reason, actor, note)
+"""
+
+CANDIDATES = """
+    select load_id
+      from (select load_id, priority, action, next_at from commands
+             where next_at <= $1 and not is_final
+             order by priority, action, next_at
+             limit $2) c
+     group by load_id
+"""
+
+DUE = """
+    select c.*, coalesce(l.told and l.closed_at is null, false) as lease_acknowledged,
+           i.isolation_id as isolating, s.wake_up_id as suspended_by, w.last_on_at, w.released_trip,
+           exists (select from commands b
+                    where b.device_id = c.device_id and b.command_id <> c.command_id and not b.is_final
+                      and b.state in ('dispatched', 'accepted', 'verifying')) as busy,
+           exists (select from commands b
+                    where b.device_id = c.device_id and b.command_id <> c.command_id and not b.is_final
+                      and (b.state = 'unknown'
+                           or (b.load_id = c.load_id and b.action = 'close' and b.not_before <= $1))) as in_doubt,
+           exists (select from off_leases o join commands b using (command_id)
+                    where o.load_id = c.load_id and o.closed_at is null and o.command_id <> c.command_id
+                      and b.attempt > 0) as already_off,
+           case when c.action = 'open' then
+               (select count(*) from commands b
+                 where b.load_id = c.load_id and b.action = 'open' and b.attempt > 0 and b.command_id <> c.command_id
+                   and b.created_at > $1 - interval '1 day')
+           else 0 end as offs_last_day
+      from commands c
+      left join off_leases l on l.command_id = c.command_id
+      left join isolations i on i.load_id = c.load_id and i.state = 'active'
+      left join lateral (select wake_up_id from suspensions where load_id = c.load_id limit 1) s on true
+      left join load_switching w on w.load_id = c.load_id
+     where c.load_id = any($2::text[]) and c.next_at <= $1 and not c.is_final
+     order by c.priority, c.action, c.next_at
+"""
+"""Sorted by priority, then ``close`` before ``open``: of two commands for one device the wake-up goes first."""
+
+UPDATE = """
+    update commands c
+       set state = n.state, changed_at = n.at, next_at = n.next_at, not_before = n.not_before, attempt = n.attempt,
+           looks = n.looks, sent_at = n.sent_at, wire_not_after = n.wire_not_after, unknown_since = n.unknown_since,
+           hold = n.hold, alarmed = n.alarmed, reason = n.reason, not_after = n.not_after
+      from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[],
+                  $7::integer[], $8::integer[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::text[],
+                  $13::boolean[], $14::text[], $15::timestamptz[])
+        as n(command_id, old_state, state, at, next_at, not_before, attempt, looks, sent_at, wire_not_after,
+             unknown_since, hold, alarmed, reason, not_after)
+     where c.command_id = n.command_id and c.state = n.old_state
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class DueRow:
+    """A command that is due, with what the database knows of its load."""
+
+    command: Command
+    lease_acknowledged: bool
+    isolation_id: str | None
+    suspended_by: str | None
+    last_on_at: datetime | None
+    released_trip: int | None
+    busy: bool
+    """Another command for the device is in flight; for an OFF also: in doubt, or a wake-up that is due."""
+    already_off: bool
+    offs_last_day: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRow:
+    """What the database knows of a load's switching."""
+
+    load_id: LoadId
+    isolation_id: str | None
+    suspended_by: str | None
+    last_on_at: datetime | None
+    already_off: bool
+    offs_last_day: int
+
+
+@dataclass(frozen=True, slots=True)
+class OffLease:
+    """What the watchdog is told of an OFF before it is sent."""
+
+    command_id: CommandId
+    load_id: LoadId
+    device_id: DeviceId
+    channel: int | None
+    site_id: SiteId
+    restore_at: datetime
+    off_at_most_s: float
+    isolation_id: str | None
+    closed_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryRow:
+    """One step in a command's life."""
+
+    at: datetime
+    state: str
+    reason: str
+    hold: str | None
+    attempt: int
+    evidence: Mapping[str, Any]
+
+
+async def insert(conn: WriteConn, commands: Sequence[Command]) -> None:
+    """Insert new commands."""
+    if not commands:
+        return
+    await conn.execute(
+        INSERT,
+        [c.command_id for c in commands],
+        [c.action.value for c in commands],
+        [c.site_id for c in commands],
+        [c.device_id for c in commands],
+        [c.line_id for c in commands],
+        [c.load_id for c in commands],
+        [c.channel for c in commands],
+        [int(c.priority) for c in commands],
+        [c.state.value for c in commands],
+        [c.created_at for c in commands],
+        [c.not_before for c in commands],
+        [c.next_at for c in commands],
+        [c.not_after for c in commands],
+        [c.restore_at for c in commands],
+        [c.off_at_most_s for c in commands],
+        [c.isolation_id for c in commands],
+        [c.pair_id for c in commands],
+        [c.occurrence_id for c in commands],
+        [c.plan_id for c in commands],
+        [c.wake_up_id for c in commands],
+        [c.group_id for c in commands],
+        [c.reason for c in commands],
+        [c.actor for c in commands],
+        [c.note for c in commands],
+    )
+
+
+async def insert_history(conn: WriteConn, rows: Sequence[tuple[CommandId, HistoryRow]]) -> None:
+    """Append steps; in the order given."""
+    if not rows:
+        return
+    await conn.execute(
+        """
+        insert into command_history (command_id, at, state, reason, hold, attempt, evidence)
+        select command_id, at, state, reason, hold, attempt, evidence
+          from unnest($1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::integer[], $7::jsonb[])
+               with ordinality as h(command_id, at, state, reason, hold, attempt, evidence, place)
+         order by place
+        """,
+        [command_id for command_id, _ in rows],
+        [row.at for _, row in rows],
+        [row.state for _, row in rows],
+        [row.reason for _, row in rows],
+        [row.hold for _, row in rows],
+        [row.attempt for _, row in rows],
+        [row.evidence for _, row in rows],
+    )
+
+
+async def lock_loads(conn: WriteConn, load_ids: Iterable[str], *, skip_locked: bool = False) -> list[str]:
+    """Lock loads, in one order for everybody; until the transaction ends nobody else changes their commands.
+
+    Args:
+        conn: Where.
+        load_ids: Which.
+        skip_locked: Leave out those that somebody else is working on, instead of waiting.
+
+    Returns:
+        The loads that are locked.
+    """
+    ids = sorted(set(load_ids))
+    if not ids:
+        return []
+    await conn.execute(
+        "insert into load_switching (load_id) select unnest($1::text[]) on conflict (load_id) do nothing", ids
+    )
+    if skip_locked:
+        rows = await conn.fetch(
+            """
+            select load_id from load_switching where load_id = any($1::text[]) order by load_id
+               for update skip locked
+            """,
+            ids,
+        )
+    else:
+        rows = await conn.fetch(
+            "select load_id from load_switching where load_id = any($1::text[]) order by load_id for update", ids
+        )
+    return [row["load_id"] for row in rows]
+
+
+async def loads_of(conn: ReadConn | WriteConn, command_ids: Iterable[str]) -> dict[str, str]:
+    """Return the load of each command that is known."""
+    rows = await conn.fetch(
+        "select command_id, load_id from commands where command_id = any($1::text[])", sorted(set(command_ids))
+    )
+    return {row["command_id"]: row["load_id"] for row in rows}
+
+
+async def due(conn: WriteConn, now: datetime, limit: int) -> list[DueRow]:
+    """Lock the loads of about ``limit`` commands whose ``next_at`` has come and return these commands, urgent first."""
+    candidates = [row["load_id"] for row in await conn.fetch(CANDIDATES, now, limit)]
+    locked = await lock_loads(conn, candidates, skip_locked=True)
+    if not locked:
+        return []
+    return [
+        DueRow(
+            command=_command(row),
+            lease_acknowledged=row["lease_acknowledged"],
+            isolation_id=row["isolating"],
+            suspended_by=row["suspended_by"],
+            last_on_at=row["last_on_at"],
+            released_trip=row["released_trip"],
+            busy=row["busy"] or (row["action"] == "open" and row["in_doubt"]),
+            already_off=row["already_off"],
+            offs_last_day=row["offs_last_day"],
+        )
+        for row in await conn.fetch(DUE, now, locked)
+    ]
+
+
+async def facts_of(conn: ReadConn | WriteConn, load_ids: Sequence[str], now: datetime) -> dict[str, LoadRow]:
+    """Return what the database knows of loads that are about to get a command."""
+    rows = await conn.fetch(
+        """
+        select l.load_id, i.isolation_id, s.wake_up_id as suspended_by, w.last_on_at,
+               exists (select from off_leases o join commands b using (command_id)
+                        where o.load_id = l.load_id and o.closed_at is null and b.attempt > 0) as already_off,
+               (select count(*) from commands b
+                 where b.load_id = l.load_id and b.action = 'open' and b.attempt > 0
+                   and b.created_at > $2 - interval '1 day') as offs_last_day
+          from unnest($1::text[]) as l(load_id)
+          left join isolations i on i.load_id = l.load_id and i.state = 'active'
+          left join lateral (select wake_up_id from suspensions p where p.load_id = l.load_id limit 1) s on true
+          left join load_switching w on w.load_id = l.load_id
+        """,
+        sorted(set(load_ids)),
+        now,
+    )
+    return {row["load_id"]: LoadRow(**dict(row)) for row in rows}
+
+
+async def fetch_many(conn: ReadConn | WriteConn, command_ids: Iterable[str]) -> dict[CommandId, Command]:
+    """Return commands by their ids."""
+    ids = sorted(set(command_ids))
+    if not ids:
+        return {}
+    rows = await conn.fetch(f"select {COLUMNS} from commands where command_id = any($1::text[])", ids)  # noqa: S608
+    return {row["command_id"]: _command(row) for row in rows}
+
+
+async def fetch_running(
+    conn: ReadConn | WriteConn, load_ids: Iterable[str], action: CommandAction | None = None
+) -> list[Command]:
+    """Return every command of these loads that is not final, the oldest first."""
+    rows = await conn.fetch(
+        f"""
+        select {COLUMNS} from commands
+         where load_id = any($1::text[]) and not is_final and ($2::text is null or action = $2)
+         order by created_at, command_id
+        """,  # noqa: S608
+        sorted(set(load_ids)),
+        None if action is None else action.value,
+    )
+    return [_command(row) for row in rows]
+
+
+async def update(conn: WriteConn, changes: Sequence[Change]) -> None:
+    """Write changes of commands whose loads are locked.
+
+    Raises:
+        RuntimeError: A command was not in the state that the change starts from; its load was not locked.
+    """
+    if not changes:
+        return
+    after = [change.after for change in changes]
+    tag = await conn.execute(
+        UPDATE,
+        [c.command_id for c in after],
+        [change.before.state.value for change in changes],
+        [c.state.value for c in after],
+        [change.at for change in changes],
+        [c.next_at for c in after],
+        [c.not_before for c in after],
+        [c.attempt for c in after],
+        [c.looks for c in after],
+        [c.sent_at for c in after],
+        [c.wire_not_after for c in after],
+        [c.unknown_since for c in after],
+        [None if c.hold is None else c.hold.value for c in after],
+        [c.alarmed for c in after],
+        [c.reason for c in after],
+        [c.not_after for c in after],
+    )
+    if tag != f"UPDATE {len(changes)}":
+        raise RuntimeError(f"{tag}: expected {len(changes)} commands in their old state")
+    await insert_history(
+        conn,
+        [
+            (
+                change.after.command_id,
+                HistoryRow(
+                    at=change.at,
+                    state=change.after.state.value,
+                    reason=change.after.reason,
+                    hold=None if change.after.hold is None else change.after.hold.value,
+                    attempt=change.after.attempt,
+                    evidence=change.evidence,
+                ),
+            )
+            for change in changes
+            if change.is_transition
+        ],
+    )
+
+
+async def newly_overdue(conn: WriteConn, before: datetime, limit: int) -> list[Command]:
+    """Lock the loads of, and return, wake-ups wanted before that time that are neither verified nor alarmed."""
+    candidates = await conn.fetch(
+        """
+        select distinct load_id from (
+            select load_id from commands
+             where action = 'close' and not is_final and not_before < $1 and not alarmed
+             order by not_before
+             limit $2) c
+        """,
+        before,
+        limit,
+    )
+    if not candidates:
+        return []
+    locked = await lock_loads(conn, [row["load_id"] for row in candidates], skip_locked=True)
+    rows = await conn.fetch(
+        f"""
+        select {COLUMNS} from commands
+         where load_id = any($2::text[]) and action = 'close' and not is_final and not_before < $1 and not alarmed
+        """,  # noqa: S608
+        before,
+        locked,
+    )
+    return [_command(row) for row in rows]
+
+
+async def count_overdue(conn: ReadConn, before: datetime) -> int:
+    """Return how many wake-ups that were wanted before that time are not verified."""
+    count: int = await conn.fetchval(
+        "select count(*) from commands where action = 'close' and not is_final and not_before < $1", before
+    )
+    return count
+
+
+async def stuck_wake_ups(conn: ReadConn, now: datetime, limit: int) -> list[Command]:
+    """Return wake-ups that the bus has not carried through: a second attempt, or an emergency unanswered for 2 s."""
+    rows = await conn.fetch(
+        f"""
+        select {COLUMNS} from commands
+         where action = 'close' and not is_final and hold is null and attempt > 0
+           and (attempt > 1 or (priority = 1 and state = 'dispatched' and sent_at < $1 - interval '2 seconds'))
+         order by priority, not_before
+         limit $2
+        """,  # noqa: S608
+        now,
+        limit,
+    )
+    return [_command(row) for row in rows]
+
+
+async def wants_looks(conn: ReadConn, until: datetime) -> bool:
+    """Return whether a command will be due before that time, so that the breakers' state is worth knowing."""
+    wanted: bool = await conn.fetchval(
+        "select exists (select from commands where next_at <= $1 and not is_final and state <> 'approval')", until
+    )
+    return wanted
+
+
+async def recover(conn: WriteConn, now: datetime) -> dict[str, int]:
+    """Make sure that every command in flight will be looked at, and tell the watchdog everything again.
+
+    Returns:
+        Number of commands by state that are not final.
+    """
+    await conn.execute(
+        "update commands set next_at = $1 where not is_final and next_at is null and state <> 'approval'", now
+    )
+    await conn.execute("update off_leases set told = false where closed_at is null")
+    rows = await conn.fetch("select state, count(*) as number from commands where not is_final group by state")
+    return {row["state"]: row["number"] for row in rows}
+
+
+# OFF leases.
+
+
+async def insert_leases(conn: WriteConn, offs: Sequence[Command], restore_ats: Sequence[datetime]) -> None:
+    """Write what the watchdog is to be told of these OFFs; ``restore_ats`` holds an isolation's expiry."""
+    if not offs:
+        return
+    await conn.execute(
+        """
+        insert into off_leases
+               (command_id, load_id, device_id, channel, site_id, restore_at, off_at_most_s, isolation_id, made_at)
+        select command_id, load_id, device_id, channel, site_id, restore_at,
+               greatest(extract(epoch from restore_at - not_before), 1), isolation_id, made_at
+          from unnest($1::text[], $2::text[], $3::text[], $4::integer[], $5::text[], $6::timestamptz[],
+                      $7::text[], $8::timestamptz[], $9::timestamptz[])
+            as l(command_id, load_id, device_id, channel, site_id, restore_at, isolation_id, made_at, not_before)
+        """,
+        [c.command_id for c in offs],
+        [c.load_id for c in offs],
+        [c.device_id for c in offs],
+        [c.channel for c in offs],
+        [c.site_id for c in offs],
+        list(restore_ats),
+        [c.isolation_id for c in offs],
+        [c.created_at for c in offs],
+        [c.not_before for c in offs],
+    )
+
+
+async def untold_leases(conn: ReadConn, limit: int) -> list[OffLease]:
+    """Return leases whose present state the watchdog has not acknowledged, oldest first."""
+    rows = await conn.fetch(
+        """
+        select command_id, load_id, device_id, channel, site_id, restore_at, off_at_most_s, isolation_id, closed_at
+          from off_leases where not told order by made_at limit $1
+        """,
+        limit,
+    )
+    return [_lease(row) for row in rows]
+
+
+async def open_leases(conn: ReadConn | WriteConn, load_ids: Iterable[str] | None = None) -> list[OffLease]:
+    """Return the leases in force, of these loads or of all."""
+    rows = await conn.fetch(
+        """
+        select command_id, load_id, device_id, channel, site_id, restore_at, off_at_most_s, isolation_id, closed_at
+          from off_leases
+         where closed_at is null and ($1::text[] is null or load_id = any($1::text[]))
+         order by command_id
+        """,
+        None if load_ids is None else sorted(set(load_ids)),
+    )
+    return [_lease(row) for row in rows]
+
+
+async def mark_told(conn: WriteConn, leases: Sequence[OffLease]) -> None:
+    """Note that the watchdog has acknowledged exactly this state of the leases; one that has closed since stays."""
+    await conn.execute(
+        """
+        update off_leases l
+           set told = true
+          from unnest($1::text[], $2::boolean[]) as t(command_id, closed)
+         where l.command_id = t.command_id and (l.closed_at is not null) = t.closed
+        """,
+        [lease.command_id for lease in leases],
+        [lease.closed_at is not None for lease in leases],
+    )
+
+
+async def close_leases(
+    conn: WriteConn, *, command_ids: Sequence[str] = (), load_ids: Sequence[str] = (), at: datetime
+) -> None:
+    """End leases by the OFF or by the load."""
+    await conn.execute(
+        """
+        update off_leases set closed_at = $3, told = false
+         where closed_at is null and (command_id = any($1::text[]) or load_id = any($2::text[]))
+        """,
+        list(command_ids),
+        list(load_ids),
+        at,
+    )
+
+
+# What is known of a load's switching.
+
+
+async def note_switched(conn: WriteConn, load_ids: Sequence[str], at: datetime, *, on: bool) -> None:
+    """Note when loads were last proven off or on; a wake-up also ends a release of a trip."""
+    if not load_ids:
+        return
+    ids = sorted(set(load_ids))
+    if on:
+        await conn.execute(
+            """
+            insert into load_switching (load_id, last_on_at) select unnest($1::text[]), $2
+            on conflict (load_id) do update
+               set last_on_at = excluded.last_on_at, released_trip = null, released_by = null, released_at = null
+            """,
+            ids,
+            at,
+        )
+    else:
+        await conn.execute(
+            """
+            insert into load_switching (load_id, last_off_at) select unnest($1::text[]), $2
+            on conflict (load_id) do update set last_off_at = excluded.last_off_at
+            """,
+            ids,
+            at,
+        )
+
+
+async def release_trip(conn: WriteConn, load_id: str, trip_reason: int, actor: str, at: datetime) -> None:
+    """Note that a person has released a protection trip, until the load is proven on."""
+    await conn.execute(
+        """
+        insert into load_switching (load_id, released_trip, released_by, released_at) values ($1, $2, $3, $4)
+        on conflict (load_id) do update
+           set released_trip = excluded.released_trip, released_by = excluded.released_by,
+               released_at = excluded.released_at
+        """,
+        load_id,
+        trip_reason,
+        actor,
+        at,
+    )
+
+
+async def released_trips(conn: ReadConn | WriteConn, load_ids: Iterable[str] | None = None) -> dict[str, int]:
+    """Return the released trip reason by load."""
+    rows = await conn.fetch(
+        """
+        select load_id, released_trip from load_switching
+         where released_trip is not null and ($1::text[] is null or load_id = any($1::text[]))
+        """,
+        None if load_ids is None else sorted(set(load_ids)),
+    )
+    return {row["load_id"]: row["released_trip"] for row in rows}
+
+
+# Reading for people.
+
+
+async def fetch(conn: ReadConn, command_id: str) -> Command | None:
+    """Return one command."""
+    row = await conn.fetchrow(f"select {COLUMNS} from commands where command_id = $1", command_id)  # noqa: S608
+    return None if row is None else _command(row)
+
+
+async def fetch_history(conn: ReadConn, command_id: str) -> list[HistoryRow]:
+    """Return a command's steps in their order."""
+    rows = await conn.fetch(
+        "select at, state, reason, hold, attempt, evidence from command_history where command_id = $1 order by id",
+        command_id,
+    )
+    return [HistoryRow(**dict(row)) for row in rows]
+
+
+async def fetch_page(
+    conn: ReadConn,
+    *,
+    load_id: str | None,
+    group_id: str | None,
+    wake_up_id: str | None,
+    state: str | None,
+    before: tuple[datetime, str] | None,
+    limit: int,
+    sites: Sequence[str] | None,
+) -> list[Command]:
+    """Return commands, the youngest first."""
+    rows = await conn.fetch(
+        f"""
+        select {COLUMNS} from commands
+         where ($1::text is null or load_id = $1) and ($2::text is null or group_id = $2)
+           and ($3::text is null or wake_up_id = $3) and ($4::text is null or state = $4)
+           and ($5::timestamptz is null or (created_at, command_id) < ($5, $6))
+           and ($8::text[] is null or site_id = any($8))
+         order by created_at desc, command_id desc
+         limit $7
+        """,  # noqa: S608
+        load_id,
+        group_id,
+        wake_up_id,
+        state,
+        None if before is None else before[0],
+        None if before is None else before[1],
+        limit,
+        None if sites is None else list(sites),
+    )
+    return [_command(row) for row in rows]
+
+
+async def insert_group(
+    conn: WriteConn, group_id: str, action: str, actor: str, at: datetime, refused: Sequence[Mapping[str, Any]]
+) -> None:
+    """Insert a group with the loads that were refused."""
+    await conn.execute(
+        "insert into command_groups (group_id, action, actor, created_at, refused) values ($1, $2, $3, $4, $5)",
+        group_id,
+        action,
+        actor,
+        at,
+        list(refused),
+    )
+
+
+async def fetch_group_head(conn: ReadConn, group_id: str) -> Mapping[str, Any] | None:
+    """Return action, actor, creation and refused loads of a group."""
+    row = await conn.fetchrow(
+        "select group_id, action, actor, created_at, refused from command_groups where group_id = $1", group_id
+    )
+    return None if row is None else dict(row)
+
+
+async def fetch_group(conn: ReadConn, group_id: str) -> list[Command]:
+    """Return the commands of a group that people asked for: without the wake-ups that belong to its OFFs."""
+    rows = await conn.fetch(
+        f"select {COLUMNS} from commands where group_id = $1 order by load_id, command_id",  # noqa: S608
+        group_id,
+    )
+    return [_command(row) for row in rows]
+
+
+def _lease(row: Mapping[str, Any]) -> OffLease:
+    return OffLease(**dict(row))
+
+
+def _command(row: Mapping[str, Any]) -> Command:
+    return Command(
+        command_id=CommandId(row["command_id"]),
+        action=CommandAction(row["action"]),
+        site_id=SiteId(row["site_id"]),
+        device_id=DeviceId(row["device_id"]),
+        line_id=LineId(row["line_id"]),
+        load_id=LoadId(row["load_id"]),
+        channel=row["channel"],
+        priority=Priority(row["priority"]),
+        state=CommandState(row["state"]),
+        created_at=row["created_at"],
+        not_before=row["not_before"],
+        next_at=row["next_at"],
+        not_after=row["not_after"],
+        restore_at=row["restore_at"],
+        off_at_most_s=row["off_at_most_s"],
+        isolation_id=row["isolation_id"],
+        pair_id=row["pair_id"],
+        occurrence_id=None if row["occurrence_id"] is None else OccurrenceId(row["occurrence_id"]),
+        plan_id=None if row["plan_id"] is None else PlanId(row["plan_id"]),
+        wake_up_id=row["wake_up_id"],
+        group_id=row["group_id"],
+        attempt=row["attempt"],
+        looks=row["looks"],
+        sent_at=row["sent_at"],
+        wire_not_after=row["wire_not_after"],
+        unknown_since=row["unknown_since"],
+        hold=None if row["hold"] is None else Hold(row["hold"]),
+        alarmed=row["alarmed"],
+        reason=row["reason"],
+        actor=row["actor"],
+        note=row["note"],
+    )

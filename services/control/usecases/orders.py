@@ -1,0 +1,377 @@
+"""What people and upstream apps order at once: switching, waking, calling off, releasing a trip."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from libs.common.bus import outbox
+from libs.common.contracts.control import CommandAction, CommandState, Priority
+from libs.common.db import Database, WriteConn
+from libs.common.errors import InvalidInput, NotFound
+from libs.common.ids import LoadId, new_id
+from services.control import bus
+from services.control.domain import commands as life
+from services.control.domain.commands import Command, Effect
+from services.control.domain.guards import PROTECTION_TRIPS, Facts, Refusal, off_refusal
+from services.control.domain.loads import LoadInfo
+from services.control.store import commands as store
+from services.control.store import orders as order_store
+from services.control.store.commands import LoadRow
+from services.control.store.orders import WakeUp
+from services.control.usecases.ports import Readings, SteadyClock
+from services.control.usecases.scheduler import Scheduler
+from services.control.usecases.switching import Switching, Wanted
+
+logger = logging.getLogger(__name__)
+
+S = CommandState
+MAX_GROUP = 20_000
+"""Loads in one request."""
+
+
+class GuardRefused(InvalidInput):
+    """A guard forbids it; guard, value and limit are in the facts."""
+
+    code = "guard_refused"
+    title_zh = "闭锁条件不满足"
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchOrder:
+    """A request to switch loads."""
+
+    action: CommandAction
+    load_ids: tuple[str, ...]
+    actor: str
+    door: str
+    priority: Priority
+    not_before: datetime | None = None
+    restore_at: datetime | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What became of a request: commands, and loads that were refused with guard, value and limit."""
+
+    group_id: str
+    action: CommandAction
+    actor: str
+    created_at: datetime
+    commands: tuple[Command, ...]
+    refused: tuple[Mapping[str, object], ...]
+
+    @property
+    def state(self) -> CommandState:
+        """State of the whole: PARTIAL when some loads succeeded and others did not or were refused."""
+        states = [command.state for command in self.commands if command.action is self.action]
+        states += [S.REJECTED] * len(self.refused)
+        return life.group_state(states)
+
+
+@dataclass(frozen=True, slots=True)
+class WakeOrder:
+    """One key: wake these loads, whatever else was wanted."""
+
+    scope: str
+    target: str
+    loads: tuple[LoadInfo, ...]
+    actor: str
+    door: str
+    reason: str
+    suspends: bool = True
+    """Whether plans over these loads rest until somebody releases the order."""
+
+
+@dataclass(frozen=True, slots=True)
+class WakeProgress:
+    """How far a wake-up order is."""
+
+    order: WakeUp
+    loads: int
+    commanded: int
+    verified: int
+    held: int
+    """Stopped by an isolation, a lock or a trip; a person was called."""
+    unreachable: tuple[str, ...] = field(default=())
+    """Loads without a breaker that could be reached; known in the answer to the order only."""
+
+
+class Orders:
+    """Switching and waking at once."""
+
+    def __init__(
+        self, *, db: Database, clock: SteadyClock, switching: Switching, readings: Readings, scheduler: Scheduler
+    ) -> None:
+        self._db = db
+        self._clock = clock
+        self._switching = switching
+        self._readings = readings
+        self._scheduler = scheduler
+
+    # Switching.
+
+    async def switch(self, conn: WriteConn, order: SwitchOrder) -> Group:
+        """Take an order in the caller's transaction; loads that a guard refuses are listed, the others go on.
+
+        Raises:
+            InvalidInput: No end is given for an OFF, or no load, or too many.
+            GuardRefused: Guards refuse all loads.
+        """
+        now = self._clock.now()
+        self._check(order, now)
+        group_id = new_id()
+        await store.lock_loads(conn, order.load_ids)
+        if order.action is CommandAction.OPEN:
+            commands, refused = await self._switch_off(conn, order, group_id, now)
+        else:
+            commands, refused = await self._switch_on(conn, order, group_id, now)
+        await store.insert_group(conn, group_id, order.action.value, order.actor, now, refused)
+        facts = {
+            "loads": list(order.load_ids[:100]),
+            "refused": refused[:100],
+            "restore_at": None if order.restore_at is None else order.restore_at.isoformat(),
+        }
+        message = bus.audit(
+            order.actor, order.door, f"command.{order.action.value}", f"group:{group_id}", now, after=facts,
+            reason=order.reason, succeeded=bool(commands),
+        )  # fmt: skip
+        await outbox.put(conn, [message])
+        if not commands:
+            first = refused[0]
+            raise GuardRefused(
+                f"no load may be switched: {first['load_id']}: {first['guard']} ({first['value']})",
+                message_zh=f"没有可执行的负载:{first['load_id']}:{first['guard']}({first['value']})",
+                refused=refused,
+            )
+        return Group(group_id, order.action, order.actor, now, tuple(commands), tuple(refused))
+
+    def _check(self, order: SwitchOrder, now: datetime) -> None:
+        if not 1 <= len(order.load_ids) <= MAX_GROUP or len(set(order.load_ids)) != len(order.load_ids):
+            raise InvalidInput(
+                f"load_ids: expected 1 to {MAX_GROUP} different loads",
+                message_zh=f"load_ids 应为 1 到 {MAX_GROUP} 个不同的负载",
+                field="load_ids",
+            )
+        if order.action is not CommandAction.OPEN:
+            return
+        start = order.not_before or now
+        if order.restore_at is None:
+            raise InvalidInput(
+                "restore_at: every OFF carries the time of its wake-up; an open-ended one is an isolation",
+                message_zh="每个分闸命令都必须带唤醒时间 restore_at;无限期停电须走检修隔离",
+                field="restore_at",
+            )
+        if (order.restore_at - start).total_seconds() < self._switching.policy.min_off_s:
+            raise InvalidInput(
+                f"restore_at: less than the minimum off time of {self._switching.policy.min_off_s:g} s after the OFF",
+                message_zh=f"restore_at 距分闸时间不足最小关断时长 {self._switching.policy.min_off_s:g} 秒",
+                field="restore_at",
+            )
+
+    async def _switch_off(
+        self, conn: WriteConn, order: SwitchOrder, group_id: str, now: datetime
+    ) -> tuple[list[Command], list[dict[str, object]]]:
+        known = await store.facts_of(conn, order.load_ids, now)
+        running = await store.fetch_running(conn, order.load_ids, CommandAction.OPEN)
+        pending = {command.load_id: command for command in running if command.state is not S.APPROVAL}
+        wanted: list[Wanted] = []
+        refused: list[dict[str, object]] = []
+        gives_way: list[Command] = []
+        for load_id in order.load_ids:
+            load = self._switching.loads.get(load_id)
+            refusal = self._refusal(load, known[load_id], order, now)
+            other = pending.get(LoadId(load_id))
+            if refusal is None and other is not None:
+                if other.state is not S.SCHEDULED or other.was_sent or other.priority <= order.priority:
+                    refusal = Refusal("already_pending", other.command_id, None, True)
+                else:
+                    gives_way.append(other)
+            if refusal is not None or load is None:
+                refused.append({"load_id": load_id, **(refusal or _UNKNOWN_LOAD).as_evidence()})
+                continue
+            wanted.append(
+                Wanted(
+                    load=load, off_at=order.not_before or now, restore_at=order.restore_at, priority=order.priority,
+                    actor=order.actor, group_id=group_id, note=order.reason,
+                )
+            )  # fmt: skip
+        changes = [life.superseded(other, group_id, now, Effect.DROP_WAKE_UP) for other in gives_way]
+        await self._switching.apply(conn, changes, now)
+        return await self._switching.shut_down(conn, wanted, now), refused
+
+    def _refusal(self, load: LoadInfo | None, known: LoadRow, order: SwitchOrder, now: datetime) -> Refusal | None:
+        if load is None:
+            return _UNKNOWN_LOAD
+        facts = Facts(
+            reading=self._readings.of(load.load_id),
+            obstacle=load.off_obstacle,
+            isolation_id=known.isolation_id,
+            emergency=known.suspended_by,
+            clock_problem=self._scheduler.clock_problem(),
+            command_latency_s=load.command_latency_s,
+            already_off=known.already_off,
+            last_on_at=known.last_on_at,
+            offs_last_day=known.offs_last_day,
+        )
+        refusal = off_refusal(order.restore_at, None, facts, now, self._switching.policy)
+        later = order.not_before is not None and order.not_before > now
+        if refusal is not None and later and not refusal.is_final:
+            return None  # may have passed by then; it is judged again right before it is sent
+        return refusal
+
+    async def _switch_on(
+        self, conn: WriteConn, order: SwitchOrder, group_id: str, now: datetime
+    ) -> tuple[list[Command], list[dict[str, object]]]:
+        loads = [load for load_id in order.load_ids if (load := self._switching.loads.get(load_id)) is not None]
+        await self._clear_the_way(conn, [load.load_id for load in loads], order.priority, group_id, now)
+        commands = await self._switching.wake(
+            conn, loads, now, priority=order.priority, actor=order.actor, group_id=group_id, at=order.not_before,
+            note=order.reason,
+        )  # fmt: skip
+        found = {command.load_id for command in commands}
+        missing = [load_id for load_id in order.load_ids if load_id not in found]
+        return commands, [
+            {"load_id": load_id, **Refusal("no_breaker", True, False, True).as_evidence()} for load_id in missing
+        ]
+
+    async def _clear_the_way(
+        self, conn: WriteConn, load_ids: Sequence[str], priority: Priority, by: str, now: datetime
+    ) -> None:
+        """Cancel OFFs of the same or a lower priority that have not been sent."""
+        running = await store.fetch_running(conn, load_ids, CommandAction.OPEN)
+        changes = [
+            life.superseded(off, by, now, Effect.DROP_WAKE_UP)
+            for off in running
+            if off.state is S.SCHEDULED and not off.was_sent and off.isolation_id is None and off.priority >= priority
+        ]
+        await self._switching.apply(conn, changes, now)
+
+    # Waking.
+
+    async def wake(self, conn: WriteConn, order: WakeOrder) -> WakeProgress:
+        """Take a wake-up order in the caller's transaction: pending OFFs end, leases end, every load gets an ON."""
+        now = self._clock.now()
+        wake_up = WakeUp(
+            wake_up_id=new_id(), scope=order.scope, target=order.target, reason=order.reason, actor=order.actor,
+            created_at=now, suspends=order.suspends,
+        )  # fmt: skip
+        load_ids = [load.load_id for load in order.loads]
+        await store.lock_loads(conn, load_ids)
+        await order_store.insert_wake_up(conn, wake_up, load_ids)
+        await self._clear_the_way(conn, load_ids, Priority.EMERGENCY, wake_up.wake_up_id, now)
+        await self._release_leases(conn, load_ids, now)
+        commands = await self._switching.wake(
+            conn, order.loads, now, priority=Priority.EMERGENCY, actor=order.actor, wake_up_id=wake_up.wake_up_id,
+            note=order.reason,
+        )  # fmt: skip
+        facts = {"scope": order.scope, "target": order.target, "loads": len(load_ids), "suspends": order.suspends}
+        subject = f"wake_up:{wake_up.wake_up_id}"
+        await outbox.put(
+            conn,
+            [bus.audit(order.actor, order.door, "wake_up.order", subject, now, after=facts, reason=order.reason)],
+        )
+        logger.warning("wake-up ordered", extra={"wake_up_id": wake_up.wake_up_id, **facts})
+        reached = {command.load_id for command in commands}
+        return WakeProgress(
+            order=wake_up, loads=len(commands), commanded=0, verified=0, held=0,
+            unreachable=tuple(load_id for load_id in load_ids if load_id not in reached),
+        )  # fmt: skip
+
+    async def _release_leases(self, conn: WriteConn, load_ids: Sequence[str], now: datetime) -> None:
+        """End the leases of the loads, isolations apart, so that the watchdog wakes them as well."""
+        leases = [lease for lease in await store.open_leases(conn, load_ids) if lease.isolation_id is None]
+        await store.close_leases(conn, command_ids=[lease.command_id for lease in leases], at=now)
+
+    async def progress(self, wake_up_id: str) -> WakeProgress:
+        """Return how far an order is.
+
+        Raises:
+            NotFound: There is no such order.
+        """
+        async with self._db.read() as conn:
+            order = await order_store.fetch_wake_up(conn, wake_up_id)
+            if order is None:
+                raise NotFound(f"no wake-up {wake_up_id}", message_zh=f"没有唤醒命令 {wake_up_id}")
+            return _progress(order, await order_store.count_states(conn, wake_up_id))
+
+    async def page(self, before: tuple[datetime, str] | None, limit: int) -> list[WakeProgress]:
+        """Return orders, the youngest first."""
+        async with self._db.read() as conn:
+            orders = await order_store.fetch_wake_ups(conn, before=before, limit=limit)
+            return [_progress(order, await order_store.count_states(conn, order.wake_up_id)) for order in orders]
+
+    async def release(self, wake_up_id: str, actor: str, door: str) -> WakeProgress:
+        """Let the plans over the woken loads go on.
+
+        Raises:
+            NotFound: There is no such order.
+        """
+        now = self._clock.now()
+        async with self._db.write() as conn:
+            if await order_store.release_wake_up(conn, wake_up_id, actor, now):
+                message = bus.audit(actor, door, "wake_up.release", f"wake_up:{wake_up_id}", now)
+                await outbox.put(conn, [message])
+        return await self.progress(wake_up_id)
+
+    # Single commands.
+
+    async def cancel(self, command_id: str, reason: str, actor: str, door: str) -> Command:
+        """Call off an OFF that has not been sent.
+
+        Raises:
+            NotFound: There is no such command.
+            TransitionRefused: It has been sent, has ended, or is a wake-up.
+        """
+        now = self._clock.now()
+        async with self._db.write() as conn:
+            loads = await store.loads_of(conn, [command_id])
+            if not loads:
+                raise NotFound(f"no command {command_id}", message_zh=f"没有命令 {command_id}")
+            await store.lock_loads(conn, loads.values())
+            command = next(iter((await store.fetch_many(conn, [command_id])).values()))
+            change = life.cancelled(command, actor, reason, now)
+            await self._switching.apply(conn, [change], now)
+            message = bus.audit(actor, door, "command.cancel", f"command:{command_id}", now, reason=reason)
+            await outbox.put(conn, [message])
+        return change.after
+
+    async def release_trip(self, load_id: str, trip_reason: int, reason: str, actor: str, door: str) -> None:
+        """Note that a person has dealt with a protection trip, so that the load may be woken.
+
+        Raises:
+            NotFound: There is no such load.
+            InvalidInput: The reason is no protection trip.
+        """
+        load = self._switching.loads.get(load_id)
+        if load is None:
+            raise NotFound(f"no load {load_id}", message_zh=f"没有负载 {load_id}")
+        if trip_reason not in PROTECTION_TRIPS:
+            raise InvalidInput(
+                f"trip_reason: {trip_reason} is no protection trip ({', '.join(map(str, PROTECTION_TRIPS))})",
+                message_zh=f"trip_reason {trip_reason} 不是保护跳闸",
+                field="trip_reason",
+            )
+        now = self._clock.now()
+        async with self._db.write() as conn:
+            await store.lock_loads(conn, [load_id])
+            await store.release_trip(conn, load_id, trip_reason, actor, now)
+            facts = {"trip_reason": trip_reason, "trip": PROTECTION_TRIPS[trip_reason]}
+            message = bus.audit(actor, door, "trip.release", f"load:{load_id}", now, after=facts, reason=reason)
+            await outbox.put(conn, [message])
+
+
+_UNKNOWN_LOAD = Refusal("unknown_load", True, False, True)
+
+
+def _progress(order: WakeUp, counts: Mapping[str, int]) -> WakeProgress:
+    states = {state: number for state, number in counts.items() if state != "commanded"}
+    return WakeProgress(
+        order=order,
+        loads=sum(states.values()),
+        commanded=counts.get("commanded", 0),
+        # A wake-up that another one has overtaken is over because the load was proven on.
+        verified=states.get(S.SUCCEEDED.value, 0) + states.get(S.SUPERSEDED.value, 0),
+        held=states.get("held", 0),
+    )

@@ -1,0 +1,252 @@
+"""Plans and calendars as people handle them: draft, approve, end."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import date, datetime
+
+from libs.common.bus import outbox
+from libs.common.bus.port import Message
+from libs.common.contracts.control import CommandState
+from libs.common.db import Database, WriteConn
+from libs.common.errors import Conflict, Forbidden, NotFound
+from libs.common.ids import LoadId, PlanId, SiteId, new_id
+from services.control import bus
+from services.control.domain import commands as life
+from services.control.domain.plans import (
+    MAX_LOADS,
+    InvalidPlan,
+    Plan,
+    PlanState,
+    Preview,
+    Schedule,
+    check_schedule,
+    ends_at,
+    preview,
+    require_transition,
+)
+from services.control.store import commands as store
+from services.control.store import plans as plan_store
+from services.control.store.plans import Calendar
+from services.control.usecases.ports import SteadyClock
+from services.control.usecases.scheduler import make_occurrences
+from services.control.usecases.switching import Switching
+
+
+class Plans:
+    """What people do with plans."""
+
+    def __init__(self, *, db: Database, clock: SteadyClock, switching: Switching, two_persons: bool) -> None:
+        """Prepare.
+
+        Args:
+            db: Control's database.
+            clock: The time.
+            switching: Writes what follows for commands.
+            two_persons: Whether whoever drafted a plan may not approve it.
+        """
+        self._db = db
+        self._clock = clock
+        self._switching = switching
+        self._two_persons = two_persons
+
+    async def preview(self, load_ids: Sequence[str], schedule: Schedule, calendar_ids: Sequence[str]) -> Preview:
+        """Return what a plan would amount to, without storing it.
+
+        Raises:
+            InvalidPlan: It cannot be followed; every load that may not be in it is listed.
+        """
+        self._check(load_ids, schedule)
+        async with self._db.read() as conn:
+            calendars = await plan_store.fetch_calendars(conn, calendar_ids)
+        return self._preview(schedule, calendars, calendar_ids)
+
+    async def draft(
+        self,
+        name: str,
+        load_ids: Sequence[str],
+        schedule: Schedule,
+        calendar_ids: Sequence[str],
+        note: str | None,
+        actor: str,
+        door: str,
+    ) -> tuple[Plan, Preview]:
+        """Store a draft.
+
+        Raises:
+            InvalidPlan: It cannot be followed; every load that may not be in it is listed.
+        """
+        self._check(load_ids, schedule)
+        now = self._clock.now()
+        plan = Plan(
+            plan_id=PlanId(new_id()), name=name, state=PlanState.DRAFT,
+            load_ids=tuple(LoadId(load_id) for load_id in load_ids), schedule=schedule,
+            calendar_ids=tuple(calendar_ids), created_by=actor, created_at=now, note=note,
+        )  # fmt: skip
+        async with self._db.write() as conn:
+            calendars = await plan_store.fetch_calendars(conn, calendar_ids)
+            found = self._preview(schedule, calendars, calendar_ids)
+            await plan_store.insert(conn, plan)
+            await outbox.put(conn, [_audit(plan, actor, door, "plan.draft", now)])
+        return plan, found
+
+    async def approve(self, plan_id: str, actor: str, door: str) -> Plan:
+        """Put a draft into force and make its occurrences.
+
+        Raises:
+            NotFound: There is no such plan.
+            PlanTransitionRefused: It is no draft.
+            Forbidden: Policy asks for a second person.
+            InvalidPlan: It has become impossible since it was drafted.
+        """
+        now = self._clock.now()
+        async with self._db.write() as conn:
+            plan = await self._lock(conn, plan_id)
+            require_transition(plan_id, plan.state, PlanState.APPROVED)
+            if self._two_persons and plan.created_by == actor:
+                raise Forbidden(
+                    "policy asks that somebody else than its author approves a plan",
+                    message_zh="按策略要求,节能策略须由制定者以外的人批准",
+                )
+            self._check(plan.load_ids, plan.schedule)
+            approved = replace(plan, state=PlanState.APPROVED, approved_by=actor, approved_at=now)
+            await plan_store.update_state(conn, approved)
+            await make_occurrences(conn, approved, None, now, self._switching.policy)
+            await outbox.put(conn, [_audit(approved, actor, door, "plan.approve", now)])
+        return approved
+
+    async def end(self, plan_id: str, reason: str, actor: str, door: str) -> Plan:
+        """End a plan before its time: nothing more is switched off; what is off is woken as it was going to be.
+
+        Raises:
+            NotFound: There is no such plan.
+            PlanTransitionRefused: It has ended.
+        """
+        now = self._clock.now()
+        async with self._db.write() as conn:
+            plan = await self._lock(conn, plan_id)
+            require_transition(plan_id, plan.state, PlanState.ENDED)
+            ended = replace(plan, state=PlanState.ENDED, ended_by=actor, ended_at=now, end_reason=reason or "ended")
+            await plan_store.update_state(conn, ended)
+            called_off = await plan_store.call_off(conn, now, "plan_ended", plan_id=plan_id)
+            await outbox.put(
+                conn, [bus.occurrence_event(one, None, self._site(one.load_id), now) for one in called_off]
+            )
+            await store.lock_loads(conn, plan.load_ids)
+            running = await store.fetch_running(conn, plan.load_ids)
+            unsent = [command for command in running if command.plan_id == plan_id and command.is_off
+                      and command.state is CommandState.SCHEDULED and not command.was_sent]  # fmt: skip
+            await self._switching.apply(
+                conn, [life.cancelled(command, actor, "plan_ended", now) for command in unsent], now
+            )
+            await outbox.put(conn, [_audit(ended, actor, door, "plan.end", now)])
+        return ended
+
+    async def fetch(self, plan_id: str) -> tuple[Plan, Preview]:
+        """Return a plan with what it amounts to.
+
+        Raises:
+            NotFound: There is no such plan.
+        """
+        async with self._db.read() as conn:
+            plan = await plan_store.fetch(conn, plan_id)
+            if plan is None:
+                raise _no_plan(plan_id)
+            calendars = await plan_store.fetch_calendars(conn, plan.calendar_ids)
+        days = {day for calendar in calendars for day in calendar.days}
+        return plan, preview(plan.schedule, holidays=days)
+
+    async def put_calendar(
+        self, calendar_id: str, name: str, source: str, days: Mapping[date, str], actor: str, door: str
+    ) -> Calendar:
+        """Insert or replace a calendar; occurrences that exist already stay as they are.
+
+        Raises:
+            Conflict: Running plans use it; changing what they were approved with needs new plans.
+        """
+        now = self._clock.now()
+        calendar = Calendar(calendar_id, name, source, days, actor, now)
+        async with self._db.write() as conn:
+            using = await plan_store.plans_using(conn, calendar_id)
+            if using:
+                raise Conflict(
+                    f"calendar {calendar_id} is used by running plans: {', '.join(using[:5])}",
+                    message_zh=f"日历 {calendar_id} 正被运行中的策略使用:{', '.join(using[:5])}",
+                    plans=using,
+                )
+            await plan_store.put_calendar(conn, calendar)
+            facts = {"name": name, "days": len(days), "source": source}
+            message = bus.audit(actor, door, "calendar.put", f"calendar:{calendar_id}", now, after=facts)
+            await outbox.put(conn, [message])
+        return calendar
+
+    def _check(self, load_ids: Sequence[str], schedule: Schedule) -> None:
+        policy = self._switching.policy
+        check_schedule(schedule, min_off_s=policy.min_off_s, min_on_s=policy.min_on_s)
+        end = ends_at(schedule)
+        if end <= self._clock.now():
+            raise InvalidPlan(
+                f"last_date: the plan lies in the past, its last window ends at {end.isoformat()}",
+                message_zh=f"策略已过期,其最后时段结束于 {end.isoformat()}",
+                field="last_date",
+            )
+        if not 1 <= len(load_ids) <= MAX_LOADS or len(set(load_ids)) != len(load_ids):
+            raise InvalidPlan(
+                f"load_ids: expected 1 to {MAX_LOADS} different loads",
+                message_zh=f"load_ids 应为 1 到 {MAX_LOADS} 个不同的负载",
+                field="load_ids",
+            )
+        refused = [
+            {"load_id": load_id, "reason": reason} for load_id in load_ids if (reason := self._obstacle(load_id))
+        ]
+        if refused:
+            names = ", ".join(f"{one['load_id']} ({one['reason']})" for one in refused[:20])
+            raise InvalidPlan(
+                f"load_ids: {len(refused)} load(s) may not be in a plan: {names}",
+                message_zh=f"{len(refused)} 个负载不能进入策略:{names}",
+                field="load_ids",
+                loads=refused,
+            )
+
+    def _obstacle(self, load_id: str) -> str | None:
+        load = self._switching.loads.get(load_id)
+        if load is None:
+            return "unknown_load"
+        if load.obstacle is None and not load.can_wake:
+            return "no_line"
+        limit_s = self._switching.policy.max_command_latency_s
+        if load.obstacle is None and load.command_latency_s is not None and load.command_latency_s > limit_s:
+            return "command_latency"
+        return load.obstacle
+
+    def _preview(self, schedule: Schedule, calendars: Sequence[Calendar], wanted: Sequence[str]) -> Preview:
+        missing = set(wanted) - {calendar.calendar_id for calendar in calendars}
+        if missing:
+            names = ", ".join(sorted(missing))
+            raise InvalidPlan(f"calendar_ids: unknown: {names}", message_zh=f"未知日历:{names}", field="calendar_ids")
+        found = preview(schedule, holidays={day for calendar in calendars for day in calendar.days})
+        if found.count == 0:
+            raise InvalidPlan(
+                "the plan has no window: weekdays, exceptions and calendars leave no date",
+                message_zh="策略没有任何时段:星期、例外日期和日历排除了所有日期",
+                field="exceptions",
+            )
+        return found
+
+    def _site(self, load_id: str) -> SiteId:
+        load = self._switching.loads.get(load_id)
+        return SiteId("platform") if load is None else load.site_id
+
+    async def _lock(self, conn: WriteConn, plan_id: str) -> Plan:
+        plan = await plan_store.lock(conn, plan_id)
+        if plan is None:
+            raise _no_plan(plan_id)
+        return plan
+
+
+def _no_plan(plan_id: str) -> NotFound:
+    return NotFound(f"no plan {plan_id}", message_zh=f"没有策略 {plan_id}")
+
+
+def _audit(plan: Plan, actor: str, door: str, action: str, now: datetime) -> Message:
+    facts = {"name": plan.name, "state": plan.state.value, "loads": len(plan.load_ids)}
+    return bus.audit(actor, door, action, f"plan:{plan.plan_id}", now, after=facts, reason=plan.end_reason)

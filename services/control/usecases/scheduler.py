@@ -1,0 +1,317 @@
+"""The scheduler: what becomes of plans, occurrences and commands because time passes.
+
+One replica runs it at a time. Every step is a transaction of its own over a set of rows, and everything that a
+step depends on is in the database, so that it can be killed between any two of them.
+"""
+
+import logging
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from libs.common.bus import outbox
+from libs.common.contracts.alarm import AlarmLevel, ConditionKind
+from libs.common.contracts.base import Phase
+from libs.common.contracts.control import OccurrenceState, Priority
+from libs.common.db import Database, WriteConn
+from libs.common.ids import OccurrenceId, SiteId
+from services.control import bus, metrics
+from services.control.domain.commands import Change, on_due
+from services.control.domain.guards import Facts, Policy
+from services.control.domain.loads import LoadInfo
+from services.control.domain.plans import Plan, instances
+from services.control.store import commands as store
+from services.control.store import orders as order_store
+from services.control.store import plans as plan_store
+from services.control.store.commands import DueRow
+from services.control.store.plans import Occurrence
+from services.control.usecases.isolations import end_isolation
+from services.control.usecases.ports import ClockSync, Loads, Readings, SteadyClock
+from services.control.usecases.switching import Switching, Wanted
+
+logger = logging.getLogger(__name__)
+
+BATCH = 1000
+"""Commands or occurrences in one transaction."""
+HORIZON = timedelta(days=62)
+"""How far ahead occurrences are made."""
+HORIZON_STEP = timedelta(days=1)
+"""They are made again when the horizon has moved by this much."""
+IDEMPOTENCY_KEPT = timedelta(days=7)
+EXPIRY_WARNING = timedelta(minutes=30)
+"""A person hears this long before an isolation ends."""
+
+
+class Scheduler:
+    """One tick at a time; who ticks and how often is the worker's matter."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        clock: SteadyClock,
+        sync: ClockSync,
+        readings: Readings,
+        switching: Switching,
+        prepare_s: float,
+        watchdog_required: bool,
+    ) -> None:
+        """Prepare a scheduler.
+
+        Args:
+            db: Control's database.
+            clock: Time that no setting of the wall clock holds back.
+            sync: Whether the wall clock is right.
+            readings: What the direct door last said.
+            switching: Writes what follows.
+            prepare_s: How long before its OFF an occurrence gets its commands. [s]
+            watchdog_required: Whether an OFF waits for the watchdog's acknowledgement.
+        """
+        self._db = db
+        self._clock = clock
+        self._sync = sync
+        self._readings = readings
+        self._switching = switching
+        self._prepare = timedelta(seconds=prepare_s)
+        self._watchdog_required = watchdog_required
+        self._housekept_at: datetime | None = None
+
+    @property
+    def _loads(self) -> Loads:
+        return self._switching.loads
+
+    @property
+    def _policy(self) -> Policy:
+        return self._switching.policy
+
+    async def recover(self) -> None:
+        """Take up everything that a scheduler before us left in whatever state."""
+        async with self._db.write() as conn:
+            left = await store.recover(conn, self._clock.now())
+        logger.info("scheduler takes over", extra={"commands": left})
+
+    async def tick(self) -> bool:
+        """Do what is due; returns whether there may be more at once."""
+        await self._believe_clock()
+        now = self._clock.now()
+        # Wake-ups first: nothing that plans shutdowns may delay them.
+        busy = await self.run_due(now)
+        await self.note_overdue(now)
+        await self.expire_isolations(now)
+        await self.advance_plans(now)
+        busy |= await self.prepare(now)
+        await self._housekeep(now)
+        return busy
+
+    # Commands.
+
+    async def run_due(self, now: datetime) -> bool:
+        """Move on every command whose time has come."""
+        problem = self.clock_problem()
+        async with self._db.write() as conn:
+            rows = await store.due(conn, now, BATCH)
+            changes = self._decide(rows, now, problem)
+            await self._switching.apply(conn, changes, now)
+        return len(rows) >= BATCH
+
+    def _decide(self, rows: list[DueRow], now: datetime, problem: str | None) -> list[Change]:
+        changes: list[Change] = []
+        taken: set[str] = set()
+        for row in rows:
+            command = row.command
+            facts = self._facts(row, problem, busy=row.busy or command.device_id in taken)
+            change = on_due(command, facts, now, self._policy)
+            if change.after.attempt > command.attempt:
+                # Of several that are due for one device only the most urgent is sent in this round.
+                taken.add(command.device_id)
+            changes.append(change)
+        return changes
+
+    def _facts(self, row: DueRow, problem: str | None, *, busy: bool) -> Facts:
+        load = self._loads.get(row.command.load_id)
+        return Facts(
+            reading=self._readings.of(row.command.load_id),
+            obstacle=_obstacle(load, row),
+            busy=busy,
+            lease_acknowledged=row.lease_acknowledged or not self._watchdog_required,
+            isolation_id=row.isolation_id,
+            emergency=row.suspended_by,
+            released_trip=row.released_trip,
+            clock_problem=problem,
+            command_latency_s=None if load is None else load.command_latency_s,
+            already_off=row.already_off,
+            last_on_at=row.last_on_at,
+            offs_last_day=row.offs_last_day,
+        )
+
+    def clock_problem(self) -> str | None:
+        """Return why no OFF may be sent by our clock, None when it may."""
+        return self._clock.problem() or self._sync.problem()
+
+    async def _believe_clock(self) -> None:
+        jump_s = self._clock.jump_s()
+        metrics.CLOCK_JUMP.set(jump_s)
+        last: datetime | None = None
+        if self._clock.problem() is not None:
+            async with self._db.read() as conn:
+                leases = await store.open_leases(conn)
+            last = max((lease.restore_at for lease in leases if lease.isolation_id is None), default=None)
+        if self._clock.settle(last) and last is not None:
+            logger.warning("the wall clock is believed again", extra={"jump_s": jump_s})
+
+    # Overdue wake-ups.
+
+    async def note_overdue(self, now: datetime) -> None:
+        """Raise the alarm for wake-ups that are not verified in time."""
+        limit = now - timedelta(seconds=self._policy.overdue_margin_s)
+        async with self._db.write() as conn:
+            late = await store.newly_overdue(conn, limit, BATCH)
+            changes = [
+                Change(command, replace(command, alarmed=True), now, {"not_before": command.not_before.isoformat()})
+                for command in late
+            ]
+            await self._switching.apply(conn, changes, now)
+            await outbox.put(
+                conn,
+                [
+                    bus.condition(
+                        ConditionKind.WAKE_UP_OVERDUE, Phase.BEGIN, load_id=command.load_id, site_id=command.site_id,
+                        device_id=command.device_id, at=now, text="overdue", detail=command.reason or None,
+                    )
+                    for command in late
+                ],
+            )  # fmt: skip
+        for command in late:
+            logger.error("wake-up overdue", extra={"load_id": command.load_id, "command_id": command.command_id})
+        async with self._db.read() as read:
+            metrics.OVERDUE.set(await store.count_overdue(read, limit))
+
+    # Plans and occurrences.
+
+    async def advance_plans(self, now: datetime) -> None:
+        """Activate and end plans, and make the occurrences that the horizon has reached."""
+        async with self._db.write() as conn:
+            changed = await plan_store.advance_states(conn, now)
+            to_make = await plan_store.lock_to_make(conn, now + HORIZON - HORIZON_STEP, 100)
+            for stored in to_make:
+                await make_occurrences(conn, stored.plan, stored.made_until, now, self._policy)
+        for plan_id, state in changed.items():
+            logger.info("plan changes its state", extra={"plan_id": plan_id, "state": state.value})
+
+    async def prepare(self, now: datetime) -> bool:
+        """Give the occurrences that are about to begin their OFF, their ON and their lease, in one transaction."""
+        async with self._db.write() as conn:
+            occurrences = await plan_store.lock_due_occurrences(conn, now + self._prepare, BATCH)
+            if not occurrences:
+                return False
+            load_ids = [occurrence.load_id for occurrence in occurrences]
+            await store.lock_loads(conn, load_ids)
+            known = await store.facts_of(conn, load_ids, now)
+            pending = {command.load_id for command in await store.fetch_running(conn, load_ids) if command.is_off}
+            wanted: list[Wanted] = []
+            skipped: list[tuple[Occurrence, str]] = []
+            for occurrence in occurrences:
+                load = self._loads.get(occurrence.load_id)
+                reason = self._skip_reason(occurrence, load, known[occurrence.load_id].suspended_by, now)
+                if reason is None and occurrence.load_id in pending:
+                    reason = "already_off"
+                if reason is not None or load is None:
+                    skipped.append((occurrence, reason or "unknown_load"))
+                    continue
+                pending.add(occurrence.load_id)
+                wanted.append(_shutdown(occurrence, load))
+            offs = await self._switching.shut_down(conn, wanted, now)
+            await plan_store.set_commands(
+                conn,
+                [(OccurrenceId(str(off.occurrence_id)), off.command_id, str(off.pair_id)) for off in offs],
+                now,
+            )
+            await self._skip(conn, skipped, now)
+        return len(occurrences) >= BATCH
+
+    def _skip_reason(
+        self, occurrence: Occurrence, load: LoadInfo | None, suspended_by: str | None, now: datetime
+    ) -> str | None:
+        if load is None:
+            return "unknown_load"
+        if load.obstacle is not None:
+            return load.obstacle
+        if not load.can_wake:
+            return "no_line"
+        if suspended_by is not None:
+            return "emergency"
+        if now > occurrence.off_at + timedelta(seconds=self._policy.off_grace_s):
+            return "too_late"
+        if (occurrence.on_at - now).total_seconds() < self._policy.min_off_s:
+            return "too_little_left"
+        return None
+
+    async def _skip(self, conn: WriteConn, skipped: list[tuple[Occurrence, str]], now: datetime) -> None:
+        rows = [(occurrence.occurrence_id, OccurrenceState.SKIPPED, reason, None, None)
+                for occurrence, reason in skipped]  # fmt: skip
+        messages = []
+        for occurrence in await plan_store.set_states(conn, rows, now):
+            load = self._loads.get(occurrence.load_id)
+            site_id = SiteId("platform") if load is None else load.site_id
+            messages.append(bus.occurrence_event(occurrence, None, site_id, now))
+        await outbox.put(conn, messages)
+
+    # Isolations.
+
+    async def expire_isolations(self, now: datetime) -> None:
+        """End isolations whose time is over, which wakes their loads, and warn before."""
+        async with self._db.write() as conn:
+            expiring = await order_store.lock_expiring(conn, now, now + EXPIRY_WARNING)
+            for isolation in expiring:
+                if isolation.expires_at <= now:
+                    await end_isolation(conn, self._switching, isolation, now, actor="service:control", why="expired")
+                    continue
+                await order_store.update_isolation(conn, replace(isolation, warned=True))
+                message = bus.condition(
+                    ConditionKind.ISOLATION_ACTIVE, Phase.UPDATE, load_id=isolation.load_id,
+                    site_id=isolation.site_id, at=now, text="isolation_expiring", level=AlarmLevel.MAJOR,
+                    detail=isolation.expires_at.isoformat(),
+                )  # fmt: skip
+                await outbox.put(conn, [message])
+
+    async def _housekeep(self, now: datetime) -> None:
+        if self._housekept_at is not None and now - self._housekept_at < timedelta(hours=1):
+            return
+        async with self._db.write() as conn:
+            await order_store.forget_keys(conn, now - IDEMPOTENCY_KEPT)
+        self._housekept_at = now
+
+
+async def make_occurrences(
+    conn: WriteConn, plan: Plan, made_until: datetime | None, now: datetime, policy: Policy
+) -> int:
+    """Make a locked plan's occurrences from where they end up to the horizon; returns how many are new."""
+    until = now + HORIZON
+    grace = timedelta(seconds=policy.off_grace_s)
+    calendars = await plan_store.fetch_calendars(conn, plan.calendar_ids)
+    holidays = {day for calendar in calendars for day in calendar.days}
+    found = [
+        instance
+        for instance in instances(plan.schedule, holidays=holidays)
+        if instance.off_at + grace > now and (made_until is None or instance.off_at >= made_until)
+        and instance.off_at < until
+    ]  # fmt: skip
+    return await plan_store.insert_occurrences(conn, plan, found, until, now)
+
+
+def _obstacle(load: LoadInfo | None, row: DueRow) -> str | None:
+    """Return why the load may not be switched off; a sector is asked of plans only."""
+    if load is None:
+        return "unknown_load"
+    return load.obstacle if row.command.plan_id is not None else load.off_obstacle
+
+
+def _shutdown(occurrence: Occurrence, load: LoadInfo) -> Wanted:
+    return Wanted(
+        load=load,
+        off_at=occurrence.off_at,
+        restore_at=occurrence.on_at,
+        priority=Priority.SCHEDULE,
+        actor=f"plan:{occurrence.plan_id}",
+        occurrence_id=occurrence.occurrence_id,
+        plan_id=occurrence.plan_id,
+    )

@@ -1,0 +1,368 @@
+"""Applying changes of commands: state, history, events, and what a change means for other commands, in one transaction.
+
+Every caller has locked the loads concerned (``store.commands.lock_loads``). Changes are applied in sets; what follows
+from a set is again a set, until nothing follows.
+"""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from libs.common.bus import outbox
+from libs.common.bus.port import Message
+from libs.common.contracts.alarm import ConditionKind
+from libs.common.contracts.base import Phase
+from libs.common.contracts.control import CommandAction, CommandState, OccurrenceState, Priority
+from libs.common.db import WriteConn
+from libs.common.ids import CommandId, OccurrenceId, PlanId, SiteId, new_id
+from libs.common.tokens import KeyRing
+from services.control import bus, metrics
+from services.control.domain import commands as life
+from services.control.domain.commands import Change, Command, Effect
+from services.control.domain.guards import Policy
+from services.control.domain.loads import LoadInfo
+from services.control.store import commands as store
+from services.control.store import plans as plan_store
+from services.control.store.commands import HistoryRow
+from services.control.store.plans import Occurrence
+from services.control.usecases.ports import Loads
+
+logger = logging.getLogger(__name__)
+
+S = CommandState
+MAX_ROUNDS = 10
+"""A change has consequences, and these have some; more rounds than this are a fault of ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A shutdown that has passed the guards."""
+
+    load: LoadInfo
+    off_at: datetime
+    restore_at: datetime | None
+    """None only under an isolation."""
+    priority: Priority
+    actor: str
+    occurrence_id: OccurrenceId | None = None
+    plan_id: PlanId | None = None
+    group_id: str | None = None
+    isolation_id: str | None = None
+    lease_until: datetime | None = None
+    """An isolation's expiry; ``restore_at`` of every other shutdown."""
+    note: str | None = None
+
+
+class Switching:
+    """Writes commands and what follows from them."""
+
+    def __init__(self, *, loads: Loads, keys: KeyRing, policy: Policy) -> None:
+        self.loads = loads
+        self.policy = policy
+        self._keys = keys
+
+    # New commands.
+
+    async def shut_down(
+        self, conn: WriteConn, wanted: Sequence[Wanted], now: datetime, *, approval: bool = False
+    ) -> list[Command]:
+        """Store shutdowns, each with its wake-up and its lease, in the caller's transaction; return the OFFs.
+
+        Args:
+            conn: The transaction; the loads are locked.
+            wanted: What is to happen.
+            now: The time.
+            approval: A second person has to agree first; until then there is no lease.
+        """
+        offs: list[Command] = []
+        ons: list[Command] = []
+        until: list[datetime] = []
+        for one in wanted:
+            off, on = self._pair(one, now, approval=approval)
+            offs.append(off)
+            if on is not None:
+                ons.append(on)
+            lease_until = one.lease_until or one.restore_at
+            if lease_until is None:
+                raise ValueError(f"{one.load.load_id}: an OFF without any end")
+            until.append(lease_until)
+        await store.insert(conn, [*offs, *ons])
+        await store.insert_history(conn, [row for command in (*offs, *ons) for row in _birth(command)])
+        if not approval:
+            await store.insert_leases(conn, offs, until)
+        await outbox.put(conn, [_born(command, now) for command in (*offs, *ons)])
+        return offs
+
+    def _pair(self, one: Wanted, now: datetime, *, approval: bool) -> tuple[Command, Command | None]:
+        load = one.load
+        if load.device_id is None or load.line_id is None:
+            raise ValueError(f"{load.load_id} has no breaker that can be reached")
+        off_id, on_id = CommandId(new_id()), CommandId(new_id())
+        off_at_most_s = None if one.restore_at is None else (one.restore_at - one.off_at).total_seconds()
+        off = Command(
+            command_id=off_id, action=CommandAction.OPEN, site_id=load.site_id, device_id=load.device_id,
+            line_id=load.line_id, load_id=load.load_id, channel=load.channel, priority=one.priority,
+            state=S.APPROVAL if approval else S.SCHEDULED, created_at=now, not_before=one.off_at,
+            next_at=None if approval else one.off_at,
+            not_after=one.off_at + timedelta(seconds=self.policy.off_grace_s), restore_at=one.restore_at,
+            off_at_most_s=off_at_most_s, isolation_id=one.isolation_id,
+            pair_id=None if one.restore_at is None else on_id, occurrence_id=one.occurrence_id, plan_id=one.plan_id,
+            group_id=one.group_id, actor=one.actor, note=one.note,
+        )  # fmt: skip
+        if one.restore_at is None:
+            return off, None
+        on = replace(
+            off, command_id=on_id, action=CommandAction.CLOSE, state=S.SCHEDULED, not_before=one.restore_at,
+            next_at=one.restore_at, not_after=None, restore_at=None, off_at_most_s=None, pair_id=off_id,
+        )  # fmt: skip
+        return off, on
+
+    async def wake(
+        self,
+        conn: WriteConn,
+        loads: Iterable[LoadInfo],
+        now: datetime,
+        *,
+        priority: Priority,
+        actor: str,
+        wake_up_id: str | None = None,
+        group_id: str | None = None,
+        at: datetime | None = None,
+        note: str | None = None,
+    ) -> list[Command]:
+        """Store plain wake-ups in the caller's transaction and return them; a load without a breaker is left out."""
+        commands = [
+            Command(
+                command_id=CommandId(new_id()), action=CommandAction.CLOSE, site_id=load.site_id,
+                device_id=load.device_id, line_id=load.line_id, load_id=load.load_id, channel=load.channel,
+                priority=priority, state=S.SCHEDULED, created_at=now, not_before=at or now, next_at=at or now,
+                wake_up_id=wake_up_id, group_id=group_id, actor=actor, note=note,
+            )
+            for load in loads
+            if load.device_id is not None and load.line_id is not None
+        ]  # fmt: skip
+        await self._insert(conn, commands, now)
+        return commands
+
+    async def _insert(self, conn: WriteConn, commands: Sequence[Command], now: datetime) -> None:
+        await store.insert(conn, commands)
+        await store.insert_history(conn, [row for command in commands for row in _birth(command)])
+        await outbox.put(conn, [_born(command, now) for command in commands])
+
+    # Changes.
+
+    async def apply(self, conn: WriteConn, changes: Sequence[Change], now: datetime) -> None:
+        """Write changes and all that follows from them.
+
+        Raises:
+            RuntimeError: Consequences do not end; a fault of ours.
+        """
+        messages: list[Message] = []
+        todo = list(changes)
+        for _ in range(MAX_ROUNDS):
+            if not todo:
+                await outbox.put(conn, messages)
+                return
+            await store.update(conn, todo)
+            for change in todo:
+                messages += self._messages(change, now)
+                metrics.note(change)
+            todo = await self._consequences(conn, todo, now, messages)
+        raise RuntimeError("the consequences of a change do not end")
+
+    def _messages(self, change: Change, now: datetime) -> list[Message]:
+        before, after = change.before, change.after
+        found: list[Message] = []
+        if change.is_transition:
+            found.append(bus.command_event(change))
+        load = self.loads.get(after.load_id)
+        meter = None if load is None else load.meter_device_id
+        if Effect.SEND in change.effects:
+            found.append(bus.command_message(after, self._keys, settle_s=self.policy.settle_s, meter=meter))
+        if Effect.LOOK in change.effects:
+            valid_until = now + timedelta(seconds=self.policy.accept_timeout_s)
+            found.append(bus.look_message(after, self._keys, now, valid_until, meter=meter))
+        if Effect.CALL_PERSON in change.effects and after.hold is not None:
+            found.append(
+                bus.condition(
+                    ConditionKind.WAKE_UP_STOPPED, Phase.BEGIN, load_id=after.load_id, site_id=after.site_id,
+                    device_id=after.device_id, at=change.at, text=after.hold.value,
+                )
+            )  # fmt: skip
+        if before.hold is not None and after.hold is None:
+            found.append(self._ended(ConditionKind.WAKE_UP_STOPPED, before.hold.value, change))
+        if after.alarmed and after.state.is_final:
+            found.append(self._ended(ConditionKind.WAKE_UP_OVERDUE, "overdue", change))
+        return found
+
+    def _ended(self, kind: ConditionKind, text: str, change: Change) -> Message:
+        return bus.condition(
+            kind, Phase.END, load_id=change.after.load_id, site_id=change.after.site_id,
+            device_id=change.after.device_id, at=change.at, text=text,
+        )  # fmt: skip
+
+    # Consequences.
+
+    async def _consequences(
+        self, conn: WriteConn, changes: Sequence[Change], now: datetime, messages: list[Message]
+    ) -> list[Change]:
+        by_effect = {effect: [c for c in changes if effect in c.effects] for effect in Effect}
+        await self._move_occurrences(conn, changes, now, messages)
+        following: dict[CommandId, Change] = {}
+        if went_off := by_effect[Effect.LOAD_OFF]:
+            await store.note_switched(conn, [c.after.load_id for c in went_off], now, on=False)
+        # A proven shutdown whose wake-up is over already has to be woken as well.
+        needs_wake_up = [*by_effect[Effect.WAKE_NOW], *(c for c in went_off if c.after.pair_id is not None)]
+        await self._wake_now(conn, needs_wake_up, now, following)
+        await self._drop_wake_ups(conn, by_effect[Effect.DROP_WAKE_UP], now, following)
+        await self._came_on(conn, by_effect[Effect.LOAD_ON], now, following, messages)
+        return list(following.values())
+
+    async def _wake_now(
+        self, conn: WriteConn, changes: Sequence[Change], now: datetime, following: dict[CommandId, Change]
+    ) -> None:
+        """Make the wake-up of OFFs due; where it is over already, send a new one."""
+        wanted = [c for c in changes if c.after.isolation_id is None]
+        pairs = await store.fetch_many(conn, [c.after.pair_id for c in wanted if c.after.pair_id is not None])
+        missing: list[Command] = []
+        for change in wanted:
+            off = change.after
+            on = None if off.pair_id is None else pairs.get(off.pair_id)
+            if on is None or on.state.is_final:
+                missing.append(off)
+            elif Effect.WAKE_NOW in change.effects and on.state is S.SCHEDULED and on.not_before > now:
+                after = replace(on, not_before=now, next_at=now, reason="off_not_proven")
+                following[on.command_id] = Change(on, after, now, {"off": off.state.value, "reason": off.reason})
+        fresh = [
+            replace(
+                off, command_id=CommandId(new_id()), action=CommandAction.CLOSE, state=S.SCHEDULED, created_at=now,
+                not_before=now, next_at=now, not_after=None, restore_at=None, off_at_most_s=None,
+                pair_id=off.command_id, attempt=0, looks=0, sent_at=None, wire_not_after=None, unknown_since=None,
+                hold=None, alarmed=False, reason="off_after_wake_up",
+            )
+            for off in missing
+        ]  # fmt: skip
+        await self._insert(conn, fresh, now)
+
+    async def _drop_wake_ups(
+        self, conn: WriteConn, changes: Sequence[Change], now: datetime, following: dict[CommandId, Change]
+    ) -> None:
+        """End the wake-ups and leases of OFFs that never left us."""
+        if not changes:
+            return
+        pairs = await store.fetch_many(conn, [c.after.pair_id for c in changes if c.after.pair_id is not None])
+        for on in pairs.values():
+            if on.state is S.SCHEDULED and not on.was_sent:
+                following[on.command_id] = life.step(on, S.CANCELLED, now, "off_not_sent", hold=None)
+        await store.close_leases(conn, command_ids=[c.after.command_id for c in changes], at=now)
+
+    async def _came_on(
+        self,
+        conn: WriteConn,
+        changes: Sequence[Change],
+        now: datetime,
+        following: dict[CommandId, Change],
+        messages: list[Message],
+    ) -> None:
+        """End leases and other wake-ups of loads that are proven on, as far as their OFF is settled."""
+        if not changes:
+            return
+        proof = {c.after.load_id: c.after for c in changes}
+        proven = {c.after.command_id: c.after for c in changes}
+        await store.note_switched(conn, list(proof), now, on=True)
+        running = await store.fetch_running(conn, proof, CommandAction.CLOSE)
+        ons = [*proven.values(), *(on for on in running if on.command_id not in proven)]
+        offs = await store.fetch_many(conn, [on.pair_id for on in ons if on.pair_id is not None])
+        settled: list[CommandId] = []
+        woken: list[Command] = []
+        for on in ons:
+            off = None if on.pair_id is None else offs.get(on.pair_id)
+            if off is not None and not (off.state.is_final and off.was_sent):
+                continue  # its shutdown is still to come, or in doubt
+            if off is not None:
+                settled.append(off.command_id)
+            if on.command_id not in proven and (off is not None or on.not_before <= now):
+                following[on.command_id] = life.superseded(on, proof[on.load_id].command_id, now)
+                woken.append(on)
+        await store.close_leases(conn, command_ids=settled, at=now)
+        ended = [
+            (on.occurrence_id, OccurrenceState.AWAKE, proof[on.load_id].reason, None, now)
+            for on in woken
+            if on.occurrence_id is not None
+        ]
+        for occurrence in await plan_store.set_states(conn, ended, now):
+            messages.append(_occurrence_event(occurrence, proof[occurrence.load_id], now))
+
+    async def _move_occurrences(
+        self, conn: WriteConn, changes: Sequence[Change], now: datetime, messages: list[Message]
+    ) -> None:
+        rows: dict[str, tuple[str, OccurrenceState, str, datetime | None, datetime | None]] = {}
+        by: dict[str, Command] = {}
+        for change in changes:
+            command = change.after
+            state = _occurrence_state(change)
+            if command.occurrence_id is None or state is None:
+                continue
+            went_off_at = now if state is OccurrenceState.SHUT_DOWN else None
+            came_on_at = now if state is OccurrenceState.AWAKE else None
+            rows[command.occurrence_id] = (command.occurrence_id, state, command.reason, went_off_at, came_on_at)
+            by[command.occurrence_id] = command
+        for occurrence in await plan_store.set_states(conn, list(rows.values()), now):
+            messages.append(_occurrence_event(occurrence, by[occurrence.occurrence_id], now))
+
+
+def _occurrence_state(change: Change) -> OccurrenceState | None:
+    """Return what a change of one of its commands makes of an occurrence."""
+    command = change.after
+    if Effect.LOAD_OFF in change.effects:
+        return OccurrenceState.SHUT_DOWN
+    if Effect.LOAD_ON in change.effects:
+        return OccurrenceState.AWAKE
+    if Effect.DROP_WAKE_UP in change.effects:
+        by_people = command.state in (S.CANCELLED, S.SUPERSEDED)
+        return OccurrenceState.CALLED_OFF if by_people else OccurrenceState.SKIPPED
+    if Effect.WAKE_NOW in change.effects and command.is_off:
+        return OccurrenceState.WAKING
+    if command.alarmed and not change.before.alarmed:
+        return OccurrenceState.OVERDUE
+    if Effect.SEND in change.effects:
+        return OccurrenceState.SHUTTING_DOWN if command.is_off else OccurrenceState.WAKING
+    return None
+
+
+def _occurrence_event(occurrence: Occurrence, command: Command, now: datetime) -> Message:
+    return bus.occurrence_event(occurrence, command, SiteId(command.site_id), now)
+
+
+def _birth(command: Command) -> list[tuple[CommandId, HistoryRow]]:
+    """Return the first steps of a new command's history."""
+    request: dict[str, object] = {
+        "actor": command.actor,
+        "priority": command.priority.name.lower(),
+        "not_before": command.not_before.isoformat(),
+        "restore_at": None if command.restore_at is None else command.restore_at.isoformat(),
+        "note": command.note,
+    }
+    bound: dict[str, object] = {
+        "wake_up" if command.is_off else "off": command.pair_id,
+        "isolation_id": command.isolation_id,
+    }
+    last = S.APPROVAL if command.state is S.APPROVAL else S.SCHEDULED
+    steps: list[tuple[CommandState, dict[str, object]]] = [
+        (S.RECEIVED, request),
+        (S.VALIDATED, {"device_id": command.device_id}),
+        (last, bound),
+    ]
+    return [
+        (
+            command.command_id,
+            HistoryRow(at=command.created_at, state=state.value, reason=command.reason, hold=None, attempt=0,
+                       evidence={key: value for key, value in evidence.items() if value is not None}),
+        )
+        for state, evidence in steps
+    ]  # fmt: skip
+
+
+def _born(command: Command, now: datetime) -> Message:
+    return bus.command_event(Change(command, command, now, {}))

@@ -1,0 +1,277 @@
+"""Long-running loops: the scheduler, telling the watchdog, looking at the breakers, the wake-ups' second path."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+import asyncpg
+
+from libs.common.backoff import Backoff
+from libs.common.clock import Clock
+from libs.common.clocksync import clock_state
+from libs.common.db import Database
+from libs.common.errors import Unavailable
+from libs.common.lease import Lease, LeaseKeeper
+from libs.common.runtime import Beat
+from services.control import metrics
+from services.control.drivers.door import Board, Doors, OnRequest
+from services.control.drivers.watchdog import Watchdog
+from services.control.store import commands as store
+from services.control.usecases.ports import SteadyClock
+from services.control.usecases.scheduler import Scheduler
+
+logger = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 1.0
+"""How often the breakers are looked at while a command is due or in flight. [s]"""
+LOOK_AHEAD = timedelta(seconds=35)
+SNAPSHOT_EVERY_S = 60.0
+"""How often the watchdog is told everything, in case it lost something. [s]"""
+TELL_EVERY_S = 0.5
+TELL_BATCH = 2000
+SECOND_PATH_EVERY_S = 1.0
+SECOND_PATH_AT_ONCE = 50
+"""Wake-ups by the direct door at the same time."""
+SECOND_PATH_BATCH = 100
+
+TRANSIENT = (Unavailable, asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.QueryCanceledError)
+"""The next tick may succeed."""
+
+
+class KernelClock:
+    """Whether the kernel calls its clock synchronised."""
+
+    def problem(self) -> str | None:
+        """Return why the clock may not be trusted; None when it may."""
+        state = clock_state()
+        if state is None:
+            return "the kernel does not tell whether the clock is synchronised"
+        if not state.synchronised:
+            return "the kernel says that the clock is not synchronised"
+        return None
+
+
+class Singleton:
+    """A loop that one replica runs at a time, under a lease; the others stand by."""
+
+    def __init__(self, *, db: Database, clock: Clock, owner: str, name: str, ttl_s: float) -> None:
+        self._keeper = LeaseKeeper(db, clock, owner, ttl_s)
+        self._clock = clock
+        self._name = name
+        self._ttl_s = ttl_s
+        self.lease: Lease | None = None
+
+    async def run(
+        self,
+        beat: Beat,
+        *,
+        started: Callable[[Lease], Awaitable[None]],
+        turn: Callable[[Lease], Awaitable[bool]],
+        every_s: float,
+        wake: asyncio.Event | None = None,
+    ) -> None:
+        """Call ``started`` when the lease is taken and ``turn`` again and again, at once while it returns True."""
+        backoff = Backoff(first_s=0.2, cap_s=5.0)
+        try:
+            while True:
+                beat()
+                busy = False
+                try:
+                    if await self._hold(started) and self.lease is not None:
+                        busy = await turn(self.lease)
+                except TRANSIENT as exc:
+                    if backoff.first:
+                        logger.warning("waits", extra={"worker": self._name, "reason": str(exc)})
+                    await self._clock.sleep(backoff.next_s())
+                    continue
+                backoff.reset()
+                if not busy:
+                    await self._pause(every_s, wake)
+        finally:
+            await self._let_go()
+
+    async def _pause(self, every_s: float, wake: asyncio.Event | None) -> None:
+        if wake is None:
+            await self._clock.sleep(every_s)
+            return
+        try:
+            async with asyncio.timeout(every_s):
+                await wake.wait()
+        except TimeoutError:
+            return
+        finally:
+            wake.clear()
+
+    async def _hold(self, started: Callable[[Lease], Awaitable[None]]) -> bool:
+        lease = self.lease
+        if lease is not None and lease.valid_for_s() > self._ttl_s / 2:
+            return True
+        renewed = None if lease is None else await self._keeper.renew(lease)
+        if renewed is not None:
+            self.lease = renewed
+            return True
+        self.lease = None
+        taken = await self._keeper.acquire(self._name)
+        if taken is None:
+            return False
+        await started(taken)
+        self.lease = taken
+        return True
+
+    async def _let_go(self) -> None:
+        if self.lease is None:
+            return
+        try:
+            async with asyncio.timeout(1.0):
+                await self._keeper.release(self.lease)
+        except (Unavailable, TimeoutError):
+            logger.debug("lease left to run out", extra={"worker": self._name})
+
+
+class SchedulerLoop:
+    """Ticks the scheduler while this replica holds its lease."""
+
+    def __init__(
+        self, scheduler: Scheduler, singleton: Singleton, *, tick_s: float, committed: Callable[[], None],
+        wake: asyncio.Event,
+    ) -> None:  # fmt: skip
+        self._scheduler = scheduler
+        self._singleton = singleton
+        self._tick_s = tick_s
+        self._committed = committed
+        self.wake = wake
+
+    async def run(self, beat: Beat) -> None:
+        """Run for ever."""
+        await self._singleton.run(beat, started=self._started, turn=self._turn, every_s=self._tick_s, wake=self.wake)
+
+    async def _started(self, _: Lease) -> None:
+        await self._scheduler.recover()
+
+    async def _turn(self, _: Lease) -> bool:
+        busy = await self._scheduler.tick()
+        self._committed()
+        return busy
+
+
+class LeasePusher:
+    """Tells the watchdog every change of the OFF leases, and all of them now and then."""
+
+    def __init__(
+        self, *, db: Database, clock: Clock, steady: SteadyClock, watchdog: Watchdog, singleton: Singleton,
+        wake_scheduler: asyncio.Event,
+    ) -> None:  # fmt: skip
+        self._db = db
+        self._clock = clock
+        self._steady = steady
+        self._watchdog = watchdog
+        self._singleton = singleton
+        self._wake_scheduler = wake_scheduler
+        self._told_all_at = float("-inf")
+
+    async def run(self, beat: Beat) -> None:
+        """Run for ever."""
+        await self._singleton.run(beat, started=self._started, turn=self.turn, every_s=TELL_EVERY_S)
+
+    async def _started(self, _: Lease) -> None:
+        self._told_all_at = float("-inf")
+
+    async def turn(self, lease: Lease) -> bool:
+        """Tell what is new; returns whether there may be more."""
+        complete = self._clock.monotonic() - self._told_all_at > SNAPSHOT_EVERY_S
+        async with self._db.read() as conn:
+            untold = await store.untold_leases(conn, TELL_BATCH)
+            if not untold and not complete:
+                return False
+            leases = await store.open_leases(conn) if complete else [one for one in untold if one.closed_at is None]
+            released = await store.released_trips(conn)
+        ended = [one.command_id for one in untold if one.closed_at is not None]
+        await self._watchdog.tell(
+            epoch=lease.epoch, complete=complete, leases=leases, ended=ended, released_trips=released,
+            now=self._steady.now(),
+        )  # fmt: skip
+        told = {one.command_id: one for one in (*untold, *leases)}
+        async with self._db.write() as write:
+            await store.mark_told(write, list(told.values()))
+        if complete:
+            self._told_all_at = self._clock.monotonic()
+            metrics.OPEN_LEASES.set(len(leases))
+        metrics.UNTOLD_LEASES.set(0 if len(untold) < TELL_BATCH else TELL_BATCH)
+        # An OFF may be waiting for exactly this.
+        self._wake_scheduler.set()
+        return len(untold) == TELL_BATCH
+
+
+class LookLoop:
+    """Keeps the board fresh while commands are due or in flight."""
+
+    def __init__(self, *, db: Database, clock: Clock, steady: SteadyClock, board: Board) -> None:
+        self._db = db
+        self._clock = clock
+        self._steady = steady
+        self._board = board
+
+    async def run(self, beat: Beat) -> None:
+        """Run for ever."""
+        while True:
+            beat()
+            try:
+                async with self._db.read() as conn:
+                    wanted = await store.wants_looks(conn, self._steady.now() + LOOK_AHEAD)
+                if wanted:
+                    await self._board.refresh(LOOK_EVERY_S / 2)
+            except Unavailable as exc:
+                logger.debug("no look", extra={"reason": exc.message})
+            await self._clock.sleep(LOOK_EVERY_S)
+
+
+class SecondPath:
+    """Sends wake-ups that the bus did not carry through by the direct door as well.
+
+    The door executes and reads back; what it did is seen on the board or in the results, so that its answer is
+    only logged. An ON that arrives by both ways closes a closed breaker.
+    """
+
+    def __init__(self, *, db: Database, clock: Clock, steady: SteadyClock, doors: Doors, singleton: Singleton) -> None:
+        self._db = db
+        self._clock = clock
+        self._steady = steady
+        self._doors = doors
+        self._singleton = singleton
+        self._tried: set[str] = set()
+
+    async def run(self, beat: Beat) -> None:
+        """Run for ever."""
+        await self._singleton.run(beat, started=self._started, turn=self._turn, every_s=SECOND_PATH_EVERY_S)
+
+    async def _started(self, _: Lease) -> None:
+        self._tried.clear()
+
+    async def _turn(self, _: Lease) -> bool:
+        async with self._db.read() as conn:
+            stuck = await store.stuck_wake_ups(conn, self._steady.now(), SECOND_PATH_BATCH)
+        self._tried &= {command.wire_id for command in stuck}
+        todo = [command for command in stuck if command.wire_id not in self._tried]
+        limit = asyncio.Semaphore(SECOND_PATH_AT_ONCE)
+
+        async def one(request: OnRequest) -> None:
+            async with limit:
+                try:
+                    await self._doors.on(request)
+                except Unavailable as exc:
+                    logger.warning(
+                        "wake-up by the direct door failed", extra={"load_id": request.load_id, "reason": exc.message}
+                    )
+                else:
+                    logger.info("wake-up by the direct door", extra={"load_id": request.load_id})
+
+        async with asyncio.TaskGroup() as group:
+            for command in todo:
+                self._tried.add(command.wire_id)
+                request = OnRequest(
+                    load_id=command.load_id, device_id=command.device_id, channel=command.channel,
+                    reason=f"control: {command.reason or 'wake-up'}", request_id=command.wire_id,
+                )  # fmt: skip
+                group.create_task(one(request), name=f"wake {command.load_id}")
+        return False
