@@ -1,0 +1,484 @@
+"""HTTP of alarm: the signal table, rules with overrides and what holds for a device, alarms and their history."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Path, Query, Request, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
+
+from libs.common.tokens import Principal
+from libs.common.web import Page, read_time_cursor, require, time_cursor
+from services.alarm.domain.model import SECOND_US, EffectiveRule, Rule, Signal
+from services.alarm.domain.rulebook import Scope, Target, class_code
+from services.alarm.usecases import AlarmDetail, Alarms, OverrideRequest, Rules
+from services.alarm.views import AlarmFilter, AlarmRow, DeliveryRow, StoredOverride
+
+Reader = Annotated[Principal, Depends(require("alarm:read"))]
+Writer = Annotated[Principal, Depends(require("alarm:write"))]
+Limit = Annotated[int, Query(ge=1, le=1000, description="items per page")]
+Cursor = Annotated[str | None, Query(max_length=400, description="next_cursor of the page before")]
+ScopeId = Annotated[str, Path(min_length=1, max_length=100)]
+
+
+class SignalReply(BaseModel):
+    """One row of the standard signal table (标准信号表)."""
+
+    code: str = Field(description="one code for all classes; the s of a ten-digit code stands for the class's digit")
+    class_codes: Mapping[str, str] = Field(description="station class of the table to its code")
+    dictionary: str
+    equipment_type: str
+    equipment_zh: str
+    kind: Literal["DI", "AI", "DO", "AO"]
+    name: str
+    name_zh: str
+    unit: str | None
+    levels: Mapping[str, int] = Field(description="station class to level; a class without one has no such alarm")
+    thresholds: Mapping[str, float]
+    start_delay_s: float | None = Field(description="null: by level, 60, 120, 180 or 240 s")
+    end_delay_s: float
+    period_s: float | None = Field(description="storage period")
+    absolute_change: float | None
+    alarm_text_zh: str | None
+    normal_text_zh: str | None
+    required: bool
+    points: Sequence[str] = Field(description="points of the platform that the signal speaks of")
+    note: str | None
+
+
+class ClassDefaults(BaseModel):
+    """What the table gives a rule for one class of stations."""
+
+    level: int | None
+    threshold: float | None
+    hysteresis: float
+    start_delay_s: float | None
+    end_delay_s: float
+    max_gap_s: float
+
+
+class OverrideReply(BaseModel):
+    """An override; what is null is inherited."""
+
+    rule_id: str
+    scope: Scope
+    scope_id: str
+    version: int
+    enabled: bool | None
+    level: int | None
+    threshold: float | None
+    hysteresis: float | None
+    start_delay_s: float | None
+    end_delay_s: float | None
+    max_gap_s: float | None
+    changed_by: str
+    changed_at: datetime
+    reason: str | None
+
+
+class RuleReply(BaseModel):
+    """A rule of the table."""
+
+    rule_id: str
+    signal: str
+    name: str
+    name_zh: str
+    comparison: str
+    quantifier: str = Field(description="how many of the points must violate: any, all, or some but not all")
+    points: Sequence[str]
+    unit: str
+    device_kinds: Sequence[str] = Field(description="empty: every kind that has the points")
+    band: str | None
+    group: str | None
+    supply: bool = Field(description="a load that control has switched off explains it")
+    version: int
+    defaults: Mapping[str, ClassDefaults]
+
+
+class RuleDetailReply(RuleReply):
+    """A rule with its overrides."""
+
+    overrides: Sequence[OverrideReply]
+
+
+class EffectiveReply(BaseModel):
+    """What holds for a device, and where each parameter comes from."""
+
+    rule_id: str
+    signal: str
+    class_code: str = Field(description="code of the signal for the station class of the device's site")
+    name: str
+    name_zh: str
+    comparison: str
+    quantifier: str
+    points: Sequence[str] = Field(description="of the rule's points those that the device has")
+    unit: str
+    active: bool = Field(description="false: asleep, because it is switched off or has no level or threshold")
+    enabled: bool
+    level: int | None
+    threshold: float | None
+    hysteresis: float
+    recovery_threshold: float | None
+    start_delay_s: float
+    end_delay_s: float
+    max_gap_s: float
+    version: int
+    sources: Mapping[str, str] = Field(description="parameter to dictionary, policy or <scope>:<id>")
+
+
+class EffectiveRulesReply(BaseModel):
+    """All rules of a device."""
+
+    device_id: str
+    site_id: str
+    device_kind: str
+    station_class: str
+    dictionary_class: str
+    profile: str
+    rules: Sequence[EffectiveReply]
+
+
+class OverrideBody(BaseModel):
+    """What to change for a scope; a parameter that is left out is inherited from the more general scopes."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    enabled: bool | None = None
+    level: int | None = Field(default=None, description="1 (worst) to 4")
+    threshold: float | None = None
+    hysteresis: float | None = None
+    start_delay_s: float | None = None
+    end_delay_s: float | None = None
+    max_gap_s: float | None = None
+    unit: str | None = Field(default=None, description="unit of the numbers; refused when it is not the rule's")
+    reason: str | None = Field(default=None, max_length=1000)
+
+
+class DeliveryReply(BaseModel):
+    """Where the delivery of one event to one centre or subscriber stands (上报状态)."""
+
+    destination: str
+    item: str
+    item_kind: str | None
+    state: str
+    attempts: int
+    at: datetime
+    error: str | None
+
+
+class AlarmReply(BaseModel):
+    """An alarm as it stands."""
+
+    alarm_id: str
+    state: Literal["active", "ended"]
+    site_id: str
+    device_id: str | None
+    rule_id: str | None
+    rule_version: int | None
+    subject: str | None
+    circuit_id: str | None
+    signal: str
+    signal_name: str | None
+    signal_name_zh: str | None
+    level: int
+    sequence: int
+    began_at: datetime = Field(description="when the condition first held, in the device's time")
+    raised_at: datetime = Field(description="when it was decided, by our clock")
+    ended_at: datetime | None = Field(description="when the condition stopped holding, in the device's time")
+    closed_at: datetime | None
+    end_reason: str | None
+    inhibited_by: str | None = Field(description="what keeps it from being told; null when it is told")
+    point: str | None
+    value: float | None
+    threshold: float | None
+    unit: str | None
+    detail: str | None
+    detail_zh: str | None
+    acknowledged_at: datetime | None
+    acknowledged_by: str | None
+    deliveries: Sequence[DeliveryReply]
+
+
+class NoteReply(BaseModel):
+    """What somebody wrote about an alarm."""
+
+    at: datetime
+    actor: str
+    note: str
+
+
+class AlarmDetailReply(AlarmReply):
+    """An alarm with its events and notes."""
+
+    events: Sequence[Mapping[str, JsonValue]] = Field(description="as published on alarm.events")
+    notes: Sequence[NoteReply]
+
+
+class AcknowledgeBody(BaseModel):
+    """What to write when taking an alarm up."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    note: str | None = Field(default=None, min_length=1, max_length=4000)
+
+
+class NoteBody(BaseModel):
+    """A note."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    note: str = Field(min_length=1, max_length=4000)
+
+
+class AlarmQuery(BaseModel):
+    """Which alarms."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: Literal["active", "ended", "all"] = "all"
+    site_id: list[str] | None = Field(default=None, max_length=1000)
+    device_id: str | None = None
+    signal: str | None = Field(default=None, description="code of the signal table")
+    level: list[Annotated[int, Field(ge=1, le=4)]] | None = None
+    acknowledged: bool | None = None
+    inhibited: bool | None = None
+    began_from: AwareDatetime | None = Field(default=None, description="began then or later")
+    began_before: AwareDatetime | None = Field(default=None, description="began earlier")
+    limit: int = Field(default=100, ge=1, le=1000)
+    cursor: str | None = Field(default=None, max_length=400)
+
+
+def build_router(rules: Rules, alarms: Alarms) -> APIRouter:
+    """Return the routes of alarm."""
+    router = APIRouter(prefix="/api/v1")
+    _signal_routes(router, rules)
+    _rule_routes(router, rules)
+    _alarm_routes(router, alarms)
+    return router
+
+
+def _signal_routes(router: APIRouter, rules: Rules) -> None:
+    @router.get("/signals", tags=["signals"], summary="The standard signal table")
+    async def list_signals(
+        _: Reader,
+        equipment_type: str | None = None,
+        dictionary: str | None = None,
+        limit: Limit = 200,
+        cursor: Cursor = None,
+    ) -> Page[SignalReply]:
+        found = [
+            signal
+            for signal in await rules.signals()
+            if (cursor is None or signal.code > cursor)
+            and (equipment_type is None or signal.equipment_type == equipment_type)
+            and (dictionary is None or signal.dictionary == dictionary)
+        ]
+        page = [_signal(signal) for signal in found[:limit]]
+        return Page(items=page, next_cursor=page[-1].code if len(found) > limit else None)
+
+    @router.get("/signals/{code}", tags=["signals"], summary="One signal")
+    async def get_signal(code: str, _: Reader) -> SignalReply:
+        return _signal(await rules.signal(code))
+
+
+def _rule_routes(router: APIRouter, rules: Rules) -> None:
+    @router.get("/alarm-rules", tags=["alarm-rules"], summary="All rules as the table ships them")
+    async def list_rules(_: Reader, limit: Limit = 200, cursor: Cursor = None) -> Page[RuleReply]:
+        book, signals = await rules.book()
+        found = [rule for rule_id, rule in sorted(book.rules.items()) if cursor is None or rule_id > cursor]
+        page = [RuleReply(**_rule(rule, signals[rule.signal])) for rule in found[:limit]]
+        return Page(items=page, next_cursor=page[-1].rule_id if len(found) > limit else None)
+
+    @router.get("/alarm-rules/effective", tags=["alarm-rules"], summary="What holds for a device, and why")
+    async def effective_rules(device_id: str, who: Reader) -> EffectiveRulesReply:
+        target, found, signals = await rules.effective(device_id, who)
+        dictionary_class = rules.dictionary_class(target)
+        return EffectiveRulesReply(
+            device_id=target.device_id,
+            site_id=target.site_id,
+            device_kind=target.kind,
+            station_class=target.station_class,
+            dictionary_class=dictionary_class,
+            profile=target.profile,
+            rules=[_effective(one, signals[one.signal], target, dictionary_class) for one in found],
+        )
+
+    @router.get("/alarm-rules/{rule_id}", tags=["alarm-rules"], summary="One rule with its overrides")
+    async def get_rule(rule_id: str, _: Reader) -> RuleDetailReply:
+        rule, signal, overrides = await rules.rule(rule_id)
+        return RuleDetailReply(**_rule(rule, signal), overrides=[_override(one) for one in overrides])
+
+    @router.put(
+        "/alarm-rules/{rule_id}/overrides/{scope}/{scope_id}",
+        tags=["alarm-rules"],
+        summary="Override parameters of a rule for a device kind, a site class, a site or a device",
+    )
+    async def put_override(
+        rule_id: str, scope: Scope, scope_id: ScopeId, body: OverrideBody, who: Writer, request: Request
+    ) -> OverrideReply:
+        wanted = OverrideRequest(**body.model_dump())
+        return _override(await rules.put_override(rule_id, scope, scope_id, wanted, who, _request_id(request)))
+
+    @router.delete(
+        "/alarm-rules/{rule_id}/overrides/{scope}/{scope_id}",
+        tags=["alarm-rules"],
+        summary="Take an override back",
+        status_code=204,
+    )
+    async def delete_override(rule_id: str, scope: Scope, scope_id: ScopeId, who: Writer, request: Request) -> Response:
+        await rules.delete_override(rule_id, scope, scope_id, who, _request_id(request))
+        return Response(status_code=204)
+
+
+def _alarm_routes(router: APIRouter, alarms: Alarms) -> None:
+    @router.get("/alarms", tags=["alarms"], summary="Active alarms and history, the youngest first")
+    async def list_alarms(who: Reader, query: Annotated[AlarmQuery, Query()]) -> Page[AlarmReply]:
+        after = None if query.cursor is None else read_time_cursor(query.cursor)
+        wanted = AlarmFilter(
+            active=None if query.state == "all" else query.state == "active",
+            sites=query.site_id,
+            device_id=query.device_id,
+            signal=query.signal,
+            levels=query.level,
+            acknowledged=query.acknowledged,
+            inhibited=query.inhibited,
+            began_from=query.began_from,
+            began_before=query.began_before,
+        )
+        found = await alarms.page(wanted, who, after=after, limit=query.limit + 1)
+        page = [AlarmReply(**_alarm(alarm, deliveries)) for alarm, deliveries in found[: query.limit]]
+        more = len(found) > query.limit
+        return Page(items=page, next_cursor=time_cursor(page[-1].began_at, page[-1].alarm_id) if more else None)
+
+    @router.get("/alarms/{alarm_id}", tags=["alarms"], summary="One alarm with its events, notes and deliveries")
+    async def get_alarm(alarm_id: str, who: Reader) -> AlarmDetailReply:
+        return _detail(await alarms.detail(alarm_id, who))
+
+    @router.post("/alarms/{alarm_id}/acknowledge", tags=["alarms"], summary="Take an alarm up, with a note if wanted")
+    async def acknowledge(
+        alarm_id: str, who: Writer, request: Request, body: AcknowledgeBody | None = None
+    ) -> AlarmDetailReply:
+        note = None if body is None else body.note
+        return _detail(await alarms.acknowledge(alarm_id, who, note, _request_id(request)))
+
+    @router.post("/alarms/{alarm_id}/notes", tags=["alarms"], summary="Write something about an alarm", status_code=201)
+    async def add_note(alarm_id: str, who: Writer, request: Request, body: NoteBody) -> AlarmDetailReply:
+        return _detail(await alarms.add_note(alarm_id, who, body.note, _request_id(request)))
+
+
+def _request_id(request: Request) -> str | None:
+    return request.headers.get("x-request-id")
+
+
+def _signal(signal: Signal) -> SignalReply:
+    return SignalReply(
+        code=signal.code,
+        class_codes={name: class_code(signal.code, name) for name in sorted(signal.levels) or "ABCD"},
+        dictionary=signal.dictionary,
+        equipment_type=signal.equipment_type,
+        equipment_zh=signal.equipment_zh,
+        kind=signal.kind.value,
+        name=signal.name_en,
+        name_zh=signal.name_zh,
+        unit=signal.unit,
+        levels=signal.levels,
+        thresholds=signal.thresholds,
+        start_delay_s=signal.start_delay_s,
+        end_delay_s=signal.end_delay_s,
+        period_s=signal.period_s,
+        absolute_change=signal.absolute_change,
+        alarm_text_zh=signal.alarm_text_zh,
+        normal_text_zh=signal.normal_text_zh,
+        required=signal.required,
+        points=signal.points,
+        note=signal.note,
+    )
+
+
+def _rule(rule: Rule, signal: Signal) -> dict[str, object]:
+    return {
+        "rule_id": rule.rule_id,
+        "signal": rule.signal,
+        "name": signal.name_en,
+        "name_zh": signal.name_zh,
+        "comparison": rule.comparison.value,
+        "quantifier": rule.quantifier.value,
+        "points": rule.points,
+        "unit": rule.unit,
+        "device_kinds": sorted(rule.device_kinds),
+        "band": None if rule.band is None else rule.band.value,
+        "group": rule.group,
+        "supply": rule.supply,
+        "version": rule.version,
+        "defaults": {
+            name: ClassDefaults(
+                level=params.level,
+                threshold=params.threshold,
+                hysteresis=params.hysteresis,
+                start_delay_s=params.start_delay_s,
+                end_delay_s=params.end_delay_s,
+                max_gap_s=params.max_gap_s,
+            )
+            for name, params in rule.defaults.items()
+        },
+    }
+
+
+def _effective(rule: EffectiveRule, signal: Signal, target: Target, dictionary_class: str) -> EffectiveReply:
+    return EffectiveReply(
+        rule_id=rule.rule.rule_id,
+        signal=rule.signal,
+        class_code=class_code(rule.signal, dictionary_class),
+        name=signal.name_en,
+        name_zh=signal.name_zh,
+        comparison=rule.rule.comparison.value,
+        quantifier=rule.rule.quantifier.value,
+        points=[name for name in rule.rule.points if name in target.all_points],
+        unit=rule.rule.unit,
+        active=rule.active,
+        enabled=rule.enabled,
+        level=rule.level,
+        threshold=rule.threshold,
+        hysteresis=rule.hysteresis,
+        recovery_threshold=rule.recovery_threshold,
+        start_delay_s=rule.start_delay_us / SECOND_US,
+        end_delay_s=rule.end_delay_us / SECOND_US,
+        max_gap_s=rule.max_gap_us / SECOND_US,
+        version=rule.version,
+        sources=rule.sources,
+    )
+
+
+def _override(stored: StoredOverride) -> OverrideReply:
+    return OverrideReply(
+        **asdict(stored.override), changed_by=stored.changed_by, changed_at=stored.changed_at, reason=stored.reason
+    )
+
+
+def _alarm(alarm: AlarmRow, deliveries: Sequence[DeliveryRow]) -> dict[str, object]:
+    return {
+        **asdict(alarm),
+        "state": "active" if alarm.ended_at is None else "ended",
+        "deliveries": [_delivery(one) for one in deliveries],
+    }
+
+
+def _delivery(row: DeliveryRow) -> DeliveryReply:
+    return DeliveryReply(
+        destination=row.destination,
+        item=row.item,
+        item_kind=row.item_kind,
+        state=row.state,
+        attempts=row.attempts,
+        at=row.at,
+        error=row.error,
+    )
+
+
+def _detail(detail: AlarmDetail) -> AlarmDetailReply:
+    return AlarmDetailReply(
+        **_alarm(detail.alarm, detail.deliveries),
+        events=detail.events,
+        notes=[NoteReply(at=note.at, actor=note.actor, note=note.note) for note in detail.notes],
+    )

@@ -1,0 +1,289 @@
+"""Payload to domain and back: readings into columns, steps of alarms onto their topic.
+
+Readings are read from the JSON directly: a full model would cost as much again as judging, and ingest has
+checked them. What cannot be read is held against the full model, so that the reason is a good one.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeVar
+
+import orjson
+from pydantic import ValidationError
+
+from libs.common.bus import envelope, topics
+from libs.common.bus.consumer import PoisonMessage
+from libs.common.bus.port import Message, Received
+from libs.common.contracts.alarm import AlarmEvent, AlarmLevel, Condition, EndReason
+from libs.common.contracts.audit import AuditEvent
+from libs.common.contracts.base import Payload, Phase
+from libs.common.contracts.control import CommandAction, CommandState, ControlEvent, OccurrenceState
+from libs.common.contracts.delivery import DeliveryEvent
+from libs.common.contracts.telemetry import HEARTBEAT_TYPE, Heartbeat, Quality, Reading
+from libs.common.ids import AlarmId, DeviceId, SiteId
+from services.alarm.domain.engine import Reports
+from services.alarm.domain.model import NEVER_US, AlarmStep, Signal, StepPhase, from_us, to_us
+
+SOURCE = "alarm"
+_BAD = frozenset(quality.value for quality in Quality if quality.is_bad)
+
+
+@dataclass(slots=True)
+class Readings:
+    """What a batch of the readings topic says."""
+
+    reports: Reports = field(default_factory=Reports)
+    clocks: dict[int, int] = field(default_factory=dict)
+    """Partition to the largest ``received_at`` in the batch, heartbeats included. [µs]"""
+    messages: list[Received] = field(default_factory=list)
+    """The message of each report, to name the guilty one."""
+
+
+def read_readings(batch: Iterable[Received], *, max_future_us: int) -> Readings:
+    """Return reports and partition clocks of a batch, in order.
+
+    A time of acceptance far after the bus took the message is a broken clock and does not move the partition's.
+
+    Raises:
+        PoisonMessage: A message is neither a reading nor a heartbeat.
+    """
+    found = Readings()
+    reports, clocks = found.reports, found.clocks
+    for received in batch:
+        try:
+            body = orjson.loads(received.value or b"null")
+            device_id = body.get("device_id")
+            received_us = _us(body["received_at"])
+            if device_id is None:
+                _require_heartbeat(received)
+            else:
+                source_us = _us(body["source_time"])
+                points: Mapping[str, float | None] = body["points"]
+                quality = body.get("quality")
+                bad = [name for name, flag in quality.items() if flag in _BAD] if quality else None
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            raise PoisonMessage(received, reason_of(received, exc)) from exc
+        partition = received.partition
+        if received_us <= round(received.appended_at.timestamp() * 1e6) + max_future_us:
+            clocks[partition] = max(received_us, clocks.get(partition, NEVER_US))
+        if device_id is not None:
+            reports.device_ids.append(device_id)
+            reports.partitions.append(partition)
+            reports.source_us.append(source_us)
+            reports.received_us.append(received_us)
+            reports.points.append(points)
+            reports.bad.append(bad)
+            found.messages.append(received)
+    return found
+
+
+def find_poison(messages: Sequence[Received]) -> PoisonMessage | None:
+    """Return the first message that the full model refuses, None when there is none."""
+    for received in messages:
+        try:
+            Reading.from_json(received.value or b"null")
+        except (ValidationError, ValueError) as exc:
+            return PoisonMessage(received, f"not a reading: {_short(exc)}")
+    return None
+
+
+def reason_of(received: Received, exc: Exception) -> str:
+    """Return why a message of the readings topic cannot be read, in the full model's words where it has any."""
+    model = Heartbeat if envelope.event_type(received) == HEARTBEAT_TYPE else Reading
+    try:
+        model.from_json(received.value or b"null")
+    except (ValidationError, ValueError) as better:
+        return f"not a {model.__name__.lower()}: {_short(better)}"
+    return f"not a {model.__name__.lower()}: {exc}"
+
+
+def _require_heartbeat(received: Received) -> None:
+    if envelope.event_type(received) != HEARTBEAT_TYPE:
+        raise KeyError("device_id")
+
+
+def _us(text: str) -> int:
+    when = datetime.fromisoformat(text)
+    if when.tzinfo is None:
+        raise ValueError(f"a time without an offset: {text}")
+    return round(when.timestamp() * 1e6)
+
+
+def _short(exc: Exception) -> str:
+    if isinstance(exc, ValidationError):
+        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors()[:5])
+    return str(exc)
+
+
+# Control
+
+
+@dataclass(frozen=True, slots=True)
+class SupplyNews:
+    """What an event of control means for the supply of a load."""
+
+    off: bool
+    """Control takes the supply away; else it is back, or was never taken."""
+    reference: str
+    load_id: str | None
+    device_id: str | None
+    at_us: int
+    any_reference: bool
+    """The load was closed by a command of its own: whatever took the supply away is over."""
+
+
+_OCCURRENCE_OFF = (OccurrenceState.SHUTTING_DOWN, OccurrenceState.SHUT_DOWN)
+_OCCURRENCE_ON = (OccurrenceState.AWAKE, OccurrenceState.SKIPPED, OccurrenceState.CALLED_OFF)
+_COMMAND_OFF = (
+    CommandState.DISPATCHED,
+    CommandState.ACCEPTED,
+    CommandState.VERIFYING,
+    CommandState.UNKNOWN,
+    CommandState.SUCCEEDED,
+)
+_COMMAND_NOT_DONE = (CommandState.REJECTED, CommandState.CANCELLED, CommandState.EXPIRED, CommandState.FAILED)
+
+
+def read_control(received: Received) -> SupplyNews | None:
+    """Return what an event of control says about a load's supply, None when it says nothing about it.
+
+    Raises:
+        PoisonMessage: It is no event of control.
+    """
+    event = _parse(ControlEvent, received)
+    if isinstance(event.state, OccurrenceState):
+        if event.state in _OCCURRENCE_OFF:
+            return _news(event, off=True)
+        return _news(event, off=False) if event.state in _OCCURRENCE_ON else None
+    if event.occurrence_id is not None:
+        # A shutdown of a plan is told of by its occurrence; its commands come and go within.
+        return None
+    if event.action is CommandAction.OPEN and event.state in _COMMAND_OFF:
+        return _news(event, off=True)
+    if event.action is CommandAction.OPEN and event.state in _COMMAND_NOT_DONE:
+        return _news(event, off=False)
+    if event.action is CommandAction.CLOSE and event.state is CommandState.SUCCEEDED:
+        return _news(event, off=False, any_reference=True)
+    return None
+
+
+def _news(event: ControlEvent, *, off: bool, any_reference: bool = False) -> SupplyNews:
+    reference = (
+        f"occurrence:{event.occurrence_id}" if event.occurrence_id is not None else f"command:{event.command_id}"
+    )
+    return SupplyNews(off, reference, event.load_id, event.device_id, to_us(event.at), any_reference)
+
+
+# Conditions and deliveries
+
+
+def read_condition(received: Received) -> Condition:
+    """Return a finding of the platform itself.
+
+    Raises:
+        PoisonMessage: It is none.
+    """
+    return _parse(Condition, received)
+
+
+def condition_time(received: Received, condition: Condition) -> datetime:
+    """Return when the finding was so: as it says, else the event's time, else when the bus took it."""
+    if condition.at is not None:
+        return condition.at
+    stamp = received.header("ce_time")
+    if stamp is None:
+        return received.appended_at
+    try:
+        when = datetime.fromisoformat(stamp.decode())
+    except ValueError:
+        return received.appended_at
+    return when if when.tzinfo is not None else received.appended_at
+
+
+def read_delivery(received: Received) -> DeliveryEvent:
+    """Return what became of a delivery.
+
+    Raises:
+        PoisonMessage: It is no such event.
+    """
+    return _parse(DeliveryEvent, received)
+
+
+Model = TypeVar("Model", bound=Payload)
+
+
+def _parse(model: type[Model], received: Received) -> Model:
+    try:
+        return model.from_json(received.value or b"null")
+    except (ValidationError, ValueError) as exc:
+        raise PoisonMessage(received, f"not a {model.__name__}: {_short(exc)}") from exc
+
+
+# Alarm events
+
+
+def event_of(step: AlarmStep, signal: Signal | None, raised_at: datetime) -> AlarmEvent:
+    """Return the event that tells of a step."""
+    ended = step.phase is StepPhase.END
+    return AlarmEvent(
+        alarm_id=AlarmId(step.alarm_id),
+        site_id=SiteId(step.site_id),
+        sequence=step.sequence,
+        phase=_PHASES[step.phase],
+        level=AlarmLevel(step.level),
+        signal=step.signal,
+        began_at=from_us(step.began_us),
+        device_id=DeviceId(step.device_id),
+        ended_at=from_us(step.ended_us) if ended and step.ended_us is not None else None,
+        end_reason=EndReason(step.end_reason.value) if ended and step.end_reason is not None else None,
+        inhibited_by=step.inhibited_by,
+        signal_name=signal.name_en if signal is not None else None,
+        signal_name_zh=signal.name_zh if signal is not None else None,
+        text=_text(signal, ended),
+        text_zh=_text_zh(signal, ended),
+        point=step.point,
+        value=step.value,
+        threshold=step.threshold,
+        unit=step.unit or None,
+        rule_id=step.rule_id,
+        rule_version=step.rule_version,
+        raised_at=raised_at,
+    )
+
+
+_PHASES: Mapping[StepPhase, Phase] = {
+    StepPhase.BEGIN: Phase.BEGIN,
+    StepPhase.UPDATE: Phase.UPDATE,
+    StepPhase.END: Phase.END,
+}
+
+
+def _text(signal: Signal | None, ended: bool) -> str | None:
+    return None if signal is None else f"{signal.name_en}: {'normal' if ended else 'alarm'}"
+
+
+def _text_zh(signal: Signal | None, ended: bool) -> str | None:
+    if signal is None:
+        return None
+    meaning = signal.normal_text_zh if ended else signal.alarm_text_zh
+    return f"{signal.name_zh} {meaning or ('正常' if ended else '告警')}"
+
+
+def alarm_message(event: AlarmEvent, traceparent: str | None = None) -> Message:
+    """Return the message of an alarm event; its id is that of the step, whoever publishes it again."""
+    return envelope.message(
+        topics.ALARM_EVENTS,
+        event.site_id,
+        event,
+        source=SOURCE,
+        time=event.raised_at or event.began_at,
+        event_id=f"{event.alarm_id}:{event.sequence}",
+        subject=event.device_id or event.subject,
+        traceparent=traceparent,
+    )
+
+
+def audit_message(event: AuditEvent) -> Message:
+    """Return the message of a change by a person, a key or a service."""
+    return envelope.message(topics.AUDIT, event.actor, event, source=SOURCE, time=event.at)

@@ -1,0 +1,298 @@
+"""The shipped signal table: dictionaries, signals and the rules over them, read strictly from ``data/``.
+
+Raise ``SHIPPED_VERSION`` with every change of a file there; an installation takes a higher version over at its
+next start, and never goes back to a lower one that an older replica ships.
+"""
+
+import csv
+import hashlib
+import io
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import TypeVar
+
+from libs.common.errors import InvalidFile, Problem
+from libs.common.points import POINTS, PointKind
+from services.alarm.domain.model import (
+    CLASSES,
+    LEVELS,
+    Band,
+    Comparison,
+    Dictionary,
+    Params,
+    Quantifier,
+    Rule,
+    Signal,
+    SignalKind,
+)
+
+SHIPPED_VERSION = 1
+FILES = ("dictionaries.csv", "signals.csv", "rules.csv")
+CONDITION_PREFIX = "wattring.condition."
+"""Signals of findings of the platform itself: the prefix and the kind of the finding."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class RuleRow:
+    """A rule as the file has it; levels, thresholds and delays are those of its signal."""
+
+    rule_id: str
+    signal: str
+    comparison: Comparison
+    quantifier: Quantifier
+    points: tuple[str, ...]
+    unit: str
+    device_kinds: tuple[str, ...]
+    band: Band | None
+    group: str | None
+    supply: bool
+    threshold: float | None
+    """In place of the signal's, for states that the dictionary gives no number for."""
+    hysteresis: float
+    max_gap_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SignalTable:
+    """The whole table."""
+
+    dictionaries: tuple[Dictionary, ...]
+    signals: Mapping[str, Signal]
+    rules: Mapping[str, RuleRow]
+
+
+def make_rule(row: RuleRow, signal: Signal, version: int) -> Rule:
+    """Return the rule with its parameters per station class."""
+    defaults: dict[str, Params] = {}
+    for station_class in CLASSES:
+        threshold = row.threshold if row.threshold is not None else signal.thresholds.get(station_class)
+        defaults[station_class] = Params(
+            enabled=True,
+            level=signal.levels.get(station_class),
+            threshold=threshold,
+            hysteresis=row.hysteresis,
+            start_delay_s=signal.start_delay_s,
+            end_delay_s=signal.end_delay_s,
+            max_gap_s=row.max_gap_s,
+        )
+    return Rule(
+        rule_id=row.rule_id,
+        signal=row.signal,
+        comparison=row.comparison,
+        quantifier=row.quantifier,
+        points=row.points,
+        unit=row.unit,
+        device_kinds=frozenset(row.device_kinds),
+        defaults=defaults,
+        band=row.band,
+        group=row.group,
+        supply=row.supply,
+        version=version,
+    )
+
+
+def shipped_digest() -> str:
+    """Return a hash over the shipped files, by which a test notices a change without a new version."""
+    digest = hashlib.sha256()
+    for name in FILES:
+        digest.update(_text(name).encode())
+    return digest.hexdigest()
+
+
+def load_shipped() -> SignalTable:
+    """Return the table that this release ships.
+
+    Raises:
+        InvalidFile: A line is wrong; all wrong places are listed.
+    """
+    return parse_table(*(_text(name) for name in FILES))
+
+
+def parse_table(dictionaries: str, signals: str, rules: str) -> SignalTable:
+    """Return a table from the text of its three files.
+
+    Raises:
+        InvalidFile: A line is wrong; all wrong places of the first wrong file are listed.
+    """
+    known = {one.dictionary: one for one in _read("dictionaries.csv", dictionaries, _dictionary)}
+
+    def signal(line: "_Line") -> Signal:
+        return _signal(line, known)
+
+    found = {one.code: one for one in _read("signals.csv", signals, signal)}
+
+    def rule(line: "_Line") -> RuleRow:
+        return _rule(line, found)
+
+    return SignalTable(tuple(known.values()), found, {one.rule_id: one for one in _read("rules.csv", rules, rule)})
+
+
+def _text(name: str) -> str:
+    return files("services.alarm").joinpath("data", name).read_text(encoding="utf-8")
+
+
+class _Line:
+    """One line of a file; asks for a field's value and notes what is wrong."""
+
+    def __init__(self, number: int, cells: Mapping[str, str], problems: list[Problem]) -> None:
+        self.number = number
+        self._cells = cells
+        self._problems = problems
+
+    def refuse(self, field: str, expected: str) -> None:
+        self._problems.append(
+            Problem(line=self.number, field=field, expected=expected, found=self._cells.get(field, ""))
+        )
+
+    def text(self, field: str) -> str:
+        value = self.optional(field)
+        if value is None:
+            self.refuse(field, "a text")
+        return value or ""
+
+    def optional(self, field: str) -> str | None:
+        return (self._cells.get(field) or "").strip() or None
+
+    def number_or_none(self, field: str) -> float | None:
+        value = self.optional(field)
+        if value is None:
+            return None
+        try:
+            return float(value)
+        except ValueError:
+            self.refuse(field, "a number or nothing")
+            return None
+
+    def duration(self, field: str, otherwise: float) -> float:
+        value = self.number_or_none(field)
+        if value is not None and value < 0:
+            self.refuse(field, "seconds, 0 or more")
+        return otherwise if value is None else value
+
+    def flag(self, field: str) -> bool:
+        value = self.optional(field)
+        if value not in ("0", "1"):
+            self.refuse(field, "0 or 1")
+        return value == "1"
+
+    def one_of(self, field: str, kind: Callable[[str], T], names: Iterator[str]) -> T | None:
+        value = self.optional(field)
+        try:
+            return kind(value or "")
+        except ValueError:
+            self.refuse(field, f"one of {', '.join(names)}")
+            return None
+
+    def words(self, field: str) -> tuple[str, ...]:
+        return tuple((self.optional(field) or "").split())
+
+    def points(self, field: str) -> tuple[str, ...]:
+        names = self.words(field)
+        for name in names:
+            if name not in POINTS or POINTS[name].kind is PointKind.TEXT:
+                self.refuse(field, f"numeric points of the platform; {name} is none")
+        return names
+
+
+def _read(source: str, text: str, parse: Callable[[_Line], T]) -> list[T]:
+    problems: list[Problem] = []
+    found: list[T] = []
+    seen: dict[str, int] = {}
+    reader = csv.DictReader(io.StringIO(text))
+    for cells in reader:
+        if None in cells or None in cells.values():
+            problems.append(Problem(line=reader.line_num, field="line", expected="as many cells as the heading"))
+            continue
+        line = _Line(reader.line_num, cells, problems)
+        key = next(iter(cells.values()))
+        if key in seen:
+            line.refuse(next(iter(cells)), f"a key of its own, line {seen[key]} has it too")
+        seen.setdefault(key, reader.line_num)
+        before = len(problems)
+        item = parse(line)
+        if len(problems) == before:
+            found.append(item)
+    if problems:
+        raise InvalidFile(source, problems)
+    return found
+
+
+def _dictionary(line: _Line) -> Dictionary:
+    return Dictionary(line.text("dictionary"), line.text("name_zh"), line.text("name_en"), line.text("source"))
+
+
+def _signal(line: _Line, dictionaries: Mapping[str, Dictionary]) -> Signal:
+    if line.text("dictionary") not in dictionaries:
+        line.refuse("dictionary", f"one of {', '.join(dictionaries)}")
+    kind = line.one_of("kind", SignalKind, (one.value for one in SignalKind)) or SignalKind.DI
+    levels: dict[str, int] = {}
+    thresholds: dict[str, float] = {}
+    for station_class in CLASSES:
+        level = line.number_or_none(f"level_{station_class.lower()}")
+        if level is not None and level not in LEVELS:
+            line.refuse(f"level_{station_class.lower()}", "1, 2, 3, 4 or nothing")
+        elif level is not None:
+            levels[station_class] = int(level)
+        threshold = line.number_or_none(f"threshold_{station_class.lower()}")
+        if threshold is not None:
+            thresholds[station_class] = threshold
+    start_delay_s = line.number_or_none("start_delay_s")
+    if start_delay_s is not None and start_delay_s < 0:
+        line.refuse("start_delay_s", "seconds, 0 or more, or nothing")
+    return Signal(
+        code=line.text("code"),
+        dictionary=line.text("dictionary"),
+        equipment_type=line.text("equipment_type"),
+        equipment_zh=line.text("equipment_zh"),
+        kind=kind,
+        name_zh=line.text("name_zh"),
+        name_en=line.text("name_en"),
+        unit=line.optional("unit"),
+        levels=levels,
+        thresholds=thresholds,
+        start_delay_s=start_delay_s,
+        end_delay_s=line.duration("end_delay_s", 0.0),
+        period_s=line.number_or_none("period_s"),
+        absolute_change=line.number_or_none("absolute_change"),
+        alarm_text_zh=line.optional("alarm_text_zh"),
+        normal_text_zh=line.optional("normal_text_zh"),
+        required=line.flag("required"),
+        points=line.points("points"),
+        note=line.optional("note"),
+    )
+
+
+def _rule(line: _Line, signals: Mapping[str, Signal]) -> RuleRow:
+    if line.text("signal") not in signals:
+        line.refuse("signal", "the code of a signal in signals.csv")
+    points = line.points("points")
+    unit = line.text("unit")
+    if not points:
+        line.refuse("points", "at least one point")
+    for name in points:
+        if name in POINTS and POINTS[name].unit != unit:
+            line.refuse("unit", f"{POINTS[name].unit}, the unit of {name}")
+    comparison = line.one_of("comparison", Comparison, (one.value for one in Comparison)) or Comparison.ABOVE
+    quantifier = line.one_of("quantifier", Quantifier, (one.value for one in Quantifier)) or Quantifier.ANY
+    band = line.one_of("band", Band, (one.value for one in Band)) if line.optional("band") else None
+    if (band is None) != (line.optional("group") is None):
+        line.refuse("group", "band and group together, or neither")
+    hysteresis = line.duration("hysteresis", 0.0)
+    return RuleRow(
+        rule_id=line.text("rule_id"),
+        signal=line.text("signal"),
+        comparison=comparison,
+        quantifier=quantifier,
+        points=points,
+        unit=unit,
+        device_kinds=line.words("device_kinds"),
+        band=band,
+        group=line.optional("group"),
+        supply=line.flag("supply"),
+        threshold=line.number_or_none("threshold"),
+        hysteresis=hysteresis,
+        max_gap_s=line.duration("max_gap_s", 900.0),
+    )

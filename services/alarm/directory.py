@@ -1,0 +1,125 @@
+"""What alarm asks of the registry: which rules can judge a device, what a load feeds, who may see a site."""
+
+from collections.abc import Iterable
+
+from libs.common.contracts.registry import Device, EntityKind
+from libs.common.ids import DeviceId, LoadId, RegionId, SiteId
+from libs.common.profiles import ProfileCatalogue
+from libs.common.registry import RegistryView
+from libs.common.tokens import Principal
+from services.alarm.domain.rulebook import Target
+
+REGION = "region:"
+
+
+class RegistryDirectory:
+    """The registry in alarm's words, and the devices that its changes concern."""
+
+    def __init__(self, view: RegistryView, profiles: ProfileCatalogue, *, default_class: str) -> None:
+        """Follow the registry.
+
+        Args:
+            view: The projection; run by somebody else.
+            profiles: What the points of a device are.
+            default_class: Station class of a site that has none.
+        """
+        self._view = view
+        self._profiles = profiles
+        self._default_class = default_class
+        self._points: dict[tuple[str, str | None], tuple[str, frozenset[str], frozenset[str]]] = {}
+        self._changed: set[str] = set()
+        view.on_change(self._note)
+
+    async def ready(self) -> None:
+        """Wait until the registry has been read."""
+        await self._view.ready()
+
+    def target(self, device_id: str) -> Target | None:
+        """Return what the rules need to know of a device, None when there is no such device."""
+        device = self._view.device(DeviceId(device_id))
+        return None if device is None else self._target(device)
+
+    def targets(self) -> Iterable[Target]:
+        """Return all devices."""
+        return (self._target(device) for device in self._view.devices())
+
+    def is_removed(self, device_id: str) -> bool:
+        """Return whether the registry says that the device is gone."""
+        record = self._view.record(EntityKind.DEVICE, device_id)
+        return record is not None and not record.is_active
+
+    def take_changed(self) -> set[str]:
+        """Return the devices that the registry said something new about; they are forgotten here."""
+        changed, self._changed = self._changed, set()
+        return changed
+
+    def fed_by(self, load_id: str) -> list[str]:
+        """Return the devices that have no supply while the load has none: its breaker and its meters."""
+        load = self._view.load(LoadId(load_id))
+        if load is None:
+            return []
+        found = [] if load.breaker is None else [str(load.breaker.device)]
+        if load.meter is not None:
+            found += [str(binding.device) for binding in self._view.bindings(load.meter)]
+        return sorted(set(found))
+
+    def device_name(self, device_id: str) -> tuple[str | None, str | None]:
+        """Return a device's name in English and Chinese."""
+        device = self._view.device(DeviceId(device_id))
+        return (None, None) if device is None else (device.name, device.name_zh)
+
+    def site_name(self, site_id: str) -> tuple[str | None, str | None]:
+        """Return a site's name in English and Chinese."""
+        site = self._view.site(SiteId(site_id))
+        return (None, None) if site is None else (site.name, site.name_zh)
+
+    def has_site(self, site_id: str) -> bool:
+        """Return whether there is such a site."""
+        return self._view.site(SiteId(site_id)) is not None
+
+    def sites_of(self, who: Principal) -> frozenset[str] | None:
+        """Return the sites that somebody is limited to, None for all."""
+        if who.sites is None:
+            return None
+        sites = {limit for limit in who.sites if not limit.startswith(REGION)}
+        regions = {limit.removeprefix(REGION) for limit in who.sites if limit.startswith(REGION)}
+        if regions:
+            sites |= {
+                site.id
+                for site in self._view.sites()
+                if site.region is not None and not regions.isdisjoint(self._view.regions_above(RegionId(site.region)))
+            }
+        return frozenset(sites)
+
+    def _target(self, device: Device) -> Target:
+        profile, points, optional = self._points_of(device.profile, device.profile_version)
+        site = self._view.site(device.site)
+        station_class = site.station_class if site is not None else None
+        return Target(
+            device_id=device.id,
+            site_id=device.site,
+            kind=device.kind,
+            station_class=self._default_class if station_class is None else station_class.value,
+            profile=profile,
+            points=points,
+            optional_points=optional,
+        )
+
+    def _points_of(self, name: str | None, version: str | None) -> tuple[str, frozenset[str], frozenset[str]]:
+        key = (name or "", version)
+        known = self._points.get(key)
+        if known is None:
+            profile = None if name is None else self._profiles.find(name, version)
+            numeric = [] if profile is None else [point for point in profile.points.values() if not point.is_text]
+            known = self._points[key] = (
+                f"{name}/{version}",
+                frozenset(point.name for point in numeric if not point.optional),
+                frozenset(point.name for point in numeric if point.optional),
+            )
+        return known
+
+    def _note(self, kind: EntityKind, entity_id: str) -> None:
+        if kind is EntityKind.DEVICE:
+            self._changed.add(entity_id)
+        elif kind is EntityKind.SITE:
+            self._changed.update(device.id for device in self._view.devices(SiteId(entity_id)))

@@ -1,0 +1,138 @@
+"""Alarm, wired."""
+
+import sys
+from typing import Self
+
+from libs.common.bus import outbox, topics
+from libs.common.bus.consumer import EffectsConsumer
+from libs.common.bus.outbox import OutboxRelay
+from libs.common.contracts.audit import AuditEvent
+from libs.common.db import Database, WriteConn
+from libs.common.profiles import ProfileCatalogue
+from libs.common.registry import RegistryView
+from libs.common.runtime import Beat, Check, Health, Platform, Service, Worker, flag_check, run, wait_beating
+from libs.common.settings import load_common, load_section
+from libs.common.web import create_app
+from services.alarm import store
+from services.alarm.api import build_router
+from services.alarm.bus import audit_message
+from services.alarm.dictionary import load_shipped
+from services.alarm.directory import RegistryDirectory
+from services.alarm.domain.engine import Limits
+from services.alarm.domain.model import SECOND_US
+from services.alarm.settings import AlarmSettings
+from services.alarm.usecases import Alarms, Rules
+from services.alarm.worker import (
+    DELIVERIES_GROUP,
+    RULES_GROUP,
+    RULES_TOPICS,
+    DeliveriesHandler,
+    JudgeHandler,
+    Measure,
+)
+
+
+class ShippedTable:
+    """Takes the shipped signal table over at the start, when it is newer than the stored one."""
+
+    def __init__(self, db: Database) -> None:
+        """Keep the database."""
+        self._db = db
+
+    async def __aenter__(self) -> Self:
+        table = load_shipped()
+        async with self._db.write() as conn:
+            await store.seed(conn, table)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing is held."""
+
+
+def build(platform: Platform) -> Service:
+    """Return the service, not yet started."""
+    settings = load_section("alarm", AlarmSettings)
+    db = platform.database("alarm")
+    owner = f"alarm-{platform.settings.instance}"
+    view = RegistryView(bus=platform.bus, db=db, clock=platform.clock)
+    directory = RegistryDirectory(view, ProfileCatalogue.load(), default_class=settings.default_class)
+    relay = OutboxRelay(bus=platform.bus, db=db, clock=platform.clock, owner=owner)
+    judge = EffectsConsumer(
+        bus=platform.bus,
+        db=db,
+        clock=platform.clock,
+        group=RULES_GROUP,
+        topics=RULES_TOPICS,
+        handler=JudgeHandler(
+            directory=directory,
+            clock=platform.clock,
+            limits=limits(settings),
+            class_map=settings.classes,
+            wake=relay.wake,
+        ),
+        member_id=owner,
+        max_batch=settings.max_batch,
+    )
+    deliveries = EffectsConsumer(
+        bus=platform.bus,
+        db=db,
+        clock=platform.clock,
+        group=DELIVERIES_GROUP,
+        topics=[topics.DELIVERY_EVENTS],
+        handler=DeliveriesHandler(),
+        member_id=owner,
+        max_batch=settings.max_batch,
+    )
+
+    async def consume(beat: Beat) -> None:
+        await wait_beating(directory.ready, beat)
+        await judge.run(beat)
+
+    async def audit(conn: WriteConn, event: AuditEvent) -> None:
+        await outbox.put(conn, [audit_message(event)])
+
+    rules = Rules(
+        db=db, store=store, directory=directory, clock=platform.clock, audit=audit, class_map=settings.classes
+    )
+    alarms = Alarms(db=db, store=store, directory=directory, clock=platform.clock, audit=audit)
+    health = Health(platform.clock)
+    app = create_app("alarm", platform, health, title="Wattring alarm")
+    app.include_router(build_router(rules, alarms))
+    return Service(
+        name="alarm",
+        app=app,
+        health=health,
+        resources=[db, ShippedTable(db)],
+        workers=[
+            Worker("registry", view.run),
+            Worker("rules", consume),
+            Worker("deliveries", deliveries.run),
+            Worker("outbox", relay.run),
+            Worker("measure", Measure(db=db, clock=platform.clock, every_s=settings.measure_s).run),
+        ],
+        checks=[
+            Check("database", db.check),
+            Check("bus", platform.bus.check),
+            Check("registry", view.check),
+            flag_check("rules", lambda: judge.ready, f"the group {RULES_GROUP} has no positions yet"),
+            flag_check("deliveries", lambda: deliveries.ready, f"the group {DELIVERIES_GROUP} has no positions yet"),
+        ],
+    )
+
+
+def limits(settings: AlarmSettings) -> Limits:
+    """Return the engine's tolerances as configured."""
+    return Limits(
+        max_future_us=round(settings.max_future_s * SECOND_US),
+        tick_grace_us=round(settings.tick_grace_s * SECOND_US),
+        wake_settle_us=round(settings.wake_settle_s * SECOND_US),
+    )
+
+
+def main() -> int:
+    """Run alarm as a process of its own."""
+    return run([build], load_common(), process="alarm")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

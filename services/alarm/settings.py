@@ -1,0 +1,41 @@
+"""Settings of alarm: ``WATTRING_ALARM__…``."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field
+
+from libs.common.settings import SettingsModel
+
+DictionaryClass = Literal["A", "B", "C", "D"]
+
+
+class AlarmSettings(SettingsModel):
+    """What alarm can be told."""
+
+    max_batch: int = Field(default=2000, ge=1, le=100_000, description="messages per transaction")
+    class_map: Mapping[Literal["A", "B", "C", "D", "E"], DictionaryClass] = Field(
+        default={"A": "A", "B": "B", "C": "C", "D": "D", "E": "D"},
+        description="JSON object: station class of the registry -> class of the signal table",
+    )
+    default_class: Literal["A", "B", "C", "D", "E"] = Field(
+        default="D", description="station class of a site that has none"
+    )
+    max_future_s: float = Field(
+        default=300.0, gt=0, le=86_400, description="a report dated later than this after its acceptance is not judged"
+    )
+    tick_grace_s: float = Field(
+        default=2.0,
+        ge=0,
+        le=300,
+        description="a report in flight may contradict a delay that ran out on the partition's clock",
+    )
+    wake_settle_s: float = Field(
+        default=60.0, ge=0, le=3600, description="after a planned shutdown the supply may take this long to be normal"
+    )
+    measure_s: float = Field(default=10.0, gt=0, le=600, description="how often active alarms are counted for metrics")
+
+    @property
+    def classes(self) -> Mapping[str, str]:
+        """Station class of the registry to class of the signal table."""
+        return {station_class: class_ for station_class, class_ in self.class_map.items()}

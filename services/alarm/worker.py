@@ -1,0 +1,285 @@
+"""The consumers of alarm: judging what arrives, noting what became of deliveries, counting for metrics.
+
+``JudgeHandler`` is the only writer of episodes and of rule alarms of its partitions; everything that a batch
+changes, the events in the outbox among it, is one transaction with the positions.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+
+from libs.common import metrics
+from libs.common.bus import outbox, topics
+from libs.common.bus.port import Received
+from libs.common.clock import Clock
+from libs.common.contracts.alarm import AlarmEvent
+from libs.common.db import Database, WriteConn
+from libs.common.errors import Unavailable
+from libs.common.tracing import current_traceparent, span
+from services.alarm import bus, store
+from services.alarm.conditions import events_of, key_of
+from services.alarm.directory import RegistryDirectory
+from services.alarm.domain.engine import Changes, Engine, Limits
+from services.alarm.domain.model import LEVELS, SECOND_US, AlarmStep, Signal
+from services.alarm.domain.rulebook import RuleBook
+from services.alarm.domain.shutdowns import Shutdown, Shutdowns
+
+logger = logging.getLogger(__name__)
+
+RULES_GROUP = "alarm.rules"
+RULES_TOPICS = (topics.READINGS, topics.CONDITIONS, topics.CONTROL_EVENTS)
+DELIVERIES_GROUP = "alarm.deliveries"
+
+REPORTS = metrics.counter("alarm_reports_total", "Reports by what became of them", ("outcome",))
+POINTS = metrics.counter("alarm_evaluations_total", "Values of reports that were judged")
+STEPS = metrics.counter("alarm_transitions_total", "Steps in the life of alarms", ("phase", "level"))
+LATENCY = metrics.histogram(
+    "alarm_transition_latency_seconds",
+    "From the acceptance of the deciding report to the commit of the alarm event",
+    buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+)
+ACTIVE = metrics.gauge("alarm_active", "Active alarms of the whole installation", ("level", "inhibited"))
+CONDITIONS = metrics.counter("alarm_conditions_total", "Findings of the platform itself", ("phase",))
+
+
+class JudgeHandler:
+    """Effects of readings, findings and events of control: see ``consumer.EffectHandler``."""
+
+    def __init__(
+        self,
+        *,
+        directory: RegistryDirectory,
+        clock: Clock,
+        limits: Limits,
+        class_map: Mapping[str, str],
+        wake: Callable[[], None],
+    ) -> None:
+        """Prepare the handler.
+
+        Args:
+            directory: The registry; to be ready before the first batch.
+            clock: Says when a step was decided.
+            limits: What the engine tolerates.
+            class_map: Station class of the registry to class of the table.
+            wake: Called after a commit that published something.
+        """
+        self._directory = directory
+        self._clock = clock
+        self._limits = limits
+        self._class_map = class_map
+        self._wake = wake
+        self._shutdowns = Shutdowns()
+        self._signals: dict[str, Signal] = {}
+        self._engine = Engine(
+            book=RuleBook({}, {}, class_map), directory=directory, shutdowns=self._shutdowns, limits=limits
+        )
+        self._uncommitted: list[tuple[Changes, int, list[AlarmEvent]]] = []
+
+    @property
+    def engine(self) -> Engine:
+        """The state in memory."""
+        return self._engine
+
+    async def load(self, conn: WriteConn, partitions: frozenset[int]) -> None:
+        """Read rules and state of partitions."""
+        await self._refresh_book(conn)
+        self._shutdowns.load(await store.fetch_shutdowns(conn, partitions))
+        self._engine.load(await store.fetch_judged(conn, partitions), await store.fetch_episodes(conn, partitions))
+
+    def drop(self, partitions: frozenset[int]) -> None:
+        """Forget partitions."""
+        self._engine.drop(partitions)
+        self._shutdowns.drop(partitions)
+        self._uncommitted.clear()
+
+    async def handle(self, conn: WriteConn, batch: Sequence[Received]) -> None:
+        """Judge a batch.
+
+        Raises:
+            PoisonMessage: A message cannot be read.
+        """
+        changes = Changes()
+        await self._refresh_book(conn)
+        for device_id in self._directory.take_changed():
+            self._engine.forget_device(device_id)
+        self._engine.reconsider(changes)
+        by_topic: dict[str, list[Received]] = {}
+        for received in batch:
+            by_topic.setdefault(received.topic, []).append(received)
+        await self._control(conn, by_topic.get(topics.CONTROL_EVENTS, ()), changes)
+        values = self._judge(by_topic.get(topics.READINGS, ()), changes)
+        await self._lift(conn, {received.partition for received in batch}, changes)
+        await self._store_state(conn, changes)
+        with span("alarm.publish", steps=len(changes.steps)) if changes.steps else nullcontext():
+            events = await self._publish(conn, [self._event(step) for step in changes.steps])
+        events += await self._conditions(conn, by_topic.get(topics.CONDITIONS, ()))
+        self._uncommitted.append((changes, values, events))
+
+    def committed(self) -> None:
+        """Count, and let the relay publish at once."""
+        now_us = round(self._clock.now().timestamp() * SECOND_US)
+        for changes, values, events in self._uncommitted:
+            REPORTS.labels("judged").inc(changes.judged_reports)
+            REPORTS.labels("late").inc(changes.late_reports)
+            REPORTS.labels("future").inc(changes.future_reports)
+            REPORTS.labels("unknown_device").inc(changes.unknown_reports)
+            POINTS.inc(values)
+            for event in events:
+                STEPS.labels(event.phase.value, str(int(event.level))).inc()
+            for step in changes.steps:
+                LATENCY.observe(max(now_us - step.received_us, 0) / SECOND_US)
+            if events:
+                self._wake()
+        self._uncommitted.clear()
+
+    # Rules
+
+    async def _refresh_book(self, conn: WriteConn) -> None:
+        """Take the rules over when they have changed; a batch is judged by one version of them."""
+        version = await store.fetch_book_version(conn)
+        if version == self._engine.book.version and self._signals:
+            return
+        self._signals = await store.fetch_signals(conn)
+        self._engine.set_book(await store.fetch_book(conn, self._class_map))
+        logger.info("rules loaded", extra={"version": self._engine.book.version})
+
+    # Readings
+
+    def _judge(self, messages: Sequence[Received], changes: Changes) -> int:
+        """Judge readings and move the clocks; return how many values there were."""
+        readings = bus.read_readings(messages, max_future_us=self._limits.max_future_us)
+        try:
+            self._engine.judge(readings.reports, changes)
+        except (TypeError, ValueError):
+            poison = bus.find_poison(readings.messages)
+            if poison is not None:
+                raise poison from None
+            raise
+        for partition, clock_us in sorted(readings.clocks.items()):
+            self._engine.tick(partition, clock_us, changes)
+        return sum(map(len, readings.reports.points))
+
+    # Planned shutdowns
+
+    async def _control(self, conn: WriteConn, messages: Iterable[Received], changes: Changes) -> None:
+        news: dict[str, Shutdown] = {}
+        for received in messages:
+            said = bus.read_control(received)
+            if said is None:
+                continue
+            devices = self._directory.fed_by(said.load_id) if said.load_id is not None else []
+            if not devices and said.device_id is not None:
+                devices = [said.device_id]
+            for device_id in devices:
+                if said.off:
+                    begun = Shutdown(device_id, received.partition, said.reference, said.at_us)
+                    changed = begun if self._shutdowns.begin(begun) else None
+                else:
+                    reference = None if said.any_reference else said.reference
+                    changed = self._shutdowns.end(device_id, reference, said.at_us)
+                if changed is not None:
+                    news[device_id] = changed
+        await store.put_shutdowns(conn, news.values())
+        self._engine.inhibit(sorted(news), changes)
+
+    async def _lift(self, conn: WriteConn, partitions: Iterable[int], changes: Changes) -> None:
+        over = [device_id for partition in sorted(partitions) for device_id in self._engine.lift(partition, changes)]
+        if over:
+            await store.delete_shutdowns(conn, over)
+            for device_id in over:
+                self._shutdowns.remove(device_id)
+
+    # Effects
+
+    async def _store_state(self, conn: WriteConn, changes: Changes) -> None:
+        if changes.judged:
+            await store.put_judged(conn, [self._engine.judged(slot) for slot in sorted(changes.judged)])
+        if changes.episodes:
+            devices = {device_id for device_id, _ in changes.episodes}
+            partitions = {device_id: self._engine.partition_of(device_id) for device_id in devices}
+            known = {device_id: number for device_id, number in partitions.items() if number is not None}
+            await store.put_episodes(conn, changes.episodes, known)
+
+    def _event(self, step: AlarmStep) -> AlarmEvent:
+        return bus.event_of(step, self._signals.get(step.signal), self._clock.now())
+
+    async def _publish(self, conn: WriteConn, events: Sequence[AlarmEvent]) -> list[AlarmEvent]:
+        """Write events and put them into the outbox; return those that were not there before."""
+        if not events:
+            return []
+        news = await store.put_events(conn, events)
+        trace = current_traceparent()
+        await outbox.put(conn, [bus.alarm_message(event, trace) for event in news])
+        return news
+
+    async def _conditions(self, conn: WriteConn, messages: Iterable[Received]) -> list[AlarmEvent]:
+        told: list[AlarmEvent] = []
+        for received in messages:
+            condition = bus.read_condition(received)
+            CONDITIONS.labels(condition.phase.value).inc()
+            key = key_of(condition)
+            last = await store.fetch_condition_alarm(conn, key)
+            at = bus.condition_time(received, condition)
+            events = events_of(condition, at, last, self._signals, self._clock.now())
+            told += await self._publish(conn, events)
+            if events and events[0].sequence == 1:
+                await store.set_condition_key(conn, events[0].alarm_id, key)
+        return told
+
+
+class DeliveriesHandler:
+    """Notes where the delivery of each alarm event stands (上报状态); keeps nothing in memory."""
+
+    async def load(self, conn: WriteConn, partitions: frozenset[int]) -> None:
+        """Nothing is kept in memory."""
+
+    def drop(self, partitions: frozenset[int]) -> None:
+        """Nothing is kept in memory."""
+
+    async def handle(self, conn: WriteConn, batch: Sequence[Received]) -> None:
+        """Write the states of deliveries that concern alarms.
+
+        Raises:
+            PoisonMessage: A message cannot be read.
+        """
+        found = []
+        for received in batch:
+            event = bus.read_delivery(received)
+            if event.alarm_id is not None:
+                found.append((str(event.alarm_id), event))
+        await store.put_deliveries(conn, found)
+
+    def committed(self) -> None:
+        """Nobody waits for it."""
+
+
+class Measure:
+    """Counts active alarms for the metrics."""
+
+    def __init__(self, *, db: Database, clock: Clock, every_s: float) -> None:
+        """Count every ``every_s`` seconds."""
+        self._db = db
+        self._clock = clock
+        self._every_s = every_s
+
+    async def run(self, beat: Callable[[], None]) -> None:
+        """Count for ever; a database that is away is somebody else's news."""
+        while True:
+            beat()
+            try:
+                await self.measure()
+            except Unavailable as exc:
+                logger.debug("active alarms not counted", extra={"reason": exc.message})
+            await self._clock.sleep(self._every_s)
+
+    async def measure(self) -> None:
+        """Count once.
+
+        Raises:
+            Unavailable: The database is away.
+        """
+        async with self._db.read() as conn:
+            counts = await store.count_active(conn)
+        for level in LEVELS:
+            for inhibited in (False, True):
+                ACTIVE.labels(str(level), str(inhibited).lower()).set(counts.get((level, inhibited), 0))
