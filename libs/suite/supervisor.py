@@ -49,6 +49,21 @@ EARLY_ENDS = 3
 STOP_BOUND_S = 75.0
 """Everything has stopped, or was killed, after this: 20 s for the processes, 50 s for the database. [s]"""
 
+UNIT_PORT_VARIABLE = "WATTRING_EXPORT__UNIT_PORT"
+UNIT_PORT = 8080
+"""Where a supervision centre looks for units unless told otherwise."""
+DEMO_SETTINGS: Mapping[str, str] = {
+    "WATTRING_INGEST__SWITCHING__CLOCK_SYNC": "assumed",
+    "WATTRING_CONTROL__CLOCK": "assumed",
+    "WATTRING_CONTROL__MIN_OFF_S": "10",
+    "WATTRING_CONTROL__MIN_ON_S": "0",
+    "WATTRING_CONTROL__MAX_OFFS_PER_DAY": "1000",
+    "WATTRING_CONTROL__PREPARE_S": "10",
+    "WATTRING_ALARM__WAKE_SETTLE_S": "5",
+}
+"""What a demonstration of two minutes needs and a real site must not have: its breakers are simulated ones, so a
+shutdown may be short, often, and on a machine whose clock nobody synchronises. What the environment says wins."""
+
 ANSWERING = (*SERVICES, "watchdog")
 """Who must be ready for the suite to be."""
 LISTENING = (*ANSWERING, "jobs")
@@ -67,6 +82,22 @@ class PortTaken(PlatformError):
 
     code = "port_taken"
     title_zh = "端口被占用"
+
+
+def _python(module: str) -> tuple[str, ...]:
+    return (sys.executable, "-m", module)
+
+
+@dataclass(frozen=True)
+class Commands:
+    """What is run as what; a test puts stand-ins here."""
+
+    suite: Sequence[str] = _python("libs.suite.suite")
+    watchdog: Sequence[str] = _python("services.control.watchdog")
+    jobs: Sequence[str] = _python("libs.suite.jobworker")
+    schema: Sequence[str] = _python("libs.suite.schema")
+    field: Sequence[str] = _python("libs.fieldsim.cli")
+    seed: Sequence[str] = _python("libs.suite.demo")
 
 
 @dataclass
@@ -101,7 +132,15 @@ class PostgresProcess:
 class Supervisor:
     """One run of the suite."""
 
-    def __init__(self, settings: CommonSettings, *, demo: bool, words: Words, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        settings: CommonSettings,
+        *,
+        demo: bool,
+        words: Words,
+        say: Callable[[str], None],
+        commands: Commands | None = None,
+    ) -> None:
         """Prepare a run.
 
         Args:
@@ -109,8 +148,10 @@ class Supervisor:
             demo: Whether to run the simulated field and seed the demonstration.
             words: Language of the lines.
             say: Prints one line.
+            commands: What is run.
         """
         self._demo = demo
+        self._commands = commands or Commands()
         self._words = words
         self._say = say
         self._folder = DataFolder(settings.data_dir)
@@ -121,7 +162,7 @@ class Supervisor:
         self._keepers: asyncio.TaskGroup | None = None
         self._port = settings.port
         self._began = time.monotonic()
-        self._ready_once = False
+        self._unit_port = 0
 
     async def run(self) -> int:
         """Run until a signal; return the exit code."""
@@ -184,6 +225,8 @@ class Supervisor:
                 message_zh=f"磁盘已满:{self._folder.root} 仅剩 {free >> 20} MB,至少需要 {DISK_NEEDED_BYTES >> 20} MB",
             )
         self._port = claim_port(self._settings.host, self._settings.port)
+        if self._demo and UNIT_PORT_VARIABLE not in os.environ:
+            self._unit_port = free_port(UNIT_PORT)
         KeyRing.create(self._folder.keys)
         if not self._folder.password_shown.exists() and not self._folder.first_password.exists():
             write_private(self._folder.first_password, secrets.token_urlsafe(12))
@@ -202,18 +245,19 @@ class Supervisor:
     async def _bring_up(self) -> None:
         if self._server is not None:
             await self._start_database(self._server)
-        suite = Program(
-            "suite", _python("libs.suite.suite"), self._folder.log("suite"), self._environment(first_password=True)
-        )
+        environ = self._environment(first_password=True)
+        suite = Program("suite", self._commands.suite, self._folder.log("suite"), environ)
         self._keep(suite, probes=[self._folder.socket(name) for name in SERVICES])
         if self._demo:
-            self._keep(Program("field", field_arguments(self._folder), self._folder.log("field"), self._environment()))
+            unit_port = environ[UNIT_PORT_VARIABLE]
+            field = [*self._commands.field, "demo", "--data-dir", str(self._folder.root / "field")]
+            field += ["--unit-url", f"http://127.0.0.1:{unit_port}/services/FSUService"]
+            self._keep(Program("field", field, self._folder.log("field"), self._environment()))
         await self._schema()
-        self._keep_peer("watchdog", "services.control.watchdog")
+        self._keep_peer("watchdog", self._commands.watchdog)
         await self._until_ready()
         suite.environ = self._environment()
-        self._ready_once = True
-        self._keep_peer("jobs", "libs.suite.jobworker", nice=10)
+        self._keep_peer("jobs", self._commands.jobs, nice=10)
         await self._announce()
         if self._demo:
             await self._seed()
@@ -227,10 +271,10 @@ class Supervisor:
         write_private(self._folder.database_url, server.url)
         self._keep(PostgresProcess(server))
 
-    def _keep_peer(self, name: str, module: str, *, nice: int = 0) -> None:
+    def _keep_peer(self, name: str, command: Sequence[str], *, nice: int = 0) -> None:
         """Keep a process that listens on its own socket."""
         environ = {**self._environment(), "WATTRING_UDS": str(self._folder.socket(name))}
-        program = Program(name, _python(module), self._folder.log(name), environ, nice)
+        program = Program(name, command, self._folder.log(name), environ, nice)
         self._keep(program, probes=[self._folder.socket(name)])
 
     def _keep(self, process: Process, *, probes: Sequence[Path] = ()) -> None:
@@ -251,18 +295,20 @@ class Supervisor:
         environ["PYTHONUNBUFFERED"] = "1"
         if self._server is not None:
             environ["WATTRING_DATABASE__URL_FILE"] = str(self._folder.database_url)
+        if self._demo:
+            environ = {UNIT_PORT_VARIABLE: str(self._unit_port), **DEMO_SETTINGS, **environ}
         if first_password and self._folder.first_password.exists():
             environ["WATTRING_GATEWAY__FIRST_PASSWORD_FILE"] = str(self._folder.first_password)
         return environ
 
     async def _schema(self) -> None:
         """Bring the schemas up to date; the helper waits for the database and says so."""
-        code, lines = await self._helper("postgres", [*_python("libs.suite.schema"), "--lang", self._lang])
+        code, lines = await self._helper("postgres", [*self._commands.schema, "--lang", self._lang])
         if code != 0:
             raise StartFailed("\n".join(lines[-5:]) or f"the migration ended with code {code}")
 
     async def _seed(self) -> None:
-        code, lines = await self._helper("demo", [*_python("libs.suite.demo"), "--lang", self._lang])
+        code, lines = await self._helper("demo", [*self._commands.seed, "--lang", self._lang])
         if code != 0:
             text = self._words("the demonstration could not be set up", "演示数据未能建立")
             self._line("demo", f"{text}: {lines[-1] if lines else code}")
@@ -456,13 +502,12 @@ def claim_port(host: str, port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def field_arguments(folder: DataFolder) -> list[str]:
-    """Return the command of the simulated field; it keeps its meters' registers in the data folder."""
-    return [*_python("libs.fieldsim.cli"), "demo", "--data-dir", str(folder.root / "field")]
-
-
-def _python(module: str) -> list[str]:
-    return [sys.executable, "-m", module]
+def free_port(wanted: int) -> int:
+    """Return the wanted port if nobody has it, else a free one."""
+    try:
+        return claim_port("127.0.0.1", wanted)
+    except PortTaken:
+        return claim_port("127.0.0.1", 0)
 
 
 def _reason(body: str) -> str:

@@ -1,0 +1,196 @@
+"""``make bench``: what the suite costs and how fast it is on this machine, beside the figures of others.
+
+Each benchmark is a function that returns measurements; ``BENCHMARKS`` lists them. The table is printed, the JSON goes
+to ``bench-results/``. Figures depend on the machine, so nothing here is a test.
+
+    python -m libs.suite.bench            all
+    python -m libs.suite.bench start      some, by name
+"""
+
+import csv
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+
+RESULTS = Path("bench-results")
+START_TIMEOUT_S = 180.0
+SETTLE_S = 20.0
+"""At rest: the start's garbage is collected, pools have shrunk to what they keep. [s]"""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One figure."""
+
+    what: str
+    value: float
+    unit: str
+    target: str
+    """What it should be, in words; empty when nothing was promised."""
+    met: bool | None = None
+    """Whether the target is met; None without one."""
+    note: str = ""
+
+
+Benchmark = Callable[[], list[Measurement]]
+
+
+def start() -> list[Measurement]:
+    """Time from ``wattring up --demo`` to *ready*, first and second start, and memory at rest."""
+    found: list[Measurement] = []
+    with tempfile.TemporaryDirectory(prefix="wattring-bench-") as folder:
+        with _running(Path(folder)) as (process, ready_s):
+            found.append(Measurement("first start to ready", ready_s, "s", "under 8 s", ready_s < 8))
+            time.sleep(SETTLE_S)
+            found += _memory(process.pid)
+        with _running(Path(folder)) as (_, ready_s):
+            found.append(Measurement("second start to ready", ready_s, "s", "under 8 s", ready_s < 8))
+    return found
+
+
+@contextmanager
+def _running(folder: Path) -> Iterator[tuple[subprocess.Popen[str], float]]:
+    """Run a suite with the simulated field on a folder; yield it and how long it took to be ready."""
+    environ = {**os.environ, "WATTRING_DATA_DIR": str(folder), "PORT": "0", "LANG": "C.UTF-8"}
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "libs.suite", "up", "--demo"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environ,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None  # noqa: S101 - piped above
+        said: list[str] = []
+        for line in process.stdout:
+            said.append(line)
+            if line.startswith("ready"):
+                break
+            if time.monotonic() - began > START_TIMEOUT_S:
+                break
+        else:
+            raise RuntimeError("the suite does not start:\n" + "".join(said[-20:]))
+        yield process, time.monotonic() - began
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=120)
+
+
+def _memory(supervisor: int) -> list[Measurement]:
+    """Return the memory of a suite by process; shared pages are divided among their users (PSS)."""
+    by_name: dict[str, float] = {}
+    for pid in _descendants(supervisor):
+        try:
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii")
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        match = re.search(r"^Pss:\s+(\d+) kB", rollup, re.MULTILINE)
+        name = _process_name(arguments, pid == supervisor)
+        by_name[name] = by_name.get(name, 0.0) + (int(match[1]) / 1024 if match else 0.0)
+    field_mb = by_name.pop("simulated field", 0.0)
+    total_mb = sum(by_name.values())
+    parts = ", ".join(f"{name} {size:.0f}" for name, size in sorted(by_name.items(), key=lambda item: -item[1]))
+    return [
+        Measurement("memory of the embedded suite at rest", total_mb, "MB", "under 600 MB", total_mb < 600, parts),
+        Measurement("memory of the simulated field beside it", field_mb, "MB", ""),
+    ]
+
+
+def _descendants(root: int) -> list[int]:
+    children: dict[int, list[int]] = {}
+    for place in Path("/proc").iterdir():
+        if place.name.isdigit():
+            try:
+                parent = int(
+                    (place / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[1]
+                )
+            except OSError:
+                continue
+            children.setdefault(parent, []).append(int(place.name))
+    found, queue = [], [root]
+    while queue:
+        pid = queue.pop()
+        found.append(pid)
+        queue += children.get(pid, ())
+    return found
+
+
+def _process_name(arguments: Sequence[bytes], supervisor: bool) -> str:
+    if supervisor:
+        return "supervisor"
+    line = b" ".join(arguments)
+    names: Mapping[bytes, str] = {
+        b"libs.suite.suite": "six services",
+        b"services.control.watchdog": "watchdog",
+        b"libs.suite.jobworker": "job worker",
+        b"libs.fieldsim": "simulated field",
+        b"postgres": "PostgreSQL",
+    }
+    return next((name for part, name in names.items() if part in line), "other")
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {"start": start}
+
+
+def peer_figures() -> list[dict[str, str]]:
+    """Return others' figures: ``work, peer, figure, kind``."""
+    text = (resources.files("libs.suite") / "data" / "peer_figures.csv").read_text(encoding="utf-8")
+    return list(csv.DictReader(line for line in text.splitlines() if not line.startswith("#")))
+
+
+def show(measurements: Sequence[Measurement]) -> None:
+    """Print our figures and, below, those of others."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    ours = Table(title=f"Wattring on this machine ({os.cpu_count()} cores, Python {platform.python_version()})")
+    for column in ("what", "measured", "target", "met", "note"):
+        ours.add_column(column)
+    for one in measurements:
+        met = "" if one.met is None else "yes" if one.met else "NO"
+        ours.add_row(one.what, f"{one.value:,.1f} {one.unit}", one.target, met, one.note)
+    console.print(ours)
+    others = Table(title="Others, on their machines")
+    for column in ("work", "peer", "figure", "kind"):
+        others.add_column(column)
+    for row in peer_figures():
+        others.add_row(row["work"], row["peer"], row["figure"], row["kind"])
+    console.print(others)
+
+
+def main() -> int:
+    """Run the benchmarks named on the command line, or all; return the exit code."""
+    names = sys.argv[1:] or list(BENCHMARKS)
+    unknown = [name for name in names if name not in BENCHMARKS]
+    if unknown:
+        sys.stderr.write(f"unknown: {', '.join(unknown)}; there are {', '.join(BENCHMARKS)}\n")
+        return 2
+    measurements = [one for name in names for one in BENCHMARKS[name]()]
+    show(measurements)
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
+    machine = {"cores": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()}
+    body = {"machine": machine, "measurements": [asdict(one) for one in measurements]}
+    path.write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
+    sys.stdout.write(f"{path}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
