@@ -17,9 +17,10 @@ from libs.common.profiles import ProfileCatalogue
 from libs.common.runtime import Check, Health, Platform, Service, Worker, run
 from libs.common.settings import load_common, load_section
 from libs.common.web import create_app
+from services.ingest.api import imports as imports_api
 from services.ingest.api import readings as readings_api
 from services.ingest.api import registry as registry_api
-from services.ingest.domain.acceptance import Limits
+from services.ingest.jobs import limits_of
 from services.ingest.settings import IngestSettings
 from services.ingest.spool import Spool
 from services.ingest.store import history as history_store
@@ -28,10 +29,12 @@ from services.ingest.store.status import PgStatusStore
 from services.ingest.usecases.acceptor import Acceptor
 from services.ingest.usecases.findings import Findings
 from services.ingest.usecases.history import HistoryHandler
+from services.ingest.usecases.imports import Imports
 from services.ingest.usecases.readings import Readings
 from services.ingest.usecases.registry import Registry
 from services.ingest.usecases.rejected import RejectedHandler
 from services.ingest.usecases.status import StatusBoard
+from services.ingest.usecases.submissions import Submissions
 from services.ingest.usecases.topology import Topology
 from services.ingest.worker.lines import LineManager
 from services.ingest.worker.upkeep import Heartbeats, HistoryUpkeep, RegistryKeeper
@@ -63,18 +66,14 @@ def build(platform: Platform) -> Service:
     )
     registry = Registry(db, clock, catalogue, relay.wake)
 
+    limits = limits_of(settings)
     findings = Findings(bus=bus, clock=clock, instance=instance)
     spool = Spool(folder / "spool", max_bytes=settings.acceptance.spool_max_bytes, wall=lambda: clock.now().timestamp())
     acceptor = Acceptor(
         bus=bus,
         spool=spool,
         clock=clock,
-        limits=Limits(
-            max_skew_s=settings.acceptance.max_skew_s,
-            max_future_s=settings.acceptance.max_future_s,
-            max_lateness_s=settings.acceptance.max_lateness_s,
-            max_age_s=settings.history.retention_days * 86400.0,
-        ),
+        limits=limits,
         watch=findings,
         publish_timeout_s=platform.settings.bus.publish_timeout_s,
         spool_max_age_s=settings.acceptance.spool_max_age_s,
@@ -111,6 +110,23 @@ def build(platform: Platform) -> Service:
         handler=RejectedHandler(),
         member_id=member,
     )
+    submissions = Submissions(
+        acceptor=acceptor,
+        topology=topology,
+        catalogue=catalogue,
+        db=db,
+        clock=clock,
+        park_s=settings.acceptance.park_s,
+    )
+    imports = Imports(
+        db=db,
+        clock=clock,
+        registry=registry,
+        catalogue=catalogue,
+        limits=limits,
+        published=relay.wake,
+        sync_bytes=settings.import_sync_bytes,
+    )
     heartbeats = Heartbeats(
         acceptor=acceptor, bus=bus, clock=clock, instance=instance, every_s=settings.acceptance.heartbeat_s
     )
@@ -121,6 +137,7 @@ def build(platform: Platform) -> Service:
     app.include_router(
         readings_api.build_router(readings=Readings(db), topology=topology, db=db, polling=settings.polling)
     )
+    app.include_router(imports_api.build_router(imports=imports, submissions=submissions, topology=topology))
 
     async def registry_read() -> None:
         if not registry_tail.ready:
@@ -142,6 +159,7 @@ def build(platform: Platform) -> Service:
             Worker("ingest.spool", acceptor.drain),
             Worker("ingest.history", history.run),
             Worker("ingest.rejected", rejected.run),
+            Worker("ingest.parked", submissions.run),
             Worker("ingest.lines", lines.run),
             Worker("ingest.status", status.run),
             Worker("ingest.heartbeats", heartbeats.run),

@@ -80,7 +80,7 @@ class IngestSettings(SettingsModel):
     history: HistorySettings = HistorySettings()
     profile_dirs: tuple[Path, ...] = Field(default=(), description="JSON list of folders with more device profiles")
     import_sync_bytes: int = Field(
-        default=256 * 1024,
+        default=64 * 1024,
         ge=0,
         description="an import up to this size is done at once, a larger one by the job worker",
     )

@@ -54,6 +54,7 @@ class Normaliser:
     """Turns raw numbers of one profile's points into a report's points; made once per profile and used often."""
 
     def __init__(self, profile: DeviceProfile) -> None:
+        self._profile = profile
         self._converts = {name: _convert(point) for name, point in profile.points.items()}
         self._copies = {name: point.copy_of for name, point in profile.points.items() if point.copy_of is not None}
         self._applies = profile.ratio_applies_to
@@ -73,7 +74,7 @@ class Normaliser:
         factors: dict[Quantity, float] = {
             quantity: ratios.of(quantity) for quantity in self._applies if quantity is not Quantity.ENERGY
         }
-        found = Measured(energy_ratio=self._energy_ratio(ratios))
+        found = Measured(energy_ratio=energy_ratio(self._profile, ratios))
         for name, number in raw.items():
             value, valid = self._converts[name](number)
             if not valid or value is None:
@@ -95,11 +96,13 @@ class Normaliser:
                     found.quality[name] = found.quality[source]
         return found
 
-    def _energy_ratio(self, ratios: Ratios) -> float | None:
-        if Quantity.ENERGY not in self._applies:
-            return None
-        ratio = ratios.of(Quantity.ENERGY)
-        return None if ratio == 1.0 else ratio
+
+def energy_ratio(profile: DeviceProfile, ratios: Ratios) -> float | None:
+    """Return what energy registers still have to be multiplied with, None when nothing is left to do."""
+    if Quantity.ENERGY not in profile.ratio_applies_to:
+        return None
+    ratio = ratios.of(Quantity.ENERGY)
+    return None if ratio == 1.0 else ratio
 
 
 def four_quadrant_power_factor(raw: float) -> float:

@@ -235,11 +235,11 @@ class Registry:
             for entity in entities:
                 record = known.get(entity.id)
                 if record is not None and record.is_active and facts(current(record, now)) == facts(entity):
-                    counts.unchanged[entity.kind_of] += 1
+                    counts.unchanged[entity.kind_of.value] += 1
                     continue
                 _check_site(actor, sites[entity.id])
                 changes.append(Change(amended(record, entity), sites[entity.id]))
-                (counts.created if record is None else counts.changed)[entity.kind_of] += 1
+                (counts.created if record is None else counts.changed)[entity.kind_of.value] += 1
             if dry_run:
                 return counts
             for at in range(0, len(changes), SAVE_AT_A_TIME):

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import orjson
 import pytest
-from pyModbusTCP.server import DataBank, ModbusServer
+from pyModbusTCP.server import DataBank, ModbusServer  # type: ignore[import-untyped]
 
 from libs.common.bus import open_bus, topics
 from libs.common.bus.port import Received, StartAt

@@ -1,0 +1,160 @@
+"""Files and pushed reports over HTTP."""
+
+import gzip
+import zlib
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel
+
+from libs.common.errors import InvalidInput
+from libs.common.web import Cursor, Page
+from services.ingest.api.common import Limit, Reader, Writer, actor_of, allowed_sites
+from services.ingest.store.imports import Import
+from services.ingest.usecases.imports import Imports, Kind
+from services.ingest.usecases.submissions import Submissions, split_batch
+from services.ingest.usecases.topology import Topology
+
+MAX_REPORTS = 1000
+"""Reports in one push."""
+MAX_PUSH_BYTES = 16 << 20
+"""A pushed batch, unpacked. [B]"""
+
+
+class ImportOut(BaseModel):
+    """An import: what was asked, how far it is, what came of it."""
+
+    id: str
+    kind: str
+    file: str
+    actor: str
+    dry_run: bool
+    state: str
+    """queued, running, succeeded or failed."""
+    bytes: int
+    created_at: datetime
+    finished_at: datetime | None = None
+    done: int | None = None
+    """Lines that are committed, of a large one that runs."""
+    counts: dict[str, Any] | None = None
+    problems: list[dict[str, Any]] | None = None
+    """Wrong places: line, field, what was expected, what was found."""
+    detail: str | None = None
+    detail_zh: str | None = None
+
+
+class ProblemOut(BaseModel):
+    """Why one report of a batch was not taken."""
+
+    index: int
+    reason: str
+    detail: str
+    detail_zh: str | None = None
+
+
+class PushOut(BaseModel):
+    """What became of a pushed batch; everything in it is durable when this is answered."""
+
+    accepted: int
+    late: int
+    duplicate: int
+    parked: int
+    """Of devices that the registry does not know yet: kept for a minute, then rejected."""
+    rejected: int
+    problems: list[ProblemOut]
+
+
+def build_router(*, imports: Imports, submissions: Submissions, topology: Topology) -> APIRouter:
+    """Return the router."""
+    router = APIRouter(prefix="/api/v1", tags=["imports"])
+
+    @router.post("/imports", status_code=201, response_model_exclude_none=True)
+    async def start_import(
+        request: Request,
+        response: Response,
+        principal: Writer,
+        kind: Kind = "registry",
+        file: Annotated[str, Query(max_length=200, pattern=r"^[^/\\\x00-\x1f]+$", description="its name")] = "upload",
+        dry_run: bool = False,
+    ) -> ImportOut:
+        """Import a registry file (YAML) or an archive of readings (one JSON object a line); the body is the file.
+
+        Plain or gzip. A small file is done when this answers (201, or 400 with every wrong place); a large one is
+        queued (202): ask again under ``Location``.
+        """
+        found = await imports.start(
+            kind, file, await request.body(), actor_of(principal, request, topology), dry_run=dry_run
+        )
+        response.headers["location"] = f"/api/v1/imports/{found.id}"
+        response.status_code = 202 if found.state == "queued" else 201
+        return _shown(found)
+
+    @router.get("/imports", response_model_exclude_none=True)
+    async def list_imports(_: Reader, cursor: Cursor = None, limit: Limit = 50) -> Page[ImportOut]:
+        """Return imports, the youngest first."""
+        found = await imports.page(before=cursor, limit=limit + 1)
+        items = [_shown(one) for one in found[:limit]]
+        return Page(items=items, next_cursor=items[-1].id if len(found) > limit else None)
+
+    @router.get("/imports/{import_id}", response_model_exclude_none=True)
+    async def get_import(import_id: str, _: Reader) -> ImportOut:
+        """Return one import."""
+        return _shown(await imports.get(import_id))
+
+    @router.post("/readings", tags=["readings"])
+    async def push(request: Request, principal: Writer) -> PushOut:
+        """Take one report or an array of up to 1,000 (JSON, plain or gzip), live.
+
+        A report: ``device_id``, ``source_time`` (RFC 3339 with offset), ``points`` (name to number), and if need be
+        ``units`` (name to unit), ``quality``, ``seq``, ``message_id``. 503 means that nothing is promised: send again.
+        """
+        raws = split_batch(_plain(await request.body()))
+        if len(raws) > MAX_REPORTS:
+            raise InvalidInput(
+                f"{len(raws)} reports in one push, expected at most {MAX_REPORTS}",
+                message_zh=f"单次推送 {len(raws)} 条,最多 {MAX_REPORTS} 条",
+            )
+        allowed = allowed_sites(principal, topology, request)
+        answer = await submissions.submit(
+            raws,
+            source=f"{principal.kind}:{principal.subject}",
+            may=lambda site: allowed is None or site in allowed,
+        )
+        return PushOut(
+            accepted=answer.accepted,
+            late=answer.late,
+            duplicate=answer.duplicate,
+            parked=answer.parked,
+            rejected=answer.rejected,
+            problems=[
+                ProblemOut(index=one.index, reason=one.reason, detail=one.detail, detail_zh=one.detail_zh)
+                for one in answer.problems
+            ],
+        )
+
+    return router
+
+
+def _shown(found: Import) -> ImportOut:
+    return ImportOut(**{name: getattr(found, name) for name in ImportOut.model_fields})
+
+
+def _plain(body: bytes) -> bytes:
+    """Return a body unpacked, up to a bound.
+
+    Raises:
+        InvalidInput: It is damaged, or becomes too large.
+    """
+    if not body.startswith(b"\x1f\x8b"):
+        return body
+    try:
+        unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        plain = unpacker.decompress(body, MAX_PUSH_BYTES)
+    except (zlib.error, gzip.BadGzipFile) as exc:
+        raise InvalidInput(f"the body is no undamaged gzip: {exc}", message_zh="gzip 数据损坏") from exc
+    if unpacker.unconsumed_tail or not unpacker.eof:
+        raise InvalidInput(
+            f"the body is cut off, or becomes larger than {MAX_PUSH_BYTES} bytes", message_zh="gzip 数据不完整或过大"
+        )
+    return plain

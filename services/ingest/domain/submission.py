@@ -1,0 +1,189 @@
+"""Reports that somebody else sends us as JSON: read strictly, so that nothing wrong becomes a number.
+
+One object is one report: ``device_id``, ``source_time`` (RFC 3339 with an offset), ``points`` (name to number or
+null) and, if need be, ``units`` (name to the unit the number is in), ``quality``, ``seq``, ``message_id``. What
+a reading on the bus carries besides is accepted and, apart from the ratios, ignored: the registry knows better.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from libs.common.contracts.registry import Device
+from libs.common.contracts.telemetry import Quality, RejectReason
+from libs.common.ids import DeviceId, LineId, SiteId
+from libs.common.points import POINTS, is_point_name
+from libs.common.profiles import DeviceProfile
+from libs.common.units import UnknownUnit, convert
+from services.ingest.domain.acceptance import Refused
+from services.ingest.domain.normalise import Ratios, energy_ratio
+from services.ingest.domain.report import Report
+
+MAX_POINTS = 500
+"""Points in one report, as the topic's contract has it."""
+_NO_NUMBER = re.compile(rb"[:\[,]\s*-?(NaN|Infinity)\b")
+_RATIOS = ("ct_ratio", "pt_ratio", "energy_ratio")
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A report as it was sent, read but not yet believed."""
+
+    device_id: str
+    source_time: datetime
+    points: Mapping[str, float | None]
+    """In canonical units."""
+    quality: Mapping[str, Quality] = field(default_factory=dict)
+    seq: int | None = None
+    message_id: str | None = None
+    ratios: Mapping[str, float] = field(default_factory=dict)
+    """Those that were sent along."""
+
+
+def parse_submission(raw: bytes) -> Submission | Refused:
+    """Return what one JSON object says, or why it is not taken."""
+    try:
+        payload = orjson.loads(raw)
+    except orjson.JSONDecodeError as exc:
+        if _NO_NUMBER.search(raw):
+            return _refused(RejectReason.NOT_A_NUMBER, "points: NaN and Infinity are no numbers", "数值为 NaN 或无穷大")
+        return _refused(RejectReason.UNDECODABLE, f"expected JSON, {exc}", f"不是合法的 JSON:{exc}")
+    return read_submission(payload)
+
+
+def read_submission(payload: Any) -> Submission | Refused:
+    """Return what parsed JSON says, or why it is not taken."""
+    if not isinstance(payload, dict):
+        return _refused(RejectReason.UNDECODABLE, "expected a JSON object", "应为 JSON 对象")
+    for name in ("device_id", "source_time", "points"):
+        if payload.get(name) is None:
+            return _refused(RejectReason.MISSING_FIELD, f"{name}: the field is missing", f"缺少字段 {name}")
+    device_id, sent = payload["device_id"], payload["points"]
+    if not isinstance(device_id, str) or not 1 <= len(device_id) <= 64:
+        return _refused(RejectReason.UNDECODABLE, "device_id: expected text", "device_id 应为文本")
+    if not isinstance(sent, dict) or not 1 <= len(sent) <= MAX_POINTS:
+        return _refused(RejectReason.UNDECODABLE, f"points: expected an object of 1 to {MAX_POINTS}", "points 应为对象")
+    time = _time(payload["source_time"])
+    if time is None:
+        return _refused(
+            RejectReason.UNREADABLE_TIME,
+            f"source_time: expected RFC 3339 with an offset, found {payload['source_time']!r}",
+            f"source_time 无法识别:{payload['source_time']!r}",
+        )
+    units = payload.get("units") or {}
+    if not isinstance(units, dict):
+        return _refused(RejectReason.UNDECODABLE, "units: expected an object", "units 应为对象")
+    points: dict[str, float | None] = {}
+    for name, value in sent.items():
+        found = _number(name, value, units.get(name))
+        if isinstance(found, Refused):
+            return found
+        points[name] = found
+    quality = _quality(payload.get("quality") or {}, points)
+    if isinstance(quality, Refused):
+        return quality
+    seq, message_id = payload.get("seq"), payload.get("message_id")
+    return Submission(
+        device_id=device_id,
+        source_time=time,
+        points=points,
+        quality=quality,
+        seq=seq if isinstance(seq, int) and not isinstance(seq, bool) else None,
+        message_id=message_id if isinstance(message_id, str) else None,
+        ratios={name: float(payload[name]) for name in _RATIOS if _is_ratio(payload.get(name))},
+    )
+
+
+def report_of(
+    submission: Submission, device: Device, profile: DeviceProfile | None, received_at: datetime, driver: str
+) -> Report:
+    """Return the report of a device that the registry knows."""
+    ct_ratio = submission.ratios.get("ct_ratio", device.ct_ratio)
+    pt_ratio = submission.ratios.get("pt_ratio", device.pt_ratio)
+    derived = None if profile is None else energy_ratio(profile, Ratios(ct_ratio, pt_ratio))
+    return Report(
+        device_id=DeviceId(device.id),
+        site_id=SiteId(device.site),
+        source_time=submission.source_time,
+        received_at=received_at,
+        driver=driver,
+        points=submission.points,
+        quality=submission.quality,
+        seq=submission.seq,
+        message_id=submission.message_id,
+        line_id=None if device.line is None else LineId(device.line),
+        profile=device.profile,
+        profile_version=None if profile is None else profile.version,
+        ct_ratio=ct_ratio,
+        pt_ratio=pt_ratio,
+        energy_ratio=submission.ratios.get("energy_ratio", derived),
+    )
+
+
+def unknown_device(device_id: str) -> Refused:
+    """Return why a report of a device that is not in the registry is not taken."""
+    return _refused(
+        RejectReason.UNKNOWN_DEVICE,
+        f"device_id: there is no device {device_id!r} at that time",
+        f"设备 {device_id!r} 在该时间不存在",
+    )
+
+
+def _time(value: object) -> datetime | None:
+    if not isinstance(value, str):
+        return None
+    try:
+        found = datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return None if found.tzinfo is None else found.astimezone(UTC)
+
+
+def _number(name: str, value: object, unit: object) -> float | Refused | None:
+    if not is_point_name(name):
+        return _refused(RejectReason.UNKNOWN_POINT, f"points.{name}: no such point", f"未知测点 {name}")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return _refused(
+            RejectReason.NOT_A_NUMBER, f"points.{name}: expected a number, found {value!r}", f"测点 {name} 的值不是数字"
+        )
+    if unit is None or name not in POINTS:
+        return float(value)
+    try:
+        return convert(float(value), str(unit), POINTS[name].unit)
+    except UnknownUnit as exc:
+        return _refused(
+            RejectReason.WRONG_UNIT,
+            f"units.{name}: expected {POINTS[name].unit} or a unit that converts to it, found {unit!r}: {exc.message}",
+            f"测点 {name} 的单位 {unit!r} 有误,应为 {POINTS[name].unit}",
+        )
+
+
+def _quality(sent: object, points: Mapping[str, float | None]) -> dict[str, Quality] | Refused:
+    """Return the flags that were sent, and ``suspect`` for what lies outside the plausible range."""
+    if not isinstance(sent, dict) or any(flag not in list(Quality) for flag in sent.values()):
+        return _refused(
+            RejectReason.UNDECODABLE, f"quality: expected flags out of {', '.join(Quality)}", "quality 标志无效"
+        )
+    flags = {name: Quality(flag) for name, flag in sent.items() if name in points}
+    for name, value in points.items():
+        point = POINTS.get(name)
+        if value is None:
+            flags.setdefault(name, Quality.INVALID)
+        elif point is not None and not point.is_plausible(value):
+            flags.setdefault(name, Quality.SUSPECT)
+    return flags
+
+
+def _is_ratio(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+
+
+def _refused(reason: RejectReason, detail: str, detail_zh: str) -> Refused:
+    return Refused(reason, detail, detail_zh)

@@ -1,0 +1,73 @@
+"""Long work of ingest, done by the job worker: imports too large for the service's own loop."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from libs.common.jobs import Handler, JobContext
+from libs.common.jobworker import run_worker
+from libs.common.profiles import ProfileCatalogue
+from libs.common.settings import load_section
+from services.ingest.domain.acceptance import Limits
+from services.ingest.settings import IngestSettings
+from services.ingest.usecases.imports import READINGS_JOB, REGISTRY_JOB, Imports, Kind
+from services.ingest.usecases.registry import Registry
+
+
+async def _import(context: JobContext, kind: Kind) -> Mapping[str, Any]:
+    settings = load_section("ingest", IngestSettings)
+    catalogue = ProfileCatalogue.load(settings.profile_dirs)
+
+    def published() -> None:
+        """The relay, which runs in another process, looks by itself."""
+
+    registry = Registry(context.db, context.clock, catalogue, published)
+    imports = Imports(
+        db=context.db,
+        clock=context.clock,
+        registry=registry,
+        catalogue=catalogue,
+        limits=limits_of(settings),
+        published=published,
+    )
+    payload = context.job.payload
+    return await imports.run(
+        payload["import_id"],
+        kind,
+        payload["file"],
+        context.body or b"",
+        payload["actor"],
+        dry_run=payload["dry_run"],
+        progress=context.progress,
+        done=context.job.done,
+    )
+
+
+async def _import_registry(context: JobContext) -> Mapping[str, Any]:
+    return await _import(context, "registry")
+
+
+async def _import_readings(context: JobContext) -> Mapping[str, Any]:
+    return await _import(context, "readings")
+
+
+def limits_of(settings: IngestSettings) -> Limits:
+    """Return what is believed of a report."""
+    return Limits(
+        max_skew_s=settings.acceptance.max_skew_s,
+        max_future_s=settings.acceptance.max_future_s,
+        max_lateness_s=settings.acceptance.max_lateness_s,
+        max_age_s=settings.history.retention_days * 86400.0,
+    )
+
+
+JOB_HANDLERS: Mapping[str, Handler] = {REGISTRY_JOB: _import_registry, READINGS_JOB: _import_readings}
+
+
+def main() -> int:
+    """Run ingest's job worker alone; return the exit code."""
+    return run_worker({"ingest": JOB_HANDLERS})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

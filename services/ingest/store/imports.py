@@ -1,0 +1,140 @@
+"""Imports as resources, and reports that wait for their device to become known."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from libs.common.db import ReadConn, WriteConn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Import:
+    """One import: what was asked, how far it is, what came of it."""
+
+    id: str
+    kind: str
+    file: str
+    actor: str
+    dry_run: bool
+    state: str
+    bytes: int
+    created_at: datetime
+    job_id: str | None = None
+    counts: Mapping[str, Any] | None = None
+    problems: Sequence[Mapping[str, Any]] | None = None
+    detail: str | None = None
+    detail_zh: str | None = None
+    finished_at: datetime | None = None
+    done: int | None = None
+    """Lines or entities that are done, while it runs."""
+
+
+async def insert(conn: WriteConn, found: Import) -> None:
+    """Keep a new import."""
+    await conn.execute(
+        """
+        insert into imports (id, kind, file, actor, dry_run, state, bytes, job_id, counts, problems, detail, detail_zh,
+                             created_at, finished_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+        """,
+        found.id, found.kind, found.file, found.actor, found.dry_run, found.state, found.bytes, found.job_id,
+        found.counts, found.problems, found.detail, found.detail_zh, found.created_at, found.finished_at,
+    )  # fmt: skip
+
+
+async def finish(
+    conn: WriteConn,
+    import_id: str,
+    *,
+    state: str,
+    at: datetime,
+    counts: Mapping[str, Any] | None = None,
+    problems: Sequence[Mapping[str, Any]] | None = None,
+    detail: str | None = None,
+    detail_zh: str | None = None,
+) -> None:
+    """Note what came of an import."""
+    await conn.execute(
+        """
+        update imports set state = $2, finished_at = $3, counts = $4, problems = $5, detail = $6, detail_zh = $7
+         where id = $1
+        """,
+        import_id,
+        state,
+        at,
+        counts,
+        problems,
+        detail,
+        detail_zh,
+    )
+
+
+async def fetch(conn: ReadConn, import_id: str) -> Import | None:
+    """Return an import, None when there is none."""
+    found = await fetch_page(conn, before=None, limit=1, import_id=import_id)
+    return found[0] if found else None
+
+
+async def fetch_page(conn: ReadConn, *, before: str | None, limit: int, import_id: str | None = None) -> list[Import]:
+    """Return imports, the youngest first, below the id ``before``; a job that has ended badly ends its import."""
+    rows = await conn.fetch(
+        """
+        select i.id, i.kind, i.file, i.actor, i.dry_run, i.bytes, i.job_id, i.counts, i.problems, i.created_at,
+               case when i.state in ('queued', 'running') and j.state is not null then j.state else i.state end
+                   as state,
+               coalesce(i.detail, j.error->>'detail', j.note) as detail,
+               coalesce(i.detail_zh, j.error->>'detail_zh') as detail_zh,
+               coalesce(i.finished_at, j.finished_at) as finished_at, j.done
+          from imports i left join jobs j on j.id = i.job_id
+         where ($1::text is null or i.id < $1) and ($3::text is null or i.id = $3)
+         order by i.id desc
+         limit $2
+        """,
+        before,
+        limit,
+        import_id,
+    )
+    return [Import(**dict(row.items())) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A report of a device that the registry does not know yet."""
+
+    id: str
+    device_id: str
+    source: str
+    received_at: datetime
+    until: datetime
+    raw: bytes
+
+
+async def park(conn: WriteConn, reports: Sequence[Parked]) -> None:
+    """Keep reports until their time is up."""
+    await conn.executemany(
+        "insert into parked (id, device_id, source, received_at, until, raw) values ($1, $2, $3, $4, $5, $6)",
+        [(one.id, one.device_id, one.source, one.received_at, one.until, one.raw) for one in reports],
+    )
+
+
+async def take_parked(conn: WriteConn, *, now: datetime, known: Sequence[str], limit: int) -> list[Parked]:
+    """Remove and return parked reports whose time is up or whose device is known; oldest first."""
+    rows = await conn.fetch(
+        """
+        delete from parked where id in (
+               select id from parked where until <= $1 or device_id = any($2::text[])
+                order by received_at limit $3 for update skip locked)
+        returning id, device_id, source, received_at, until, raw
+        """,
+        now,
+        known,
+        limit,
+    )
+    return sorted((Parked(**dict(row.items())) for row in rows), key=lambda one: (one.received_at, one.id))
+
+
+async def fetch_parked_devices(conn: ReadConn) -> dict[str, int]:
+    """Return the devices that reports are parked for, and how many."""
+    rows = await conn.fetch("select device_id, count(*) as reports from parked group by device_id")
+    return {row["device_id"]: row["reports"] for row in rows}

@@ -1,0 +1,347 @@
+"""Imports: a registry file, taken whole or not at all; an archive of readings, line by line.
+
+Small ones are done at once. Large ones are jobs: a process of its own works them off, may die at any line, and
+goes on behind the last line that is committed.
+"""
+
+import asyncio
+import gzip
+import io
+import logging
+import zlib
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Literal
+
+from libs.common import jobs
+from libs.common.bus import outbox, topics
+from libs.common.bus.port import Message
+from libs.common.clock import Clock
+from libs.common.contracts.registry import Device, DeviceRecord
+from libs.common.contracts.telemetry import RejectReason
+from libs.common.db import Database
+from libs.common.errors import InvalidFile, InvalidInput, NotFound, Problem
+from libs.common.ids import DeviceId, new_id
+from libs.common.profiles import ProfileCatalogue
+from libs.common.registry import parse_registry_yaml
+from services.ingest import metrics
+from services.ingest.bus import reading_message, rejected_message
+from services.ingest.domain.acceptance import Limits, Refused, judge
+from services.ingest.domain.report import Rejection, Report
+from services.ingest.domain.submission import Submission, parse_submission, report_of, unknown_device
+from services.ingest.store import imports as store
+from services.ingest.store import registry as registry_store
+from services.ingest.store.imports import Import
+from services.ingest.usecases.registry import Actor, Registry
+from services.ingest.usecases.topology import in_use
+
+logger = logging.getLogger(__name__)
+
+Kind = Literal["registry", "readings"]
+
+REGISTRY_JOB = "import.registry"
+READINGS_JOB = "import.readings"
+LINES_AT_A_TIME = 500
+MAX_UNPACKED_BYTES = 1 << 30
+"""A compressed file may become this large, and no larger. [B]"""
+MAX_LINE_BYTES = 256 * 1024
+MAX_PROBLEMS = 100
+"""Wrong lines that are shown with the import; all of them are listed under ``/api/v1/rejected``."""
+DRIVER = "import"
+
+Progress = Callable[[int], Awaitable[None]]
+
+
+class UnknownImport(NotFound):
+    """There is no such import."""
+
+    code = "unknown_import"
+    title_zh = "导入任务不存在"
+
+
+@dataclass(slots=True)
+class ReadingsResult:
+    """What became of the lines of an archive."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    problems: list[dict[str, Any]] = field(default_factory=list)
+
+    def refuse(self, line: int, refused: Refused) -> None:
+        """Count a line that was not taken, and show the first of them."""
+        self.counts["rejected"] += 1
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(
+                {"line": line, "field": refused.reason, "expected": refused.detail, "expected_zh": refused.detail_zh}
+            )
+
+
+class Imports:
+    """Takes files, at once or as jobs."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        clock: Clock,
+        registry: Registry,
+        catalogue: ProfileCatalogue,
+        limits: Limits,
+        published: Callable[[], None],
+        sync_bytes: int = 0,
+    ) -> None:
+        self._db = db
+        self._clock = clock
+        self._registry = registry
+        self._catalogue = catalogue
+        self._limits = limits
+        self._published = published
+        self._sync_bytes = sync_bytes
+
+    async def start(self, kind: Kind, file: str, body: bytes, actor: Actor, *, dry_run: bool) -> Import:
+        """Do a small import, or put a large one into the queue.
+
+        Raises:
+            InvalidFile: A small file is wrong; nothing of it was taken, and the import is on record as failed.
+        """
+        if actor.sites is not None:
+            raise InvalidInput("imports are for those who see all sites", message_zh="仅不限局站的账号可以导入")
+        at_once = len(body) <= self._sync_bytes
+        found = Import(
+            id=new_id(),
+            kind=kind,
+            file=file,
+            actor=actor.name,
+            dry_run=dry_run,
+            state="running" if at_once else "queued",
+            bytes=len(body),
+            created_at=self._clock.now(),
+        )
+        if not at_once:
+            async with self._db.write() as conn:
+                job = REGISTRY_JOB if kind == "registry" else READINGS_JOB
+                payload = {"import_id": found.id, "file": file, "dry_run": dry_run, "actor": actor.name}
+                job_id = await jobs.enqueue(conn, job, payload, actor=actor.name, body=body)
+                found = replace(found, job_id=job_id)
+                await store.insert(conn, found)
+            return found
+        async with self._db.write() as conn:
+            await store.insert(conn, found)
+        await self.run(found.id, kind, file, body, actor.name, dry_run=dry_run, progress=_no_progress)
+        return await self.get(found.id)
+
+    async def run(
+        self,
+        import_id: str,
+        kind: Kind,
+        file: str,
+        body: bytes,
+        actor: str,
+        *,
+        dry_run: bool,
+        progress: Progress,
+        done: int = 0,
+    ) -> Mapping[str, Any]:
+        """Do an import and keep what came of it; return its counts.
+
+        Raises:
+            InvalidFile: The file is wrong; that is kept too.
+        """
+        try:
+            if kind == "registry":
+                counts, problems = await self.take_registry(file, body, actor, dry_run=dry_run), []
+            else:
+                result = await self.take_readings(file, body, dry_run=dry_run, progress=progress, done=done)
+                counts, problems = dict(result.counts), result.problems
+        except InvalidFile as exc:
+            async with self._db.write() as conn:
+                await store.finish(
+                    conn,
+                    import_id,
+                    state="failed",
+                    at=self._clock.now(),
+                    problems=[problem.as_dict() for problem in exc.problems],
+                    detail=exc.message,
+                    detail_zh=exc.message_zh,
+                )
+            exc.facts["import_id"] = import_id
+            raise
+        async with self._db.write() as conn:
+            await store.finish(
+                conn, import_id, state="succeeded", at=self._clock.now(), counts=counts, problems=problems
+            )
+        return counts
+
+    async def get(self, import_id: str) -> Import:
+        """Return an import.
+
+        Raises:
+            UnknownImport: There is none.
+        """
+        async with self._db.read() as conn:
+            found = await store.fetch(conn, import_id)
+        if found is None:
+            raise UnknownImport(f"there is no import {import_id}", message_zh=f"导入任务 {import_id} 不存在")
+        return found
+
+    async def page(self, *, before: str | None, limit: int) -> list[Import]:
+        """Return imports, the youngest first."""
+        async with self._db.read() as conn:
+            return await store.fetch_page(conn, before=before, limit=limit)
+
+    async def take_registry(self, file: str, body: bytes, actor: str, *, dry_run: bool) -> dict[str, Any]:
+        """Take a registry file, all of it or nothing.
+
+        Raises:
+            InvalidFile: It is wrong.
+        """
+        try:
+            text = b"".join(_unpacked(body, file)).decode("utf-8-sig")
+        except UnicodeDecodeError as exc:
+            raise InvalidFile(file, [Problem(line=None, field="file", expected="UTF-8 text", found=exc)]) from exc
+        entities = await asyncio.to_thread(
+            parse_registry_yaml,
+            text,
+            file,
+            valid_from=self._clock.now(),
+            changed_by=f"import:{file}",
+            known=await self._registry.known(),
+            profiles=self._catalogue,
+        )
+        counts = await self._registry.take(entities, Actor(name=actor, door="import"), dry_run=dry_run, note=file)
+        return counts.as_dict()
+
+    async def take_readings(
+        self, file: str, body: bytes, *, dry_run: bool, progress: Progress, done: int = 0
+    ) -> ReadingsResult:
+        """Take an archive of readings, one JSON object a line; wrong lines are rejected, the others go in.
+
+        Args:
+            file: Its name.
+            body: Plain or gzip.
+            dry_run: Count only.
+            progress: Told the number of lines that are committed.
+            done: Lines that an earlier attempt has committed; they are counted as ``skipped``.
+
+        Raises:
+            InvalidFile: It cannot be unpacked.
+        """
+        result = ReadingsResult()
+        chunk: list[tuple[int, bytes]] = []
+        for number, line in enumerate(_lines(body, file), start=1):
+            if number <= done:
+                result.counts["skipped"] += 1
+                continue
+            if line.strip():
+                chunk.append((number, line))
+            if len(chunk) == LINES_AT_A_TIME:
+                await self._take_chunk(file, chunk, result, dry_run=dry_run)
+                await progress(number)
+                chunk = []
+        await self._take_chunk(file, chunk, result, dry_run=dry_run)
+        return result
+
+    async def _take_chunk(
+        self, file: str, chunk: Sequence[tuple[int, bytes]], result: ReadingsResult, *, dry_run: bool
+    ) -> None:
+        if not chunk:
+            return
+        now = self._clock.now()
+        read = [(number, line, _parsed(line)) for number, line in chunk]
+        devices = await self._devices({found.device_id for _, _, found in read if isinstance(found, Submission)})
+        messages: list[Message] = []
+        for number, line, found in read:
+            report = self._report(found, devices, now) if isinstance(found, Submission) else found
+            if isinstance(report, Report):
+                verdict = judge(report, None, self._limits, history=True)
+                report = verdict if isinstance(verdict, Refused) else verdict.report
+            if isinstance(report, Refused):
+                result.refuse(number, report)
+                device_id = found.device_id if isinstance(found, Submission) else None
+                messages.append(rejected_message(_rejection(report, line, file, number, now, device_id)))
+                metrics.REJECTED.labels(report.reason).inc()
+                continue
+            result.counts["accepted"] += 1
+            metrics.POINTS.labels(DRIVER, "late").inc(len(report.points))
+            messages.append(reading_message(report, topics.BACKFILL))
+        if dry_run:
+            return
+        async with self._db.write() as conn:
+            await outbox.put(conn, messages)
+        self._published()
+
+    async def _devices(self, ids: set[str]) -> dict[str, DeviceRecord]:
+        async with self._db.read() as conn:
+            records = await registry_store.fetch_records(conn, sorted(ids))
+        return {found: record for found, record in records.items() if isinstance(record, DeviceRecord)}
+
+    def _report(self, found: Submission, devices: Mapping[str, DeviceRecord], now: datetime) -> Report | Refused:
+        record = devices.get(found.device_id)
+        device: Device | None = None if record is None else record.at(found.source_time)
+        if device is None or not in_use(device, found.source_time):
+            return unknown_device(found.device_id)
+        profile = None if device.profile is None else self._catalogue.find(device.profile, device.profile_version)
+        return report_of(found, device, profile, now, DRIVER)
+
+
+def _parsed(line: bytes) -> Submission | Refused:
+    if len(line) > MAX_LINE_BYTES:
+        return Refused(RejectReason.TOO_LARGE, f"expected a line of at most {MAX_LINE_BYTES} bytes", "该行超出长度限制")
+    return parse_submission(line)
+
+
+def _rejection(
+    refused: Refused, line: bytes, file: str, number: int, now: datetime, device_id: str | None
+) -> Rejection:
+    return Rejection(
+        reason=refused.reason,
+        source=f"import:{file}",
+        received_at=now,
+        raw=line,
+        detail=f"line {number}: {refused.detail}",
+        detail_zh=f"第 {number} 行:{refused.detail_zh}",
+        device_id=None if device_id is None else DeviceId(device_id),
+        driver=DRIVER,
+        content_type="application/json",
+    )
+
+
+def _unpacked(body: bytes, file: str) -> Iterator[bytes]:
+    """Yield a file in pieces, unpacked when it is gzip, up to a bound.
+
+    Raises:
+        InvalidFile: It is damaged, or becomes too large.
+    """
+    if not body.startswith(b"\x1f\x8b"):
+        yield body
+        return
+    total = 0
+    try:
+        with gzip.GzipFile(fileobj=io.BytesIO(body)) as unpacked:
+            while piece := unpacked.read(1 << 20):
+                total += len(piece)
+                if total > MAX_UNPACKED_BYTES:
+                    expected = f"at most {MAX_UNPACKED_BYTES} bytes when unpacked"
+                    raise InvalidFile(file, [Problem(line=None, field="file", expected=expected)])
+                yield piece
+    except (OSError, EOFError, zlib.error) as exc:
+        raise InvalidFile(file, [Problem(line=None, field="file", expected="an undamaged gzip", found=exc)]) from exc
+
+
+def _lines(body: bytes, file: str) -> Iterator[bytes]:
+    """Yield the lines of a file; one that never ends is cut into pieces, which are rejected as too large."""
+    rest = b""
+    for piece in _unpacked(body, file):
+        rest += piece
+        *whole, rest = rest.split(b"\n")
+        yield from whole
+        while len(rest) > 2 * MAX_LINE_BYTES:
+            yield rest[: MAX_LINE_BYTES + 1]
+            rest = rest[MAX_LINE_BYTES + 1 :]
+    if rest:
+        yield rest
+
+
+async def _no_progress(_: int) -> None:
+    return None

@@ -1,0 +1,206 @@
+"""Reports that arrive as JSON, live: checked like every reading, parked while their device is not known yet."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import orjson
+
+from libs.common.clock import Clock
+from libs.common.db import Database
+from libs.common.errors import Unavailable
+from libs.common.ids import DeviceId, new_id
+from libs.common.profiles import ProfileCatalogue
+from services.ingest import metrics
+from services.ingest.domain.acceptance import Refused
+from services.ingest.domain.report import Rejection, Report
+from services.ingest.domain.submission import Submission, parse_submission, report_of, unknown_device
+from services.ingest.store import imports as store
+from services.ingest.store.imports import Parked
+from services.ingest.usecases.acceptor import Acceptor, Outcome
+from services.ingest.usecases.topology import Topology, in_use
+
+logger = logging.getLogger(__name__)
+
+DRIVER = "push"
+LOOK_S = 1.0
+PARKED_AT_A_TIME = 500
+
+
+@dataclass(slots=True)
+class Problem:
+    """Why one report of a batch was not taken."""
+
+    index: int
+    reason: str
+    detail: str
+    detail_zh: str | None = None
+
+
+@dataclass(slots=True)
+class Answer:
+    """What became of a batch."""
+
+    accepted: int = 0
+    late: int = 0
+    duplicate: int = 0
+    parked: int = 0
+    rejected: int = 0
+    problems: list[Problem] = field(default_factory=list)
+
+
+class Submissions:
+    """The door for reports in JSON."""
+
+    def __init__(
+        self,
+        *,
+        acceptor: Acceptor,
+        topology: Topology,
+        catalogue: ProfileCatalogue,
+        db: Database,
+        clock: Clock,
+        park_s: float,
+    ) -> None:
+        self._acceptor = acceptor
+        self._topology = topology
+        self._catalogue = catalogue
+        self._db = db
+        self._clock = clock
+        self._park_s = park_s
+
+    async def submit(
+        self, raws: Sequence[bytes], *, source: str, may: Callable[[str], bool] = lambda site: True
+    ) -> Answer:
+        """Take a batch; return once all of it is durable, parked or rejected on record.
+
+        Args:
+            raws: One JSON object each, in order.
+            source: Address or key of the sender.
+            may: Whether the sender may report for a site.
+
+        Raises:
+            SpoolFull, DatabaseUnavailable: Not all of it was taken; send it again.
+        """
+        now = self._clock.now()
+        answer = Answer()
+        reports: list[Report] = []
+        places: list[int] = []
+        rejections: list[Rejection] = []
+        parked: list[Parked] = []
+        for index, raw in enumerate(raws):
+            found = self._read(raw, now, may)
+            if isinstance(found, Report):
+                reports.append(found)
+                places.append(index)
+            elif isinstance(found, Submission):
+                until = now + timedelta(seconds=self._park_s)
+                parked.append(Parked(new_id(), found.device_id, source, now, until, raw))
+            else:
+                rejections.append(_rejection(found, raw, source, now))
+                answer.problems.append(Problem(index, found.reason, found.detail, found.detail_zh))
+        if parked:
+            async with self._db.write() as conn:
+                await store.park(conn, parked)
+        if rejections:
+            await self._acceptor.reject(rejections)
+        for index, accepted in zip(places, await self._acceptor.accept(reports), strict=True):
+            match accepted.outcome:
+                case Outcome.ACCEPTED:
+                    answer.accepted += 1
+                case Outcome.LATE:
+                    answer.late += 1
+                case Outcome.DUPLICATE:
+                    answer.duplicate += 1
+                case Outcome.REJECTED:
+                    answer.rejected += 1
+                    answer.problems.append(Problem(index, "time", accepted.detail or ""))
+        answer.parked = len(parked)
+        answer.rejected += len(rejections)
+        answer.problems.sort(key=lambda problem: problem.index)
+        return answer
+
+    async def run(self, beat: Callable[[], None]) -> None:
+        """Settle what is parked, for ever."""
+        while True:
+            beat()
+            try:
+                if not await self.settle_once():
+                    await self._clock.sleep(LOOK_S)
+            except Unavailable as exc:
+                logger.debug("parked reports wait", extra={"reason": exc.message})
+                await self._clock.sleep(5 * LOOK_S)
+
+    async def settle_once(self) -> int:
+        """Accept the parked reports whose device is known now, reject those whose time is up; return how many."""
+        now = self._clock.now()
+        async with self._db.read() as conn:
+            waiting = await store.fetch_parked_devices(conn)
+        metrics.PARKED.set(sum(waiting.values()))
+        if not waiting:
+            return 0
+        known = [device_id for device_id in waiting if self._topology.device(device_id, now) is not None]
+        async with self._db.write() as conn:
+            # Gone from the table only when all of them are durable elsewhere: the transaction ends after that.
+            taken = await store.take_parked(conn, now=now, known=known, limit=PARKED_AT_A_TIME)
+            await self._settle(taken)
+        return len(taken)
+
+    async def _settle(self, taken: Sequence[Parked]) -> None:
+        reports: list[Report] = []
+        rejections: list[Rejection] = []
+        for one in taken:
+            found = self._read(one.raw, one.received_at, lambda site: True)
+            if isinstance(found, Report):
+                reports.append(found)
+            else:
+                refused = unknown_device(one.device_id) if isinstance(found, Submission) else found
+                rejections.append(_rejection(refused, one.raw, one.source, one.received_at))
+        if rejections:
+            await self._acceptor.reject(rejections)
+        await self._acceptor.accept(reports)
+
+    def _read(self, raw: bytes, now: datetime, may: Callable[[str], bool]) -> Report | Submission | Refused:
+        """Return a report, or a submission whose device is not known, or why it is refused."""
+        found = parse_submission(raw)
+        if isinstance(found, Refused):
+            return found
+        device = self._topology.device(found.device_id, now)
+        if device is None:
+            return found
+        if not in_use(device, now) or not may(device.site):
+            return unknown_device(found.device_id)
+        profile = None if device.profile is None else self._catalogue.find(device.profile, device.profile_version)
+        return report_of(found, device, profile, now, DRIVER)
+
+
+def split_batch(body: bytes) -> list[bytes]:
+    """Return the objects of a JSON array, or the one object, each as bytes of its own; what is no JSON stays whole."""
+    if not body.lstrip().startswith(b"["):
+        return [body]
+    try:
+        items = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return [body]
+    return [orjson.dumps(item) for item in items]
+
+
+def _rejection(refused: Refused, raw: bytes, source: str, now: datetime) -> Rejection:
+    device_id = None
+    try:
+        payload = orjson.loads(raw)
+        device_id = payload.get("device_id") if isinstance(payload, dict) else None
+    except orjson.JSONDecodeError:
+        pass
+    return Rejection(
+        reason=refused.reason,
+        source=source,
+        received_at=now,
+        raw=raw,
+        detail=refused.detail,
+        detail_zh=refused.detail_zh,
+        device_id=DeviceId(device_id) if isinstance(device_id, str) else None,
+        driver=DRIVER,
+        content_type="application/json",
+    )
