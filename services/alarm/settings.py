@@ -38,4 +38,4 @@ class AlarmSettings(SettingsModel):
     @property
     def classes(self) -> Mapping[str, str]:
         """Station class of the registry to class of the signal table."""
-        return {station_class: class_ for station_class, class_ in self.class_map.items()}
+        return {str(station_class): str(class_) for station_class, class_ in self.class_map.items()}

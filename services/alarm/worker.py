@@ -7,6 +7,7 @@ changes, the events in the outbox among it, is one transaction with the position
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from typing import Protocol
 
 from libs.common import metrics
 from libs.common.bus import outbox, topics
@@ -18,7 +19,7 @@ from libs.common.errors import Unavailable
 from libs.common.tracing import current_traceparent, span
 from services.alarm import bus, store
 from services.alarm.conditions import events_of, key_of
-from services.alarm.directory import RegistryDirectory
+from services.alarm.domain import engine
 from services.alarm.domain.engine import Changes, Engine, Limits
 from services.alarm.domain.model import LEVELS, SECOND_US, AlarmStep, Signal
 from services.alarm.domain.rulebook import RuleBook
@@ -42,13 +43,23 @@ ACTIVE = metrics.gauge("alarm_active", "Active alarms of the whole installation"
 CONDITIONS = metrics.counter("alarm_conditions_total", "Findings of the platform itself", ("phase",))
 
 
+class Directory(engine.Directory, Protocol):
+    """What judging asks of the registry."""
+
+    def take_changed(self) -> set[str]:
+        """Return the devices that the registry said something new about; they are forgotten here."""
+
+    def fed_by(self, load_id: str) -> list[str]:
+        """Return the devices that have no supply while the load has none."""
+
+
 class JudgeHandler:
     """Effects of readings, findings and events of control: see ``consumer.EffectHandler``."""
 
     def __init__(
         self,
         *,
-        directory: RegistryDirectory,
+        directory: Directory,
         clock: Clock,
         limits: Limits,
         class_map: Mapping[str, str],
