@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, get_args
 
 import orjson
 import typer
@@ -15,7 +15,7 @@ from libs.common.errors import InvalidInput, PlatformError
 from libs.common.log import setup_logging
 from libs.common.settings import load_common
 from libs.fieldsim.breaker import MOTOR_DELAY_S
-from libs.fieldsim.control_api import ControlServer, UnitCall, answer_facts
+from libs.fieldsim.control_api import ControlServer, UnitCall, UnitCommand, answer_facts
 from libs.fieldsim.demo import HISTORY_HOURS, HISTORY_PERIOD_S, Wishes, run_demo
 from libs.fieldsim.device import modbus_profile
 from libs.fieldsim.faults import parse_order
@@ -274,7 +274,7 @@ def poll_unit(
     command: Annotated[
         str,
         typer.Argument(
-            help="get-data, get-hisdata, get-fsuinfo, get-logininfo, get-threshold, "
+            help="get-data, get-hisdata, get-fsuinfo, get-logininfo, get-ftp, get-threshold, "
             "set-threshold, set-point, time-check or set-fsureboot."
         ),
     ] = "get-fsuinfo",
@@ -296,7 +296,7 @@ def poll_unit(
         points[device_id] = (*points.get(device_id, ()), point_id or messages.ALL_POINTS)
     now = datetime.now(UTC)
     name = command.upper().replace("-", "_")
-    if name not in messages.FROM_CENTRE:
+    if name not in get_args(UnitCommand):
         raise typer.BadParameter(f"unknown command {command}", param_hint="COMMAND")
     call = UnitCall.model_validate(
         {

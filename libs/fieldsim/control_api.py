@@ -43,22 +43,26 @@ class UnitUrl(BaseModel):
     url: str
 
 
+UnitCommand = Literal[
+    "GET_DATA",
+    "GET_HISDATA",
+    "GET_FSUINFO",
+    "GET_LOGININFO",
+    "GET_FTP",
+    "GET_THRESHOLD",
+    "SET_THRESHOLD",
+    "SET_POINT",
+    "TIME_CHECK",
+    "SET_FSUREBOOT",
+]
+
+
 class UnitCall(BaseModel):
     """A call of a unit."""
 
     model_config = ConfigDict(extra="forbid")
 
-    command: Literal[
-        "GET_DATA",
-        "GET_HISDATA",
-        "GET_FSUINFO",
-        "GET_LOGININFO",
-        "GET_THRESHOLD",
-        "SET_THRESHOLD",
-        "SET_POINT",
-        "TIME_CHECK",
-        "SET_FSUREBOOT",
-    ]
+    command: UnitCommand
     points: dict[str, tuple[str, ...]] | None = None
     """Device id to point ids; none: everything."""
     device_id: str = ""
@@ -79,6 +83,8 @@ class UnitCall(BaseModel):
                 return messages.get_fsuinfo(unit_id)
             case "GET_LOGININFO":
                 return messages.get_logininfo(unit_id)
+            case "GET_FTP":
+                return messages.get_ftp(unit_id)
             case "GET_THRESHOLD":
                 return messages.get_threshold(unit_id, points)
             case "SET_THRESHOLD":

@@ -15,6 +15,7 @@ from libs.common.profiles import Area, ProfileCatalogue
 from libs.common.registry.file import parse_registry_yaml
 from libs.common.testing.clock import FakeClock
 from libs.fieldsim.demo import Wishes, choose_ports, planned_events, registry_document
+from libs.fieldsim.faults import parse_order
 from libs.fieldsim.field import Field
 from libs.fieldsim.fieldfile import FieldFile, load_field_file
 from libs.fieldsim.history import past_reports, read_history, write_history
@@ -216,8 +217,6 @@ class TestHistory:
         assert len(set(registers[-5:])) == 1
 
     def test_a_wrong_device_clock_dates_the_reports(self) -> None:
-        from libs.fieldsim.faults import parse_order
-
         field = a_field()
         field.faults.place("meter-tianhe-it", parse_order("clock:offset_s=900"), NOW.timestamp())
         report = next(past_reports(field, until=NOW, hours=1, period_s=300, devices=["meter-tianhe-it"]))
@@ -259,7 +258,7 @@ class TestState:
         assert list(tmp_path.iterdir()) == [path]
 
     def test_devices_that_are_gone_are_forgotten(self) -> None:
-        a_field().restore({"devices": {"gone": {"closed": False}}, "loads": {"gone": []}})  # type: ignore[dict-item]
+        a_field().restore({"devices": {"gone": {"closed": False}}, "loads": {"gone": []}})
 
 
 class TestPorts:

@@ -59,12 +59,14 @@ def independent(profile: dict[str, Any], point: dict[str, Any], image: Image) ->
         return float(point["map"][raw & point.get("mask", 0xFFFF)])
     if point.get("encoding") == "schneider_4q_pf" and abs(raw) > 1:
         raw = math.copysign(2, raw) - raw
-    return float(raw * point["scale"] + point.get("offset", 0))
+    value: float = raw * point["scale"] + point.get("offset", 0)
+    return value
 
 
 def tolerance(point: dict[str, Any]) -> float:
     if not point["type"].startswith("float"):
-        return abs(point["scale"]) * 0.5001
+        half: float = point["scale"] * 0.5001
+        return half
     return RESOLUTION.get(point["unit"], 0.001) * 0.5001 + 3e-7 * 1000
 
 
