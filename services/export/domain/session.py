@@ -14,7 +14,11 @@ LOGOUT_ATTEMPTS = 5
 
 
 def let_in_or_refused(unit: Unit, reply: Registered, now: datetime) -> Unit:
-    """Return the unit after the centre's answer to its LOGIN."""
+    """Return the unit after the centre's answer to its LOGIN.
+
+    The interval counts from the answer, so that a slow way to the centre does not bring two LOGINs closer there.
+    """
+    unit = replace(unit, last_login_at=now)
     if not reply.accepted:
         return replace(
             unit,
@@ -59,11 +63,12 @@ def login_not_sent(
     )
 
 
-def login_unanswered(unit: Unit, reason: str) -> Unit:
+def login_unanswered(unit: Unit, reason: str, now: datetime) -> Unit:
     """Return the unit after a LOGIN without a usable answer; the next one waits for the whole interval."""
     return replace(
         unit,
         phase=Phase.NEW if unit.phase is Phase.NEW else Phase.LOST,
+        last_login_at=now,
         login_failures=unit.login_failures + 1,
         login_not_before=None,
         error=reason,

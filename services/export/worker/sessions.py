@@ -361,7 +361,7 @@ class CentreRunner:
                         current, reason, now, options, last_login_at=unit.last_login_at, jitter=self._rng.random()
                     )
                 case _:
-                    after = session.login_unanswered(current, _reason(outcome))
+                    after = session.login_unanswered(current, _reason(outcome), now)
             await self._save(conn, after, before=current)
             if after.phase is Phase.REGISTERED:
                 await store.hurry(conn, unit.key, now)

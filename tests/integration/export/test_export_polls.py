@@ -134,8 +134,8 @@ async def test_history_has_one_value_per_point_and_hour(export, centre, kit):
     times = [hour - timedelta(minutes=50), hour - timedelta(minutes=20), hour]
     await export.publish(*(kit.reading({"voltage_a": 229.0 + n}, at=at) for n, at in enumerate(times)))
     poller = Poller(export.unit_port)
-    asked = request("GET_HISDATA", 403, ids(kit.fsu)
-                    + f"<StartTime>{_local(times[0])}</StartTime><EndTime>{_local(hour)}</EndTime>" + all_points())  # fmt: skip
+    span = f"<StartTime>{_local(times[0])}</StartTime><EndTime>{_local(hour)}</EndTime>"
+    asked = request("GET_HISDATA", 403, ids(kit.fsu) + span + all_points())
 
     async def stored():
         answer = await poller.ask(asked)

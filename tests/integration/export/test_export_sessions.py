@@ -1,6 +1,7 @@
 """The life of a unit towards its centre: let in, refused, lost, moved, removed."""
 
 import asyncio
+import itertools
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -32,7 +33,7 @@ async def test_a_refused_unit_asks_again_no_sooner_than_the_interval(export, cen
 
     times = [login.at for login in centre.named("LOGIN")]
     assert len(times) == 3
-    assert all(later - earlier >= 0.5 for earlier, later in zip(times, times[1:], strict=False))
+    assert all(later - earlier >= 0.5 for earlier, later in itertools.pairwise(times))
     await kit.until(lambda: _acknowledged(centre, 1))
 
 

@@ -102,8 +102,11 @@ class TestSession:
         assert login_due_at(again, 180, NOW) == NOW + timedelta(seconds=2)
 
     def test_a_login_without_answer_counts(self):
-        after = session.login_unanswered(unit(last_login_at=NOW), "timeout")
-        assert login_due_at(after, 180, NOW) == NOW + timedelta(seconds=180)
+        answered = NOW + timedelta(seconds=10)
+        after = session.login_unanswered(unit(last_login_at=NOW), "timeout", answered)
+        assert login_due_at(after, 180, NOW) == answered + timedelta(seconds=180)
+        refused = session.let_in_or_refused(unit(last_login_at=NOW), Registered(False, 0, None), answered)
+        assert login_due_at(refused, 180, NOW) == answered + timedelta(seconds=180)
 
     def test_failed_calls_in_a_row_lose_the_connection_and_one_acknowledgement_finds_it(self):
         state = unit(phase=Phase.REGISTERED)
