@@ -55,6 +55,11 @@ class Principal:
     sites: tuple[str, ...] | None = None
     """Sites (or regions, as ``region:<id>``) that the subject is limited to; None is all."""
 
+    @property
+    def actor(self) -> str:
+        """The principal as the audit log names it: ``user:<name>``, ``key:<id>`` or ``service:<name>``."""
+        return f"{self.kind}:{self.subject}"
+
     def may(self, scope: str) -> bool:
         """Return whether the scope is held."""
         service, _, right = scope.partition(":")

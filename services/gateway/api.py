@@ -41,6 +41,7 @@ class Me(BaseModel):
 
     subject: str
     kind: str
+    actor: str
     scopes: list[str]
     sites: list[str] | None
 
@@ -169,7 +170,7 @@ def build_router(
 
     async def admin(who: Annotated[Principal, Depends(identify)]) -> Principal:
         if not who.may("gateway:admin"):
-            raise Forbidden(f"{who.subject} is no administrator", message_zh=f"{who.subject} 不是管理员")
+            raise Forbidden(f"{who.actor} is no administrator", message_zh=f"{who.actor} 不是管理员")
         return who
 
     AnyOne = Annotated[Principal, Depends(identify)]  # noqa: N806  # a type, made here because it needs identify
@@ -217,7 +218,7 @@ def build_router(
 
     @router.put("/users/{name}/password", tags=["users"], summary="Set a password", status_code=204)
     async def set_password(who: AnyOne, name: str, body: NewPassword) -> None:
-        if who.subject != f"user:{name}" and not who.may("gateway:admin"):
+        if who.actor != f"user:{name}" and not who.may("gateway:admin"):
             raise Forbidden("only administrators set the passwords of others", message_zh="只有管理员可以修改他人密码")
         await accounts.set_password(who, name, body.password.get_secret_value())
 
@@ -260,7 +261,7 @@ def build_router(
     @router.get("/live", tags=["live"], summary="Live push: server-sent events", response_class=StreamingResponse)
     async def live(who: AnyOne, request: Request) -> StreamingResponse:
         if not who.may("gateway:read"):
-            raise Forbidden(f"{who.subject} lacks the right gateway:read", message_zh=f"{who.subject} 没有实时查看权限")
+            raise Forbidden(f"{who.actor} lacks the right gateway:read", message_zh=f"{who.actor} 没有实时查看权限")
         health = request.app.state.health
         return StreamingResponse(
             hub.stream(hub.open(allowed(who)), lambda: bool(health.draining)),
@@ -275,6 +276,7 @@ def _me(who: Principal) -> Me:
     return Me(
         subject=who.subject,
         kind=who.kind,
+        actor=who.actor,
         scopes=sorted(who.scopes),
         sites=None if who.sites is None else list(who.sites),
     )

@@ -19,7 +19,7 @@ SERVICE_OF: Mapping[str, str] = {
     **dict.fromkeys(
         ("alarms", "signals", "alarm-rules", "maintenance-windows", "diagnoses", "notifications"), "alarm"
     ),
-    **dict.fromkeys(("plans", "occurrences", "commands", "wake-ups", "guards", "calendars", "isolations"), "control"),
+    **dict.fromkeys(("plans", "occurrences", "commands", "wake-ups", "guards", "calendars"), "control"),
     **dict.fromkeys(
         ("energy", "demand", "tariffs", "bills", "factors", "emissions", "inventories", "savings", "projects",
          "targets", "reports"),

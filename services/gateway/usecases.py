@@ -137,7 +137,7 @@ class Accounts:
         if (now - used_at).total_seconds() > TOUCH_S:
             async with self._db.write() as conn:
                 await store.touch_session(conn, hashed, now)
-        return Principal(f"user:{user.name}", "user", scopes_of(user.roles), user.sites)
+        return Principal(user.name, "user", scopes_of(user.roles), user.sites)
 
     async def by_bearer(self, token: str) -> Principal:
         """Return whose API key or service token this is.
@@ -149,7 +149,7 @@ class Accounts:
             principal = self._keys.verify_token(token, audience="gateway")
             if principal.kind != "service":
                 raise Unauthenticated("only service tokens are taken here", message_zh="仅接受服务令牌")
-            return replace(principal, subject=f"service:{principal.subject}")
+            return principal
         key_id, _, secret = token.removeprefix(KEY_PREFIX).partition("_")
         async with self._db.read() as conn:
             found = await store.fetch_api_key(conn, key_id)
@@ -158,7 +158,7 @@ class Accounts:
         key = found[0]
         if not key.usable(self._clock.now()):
             raise Unauthenticated("the API key was revoked or has expired", message_zh="API 密钥已吊销或过期")
-        return Principal(f"key:{key.key_id}", "key", frozenset(key.scopes), key.sites)
+        return Principal(key.key_id, "key", frozenset(key.scopes), key.sites)
 
     async def users(self) -> list[User]:
         """Return all users."""
@@ -173,7 +173,7 @@ class Accounts:
         user = User(new_id(), name, tuple(roles), None if sites is None else tuple(sites), False, self._clock.now())
         async with self._db.write() as conn:
             await store.add_user(conn, user, hashed)
-            await self._audit(conn, by.subject, "user.create", f"user:{name}", after=_facts(user))
+            await self._audit(conn, by.actor, "user.create", f"user:{name}", after=_facts(user))
         return user
 
     async def change_user(
@@ -200,7 +200,7 @@ class Accounts:
                     raise InvalidInput("the last administrator stays one", message_zh="不能取消最后一个管理员")
             await store.update_user(conn, name, roles=roles, sites=sites, disabled=disabled)
             await self._audit(
-                conn, by.subject, "user.change", f"user:{name}", before=_facts(before), after=_facts(changed)
+                conn, by.actor, "user.change", f"user:{name}", before=_facts(before), after=_facts(changed)
             )
         return changed
 
@@ -210,7 +210,7 @@ class Accounts:
         async with self._db.write() as conn:
             if not await store.set_password(conn, name, hashed):
                 raise NotFound(f"there is no user {name}", message_zh=f"没有用户 {name}")
-            await self._audit(conn, by.subject, "user.set_password", f"user:{name}")
+            await self._audit(conn, by.actor, "user.set_password", f"user:{name}")
 
     async def api_keys(self) -> list[ApiKey]:
         """Return all API keys, without their secrets."""
@@ -239,7 +239,7 @@ class Accounts:
             name=name,
             scopes=tuple(scopes),
             sites=None if sites is None else tuple(sites),
-            created_by=by.subject,
+            created_by=by.actor,
             created_at=self._clock.now(),
             expires_at=expires_at,
             revoked_at=None,
@@ -247,7 +247,7 @@ class Accounts:
         async with self._db.write() as conn:
             await store.add_api_key(conn, key, passwords.digest(secret))
             await self._audit(
-                conn, by.subject, "api_key.create", f"key:{key.key_id}", after={"name": name, "scopes": list(scopes)}
+                conn, by.actor, "api_key.create", f"key:{key.key_id}", after={"name": name, "scopes": list(scopes)}
             )
         return key, f"{KEY_PREFIX}{key.key_id}_{secret}"
 
@@ -256,7 +256,7 @@ class Accounts:
         async with self._db.write() as conn:
             if not await store.revoke_api_key(conn, key_id, self._clock.now()):
                 raise NotFound(f"there is no API key {key_id}", message_zh=f"没有 API 密钥 {key_id}")
-            await self._audit(conn, by.subject, "api_key.revoke", f"key:{key_id}")
+            await self._audit(conn, by.actor, "api_key.revoke", f"key:{key_id}")
 
     async def _audit(
         self,

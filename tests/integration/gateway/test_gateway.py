@@ -33,7 +33,7 @@ def echo_service(platform: Platform) -> Service:
     @app.get("/api/v1/alarms")
     async def alarms(request: Request, who: Annotated[Principal, Depends(require("alarm:read"))]) -> dict[str, object]:
         return {
-            "subject": who.subject,
+            "subject": who.actor,
             "scopes": sorted(who.scopes),
             "sites": who.sites,
             "cookie": request.headers.get("cookie"),

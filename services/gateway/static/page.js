@@ -1,0 +1,344 @@
+"use strict";
+/* The overview page: one picture of everything, fetched once and then kept up by live push.
+   It shows what is; the console for working with it is another page. */
+
+const $ = (id) => document.getElementById(id);
+const state = {
+  language: localStorage.getItem("language") || (navigator.language.startsWith("zh") ? "zh" : "en"),
+  site: null, devices: new Map(), loads: new Map(), plans: new Map(), readings: new Map(),
+  alarms: new Map(), occurrences: new Map(), commands: new Map(), source: null, timers: [],
+};
+const text = (key) => TEXTS[state.language][key] ?? key;
+const label = (thing) => (state.language === "zh" && thing?.name_zh) || thing?.name || thing?.id || "";
+
+/* Talking to the API. */
+
+class Refused extends Error {
+  constructor(status, problem) {
+    super((state.language === "zh" && problem.detail_zh) || problem.detail || String(status));
+    this.status = status;
+  }
+}
+
+async function call(method, path, body) {
+  const answer = await fetch(`/api/v1/${path}`, {
+    method, headers: body ? { "content-type": "application/json" } : {}, body: body ? JSON.stringify(body) : undefined,
+  });
+  if (!answer.ok) throw new Refused(answer.status, await answer.json().catch(() => ({})));
+  return answer.status === 204 ? null : answer.json();
+}
+const get = (path) => call("GET", path);
+const items = async (path) => (await get(path)).items;
+
+/* Drawing. */
+
+function element(tag, content, className) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (content instanceof Node) made.append(content);
+  else if (content !== undefined && content !== null) made.textContent = content;
+  return made;
+}
+
+function row(cells, id) {
+  const made = element("tr");
+  if (id) made.dataset.id = id;
+  for (const cell of cells) made.append(cell instanceof Node && cell.tagName === "TD" ? cell : element("td", cell));
+  return made;
+}
+
+const number = (value, digits) => element("td", value === null || value === undefined ? "–" : value.toFixed(digits), "number");
+const clock = (time) => (time ? new Date(time).toLocaleTimeString("zh-CN", { hour12: false }) : "–");
+const badge = (content, mood) => element("span", content, `badge ${mood}`);
+
+function fill(id, rows) {
+  const body = $(id).tBodies[0];
+  if (!rows.length) {
+    const empty = element("td", text("nothing"), "note");
+    empty.colSpan = $(id).tHead.rows[0].cells.length;
+    rows = [row([empty])];
+  }
+  body.replaceChildren(...rows);
+}
+
+const VALUE_NAMES = ["voltage_a", "voltage_b", "voltage_c"];
+const CURRENT_NAMES = ["current_a", "current_b", "current_c"];
+
+function several(reading, names, digits) {
+  const cell = element("td", undefined, "number");
+  const parts = names.filter((name) => name in reading.points).map((name) => {
+    const quality = reading.quality?.[name];
+    const value = reading.points[name];
+    const part = element("span", value === null || value === undefined ? "–" : value.toFixed(digits), quality ? "warn" : "");
+    if (quality) part.title = `${text("quality")}: ${quality}`;
+    return part;
+  });
+  parts.forEach((part, i) => cell.append(...(i ? [" / ", part] : [part])));
+  if (!parts.length) cell.textContent = "–";
+  return cell;
+}
+
+function meterRow(device) {
+  const reading = state.readings.get(device.id);
+  if (!reading) return row([label(device), device.kind, "–", "–", "–", "–", "–", "–"], device.id);
+  const { points } = reading;
+  const other = element("td");
+  if (points.breaker_state !== undefined && points.breaker_state !== null) {
+    other.append(badge(text(points.breaker_state ? "closed" : "open"), points.breaker_state ? "good" : "bad"));
+  }
+  if (points.temperature !== undefined) other.append(`${points.temperature?.toFixed(1) ?? "–"} °C `);
+  if (points.humidity !== undefined) other.append(`${points.humidity?.toFixed(0) ?? "–"} %`);
+  const power = points.active_power_total ?? points.active_power_a;
+  return row([
+    label(device), device.kind, several(reading, VALUE_NAMES, 1), several(reading, CURRENT_NAMES, 2),
+    number(power, 3), number(points.energy_active_import, 2), other, clock(reading.source_time),
+  ], device.id);
+}
+
+function drawMeters() {
+  fill("meters", [...state.devices.values()].filter((device) => device.profile).map(meterRow));
+}
+
+function drawAlarms() {
+  const rows = [...state.alarms.values()].sort((a, b) => b.began_at.localeCompare(a.began_at)).slice(0, 30).map((alarm) => {
+    const over = alarm.state === "ended";
+    const deliveries = element("td");
+    for (const one of alarm.deliveries ?? []) {
+      const sent = ["delivered", "acknowledged"].includes(one.state);
+      const mark = badge(`${one.item_kind ?? ""} ${sent ? text("sent") : one.state} ${clock(one.at)}`, sent ? "good" : "warn");
+      mark.title = `${one.destination} ${one.item} ${one.error ?? ""}`;
+      deliveries.append(mark, " ");
+    }
+    const name = (state.language === "zh" && alarm.signal_name_zh) || alarm.signal_name || alarm.signal;
+    const signal = element("td", name);
+    if (alarm.value !== null && alarm.value !== undefined) signal.append(element("small", ` ${alarm.point} ${alarm.value.toFixed(1)} ${alarm.unit ?? ""}`));
+    return row([
+      badge(text(over ? "over" : "active"), over ? "good" : "bad"), String(alarm.level), signal,
+      label(state.devices.get(alarm.device_id)) || alarm.device_id || alarm.subject || "–",
+      clock(alarm.began_at), clock(alarm.ended_at), deliveries,
+    ], alarm.alarm_id);
+  });
+  fill("alarms", rows);
+}
+
+function drawShutdowns() {
+  const occurrences = [...state.occurrences.values()].sort((a, b) => b.off_at.localeCompare(a.off_at)).slice(0, 12);
+  fill("occurrences", occurrences.map((one) => row([
+    label(state.loads.get(one.load_id)) || one.load_id, state.plans.get(one.plan_id)?.name ?? one.plan_id,
+    `${clock(one.off_at)}${one.went_off_at ? ` → ${clock(one.went_off_at)}` : ""}`,
+    `${clock(one.on_at)}${one.came_on_at ? ` → ${clock(one.came_on_at)}` : ""}`,
+    badge(one.state, one.state === "awake" ? "good" : ["overdue"].includes(one.state) ? "bad" : "warn"),
+  ], one.occurrence_id)));
+  const commands = [...state.commands.values()].sort((a, b) => b.created_at.localeCompare(a.created_at)).slice(0, 12);
+  fill("commands", commands.map((one) => {
+    const evidence = one.evidence ?? {};
+    const proof = evidence.feedback_value === undefined || evidence.feedback_value === null
+      ? "–" : `${evidence.feedback_point} = ${evidence.feedback_value} (${clock(evidence.feedback_at)})`;
+    const mood = one.state === "succeeded" ? "good" : ["failed", "rejected", "expired"].includes(one.state) ? "bad" : "warn";
+    return row([
+      text(one.action), label(state.devices.get(one.device_id)) || one.device_id, clock(one.sent_at ?? one.created_at),
+      badge(one.state, mood), proof, number(evidence.meter_power_kw, 3),
+    ], one.command_id);
+  }));
+}
+
+function drawEnergy(reply) {
+  const largest = Math.max(...reply.periods.map((period) => period.energy_kwh ?? 0), 0.001);
+  fill("energy", reply.periods.slice().reverse().map((period) => {
+    const bar = element("span", undefined, period.provisional ? "bar provisional" : "bar");
+    bar.style.width = `${(8 * (period.energy_kwh ?? 0)) / largest}rem`;
+    const start = new Date(period.start);
+    const hour = start.toLocaleString("zh-CN", { month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", hour12: false });
+    return row([
+      hour, bar, number(period.energy_kwh, 2), number(period.emission_kg_co2, 2),
+      number(period.interval_completeness === null ? null : period.interval_completeness * 100, 0),
+      period.provisional ? badge(text("provisional"), "warn") : "",
+    ], period.start);
+  }));
+  const factor = reply.factors[0];
+  $("factor").textContent = factor
+    ? `${text("factor")} ${factor.factor_id}: ${factor.value} ${factor.unit}, ${text("factorOf")} ${factor.data_year}`
+      + `${factor.provisional ? ` (${text("factorStandsIn")} ${factor.data_year})` : ""}. ${factor.source}`
+    : "";
+}
+
+function note(kind, content) {
+  const line = element("li");
+  line.append(element("time", new Date().toLocaleTimeString("zh-CN", { hour12: false })), badge(kind, "good"), ` ${content}`);
+  $("events").prepend(line);
+  while ($("events").children.length > 100) $("events").lastChild.remove();
+}
+
+/* Fetching. */
+
+async function fetchMasterData() {
+  const sites = await items("sites?limit=200");
+  const select = $("site");
+  select.replaceChildren(...sites.map((site) => new Option(label(site), site.id)));
+  if (!sites.length) return false;
+  const remembered = localStorage.getItem("site");
+  state.site = sites.some((site) => site.id === remembered) ? remembered : sites[0].id;
+  select.value = state.site;
+  select.hidden = false;
+  return true;
+}
+
+async function fetchSite() {
+  const of = `site=${encodeURIComponent(state.site)}`;
+  const [devices, loads, plans] = await Promise.all([items(`devices?${of}&limit=500`), items(`loads?${of}&limit=500`), items("plans?limit=100")]);
+  state.devices = new Map(devices.map((device) => [device.id, device]));
+  state.loads = new Map(loads.map((load) => [load.id, load]));
+  state.plans = new Map(plans.map((plan) => [plan.plan_id, plan]));
+  state.readings = new Map((await items(`readings/latest?${of}&limit=500`)).map((reading) => [reading.device_id, reading]));
+  drawMeters();
+}
+
+const fetchAlarms = async () => {
+  const found = await items(`alarms?site_id=${encodeURIComponent(state.site)}&limit=30`);
+  state.alarms = new Map(found.map((alarm) => [alarm.alarm_id, alarm]));
+  drawAlarms();
+};
+
+const fetchShutdowns = async () => {
+  const since = new Date(Date.now() - 12 * 3600e3).toISOString();
+  const occurrences = (await items(`occurrences?start=${since}&limit=200`)).filter((one) => state.loads.has(one.load_id));
+  const commands = (await items("commands?limit=40")).filter((one) => one.site_id === state.site).slice(0, 12);
+  const details = await Promise.all(commands.map((one) => get(`commands/${one.command_id}`)));
+  if (occurrences.some((one) => !state.plans.has(one.plan_id))) {
+    state.plans = new Map((await items("plans?limit=100")).map((plan) => [plan.plan_id, plan]));
+  }
+  state.occurrences = new Map(occurrences.map((one) => [one.occurrence_id, one]));
+  state.commands = new Map(details.map((one) => [one.command_id, { ...one, evidence: lastEvidence(one) }]));
+  drawShutdowns();
+};
+
+function lastEvidence(command) {
+  return Object.assign({}, ...command.history.map((step) =>
+    Object.fromEntries(Object.entries(step.evidence ?? {}).filter(([, value]) => value !== null))));
+}
+
+const fetchEnergy = async () => {
+  const now = Date.now();
+  const from = new Date(Math.floor(now / 3600e3) * 3600e3 - 23 * 3600e3).toISOString();
+  const query = `site=${encodeURIComponent(state.site)}&from=${from}&to=${new Date(now).toISOString()}&step=hour`;
+  drawEnergy(await get(`emissions?${query}`));
+};
+
+/* Many events of one kind within a moment cost one fetch. */
+function soon(job, delay) {
+  let timer = null;
+  return () => { timer ??= setTimeout(() => { timer = null; guard(job()); }, delay); };
+}
+const alarmsSoon = soon(fetchAlarms, 300);
+const shutdownsSoon = soon(fetchShutdowns, 300);
+const energySoon = soon(fetchEnergy, 1500);
+const metersSoon = soon(async () => drawMeters(), 200);
+
+function guard(promise) {
+  promise.then(() => { $("notice").textContent = ""; }, (problem) => {
+    if (problem.status === 401) showDoor(problem.message);
+    else $("notice").textContent = problem.message;
+  });
+}
+
+/* Live push. */
+
+function listen() {
+  state.source?.close();
+  const source = new EventSource("/api/v1/live");
+  state.source = source;
+  const on = (name, handle) => source.addEventListener(name, (event) => handle(JSON.parse(event.data)));
+  source.onopen = () => { link(true); refreshAll(); };
+  source.onerror = () => link(false);
+  on("telemetry.readings", (reading) => {
+    if (reading.site_id !== state.site) return;
+    const known = state.readings.get(reading.device_id);
+    if (known && known.source_time > reading.source_time) return;
+    state.readings.set(reading.device_id, { ...reading, quality: reading.quality ?? {} });
+    metersSoon();
+  });
+  on("alarm.events", (event) => {
+    if (event.site_id !== state.site) return;
+    note("alarm", `${event.phase} ${event.signal} ${label(state.devices.get(event.device_id))}`);
+    alarmsSoon();
+  });
+  on("delivery.events", (event) => { note("sc", `${event.item} ${event.state}`); alarmsSoon(); });
+  on("control.events", (event) => {
+    if (event.site_id !== state.site) return;
+    note("control", `${label(state.loads.get(event.load_id)) || event.load_id || ""} ${event.state} ${event.reason ?? ""}`);
+    shutdownsSoon();
+  });
+  on("carbon.intervals", (event) => { if (event.site_id === state.site) energySoon(); });
+  on("lost", (event) => note("page", `${text("lost")} ${event.events}`));
+}
+
+function link(up) {
+  const sign = $("link");
+  sign.hidden = false;
+  sign.textContent = text(up ? "connected" : "waiting");
+  sign.className = `badge ${up ? "good" : "warn"}`;
+}
+
+function refreshAll() {
+  guard((async () => {
+    await fetchSite();
+    await Promise.all([fetchAlarms(), fetchShutdowns(), fetchEnergy()]);
+  })());
+}
+
+/* Pages. */
+
+function translate() {
+  document.documentElement.lang = state.language === "zh" ? "zh-CN" : "en";
+  for (const node of document.querySelectorAll("[data-text]")) node.textContent = text(node.dataset.text);
+  $("language").textContent = text("language");
+}
+
+function showDoor(problem) {
+  state.source?.close();
+  state.timers.forEach(clearInterval);
+  $("overview").hidden = true;
+  $("site").hidden = $("link").hidden = $("sign-out").hidden = true;
+  $("door").hidden = false;
+  $("sign-in").querySelector(".problem").textContent = problem ?? "";
+}
+
+async function showOverview() {
+  $("door").hidden = true;
+  $("overview").hidden = false;
+  $("sign-out").hidden = false;
+  while (!(await fetchMasterData())) {
+    $("notice").textContent = text("nothing");
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+  }
+  $("notice").textContent = "";
+  listen();
+  state.timers = [setInterval(() => guard(fetchEnergy()), 30e3), setInterval(() => guard(fetchShutdowns()), 10e3)];
+}
+
+$("sign-in").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const form = new FormData(event.target);
+  try {
+    await call("POST", "auth/sign-in", { name: form.get("name"), password: form.get("password") });
+    event.target.reset();
+    await showOverview();
+  } catch (problem) {
+    showDoor(problem.message);
+  }
+});
+$("sign-out").addEventListener("click", async () => { await call("POST", "auth/sign-out"); showDoor(); });
+$("language").addEventListener("click", () => {
+  state.language = state.language === "zh" ? "en" : "zh";
+  localStorage.setItem("language", state.language);
+  translate();
+  if (!$("overview").hidden) refreshAll();
+});
+$("site").addEventListener("change", (event) => {
+  state.site = event.target.value;
+  localStorage.setItem("site", state.site);
+  refreshAll();
+});
+
+translate();
+get("auth/me").then(showOverview, () => showDoor());
