@@ -45,6 +45,6 @@ def require_aware(value: datetime, name: str) -> datetime:
     Raises:
         ValueError: It carries no offset; a time without one is never guessed.
     """
-    if value.tzinfo is None:
+    if value.utcoffset() is None:
         raise ValueError(f"{name} has no time zone: {value.isoformat()}")
     return value.astimezone(UTC)

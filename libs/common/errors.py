@@ -13,16 +13,25 @@ Services subclass beside the code that raises. ``code`` is stable and for progra
 people, in English and Chinese. The HTTP numbers are applied in ``web.py`` only.
 """
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 
 class PlatformError(Exception):
     """An error whose reader can act on it."""
 
-    code: ClassVar[str] = "platform_error"
+    code: str = "platform_error"
+    """Stable name of the kind. An instance that passes on another service's refusal carries that service's code."""
     title_zh: ClassVar[str] = "平台错误"
 
     def __init__(self, message: str, *, message_zh: str | None = None, **facts: Any) -> None:
+        """Say what is wrong.
+
+        Args:
+            message: One sentence, with the values that make it checkable.
+            message_zh: The same in Chinese; without it ``title_zh`` stands in.
+            facts: The same values for programs, as far as JSON can carry them.
+        """
         super().__init__(message)
         self.message = message
         self.message_zh = message_zh
@@ -53,16 +62,16 @@ class InvalidFile(InvalidInput):
         self.problems = problems
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """One wrong place in a file: where, which field, what was expected."""
 
-    __slots__ = ("expected", "field", "found", "line")
-
-    def __init__(self, *, line: int | None, field: str, expected: str, found: object = None) -> None:
-        self.line = line
-        self.field = field
-        self.expected = expected
-        self.found = found
+    line: int | None
+    """Counted from 1; None where the file has no lines or the whole of it is meant."""
+    field: str
+    expected: str
+    found: object = None
+    """What stands there; None where nothing does."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the problem as JSON-ready facts."""
