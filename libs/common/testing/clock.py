@@ -67,6 +67,6 @@ class FakeClock:
 
 
 async def settle(rounds: int = 20) -> None:
-    """Let tasks that are ready run until they wait again; ``rounds`` bounds how often they may hand on to each other."""
+    """Let tasks that are ready run until they wait again; ``rounds`` bounds how often they hand on to each other."""
     for _ in range(rounds):
         await asyncio.sleep(0)

@@ -13,6 +13,11 @@ class NoOffset(tzinfo):
     def utcoffset(self, _: datetime | None) -> None:
         return None
 
+    dst = utcoffset
+
+    def tzname(self, _: datetime | None) -> str:
+        return "nowhere"
+
 
 def test_wall_time_is_aware_and_in_utc() -> None:
     assert SystemClock().now().utcoffset() == timedelta(0)
