@@ -72,6 +72,8 @@ settings() {
 	log.cleaner.backoff.ms=300
 	log.cleaner.dedupe.buffer.size=8388608
 	log.retention.check.interval.ms=1000
+	broker.session.timeout.ms=2000
+	broker.heartbeat.interval.ms=500
 	num.network.threads=2
 	num.io.threads=4
 	SETTINGS

@@ -35,6 +35,7 @@ AWAY = (
     asyncpg.InsufficientResourcesError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what a session says that the server ended while it was idle (asyncpg 0.32)
 )
 """What means that the server is away or cannot take it now, as opposed to a wrong statement."""
 
@@ -84,17 +85,24 @@ class Database:
         }
         if self._role is not None:
             server_settings["role"] = self._role
+        pool: asyncpg.Pool | None = None
         try:
-            self._pool = await asyncpg.create_pool(
+            # Connections are opened when they are needed. With a minimum, asyncpg (0.32) keeps a task of its own that
+            # logs a traceback every second while the server is away, and may outlive the pool.
+            pool = await asyncpg.create_pool(
                 self._settings.url.get_secret_value(),
-                min_size=self._settings.pool_min,
+                min_size=0,
                 max_size=self._settings.pool_max,
                 timeout=self._settings.connect_timeout_s,
                 command_timeout=self._settings.command_timeout_s,
                 server_settings=server_settings,
                 init=_set_codecs,
             )
+            async with pool.acquire(timeout=self._settings.connect_timeout_s):
+                self._pool = pool
         except (*AWAY, OSError, asyncpg.PostgresError) as exc:
+            if pool is not None:
+                pool.terminate()
             raise DatabaseUnavailable(f"database {self.place}: {exc or type(exc).__name__}") from exc
 
     async def close(self) -> None:

@@ -19,7 +19,7 @@ from libs.common.tracing import current_trace_id
 _context: ContextVar[dict[str, Any] | None] = ContextVar("wattring_log_context", default=None)
 
 QUIET = {
-    "aiokafka": logging.WARNING,
+    "aiokafka": logging.CRITICAL,  # ten lines a second while a broker is away; what matters comes out of its calls
     "httpx": logging.WARNING,
     "httpcore": logging.WARNING,
     "pymodbus": logging.CRITICAL,

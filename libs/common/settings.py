@@ -46,7 +46,6 @@ class DatabaseSettings(SettingsModel):
     url: SecretStr | None = Field(
         default=None, description="postgresql://user:password@host:port/name; none means the embedded server"
     )
-    pool_min: int = Field(default=1, ge=0, le=100, description="connections kept open per service")
     pool_max: int = Field(default=6, ge=1, le=200, description="connections at most per service")
     connect_timeout_s: float = Field(default=5.0, gt=0, le=300, description="to open a connection")
     command_timeout_s: float = Field(default=30.0, gt=0, le=3600, description="for one statement")

@@ -202,6 +202,11 @@ class EffectsConsumer:
         member = self._member
         return member is not None and member.joined and member.assignment == frozenset(self._claims)
 
+    @property
+    def partitions(self) -> frozenset[TopicPartition]:
+        """The partitions that this member has claimed."""
+        return frozenset(self._claims)
+
     def lag(self) -> Lag:
         """Return how far this member was behind when it last looked."""
         behind = {where: self._behind(where) for where in self._claims}
