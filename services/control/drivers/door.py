@@ -6,19 +6,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Any
 
 import httpx
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from libs.common.clock import Clock
-from libs.common.contracts.base import UtcTime
 from libs.common.errors import Unavailable
 from libs.common.tokens import KeyRing
 from libs.common.web import http_client
 from services.control import metrics
 from services.control.domain.guards import Reading
+from services.control.frames import DoorLoad, read_loads
 from services.control.usecases.ports import SteadyClock
 
 logger = logging.getLogger(__name__)
@@ -28,46 +27,6 @@ ON_TIMEOUT_S = 20.0
 """A breaker motor takes up to 10 s, and the door reads back before it answers. [s]"""
 BOARD_MAX_AGE_S = 10.0
 """A door that has not answered for this long tells nothing. [s]"""
-
-
-def _state(value: object) -> object:
-    """Accept a point's number: 1.0 is 1."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-State = Annotated[int | None, BeforeValidator(_state)]
-
-
-class DoorLoad(BaseModel):
-    """One load as the door describes it."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    load_id: str
-    device_id: str | None = None
-    breaker_state: State = None
-    read_at: UtcTime | None = None
-    age_s: float | None = None
-    local_lock: bool | None = None
-    trip_reason: State = None
-
-
-_LOADS = TypeAdapter(list[DoorLoad])
-
-
-def read_loads(body: bytes) -> list[DoorLoad]:
-    """Return the loads in a door's answer: a list, or an object that holds it under ``loads`` or ``items``.
-
-    Raises:
-        Unavailable: It is no such answer.
-    """
-    try:
-        parsed: Any = orjson.loads(body)
-        if isinstance(parsed, dict):
-            parsed = parsed.get("loads", parsed.get("items"))
-        return _LOADS.validate_python(parsed)
-    except (orjson.JSONDecodeError, ValidationError) as exc:
-        raise Unavailable(f"the direct door answered something else: {str(exc)[:200]}") from exc
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ DUE = """
            case when c.action = 'open' then
                (select count(*) from commands b
                  where b.load_id = c.load_id and b.action = 'open' and b.attempt > 0 and b.command_id <> c.command_id
-                   and b.created_at > $1 - interval '1 day')
+                   and b.created_at > $1::timestamptz - interval '1 day')
            else 0 end as offs_last_day
       from commands c
       left join off_leases l on l.command_id = c.command_id
@@ -266,7 +266,7 @@ async def facts_of(conn: ReadConn | WriteConn, load_ids: Sequence[str], now: dat
                         where o.load_id = l.load_id and o.closed_at is null and b.attempt > 0) as already_off,
                (select count(*) from commands b
                  where b.load_id = l.load_id and b.action = 'open' and b.attempt > 0
-                   and b.created_at > $2 - interval '1 day') as offs_last_day
+                   and b.created_at > $2::timestamptz - interval '1 day') as offs_last_day
           from unnest($1::text[]) as l(load_id)
           left join isolations i on i.load_id = l.load_id and i.state = 'active'
           left join lateral (select wake_up_id from suspensions p where p.load_id = l.load_id limit 1) s on true
@@ -393,7 +393,8 @@ async def stuck_wake_ups(conn: ReadConn, now: datetime, limit: int) -> list[Comm
         f"""
         select {COLUMNS} from commands
          where action = 'close' and not is_final and hold is null and attempt > 0
-           and (attempt > 1 or (priority = 1 and state = 'dispatched' and sent_at < $1 - interval '2 seconds'))
+           and (attempt > 1 or (priority = 1 and state = 'dispatched'
+                                and sent_at < $1::timestamptz - interval '2 seconds'))
          order by priority, not_before
          limit $2
         """,  # noqa: S608

@@ -1,0 +1,52 @@
+"""The direct door's answer as bytes: read by control and by the watchdog, which must not load more than it needs."""
+
+from typing import Annotated, Any
+
+import orjson
+from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+
+from libs.common.contracts.base import UtcTime
+from libs.common.errors import Unavailable
+
+
+def _state(value: object) -> object:
+    """Accept a point's number: 1.0 is 1."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+State = Annotated[int | None, BeforeValidator(_state)]
+
+
+class DoorLoad(BaseModel):
+    """One load as the door describes it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    load_id: str
+    device_id: str | None = None
+    site_id: str | None = None
+    channel: int | None = None
+    breaker_state: State = None
+    """0 open, 1 closed, None never read."""
+    read_at: UtcTime | None = None
+    age_s: float | None = None
+    local_lock: bool | None = None
+    trip_reason: State = None
+
+
+_LOADS = TypeAdapter(list[DoorLoad])
+
+
+def read_loads(body: bytes) -> list[DoorLoad]:
+    """Return the loads in a door's answer: a list, or an object that holds it under ``loads`` or ``items``.
+
+    Raises:
+        Unavailable: It is no such answer.
+    """
+    try:
+        parsed: Any = orjson.loads(body)
+        if isinstance(parsed, dict):
+            parsed = parsed.get("loads", parsed.get("items"))
+        return _LOADS.validate_python(parsed)
+    except (orjson.JSONDecodeError, ValidationError) as exc:
+        raise Unavailable(f"the direct door answered something else: {str(exc)[:200]}") from exc

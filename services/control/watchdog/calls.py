@@ -1,0 +1,153 @@
+"""Calls of the watchdog: ingest's direct doors first, control where no door answers."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+import httpx
+import orjson
+
+from libs.common.errors import Unavailable
+from libs.common.tokens import KeyRing
+from services.control.domain.watch import Judgement, Seen
+from services.control.frames import read_loads
+from services.control.watchdog.engine import Look
+
+ISSUER = "watchdog"
+LOOK_TIMEOUT_S = 5.0
+ON_TIMEOUT_S = 20.0
+"""A breaker motor takes up to 10 s, and the door reads back before it answers. [s]"""
+CONTROL_TIMEOUT_S = 5.0
+
+
+class Calls:
+    """Everything that the watchdog can reach."""
+
+    def __init__(self, doors: Sequence[str], control: str | None, keys: KeyRing) -> None:
+        self._urls = tuple(doors)
+        self._control_url = control
+        self._keys = keys
+        self._doors: list[httpx.AsyncClient] = []
+        self._control: httpx.AsyncClient | None = None
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> "Calls":
+        for url in self._urls:
+            self._doors.append(await self._stack.enter_async_context(_client(url)))
+        if self._control_url:
+            self._control = await self._stack.enter_async_context(_client(self._control_url))
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._doors.clear()
+        self._control = None
+        await self._stack.aclose()
+
+    async def look(self) -> Look:
+        """Return what the doors show, the youngest reading of each load, and why doors did not answer."""
+        answers = await asyncio.gather(*(self._look(door) for door in self._doors))
+        found: dict[str, Seen] = {}
+        problems: list[str] = [] if self._doors else ["no direct door is configured"]
+        for answer in answers:
+            if isinstance(answer, str):
+                problems.append(answer)
+                continue
+            for seen in answer:
+                known = found.get(seen.load_id)
+                if known is None or _age(seen) < _age(known):
+                    found[seen.load_id] = seen
+        return Look(found, tuple(problems), any(not isinstance(answer, str) for answer in answers))
+
+    async def _look(self, door: httpx.AsyncClient) -> list[Seen] | str:
+        """Return what one door shows, or why it does not."""
+        try:
+            response = await door.get(
+                "/direct/v1/loads", timeout=LOOK_TIMEOUT_S, headers=self._headers("ingest", "ingest:wake")
+            )
+            if not response.is_success:
+                return f"{door.base_url}: {response.status_code}: {response.text[:200]}"
+            loads = read_loads(response.content)
+        except httpx.HTTPError as exc:
+            return f"{door.base_url}: {exc or type(exc).__name__}"
+        except Unavailable as exc:
+            return f"{door.base_url}: {exc.message}"
+        return [
+            Seen(
+                load_id=load.load_id, device_id=load.device_id, site_id=load.site_id, channel=load.channel,
+                breaker=load.breaker_state, age_s=load.age_s, local_lock=load.local_lock, trip_reason=load.trip_reason,
+            )
+            for load in loads
+        ]  # fmt: skip
+
+    async def wake(self, load: Judgement, request_id: str, reason: str) -> str:
+        """Ask the doors for an ON and return what the one that took it answered.
+
+        Raises:
+            Unavailable: No door took it.
+        """
+        body: dict[str, object] = {"device_id": load.device_id, "reason": reason, "request_id": request_id}
+        body["load_id"] = load.load_id
+        if load.channel is not None:
+            body["channel"] = load.channel
+        problems: list[str] = []
+        for door in self._doors:
+            try:
+                response = await door.post(
+                    "/direct/v1/on", content=orjson.dumps(body), timeout=ON_TIMEOUT_S,
+                    headers=self._headers("ingest", "ingest:wake"),
+                )  # fmt: skip
+            except httpx.HTTPError as exc:
+                problems.append(f"{door.base_url}: {exc or type(exc).__name__}")
+                continue
+            if response.is_success:
+                return response.text[:500]
+            problems.append(f"{door.base_url}: {response.status_code}: {response.text[:200]}")
+        raise Unavailable("; ".join(problems) or "no direct door is configured")
+
+    async def ask_control(self, load_ids: Sequence[str], request_id: str, reason: str) -> None:
+        """Ask control to wake loads: the other path.
+
+        Raises:
+            Unavailable: It did not take the order.
+        """
+        body = {"scope": "loads", "load_ids": list(load_ids), "reason": reason, "suspend_plans": False}
+        headers = {"idempotency-key": request_id}
+        await self._to_control("/api/v1/wake-ups", body, "control:switch", headers)
+
+    async def tell_control(self, findings: Sequence[Mapping[str, Any]]) -> None:
+        """Leave findings with control, which publishes them.
+
+        Raises:
+            Unavailable: It did not take them.
+        """
+        await self._to_control("/watchdog/v1/findings", {"findings": list(findings)}, "control:watchdog", {})
+
+    async def _to_control(self, path: str, body: object, scope: str, headers: Mapping[str, str]) -> None:
+        if self._control is None:
+            raise Unavailable("control's address is not configured")
+        try:
+            response = await self._control.post(
+                path, content=orjson.dumps(body), timeout=CONTROL_TIMEOUT_S,
+                headers=self._headers("control", scope) | dict(headers),
+            )  # fmt: skip
+        except httpx.HTTPError as exc:
+            raise Unavailable(f"control does not answer: {exc or type(exc).__name__}") from exc
+        if not response.is_success:
+            raise Unavailable(f"control answered {response.status_code}: {response.text[:200]}")
+
+    def _headers(self, audience: str, scope: str) -> dict[str, str]:
+        token = self._keys.sign_token(ISSUER, audience=audience, scopes=(scope,))
+        return {"authorization": f"Bearer {token}", "content-type": "application/json"}
+
+
+def _age(seen: Seen) -> float:
+    return float("inf") if seen.age_s is None else seen.age_s
+
+
+def _client(url: str) -> httpx.AsyncClient:
+    """Return a client for ``http://host:port`` or ``unix:/path``."""
+    if url.startswith("unix:"):
+        transport = httpx.AsyncHTTPTransport(uds=url.removeprefix("unix:"))
+        return httpx.AsyncClient(transport=transport, base_url="http://localhost", trust_env=False)
+    return httpx.AsyncClient(base_url=url, trust_env=False)

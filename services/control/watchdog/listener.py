@@ -1,0 +1,212 @@
+"""The watchdog's listener: control tells it leases, people may end them all; probes and metrics.
+
+A few lines on h11 in place of a web framework: what wakes the radio units depends on as little as possible.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h11
+import orjson
+
+from libs.common.errors import Forbidden, InvalidInput, PlatformError, Unauthenticated
+from libs.common.metrics import render
+from libs.common.tokens import KeyRing
+from services.control.watchdog.engine import StaleEpoch, Watchdog
+
+logger = logging.getLogger(__name__)
+
+AUDIENCE = "watchdog"
+MAX_BODY_BYTES = 64 << 20
+"""A hundred thousand leases are 25 MB. [B]"""
+IDLE_S = 30.0
+"""A connection that says nothing is closed after this. [s]"""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request, read whole."""
+
+    method: str
+    path: str
+    headers: Mapping[bytes, bytes]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer."""
+
+    status: int
+    body: bytes
+    content_type: str = "application/json"
+
+    @classmethod
+    def of(cls, status: int, content: object) -> "Answer":
+        """Return an answer in JSON."""
+        return cls(status, orjson.dumps(content))
+
+    @classmethod
+    def problem(cls, status: int, code: str, detail: str) -> "Answer":
+        """Return an error as RFC 9457 shapes it."""
+        body = {"type": "about:blank", "title": code, "status": status, "code": code, "detail": detail}
+        return cls(status, orjson.dumps(body), "application/problem+json")
+
+
+class Routes:
+    """What the listener answers."""
+
+    def __init__(
+        self, watchdog: Watchdog, keys: KeyRing, *, version: str, stuck_for_s: Callable[[], float], stuck_after_s: float
+    ) -> None:
+        self._watchdog = watchdog
+        self._keys = keys
+        self._version = version
+        self._stuck_for_s = stuck_for_s
+        self._stuck_after_s = stuck_after_s
+
+    async def answer(self, request: Request) -> Answer:
+        """Return the answer to any request."""
+        try:
+            return self._answer(request)
+        except StaleEpoch as exc:
+            return Answer.problem(409, "stale_epoch", str(exc))
+        except Unauthenticated as exc:
+            return Answer.problem(401, exc.code, exc.message)
+        except Forbidden as exc:
+            return Answer.problem(403, exc.code, exc.message)
+        except PlatformError as exc:
+            return Answer.problem(400, exc.code, exc.message)
+        except (KeyError, TypeError, ValueError) as exc:
+            return Answer.problem(400, "malformed", f"{type(exc).__name__}: {exc}")
+        except OSError as exc:
+            return Answer.problem(503, "journal", f"cannot write: {exc}")
+
+    def _answer(self, request: Request) -> Answer:
+        match request.method, request.path:
+            case "PUT", "/leases":
+                self._require(request, "watchdog:leases")
+                return Answer.of(200, {"leases": self._watchdog.put_leases(_object(request.body))})
+            case "GET", "/leases":
+                self._require(request, "watchdog:leases")
+                return Answer.of(200, self._watchdog.describe())
+            case "POST", "/wake":
+                self._require(request, "watchdog:wake")
+                wanted = _object(request.body).get("load_ids")
+                if wanted is not None and not isinstance(wanted, list):
+                    raise InvalidInput("load_ids: expected a list, or nothing for all")
+                return Answer.of(202, {"load_ids": self._watchdog.end_leases(wanted)})
+            case "GET", "/livez" | "/readyz":
+                silent_s = self._stuck_for_s()
+                stuck = silent_s > self._stuck_after_s
+                reasons = {"loop": f"no turn for {silent_s:.0f} s"} if stuck else {}
+                body = {"service": "watchdog", "status": "stuck" if stuck else "ready", "reasons": reasons}
+                return Answer.of(503 if stuck else 200, body)
+            case "GET", "/metrics":
+                return Answer(200, render(), "text/plain; version=0.0.4; charset=utf-8")
+            case "GET", "/version":
+                return Answer.of(200, {"service": "watchdog", "version": self._version})
+            case _:
+                return Answer.problem(404, "not_found", f"no {request.method} {request.path}")
+
+    def _require(self, request: Request, scope: str) -> None:
+        scheme, _, token = request.headers.get(b"authorization", b"").decode("latin-1").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise Unauthenticated("no service token")
+        principal = self._keys.verify_token(token, audience=AUDIENCE)
+        if not principal.may(scope):
+            raise Forbidden(f"{principal.subject} lacks the right {scope}")
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    parsed = orjson.loads(body or b"{}")
+    if not isinstance(parsed, dict):
+        raise InvalidInput("expected a JSON object")
+    return parsed
+
+
+@asynccontextmanager
+async def listening(routes: Routes, *, host: str, port: int, uds: Path | None) -> AsyncIterator[asyncio.Server]:
+    """Serve within the block, on a Unix socket or on a port."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await _connection(reader, writer, routes.answer)
+
+    if uds is not None:
+        _clear(uds)
+        server = await asyncio.start_unix_server(serve, path=uds)
+    else:
+        server = await asyncio.start_server(serve, host, port)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def _clear(uds: Path) -> None:
+    """Remove the socket that a killed process has left."""
+    uds.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    uds.unlink(missing_ok=True)
+
+
+async def _connection(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: Callable[[Request], Awaitable[Answer]]
+) -> None:
+    connection = h11.Connection(h11.SERVER)
+    try:
+        while True:
+            request = await _read(connection, reader)
+            if request is None:
+                return
+            reply = await answer(request)
+            writer.write(_bytes(connection, reply))
+            async with asyncio.timeout(IDLE_S):
+                await writer.drain()
+            if connection.our_state is not h11.DONE or connection.their_state is not h11.DONE:
+                return
+            connection.start_next_cycle()
+    except h11.RemoteProtocolError as exc:
+        if connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            writer.write(_bytes(connection, Answer.problem(exc.error_status_hint, "http", str(exc))))
+    except (ConnectionError, TimeoutError):
+        logger.debug("connection ended")
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(1.0):
+                await writer.wait_closed()
+
+
+async def _read(connection: h11.Connection, reader: asyncio.StreamReader) -> Request | None:
+    """Return the next request, None when the other side has nothing more to say."""
+    head: h11.Request | None = None
+    body = bytearray()
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            async with asyncio.timeout(IDLE_S):
+                connection.receive_data(await reader.read(1 << 16))
+        elif isinstance(event, h11.Request):
+            head = event
+        elif isinstance(event, h11.Data):
+            body += event.data
+            if len(body) > MAX_BODY_BYTES:
+                raise h11.RemoteProtocolError("the body is too large", error_status_hint=413)
+        elif isinstance(event, h11.EndOfMessage) and head is not None:
+            path = head.target.decode("latin-1").partition("?")[0]
+            return Request(head.method.decode("latin-1"), path, dict(head.headers), bytes(body))
+        else:
+            return None
+
+
+def _bytes(connection: h11.Connection, reply: Answer) -> bytes:
+    headers = [("content-type", reply.content_type), ("content-length", str(len(reply.body)))]
+    data = connection.send(h11.Response(status_code=reply.status, headers=headers)) or b""
+    data += connection.send(h11.Data(data=reply.body)) or b""
+    return data + (connection.send(h11.EndOfMessage()) or b"")

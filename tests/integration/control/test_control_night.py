@@ -1,0 +1,72 @@
+"""A plan's night on a real database: off at the start, on at the end, each step proven."""
+
+from datetime import date, time, timedelta
+
+import pytest
+
+from libs.common.bus import topics
+from services.control.domain.plans import Schedule, Window
+from tests.integration.control.control_world import World, local
+
+pytestmark = [pytest.mark.integration, pytest.mark.postgres]
+
+
+async def plan_in(world: World, *load_ids: str, off_in_s: float = 60, off_for_s: float = 600) -> str:
+    start, end = local(world.clock, off_in_s), local(world.clock, off_in_s + off_for_s)
+    schedule = Schedule(start.date(), start.date(), (Window(start.time(), end.time()),), "Asia/Shanghai")
+    plan, _ = await world.plans.draft("night", load_ids, schedule, (), None, "user:a", "api")
+    await world.plans.approve(plan.plan_id, "user:b", "api")
+    return plan.plan_id
+
+
+async def test_a_load_goes_off_and_comes_back_with_proof(world: World) -> None:
+    breaker = world.add_load("aau-1")
+    await plan_in(world, "aau-1")
+    await world.turn(by_s=30)
+    assert await world.states("aau-1") == [("open", "scheduled", ""), ("close", "scheduled", "")]
+    await world.run(35)
+    assert not breaker.closed
+    assert await world.states("aau-1") == [("open", "succeeded", ""), ("close", "scheduled", "")]
+    assert await world.occurrence_states() == ["shut_down"]
+    await world.run(600)
+    assert breaker.closed
+    assert await world.states("aau-1") == [("open", "succeeded", ""), ("close", "succeeded", "")]
+    assert await world.occurrence_states() == ["awake"]
+    assert await world.value("select count(*) from off_leases where closed_at is null") == 0
+    states = [event["state"] for event in world.events(topics.CONTROL_EVENTS) if "occurrence_id" in event]
+    for earlier, later in [("shutting_down", "shut_down"), ("shut_down", "waking"), ("waking", "awake")]:
+        assert states.index(earlier) < states.index(later)
+
+
+async def test_the_off_its_end_and_its_wake_up_are_one_transaction(world: World) -> None:
+    world.add_load("aau-1")
+    await plan_in(world, "aau-1")
+    await world.turn(by_s=30)
+    row = await world.value(
+        """
+        select count(*) from commands off
+          join commands wake on wake.command_id = off.pair_id and wake.not_before = off.restore_at
+          join off_leases l on l.command_id = off.command_id and l.restore_at = off.restore_at
+         where off.action = 'open' and off.xmin = wake.xmin and off.xmin = l.xmin
+        """
+    )
+    assert row == 1
+
+
+async def test_source_000_is_32_windows(world: World) -> None:
+    from datetime import UTC, datetime
+
+    world.clock.set_wall(datetime(2022, 4, 30, tzinfo=UTC))
+    world.start()
+    world.add_load("aau-1")
+    window = Window(time(23, 59, 59), time(6))
+    schedule = Schedule(date(2022, 5, 1), date(2022, 6, 1), (window,), "Asia/Shanghai")
+    plan, preview = await world.plans.draft("may", ["aau-1"], schedule, (), None, "user:a", "api")
+    assert preview.count == 32
+    await world.plans.approve(plan.plan_id, "user:a", "api")
+    assert await world.value("select count(*) from occurrences") == 32
+    assert await world.value("select min(off_at) from occurrences") == datetime(2022, 5, 1, 15, 59, 59, tzinfo=UTC)
+    assert await world.value("select max(on_at) from occurrences") == datetime(2022, 6, 1, 22, tzinfo=UTC)
+    await world.tick()
+    assert await world.value("select count(*) from occurrences") == 32
+    assert timedelta(hours=6, seconds=1) == await world.value("select min(on_at - off_at) from occurrences")
