@@ -15,17 +15,12 @@ from libs.common.profiles import Area, DeviceProfile, ModbusControl
 from libs.fieldsim.device import Device, ExceptionCode, RefusedRequest
 from libs.fieldsim.electrical import MAX_STEPS, Load, Mains, Measured, electrical_points, measure, sag_of
 from libs.fieldsim.events import EventLog
-from libs.fieldsim.faults import Bounce, FaultBoard, IgnoresCommands, Locked, Trip, VoltageSag, Welded
+from libs.fieldsim.faults import Bounce, FaultBoard, IgnoresCommands, Locked, Trip, TripReason, VoltageSag, Welded
 
 MOTOR_DELAY_S = 1.5
 INRUSH_SHARE = 1.8
 """Part of the load's demand that flows right after closing: capacitors fill, fans start."""
 INRUSH_S = 3.0
-
-PROTECTION_REASONS = frozenset(range(1, 9))
-"""Trip reasons of points.md 2.6 that a person has to release: overload to arc."""
-REMOTE_REASON = 9
-MANUAL_REASON = 10
 
 AMBIENT_DEGC = 26.0
 DEGC_PER_AMP2 = 0.002
@@ -171,11 +166,11 @@ class Breaker(Device):
             else:
                 return
 
-    def trip(self, reason: int, at_s: float) -> None:
-        """Open at once for a reason of points.md 2.6."""
+    def trip(self, reason: TripReason, at_s: float) -> None:
+        """Open at once, as a protection or whatever else the reason says."""
         kept = self._kept
         kept.pending.clear()
-        if reason in PROTECTION_REASONS:
+        if reason.is_protection:
             kept.tripped = reason
         self.events.record(at_s, self.device_id, "tripped", reason=reason)
         self._move(Move(at_s, closed=False, reason=reason))
@@ -196,7 +191,7 @@ class Breaker(Device):
         """Move the handle, as a person at the device does."""
         self.settle(at_s)
         self._kept.pending.clear()
-        self._move(Move(at_s, closed=closed, reason=0 if closed else MANUAL_REASON))
+        self._move(Move(at_s, closed=closed, reason=0 if closed else TripReason.MANUAL))
 
     def snapshot(self) -> dict[str, object]:
         """Return position, moves under way, lock, trip and settings."""
@@ -289,4 +284,4 @@ class Breaker(Device):
 
 
 def _remote(at_s: float, closed: bool) -> Move:
-    return Move(at_s, closed, 0 if closed else REMOTE_REASON)
+    return Move(at_s, closed, 0 if closed else TripReason.REMOTE)

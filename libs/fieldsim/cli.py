@@ -194,6 +194,7 @@ def sc(
     ] = None,
     info_every_s: Annotated[float, typer.Option(min=0, help="Poll GET_FSUINFO, 0 never. [s]")] = 60.0,
     data_every_s: Annotated[float, typer.Option(min=0, help="Poll GET_DATA, 0 never. [s]")] = 0.0,
+    time_every_s: Annotated[float, typer.Option(min=0, help="Send TIME_CHECK, 0 at LOGIN only. [s]")] = 0.0,
     clock_offset_s: Annotated[float, typer.Option(help="How wrong the SC's clock is. [s]")] = 0.0,
     fault: Annotated[
         list[str] | None,
@@ -216,6 +217,7 @@ def sc(
             strict=strict,
             info_every_s=info_every_s or None,
             data_every_s=data_every_s or None,
+            time_every_s=time_every_s or None,
             unit_urls=_unit_urls(unit_url or []),
             clock_offset_s=clock_offset_s,
         ),

@@ -15,7 +15,7 @@ from libs.common.errors import NotFound
 from libs.fieldsim.breaker import Breaker
 from libs.fieldsim.device import Device
 from libs.fieldsim.electrical import total_energy, total_flow
-from libs.fieldsim.faults import EVERY_DEVICE, AnyOrder, Placed
+from libs.fieldsim.faults import EVERY_DEVICE, AnyOrder, Placed, TripReason
 from libs.fieldsim.field import Field
 from libs.fieldsim.sc import faults as sc_faults
 from libs.fieldsim.sc import messages
@@ -31,8 +31,8 @@ class BreakerOrder(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     action: Literal["open", "close", "lock", "unlock", "trip", "release"]
-    reason: int = 1
-    """Of a trip, see points.md 2.6."""
+    reason: TripReason = TripReason.OVERLOAD
+    """Of a trip, see ``TripReason``."""
 
 
 class UnitUrl(BaseModel):
@@ -219,6 +219,7 @@ def _add_field(app: FastAPI, field: Field) -> None:
 
 
 def _add_centre(app: FastAPI, centre: SupervisionCentre) -> None:
+    @app.get("/journal")
     @app.get("/sc/journal")
     async def journal(
         after: int = 0, name: str | None = None, findings_only: Annotated[bool, Query()] = False

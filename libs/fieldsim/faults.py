@@ -10,7 +10,7 @@ control API, all as the same pydantic models.
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -19,6 +19,30 @@ from libs.common.errors import InvalidInput
 
 EVERY_DEVICE = "*"
 """As the device of an order: all of this process."""
+
+
+class TripReason(IntEnum):
+    """Why a breaker opened: values of the canonical point ``breaker_trip_reason``."""
+
+    OVERLOAD = 1
+    SHORT_CIRCUIT = 2
+    LEAKAGE = 3
+    OVERVOLTAGE = 4
+    UNDERVOLTAGE = 5
+    PHASE_LOSS = 6
+    OVERTEMPERATURE = 7
+    ARC = 8
+    REMOTE = 9
+    MANUAL = 10
+    TEST_BUTTON = 11
+    ENERGY_LIMIT = 12
+    ARREARS = 13
+    UNKNOWN = 99
+
+    @property
+    def is_protection(self) -> bool:
+        """Whether a person has to release the breaker before it closes again."""
+        return self <= TripReason.ARC
 
 
 class Order(BaseModel):
@@ -151,10 +175,10 @@ class Welded(Order):
 
 
 class Trip(Order):
-    """A breaker opens by itself at each beginning; the reason is one of points.md 2.6."""
+    """A breaker opens by itself at each beginning."""
 
     kind: Literal["trip"] = "trip"
-    reason: int = Field(1, ge=1, le=99)
+    reason: TripReason = TripReason.OVERLOAD
 
 
 AnyOrder = Annotated[

@@ -32,7 +32,7 @@ class Entry:
     result: str | None
     """Of the answer: ``1``, ``0``, or none where the message has no result or no answer came."""
     answered: bool
-    """Whether the asker got a right answer; false under an ordered fault."""
+    """Whether the asker got a right answer in time; false under any ordered fault."""
     duration_ms: float
     facts: Mapping[str, object] = field(default_factory=dict)
     """What was in it: devices of a LOGIN, events of a SEND_ALARM, values of a GET_DATA_ACK."""

@@ -58,6 +58,8 @@ class Policy:
     """GET_FSUINFO of every registered unit, the heartbeat; none: on command only. [s]"""
     data_every_s: float | None = None
     """GET_DATA of every registered unit; none: on command only. [s]"""
+    time_every_s: float | None = None
+    """TIME_CHECK of every registered unit; none: at LOGIN and on command. [s]"""
     unit_urls: Mapping[str, str] = field(default_factory=dict)
     """Service of a unit by its id; ``*`` for all others. Without one: port 8080 of the FsuIP of its LOGIN."""
     clock_offset_s: float = 0.0
@@ -200,7 +202,7 @@ class SupervisionCentre:
                 code=message.code,
                 unit_id=taken.unit_id,
                 result=taken.result,
-                answered=order is None or order.kind is Fault.LATE,
+                answered=order is None,
                 duration_ms=1000 * (self.clock.monotonic() - began_s),
                 facts=taken.facts,
                 findings=taken.findings,
@@ -300,7 +302,11 @@ class SupervisionCentre:
                 return messages.get_data(unit.unit_id)
 
     async def _poll(self) -> None:
-        due = {"GET_FSUINFO": self.policy.info_every_s, "GET_DATA": self.policy.data_every_s}
+        due = {
+            "GET_FSUINFO": self.policy.info_every_s,
+            "GET_DATA": self.policy.data_every_s,
+            "TIME_CHECK": self.policy.time_every_s,
+        }
         periods = {name: period_s for name, period_s in due.items() if period_s is not None}
         began_s = self.clock.monotonic()
         rounds = dict.fromkeys(periods, 0)

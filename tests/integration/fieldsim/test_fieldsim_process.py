@@ -175,7 +175,7 @@ async def test_the_centre_answers_and_its_journal_can_be_read(tmp_path: Path) ->
         second = await http.post(description["sc_url"], content=body)
         assert (first.status_code, second.status_code) == (500, 200)
         assert "LOGOUT_ACK" in second.text
-        journal = (await http.get(f"{control}/sc/journal?name=LOGOUT")).json()
+        journal = (await http.get(f"{control}/journal?name=LOGOUT")).json()
         assert [(entry["fault"], entry["answered"]) for entry in journal] == [("http_500", False), (None, True)]
         assert (await http.get(f"{control}/sc/journal?after=1")).json() == journal[1:]
         assert (await http.post(f"{control}/sc/faults", json={"kind": "drop", "count": 2})).status_code == 201

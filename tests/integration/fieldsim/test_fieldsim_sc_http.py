@@ -402,14 +402,16 @@ class TestCalls:
         assert asked == ["SET_LOGININFO", "TIME_CHECK"]
 
     async def test_units_are_polled_by_period(self, unit: StubUnit) -> None:
-        policy = Policy(unit_urls={UNIT: unit.url}, info_every_s=0.5, data_every_s=0.5, time_check_at_login=False)
+        policy = Policy(
+            unit_urls={UNIT: unit.url}, info_every_s=0.5, data_every_s=0.5, time_every_s=0.5, time_check_at_login=False
+        )
         centre = SupervisionCentre(clock=SystemClock(), policy=policy)
         await centre.start()
         await result(centre, envelope(LOGIN))
         async with asyncio.TaskGroup() as tasks:
             work = tasks.create_task(centre.run())
             async with asyncio.timeout(PATIENCE_S):
-                asked = {await unit.asked.get() for _ in range(2)}
+                asked = {await unit.asked.get() for _ in range(3)}
             work.cancel()
         await centre.stop()
-        assert asked == {"GET_FSUINFO", "GET_DATA"}
+        assert asked == {"GET_FSUINFO", "GET_DATA", "TIME_CHECK"}

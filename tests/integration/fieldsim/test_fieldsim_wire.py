@@ -254,7 +254,7 @@ class TestPymodbus:
         assert 200 < floats(reply.registers)[1] < 245
 
     async def test_a_stale_answer_is_taken_for_the_next_over_rtu(self, field: Field) -> None:
-        """The trap of RTU over TCP: nothing in the frame tells whose answer it is (southbound rules, 2.4)."""
+        """The trap of RTU over TCP: nothing in the frame tells whose answer it is."""
         order(field, "serial", "stale:duration_s=3600")
         client = await connect(field, "rtu", timeout_s=HASTE_S, framer=FramerType.RTU)
         with pytest.raises(ModbusException):

@@ -11,7 +11,7 @@ from libs.fieldsim.breaker import INRUSH_SHARE, Breaker
 from libs.fieldsim.device import ExceptionCode, RefusedRequest, modbus_profile
 from libs.fieldsim.electrical import Load, Mains
 from libs.fieldsim.events import EventLog
-from libs.fieldsim.faults import FaultBoard, parse_order
+from libs.fieldsim.faults import FaultBoard, TripReason, parse_order
 
 NOW_S = datetime(2026, 11, 20, 16, tzinfo=UTC).timestamp()
 COMMAND = 0x000D
@@ -211,7 +211,7 @@ def test_a_second_run_continues_with_the_motor_turning(bench: Bench) -> None:
 
 
 def test_a_second_run_keeps_trip_lock_and_settings(bench: Bench) -> None:
-    bench.breaker.trip(3, NOW_S)
+    bench.breaker.trip(TripReason.LEAKAGE, NOW_S)
     bench.breaker.lock(True, NOW_S)
     bench.breaker.write(Area.HOLDING, 0x0002, [270], NOW_S)
     later = Bench()

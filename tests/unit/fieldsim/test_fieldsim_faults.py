@@ -20,6 +20,7 @@ from libs.fieldsim.faults import (
     Refuses,
     Silent,
     Trip,
+    TripReason,
     VoltageSag,
     parse_order,
 )
@@ -115,8 +116,8 @@ def test_an_order_for_every_device() -> None:
 
 def test_beginnings_of_a_kind_are_in_order() -> None:
     board = FaultBoard()
-    board.place("d", Trip(reason=2, after_s=30), 0.0)
-    board.place("d", Trip(reason=1, after_s=10), 0.0)
+    board.place("d", Trip(reason=TripReason.SHORT_CIRCUIT, after_s=30), 0.0)
+    board.place("d", Trip(reason=TripReason.OVERLOAD, after_s=10), 0.0)
     board.place("d", Silent(after_s=20), 0.0)
     found = board.beginnings("d", Trip, 0.0, 100.0)
     assert [(at_s, order.reason) for at_s, order in found] == [(10.0, 1), (30.0, 2)]
