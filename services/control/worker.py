@@ -72,7 +72,7 @@ class Singleton:
         wake: asyncio.Event | None = None,
     ) -> None:
         """Call ``started`` when the lease is taken and ``turn`` again and again, at once while it returns True."""
-        backoff = Backoff(first_s=0.2, cap_s=5.0)
+        backoff = Backoff(first_s=0.1, cap_s=2.0)
         try:
             while True:
                 beat()

@@ -52,7 +52,7 @@ class StillRunning(Conflict):
 
 def actor_of(principal: Principal) -> str:
     """Return who it was, as the audit log names them."""
-    return f"{principal.kind}:{principal.subject}"
+    return principal.actor
 
 
 def door_of(principal: Principal) -> str:

@@ -129,7 +129,9 @@ class FieldSim:
             if breaker.closed or breaker.restore_at is None or breaker.local_lock or not breaker.reachable:
                 continue
             late_s = (self.clock.now() - breaker.restore_at).total_seconds()
-            by_length = breaker.deadline is not None and self.clock.monotonic() > breaker.deadline + self.holder_margin_s
+            by_length = (
+                breaker.deadline is not None and self.clock.monotonic() > breaker.deadline + self.holder_margin_s
+            )
             if late_s > self.holder_margin_s or by_length:
                 self.close(breaker)
 
@@ -177,7 +179,9 @@ class SyncedClock:
 class World:
     """One installation of control, its field and its bus."""
 
-    def __init__(self, db: Database, clock: FakeClock, keys: KeyRing, policy: Policy, *, watchdog: bool = False) -> None:
+    def __init__(
+        self, db: Database, clock: FakeClock, keys: KeyRing, policy: Policy, *, watchdog: bool = False
+    ) -> None:
         self.db = db
         self.clock = clock
         self.keys = keys
