@@ -7,6 +7,7 @@ to ``bench-results/``. Figures depend on the machine, so nothing here is a test.
     python -m libs.suite.bench start      some, by name
 """
 
+import asyncio
 import csv
 import json
 import os
@@ -144,7 +145,20 @@ def _process_name(arguments: Sequence[bytes], supervisor: bool) -> str:
     return next((name for part, name in names.items() if part in line), "other")
 
 
-BENCHMARKS: Mapping[str, Benchmark] = {"start": start}
+def chain() -> list[Measurement]:
+    """Points through encode, Kafka, decode, alarm and history, with broker and database on this machine."""
+    from libs.suite.bench_pipeline import METERS_PER_SITE, SITES, measure
+
+    points_per_s, took_s, points = asyncio.run(measure())
+    note = f"{SITES * METERS_PER_SITE} meters of {points} points, {took_s:.1f} s until both groups had committed"
+    return [
+        Measurement(
+            "accepted → Kafka → judged and stored", points_per_s, "points/s", "30,000", points_per_s >= 30_000, note
+        )
+    ]
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {"start": start, "chain": chain}
 
 
 def peer_figures() -> list[dict[str, str]]:

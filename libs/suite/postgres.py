@@ -243,7 +243,6 @@ class EmbeddedPostgres:
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGQUIT)
             process.wait(10)
-        self._process = None
         if self.socket_folder.parent != self.folder:
             with contextlib.suppress(OSError):
                 self.socket_folder.rmdir()
