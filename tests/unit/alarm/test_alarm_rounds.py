@@ -177,9 +177,7 @@ def fast_story(lines: list[Line], sizes: list[int], delays: tuple[int, int]) -> 
         size = sizes[turn % len(sizes)]
         chunk, rest = rest[:size], rest[size:]
         turn += 1
-        batch = reports(
-            (line.device, line.at, {name: value for name, value in line.points}, line.bad) for line in chunk
-        )
+        batch = reports((line.device, line.at, dict(line.points), line.bad) for line in chunk)
         batch.received_us = [us(line.received) for line in chunk]
         changes = Changes()
         judge.judge(batch, changes)
