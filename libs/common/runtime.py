@@ -147,6 +147,8 @@ class Listener:
     host: str | None = None
     port: int | None = None
     uds: Path | None = None
+    setting: str = "PORT"
+    """Variable that chooses another port, for the message when this one is taken."""
 
 
 Builder = Callable[[Platform], Service]
@@ -354,8 +356,9 @@ async def _listening(place: Listener, drain_s: float) -> AsyncIterator[asyncio.T
         sockets = None if place.uds is not None else [config.bind_socket()]
     except (OSError, SystemExit) as exc:
         raise PortTaken(
-            f"cannot listen on {place.host}:{place.port}; another program holds it. Choose another with PORT=…",
-            message_zh=f"无法监听 {place.host}:{place.port},端口已被占用。请用 PORT=… 另选端口",
+            f"cannot listen on {place.host}:{place.port}; another program holds it. "
+            f"Choose another with {place.setting}=…",
+            message_zh=f"无法监听 {place.host}:{place.port},端口已被占用。请用 {place.setting}=… 另选端口",
         ) from exc
     task = asyncio.create_task(server.serve(sockets=sockets), name=f"http {place.uds or place.port}")
     try:

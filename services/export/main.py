@@ -64,6 +64,7 @@ def build(platform: Platform) -> Service:
         bus=bus,
         db=db,
         clock=clock,
+        look_back_s=settings.look_back_s,
         sample_retention_s=settings.sample_retention_s,
         delivery_retention_s=settings.delivery_retention_s,
     )
@@ -84,7 +85,7 @@ def build(platform: Platform) -> Service:
         address=settings.unit_address, port=settings.unit_public_port or settings.unit_port or 8080
     )
     units = build_listener(answers, health, max_message_bytes=settings.max_message_bytes)
-    places = [Listener(units, host=settings.unit_host, port=settings.unit_port)] if settings.unit_port else []
+    place = Listener(units, host=settings.unit_host, port=settings.unit_port, setting="WATTRING_EXPORT__UNIT_PORT")
     return Service(
         name="export",
         app=app,
@@ -105,7 +106,7 @@ def build(platform: Platform) -> Service:
             flag_check("alarms", lambda: alarms.ready, f"the group {GROUP} has no positions yet"),
             flag_check("readings", lambda: readings.ready, "the latest values are not read from the bus yet"),
         ],
-        extra_listeners=places,
+        extra_listeners=[place] if settings.unit_port else [],
     )
 
 

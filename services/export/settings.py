@@ -35,6 +35,9 @@ class ExportSettings(SettingsModel):
     )
     lease_s: float = Field(default=9.0, gt=1, le=300, description="a dead replica's units are taken over after this")
     poll_s: float = Field(default=1.0, gt=0, le=60, description="how often the queues are looked at without a call")
+    look_back_s: float = Field(
+        default=1800.0, gt=0, le=86400, description="how far back readings are read at the start for latest values"
+    )
     sample_retention_s: float = Field(
         default=35 * 86400.0, gt=3600, description="age at which hourly samples leave the database"
     )

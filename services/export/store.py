@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from libs.common.contracts.delivery import DeliveryState
@@ -863,13 +863,11 @@ async def save_samples(conn: WriteConn, samples: Sequence[Sample]) -> None:
     )
 
 
-async def fetch_samples(
-    conn: Conn, devices: Collection[str], start: datetime, end: datetime
-) -> list[tuple[str, dict[str, list[float]]]]:
-    """Return device and points (value, time as POSIX seconds) of every hour that touches the span, oldest first."""
+async def fetch_samples(conn: Conn, devices: Collection[str], start: datetime, end: datetime) -> list[Sample]:
+    """Return the samples within a closed span, oldest first per device."""
     rows = await conn.fetch(
         """
-        select device_id, points from hourly_samples
+        select device_id, hour, points from hourly_samples
          where device_id = any($1) and hour between date_trunc('hour', $2::timestamptz) and $3
          order by device_id, hour
         """,
@@ -877,4 +875,9 @@ async def fetch_samples(
         start,
         end,
     )
-    return [(row["device_id"], row["points"]) for row in rows]
+    samples = [
+        Sample(row["device_id"], point, row["hour"], value, datetime.fromtimestamp(posix_s, tz=UTC))
+        for row in rows
+        for point, (value, posix_s) in row["points"].items()
+    ]
+    return [sample for sample in samples if start <= sample.at <= end]

@@ -145,9 +145,14 @@ def service_url(connection: Connection, assigned: str | None) -> str:
 
 
 def valid_address(text: str) -> bool:
-    """Return whether an assigned address is an IP address, with or without a port."""
+    """Return whether an assigned address is an IP address of somebody, with or without a port."""
     host, port = split_address(text)
-    return _is_network(host) and "/" not in host and (port is None or 0 < port < 65536)
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    nobody = address.is_unspecified or address.is_multicast
+    return not nobody and (port is None or 0 < port < 65536)
 
 
 def split_address(text: str) -> tuple[str, int | None]:

@@ -74,6 +74,18 @@ class LatestReadings:
         """Return whether the device is one of those."""
         return device_id in self._devices
 
+    def seed(self, samples: Iterable[Sample]) -> None:
+        """Take stored samples as values where nothing newer is known; their hour counts as sampled."""
+        for sample in samples:
+            values = self._devices.get(sample.device_id)
+            if values is None:
+                continue
+            before = values.get(sample.point)
+            if before is None or before.source_time < sample.at:
+                values[sample.point] = LatestValue(sample.value, sample.at, sample.at)
+            sampled = self._sampled[sample.device_id]
+            sampled[sample.point] = max(sampled.get(sample.point, sample.hour), sample.hour)
+
     def observe(self, reading: Reading) -> None:
         """Take a report in."""
         values = self._devices.get(reading.device_id)

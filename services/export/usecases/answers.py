@@ -133,7 +133,9 @@ class Answers:
                     continue
                 for unit in await store.units_named(conn, ref.unit_id):
                     connection = await store.fetch_connection(conn, unit.connection_id)
-                    if connection is not None and self._may_ask(peer, connection, [unit]):
+                    if connection is None or not connection.enabled:
+                        continue
+                    if self._may_ask(peer, connection, [unit]):
                         return _Found(unit, connection)
         return None
 
@@ -209,13 +211,10 @@ class Answers:
             if hours * _most_points(mapping) > self._max_values:
                 return m.PointValues(unit.ref, False)
             wanted = {point.device_id for point in mapping.points if point.kind is SourceKind.POINT}
-            rows = await store.fetch_samples(conn, wanted, request.start, request.end)
+            found = await store.fetch_samples(conn, wanted, request.start, request.end)
         samples: dict[tuple[str, str], list[tuple[datetime, float]]] = {}
-        for device_id, points in rows:
-            for point, (value, posix_s) in points.items():
-                at = datetime.fromtimestamp(posix_s, tz=request.start.tzinfo)
-                if request.start <= at <= request.end:
-                    samples.setdefault((device_id, point), []).append((at, value))
+        for sample in found:
+            samples.setdefault((sample.device_id, sample.point), []).append((sample.at, sample.value))
         return m.PointValues(unit.ref, True, stored_values(mapping, request.selection, samples))
 
     async def _registration(self, unit: Unit, connection: Connection) -> m.Registration:
@@ -227,7 +226,7 @@ class Answers:
             ok=True,
             centre_address=unit.assigned_address or connection.peers_and_host()[-1],
             tunnel_address=unit.facts.address,
-            devices=(own, *(device.ref for device in mapping.devices)),
+            devices=(own, *(device.ref for device in mapping.devices if device.ref.device_id != own.device_id)),
         )
 
     async def _write_registration(self, found: _Found, address: str, peer: str) -> bool:
@@ -267,7 +266,8 @@ class Answers:
         async with self._db.read() as conn:
             for connection in await store.fetch_connections(conn):
                 units = await store.fetch_units(conn, connection.id)
-                if connection.dialect == dialect.name and self._may_ask(peer, connection, units):
+                speaks = connection.enabled and connection.dialect == dialect.name
+                if speaks and self._may_ask(peer, connection, units):
                     concerned.append((connection, units))
         if not concerned:
             return _no(dialect, incoming, "wrong_unit")

@@ -1,8 +1,9 @@
 """The worker that keeps latest values: a tail of ``telemetry.readings`` into memory, hourly samples into the database.
 
 Why memory and not a table: a poll may arrive at any replica and must be answered from the newest values at
-once, and every value older than the bus's retention is stale anyway, so the bus itself is the store that the
-cache is rebuilt from. Why not a group: every replica needs every device that is mapped.
+once, and writing every reading a second time would cost more than all else that export does. The cache is
+rebuilt from the bus, which holds the last reports of whatever reports often, and from the hourly samples for
+what reports seldom. Why not a group: every replica needs every device that is mapped.
 """
 
 import asyncio
@@ -22,8 +23,8 @@ from services.export.domain.latest import LatestReadings
 
 logger = logging.getLogger(__name__)
 
-LOOK_BACK_S = 7200.0
-"""How far back the cache is rebuilt: the age at which the slowest point (energy, 1 h) is stale. [s]"""
+SEED_S = 7200.0
+"""How far back samples are still values: the age at which the slowest point (energy, 1 h) is stale. [s]"""
 FLUSH_S = 5.0
 """How often samples are written and the list of mapped devices is read again. [s]"""
 PRUNE_S = 600.0
@@ -41,23 +42,37 @@ class ReadingsCache:
         bus: Bus,
         db: Database,
         clock: Clock,
+        look_back_s: float,
         sample_retention_s: float,
         delivery_retention_s: float,
     ) -> None:
+        """Prepare the workers.
+
+        Args:
+            bus: Where readings come from.
+            db: The service's database.
+            clock: For ages and waiting.
+            look_back_s: How far back the bus is read at the start and for newly mapped devices. [s]
+            sample_retention_s: Age at which samples are deleted. [s]
+            delivery_retention_s: Age at which finished deliveries are deleted. [s]
+        """
         self.latest = LatestReadings()
         self._bus = bus
         self._db = db
         self._clock = clock
+        self._look_back_s = look_back_s
         self._sample_retention_s = sample_retention_s
         self._delivery_retention_s = delivery_retention_s
         self._devices: frozenset[str] | None = None
         self._tail: Tail | None = None
         self._known = asyncio.Event()
+        self._was_ready = False
 
     @property
     def ready(self) -> bool:
-        """Whether the cache holds what the bus holds."""
-        return self._tail is not None and self._tail.ready
+        """Whether the cache has once held what the bus held; what is mapped later fills in behind."""
+        self._was_ready = self._was_ready or (self._tail is not None and self._tail.ready)
+        return self._was_ready
 
     async def follow(self, beat: Callable[[], None]) -> None:
         """Read for ever; begins again further back when devices are mapped that were not followed."""
@@ -67,7 +82,7 @@ class ReadingsCache:
             if self._devices is None:
                 await _wait(self._known, 1.0)
                 continue
-            since = self._clock.now() - timedelta(seconds=LOOK_BACK_S)
+            since = self._clock.now() - timedelta(seconds=self._look_back_s)
             tail = Tail(
                 bus=self._bus,
                 clock=self._clock,
@@ -100,13 +115,17 @@ class ReadingsCache:
         """Follow exactly the devices that are mapped now."""
         async with self._db.read() as conn:
             devices = frozenset(await store.mapped_devices(conn))
-        before = self._devices
-        if devices == before:
-            return
+            before = self._devices
+            if devices == before:
+                return
+            new = devices - (before or frozenset())
+            now = self._clock.now()
+            samples = await store.fetch_samples(conn, new, now - timedelta(seconds=SEED_S), now) if new else []
         self.latest.keep(devices)
+        self.latest.seed(samples)
         self._devices = devices
-        if before is None or devices - before:
-            # The last two hours of the new devices are on the bus: read them again from there.
+        if before is None or new:
+            # What the new devices last reported is on the bus: read it again from there.
             self._known.set()
 
     async def flush(self) -> None:

@@ -26,6 +26,7 @@ from libs.common.contracts.delivery import DeliveryState
 from libs.common.db import Database, WriteConn
 from libs.common.errors import Unavailable
 from libs.common.lease import Lease, LeaseKeeper
+from libs.common.tracing import span
 from services.export import bus, store
 from services.export.dialects import Dialect, dialect_named
 from services.export.dialects.messages import (
@@ -432,7 +433,8 @@ class CentreRunner:
             return False
         request = ReportAlarms(unit.ref, tuple(each.report() for each in batch))
         url = service_url(self.connection, unit.assigned_address)
-        outcome = await self._call(client, url, request, Operation.REPORT_ALARMS)
+        with span("sc.report_alarms", traceparent=batch[0].traceparent, destination=self.connection.id):
+            outcome = await self._call(client, url, request, Operation.REPORT_ALARMS)
         accepted = isinstance(outcome, Answered) and isinstance(outcome.reply, Outcome) and outcome.reply.ok
         await self._persistently(partial(self._after_report, unit, batch, outcome, accepted=accepted))
         return accepted or len(batch) > 1

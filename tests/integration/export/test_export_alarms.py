@@ -2,7 +2,9 @@
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 
+import asyncpg
 import pytest
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres]
@@ -190,6 +192,72 @@ async def test_inhibited_and_unmapped_alarms_are_not_told(export, centre, kit):
 
     assert [row["alarm_id"] for row in await export.deliveries()] == ["released"]
     assert centre.acknowledged[0]["AlarmFlag"] == "BEGIN"
+
+
+async def test_an_event_that_comes_twice_is_told_once(export, centre, kit):
+    await export.connect(centre)
+    first, last = export.message(kit.begin("a-1")), export.message(kit.end("a-1"))
+    await export.bus.publish([first, last, first, last], timeout_s=5)
+    await export.publish(kit.begin("a-2"))
+    await kit.until(lambda: _acknowledged(centre, 3))
+
+    assert kit.flags(centre.acknowledged) == [
+        ("0000000001", "BEGIN"),
+        ("0000000001", "END"),
+        ("0000000002", "BEGIN"),
+    ]
+
+
+async def test_numbers_wrap_and_pass_over_those_of_open_alarms(export, centre, kit, postgres_url):
+    await export.connect(centre)
+    await export.publish(kit.begin("open"))
+    await kit.until(lambda: _acknowledged(centre, 1))
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        await connection.execute("update export.units set next_serial = 4294967295")
+    finally:
+        await connection.close()
+    await export.publish(*(kit.begin(f"a-{n}", "0s16001001") for n in range(3)))
+    await kit.until(lambda: _acknowledged(centre, 4))
+    await export.publish(kit.end("a-0", "0s16001001"))
+    await kit.until(lambda: _acknowledged(centre, 5))
+
+    assert [serial for serial, _ in kit.flags(centre.acknowledged)] == [
+        "0000000001",
+        "4294967295",
+        "0000000000",
+        "0000000002",
+        "4294967295",
+    ]
+
+
+async def test_what_is_no_alarm_event_is_put_aside_and_the_rest_goes_on(export, centre, kit, postgres_url):
+    await export.connect(centre)
+    good = export.message(kit.begin("a-1"))
+    await export.bus.publish([replace(good, value=b'{"alarm_id": 7}'), replace(good, value=b"\xff"), good], timeout_s=5)
+    await kit.until(lambda: _acknowledged(centre, 1))
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        reasons = [row["reason"] for row in await connection.fetch("select reason from export.dead_letters")]
+    finally:
+        await connection.close()
+    assert len(reasons) == 2
+    assert all(reason.startswith("no alarm event") for reason in reasons)
+
+
+async def test_a_connection_that_is_switched_off_keeps_its_queue(export, centre, kit):
+    await export.connect(centre)
+    body = {"name": "x", "url": centre.url, "options": {"retry_cap_s": 0.2}}
+    await export.api("PUT", "/sc-connections/gd", {**body, "enabled": False})
+    await export.publish(kit.begin("a-1"))
+
+    async def queued():
+        return [row["state"] for row in await export.deliveries()] == ["queued"]
+
+    await kit.until(queued)
+    assert centre.named("SEND_ALARM") == []
+    await export.api("PUT", "/sc-connections/gd", body)
+    await kit.until(lambda: _acknowledged(centre, 1))
 
 
 async def test_an_end_goes_where_its_begin_went_though_the_mapping_has_changed(export, centre, kit):

@@ -150,7 +150,9 @@ class TestAddress:
     def test_events_go_to_the_assigned_host_at_the_known_path(self, assigned, url):
         assert service_url(self.connection, assigned) == url
 
-    @pytest.mark.parametrize("text", ["", "10.20.0.0/24", "10.20.0.9:0", "10.20.0.9:x", "a.b", "1.2.3.4:99999", "@"])
+    @pytest.mark.parametrize(
+        "text", ["", "10.20.0.0/24", "10.20.0.9:0", "10.20.0.9:x", "a.b", "1.2.3.4:99999", "@", "0.0.0.0", "224.0.0.1"]
+    )
     def test_what_is_no_address_is_none(self, text):
         assert not valid_address(text)
 

@@ -128,6 +128,18 @@ def test_the_first_good_value_of_every_hour_is_sampled_once():
     assert latest.take_samples() == samples
 
 
+def test_stored_samples_stand_in_until_something_newer_is_seen():
+    stored = cache(reading({"voltage_a": 229.0, "energy_active_import": 5.0}, age_s=1700)).take_samples()
+    latest = cache(reading({"voltage_a": 231.0}))
+    latest.take_samples()
+    latest.seed(stored)
+    answer = ask(latest)
+    assert answer["0416104001"] == (231.0, ValueState.NORMAL)
+    assert answer["0416199001"] == (5.0, ValueState.NORMAL)
+    latest.observe(reading({"energy_active_import": 6.0}))
+    assert latest.take_samples() == [], "the hour has its sample already"
+
+
 def test_history_gives_what_was_sampled_and_nothing_else():
     at = [NOW - timedelta(hours=2), NOW - timedelta(hours=1)]
     samples = {("m-1", "voltage_a"): [(at[0], 229.0), (at[1], 230.0)]}
