@@ -92,7 +92,18 @@ def test_nothing_is_known_of_strangers(directory: RegistryDirectory) -> None:
 
 
 def test_a_removed_device_is_gone_and_noted(view: View, directory: RegistryDirectory) -> None:
-    view.change(Device(id="m-1", name="Meter", kind="meter_3p", site="s-1", state=EntityState.REMOVED, **COMMON))
+    gone = datetime(2026, 2, 1, tzinfo=UTC)
+    view.change(
+        Device(
+            id="m-1",
+            name="Meter",
+            kind="meter_3p",
+            site="s-1",
+            state=EntityState.REMOVED,
+            valid_to=gone,
+            **COMMON,
+        )
+    )
     assert directory.target("m-1") is None
     assert directory.is_removed("m-1")
     assert directory.take_changed() == {"m-1"}
