@@ -55,8 +55,8 @@ async def installation(
     postgres_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *, watchdog: bool
 ) -> AsyncIterator[Installation]:
     for name, value in {
-        "CLOCK": "assumed", "MIN_OFF_S": "1", "MIN_ON_S": "0", "TICK_S": "0.1", "WATCHDOG": "required" if watchdog else "absent",
-        "MAX_OFFS_PER_DAY": "100", "SETTLE_S": "0.2", "ACCEPT_TIMEOUT_S": "2",
+        "CLOCK": "assumed", "MIN_OFF_S": "1", "MIN_ON_S": "0", "TICK_S": "0.1",
+        "WATCHDOG": "required" if watchdog else "absent", "MAX_OFFS_PER_DAY": "100", "SETTLE_S": "0.2", "ACCEPT_TIMEOUT_S": "2",
     }.items():  # fmt: skip
         monkeypatch.setenv(f"WATTRING_CONTROL__{name}", value)
     clock = SystemClock()
@@ -104,7 +104,8 @@ async def _has_loads(found: Installation) -> bool:
 @asynccontextmanager
 async def watchdog_process(found: Installation, **settings: str) -> AsyncIterator[asyncio.subprocess.Process]:
     environ = {
-        "PATH": os.environ["PATH"], "WATTRING_DATA_DIR": str(found.folder), "WATTRING_UDS": f"{found.folder}/watchdog.sock",
+        "PATH": os.environ["PATH"], "WATTRING_DATA_DIR": str(found.folder),
+        "WATTRING_UDS": f"{found.folder}/watchdog.sock",
         "WATTRING_SERVICE_URLS": json.dumps(found.urls), "WATTRING_LOG_FORMAT": "text",
         "WATTRING_WATCHDOG__LOOK_EVERY_S": "0.1", "WATTRING_WATCHDOG__MARGIN_S": "1",
         **{f"WATTRING_WATCHDOG__{name.upper()}": value for name, value in settings.items()},
@@ -175,5 +176,5 @@ async def test_the_watchdog_wakes_what_reads_open_without_a_lease(
         found.field.deaf = True
         found.field.breakers["aau-2"].closed = False
         await until(lambda: found.field.breakers["aau-2"].closed, "woken by the door")
-    assert [request["load_id"] for request in found.field.door_requests][0] == "aau-2"
+    assert found.field.door_requests[0]["load_id"] == "aau-2"
     assert found.field.door_requests[0]["issuer"] == "watchdog"
