@@ -1,30 +1,61 @@
 """Settings from the environment: ``WATTRING_<FIELD>`` and ``WATTRING_<SERVICE>__<FIELD>__<FIELD>``.
 
-A misspelt name stops the start with the names that exist. Any variable may be given as ``<NAME>_FILE``
-instead, a path whose content is the value, so that secrets need not stand in the environment. A few
-names that operators know keep them: ``DATABASE_URL``, ``KAFKA_BOOTSTRAP_SERVERS``, ``LOG_LEVEL``, ``PORT``.
+* A misspelt name stops the start, with the name that was probably meant. So does an impossible value. Both are said
+  by the name of the variable, all of them at once. An empty variable counts as not given.
+* Any variable may be given as ``<NAME>_FILE`` instead, a path whose content is the value, so that secrets need not
+  stand in the environment. So no setting's own name ends in ``_FILE``. Giving a setting twice, differently, is an error.
+* Lists and objects are JSON; a map may also be given key by key, ``WATTRING_SERVICE_URLS__INGEST=http://…``.
+* A few names that operators know keep them: ``DATABASE_URL``, ``KAFKA_BOOTSTRAP_SERVERS``, ``LOG_LEVEL``, ``PORT``.
+  ``OTEL_*`` are read by OpenTelemetry itself; ``TZ`` is ignored, time zones are data.
+* A process reads the common settings and the sections of the services in it; of other services' sections it only
+  checks that they exist. ``WATTRING_TEST_*`` belongs to the tests.
 """
 
 import difflib
+import logging
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from types import UnionType
+from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretBytes,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from libs.common.errors import PlatformError
+from libs.common.redact import presentable, redact
+
+logger = logging.getLogger(__name__)
 
 SERVICES = ("ingest", "alarm", "control", "carbon", "export", "gateway")
 SECTIONS = (*SERVICES, "watchdog", "fieldsim")
+ADDRESSED = (*SERVICES, "watchdog", "jobs")
+"""Who may have an address in ``service_urls``."""
 PREFIX = "WATTRING_"
+PREFIX_OF_TESTS = "WATTRING_TEST_"
 WELL_KNOWN = {
     "DATABASE_URL": "WATTRING_DATABASE__URL",
     "KAFKA_BOOTSTRAP_SERVERS": "WATTRING_BUS__BOOTSTRAP_SERVERS",
     "LOG_LEVEL": "WATTRING_LOG_LEVEL",
     "PORT": "WATTRING_PORT",
 }
+
+_HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[^\s/?#@:,\[\]]*)(?::\d{1,5})?"
+_POSTGRES_URL = re.compile(rf"postgres(?:ql)?://(?:[^\s/?#@]*@)?{_HOST}(?:,{_HOST})*(?:[/?]\S*)?$")
+_SERVICE_URL = re.compile(r"https?://[^\s/?#@]+/?$|unix:/\S+$")
 
 
 class InvalidSettings(PlatformError):
@@ -35,9 +66,11 @@ class InvalidSettings(PlatformError):
 
 
 class SettingsModel(BaseModel):
-    """Base of all settings: frozen, and an unknown field is an error."""
+    """Base of all settings: frozen, an unknown field is an error, and an error does not show the value."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
 
 
 class DatabaseSettings(SettingsModel):
@@ -55,6 +88,16 @@ class DatabaseSettings(SettingsModel):
         le=60,
         description="a frozen consumer's transaction is ended by the server after this",
     )
+
+    @field_validator("url")
+    @classmethod
+    def _is_postgresql(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and not _POSTGRES_URL.match(url.get_secret_value()):
+            raise ValueError(
+                "expected postgresql://user:password@host:port/name, with / ? # @ : in user and password "
+                "percent-encoded"
+            )
+        return url
 
 
 class BusSettings(SettingsModel):
@@ -112,6 +155,22 @@ class CommonSettings(SettingsModel):
     database: DatabaseSettings = DatabaseSettings()
     bus: BusSettings = BusSettings()
 
+    @field_validator("service_urls")
+    @classmethod
+    def _are_addresses(cls, urls: Mapping[str, str]) -> Mapping[str, str]:
+        for name, url in urls.items():
+            if name not in ADDRESSED:
+                raise ValueError(f"{name} is no service; known are {', '.join(ADDRESSED)}")
+            if not _SERVICE_URL.match(url):
+                raise ValueError(f"{name}: expected http://host:port or unix:/path")
+        return urls
+
+    @model_validator(mode="after")
+    def _kafka_has_servers(self) -> Self:
+        if self.bus.effective_kind == "kafka" and not self.bus.bootstrap_servers:
+            raise ValueError("the bus is kafka and has no servers: set KAFKA_BOOTSTRAP_SERVERS=host:port,host:port")
+        return self
+
     @property
     def effective_keys_dir(self) -> Path:
         """Where the service keys lie."""
@@ -122,12 +181,15 @@ Model = TypeVar("Model", bound=SettingsModel)
 
 
 def load_common(environ: Mapping[str, str] | None = None) -> CommonSettings:
-    """Return the settings common to all processes.
+    """Return the settings common to all processes, from ``environ`` or else the process's environment.
+
+    Of the services' sections only the names are checked here: each service checks its own when it is built.
 
     Raises:
         InvalidSettings: A variable is unknown or has an impossible value; the message names it.
     """
-    return _validate(CommonSettings, _tree(environ)[0], PREFIX)
+    given = [one for one in _given(environ) if len(one.path) < 2 or one.path[0] not in SECTIONS]
+    return _build(CommonSettings, given, PREFIX)
 
 
 def load_section(section: str, model: type[Model], environ: Mapping[str, str] | None = None) -> Model:
@@ -136,75 +198,207 @@ def load_section(section: str, model: type[Model], environ: Mapping[str, str] | 
     Raises:
         InvalidSettings: A variable is unknown or has an impossible value; the message names it.
     """
-    return _validate(model, _tree(environ)[1].get(section, {}), f"{PREFIX}{section.upper()}__")
+    given = [replace(one, path=one.path[1:]) for one in _given(environ) if len(one.path) > 1 and one.path[0] == section]
+    settings = _build(model, given, f"{PREFIX}{section.upper()}__")
+    logger.info("settings in use", extra={"section": section, "settings": shown(settings)})
+    return settings
 
 
-def _tree(environ: Mapping[str, str] | None) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Split the environment into the common tree and a tree per section."""
-    values = {WELL_KNOWN.get(name, name): value for name, value in _with_files(environ or os.environ).items()}
-    common: dict[str, Any] = {}
-    sections: dict[str, dict[str, Any]] = {}
-    for name, text in values.items():
-        if not name.startswith(PREFIX):
+def shown(settings: BaseModel) -> dict[str, Any]:
+    """Return the settings as JSON-ready facts without their secrets, for a log line or a page."""
+    facts: dict[str, Any] = presentable(settings.model_dump())
+    return facts
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """One setting as the environment gives it."""
+
+    source: str
+    """The variable that the operator wrote."""
+    variable: str
+    """Our name of it."""
+    path: tuple[str, ...]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Wrong:
+    """One thing wrong with the environment, in both languages."""
+
+    english: str
+    chinese: str
+
+
+def _given(environ: Mapping[str, str] | None) -> list[_Given]:
+    """Return what concerns us, with well-known names and ``_FILE`` resolved."""
+    found: dict[str, _Given] = {}
+    for name, text in (os.environ if environ is None else environ).items():
+        is_file = name.endswith("_FILE") and not name.endswith("__FILE")  # a setting may be called FILE
+        stem = name.removesuffix("_FILE") if is_file else name
+        variable = WELL_KNOWN.get(stem, stem)
+        if not variable.upper().startswith(PREFIX) or variable.startswith(PREFIX_OF_TESTS):
             continue
-        path = name.removeprefix(PREFIX).lower().split("__")
-        node = sections.setdefault(path.pop(0), {}) if path[0] in SECTIONS and len(path) > 1 else common
-        for part in path[:-1]:
-            node = node.setdefault(part, {})
-            if not isinstance(node, dict):
-                raise InvalidSettings(f"{name}: {part} already has a plain value")
-        node[path[-1]] = _value(name, text)
-    return common, sections
+        if is_file and text:
+            text = _content(name, text)
+        earlier = found.get(variable)
+        if earlier is not None and earlier.text and text and earlier.text != text:
+            raise InvalidSettings(
+                f"{earlier.source} and {name} both give {variable}, and not the same: keep one",
+                message_zh=f"{earlier.source} 与 {name} 同时给出 {variable} 且不一致:请只保留一个",
+            )
+        if earlier is None or text:
+            path = variable[len(PREFIX) :].lower().split("__")
+            found[variable] = _Given(source=name, variable=variable, path=tuple(path), text=text)
+    return list(found.values())
 
 
-def _with_files(environ: Mapping[str, str]) -> dict[str, str]:
-    """Replace ``<NAME>_FILE`` by ``<NAME>`` with the file's content."""
-    values: dict[str, str] = {}
-    for name, text in environ.items():
-        ours = name.startswith(PREFIX) or name.removesuffix("_FILE") in WELL_KNOWN
-        if ours and name.endswith("_FILE"):
+def _content(name: str, place: str) -> str:
+    try:
+        return Path(place).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
+    # Outside the handler: an error about text carries the text.
+    raise InvalidSettings(f"{name}: cannot read {place}: {reason}", message_zh=f"{name}:无法读取 {place}:{reason}")
+
+
+def _build(model: type[Model], given: Sequence[_Given], prefix: str) -> Model:
+    values: dict[str, Any] = {}
+    wrong: list[_Wrong] = []
+    for one in sorted(given, key=lambda one: one.path):
+        field = _field(model, one.path) if one.variable.isupper() else None
+        if field is None:
+            wrong.append(_unknown(one, model, prefix))
+        elif one.text:  # an empty variable is what an env file or a compose file leaves where nothing is meant
             try:
-                values[name.removesuffix("_FILE")] = Path(text).read_text(encoding="utf-8").strip()
-            except OSError as exc:
-                raise InvalidSettings(f"{name}: cannot read {text}: {exc.strerror}") from exc
-        elif ours or name in WELL_KNOWN:
-            values.setdefault(name, text)
-    return values
+                _put(values, one, _parsed(field, one.text))
+            except ValueError as exc:
+                wrong.append(_Wrong(f"{one.source}: {exc}", f"{one.source}:{exc}"))
+    settings: Model | None = None
+    try:
+        settings = model.model_validate(values)
+    except ValidationError as exc:
+        sources = {one.path: one.source for one in given}
+        wrong += [_impossible(error, model, sources, prefix) for error in exc.errors()]
+    if settings is None or wrong:
+        # Outside the handler: the library's error carries the values, and a value may be a secret.
+        raise InvalidSettings(
+            "\n".join(one.english for one in wrong), message_zh="\n".join(one.chinese for one in wrong)
+        )
+    return settings
 
 
-def _value(name: str, text: str) -> Any:
-    if not text.startswith(("[", "{")):
+def _put(values: dict[str, Any], one: _Given, value: Any) -> None:
+    """Put a value at its place in the tree.
+
+    Raises:
+        ValueError: The place, or one above it, has a value already.
+    """
+    node: Any = values
+    for part in one.path[:-1]:
+        node = node.setdefault(part, {})
+        if not isinstance(node, dict):
+            raise ValueError("a variable above it gives a whole value already")
+    if one.path[-1] in node:
+        raise ValueError("given already, as part of a JSON value")
+    node[one.path[-1]] = value
+
+
+def _parsed(field: FieldInfo | None, text: str) -> Any:
+    """Return the text, or what it says in JSON where a list or an object is wanted."""
+    if field is None or not _is_composite(field.annotation):
         return text
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as exc:
-        raise InvalidSettings(f"{name}: expected JSON, {exc}") from exc
+        raise ValueError(f'expected JSON, such as ["a", "b"] or {{"a": "b"}}; {exc}') from None
 
 
-def _validate(model: type[Model], values: Mapping[str, Any], prefix: str) -> Model:
-    try:
-        return model.model_validate(values)
-    except ValidationError as exc:
-        lines = []
-        for error in exc.errors():
-            variable = prefix + "__".join(str(part) for part in error["loc"]).upper()
-            if error["type"] == "extra_forbidden":
-                known = _variables(model, prefix)
-                near = difflib.get_close_matches(variable, known, n=1)
-                hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
-                lines.append(f"{variable}: there is no such setting{hint}")
-            else:
-                lines.append(f"{variable}: {error['msg']}")
-        raise InvalidSettings("\n".join(lines)) from exc
+def _field(model: type[BaseModel], path: Sequence[str]) -> FieldInfo | None:
+    """Return the field that a path leads to, None when there is none; of a map, any key is the map's own matter."""
+    field = model.model_fields.get(path[0])
+    if field is None or len(path) == 1:
+        return field
+    for kind in _kinds(field.annotation):
+        if issubclass(_class(kind), BaseModel):
+            return _field(kind, path[1:])
+        if len(path) == 2 and issubclass(_class(kind), Mapping):
+            return FieldInfo(annotation=get_args(kind)[1])
+    return None
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _class(kind: Any) -> type:
+    """Return the class behind a type as it is written; ``object`` for what is none, such as a Literal."""
+    found = get_origin(kind) or kind
+    return found if isinstance(found, type) else object
+
+
+def _is_composite(annotation: Any) -> bool:
+    classes = [_class(kind) for kind in _kinds(annotation)]
+    return any(issubclass(one, BaseModel | Collection) and not issubclass(one, str | bytes) for one in classes)
+
+
+def _is_secret(model: type[BaseModel], where: Sequence[str]) -> bool:
+    """Return whether any field on the way may hold a secret; a place that no field is known for counts as one."""
+    lengths = range(1, len(where) + 1)
+    fields = [field for field in (_field(model, where[:length]) for length in lengths) if field is not None]
+    return not fields or any(_holds_secret(one.annotation) for one in fields)
+
+
+def _holds_secret(annotation: Any) -> bool:
+    return annotation in (SecretStr, SecretBytes) or any(_holds_secret(part) for part in get_args(annotation))
+
+
+def _unknown(one: _Given, model: type[BaseModel], prefix: str) -> _Wrong:
+    known = _variables(model, prefix)
+    if prefix == PREFIX:
+        name = one.path[0]
+        if name in SECTIONS:
+            whole = f"{PREFIX}{name.upper()}__"
+            return _Wrong(
+                f"{one.source}: {name} is a section; its settings are {whole}<NAME>",
+                f"{one.source}:{name} 是配置分区,其配置项为 {whole}<名称>",
+            )
+        section = difflib.get_close_matches(name, SECTIONS, n=1) if len(one.path) > 1 else []
+        known += [one.variable.upper().replace(name.upper(), found.upper(), 1) for found in section]
+    near = difflib.get_close_matches(one.variable.upper(), known, n=1)
+    if near:
+        return _Wrong(
+            f"{one.source}: there is no such setting; did you mean {near[0]}?",
+            f"{one.source}:没有这个配置项;是否想写 {near[0]}?",
+        )
+    return _Wrong(
+        f"{one.source}: there is no such setting; known are {', '.join(known)}",
+        f"{one.source}:没有这个配置项;可用的有 {', '.join(known)}",
+    )
+
+
+def _impossible(
+    error: ErrorDetails, model: type[BaseModel], sources: Mapping[tuple[str, ...], str], prefix: str
+) -> _Wrong:
+    """Say which variable has an impossible value, as it was written, and what would be possible."""
+    where = tuple(str(part) for part in error["loc"] if part != "[key]")
+    length = next((length for length in range(len(where), 0, -1) if where[:length] in sources), 0)
+    if length:
+        place = sources[where[:length]] + "".join(f"[{part}]" for part in where[length:])
+    else:  # a rule over several settings, or a default that breaks one
+        place = f"{prefix}{'__'.join(where).upper()}".removesuffix("__")
+    if error["type"] == "extra_forbidden":
+        return _Wrong(f"{place}: there is no such field", f"{place}:没有这个字段")
+    reason = error["msg"].removeprefix("Value error, ")
+    given = error.get("input")
+    if where and isinstance(given, str | int | float) and not _is_secret(model, where):
+        reason += f", found {redact(repr(given))[:100]}"
+    return _Wrong(f"{place}: {reason}", f"{place}:取值有误:{reason}")
 
 
 def _variables(model: type[BaseModel], prefix: str) -> list[str]:
     names: list[str] = []
-    for field, info in model.model_fields.items():
-        name = prefix + field.upper()
-        inner = info.annotation
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            names += _variables(inner, name + "__")
-        else:
-            names.append(name)
+    for name, field in model.model_fields.items():
+        inner = [kind for kind in _kinds(field.annotation) if issubclass(_class(kind), BaseModel)]
+        names += _variables(inner[0], f"{prefix}{name.upper()}__") if inner else [f"{prefix}{name.upper()}"]
     return names
