@@ -46,7 +46,8 @@ async def measure() -> tuple[float, float, int]:
     with tempfile.TemporaryDirectory(prefix="wattring-bench-") as place:
         folder = Path(place)
         with _kafka(folder / "kafka") as bootstrap, EmbeddedPostgres(folder / "postgres") as server:
-            with Cluster(folder, server.url, bootstrap, names=("ingest", "alarm")) as cluster:
+            at_once = {"WATTRING_INGEST__IMPORT_SYNC_BYTES": "10000000"}
+            with Cluster(folder, server.url, bootstrap, environ=at_once, names=("ingest", "alarm")) as cluster:
                 cluster.prepare()
                 cluster.start()
                 cluster.wait_ready()
@@ -64,6 +65,7 @@ async def _drive(bootstrap: str, database_url: str) -> tuple[float, float, int]:
     try:
         points = points_of_a_report()
         began = datetime.now(UTC) - timedelta(seconds=WARM_UP_ROUNDS + ROUNDS + 5)
+        await _registry_known(conn)
         await _publish(bus, points, began, range(WARM_UP_ROUNDS))
         await _all_committed(bus, conn)
         started = time.perf_counter()
@@ -76,11 +78,31 @@ async def _drive(bootstrap: str, database_url: str) -> tuple[float, float, int]:
         last = began + timedelta(seconds=WARM_UP_ROUNDS + ROUNDS - 1)
         judged = await conn.fetchval("select count(*) from alarm.judged where judged_at = $1", last)
         if (stored, judged) != (expected, SITES * METERS_PER_SITE):
+            print(
+                await conn.fetchrow(
+                    "select count(*), min(judged_at), max(judged_at), min(received_at), max(received_at) from alarm.judged"
+                ),
+                last,
+                await conn.fetch("select grp, sum(next) from alarm.consumer_cursors group by grp"),
+                await conn.fetch("select count(*), min(reason) from alarm.dead_letters"),
+                await conn.fetch("select count(*) from alarm.registry_entities"),
+            )
             raise RuntimeError(f"{stored} reports stored of {expected}, {judged} meters judged to the last report")
         return ROUNDS * SITES * METERS_PER_SITE * len(points) / took_s, took_s, len(points)
     finally:
         await conn.close()
         await bus.stop()
+
+
+async def _registry_known(conn: asyncpg.Connection) -> None:
+    """Wait until alarm knows every meter; a report of a stranger would not be judged."""
+    give_up = time.monotonic() + GIVE_UP_S
+    while time.monotonic() < give_up:
+        known = await conn.fetchval("select count(*) from alarm.registry_entities where kind = 'device'")
+        if known == SITES * METERS_PER_SITE:
+            return
+        await asyncio.sleep(0.1)
+    raise RuntimeError("alarm does not learn of the meters")
 
 
 async def _publish(bus: KafkaBus, points: dict[str, float], began: datetime, rounds: range) -> None:
