@@ -74,6 +74,8 @@ class ScriptedCentre:
     script: Script = obedient
     heard: list[Heard] = field(default_factory=list)
     acknowledged: list[dict[str, str]] = field(default_factory=list)
+    too_early: list[dict[str, str]] = field(default_factory=list)
+    """ENDs that came before their BEGIN was acknowledged."""
     port: int = 0
     _server: asyncio.Server | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -125,6 +127,10 @@ class ScriptedCentre:
                 root.findtext("PK_Type/Name", ""), root.findtext("PK_Type/Code", ""), root.find("Info"), loop.time()
             )
             self.heard.append(heard)
+            known = {alarm["SerialNo"] for alarm in self.acknowledged}
+            self.too_early += [
+                alarm for alarm in heard.alarms() if alarm["AlarmFlag"] == "END" and alarm["SerialNo"] not in known
+            ]
             answer = await self.script(heard)
             if answer is not None:
                 raw = answer if isinstance(answer, bytes) else _soap(answer)

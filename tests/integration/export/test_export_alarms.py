@@ -105,6 +105,7 @@ async def test_order_is_kept_and_each_is_acknowledged_once_by_a_faulty_centre(ex
         await export.publish(kit.begin(alarm, signal), kit.end(alarm, signal))
     await kit.until(lambda: _acknowledged(centre, 24), 60)
 
+    assert centre.too_early == []
     assert set(Counter(kit.flags(centre.acknowledged)).values()) == {1}
     by_point = {"0416003001": [], "0416001001": []}
     for alarm in centre.acknowledged:
@@ -166,6 +167,7 @@ async def test_nothing_is_lost_or_doubled_when_the_process_is_killed(export, cen
     await export.start()
     await kit.until(lambda: _acknowledged(centre, 5))
 
+    assert centre.too_early == []
     flags = Counter(kit.flags(centre.acknowledged))
     assert flags == {
         ("0000000001", "BEGIN"): 1,
