@@ -78,15 +78,6 @@ async def _drive(bootstrap: str, database_url: str) -> tuple[float, float, int]:
         last = began + timedelta(seconds=WARM_UP_ROUNDS + ROUNDS - 1)
         judged = await conn.fetchval("select count(*) from alarm.judged where judged_at = $1", last)
         if (stored, judged) != (expected, SITES * METERS_PER_SITE):
-            print(
-                await conn.fetchrow(
-                    "select count(*), min(judged_at), max(judged_at), min(received_at), max(received_at) from alarm.judged"
-                ),
-                last,
-                await conn.fetch("select grp, sum(next) from alarm.consumer_cursors group by grp"),
-                await conn.fetch("select count(*), min(reason) from alarm.dead_letters"),
-                await conn.fetch("select count(*) from alarm.registry_entities"),
-            )
             raise RuntimeError(f"{stored} reports stored of {expected}, {judged} meters judged to the last report")
         return ROUNDS * SITES * METERS_PER_SITE * len(points) / took_s, took_s, len(points)
     finally:
