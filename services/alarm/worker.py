@@ -31,6 +31,9 @@ RULES_GROUP = "alarm.rules"
 RULES_TOPICS = (topics.READINGS, topics.CONDITIONS, topics.CONTROL_EVENTS)
 DELIVERIES_GROUP = "alarm.deliveries"
 
+EVENTS_AT_ONCE = 500
+"""Written with one statement; in between others get their turn: some milliseconds."""
+
 REPORTS = metrics.counter("alarm_reports_total", "Reports by what became of them", ("outcome",))
 POINTS = metrics.counter("alarm_evaluations_total", "Values of reports that were judged")
 STEPS = metrics.counter("alarm_transitions_total", "Steps in the life of alarms", ("phase", "level"))
@@ -216,12 +219,13 @@ class JudgeHandler:
 
     async def _publish(self, conn: WriteConn, events: Sequence[AlarmEvent]) -> list[AlarmEvent]:
         """Write events and put them into the outbox; return those that were not there before."""
-        if not events:
-            return []
-        news = await store.put_events(conn, events)
         trace = current_traceparent()
-        await outbox.put(conn, [bus.alarm_message(event, trace) for event in news])
-        return news
+        told: list[AlarmEvent] = []
+        for first in range(0, len(events), EVENTS_AT_ONCE):
+            news = await store.put_events(conn, events[first : first + EVENTS_AT_ONCE])
+            await outbox.put(conn, [bus.alarm_message(event, trace) for event in news])
+            told += news
+        return told
 
     async def _conditions(self, conn: WriteConn, messages: Iterable[Received]) -> list[AlarmEvent]:
         told: list[AlarmEvent] = []

@@ -46,6 +46,9 @@ class Limits:
     """A report dated later than this after its acceptance is not judged. [µs]"""
     tick_grace_us: int = 2 * SECOND_US
     """A report in flight may still contradict a delay that ran out on the partition's clock. [µs]"""
+    at_once: int = 1000
+    """So many delays that ran out, or episodes under changed rules, are worked off with one batch; the rest with the
+    next ones, so that an event of a whole province does not hold up the process."""
     wake_settle_us: int = 60 * SECOND_US
     """After a wake-up the supply may take this long to look normal again. [µs]"""
 
@@ -118,12 +121,13 @@ class _Timers:
             self._armed[slot, rule_id] = at_us
             heapq.heappush(self._heap, (at_us, slot, rule_id))
 
-    def due(self, clock_us: int) -> Iterator[tuple[int, str]]:
-        """Yield what is to be looked at; more may be armed in between."""
-        while self._heap and self._heap[0][0] <= clock_us:
+    def due(self, clock_us: int, limit: int) -> Iterator[tuple[int, str]]:
+        """Yield what is to be looked at, at most ``limit``; more may be armed in between."""
+        while limit > 0 and self._heap and self._heap[0][0] <= clock_us:
             at_us, slot, rule_id = heapq.heappop(self._heap)
             if self._armed.get((slot, rule_id)) == at_us:
                 del self._armed[slot, rule_id]
+                limit -= 1
                 yield slot, rule_id
 
 
@@ -189,7 +193,7 @@ class Engine:
     def load(self, judged: Iterable[Judged], episodes: Iterable[tuple[str, str, Episode]]) -> None:
         """Take over stored state: how far devices were judged, and what is not NORMAL.
 
-        The episodes are looked at again with the next batch, since rules may have changed in the meantime.
+        The episodes are looked at again by ``reconsider``, since rules may have changed in the meantime.
         """
         for row in judged:
             slot = self._slot(row.device_id)
@@ -217,7 +221,7 @@ class Engine:
     # Rules and devices change.
 
     def set_book(self, book: RuleBook) -> None:
-        """Judge by these rules from now on; call ``reconsider`` before the next report."""
+        """Judge by these rules from now on."""
         self._book = book
         self._shapes.clear()
         self._shape_of.clear()
@@ -233,12 +237,15 @@ class Engine:
                 self._stale.add(slot)
 
     def reconsider(self, changes: Changes) -> None:
-        """Look again at every episode whose rule or device may have changed, by the last known values."""
-        for slot in sorted(self._stale):
+        """Look again at episodes whose rule or device may have changed, by the last known values.
+
+        Those of a device whose report is to be judged are looked at before it in any case.
+        """
+        for slot in sorted(self._stale)[: self._limits.at_once]:
             self._reconsider(slot, changes)
-        self._stale.clear()
 
     def _reconsider(self, slot: int, changes: Changes) -> None:
+        self._stale.discard(slot)
         target = self._directory.target(self._ids[slot])
         if target is None and not self._directory.is_removed(self._ids[slot]):
             return
@@ -300,6 +307,8 @@ class Engine:
         if not len(reports):
             return
         slots = self._slots(reports.device_ids)
+        for slot in sorted(self._stale.intersection(slots.tolist())):
+            self._reconsider(slot, changes)
         source = np.array(reports.source_us, dtype=np.int64)
         received = np.array(reports.received_us, dtype=np.int64)
         partitions = np.array(reports.partitions, dtype=np.int64)
@@ -445,9 +454,11 @@ class Engine:
         clock_us = max(clock_us, self._clocks.get(partition, NEVER_US))
         self._clocks[partition] = clock_us
         self._ticking_us = clock_us
-        for slot, rule_id in self._timers.setdefault(partition, _Timers()).due(clock_us):
-            episode = self._episodes.get(slot, {}).get(rule_id)
+        for slot, rule_id in self._timers.setdefault(partition, _Timers()).due(clock_us, self._limits.at_once):
             rule = self._rule(slot, rule_id)
+            if slot in self._stale:
+                self._reconsider(slot, changes)
+            episode = self._episodes.get(slot, {}).get(rule_id)
             if episode is None or rule is None or int(self._partition[slot]) != partition:
                 continue
             passed_us = clock_us - int(self._received[slot]) - self._limits.tick_grace_us
@@ -554,6 +565,8 @@ class Engine:
             self._shapes.append(Shape(rules, target))
         self._shape[slot] = number
         self._variant[slot] = self._shapes[number].variant(rules)
+        if slot in self._episodes:
+            self._stale.add(slot)
         return True
 
     def _rule(self, slot: int, rule_id: str) -> EffectiveRule | None:

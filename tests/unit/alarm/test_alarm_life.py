@@ -298,6 +298,15 @@ class TestPartitionClock:
         assert len(timers._armed) <= 1
         assert len(timers._heap) <= 2
 
+    def test_a_flood_is_worked_off_in_portions_and_completely(self) -> None:
+        devices = [target(f"m-{number}") for number in range(25)]
+        bench = Bench(book(rule(start_delay_s=60)), *devices, limits=Limits(at_once=10))
+        for device in devices:
+            bench.volts(0, 150, device_id=device.device_id)
+        portions = [bench.tick(62), bench.tick(62), bench.tick(62), bench.tick(62)]
+        assert [len(portion) for portion in portions] == [10, 10, 5, 0]
+        assert len({step.device_id for portion in portions for step in portion}) == 25
+
     def test_grace_is_configured(self) -> None:
         bench = Bench(book(rule(start_delay_s=60)), limits=Limits(tick_grace_us=10 * SECOND_US))
         bench.volts(0, 150)
@@ -401,6 +410,40 @@ class TestRuleChanges:
         bench.engine.forget_device("m-1")
         [end] = bench.reconsider()
         assert (end.site_id, end.end_reason) == ("s-1", EndReason.DEVICE_REMOVED)
+
+    def test_many_changed_episodes_are_looked_at_in_portions_and_before_the_next_report(self) -> None:
+        devices = [target(f"m-{number:02d}") for number in range(25)]
+        bench = Bench(book(rule(start_delay_s=0)), *devices, limits=Limits(at_once=10))
+        for device in devices:
+            bench.volts(0, 150, device_id=device.device_id)
+        assert len(bench.set_book(book(rule(threshold=140, version=2)))) == 10
+        [end] = bench.volts(1, 150, device_id="m-24")
+        assert (end.device_id, end.end_reason) == ("m-24", EndReason.RULE_CHANGED)
+        assert [len(bench.reconsider()) for _ in range(3)] == [10, 4, 0]
+
+    def test_a_device_that_comes_back_with_another_profile_ends_what_its_points_cannot_tell(self) -> None:
+        bench = Bench(book(rule(start_delay_s=0), rule("hot", points=("temperature",), start_delay_s=0)))
+        bench.volts(0, 150)
+        del bench.directory.targets["m-1"]
+        bench.engine.forget_device("m-1")
+        assert bench.reconsider() == []
+        bench.directory.targets["m-1"] = target(profile="sensor/1", points=frozenset({"temperature"}))
+        [end] = bench.report(1, temperature=400.0)
+        assert (end.rule_id, end.end_reason) == ("low", EndReason.RULE_CHANGED)
+
+    def test_a_delay_that_runs_out_is_judged_by_the_changed_rule(self) -> None:
+        bench = Bench(book(rule(start_delay_s=60)))
+        bench.volts(0, 150)
+        bench.engine.set_book(book(rule(start_delay_s=60, threshold=140, version=2)))
+        assert bench.tick(62) == []
+        assert bench.state() == "NORMAL"
+
+    def test_a_delay_runs_on_under_a_changed_rule_that_still_holds(self) -> None:
+        bench = Bench(book(rule(start_delay_s=60)))
+        bench.volts(0, 150)
+        bench.engine.set_book(book(rule(start_delay_s=90, version=2)))
+        assert bench.tick(62) == []
+        assert story(bench.tick(92)) == [("begin", 0, None)]
 
 
 class TestPlannedShutdown:
