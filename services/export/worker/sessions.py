@@ -10,11 +10,11 @@ of the slot comes back with the same news.
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from libs.common import metrics
 from libs.common.backoff import Backoff
@@ -49,6 +49,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+GRACE_S = 2.0
+"""A call that is under way when we are stopped may still be answered within this. [s]"""
 SLOTS = 16
 """Units are spread over so many leases; replicas share the work in these portions."""
 
@@ -225,7 +227,7 @@ class CentreRunner:
         self._wake.set()
 
     async def run(self) -> None:
-        """Work until cancelled; calls that are under way are cut then, and made again by whoever follows."""
+        """Work until cancelled; calls that are under way then get a moment to be answered."""
         options = self.connection.options
         client = CentreClient(self._dialect, timeout_s=options.timeout_s, concurrency=options.concurrency)
         backoff = Backoff(first_s=0.2, cap_s=5.0)
@@ -303,13 +305,14 @@ class CentreRunner:
     async def _do(self, client: CentreClient, task: _Task) -> None:
         again = False
         try:
+            # A LOGIN cut off in the middle would cost the unit an interval, an alarm would be sent twice.
             match task.operation:
                 case Operation.REGISTER:
-                    again = await self._log_in(client, task.unit)
+                    again = await _to_its_end(self._log_in(client, task.unit))
                 case Operation.UNREGISTER:
-                    await self._log_out(client, task.unit)
+                    await _to_its_end(self._log_out(client, task.unit))
                 case _:
-                    again = await self._report(client, task.unit)
+                    again = await _to_its_end(self._report(client, task.unit))
         except Unavailable as exc:
             logger.warning("call put off", extra={"unit": task.unit.ref.unit_id, "reason": exc.message})
         finally:
@@ -500,6 +503,22 @@ class CentreRunner:
 
 def _reason(outcome: CallOutcome) -> str:
     return "unexpected reply" if isinstance(outcome, Answered) else outcome.reason
+
+
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Do the work; when cancelled meanwhile, give it ``GRACE_S`` to end before it is cut."""
+    task = asyncio.create_task(work, name="call")
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=GRACE_S)
+        raise
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+        elif not task.cancelled():
+            task.exception()  # what was raised after we were cancelled has been seen
 
 
 async def wait_for(event: asyncio.Event, limit_s: float) -> None:

@@ -249,7 +249,7 @@ async def test_what_is_no_alarm_event_is_put_aside_and_the_rest_goes_on(export, 
 
 async def test_a_connection_that_is_switched_off_keeps_its_queue(export, centre, kit):
     await export.connect(centre)
-    body = {"name": "x", "url": centre.url, "options": {"retry_cap_s": 0.2}}
+    body = {"name": "x", "url": centre.url, "options": {"login_interval_s": 0.3}}
     await export.api("PUT", "/sc-connections/gd", {**body, "enabled": False})
     await export.publish(kit.begin("a-1"))
 

@@ -48,6 +48,23 @@ async def test_a_registered_unit_does_not_log_in_again_because_the_process_stops
     assert len(centre.named("LOGIN")) == 1
 
 
+async def test_a_login_under_way_is_not_cut_off_by_a_stop(export, centre, kit):
+    asked = asyncio.Event()
+
+    async def slow(heard):
+        asked.set()
+        await asyncio.sleep(0.4)
+        return await kit.obedient(heard)
+
+    centre.script = slow
+    await export.connect(centre, login_interval_s=180)
+    await asked.wait()
+    await export.stop()
+    await export.start()
+    assert (await export.unit())["phase"] == "registered"
+    assert len(centre.named("LOGIN")) == 1
+
+
 async def test_nobody_listening_is_tried_again_soon_and_said(export, centre, kit):
     await centre.stop()
     await export.connect(centre, login_interval_s=180)
