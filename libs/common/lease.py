@@ -113,7 +113,7 @@ class LeaseKeeper:
         if not held:
             return []
         asked_at = self._clock.monotonic()
-        async with self._db.write() as conn:
+        async with self._db.statements() as conn:
             rows = await conn.fetch(
                 """
                 update leases l
@@ -138,7 +138,7 @@ class LeaseKeeper:
         held = sorted(leases, key=lambda lease: lease.name)
         if not held:
             return
-        async with self._db.write() as conn:
+        async with self._db.statements() as conn:
             await conn.execute(
                 """
                 update leases l

@@ -252,6 +252,9 @@ class EffectsConsumer:
             CLAIMS.labels(self._group).inc()
             logger.info("partitions given up", extra={"group": self._group, "partitions": _numbers(partitions)})
         self._forget(partitions)
+        gone = set(partitions)
+        self._singly = {place for place in self._singly if place[0] not in gone}
+        self._poison = {place: reason for place, reason in self._poison.items() if place[0] not in gone}
 
     # One member's life.
 
@@ -477,10 +480,11 @@ class EffectsConsumer:
         if now - self._told_at < BROKER_COMMIT_S:
             return
         self._told_at = now
+        # A group that has handled nothing yet says so too, or nobody would see that it is about to lose messages.
         news = {
-            where: claim.next
+            where: max(claim.next, 0)
             for where, claim in self._claims.items()
-            if claim.next != FROM_THE_START and self._told.get(where) != claim.next
+            if self._told.get(where) != max(claim.next, 0)
         }
         if not news:
             return

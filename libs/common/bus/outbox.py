@@ -163,7 +163,12 @@ class OutboxRelay:
             )
 
     async def _measure(self) -> None:
-        if self._lease is None or self._clock.monotonic() - self._measured_at < MEASURE_S:
+        if self._lease is None:
+            if self._measured_at > float("-inf"):  # another process counts from here on
+                self._measured_at = float("-inf")
+                self._show(0, 0, 0.0)
+            return
+        if self._clock.monotonic() - self._measured_at < MEASURE_S:
             return
         self._measured_at = self._clock.monotonic()
         async with self._db.read() as conn:
@@ -175,10 +180,12 @@ class OutboxRelay:
                   from outbox
                 """
             )
-        schema = self._db.schema
-        WAITING.labels(schema, "waiting").set(row["waiting"])
-        WAITING.labels(schema, "parked").set(row["parked"])
-        OLDEST.labels(schema).set(float(row["oldest"] or 0))
+        self._show(row["waiting"], row["parked"], float(row["oldest"] or 0))
+
+    def _show(self, waiting: int, parked: int, oldest_s: float) -> None:
+        WAITING.labels(self._db.schema, "waiting").set(waiting)
+        WAITING.labels(self._db.schema, "parked").set(parked)
+        OLDEST.labels(self._db.schema).set(oldest_s)
 
     async def _wait(self, limit_s: float) -> None:
         """Wait to be woken, at most ``limit_s``."""

@@ -160,10 +160,24 @@ class PgLogBus:
 
     async def check(self) -> None:
         """Raise ``BusUnavailable`` when the bus cannot be used."""
-        if self._runner is None or self._runner.done():
-            raise BusUnavailable("the bus is not running", message_zh="总线未运行")
+        try:
+            self.require_running()
+        except RuntimeError as exc:
+            raise BusUnavailable(f"{exc}: {exc.__cause__!r}") from exc
         with bus_errors():
             await self.db.check()
+
+    def require_running(self) -> None:
+        """Check that the bus has been started and not stopped.
+
+        Raises:
+            BusUnavailable: It is not running.
+            RuntimeError: It has failed in a way that was not foreseen; the process should end.
+        """
+        if self._runner is None or self._stopping:
+            raise BusUnavailable("the bus is not running", message_zh="总线未运行")
+        if self._runner.done():
+            raise RuntimeError("the bus has failed") from self._runner.exception()
 
     # Topics.
 
@@ -213,8 +227,7 @@ class PgLogBus:
         """Append the messages, together with what others publish in the same few milliseconds."""
         if not messages:
             return
-        if self._runner is None or self._stopping:
-            raise BusUnavailable("the bus is not running", message_zh="总线未运行")
+        self.require_running()
         entry: _Entry | None = None
         try:
             async with asyncio.timeout(timeout_s):
@@ -369,7 +382,8 @@ class PgLogBus:
         while True:
             try:
                 async with self.db.listen() as conn:
-                    await conn.add_listener(CHANNEL, self._heard)
+                    heard = self._heard
+                    await conn.add_listener(CHANNEL, heard)
                     try:
                         # A notification carries no data that must survive: its commit need not wait for the disk.
                         await conn.execute("set synchronous_commit = off")
@@ -379,7 +393,7 @@ class PgLogBus:
                             await self._tell(conn)
                     finally:
                         if not conn.is_closed():
-                            await conn.remove_listener(CHANNEL, self._heard)
+                            await conn.remove_listener(CHANNEL, heard)
             except Unavailable as exc:
                 if backoff.first:
                     logger.warning("bus hears nothing of other processes", extra={"reason": exc.message})

@@ -130,6 +130,7 @@ class StreamReader:
 
     async def fetch(self, max_messages: int) -> list[Received]:
         """Return what is there now, or nothing when there is no sign of anything new."""
+        self._bus.require_running()
         now = self._bus.clock.monotonic()
         if not self._more and now - self._looked_at < POLL_S:
             return []
@@ -367,7 +368,9 @@ class PgGroupMember:
 
     async def _beat_once(self) -> None:
         """Renew what is held, then take or mark for giving back what differs from a fair share."""
-        me = self._me if self._me is None else await self._keeper.renew(self._me)
+        mine = [self._me] if self._me is not None else []
+        renewed = {lease.name: lease for lease in await self._keeper.renew_many([*mine, *self._leases.values()])}
+        me = renewed.get(self._lease_of_member(self._member_id))
         if me is None:
             if self._me is not None and self._me.valid:
                 logger.error(
@@ -375,7 +378,6 @@ class PgGroupMember:
                 )
             me = await self._keeper.acquire(self._lease_of_member(self._member_id))
         self._me = me
-        renewed = {lease.name: lease for lease in await self._keeper.renew_many(list(self._leases.values()))}
         before = set(self._leases)
         # What fetch has given back meanwhile is no longer in the table and must not come back.
         self._leases = {number: renewed[lease.name] for number, lease in self._leases.items() if lease.name in renewed}
