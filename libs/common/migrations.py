@@ -24,8 +24,7 @@ search path, so that whatever they create belongs to the service. The version re
 ``<service>.schema_version``. Concurrent runs wait for each other; a statement that waits longer than
 ``LOCK_TIMEOUT_S`` for a lock gives way, so that a migration never queues up the traffic behind it.
 
-``python -m libs.common.migrations [--phase post] [schema …]`` is what a container runs before its service; the
-command line ``wattring migrate`` is the same for people.
+``python -m libs.common.prepare`` is what a container runs before its service; ``wattring migrate`` is for people.
 """
 
 import asyncio
@@ -413,30 +412,3 @@ class SchemaGate:
     async def __aexit__(self, *exc: object) -> None:
         """Hold nothing."""
 
-
-def main() -> int:
-    """Run as a program, on the database of the settings; return the exit code."""
-    import argparse
-
-    from libs.common.log import setup_logging
-    from libs.common.settings import load_common
-
-    parser = argparse.ArgumentParser(prog="python -m libs.common.migrations")
-    parser.add_argument("--phase", choices=("pre", "post"), default="pre")
-    parser.add_argument("schemas", nargs="*", help="default: the bus and every installed service")
-    arguments = parser.parse_args()
-    try:
-        settings = load_common()
-        setup_logging(settings, "migrate")
-        if settings.database.url is None:
-            raise PlatformError("no database: set DATABASE_URL", message_zh="未配置数据库:请设置 DATABASE_URL")
-        url = settings.database.url.get_secret_value()
-        asyncio.run(migrate(url, arguments.schemas or None, phase=arguments.phase))
-    except (PlatformError, OSError, asyncpg.PostgresError) as exc:
-        logger.critical("cannot migrate", extra={"reason": str(exc) or type(exc).__name__})
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

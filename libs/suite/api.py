@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -64,9 +63,9 @@ class LocalApi:
         """Return the parsed answer of a DELETE below ``/api/v1``."""
         return self._call("DELETE", path)
 
-    def upload(self, path: str, file: Path, *, media_type: str, **params: Any) -> Any:
-        """Return the parsed answer of a POST of a file."""
-        return self._call("POST", path, content=file.read_bytes(), headers={"content-type": media_type}, params=params)
+    def upload(self, path: str, content: bytes, *, media_type: str, **params: Any) -> Any:
+        """Return the parsed answer of a POST of a file's content."""
+        return self._call("POST", path, content=content, headers={"content-type": media_type}, params=params)
 
     def _call(self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **arguments: Any) -> Any:
         token = self._keys.sign_token("cli", audience="gateway", scopes=["*:*"])

@@ -1,7 +1,7 @@
 """The six services in one process, as ``wattring up`` runs them.
 
 Each is wired exactly as it is alone; only the place it listens at differs (``service_urls``). Until the schemas are
-up to date every service answers 503 with that reason.
+up to date and the topics exist every service answers 503 with that reason.
 """
 
 import importlib
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
+from libs.common.bus import topics
 from libs.common.migrations import BUS, SchemaGate
 from libs.common.runtime import Builder, Platform, Service, run
 from libs.common.settings import SERVICES, load_common
@@ -21,8 +22,27 @@ def builders(names: Sequence[str] = SERVICES) -> list[Builder]:
 
 def _gated(name: str, platform: Platform) -> Service:
     service: Service = importlib.import_module(f"services.{name}.main").build(platform)
-    service.resources = (SchemaGate(platform.settings.database, BUS, name), *service.resources)
+    gates = (SchemaGate(platform.settings.database, BUS, name), TopicsGate(platform))
+    service.resources = (*gates, *service.resources)
     return service
+
+
+class TopicsGate:
+    """Entered once all topics exist; creates what is missing. Distributed, ``libs.common.prepare`` does."""
+
+    def __init__(self, platform: Platform) -> None:
+        self._platform = platform
+
+    async def __aenter__(self) -> None:
+        """Create missing topics.
+
+        Raises:
+            BusUnavailable: The bus does not answer.
+        """
+        await self._platform.bus.ensure_topics(topics.specs(self._platform.settings.bus))
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Hold nothing."""
 
 
 def main() -> int:

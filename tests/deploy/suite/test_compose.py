@@ -29,7 +29,7 @@ def environment(container: str) -> dict[str, str]:
 
 
 def test_every_process_is_there_and_nothing_else() -> None:
-    migrations = {f"migrate-{service}" for service in SERVICES}
+    migrations = {f"prepare-{service}" for service in SERVICES}
     jobs = {name for name in CONTAINERS if name.endswith("-jobs")}
     assert set(CONTAINERS) == {"postgres", "kafka", *PROCESSES, *migrations, *jobs}
     assert jobs == {f"{name}-jobs" for name in SERVICES if importlib.util.find_spec(f"services.{name}.jobs")}
@@ -59,7 +59,7 @@ def test_container_has_few_rights(name: str) -> None:
 def test_process_waits_for_its_schema_and_the_broker(name: str) -> None:
     service = "control" if name == "watchdog" else name
     waits = CONTAINERS[name]["depends_on"]
-    assert waits[f"migrate-{service}"] == {"condition": "service_completed_successfully"}
+    assert waits[f"prepare-{service}"] == {"condition": "service_completed_successfully"}
     assert waits["kafka"] == {"condition": "service_healthy"}
     assert f"./keys/{name}:/keys:ro" in CONTAINERS[name]["volumes"]
     assert f"//{service}:" in environment(name)["DATABASE_URL"], "signs in as the service's own user"

@@ -1,0 +1,64 @@
+"""What a container runs before its service: ``python -m libs.common.prepare [--phase post] [schema …]``.
+
+Brings the schemas up to date on the database of the settings (which here names a user who may create roles), then
+creates the topics that are missing when a Kafka is named. Where topics are made by others, leave Kafka unnamed.
+"""
+
+import argparse
+import asyncio
+import logging
+import sys
+from collections.abc import Sequence
+
+import asyncpg
+
+from libs.common.bus import open_bus, topics
+from libs.common.clock import SystemClock
+from libs.common.errors import PlatformError
+from libs.common.log import setup_logging
+from libs.common.migrations import Phase, migrate
+from libs.common.settings import CommonSettings, load_common
+
+logger = logging.getLogger(__name__)
+
+STOP_TIMEOUT_S = 10.0
+
+
+async def prepare(settings: CommonSettings, schemas: Sequence[str] | None, phase: Phase) -> None:
+    """Bring schemas up to date and create missing topics.
+
+    Raises:
+        PlatformError: No database is named, a revision fails, the broker does not answer.
+        OSError, asyncpg.PostgresError: The database cannot be reached.
+    """
+    if settings.database.url is None:
+        raise PlatformError("no database: set DATABASE_URL", message_zh="未配置数据库:请设置 DATABASE_URL")
+    await migrate(settings.database.url.get_secret_value(), schemas, phase=phase)
+    if settings.bus.effective_kind == "kafka":
+        bus = open_bus(settings, SystemClock())
+        try:
+            await bus.start()
+            await bus.ensure_topics(topics.specs(settings.bus))
+        finally:
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await bus.stop()
+
+
+def main() -> int:
+    """Run as a program; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m libs.common.prepare", description=__doc__)
+    parser.add_argument("--phase", choices=("pre", "post"), default="pre")
+    parser.add_argument("schemas", nargs="*", help="default: the bus and every installed service")
+    arguments = parser.parse_args()
+    try:
+        settings = load_common()
+        setup_logging(settings, "prepare")
+        asyncio.run(prepare(settings, arguments.schemas or None, arguments.phase))
+    except (PlatformError, OSError, asyncpg.PostgresError) as exc:
+        logger.critical("cannot prepare", extra={"reason": str(exc) or type(exc).__name__})
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""``wattring import``: hand a registry file to the running suite, and say what came of it, line by line."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from libs.common.errors import PlatformError
+from libs.common.settings import CommonSettings
+from libs.suite.api import LocalApi, Refused
+from libs.suite.words import Words
+
+POLL_S = 0.5
+
+
+class NotImported(PlatformError):
+    """The file was refused; nothing of it was taken."""
+
+    code = "not_imported"
+    title_zh = "未导入"
+
+
+def import_file(settings: CommonSettings, file: Path, words: Words, say: Callable[[str], None]) -> None:
+    """Import a file and wait until it is done.
+
+    Raises:
+        NotImported: Places in it are wrong; the message lists them as ``file:line: field: what was expected``.
+        Unavailable: No suite answers.
+    """
+    with LocalApi(settings) as api:
+        try:
+            job = api.upload(
+                "imports", file.read_bytes(), media_type="application/yaml", kind="registry", file=file.name
+            )
+        except Refused as exc:
+            raise _refused(file, exc.facts.get("problems"), exc) from exc
+        while job["state"] in ("queued", "running"):
+            time.sleep(POLL_S)
+            job = api.get(f"imports/{job['id']}")
+    if job["state"] != "succeeded":
+        problem = PlatformError(job.get("detail") or job["state"], message_zh=job.get("detail_zh"))
+        raise _refused(file, job.get("problems"), problem)
+    counts = job.get("counts") or {}
+    text = ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "0"
+    say(words(f"imported: {text}", f"已导入:{text}"))
+
+
+def _refused(file: Path, problems: Any, problem: PlatformError) -> NotImported:
+    """Return the error with a line per wrong place."""
+    if not problems:
+        return NotImported(problem.message, message_zh=problem.message_zh)
+    lines = [_place(file, one) for one in problems]
+    return NotImported(
+        "\n".join([f"{len(lines)} problems, nothing was imported:", *lines]),
+        message_zh="\n".join([f"共 {len(lines)} 处错误,未导入任何内容:", *lines]),
+    )
+
+
+def _place(file: Path, one: dict[str, Any]) -> str:
+    line = f"{one['line']}:" if one.get("line") is not None else ""
+    found = f", found {one['found']!r}" if one.get("found") is not None else ""
+    return f"  {file}:{line} {one.get('field')}: expected {one.get('expected')}{found}"
