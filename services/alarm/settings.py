@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from libs.common.settings import SettingsModel
+from services.alarm.domain.model import CLASSES
 
 DictionaryClass = Literal["A", "B", "C", "D"]
 
@@ -15,8 +16,8 @@ class AlarmSettings(SettingsModel):
 
     max_batch: int = Field(default=2000, ge=1, le=100_000, description="messages per transaction")
     class_map: Mapping[Literal["A", "B", "C", "D", "E"], DictionaryClass] = Field(
-        default={"A": "A", "B": "B", "C": "C", "D": "D", "E": "D"},
-        description="JSON object: station class of the registry -> class of the signal table",
+        default={"E": "D"},
+        description="JSON object: station class of the registry -> class of the signal table; A to D are themselves",
     )
     default_class: Literal["A", "B", "C", "D", "E"] = Field(
         default="D", description="station class of a site that has none"
@@ -37,5 +38,6 @@ class AlarmSettings(SettingsModel):
 
     @property
     def classes(self) -> Mapping[str, str]:
-        """Station class of the registry to class of the signal table."""
-        return {str(station_class): str(class_) for station_class, class_ in self.class_map.items()}
+        """Station class of the registry to class of the signal table, all of them."""
+        named = {str(station_class): str(class_) for station_class, class_ in self.class_map.items()}
+        return {class_: class_ for class_ in CLASSES} | {"E": CLASSES[-1]} | named

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 import orjson
 import pytest
+from prometheus_client import REGISTRY
 
 from libs.common.bus import topics
 from libs.common.bus.consumer import PoisonMessage
 from libs.common.bus.port import Received
+from libs.common.clock import SystemClock
 from libs.common.contracts.alarm import AlarmLevel, Condition, ConditionKind, EndReason
 from libs.common.contracts.base import Phase
 from libs.common.contracts.control import CommandAction, CommandState, ControlEvent, OccurrenceState
@@ -17,7 +19,7 @@ from libs.common.ids import CommandId, DeviceId, LoadId, OccurrenceId, SiteId
 from services.alarm import store
 from services.alarm.domain.rulebook import Override, Scope
 from services.alarm.views import AlarmFilter, StoredOverride
-from services.alarm.worker import DeliveriesHandler
+from services.alarm.worker import DeliveriesHandler, Measure
 from tests.integration.alarm.alarm_world import FAILURE, LOW, START, World, at
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres]
@@ -383,3 +385,20 @@ async def test_the_shipped_table_is_taken_over_once(world: World) -> None:
         assert not await store.seed(conn, load_shipped())
         assert await store.fetch_book_version(conn) == before
         assert len(await store.fetch_signals(conn)) == len(load_shipped().signals)
+
+
+async def test_metrics_count_reports_steps_and_active_alarms(world: World) -> None:
+    def value(name: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(f"wattring_{name}", labels) or 0.0
+
+    late = value("alarm_reports_total", outcome="late")
+    begun = value("alarm_transitions_total", phase="begin", level="3")
+    latencies = value("alarm_transition_latency_seconds_count")
+    await world.short_delays()
+    await world.take(world.volts(0, 150), world.volts(3, 150), world.volts(2, 150))
+    await Measure(db=world.db, clock=SystemClock(), every_s=10).measure()
+    assert value("alarm_reports_total", outcome="late") == late + 1
+    assert value("alarm_transitions_total", phase="begin", level="3") == begun + 1
+    assert value("alarm_transition_latency_seconds_count") == latencies + 1
+    assert value("alarm_active", level="3", inhibited="false") == 1
+    assert value("alarm_active", level="1", inhibited="false") == 0
