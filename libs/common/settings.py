@@ -3,7 +3,7 @@
 * A misspelt name stops the start, with the name that was probably meant. So does an impossible value. Both are said
   by the name of the variable, all of them at once. An empty variable counts as not given.
 * Any variable may be given as ``<NAME>_FILE`` instead, a path whose content is the value, so that secrets need not
-  stand in the environment. So no setting's own name ends in ``_FILE``. Giving a setting twice, differently, is an error.
+  stand in the environment. Giving a setting twice, differently, is an error.
 * Lists and objects are JSON; a map may also be given key by key, ``WATTRING_SERVICE_URLS__INGEST=http://…``.
 * A few names that operators know keep them: ``DATABASE_URL``, ``KAFKA_BOOTSTRAP_SERVERS``, ``LOG_LEVEL``, ``PORT``.
   ``OTEL_*`` are read by OpenTelemetry itself; ``TZ`` is ignored, time zones are data.
