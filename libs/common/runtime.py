@@ -89,6 +89,8 @@ class Service:
     app: FastAPI
     health: "Health"
     workers: Sequence[Worker] = ()
+    independent: Sequence[Worker] = ()
+    """Run from the first moment, before the dependencies are reached, because they need none of them."""
     resources: Sequence[Database | AbstractAsyncContextManager[Any]] = ()
     """Entered in order before the workers start; one that raises ``Unavailable`` is entered again until it does not."""
     checks: Sequence[Check] = ()
@@ -106,6 +108,8 @@ class Health:
         """Why the service has not started yet; None once it has."""
         self.draining = False
         self.checks: Sequence[Check] = ()
+        self.always_open: tuple[str, ...] = ()
+        """Beginnings of paths that are served before the service has started: they need no dependency."""
 
     def beat(self, worker: Worker) -> Beat:
         """Return the function by which a worker says that it makes progress."""
@@ -233,6 +237,11 @@ async def serve(
                 tasks = [
                     group.create_task(_watch_servers(servers), name="listeners"),
                     group.create_task(_work(services, platform), name="services"),
+                    *(
+                        group.create_task(_run_worker(service, worker), name=worker.name)
+                        for service in services
+                        for worker in service.independent
+                    ),
                 ]
                 await stop.wait()
                 logger.info("draining")

@@ -189,9 +189,11 @@ class _Envelope:
 
         started = asyncio.get_running_loop().time()
         with log_context(request_id=request_id):
-            if not open_path and self._health.starting is not None:
+            starting = self._health.starting
+            closed = not open_path and not scope["path"].startswith(self._health.always_open)
+            if starting is not None and closed:
                 response = problem(
-                    503, code="starting", title="Service Unavailable", detail=self._health.starting,
+                    503, code="starting", title="Service Unavailable", detail=starting,
                     detail_zh="服务正在启动",
                 )  # fmt: skip
                 await response(scope, receive, counted_send)

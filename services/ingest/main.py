@@ -1,14 +1,20 @@
 """Wires ingest: the only place that names concrete classes."""
 
+import os
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Literal
 
 from libs.common.bus import topics
 from libs.common.bus.consumer import EffectsConsumer
 from libs.common.bus.outbox import OutboxRelay
 from libs.common.bus.port import StartAt
 from libs.common.bus.tail import Tail
+from libs.common.clocksync import clock_state
 from libs.common.db import Database
 from libs.common.errors import Unavailable
 from libs.common.ids import DeviceId
@@ -17,6 +23,7 @@ from libs.common.profiles import ProfileCatalogue
 from libs.common.runtime import Check, Health, Platform, Service, Worker, run
 from libs.common.settings import load_common, load_section
 from libs.common.web import create_app
+from services.ingest.api import direct as direct_api
 from services.ingest.api import imports as imports_api
 from services.ingest.api import readings as readings_api
 from services.ingest.api import registry as registry_api
@@ -24,22 +31,34 @@ from services.ingest.jobs import limits_of
 from services.ingest.settings import IngestSettings
 from services.ingest.spool import Spool
 from services.ingest.store import history as history_store
+from services.ingest.store.commands import PgCommandStore, PgLatestPower
 from services.ingest.store.instances import PgInstances
+from services.ingest.store.offbook import OffBook
+from services.ingest.store.snapshot import load_snapshot
 from services.ingest.store.status import PgStatusStore
 from services.ingest.usecases.acceptor import Acceptor
+from services.ingest.usecases.boards import LastSeen
 from services.ingest.usecases.findings import Findings
 from services.ingest.usecases.history import HistoryHandler
 from services.ingest.usecases.imports import Imports
+from services.ingest.usecases.orders import Orders
 from services.ingest.usecases.readings import Readings
 from services.ingest.usecases.registry import Registry
 from services.ingest.usecases.rejected import RejectedHandler
+from services.ingest.usecases.results import Results
 from services.ingest.usecases.status import StatusBoard
 from services.ingest.usecases.submissions import Submissions
+from services.ingest.usecases.switching import Switcher
 from services.ingest.usecases.topology import Topology
+from services.ingest.worker.commands import CommandWorker
 from services.ingest.worker.lines import LineManager
-from services.ingest.worker.upkeep import Heartbeats, HistoryUpkeep, RegistryKeeper
+from services.ingest.worker.reach import LineReach
+from services.ingest.worker.upkeep import Heartbeats, HistoryUpkeep, RegistryKeeper, SnapshotKeeper
+from services.ingest.worker.waking import WakeKeeper
 
 NAME = "ingest"
+RESULTS_MAX_BYTES = 64 << 20
+"""Results of commands that are kept while neither database nor bus can be reached. [B]"""
 
 
 class NotReadToTheEnd(Unavailable):
@@ -79,7 +98,9 @@ def build(platform: Platform) -> Service:
         spool_max_age_s=settings.acceptance.spool_max_age_s,
     )
     status = StatusBoard(PgStatusStore(db), clock, offline_after_missed=settings.polling.offline_after_missed)
+    seen = LastSeen(clock)
     acceptor.on_live(status.heard)
+    acceptor.on_live(seen.heard)
     lines = LineManager(
         topology=topology,
         catalogue=catalogue,
@@ -91,6 +112,51 @@ def build(platform: Platform) -> Service:
         settings=settings.polling,
         instance=instance,
     )
+    readings = Readings(db)
+    book = OffBook(folder / "off-leases")
+    boot = _boot_id()
+    kept_results = Spool(folder / "results", max_bytes=RESULTS_MAX_BYTES, wall=lambda: clock.now().timestamp())
+    commands = PgCommandStore(db)
+    results = Results(outbox=commands, bus=bus, kept=kept_results, clock=clock, instance=instance, published=relay.wake)
+    switcher = Switcher(
+        reach=LineReach(lines=lines, clock=clock, settings=settings.polling),
+        seen=seen,
+        power=PgLatestPower(readings),
+        clock=clock,
+        settings=settings.switching,
+    )
+    orders = Orders(
+        lines=lines,
+        topology=topology,
+        catalogue=catalogue,
+        switcher=switcher,
+        book=book,
+        store=commands,
+        results=results,
+        findings=findings,
+        keys=platform.keys,
+        clock=clock,
+        settings=settings.switching,
+        instance=instance,
+        boot=boot,
+        clock_synchronised=partial(_clock_synchronised, settings.switching.clock_sync),
+    )
+    command_worker = CommandWorker(orders=orders, bus=bus, clock=clock)
+    lines.on_taken(command_worker.line_taken)
+    lines.keep_while(book.holds_line)
+    waking = WakeKeeper(
+        book=book,
+        orders=orders,
+        switcher=switcher,
+        results=results,
+        findings=findings,
+        clock=clock,
+        settings=settings.switching,
+    )
+    snapshot = folder / "registry.ndjson"
+    # From here on loads can be closed, whatever is away.
+    book.load(orders.moment())
+    load_snapshot(snapshot, topology)
     history = EffectsConsumer(
         bus=bus,
         db=db,
@@ -133,10 +199,12 @@ def build(platform: Platform) -> Service:
     keeper = RegistryKeeper(registry=registry, topology=topology, tail=registry_tail, clock=clock)
 
     app = create_app(NAME, platform, health, title="Wattring ingest")
-    app.include_router(registry_api.build_router(registry=registry, topology=topology, catalogue=catalogue, db=db))
+    health.always_open = ("/direct/",)
     app.include_router(
-        readings_api.build_router(readings=Readings(db), topology=topology, db=db, polling=settings.polling)
+        direct_api.build_router(orders=orders, book=book, seen=seen, topology=topology, lines=lines, clock=clock)
     )
+    app.include_router(registry_api.build_router(registry=registry, topology=topology, catalogue=catalogue, db=db))
+    app.include_router(readings_api.build_router(readings=readings, topology=topology, db=db, polling=settings.polling))
     app.include_router(imports_api.build_router(imports=imports, submissions=submissions, topology=topology))
 
     async def registry_read() -> None:
@@ -151,7 +219,8 @@ def build(platform: Platform) -> Service:
         name=NAME,
         app=app,
         health=health,
-        resources=(db, spool, _remembering(acceptor, db)),
+        independent=(Worker("ingest.waking", waking.run),),
+        resources=(db, spool, kept_results, _remembering(acceptor, db)),
         workers=(
             Worker("ingest.registry", registry_tail.run),
             Worker("ingest.registry-keeper", keeper.run),
@@ -162,6 +231,12 @@ def build(platform: Platform) -> Service:
             Worker("ingest.parked", submissions.run),
             Worker("ingest.lines", lines.run),
             Worker("ingest.status", status.run),
+            Worker("ingest.commands", command_worker.run),
+            Worker("ingest.results", results.run),
+            Worker(
+                "ingest.snapshot",
+                SnapshotKeeper(path=snapshot, topology=topology, tail=registry_tail, clock=clock).run,
+            ),
             Worker("ingest.heartbeats", heartbeats.run),
             Worker("ingest.findings", findings.run),
             Worker("ingest.partitions", HistoryUpkeep(db, clock, settings.history).run, max_silence_s=1200.0),
@@ -182,6 +257,22 @@ async def _remembering(acceptor: Acceptor, db: Database) -> AsyncIterator[None]:
         times = await history_store.fetch_last_times(conn)
     acceptor.remember({DeviceId(device_id): time for device_id, time in times.items()})
     yield
+
+
+def _clock_synchronised(policy: Literal["required", "assumed"]) -> bool:
+    """Return whether an OFF may trust the wall clock."""
+    if policy == "assumed":
+        return True
+    state = clock_state()
+    return state is not None and state.synchronised
+
+
+def _boot_id() -> str:
+    """Return which run of the kernel this is; the monotonic clock means nothing beyond it."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return f"process-{os.getpid()}-{time.monotonic_ns()}"
 
 
 def main() -> int:

@@ -55,6 +55,9 @@ class SwitchingSettings(SettingsModel):
     verify_within_s: float = Field(default=15.0, gt=0, le=300, description="for the feedback to follow a write")
     read_back_every_s: float = Field(default=1.0, gt=0, le=60, description="between two looks at the feedback")
     meter_wait_s: float = Field(default=5.0, ge=0, le=120, description="for the load's meter to show the switching")
+    idle_power_kw: float = Field(
+        default=0.05, ge=0, le=10, description="a meter that shows less shows a load that is off"
+    )
     restore_margin_s: float = Field(default=30.0, ge=0, le=3600, description="after restore_at we close by ourselves")
     retry_first_s: float = Field(default=2.0, gt=0, le=600, description="first pause between closings of a load")
     retry_cap_s: float = Field(default=60.0, gt=0, le=3600, description="longest pause between closings of a load")

@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from pymodbus.client import AsyncModbusTcpClient
-from pymodbus.exceptions import ModbusException
+from pymodbus.exceptions import ConnectionException, ModbusException
 from pymodbus.framer import FramerType
 from pymodbus.pdu import ExceptionResponse, ModbusPDU
 
@@ -148,9 +148,13 @@ class ModbusLine:
         except TimeoutError:
             await self._note_silence()
             raise DeviceSilent(f"{what}: no answer within {self._timeout_s:g} s") from None
-        except (ModbusException, OSError) as exc:
+        except ConnectionException as exc:
             await self.close()
             raise LineDown(f"{self._host}:{self._port}: {exc}") from exc
+        except (ModbusException, OSError) as exc:
+            # Sent, and then something broke: what was asked may have been done.
+            await self.close()
+            raise DeviceSilent(f"{what}: {exc}") from exc
         except ValueError as exc:
             raise InvalidInput(f"{what}: {exc}") from exc
         finally:

@@ -7,8 +7,9 @@ cannot be reached is tried again with growing pauses. Nothing that a device does
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TypeVar
 
 from libs.common.backoff import Backoff
@@ -44,13 +45,6 @@ FIRST_POLL_WITHIN_S = 5.0
 IDLE_S = 30.0
 
 Result = TypeVar("Result")
-
-
-class UnknownOnLine(InvalidInput):
-    """The device is not on this line."""
-
-    code = "unknown_on_line"
-    title_zh = "线路上无此设备"
 
 
 @dataclass(slots=True)
@@ -128,7 +122,7 @@ class LineRunner:
                 await self._poll(polled)
         finally:
             for _, done in self._jobs:
-                done.cancel()
+                _fail(done, LineDown(f"line {self.line.id} was given up"))
             self._jobs.clear()
             await self._driver.close()
 
@@ -136,8 +130,8 @@ class LineRunner:
         """Do ``job`` on the line before the next poll, and return what it returns.
 
         Raises:
+            LineDown: The line was given up before the job could be done.
             Exception: Whatever the job raises.
-            asyncio.CancelledError: The line was given up before the job could be done.
         """
         results: list[Result] = []
 
@@ -150,28 +144,40 @@ class LineRunner:
         await done
         return results[0]
 
-    def session(self, device_id: str) -> DeviceSession:
-        """Return the session of a device, to be used within ``first`` only.
+    async def read_now(
+        self, device_id: str, names: Collection[str]
+    ) -> tuple[Mapping[str, float | None], datetime] | None:
+        """Read points of a device before the next poll, in canonical units; None when it has none of them.
 
         Raises:
-            UnknownOnLine: It is not on this line.
+            LineDown, DeviceSilent, DeviceRefused, BadAnswer: As the driver.
         """
-        found = self._polled.get(device_id)
-        if found is None:
-            raise UnknownOnLine(f"device {device_id} is not polled on line {self.line.id}")
-        return found.session
-
-    async def read_now(self, device_id: str, names: Sequence[str]) -> Mapping[str, float | None]:
-        """Read some points of a device before the next poll, in canonical units."""
-
-        async def read() -> RawReport:
-            return await self.session(device_id).read_points(names)
-
-        raw = await self.first(read)
         polled = self._polled.get(device_id)
-        if polled is None:
-            raise UnknownOnLine(f"device {device_id} is not polled on line {self.line.id}")
-        return polled.normaliser.measure(raw.raw, _ratios(polled.device)).points
+        wanted = [] if polled is None else [name for name in names if name in polled.profile.points]
+        if polled is None or not wanted:
+            return None
+        session, ratios = polled.session, _ratios(polled.device)
+        raw = await self.first(lambda: session.read_points(wanted))
+        return polled.normaliser.measure(raw.raw, ratios).points, raw.received_at
+
+    def session(self, address: Address) -> DeviceSession:
+        """Return a session for a device on this line, polled or not; to be used within ``first`` only.
+
+        Raises:
+            InvalidInput: The address is none of this line's protocol.
+        """
+        found = self._polled.get(address.device_id)
+        if found is not None and found.profile is address.profile:
+            return found.session
+        return self._driver.session(address)
+
+    def poll_soon(self, device_ids: Collection[str]) -> None:
+        """Let the next polls of these devices be now."""
+        for device_id in device_ids:
+            found = self._polled.get(device_id)
+            if found is not None:
+                found.due = self._clock.monotonic()
+        self._wake.set()
 
     def _add(self, device: Device, profile: DeviceProfile) -> None:
         try:
@@ -198,11 +204,11 @@ class LineRunner:
         try:
             await job()
         except asyncio.CancelledError:
-            done.cancel()
+            # Cut off in the middle: what was sent may have been done.
+            _fail(done, DeviceSilent(f"line {self.line.id} was given up while it was asked"))
             raise
         except Exception as exc:  # whoever asked gets it; the line goes on
-            if not done.done():
-                done.set_exception(exc)
+            _fail(done, exc)
         else:
             if not done.done():
                 done.set_result(None)
@@ -303,6 +309,12 @@ class LineRunner:
             return
         polled.slot = next_slot(wall, polled.interval_s, offset_s(polled.device.id, polled.interval_s))
         polled.due = now + (polled.slot - wall)
+
+
+def _fail(done: asyncio.Future[None], exc: Exception) -> None:
+    if not done.done():
+        done.set_exception(exc)
+        done.exception()  # whoever waited may have gone
 
 
 def _ratios(device: Device) -> Ratios:

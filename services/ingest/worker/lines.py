@@ -99,6 +99,12 @@ class LineManager:
         held = self._held.get(line_id)
         return None if held is None else held.runner
 
+    def runner_of(self, device_id: str) -> LineRunner | None:
+        """Return the task that polls a device, None when this process does not."""
+        device = self._topology.device(device_id, self._clock.now())
+        found = None if device is None or device.line is None else self.runner(device.line)
+        return found if found is not None and device_id in found.device_ids else None
+
     def lease(self, line_id: str) -> Lease | None:
         """Return the lease of a line; it may have run out."""
         held = self._held.get(line_id)

@@ -1,8 +1,10 @@
 """Small loops: heartbeats into every partition, daily partitions of the history, the topic kept equal to the tables."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 from datetime import UTC, date, timedelta
+from pathlib import Path
 
 import asyncpg
 
@@ -10,17 +12,20 @@ from libs.common.bus import topics
 from libs.common.bus.port import Bus
 from libs.common.bus.tail import Tail
 from libs.common.clock import Clock
+from libs.common.contracts.registry import EntityKind
 from libs.common.db import Database
 from libs.common.errors import Unavailable
 from services.ingest.settings import HistorySettings
 from services.ingest.spool import SpoolFull
 from services.ingest.store import history, rejected
+from services.ingest.store.snapshot import same, save_snapshot, snapshot_of
 from services.ingest.usecases.acceptor import Acceptor
 from services.ingest.usecases.registry import Registry
 from services.ingest.usecases.topology import Topology
 
 logger = logging.getLogger(__name__)
 
+SNAPSHOT_EVERY_S = 5.0
 PARTITIONS_EVERY_S = 600.0
 RECONCILE_EVERY_S = 600.0
 REJECTED_KEPT_S = 90 * 86400.0
@@ -127,3 +132,38 @@ class RegistryKeeper:
             for _ in range(int(wait_s // 10) or 1):
                 beat()
                 await self._clock.sleep(10.0)
+
+
+class SnapshotKeeper:
+    """Keeps on disk what waking needs of the registry."""
+
+    def __init__(self, *, path: Path, topology: Topology, tail: Tail, clock: Clock) -> None:
+        self._path = path
+        self._topology = topology
+        self._tail = tail
+        self._clock = clock
+        self._changed = True
+        topology.on_change(self._note)
+
+    async def run(self, beat: Callable[[], None]) -> None:
+        """Save after changes, for ever; a disk that does not take it is said and tried again."""
+        while True:
+            beat()
+            if self._changed and self._tail.ready:
+                self._changed = False
+                blob = snapshot_of(self._topology, self._clock.now())
+                try:
+                    await asyncio.to_thread(_save_when_new, self._path, blob)
+                except OSError as exc:
+                    logger.error("the registry cannot be saved for waking", extra={"reason": exc.strerror})
+                    self._changed = True
+            await self._clock.sleep(SNAPSHOT_EVERY_S)
+
+    def _note(self, kind: EntityKind, _: str) -> None:
+        if kind in (EntityKind.LOAD, EntityKind.DEVICE, EntityKind.LINE):
+            self._changed = True
+
+
+def _save_when_new(path: Path, blob: bytes) -> None:
+    if not same(path, blob):
+        save_snapshot(path, blob)

@@ -70,16 +70,19 @@ async def until(
 
 
 @asynccontextmanager
-async def running(postgres_url: str, folder: Path, *, instance: str = "0") -> AsyncIterator[RunningIngest]:
-    """Run ingest until the block ends."""
+async def running(
+    postgres_url: str, folder: Path, *, instance: str = "0", wait: bool = True
+) -> AsyncIterator[RunningIngest]:
+    """Run ingest until the block ends; without ``wait`` it need not become ready, only answer."""
     settings = CommonSettings(data_dir=folder, database={"url": postgres_url}, instance=instance, drain_s=3.0)
     clock = SystemClock()
     KeyRing.create(settings.effective_keys_dir)
     platform = Platform(settings, clock, open_bus(settings, clock), KeyRing.open(settings.effective_keys_dir, clock))
-    setting_up = open_bus(settings, clock)
-    await setting_up.start()
-    await setting_up.ensure_topics(topics.specs(settings.bus))
-    await setting_up.stop()
+    if wait:
+        setting_up = open_bus(settings, clock)
+        await setting_up.start()
+        await setting_up.ensure_topics(topics.specs(settings.bus))
+        await setting_up.stop()
     service = build(platform)
     place = Listener(service.app, uds=folder / f"ingest-{instance}.sock")
     stop = asyncio.Event()
@@ -92,7 +95,7 @@ async def running(postgres_url: str, folder: Path, *, instance: str = "0") -> As
                 if task.done():
                     task.result()
                 try:
-                    return (await http.get("/readyz")).status_code == 200
+                    return (await http.get("/readyz")).status_code == 200 or not wait
                 except httpx.HTTPError:
                     return False
 

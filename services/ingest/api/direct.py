@@ -1,0 +1,197 @@
+"""The direct door: closes loads and says what their switches read, while bus and database are away.
+
+It can only close. Who may use it are control and the watchdog, by their own keys.
+"""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends
+from pydantic import BaseModel, ConfigDict, Field
+
+from libs.common.clock import Clock
+from libs.common.contracts.control import Evidence, Stage
+from libs.common.errors import Conflict, Forbidden
+from libs.common.ids import new_id
+from libs.common.tokens import Principal
+from libs.common.web import require
+from services.ingest.domain.switching import LOCK_POINT, TRIP_POINT, Switch, switch_of
+from services.ingest.store.offbook import OffBook
+from services.ingest.usecases.boards import LastSeen, Seen
+from services.ingest.usecases.orders import LineHolder, NotSwitchable, Orders
+from services.ingest.usecases.topology import Topology
+
+CALLERS = frozenset({"watchdog", "control"})
+
+Waker = Annotated[Principal, Depends(require("ingest:wake"))]
+
+
+class NotTheHolder(Conflict):
+    """Another process holds the line and lives; it is the one to ask."""
+
+    code = "not_the_holder"
+    title_zh = "线路由其他进程持有"
+
+
+class OnRequest(BaseModel):
+    """Which load, or which switch, is to be closed."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    load_id: str | None = None
+    device_id: str | None = None
+    channel: int | None = Field(default=None, ge=1, le=256)
+    reason: str = Field(default="", max_length=500)
+    request_id: str | None = Field(default=None, max_length=100)
+    released_trip: int | None = None
+    """Trip reason that a person has released."""
+
+
+class OnAnswer(BaseModel):
+    """What was done; a load that does not read closed is tried again by the holder itself."""
+
+    request_id: str
+    device_id: str
+    channel: int | None
+    stage: Stage
+    verified: bool
+    reason: str | None
+    detail: str | None
+    evidence: Evidence
+
+
+class OffLeaseOut(BaseModel):
+    """By which right a load is off."""
+
+    command_id: str
+    restore_at: datetime | None
+    off_at_most_s: float | None
+    isolation_id: str | None
+    stored_at: datetime
+    wake: bool
+    """It is being closed at the moment."""
+
+
+class LoadOut(BaseModel):
+    """What one load's switch reads."""
+
+    load_id: str
+    device_id: str
+    site_id: str
+    channel: int | None
+    breaker_state: Literal[0, 1] | None
+    """0 open, 1 closed, None never read by this process."""
+    read_at: datetime | None
+    age_s: float | None
+    local_lock: bool | None
+    trip_reason: int | None
+    held: bool
+    """Whether this process holds the line."""
+    off_lease: OffLeaseOut | None
+
+
+class LoadsOut(BaseModel):
+    """All loads that can be switched."""
+
+    loads: list[LoadOut]
+
+
+def build_router(
+    *, orders: Orders, book: OffBook, seen: LastSeen, topology: Topology, lines: LineHolder, clock: Clock
+) -> APIRouter:
+    """Return the router."""
+    router = APIRouter(prefix="/direct/v1", tags=["direct door"])
+
+    @router.post("/on")
+    async def on(body: OnRequest, principal: Waker) -> OnAnswer:
+        """Close, whatever else is the matter, and answer what the switch reads then."""
+        _check(principal)
+        device_id, channel = _switch(body)
+        request_id = body.request_id or new_id()
+        closed = await orders.close_now(
+            device_id=device_id,
+            channel=channel,
+            command_id=request_id,
+            reason=body.reason or principal.subject,
+            released_trip=body.released_trip,
+        )
+        return OnAnswer(
+            request_id=request_id,
+            device_id=device_id,
+            channel=channel,
+            stage=closed.stage,
+            verified=closed.verified,
+            reason=closed.reason,
+            detail=closed.detail,
+            evidence=closed.evidence,
+        )
+
+    @router.get("/loads")
+    async def loads(principal: Waker) -> LoadsOut:
+        """Return what each load's switch reads now, how old that is, and by which right it is off."""
+        _check(principal)
+        now = clock.now()
+        found: list[LoadOut] = []
+        for load in topology.loads(now):
+            if load.breaker is None:
+                continue
+            target = orders.target_of(load.breaker.device, now)
+            switch = None if target is None else switch_of(target.profile, load.breaker.channel)
+            if target is None or switch is None:
+                continue
+            read = seen.of(target.device_id)
+            lease = book.get(target.device_id, load.breaker.channel)
+            found.append(
+                LoadOut(
+                    load_id=load.id,
+                    device_id=target.device_id,
+                    site_id=load.site,
+                    channel=load.breaker.channel,
+                    held=lines.lease(target.line.id) is not None,
+                    off_lease=None
+                    if lease is None
+                    else OffLeaseOut(
+                        command_id=lease.command_id,
+                        restore_at=lease.restore_at,
+                        off_at_most_s=lease.off_at_most_s,
+                        isolation_id=lease.isolation_id,
+                        stored_at=lease.stored_at,
+                        wake=lease.wake,
+                    ),
+                    **_reading(read, switch, seen),
+                )
+            )
+        return LoadsOut(loads=found)
+
+    def _switch(body: OnRequest) -> tuple[str, int | None]:
+        if body.device_id is not None:
+            return body.device_id, body.channel
+        load = None if body.load_id is None else topology.load(body.load_id, clock.now())
+        if load is None or load.breaker is None:
+            raise NotSwitchable(
+                f"there is no switch of load {body.load_id}", message_zh=f"负载 {body.load_id} 没有可控开关"
+            )
+        return load.breaker.device, load.breaker.channel
+
+    return router
+
+
+def _check(principal: Principal) -> None:
+    if principal.kind != "service" or principal.subject not in CALLERS:
+        raise Forbidden(
+            "the direct door is for control and the watchdog", message_zh="直连接口仅限 control 与 watchdog 使用"
+        )
+
+
+def _reading(read: Seen | None, switch: Switch, seen: LastSeen) -> dict[str, object]:
+    if read is None:
+        return {"breaker_state": None, "read_at": None, "age_s": None, "local_lock": None, "trip_reason": None}
+    state = switch.state(read.points)
+    lock, trip = read.points.get(LOCK_POINT), read.points.get(TRIP_POINT)
+    return {
+        "breaker_state": state,
+        "read_at": None if state is None else read.received_at,
+        "age_s": None if state is None else seen.age_s(read),
+        "local_lock": None if lock is None else lock == 1,
+        "trip_reason": None if trip is None else int(trip),
+    }

@@ -1,0 +1,153 @@
+"""Results of commands on their way to control: by the outbox, or kept on disk while the database is away.
+
+Nobody waits for them: what happens at a breaker must not depend on who can be told about it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from libs.common.backoff import Backoff
+from libs.common.bus import envelope, topics
+from libs.common.bus.port import Bus, Message
+from libs.common.clock import Clock
+from libs.common.contracts.control import CommandAction, Evidence, Result, Stage
+from libs.common.errors import Unavailable
+from libs.common.ids import CommandId, DeviceId, LineId, SiteId
+from services.ingest import metrics
+from services.ingest.bus import SOURCE, pack, unpack
+from services.ingest.spool import Spool, SpoolFull
+
+logger = logging.getLogger(__name__)
+
+PUBLISH_TIMEOUT_S = 2.0
+LOOK_S = 0.5
+BATCH = 500
+
+
+class Outbox(Protocol):
+    """The database's way out."""
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """Put messages into the outbox; raises ``DatabaseUnavailable``."""
+
+
+class Results:
+    """What has to be told about commands."""
+
+    def __init__(
+        self, *, outbox: Outbox, bus: Bus, kept: Spool, clock: Clock, instance: str, published: Callable[[], None]
+    ) -> None:
+        self._outbox = outbox
+        self._bus = bus
+        self._kept = kept
+        self._clock = clock
+        self._instance = instance
+        self._published = published
+        self._waiting: list[Message] = []
+        self._wake = asyncio.Event()
+
+    def emit(
+        self,
+        command_id: str,
+        stage: Stage,
+        *,
+        site_id: str,
+        device_id: str,
+        line_id: str,
+        epoch: int,
+        action: CommandAction | None = None,
+        evidence: Evidence | None = None,
+        reason: str | None = None,
+        detail: str | None = None,
+    ) -> None:
+        """Tell one stage of a command; returns at once."""
+        now = self._clock.now()
+        result = Result(
+            command_id=CommandId(command_id),
+            site_id=SiteId(site_id),
+            stage=stage,
+            evidence=evidence or Evidence(),
+            epoch=epoch,
+            at=now,
+            device_id=DeviceId(device_id),
+            line_id=LineId(line_id),
+            action=action,
+            reason=reason,
+            detail=detail,
+            instance=self._instance,
+        )
+        metrics.COMMANDS.labels(action or "restore", stage).inc()
+        logger.info(
+            "command at the line",
+            extra={"command_id": command_id, "device_id": device_id, "stage": stage, "reason": reason},
+        )
+        self._waiting.append(
+            envelope.message(
+                topics.RESULTS,
+                site_id,
+                result,
+                source=SOURCE,
+                time=now,
+                event_id=f"{command_id}/{stage}/{now.timestamp():.6f}",
+                subject=device_id,
+            )
+        )
+        self._wake.set()
+
+    async def run(self, beat: Callable[[], None]) -> None:
+        """Publish, for ever."""
+        backoff = Backoff(first_s=0.2, cap_s=3.0)
+        while True:
+            beat()
+            await self._wait()
+            await self._take_over()
+            if not self._kept.records:
+                continue
+            try:
+                await self._drain()
+                backoff.reset()
+            except Unavailable as exc:
+                if backoff.first:
+                    logger.warning("results are kept until the bus is back", extra={"reason": exc.message})
+                await self._clock.sleep(backoff.next_s())
+
+    async def _take_over(self) -> None:
+        """Give what waits to the outbox, or to the disk; behind older results on disk when there are some."""
+        batch, self._waiting = self._waiting, []
+        if not batch:
+            return
+        if not self._kept.records:
+            try:
+                await self._outbox.publish(batch)
+            except (Unavailable, TimeoutError):
+                logger.warning("the database is away, results are kept on disk", extra={"results": len(batch)})
+            else:
+                self._published()
+                return
+        try:
+            await self._kept.append([pack(message) for message in batch])
+        except SpoolFull as exc:
+            # Without disk and database they stay in memory; control finds out by reading back.
+            logger.error("results cannot be kept on disk", extra={"reason": exc.message})
+            self._waiting = [*batch, *self._waiting][-10_000:]
+            await self._clock.sleep(LOOK_S)
+
+    async def _drain(self) -> None:
+        """Publish what is on disk past the database."""
+        records = await self._kept.read(BATCH)
+        if records:
+            await self._bus.publish([unpack(record.payload) for record in records], timeout_s=PUBLISH_TIMEOUT_S)
+            await self._kept.advance(records[-1].sequence + 1)
+
+    async def _wait(self) -> None:
+        if self._waiting:
+            return
+        try:
+            async with asyncio.timeout(LOOK_S):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+        finally:
+            self._wake.clear()

@@ -1,0 +1,56 @@
+"""Reads the whole command topic, from ten minutes back, and does what concerns the lines of this process."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+from libs.common.bus import topics
+from libs.common.bus.port import Bus, Received, StartAt
+from libs.common.bus.tail import Tail
+from libs.common.clock import Clock
+from services.ingest.usecases.orders import Order, Orders
+
+logger = logging.getLogger(__name__)
+
+BACK_S = 600.0
+"""How far back the topic is read at the start: what is older is control's to repeat. [s]"""
+
+
+class CommandWorker:
+    """One task per order, so that a slow breaker keeps nobody waiting."""
+
+    def __init__(self, *, orders: Orders, bus: Bus, clock: Clock) -> None:
+        self._orders = orders
+        self._bus = bus
+        self._clock = clock
+        self._tasks: asyncio.TaskGroup | None = None
+        self._taken: asyncio.Queue[str] = asyncio.Queue()
+
+    def line_taken(self, line_id: str) -> None:
+        """Look whether the line's former holder has missed a command."""
+        self._taken.put_nowait(line_id)
+
+    async def run(self, beat: Callable[[], None]) -> None:
+        """Work for ever."""
+        start = StartAt(since=self._clock.now() - timedelta(seconds=BACK_S))
+        tail = Tail(bus=self._bus, clock=self._clock, topics=(topics.COMMANDS,), start=start, handle=self._handle)
+        async with asyncio.TaskGroup() as group:
+            self._tasks = group
+            group.create_task(self._take_over(), name="commands of lines taken over")
+            await tail.run(beat)
+
+    async def _handle(self, batch: Sequence[Received]) -> None:
+        for order in await self._orders.take(batch):
+            self._spawn(order)
+
+    async def _take_over(self) -> None:
+        while True:
+            line_id = await self._taken.get()
+            for order in await self._orders.take_over(line_id):
+                self._spawn(order)
+
+    def _spawn(self, order: Order) -> None:
+        if self._tasks is None:
+            raise RuntimeError("orders come only while the worker runs")
+        self._tasks.create_task(self._orders.execute(order), name=f"command {order.command.command_id}")

@@ -1,0 +1,72 @@
+"""A way to a device for orders: through the line that this process holds, or by a connection of its own for once.
+
+A line belongs to its holder. But a load that is to be woken is worth a second connection: an ON needs no lease, and
+the holder of the line may be dead or out of reach.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable, Collection
+from datetime import datetime
+from typing import TypeVar
+
+from libs.common.clock import Clock
+from libs.common.errors import PlatformError
+from libs.common.profiles import DeviceProfile
+from services.ingest.domain.normalise import Normaliser
+from services.ingest.drivers.factory import open_line
+from services.ingest.drivers.port import Address, LineDown
+from services.ingest.settings import PollingSettings
+from services.ingest.usecases.reach import Handle, Points, Target
+from services.ingest.worker.lines import LineManager
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+class LineReach:
+    """Ways to devices over lines; implements ``Reach``."""
+
+    def __init__(self, *, lines: LineManager, clock: Clock, settings: PollingSettings) -> None:
+        self._lines = lines
+        self._clock = clock
+        self._settings = settings
+        self._normalisers: dict[tuple[str, str], Normaliser] = {}
+
+    async def use(self, target: Target, job: Callable[[Handle], Awaitable[Result]], *, alone: bool) -> Result:
+        """Do ``job`` with the device, before any poll of its line."""
+        address = Address(target.device_id, target.address, target.profile)
+        normaliser = self._normaliser(target.profile)
+        runner = self._lines.runner(target.line.id)
+        if runner is not None:
+            return await runner.first(lambda: job(Handle(runner.session(address), normaliser)))
+        if not alone:
+            raise LineDown(f"line {target.line.id} is not held by this process")
+        driver = open_line(target.line, self._clock, self._settings)
+        try:
+            return await job(Handle(driver.session(address), normaliser))
+        finally:
+            await driver.close()
+
+    async def read_polled(self, device_id: str, names: Collection[str]) -> tuple[Points, datetime] | None:
+        """Read points of a device that this process polls, now."""
+        runner = self._lines.runner_of(device_id)
+        if runner is None:
+            return None
+        try:
+            return await runner.read_now(device_id, names)
+        except PlatformError as exc:
+            logger.debug("meter does not answer", extra={"device_id": device_id, "reason": exc.message})
+            return None
+
+    def poll_soon(self, line_id: str, device_ids: Collection[str]) -> None:
+        """Let the next polls of these devices be now."""
+        runner = self._lines.runner(line_id)
+        if runner is not None:
+            runner.poll_soon(device_ids)
+
+    def _normaliser(self, profile: DeviceProfile) -> Normaliser:
+        key = (profile.name, profile.version)
+        if key not in self._normalisers:
+            self._normalisers[key] = Normaliser(profile)
+        return self._normalisers[key]
