@@ -74,8 +74,13 @@ class Seeder:
         place = Path(self._field["registry_file"])
         content = place.read_bytes()
         done = self._api.upload("imports", content, media_type="application/yaml", kind="registry", file=place.name)
-        counts = ", ".join(f"{count} {name}" for name, count in (done.get("counts") or {}).items())
-        self._say(self._words(f"registry imported: {counts}", f"台账已导入:{counts}"))
+        created, changed = (sum(done["counts"][name].values()) for name in ("created", "changed"))
+        self._say(
+            self._words(
+                f"registry imported: {created} entities new, {changed} changed",
+                f"台账已导入:新增 {created} 项,变更 {changed} 项",
+            )
+        )
 
     def shorten_alarm_rule(self) -> None:
         """Let the voltage rule judge the field's meters after seconds."""

@@ -40,9 +40,15 @@ def import_file(settings: CommonSettings, file: Path, words: Words, say: Callabl
     if job["state"] != "succeeded":
         problem = PlatformError(job.get("detail") or job["state"], message_zh=job.get("detail_zh"))
         raise _refused(file, job.get("problems"), problem)
-    counts = job.get("counts") or {}
-    text = ", ".join(f"{name} {count}" for name, count in sorted(counts.items())) or "0"
-    say(words(f"imported: {text}", f"已导入:{text}"))
+    created, changed, same = (
+        sum(((job.get("counts") or {}).get(name) or {}).values()) for name in ("created", "changed", "unchanged")
+    )
+    say(
+        words(
+            f"imported: {created} new, {changed} changed, {same} as they were",
+            f"已导入:新增 {created} 项,变更 {changed} 项,未变 {same} 项",
+        )
+    )
 
 
 def _refused(file: Path, problems: Any, problem: PlatformError) -> NotImported:
