@@ -129,6 +129,7 @@ class SupplyNews:
     load_id: str | None
     device_id: str | None
     at_us: int
+    planned_end_us: int | None
     any_reference: bool
     """The load was closed by a command of its own: whatever took the supply away is over."""
 
@@ -172,7 +173,15 @@ def _news(event: ControlEvent, *, off: bool, any_reference: bool = False) -> Sup
     reference = (
         f"occurrence:{event.occurrence_id}" if event.occurrence_id is not None else f"command:{event.command_id}"
     )
-    return SupplyNews(off, reference, event.load_id, event.device_id, to_us(event.at), any_reference)
+    return SupplyNews(
+        off=off,
+        reference=reference,
+        load_id=event.load_id,
+        device_id=event.device_id,
+        at_us=to_us(event.at),
+        planned_end_us=None if event.restore_at is None else to_us(event.restore_at),
+        any_reference=any_reference,
+    )
 
 
 # Conditions and deliveries

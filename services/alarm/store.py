@@ -415,7 +415,10 @@ async def put_episodes(
 async def fetch_shutdowns(conn: WriteConn, partitions: Collection[int]) -> list[Shutdown]:
     """Return what control has switched off in partitions."""
     rows = await conn.fetch(
-        "select device_id, partition, reference, since, until from shutdowns where partition = any($1::integer[])",
+        """
+        select device_id, partition, reference, since, planned_end, until
+          from shutdowns where partition = any($1::integer[])
+        """,
         sorted(partitions),
     )
     return [
@@ -424,6 +427,7 @@ async def fetch_shutdowns(conn: WriteConn, partitions: Collection[int]) -> list[
             partition=row["partition"],
             reference=row["reference"],
             since_us=to_us(row["since"]),
+            planned_end_us=None if row["planned_end"] is None else to_us(row["planned_end"]),
             until_us=None if row["until"] is None else to_us(row["until"]),
         )
         for row in rows
@@ -435,15 +439,17 @@ async def put_shutdowns(conn: WriteConn, shutdowns: Iterable[Shutdown]) -> None:
     for shutdown in shutdowns:
         await conn.execute(
             """
-            insert into shutdowns (device_id, partition, reference, since, until) values ($1, $2, $3, $4, $5)
+            insert into shutdowns (device_id, partition, reference, since, planned_end, until)
+            values ($1, $2, $3, $4, $5, $6)
                 on conflict (device_id) do update set
                    partition = excluded.partition, reference = excluded.reference, since = excluded.since,
-                   until = excluded.until
+                   planned_end = excluded.planned_end, until = excluded.until
             """,
             shutdown.device_id,
             shutdown.partition,
             shutdown.reference,
             from_us(shutdown.since_us),
+            None if shutdown.planned_end_us is None else from_us(shutdown.planned_end_us),
             None if shutdown.until_us is None else from_us(shutdown.until_us),
         )
 

@@ -21,7 +21,7 @@ from services.alarm import bus, store
 from services.alarm.conditions import events_of, key_of
 from services.alarm.domain import engine
 from services.alarm.domain.engine import Changes, Engine, Limits
-from services.alarm.domain.model import LEVELS, SECOND_US, AlarmStep, Signal
+from services.alarm.domain.model import LEVELS, SECOND_US, AlarmStep, EndReason, Signal, StepPhase
 from services.alarm.domain.rulebook import RuleBook
 from services.alarm.domain.shutdowns import Shutdown, Shutdowns
 
@@ -141,7 +141,8 @@ class JudgeHandler:
             for event in events:
                 STEPS.labels(event.phase.value, str(int(event.level))).inc()
             for step in changes.steps:
-                LATENCY.observe(max(now_us - step.received_us, 0) / SECOND_US)
+                if step.phase is StepPhase.BEGIN or step.end_reason is EndReason.RECOVERED:
+                    LATENCY.observe(max(now_us - step.received_us, 0) / SECOND_US)
             if events:
                 self._wake()
         self._uncommitted.clear()
@@ -185,16 +186,18 @@ class JudgeHandler:
             if not devices and said.device_id is not None:
                 devices = [said.device_id]
             for device_id in devices:
-                if said.off:
-                    begun = Shutdown(device_id, received.partition, said.reference, said.at_us)
-                    changed = begun if self._shutdowns.begin(begun) else None
-                else:
-                    reference = None if said.any_reference else said.reference
-                    changed = self._shutdowns.end(device_id, reference, said.at_us)
+                changed = self._take_note(said, device_id, received.partition)
                 if changed is not None:
                     news[device_id] = changed
         await store.put_shutdowns(conn, news.values())
         self._engine.inhibit(sorted(news), changes)
+
+    def _take_note(self, said: bus.SupplyNews, device_id: str, partition: int) -> Shutdown | None:
+        """Return what is to be stored of a device's shutdown, None when it is no news."""
+        if not said.off:
+            return self._shutdowns.end(device_id, None if said.any_reference else said.reference, said.at_us)
+        begun = Shutdown(device_id, partition, said.reference, said.at_us, said.planned_end_us)
+        return self._shutdowns.of(device_id) if self._shutdowns.begin(begun) else None
 
     async def _lift(self, conn: WriteConn, partitions: Iterable[int], changes: Changes) -> None:
         over = [device_id for partition in sorted(partitions) for device_id in self._engine.lift(partition, changes)]

@@ -1,4 +1,8 @@
-"""What control has switched off on purpose: a unit without supply then is no power failure."""
+"""What control has switched off on purpose: a unit without supply then is no power failure.
+
+A shutdown explains what begins while it lasts, at most until its planned end: a load that is not woken by then
+is not off on purpose any more.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,8 +18,16 @@ class Shutdown:
     """``occurrence:<id>`` or ``command:<id>``; what ``inhibited_by`` names."""
     since_us: int
     """When control began to switch off."""
+    planned_end_us: int | None = None
+    """When the load is to be awake again; None for an isolation without end."""
     until_us: int | None = None
     """When the load was confirmed awake again, or the shutdown was called off."""
+
+    @property
+    def end_us(self) -> int | None:
+        """When it stops explaining anything, None while that is open."""
+        ends = [end for end in (self.planned_end_us, self.until_us) if end is not None]
+        return min(ends, default=None)
 
 
 class Shutdowns:
@@ -23,13 +35,16 @@ class Shutdowns:
 
     def __init__(self) -> None:
         self._of: dict[str, Shutdown] = {}
-        self._ended: set[str] = set()
+        self._in: dict[int, set[str]] = {}
 
     def begin(self, shutdown: Shutdown) -> bool:
-        """Take note of a shutdown; return whether it is news."""
+        """Take note of a shutdown, or of another planned end of it; return whether it is news."""
         known = self._of.get(shutdown.device_id)
         if known is not None and known.reference == shutdown.reference:
-            return False
+            if known.until_us is not None or shutdown.planned_end_us in (None, known.planned_end_us):
+                return False
+            self._keep(replace(known, planned_end_us=shutdown.planned_end_us))
+            return True
         if known is not None and known.since_us > shutdown.since_us:
             return False
         self._keep(shutdown)
@@ -52,27 +67,30 @@ class Shutdowns:
         self._keep(ended)
         return ended
 
+    def of(self, device_id: str) -> Shutdown | None:
+        """Return the last shutdown of a device that is still remembered."""
+        return self._of.get(device_id)
+
     def explains(self, device_id: str, began_us: int) -> str | None:
         """Return the shutdown that explains a lost supply that began then, None when none does."""
         known = self._of.get(device_id)
         if known is None or began_us < known.since_us:
             return None
-        return known.reference if known.until_us is None or began_us <= known.until_us else None
+        return known.reference if known.end_us is None or began_us <= known.end_us else None
 
     def over(self, partition: int, before_us: int) -> Sequence[str]:
-        """Return the devices of a partition whose shutdown ended before then, in order."""
-        return [
+        """Return the devices of a partition whose shutdown explains nothing since then or earlier, in order."""
+        return sorted(
             device_id
-            for device_id in sorted(self._ended)
-            if (known := self._of[device_id]).partition == partition
-            and known.until_us is not None
-            and known.until_us <= before_us
-        ]
+            for device_id in self._in.get(partition, ())
+            if (end_us := self._of[device_id].end_us) is not None and end_us <= before_us
+        )
 
     def remove(self, device_id: str) -> None:
         """Forget a device's shutdown."""
-        self._of.pop(device_id, None)
-        self._ended.discard(device_id)
+        known = self._of.pop(device_id, None)
+        if known is not None:
+            self._in[known.partition].discard(device_id)
 
     def load(self, shutdowns: Iterable[Shutdown]) -> None:
         """Take over stored shutdowns."""
@@ -81,13 +99,11 @@ class Shutdowns:
 
     def drop(self, partitions: Iterable[int]) -> None:
         """Forget these partitions."""
-        gone = frozenset(partitions)
-        for device_id in [known.device_id for known in self._of.values() if known.partition in gone]:
-            self.remove(device_id)
+        for partition in partitions:
+            for device_id in self._in.pop(partition, ()):
+                self._of.pop(device_id, None)
 
     def _keep(self, shutdown: Shutdown) -> None:
+        self.remove(shutdown.device_id)
         self._of[shutdown.device_id] = shutdown
-        if shutdown.until_us is None:
-            self._ended.discard(shutdown.device_id)
-        else:
-            self._ended.add(shutdown.device_id)
+        self._in.setdefault(shutdown.partition, set()).add(shutdown.device_id)

@@ -259,6 +259,15 @@ class TestPlannedShutdown:
         _, update = await world.events()
         assert (update.phase, update.inhibited_by, update.sequence) == (Phase.UPDATE, None, 2)
 
+    async def test_a_planned_end_that_passes_without_a_wake_up_is_told(self, world: World) -> None:
+        world.registry.loads["aau-1"] = ["m-1"]
+        await world.short_delays()
+        await world.take(self.event(world, OccurrenceState.SHUTTING_DOWN, 0, restore_at=at(100)))
+        await world.take(world.volts(1, 0), world.volts(5, 0))
+        await world.restart()
+        await world.take(world.heartbeat(160))
+        assert [event.inhibited_by for event in await world.events()] == ["occurrence:o-1", None]
+
     async def test_commands_without_a_plan_count_too(self, world: World) -> None:
         await world.short_delays()
         command = {"occurrence_id": None, "command_id": CommandId("c-1"), "load_id": None, "device_id": DeviceId("m-1")}

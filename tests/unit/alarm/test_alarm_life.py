@@ -2,10 +2,11 @@
 
 import pytest
 
-from services.alarm.domain.engine import Limits
+from services.alarm.domain.engine import Changes, Limits
 from services.alarm.domain.model import SECOND_US, Comparison, EndReason, Quantifier, StepPhase
 from services.alarm.domain.rulebook import Scope
-from tests.unit.alarm.alarm_builders import Bench, Devices, book, override, rule, seconds, story, target
+from services.alarm.domain.shutdowns import Shutdown, Shutdowns
+from tests.unit.alarm.alarm_builders import Bench, Devices, book, override, rule, seconds, story, target, us
 
 
 def test_alarm_begins_after_the_start_delay_and_dates_from_the_first_violation() -> None:
@@ -447,19 +448,13 @@ class TestRuleChanges:
 
 
 class TestPlannedShutdown:
-    def shut_down(self, bench: Bench, since_s: float) -> None:
-        from services.alarm.domain.shutdowns import Shutdown
-        from tests.unit.alarm.alarm_builders import us
-
-        assert bench.shutdowns.begin(Shutdown("m-1", 0, "occurrence:o-1", us(since_s)))
-        from services.alarm.domain.engine import Changes
-
+    def shut_down(self, bench: Bench, since_s: float, planned_end_s: float | None = None) -> None:
+        planned_end_us = None if planned_end_s is None else us(planned_end_s)
+        assert bench.shutdowns.begin(Shutdown("m-1", 0, "occurrence:o-1", us(since_s), planned_end_us))
         bench.last = Changes()
         bench.engine.inhibit(["m-1"], bench.last)
 
     def lift(self, bench: Bench) -> list[str]:
-        from services.alarm.domain.engine import Changes
-
         bench.last = Changes()
         return bench.engine.lift(0, bench.last)
 
@@ -486,8 +481,6 @@ class TestPlannedShutdown:
         assert (update.phase, update.sequence, update.inhibited_by) == (StepPhase.UPDATE, 2, "occurrence:o-1")
 
     def test_what_outlasts_the_wake_up_is_told_after_a_while(self) -> None:
-        from tests.unit.alarm.alarm_builders import us
-
         bench = Bench(book(rule(supply=True)))
         self.shut_down(bench, 0)
         bench.volts(1, 10)
@@ -502,8 +495,6 @@ class TestPlannedShutdown:
         assert (update.phase, update.inhibited_by) == (StepPhase.UPDATE, None)
 
     def test_an_alarm_that_ends_with_the_wake_up_is_never_told(self) -> None:
-        from tests.unit.alarm.alarm_builders import us
-
         bench = Bench(book(rule(supply=True, end_delay_s=20)))
         self.shut_down(bench, 0)
         bench.volts(1, 10)
@@ -518,11 +509,47 @@ class TestPlannedShutdown:
         assert bench.last.steps == []
 
     def test_a_violation_after_the_wake_up_is_not_explained(self) -> None:
-        from tests.unit.alarm.alarm_builders import us
-
         bench = Bench(book(rule(supply=True)))
         self.shut_down(bench, 0)
         bench.shutdowns.end("m-1", "occurrence:o-1", us(100))
         bench.volts(101, 10)
         [begin] = bench.volts(105, 10)
         assert begin.inhibited_by is None
+
+    def test_a_load_that_is_not_woken_by_its_planned_end_is_not_off_on_purpose(self) -> None:
+        bench = Bench(book(rule(supply=True), rule("late", supply=True, threshold=5)))
+        self.shut_down(bench, 0, planned_end_s=100)
+        bench.volts(1, 10)
+        [begin] = bench.volts(5, 10)
+        assert begin.inhibited_by == "occurrence:o-1"
+        bench.volts(101, 1)
+        [after] = bench.volts(105, 1)
+        assert (after.rule_id, after.inhibited_by) == ("late", None)
+        bench.tick(159)
+        assert self.lift(bench) == []
+        bench.tick(160)
+        assert self.lift(bench) == ["m-1"]
+        assert [(step.rule_id, step.phase, step.inhibited_by) for step in bench.last.steps] == [
+            ("low", StepPhase.UPDATE, None)
+        ]
+
+    def test_news_of_a_shutdown_are_taken_once_and_in_their_order(self) -> None:
+        known = Shutdowns()
+        first = Shutdown("m-1", 0, "occurrence:o-1", 100, 900)
+        assert known.begin(first)
+        assert not known.begin(first)
+        assert known.begin(Shutdown("m-1", 0, "occurrence:o-1", 100, 950)), "the planned end has moved"
+        assert known.explains("m-1", 940) == "occurrence:o-1"
+        assert not known.begin(Shutdown("m-1", 0, "occurrence:o-0", 50, 80)), "older than what is known"
+        assert known.end("m-1", "occurrence:o-0", 500) is None
+        assert known.end("m-1", "occurrence:o-1", 90) is None, "before it began"
+        ended = known.end("m-1", "occurrence:o-1", 500)
+        assert ended is not None
+        assert ended.until_us == 500
+        assert known.end("m-1", "occurrence:o-1", 600) is None
+        assert known.explains("m-1", 501) is None
+        assert not known.begin(first), "told again after its end"
+        assert known.begin(Shutdown("m-1", 0, "occurrence:o-2", 1000))
+        assert known.over(0, 10_000) == []
+        known.drop([0])
+        assert known.of("m-1") is None
