@@ -12,6 +12,7 @@ import yaml
 
 from libs.common.settings import SERVICES, load_common, load_section
 from libs.suite.envexample import sections
+from libs.suite.jobworker import services_with_jobs
 
 ROOT = Path(__file__).parents[3]
 PROCESSES = (*SERVICES, "watchdog")
@@ -32,7 +33,7 @@ def test_every_process_is_there_and_nothing_else() -> None:
     migrations = {f"prepare-{service}" for service in SERVICES}
     jobs = {name for name in CONTAINERS if name.endswith("-jobs")}
     assert set(CONTAINERS) == {"postgres", "kafka", *PROCESSES, *migrations, *jobs}
-    assert jobs == {f"{name}-jobs" for name in SERVICES if importlib.util.find_spec(f"services.{name}.jobs")}
+    assert jobs == {f"{name}-jobs" for name in services_with_jobs()}
 
 
 @pytest.mark.parametrize("name", PROCESSES)

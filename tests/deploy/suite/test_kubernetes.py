@@ -9,6 +9,7 @@ import yaml
 
 from libs.common.settings import SERVICES, load_common, load_section
 from libs.suite.envexample import sections
+from libs.suite.jobworker import services_with_jobs
 
 BASE = Path(__file__).parents[3] / "k8s" / "base"
 PROCESSES = (*SERVICES, "watchdog")
@@ -29,8 +30,10 @@ def pod(name: str) -> dict[str, Any]:
 
 
 def container(name: str) -> dict[str, Any]:
-    [found] = pod(name)["containers"]
-    return dict(found)
+    found = {one["name"]: one for one in pod(name)["containers"]}
+    assert set(found) <= {name, "jobs"}
+    assert ("jobs" in found) == (name in services_with_jobs())
+    return dict(found[name])
 
 
 def test_kustomization_lists_every_file() -> None:
