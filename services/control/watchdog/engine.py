@@ -21,7 +21,7 @@ LEASES = gauge("watchdog_leases", "OFF leases that the watchdog knows")
 WAKING = gauge("watchdog_waking", "Loads that the watchdog is waking")
 OVERDUE = gauge("watchdog_overdue_wakeups", "Loads that should be awake and are not, as the watchdog sees it")
 DOORS_SILENT = gauge("watchdog_doors_silent", "Direct doors that did not answer the last look")
-ATTEMPTS = counter("watchdog_attempts_total", "Attempts to wake a load", ("path", "outcome"))
+ATTEMPTS = counter("watchdog_attempts_total", "Attempts to wake a load", ("way", "outcome"))
 
 
 class StaleEpoch(Exception):

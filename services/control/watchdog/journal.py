@@ -55,6 +55,13 @@ class Journal:
         self._size = good
         _sync_folder(self._path.parent)
 
+    def __enter__(self) -> "Journal":
+        self.open()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Let go of the file."""
         if self._file is not None:

@@ -56,7 +56,8 @@ async def installation(
 ) -> AsyncIterator[Installation]:
     for name, value in {
         "CLOCK": "assumed", "MIN_OFF_S": "1", "MIN_ON_S": "0", "TICK_S": "0.1",
-        "WATCHDOG": "required" if watchdog else "absent", "MAX_OFFS_PER_DAY": "100", "SETTLE_S": "0.2", "ACCEPT_TIMEOUT_S": "2",
+        "WATCHDOG": "required" if watchdog else "absent", "MAX_OFFS_PER_DAY": "100", "SETTLE_S": "0.2",
+        "ACCEPT_TIMEOUT_S": "2",
     }.items():  # fmt: skip
         monkeypatch.setenv(f"WATTRING_CONTROL__{name}", value)
     clock = SystemClock()
