@@ -1,0 +1,145 @@
+"""The whole embedded suite as a user runs it: real processes, real field; kills, stop, second start."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from libs.common.settings import CommonSettings
+from libs.suite.api import LocalApi
+from libs.suite.children import Roster, start_ticks
+from libs.suite.folders import DataFolder
+
+pytestmark = [pytest.mark.integration, pytest.mark.e2e, pytest.mark.timeout(300)]
+
+COMMAND = [sys.executable, "-m", "libs.suite", "--lang", "en"]
+
+
+class Suite:
+    """A running ``wattring up --demo``."""
+
+    def __init__(self, folder: Path, output: Path) -> None:
+        self.folder = DataFolder(folder)
+        self.output = output
+        self.environ = {**os.environ, "WATTRING_DATA_DIR": str(folder), "PORT": "0"}
+        self.settings = CommonSettings(data_dir=folder)
+        with output.open("wb") as target:
+            self.process = subprocess.Popen(
+                [*COMMAND, "up", "--demo"], env=self.environ, stdout=target, stderr=target, start_new_session=True
+            )
+
+    @property
+    def text(self) -> str:
+        return self.output.read_text()
+
+    def until(self, pattern: str, *, within_s: float = 90.0) -> re.Match[str]:
+        found: list[re.Match[str]] = []
+
+        def said() -> bool:
+            assert self.process.poll() is None, self.text
+            found[:] = filter(None, [re.search(pattern, self.text, re.MULTILINE)])
+            return bool(found)
+
+        wait_for(said, within_s=within_s, else_show=lambda: self.text)
+        return found[0]
+
+    def pids(self) -> dict[str, int]:
+        return Roster(self.folder.children).left_behind()
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, *arguments], env=self.environ, capture_output=True, text=True, timeout=200, check=False
+        )
+
+
+def wait_for(condition: Callable[[], bool], *, within_s: float = 60.0, else_show: Callable[[], str] = str) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, else_show()
+        time.sleep(0.1)
+
+
+@contextmanager
+def running(folder: Path, output: Path) -> Iterator[Suite]:
+    suite = Suite(folder, output)
+    try:
+        suite.until("^  stop +Ctrl-C$")
+        yield suite
+    finally:
+        pids = suite.pids()
+        suite.process.send_signal(signal.SIGINT)
+        code = suite.process.wait(90)
+    assert code == 0, suite.text
+    assert suite.text.rstrip().endswith("stopped")
+    assert [pid for pid in pids.values() if start_ticks(pid) is not None] == [], "nothing is left running"
+
+
+def test_story_kill_stop_and_second_start(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    with running(folder, tmp_path / "first.out") as suite:
+        assert set(suite.pids()) == {"postgres", "suite", "watchdog", "jobs", "field"}
+        suite.until("savings plan in force")
+
+        # The process with all six services dies just before the breaker is to open, and the story goes on.
+        os.kill(suite.pids()["suite"], signal.SIGKILL)
+        suite.until(r"suite +ended unexpectedly \(signal SIGKILL\)")
+        suite.until(r"suite +started again")
+
+        report = suite.command("demo-report", "--wait", "150")
+        assert report.returncode == 0, report.stdout + report.stderr + suite.text
+        assert "MISSING" not in report.stdout
+        assert re.search(r"alarm raised after the start delay.*≤ 8 s", report.stdout)
+
+        doctor = suite.command("doctor")
+        assert doctor.returncode == 0, doctor.stdout
+        assert f"running (process {suite.process.pid})" in doctor.stdout
+        with LocalApi(suite.settings) as api:
+            plans = len(api.get("plans")["items"])
+        password = re.search(r"password +(\S+) ", suite.text)
+        assert password is not None
+        assert password[1] not in "".join(log.read_text() for log in suite.folder.logs.iterdir())
+
+    with running(folder, tmp_path / "second.out") as suite:
+        assert "password" not in suite.text
+        suite.until("savings plan in force")
+        assert re.search(r"registry imported: 0 entities new, 0 changed", suite.text)
+        with LocalApi(suite.settings) as api:
+            assert len(api.get("devices", limit=100)["items"]) == 10
+            assert len(api.get("plans")["items"]) == plans + 1
+            imports = [one["file"] for one in api.get("imports")["items"]]
+            assert imports.count("history.ndjson.gz") == 1
+
+
+def test_wrong_registry_file_is_refused_place_by_place_and_nothing_of_it_is_taken(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    with running(folder, tmp_path / "out") as suite:
+        suite.until("savings plan in force")
+        wrong = tmp_path / "wrong.yaml"
+        wrong.write_text(
+            "schema: registry/1\n"
+            "sites:\n"
+            "  - {id: site-new, name: New, kind: castle}\n"
+            "devices:\n"
+            "  - {id: meter-new, name: New, kind: meter_3p, site: nowhere}\n"
+        )
+        done = suite.command("import", str(wrong))
+        assert done.returncode == 1
+        assert re.search(rf"{wrong}:3: .*kind.*: expected ", done.stderr), done.stderr
+        with LocalApi(suite.settings) as api:
+            assert "site-new" not in [one["id"] for one in api.get("sites")["items"]]
+
+        misspelt = subprocess.run(
+            [*COMMAND, "doctor"],
+            env={**suite.environ, "WATTRING_DATABASE__POOL_MXA": "3"},
+            capture_output=True,
+            text=True,
+        )
+        assert misspelt.returncode == 1
+        assert "did you mean WATTRING_DATABASE__POOL_MAX?" in misspelt.stderr
