@@ -219,8 +219,12 @@ def build(platform: Platform) -> Service:
         name=NAME,
         app=app,
         health=health,
-        independent=(Worker("ingest.waking", waking.run),),
-        resources=(db, spool, kept_results, _remembering(acceptor, db)),
+        independent=(
+            Worker("ingest.waking", waking.run),
+            Worker("ingest.results", results.run),
+            Worker("ingest.findings", findings.run),
+        ),
+        resources=(db, spool, _remembering(acceptor, db)),
         workers=(
             Worker("ingest.registry", registry_tail.run),
             Worker("ingest.registry-keeper", keeper.run),
@@ -232,13 +236,11 @@ def build(platform: Platform) -> Service:
             Worker("ingest.lines", lines.run),
             Worker("ingest.status", status.run),
             Worker("ingest.commands", command_worker.run),
-            Worker("ingest.results", results.run),
             Worker(
                 "ingest.snapshot",
                 SnapshotKeeper(path=snapshot, topology=topology, tail=registry_tail, clock=clock).run,
             ),
             Worker("ingest.heartbeats", heartbeats.run),
-            Worker("ingest.findings", findings.run),
             Worker("ingest.partitions", HistoryUpkeep(db, clock, settings.history).run, max_silence_s=1200.0),
         ),
         checks=(

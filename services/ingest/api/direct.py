@@ -131,22 +131,26 @@ def build_router(
         """Return what each load's switch reads now, how old that is, and by which right it is off."""
         _check(principal)
         now = clock.now()
-        found: list[LoadOut] = []
+        places: dict[str, tuple[str, int | None]] = {
+            lease.load_id: (lease.device_id, lease.channel) for lease in book.all() if lease.load_id is not None
+        }
         for load in topology.loads(now):
-            if load.breaker is None:
-                continue
-            target = orders.target_of(load.breaker.device, now)
-            switch = None if target is None else switch_of(target.profile, load.breaker.channel)
+            if load.breaker is not None:
+                places[load.id] = (load.breaker.device, load.breaker.channel)
+        found: list[LoadOut] = []
+        for load_id, (device_id, channel) in sorted(places.items()):
+            lease = book.get(device_id, channel)
+            target = orders.target_of(device_id, now) or (None if lease is None else orders.target_from(lease))
+            switch = None if target is None else switch_of(target.profile, channel)
             if target is None or switch is None:
                 continue
             read = seen.of(target.device_id)
-            lease = book.get(target.device_id, load.breaker.channel)
             found.append(
                 LoadOut(
-                    load_id=load.id,
+                    load_id=load_id,
                     device_id=target.device_id,
-                    site_id=load.site,
-                    channel=load.breaker.channel,
+                    site_id=target.site_id,
+                    channel=channel,
                     held=lines.lease(target.line.id) is not None,
                     off_lease=None
                     if lease is None

@@ -129,6 +129,7 @@ class Orders:
         self._boot = boot
         self._clock_synchronised = clock_synchronised
         self._elsewhere: deque[tuple[float, _Parsed]] = deque(maxlen=MAX_REMEMBERED)
+        self._taken_up: dict[str, None] = {}
         self._trips_told: dict[str, int] = {}
 
     def moment(self) -> Moment:
@@ -201,33 +202,47 @@ class Orders:
         return Target(lease.device_id, lease.site_id, Line.model_validate(lease.line), lease.address, profile)
 
     async def _take(self, parsed: Sequence[_Parsed]) -> list[Order]:
-        now = self._clock.now()
-        orders: list[Order] = []
+        """Return the orders among commands: those of our lines that nobody has taken up before and that may be done."""
+        mine: list[tuple[_Parsed, Lease]] = []
         for found in parsed:
-            lease = self._lines.lease(found.command.line_id)
+            command = found.command
+            lease = self._lines.lease(command.line_id)
             if lease is None:
                 self._elsewhere.append((self._clock.monotonic(), found))
+            elif command.command_id in self._taken_up:
                 continue
-            order = self._checked(found, lease, now)
-            if order is not None:
-                orders.append(order)
-        if not orders:
+            elif not self._keys.verify_bytes(SIGNER, found.signed, command.signature):
+                self._refuse(command, lease.epoch, "bad_signature")
+            else:
+                mine.append((found, lease))
+        if not mine:
             return []
-        noted = [(order.command, order.epoch) for order in orders]
+        now = self._clock.now()
+        noted = [(found.command, lease.epoch) for found, lease in mine]
         try:
+            # Everything is noted, also what will be refused: whoever reads it again leaves it alone.
             new = await self._store.record(noted, instance=self._instance, at=now)
+            recorded = True
         except (Unavailable, TimeoutError) as exc:
-            logger.warning("commands cannot be noted", extra={"reason": str(exc), "commands": len(orders)})
-        else:
-            orders = [replace(order, recorded=True) for order in orders if order.command.command_id in new]
+            logger.warning("commands cannot be noted", extra={"reason": str(exc), "commands": len(mine)})
+            # What stands in the off book was done by us before we forgot it.
+            new = {str(command.command_id) for command, _ in noted} - {held.command_id for held in self._book.all()}
+            recorded = False
+        orders: list[Order] = []
+        for found, lease in mine:
+            self._note_taken_up(found.command.command_id)
+            if found.command.command_id in new:
+                order = self._checked(found.command, lease, now, recorded=recorded)
+                orders += [] if order is None else [order]
         return orders
 
-    def _checked(self, found: _Parsed, lease: Lease, now: datetime) -> Order | None:
+    def _note_taken_up(self, command_id: str) -> None:
+        self._taken_up[command_id] = None
+        if len(self._taken_up) > MAX_REMEMBERED:
+            del self._taken_up[next(iter(self._taken_up))]
+
+    def _checked(self, command: Command, lease: Lease, now: datetime, *, recorded: bool) -> Order | None:
         """Return the order of a command that may be done, None when it was refused."""
-        command = found.command
-        if not self._keys.verify_bytes(SIGNER, found.signed, command.signature):
-            self._refuse(command, lease.epoch, "bad_signature")
-            return None
         late = why_not_now(command, now)
         if late is not None:
             self._refuse(command, lease.epoch, late)
@@ -250,7 +265,7 @@ class Orders:
             switch=switch_of(target.profile, channel),
             channel=channel,
             epoch=lease.epoch,
-            recorded=False,
+            recorded=recorded,
         )
 
     async def _execute(self, order: Order) -> None:

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 PUBLISH_TIMEOUT_S = 2.0
 LOOK_S = 0.5
+MAX_WAITING = 10_000
 BATCH = 500
 
 
@@ -98,6 +99,14 @@ class Results:
 
     async def run(self, beat: Callable[[], None]) -> None:
         """Publish, for ever."""
+        async with self._kept:
+            try:
+                await self._run(beat)
+            finally:
+                # Whoever starts next tells what we could not.
+                await self._keep(self._waiting)
+
+    async def _run(self, beat: Callable[[], None]) -> None:
         backoff = Backoff(first_s=0.2, cap_s=3.0)
         while True:
             beat()
@@ -126,13 +135,19 @@ class Results:
             else:
                 self._published()
                 return
+        if not await self._keep(batch):
+            # Without disk and database they stay in memory; control finds out by reading back.
+            self._waiting = [*batch, *self._waiting][-MAX_WAITING:]
+            await self._clock.sleep(LOOK_S)
+
+    async def _keep(self, batch: Sequence[Message]) -> bool:
+        """Put messages on disk; return whether they are there."""
         try:
             await self._kept.append([pack(message) for message in batch])
         except SpoolFull as exc:
-            # Without disk and database they stay in memory; control finds out by reading back.
-            logger.error("results cannot be kept on disk", extra={"reason": exc.message})
-            self._waiting = [*batch, *self._waiting][-10_000:]
-            await self._clock.sleep(LOOK_S)
+            logger.error("results cannot be kept on disk", extra={"reason": exc.message, "results": len(batch)})
+            return False
+        return True
 
     async def _drain(self) -> None:
         """Publish what is on disk past the database."""

@@ -25,7 +25,7 @@ from services.ingest.usecases.topology import Topology
 
 logger = logging.getLogger(__name__)
 
-SNAPSHOT_EVERY_S = 5.0
+SNAPSHOT_EVERY_S = 1.0
 PARTITIONS_EVERY_S = 600.0
 RECONCILE_EVERY_S = 600.0
 REJECTED_KEPT_S = 90 * 86400.0

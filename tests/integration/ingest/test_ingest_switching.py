@@ -43,7 +43,8 @@ class Breaker:
         status = (CLOSED if self.closed else OPEN) | (LOCKED if self.locked else 0)
         self.peer.bank.set_input_registers(0x0000, [status])
         self.peer.bank.set_input_registers(0x0008, [230])
-        self.peer.bank.set_input_registers(0x000B, [1200 if self.closed else 0])
+        for power in (0x000B, 0x0021):
+            self.peer.bank.set_input_registers(power, [1200 if self.closed else 0])
         self.peer.bank.set_input_registers(0x0016, [self.trip_reason])
 
 
@@ -114,6 +115,10 @@ async def send(ingest: RunningIngest, command: Command) -> str:
     return command.command_id
 
 
+def off_book(folder: Path) -> list[Path]:
+    return list(folder.glob("ingest/0/off-leases/*.json"))
+
+
 async def stages(ingest: RunningIngest, command_id: str) -> list[dict[str, Any]]:
     return [m for m in await ingest.messages(topics.RESULTS) if m["command_id"] == command_id]
 
@@ -138,11 +143,11 @@ async def test_off_and_on_are_done_proven_and_leave_nothing_behind(
     assert breaker.writes == [0x0000]
     load = await until(lambda: door_load(ingest, breaker_state=0), "the door shows it open")
     assert load["off_lease"]["command_id"] == off
-    assert list(tmp_path.glob("ingest/0/off-leases/*.json"))
+    assert off_book(tmp_path)
     on = await send(ingest, order(ingest, CommandAction.CLOSE))
     proof = await ended(ingest, on, "verified")
     assert (proof["evidence"]["feedback_value"], proof["evidence"]["meter_power_kw"]) == (1, 1.2)
-    assert not list(tmp_path.glob("ingest/0/off-leases/*.json"))
+    assert not off_book(tmp_path)
     assert (await door_load(ingest))["off_lease"] is None
 
 
@@ -302,7 +307,7 @@ async def test_process_that_starts_without_its_database_closes_what_it_has_opene
         await until(closed, "the breaker closed without a database")
 
         async def forgotten() -> bool:
-            return not list(tmp_path.glob("ingest/0/off-leases/*.json"))
+            return not off_book(tmp_path)
 
         await until(forgotten, "the off book empty")
     # The result was kept on disk and is told once the database is back.
