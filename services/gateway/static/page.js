@@ -5,7 +5,7 @@
 const $ = (id) => document.getElementById(id);
 const state = {
   language: localStorage.getItem("language") || (navigator.language.startsWith("zh") ? "zh" : "en"),
-  site: null, devices: new Map(), loads: new Map(), plans: new Map(), readings: new Map(),
+  site: "", sites: new Map(), devices: new Map(), loads: new Map(), plans: new Map(), readings: new Map(),
   alarms: new Map(), occurrences: new Map(), commands: new Map(), source: null, timers: [],
 };
 const text = (key) => TEXTS[state.language][key] ?? key;
@@ -48,7 +48,9 @@ function row(cells, id) {
 }
 
 const number = (value, digits) => element("td", value === null || value === undefined ? "–" : value.toFixed(digits), "number");
-const clock = (time) => (time ? new Date(time).toLocaleTimeString("zh-CN", { hour12: false }) : "–");
+/* Civil time is that of the sites, whatever zone the browser is in. */
+const ZONE = { timeZone: "Asia/Shanghai", hour12: false };
+const clock = (time) => (time ? new Date(time).toLocaleTimeString("zh-CN", ZONE) : "–");
 const badge = (content, mood) => element("span", content, `badge ${mood}`);
 
 function fill(id, rows) {
@@ -80,7 +82,7 @@ function several(reading, names, digits) {
 
 function meterRow(device) {
   const reading = state.readings.get(device.id);
-  if (!reading) return row([label(device), device.kind, "–", "–", "–", "–", "–", "–"], device.id);
+  if (!reading) return row([label(device), text(device.kind), "–", "–", "–", "–", "–", "–"], device.id);
   const { points } = reading;
   const other = element("td");
   if (points.breaker_state !== undefined && points.breaker_state !== null) {
@@ -90,7 +92,7 @@ function meterRow(device) {
   if (points.humidity !== undefined) other.append(`${points.humidity?.toFixed(0) ?? "–"} %`);
   const power = points.active_power_total ?? points.active_power_a;
   return row([
-    label(device), device.kind, several(reading, VALUE_NAMES, 1), several(reading, CURRENT_NAMES, 2),
+    label(device), text(device.kind), several(reading, VALUE_NAMES, 1), several(reading, CURRENT_NAMES, 2),
     number(power, 3), number(points.energy_active_import, 2), other, clock(reading.source_time),
   ], device.id);
 }
@@ -105,7 +107,7 @@ function drawAlarms() {
     const deliveries = element("td");
     for (const one of alarm.deliveries ?? []) {
       const sent = ["delivered", "acknowledged"].includes(one.state);
-      const mark = badge(`${one.item_kind ?? ""} ${sent ? text("sent") : one.state} ${clock(one.at)}`, sent ? "good" : "warn");
+      const mark = badge(`${text(one.item_kind ?? "")} ${sent ? text("sent") : text(one.state)} ${clock(one.at)}`, sent ? "good" : "warn");
       mark.title = `${one.destination} ${one.item} ${one.error ?? ""}`;
       deliveries.append(mark, " ");
     }
@@ -124,20 +126,20 @@ function drawAlarms() {
 function drawShutdowns() {
   const occurrences = [...state.occurrences.values()].sort((a, b) => b.off_at.localeCompare(a.off_at)).slice(0, 12);
   fill("occurrences", occurrences.map((one) => row([
-    label(state.loads.get(one.load_id)) || one.load_id, state.plans.get(one.plan_id)?.name ?? one.plan_id,
+    label(state.loads.get(one.load_id)) || one.load_id, element("td", state.plans.get(one.plan_id)?.name ?? one.plan_id, "wrap"),
     `${clock(one.off_at)}${one.went_off_at ? ` → ${clock(one.went_off_at)}` : ""}`,
     `${clock(one.on_at)}${one.came_on_at ? ` → ${clock(one.came_on_at)}` : ""}`,
-    badge(one.state, one.state === "awake" ? "good" : ["overdue"].includes(one.state) ? "bad" : "warn"),
+    badge(text(one.state), one.state === "awake" ? "good" : ["overdue"].includes(one.state) ? "bad" : "warn"),
   ], one.occurrence_id)));
   const commands = [...state.commands.values()].sort((a, b) => b.created_at.localeCompare(a.created_at)).slice(0, 12);
   fill("commands", commands.map((one) => {
     const evidence = one.evidence ?? {};
     const proof = evidence.feedback_value === undefined || evidence.feedback_value === null
-      ? "–" : `${evidence.feedback_point} = ${evidence.feedback_value} (${clock(evidence.feedback_at)})`;
+      ? "–" : `${text(evidence.feedback_point)} = ${evidence.feedback_value} (${clock(evidence.feedback_at)})`;
     const mood = one.state === "succeeded" ? "good" : ["failed", "rejected", "expired"].includes(one.state) ? "bad" : "warn";
     return row([
       text(one.action), label(state.devices.get(one.device_id)) || one.device_id, clock(one.sent_at ?? one.created_at),
-      badge(one.state, mood), proof, number(evidence.meter_power_kw, 3),
+      badge(text(one.state), mood), proof, number(evidence.meter_power_kw, 3),
     ], one.command_id);
   }));
 }
@@ -148,7 +150,7 @@ function drawEnergy(reply) {
     const bar = element("span", undefined, period.provisional ? "bar provisional" : "bar");
     bar.style.width = `${(8 * (period.energy_kwh ?? 0)) / largest}rem`;
     const start = new Date(period.start);
-    const hour = start.toLocaleString("zh-CN", { month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", hour12: false });
+    const hour = start.toLocaleString("zh-CN", { ...ZONE, month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit" });
     return row([
       hour, bar, number(period.energy_kwh, 2), number(period.emission_kg_co2, 2),
       number(period.interval_completeness === null ? null : period.interval_completeness * 100, 0),
@@ -164,7 +166,7 @@ function drawEnergy(reply) {
 
 function note(kind, content) {
   const line = element("li");
-  line.append(element("time", new Date().toLocaleTimeString("zh-CN", { hour12: false })), badge(kind, "good"), ` ${content}`);
+  line.append(element("time", clock(Date.now())), badge(kind, "good"), ` ${content}`);
   $("events").prepend(line);
   while ($("events").children.length > 100) $("events").lastChild.remove();
 }
@@ -173,28 +175,38 @@ function note(kind, content) {
 
 async function fetchMasterData() {
   const sites = await items("sites?limit=200");
-  const select = $("site");
-  select.replaceChildren(...sites.map((site) => new Option(label(site), site.id)));
   if (!sites.length) return false;
+  state.sites = new Map(sites.map((site) => [site.id, site]));
   const remembered = localStorage.getItem("site");
-  state.site = sites.some((site) => site.id === remembered) ? remembered : sites[0].id;
-  select.value = state.site;
-  select.hidden = false;
+  state.site = state.sites.has(remembered) ? remembered : "";
+  drawSites();
   return true;
 }
 
+function drawSites() {
+  const select = $("site");
+  const options = [...state.sites.values()].map((site) => new Option(label(site), site.id));
+  select.replaceChildren(new Option(text("allSites"), ""), ...options);
+  select.value = state.site;
+  select.hidden = false;
+}
+
+const here = (siteId) => !state.site || siteId === state.site;
+const ofSite = (name) => (state.site ? `${name}=${encodeURIComponent(state.site)}&` : "");
+
 async function fetchSite() {
-  const of = `site=${encodeURIComponent(state.site)}`;
-  const [devices, loads, plans] = await Promise.all([items(`devices?${of}&limit=500`), items(`loads?${of}&limit=500`), items("plans?limit=100")]);
+  const of = ofSite("site");
+  const [devices, loads, plans] = await Promise.all([
+    items(`devices?${of}limit=200`), items(`loads?${of}limit=200`), items("plans?limit=100")]);
   state.devices = new Map(devices.map((device) => [device.id, device]));
   state.loads = new Map(loads.map((load) => [load.id, load]));
   state.plans = new Map(plans.map((plan) => [plan.plan_id, plan]));
-  state.readings = new Map((await items(`readings/latest?${of}&limit=500`)).map((reading) => [reading.device_id, reading]));
+  state.readings = new Map((await items(`readings/latest?${of}limit=200`)).map((reading) => [reading.device_id, reading]));
   drawMeters();
 }
 
 const fetchAlarms = async () => {
-  const found = await items(`alarms?site_id=${encodeURIComponent(state.site)}&limit=30`);
+  const found = await items(`alarms?${ofSite("site_id")}limit=30`);
   state.alarms = new Map(found.map((alarm) => [alarm.alarm_id, alarm]));
   drawAlarms();
 };
@@ -202,7 +214,7 @@ const fetchAlarms = async () => {
 const fetchShutdowns = async () => {
   const since = new Date(Date.now() - 12 * 3600e3).toISOString();
   const occurrences = (await items(`occurrences?start=${since}&limit=200`)).filter((one) => state.loads.has(one.load_id));
-  const commands = (await items("commands?limit=40")).filter((one) => one.site_id === state.site).slice(0, 12);
+  const commands = (await items("commands?limit=40")).filter((one) => here(one.site_id)).slice(0, 12);
   const details = await Promise.all(commands.map((one) => get(`commands/${one.command_id}`)));
   if (occurrences.some((one) => !state.plans.has(one.plan_id))) {
     state.plans = new Map((await items("plans?limit=100")).map((plan) => [plan.plan_id, plan]));
@@ -219,9 +231,17 @@ function lastEvidence(command) {
 
 const fetchEnergy = async () => {
   const now = Date.now();
-  const from = new Date(Math.floor(now / 3600e3) * 3600e3 - 23 * 3600e3).toISOString();
-  const query = `site=${encodeURIComponent(state.site)}&from=${from}&to=${new Date(now).toISOString()}&step=hour`;
-  drawEnergy(await get(`emissions?${query}`));
+  const from = new Date(Math.floor(now / 3600e3) * 3600e3 - 11 * 3600e3).toISOString();
+  const span = `from=${from}&to=${new Date(now).toISOString()}&step=hour`;
+  for (const site of state.site ? [state.site] : [...state.sites.keys()].reverse()) {
+    try {
+      drawEnergy(await get(`emissions?site=${encodeURIComponent(site)}&${span}`));
+      $("energy-site").textContent = label(state.sites.get(site));
+      return;
+    } catch (problem) {
+      if (problem.status !== 404 || state.site === site) throw problem; // a site without a metered feed
+    }
+  }
 };
 
 /* Many events of one kind within a moment cost one fetch. */
@@ -251,24 +271,24 @@ function listen() {
   source.onopen = () => { link(true); refreshAll(); };
   source.onerror = () => link(false);
   on("telemetry.readings", (reading) => {
-    if (reading.site_id !== state.site) return;
+    if (!here(reading.site_id)) return;
     const known = state.readings.get(reading.device_id);
     if (known && known.source_time > reading.source_time) return;
     state.readings.set(reading.device_id, { ...reading, quality: reading.quality ?? {} });
     metersSoon();
   });
   on("alarm.events", (event) => {
-    if (event.site_id !== state.site) return;
+    if (!here(event.site_id)) return;
     note("alarm", `${event.phase} ${event.signal} ${label(state.devices.get(event.device_id))}`);
     alarmsSoon();
   });
   on("delivery.events", (event) => { note("sc", `${event.item} ${event.state}`); alarmsSoon(); });
   on("control.events", (event) => {
-    if (event.site_id !== state.site) return;
-    note("control", `${label(state.loads.get(event.load_id)) || event.load_id || ""} ${event.state} ${event.reason ?? ""}`);
+    if (!here(event.site_id)) return;
+    note("control", `${label(state.loads.get(event.load_id)) || event.load_id || ""} ${text(event.state)} ${event.reason ?? ""}`);
     shutdownsSoon();
   });
-  on("carbon.intervals", (event) => { if (event.site_id === state.site) energySoon(); });
+  on("carbon.intervals", (event) => { if (here(event.site_id)) energySoon(); });
   on("lost", (event) => note("page", `${text("lost")} ${event.events}`));
 }
 
@@ -332,7 +352,7 @@ $("language").addEventListener("click", () => {
   state.language = state.language === "zh" ? "en" : "zh";
   localStorage.setItem("language", state.language);
   translate();
-  if (!$("overview").hidden) refreshAll();
+  if (!$("overview").hidden) { drawSites(); refreshAll(); }
 });
 $("site").addEventListener("change", (event) => {
   state.site = event.target.value;
