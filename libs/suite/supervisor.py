@@ -54,7 +54,7 @@ UNIT_PORT = 8080
 """Where a supervision centre looks for units unless told otherwise."""
 DEMO_SETTINGS: Mapping[str, str] = {
     "WATTRING_INGEST__SWITCHING__CLOCK_SYNC": "assumed",
-    "WATTRING_CONTROL__CLOCK": "assumed",
+    "WATTRING_CONTROL__CLOCK_SYNC": "assumed",
     "WATTRING_CONTROL__MIN_OFF_S": "10",
     "WATTRING_CONTROL__MIN_ON_S": "0",
     "WATTRING_CONTROL__MAX_OFFS_PER_DAY": "1000",

@@ -27,8 +27,10 @@ class Unreadable(Exception):
     """The message is no result."""
 
 
-def command_message(command: Command, keys: KeyRing, *, settle_s: float, meter: DeviceId | None) -> Message:
-    """Return the signed order for the current sending of a command."""
+def command_message(
+    command: Command, keys: KeyRing, *, meter: DeviceId | None, released_trip: int | None = None
+) -> Message:
+    """Return the signed order for the current sending of a command; the profile knows how long to let it settle."""
     if command.sent_at is None or command.wire_not_after is None:
         raise ValueError(f"command {command.command_id} has not been sent")
     return _signed(
@@ -38,9 +40,9 @@ def command_message(command: Command, keys: KeyRing, *, settle_s: float, meter: 
         action=command.action,
         issued_at=command.sent_at,
         not_after=command.wire_not_after,
-        settle_s=settle_s,
         meter=meter,
         restore=command.is_off,
+        released_trip=released_trip,
     )
 
 
@@ -55,9 +57,9 @@ def look_message(
         action=CommandAction.READ_BACK,
         issued_at=now,
         not_after=not_after,
-        settle_s=0.0,
         meter=meter,
         restore=False,
+        released_trip=None,
     )
 
 
@@ -69,17 +71,18 @@ def _signed(
     action: CommandAction,
     issued_at: datetime,
     not_after: datetime,
-    settle_s: float,
     meter: DeviceId | None,
     restore: bool,
+    released_trip: int | None,
 ) -> Message:
+    arguments = {"channel": command.channel, "released_trip": released_trip}
     unsigned = contract.Command(
         command_id=CommandId(wire_id),
         site_id=command.site_id,
         device_id=command.device_id,
         line_id=command.line_id,
         action=action,
-        arguments={} if command.channel is None else {"channel": float(command.channel)},
+        arguments={name: float(value) for name, value in arguments.items() if value is not None},
         not_after=not_after,
         issued_at=issued_at,
         signature="",
@@ -91,7 +94,6 @@ def _signed(
         plan_id=command.plan_id,
         priority=command.priority,
         attempt=max(command.attempt, 1),
-        settle_s=settle_s,
         meter_device_id=meter,
         actor=command.actor,
         reason=command.note,

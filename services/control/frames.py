@@ -32,6 +32,8 @@ class DoorLoad(BaseModel):
     age_s: float | None = None
     local_lock: bool | None = None
     trip_reason: State = None
+    held: bool = False
+    """Whether this process holds the load's line."""
 
 
 _LOADS = TypeAdapter(list[DoorLoad])

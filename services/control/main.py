@@ -46,7 +46,7 @@ def build(platform: Platform) -> Service:
     scheduler = Scheduler(
         db=db,
         clock=steady,
-        sync=AssumedClock() if settings.clock == "assumed" else KernelClock(),
+        sync=AssumedClock() if settings.clock_sync == "assumed" else KernelClock(),
         readings=board,
         switching=switching,
         prepare_s=settings.prepare_s,

@@ -45,7 +45,7 @@ class ControlSettings(SettingsModel):
     scheduler_lease_s: float = Field(
         default=6.0, gt=1, le=60, description="a scheduler that died is replaced after this"
     )
-    clock: Literal["required", "assumed"] = Field(
+    clock_sync: Literal["required", "assumed"] = Field(
         default="required",
         description="required: no OFF unless the kernel calls its clock synchronised; assumed: the operator vouches",
     )

@@ -251,6 +251,7 @@ class SecondPath:
     async def _turn(self, _: Lease) -> bool:
         async with self._db.read() as conn:
             stuck = await store.stuck_wake_ups(conn, self._steady.now(), SECOND_PATH_BATCH)
+            released = await store.released_trips(conn, {command.load_id for command in stuck})
         self._tried &= {command.wire_id for command in stuck}
         todo = [command for command in stuck if command.wire_id not in self._tried]
         limit = asyncio.Semaphore(SECOND_PATH_AT_ONCE)
@@ -272,6 +273,7 @@ class SecondPath:
                 request = OnRequest(
                     load_id=command.load_id, device_id=command.device_id, channel=command.channel,
                     reason=f"control: {command.reason or 'wake-up'}", request_id=command.wire_id,
+                    released_trip=released.get(command.load_id),
                 )  # fmt: skip
                 group.create_task(one(request), name=f"wake {command.load_id}")
         return False

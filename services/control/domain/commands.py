@@ -193,6 +193,8 @@ class Change:
     at: datetime
     evidence: Mapping[str, object]
     effects: frozenset[Effect] = frozenset()
+    released_trip: int | None = None
+    """Trip reason that a person has released; the line's holder has to know of it."""
 
     @property
     def is_transition(self) -> bool:
@@ -473,7 +475,8 @@ def _on_due(command: Command, facts: Facts, now: datetime, policy: Policy) -> Ch
         return step(command, S.SUCCEEDED, now, "read_closed", Effect.LOAD_ON, evidence=reading.as_evidence(), hold=None)
     if facts.busy and command.priority is not Priority.EMERGENCY:
         return wait(command, now, "device_busy", policy.queue_look_s, hold=None)
-    return _send(command, now, policy, now + timedelta(seconds=policy.accept_timeout_s))
+    change = _send(command, now, policy, now + timedelta(seconds=policy.accept_timeout_s))
+    return replace(change, released_trip=facts.released_trip)
 
 
 def _off_due(command: Command, facts: Facts, now: datetime, policy: Policy) -> Change:

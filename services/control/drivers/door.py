@@ -38,6 +38,7 @@ class OnRequest:
     channel: int | None
     reason: str
     request_id: str
+    released_trip: int | None = None
 
 
 class Doors:
@@ -89,10 +90,11 @@ class Doors:
             Unavailable: No door answered.
         """
         problems: list[str] = []
-        body = {
-            "load_id": request.load_id, "device_id": request.device_id, "reason": request.reason,
-            "request_id": request.request_id,
-        } | ({} if request.channel is None else {"channel": request.channel})  # fmt: skip
+        wanted = {
+            "load_id": request.load_id, "device_id": request.device_id, "channel": request.channel,
+            "reason": request.reason, "request_id": request.request_id, "released_trip": request.released_trip,
+        }  # fmt: skip
+        body = {name: value for name, value in wanted.items() if value is not None}
         for client in self._clients:
             try:
                 response = await client.post(

@@ -97,7 +97,7 @@ class SteadyClock:
 
 
 class AssumedClock:
-    """For machines where nobody can say whether the clock is synchronised; the setting ``clock=assumed``."""
+    """For machines where nobody can say whether the clock is synchronised; the setting ``clock_sync=assumed``."""
 
     def problem(self) -> str | None:
         """Return None: the operator vouches for the clock."""

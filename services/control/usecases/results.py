@@ -74,7 +74,9 @@ class ResultHandler:
     ) -> Change | None:
         if command is None:
             return None  # of another installation, or older than what we keep
-        if outcome.stage is Stage.RESTORED:
+        by_holder = outcome.stage is Stage.VERIFIED and outcome.breaker == life.CLOSED and command.state.is_final
+        if outcome.stage is Stage.RESTORED or (command.is_off and by_holder):
+            # The line's holder closed by itself, and names the OFF that it had opened for.
             on = pairs.get(command.pair_id) if command.is_off and command.pair_id is not None else None
             return None if on is None else life.restored(on, outcome, now)
         change = life.on_outcome(

@@ -179,7 +179,7 @@ class Switching:
         load = self.loads.get(after.load_id)
         meter = None if load is None else load.meter_device_id
         if Effect.SEND in change.effects:
-            found.append(bus.command_message(after, self._keys, settle_s=self.policy.settle_s, meter=meter))
+            found.append(bus.command_message(after, self._keys, meter=meter, released_trip=change.released_trip))
         if Effect.LOOK in change.effects:
             valid_until = now + timedelta(seconds=self.policy.accept_timeout_s)
             found.append(bus.look_message(after, self._keys, now, valid_until, meter=meter))

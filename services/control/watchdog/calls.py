@@ -31,6 +31,8 @@ class Calls:
         self._doors: list[httpx.AsyncClient] = []
         self._control: httpx.AsyncClient | None = None
         self._stack = AsyncExitStack()
+        self._holders: dict[str, httpx.AsyncClient] = {}
+        """The door of the process that holds a load's line, as last seen."""
 
     async def __aenter__(self) -> "Calls":
         for url in self._urls:
@@ -68,6 +70,7 @@ class Calls:
             if not response.is_success:
                 return f"{door.base_url}: {response.status_code}: {response.text[:200]}"
             loads = read_loads(response.content)
+            self._holders.update({load.load_id: door for load in loads if load.held})
         except httpx.HTTPError as exc:
             return f"{door.base_url}: {exc or type(exc).__name__}"
         except Unavailable as exc:
@@ -80,18 +83,20 @@ class Calls:
             for load in loads
         ]  # fmt: skip
 
-    async def wake(self, load: Judgement, request_id: str, reason: str) -> str:
-        """Ask the doors for an ON and return what the one that took it answered.
+    async def wake(self, load: Judgement, request_id: str, reason: str, released_trip: int | None) -> str:
+        """Ask the doors for an ON, that of the line's holder first; return what the one that took it answered.
 
         Raises:
             Unavailable: No door took it.
         """
-        body: dict[str, object] = {"device_id": load.device_id, "reason": reason, "request_id": request_id}
-        body["load_id"] = load.load_id
-        if load.channel is not None:
-            body["channel"] = load.channel
+        wanted = {
+            "load_id": load.load_id, "device_id": load.device_id, "channel": load.channel, "reason": reason,
+            "request_id": request_id, "released_trip": released_trip,
+        }  # fmt: skip
+        body = {name: value for name, value in wanted.items() if value is not None}
         problems: list[str] = []
-        for door in self._doors:
+        holder = self._holders.get(load.load_id)
+        for door in sorted(self._doors, key=lambda door: door is not holder):
             try:
                 response = await door.post(
                     "/direct/v1/on", content=orjson.dumps(body), timeout=ON_TIMEOUT_S,

@@ -45,7 +45,7 @@ class Reach(Protocol):
     async def look(self) -> Look:
         """Return what the doors show and why doors did not answer."""
 
-    async def wake(self, load: Judgement, request_id: str, reason: str) -> str:
+    async def wake(self, load: Judgement, request_id: str, reason: str, released_trip: int | None) -> str:
         """Ask the doors for an ON."""
 
     async def ask_control(self, load_ids: Sequence[str], request_id: str, reason: str) -> None:
@@ -277,7 +277,8 @@ class Watchdog:
         waking = self._waking.get(judgement.load_id)
         attempts = 0 if waking is None else waking.attempts
         try:
-            answer = await self._reach.wake(judgement, _request_id(), f"watchdog: {judgement.text}")
+            released = self._journal.book.released_trips.get(judgement.load_id)
+            answer = await self._reach.wake(judgement, _request_id(), f"watchdog: {judgement.text}", released)
         except Unavailable as exc:
             ATTEMPTS.labels("door", "failed").inc()
             logger.warning(

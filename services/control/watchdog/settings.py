@@ -12,7 +12,7 @@ class WatchdogSettings(SettingsModel):
 
     look_every_s: float = Field(default=1.0, gt=0, le=60, description="it asks the direct doors this often")
     margin_s: float = Field(
-        default=30.0, ge=0, le=3600, description="a lease is honoured this long after its end: others wake first"
+        default=60.0, ge=0, le=3600, description="a lease is honoured this long after its end: others wake first"
     )
     alarm_after_s: float = Field(
         default=15.0, ge=0, le=3600, description="an opening without a lease that lasts longer raises an alarm"

@@ -55,7 +55,7 @@ async def installation(
     postgres_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *, watchdog: bool
 ) -> AsyncIterator[Installation]:
     for name, value in {
-        "CLOCK": "assumed", "MIN_OFF_S": "1", "MIN_ON_S": "0", "TICK_S": "0.1",
+        "CLOCK_SYNC": "assumed", "MIN_OFF_S": "1", "MIN_ON_S": "0", "TICK_S": "0.1",
         "WATCHDOG": "required" if watchdog else "absent", "MAX_OFFS_PER_DAY": "100", "SETTLE_S": "0.2",
         "ACCEPT_TIMEOUT_S": "2",
     }.items():  # fmt: skip

@@ -46,7 +46,7 @@ class Field:
         }  # fmt: skip
         return Look(shown, (), True)
 
-    async def wake(self, load: Judgement, request_id: str, reason: str) -> str:
+    async def wake(self, load: Judgement, request_id: str, reason: str, released_trip: int | None) -> str:
         if not self.door:
             raise Unavailable("door: away")
         self.ons.append(load.load_id)
@@ -169,7 +169,8 @@ async def test_a_released_trip_is_woken(kennel: Kennel, field: Field) -> None:
     await kennel.run(5)
     kennel.put(trips={"a": 2})
 
-    async def wake(load: Judgement, request_id: str, reason: str) -> str:
+    async def wake(load: Judgement, request_id: str, reason: str, released_trip: int | None) -> str:
+        assert released_trip == 2
         field.closed[load.load_id] = True
         return "verified"
 
@@ -209,7 +210,7 @@ async def test_with_nobody_there_it_logs_and_tells_later(
 async def test_pauses_grow(kennel: Kennel, field: Field) -> None:
     attempts: list[float] = []
 
-    async def wake(load: Judgement, request_id: str, reason: str) -> str:
+    async def wake(load: Judgement, request_id: str, reason: str, released_trip: int | None) -> str:
         attempts.append(kennel.clock.monotonic())
         raise Unavailable("the breaker does not answer")
 
