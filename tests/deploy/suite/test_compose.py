@@ -42,7 +42,7 @@ def test_settings_exist_and_are_accepted(name: str) -> None:
     common = load_common(values)
     assert common.bus.effective_kind == "kafka"
     assert common.database.url is not None
-    assert set(common.service_urls) == set(SERVICES)
+    assert set(common.service_urls) == set(PROCESSES)
     for section, model in sections().items():
         load_section(section, model, values)
 

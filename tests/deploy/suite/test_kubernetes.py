@@ -91,7 +91,7 @@ def test_settings_exist_and_are_accepted(name: str) -> None:
         values[variable["name"]] = variable.get("value", secrets.get(variable["name"], "a-secret-long-enough"))
     common = load_common(values)
     assert common.bus.effective_kind == "kafka"
-    assert set(common.service_urls) == set(SERVICES)
+    assert set(common.service_urls) == set(PROCESSES)
     for section, model in sections().items():
         load_section(section, model, values)
     identity = next(one for one in container(name)["env"] if one["name"] == "WATTRING_INSTANCE")
