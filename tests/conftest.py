@@ -136,7 +136,12 @@ def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> str:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if address.exists():
             return address.read_text()
-        environ = {**os.environ, "KAFKA_DATA": str(shared / "kafka"), "KAFKA_PORT": str(_two_free_ports())}
+        environ = {
+            **os.environ,
+            "KAFKA_DATA": str(shared / "kafka"),
+            "KAFKA_PORT": str(_two_free_ports()),
+            "KAFKA_JAVA_OPTS": "-XX:TieredStopAtLevel=1",
+        }
         try:
             started = subprocess.run([script, "start"], env=environ, capture_output=True, text=True, timeout=110)
         except (OSError, subprocess.TimeoutExpired) as exc:

@@ -392,7 +392,9 @@ class PgLogBus:
                         while True:
                             await self._tell(conn)
                     finally:
-                        if not conn.is_closed():
+                        if conn.is_closed():
+                            conn.terminate()  # else asyncpg misses the listener when the pool takes it back
+                        else:
                             await conn.remove_listener(CHANNEL, heard)
             except Unavailable as exc:
                 if backoff.first:

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 1.0
 """What no event told of is found by looking. [s]"""
+FETCH_EVERY_S = 0.01
+"""While messages flow, a reader that keeps up looks no more often than this: fewer, larger batches. [s]"""
 FETCH_BYTES = 16 << 20
 """Keys, values and headers in one fetch, unless the first message alone is larger. [B]"""
 
@@ -44,6 +46,9 @@ class StreamReader:
         self._paused: set[TopicPartition] = set()
         self._turn = 0
         self._more = True
+        """Whether there is a sign of something new."""
+        self._full = False
+        """Whether the last fetch left something behind."""
         self._looked_at = float("-inf")
         self._event = asyncio.Event()
 
@@ -131,14 +136,16 @@ class StreamReader:
     async def fetch(self, max_messages: int) -> list[Received]:
         """Return what is there now, or nothing when there is no sign of anything new."""
         self._bus.require_running()
+        if max_messages <= 0:
+            return []
         now = self._bus.clock.monotonic()
-        if not self._more and now - self._looked_at < POLL_S:
+        if not self._full and now - self._looked_at < (FETCH_EVERY_S if self._more else POLL_S):
             return []
         wanted = [place for place in self._next if place not in self._paused]
-        self._more = False
+        self._more = self._full = False
         self._looked_at = now
-        if not wanted or max_messages <= 0:
-            return []
+        if not wanted:
+            return []  # seek and resume give the sign again
         # Another partition comes first each time, so that a busy one does not keep the others waiting.
         self._turn = (self._turn + 1) % len(wanted)
         wanted = wanted[self._turn :] + wanted[: self._turn]
@@ -169,7 +176,7 @@ class StreamReader:
             self._more = True
             raise
         if len(rows) == max_messages or sum(row["size"] for row in rows) >= FETCH_BYTES:
-            self._more = True
+            self._more = self._full = True
         found = [self._received(row) for row in rows]
         for received in found:
             self._next[received.topic_partition] = received.offset + 1
@@ -189,11 +196,13 @@ class StreamReader:
 
     async def wait(self, timeout_s: float) -> None:
         """Wait for a sign of something new, at most ``timeout_s``."""
-        if self._more or timeout_s <= 0:
+        if self._full or timeout_s <= 0:
             return
         try:
             async with asyncio.timeout(timeout_s):
-                await self._event.wait()
+                if not self._more:
+                    await self._event.wait()
+                await asyncio.sleep(self._looked_at + FETCH_EVERY_S - self._bus.clock.monotonic())
         except TimeoutError:
             return
         finally:

@@ -465,10 +465,14 @@ async def test_nothing_is_delivered_before_the_claim_and_reading_goes_on_at_the_
     handler = Slow()
     async with running(place.consumer(topic, handler)):
         await asyncio.wait_for(loading.wait(), 20)
-        await asyncio.sleep(IDLE_S / 2)
+        await asyncio.sleep(0.2)
         assert handler.offered == []
         go_on.set()
-        await until(lambda: len(handler.offered) == 15)
+
+        async def done() -> bool:
+            return len(await place.values()) == 15
+
+        await until(done)
     assert [received.offset for received in handler.offered] == list(range(25, 40))
     assert handler.loads == [frozenset({0})]
     rows = await place.sql(f'select next, epoch, owner from "{SCHEMA}".consumer_cursors')
@@ -640,14 +644,18 @@ async def test_messages_that_left_before_they_were_read_are_recorded_as_a_loss(
 ) -> None:
     topic = await place.topic(1)
     handler = Recorder()
+
+    async def done(wanted: int) -> bool:
+        return len(await place.values()) == wanted
+
     await place.publish(topic, numbered(5))
     async with running(place.consumer(topic, handler)):
-        await until(lambda: handler.commits > 0 and len(handler.offered) == 5)
+        await until(lambda: done(5))
     await place.publish(topic, numbered(10, 5))
     await place.lose(topic, 12)
     with caplog.at_level(logging.ERROR, "libs.common.bus"):
         async with running(place.consumer(topic, handler)):
-            await until(lambda: len(handler.offered) == 8)
+            await until(lambda: done(8))
     assert [received.offset for received in handler.offered] == [0, 1, 2, 3, 4, 12, 13, 14]
     rows = await place.sql(f'select topic, partition, expected, found, kind from "{SCHEMA}".consumer_losses')
     assert [tuple(row) for row in rows] == [(topic, 0, 5, 12, "retention")]
@@ -675,8 +683,12 @@ async def test_a_log_that_was_replaced_is_read_from_its_beginning(place: Place) 
     )
     await place.publish(topic, numbered(3))
     handler = Recorder()
+
+    async def done() -> bool:
+        return len(await place.values()) >= 3
+
     async with running(place.consumer(topic, handler)):
-        await until(lambda: handler.commits > 0 and len(handler.offered) == 3)
+        await until(done)
     assert await place.values() == numbered(3)
     rows = await place.sql(f'select expected, found, kind from "{SCHEMA}".consumer_losses')
     assert [tuple(row) for row in rows] == [(5000, 0, "replaced")]
@@ -927,6 +939,7 @@ class KafkaServer:
             "KAFKA_PORT": str(port),
             "KAFKA_CONTROLLER_PORT": str(controller),
             "KAFKA_HEAP_MB": "192",
+            "KAFKA_JAVA_OPTS": "-XX:TieredStopAtLevel=1",
         }
         self._bootstrap = f"127.0.0.1:{port}"
 
