@@ -208,8 +208,11 @@ class Acceptor:
                 await self._bus.check()
                 self._bus_is_back()
             return 0
-        outgoing = [message for record in records if (message := self._outgoing(record)) is not None]
+        # What is found out about the order of a device holds only once the bus has taken it.
+        newest: dict[DeviceId, datetime] = {}
+        outgoing = [message for record in records if (message := self._outgoing(record, newest)) is not None]
         await self._publish_patiently(outgoing)
+        self._note_published(outgoing)
         self._bus_is_back()
         await self._spool.advance(records[-1].sequence + 1)
         self._watch.spool_accepts()
@@ -263,8 +266,8 @@ class Acceptor:
             )
         )
 
-    def _outgoing(self, record: Record) -> Message | None:
-        """Return what a spooled record becomes now, None when nothing."""
+    def _outgoing(self, record: Record, newest: dict[DeviceId, datetime]) -> Message | None:
+        """Return what a spooled record becomes now, None when nothing; ``newest`` is of those before it."""
         now = self._clock.now()
         message = unpack(record.payload)
         age_s = now.timestamp() - record.accepted_at
@@ -277,8 +280,9 @@ class Acceptor:
         if message.topic != topics.READINGS:
             return message
         device_id, source_time = _identity(message)
-        if is_still_live(source_time, now, self._published.get(device_id), self._limits.max_lateness_s):
-            self._published[device_id] = source_time
+        last = newest.get(device_id) or self._published.get(device_id)
+        if is_still_live(source_time, now, last, self._limits.max_lateness_s):
+            newest[device_id] = source_time
             return message
         return Message(topics.BACKFILL, message.key, message.value, _retyped(message), message.partition_key)
 
