@@ -130,7 +130,6 @@ class Orders:
         self._clock_synchronised = clock_synchronised
         self._elsewhere: deque[tuple[float, _Parsed]] = deque(maxlen=MAX_REMEMBERED)
         self._taken_up: dict[str, None] = {}
-        self._trips_told: dict[str, int] = {}
 
     def moment(self) -> Moment:
         """Return now, by every clock there is."""
@@ -316,22 +315,17 @@ class Orders:
     ) -> Switched:
         """Close, and see to it that somebody goes on trying when it did not work."""
         key = switch_key(target.device_id, channel)
-        # Who has been told of a trip and orders again knows that it was released: only people decide that.
-        told = self._trips_told.get(key)
         closed = await self._switcher.close(
             target, switch, channel=channel, meter=meter, settle_s=settle_s,
-            released_trip=told if released_trip is None else released_trip, progress=progress,
+            released_trip=released_trip, progress=progress,
         )  # fmt: skip
         lease = self._book.get(target.device_id, channel)
         subject = load_id or (lease.load_id if lease is not None else None) or key
         if closed.verified:
-            self._trips_told.pop(key, None)
             if lease is not None:
                 await self._book.remove(lease)
             self._call_off(subject, target, load_id)
         elif closed.stage is Stage.REFUSED:
-            if closed.reason == "protection_trip" and closed.evidence.trip_reason is not None:
-                self._trips_told[key] = closed.evidence.trip_reason
             self.call_person(subject, target, load_id, closed)
         else:
             wake = replace(lease, wake=True) if lease is not None else None

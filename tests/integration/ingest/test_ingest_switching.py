@@ -223,7 +223,7 @@ async def test_locked_breaker_is_not_opened_and_not_closed_and_a_person_is_calle
     assert (condition["level"], condition["phase"], condition["load_id"]) == (1, "begin", "load-1")
 
 
-async def test_on_stops_at_a_protection_trip_until_somebody_who_knows_of_it_orders_again(
+async def test_on_stops_at_a_protection_trip_however_often_it_is_ordered_until_a_person_has_released_it(
     ingest: RunningIngest, breaker: Breaker
 ) -> None:
     await create_load(ingest, breaker.peer.endpoint)
@@ -232,9 +232,13 @@ async def test_on_stops_at_a_protection_trip_until_somebody_who_knows_of_it_orde
     first = await send(ingest, order(ingest, CommandAction.CLOSE))
     result = await ended(ingest, first, "refused")
     assert (result["reason"], result["evidence"]["trip_reason"]) == ("protection_trip", 2)
+    again = await send(ingest, order(ingest, CommandAction.CLOSE))
+    await ended(ingest, again, "refused")
+    other = await send(ingest, order(ingest, CommandAction.CLOSE, arguments={"released_trip": 1}))
+    await ended(ingest, other, "refused")
     assert breaker.writes == []
-    second = await send(ingest, order(ingest, CommandAction.CLOSE))
-    await ended(ingest, second, "verified")
+    released = await send(ingest, order(ingest, CommandAction.CLOSE, arguments={"released_trip": 2}))
+    await ended(ingest, released, "verified")
     assert breaker.writes == [0xFF00]
 
 
