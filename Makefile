@@ -80,10 +80,11 @@ clean-data: ## stop the suite and forget its data
 $(UV):
 	@$(PYTHON) -c 'import sys; sys.exit("Wattring needs Python 3.11 or newer, and this is " + sys.version) if sys.version_info < (3, 11) else None'
 	@$(PYTHON) -m venv .tools || { echo "python3 lacks venv; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
-	.tools/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@.tools/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
 $(VENV)/.synced: $(PROJECTS) | $(UV)
-	$(UV) sync --frozen --all-packages --python .tools/bin/python
+	@echo "fetching the pinned libraries into $(VENV) (some 300 MB, once)"
+	@$(UV) sync --quiet --frozen --all-packages --python .tools/bin/python
 	@touch $@
 
 define need_engine

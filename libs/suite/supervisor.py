@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import socket
@@ -44,11 +45,14 @@ READY_EVERY_S = 5.0
 """How often readiness is looked at once it has been reached. [s]"""
 SLOW_START_S = 10.0
 """After this the person is told what is being waited for. [s]"""
+REASONS_MAX = 200
+"""Letters of a line about readiness; ``/readyz`` of each service has all of it."""
 EARLY_ENDS = 3
 """A process that ends this often before the suite was ever ready will not mend by itself."""
 STOP_BOUND_S = 75.0
 """Everything has stopped, or was killed, after this: 20 s for the processes, 50 s for the database. [s]"""
 
+UNIT_HOST_VARIABLE = "WATTRING_EXPORT__UNIT_HOST"
 UNIT_PORT_VARIABLE = "WATTRING_EXPORT__UNIT_PORT"
 UNIT_PORT = 8080
 """Where a supervision centre looks for units unless told otherwise."""
@@ -227,6 +231,8 @@ class Supervisor:
         self._port = claim_port(self._settings.host, self._settings.port)
         if self._demo and UNIT_PORT_VARIABLE not in os.environ:
             self._unit_port = free_port(UNIT_PORT)
+        elif (wanted := os.environ.get(UNIT_PORT_VARIABLE, str(UNIT_PORT))).isdigit() and int(wanted):
+            claim_port(os.environ.get(UNIT_HOST_VARIABLE, "127.0.0.1"), int(wanted), UNIT_PORT_VARIABLE)
         KeyRing.create(self._folder.keys)
         if not self._folder.password_shown.exists() and not self._folder.first_password.exists():
             write_private(self._folder.first_password, secrets.token_urlsafe(12))
@@ -391,7 +397,7 @@ class Supervisor:
         self._fact("", f"{address}/docs   {words('the API, for programs', '开放接口')}")
         if self._demo:
             story = words("what happened, as a table: wait two minutes", "演示过程列表:两分钟后查看")
-            self._fact("", f"wattring demo-report          {story}")
+            self._fact("", f"{self._command('demo-report')}   {story}")
         self._fact(words("data", "数据"), str(self._folder.root))
         self._fact(words("stop", "停止"), "Ctrl-C")
         self._say("")
@@ -475,6 +481,12 @@ class Supervisor:
     def _line(self, name: str, text: str) -> None:
         self._say(f"{time.strftime('%H:%M:%S')}  {name:<9} {text}".rstrip())
 
+    def _command(self, name: str) -> str:
+        """Return how a person in this terminal runs a command on this data folder."""
+        program = sys.argv[0] if Path(sys.argv[0]).name == "wattring" else "wattring"
+        given = os.environ.get("WATTRING_DATA_DIR")
+        return f"WATTRING_DATA_DIR={shlex.quote(given)} {program} {name}" if given else f"{program} {name}"
+
     def _fact(self, label: str, text: str) -> None:
         self._say(f"  {label:<10}{text}")
 
@@ -483,8 +495,8 @@ class Supervisor:
         self._say(f"{self._words('cannot run', '无法运行')}: {text}")
 
 
-def claim_port(host: str, port: int) -> int:
-    """Return the port to use: the given one, or a free one for 0.
+def claim_port(host: str, port: int, setting: str = "PORT") -> int:
+    """Return the port to use: the given one, or a free one for 0; ``setting`` chooses another.
 
     Raises:
         PortTaken: Another program listens there.
@@ -496,8 +508,8 @@ def claim_port(host: str, port: int) -> int:
             probe.bind((host, port))
         except OSError as exc:
             raise PortTaken(
-                f"cannot listen on {host}:{port} ({exc.strerror}); choose another port with PORT=…",
-                message_zh=f"无法监听 {host}:{port}({exc.strerror});请用 PORT=… 另选端口",
+                f"cannot listen on {host}:{port} ({exc.strerror}); choose another port with {setting}=…",
+                message_zh=f"无法监听 {host}:{port}({exc.strerror});请用 {setting}=… 另选端口",
             ) from exc
         return int(probe.getsockname()[1])
 
@@ -523,7 +535,8 @@ def _listed(reasons: Mapping[str, str]) -> str:
     together: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         together.setdefault(reason, []).append(name)
-    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in together.items())
+    text = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in together.items())
+    return text if len(text) <= REASONS_MAX else f"{text[:REASONS_MAX]}…"
 
 
 def _shown_host(host: str) -> str:

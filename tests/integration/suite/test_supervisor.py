@@ -133,6 +133,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "READY_EVERY_S", 0.05)
     for name in [name for name in os.environ if name.startswith("WATTRING_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("WATTRING_EXPORT__UNIT_PORT", "0")  # the stand-ins open none
 
 
 async def test_first_start_tells_the_password_once_and_the_second_goes_on_with_the_data(tmp_path: Path) -> None:
@@ -229,6 +230,16 @@ async def test_taken_port_is_a_line_and_nothing_was_started(tmp_path: Path) -> N
         r"cannot run: cannot listen on 127\.0\.0\.1:\d+ \(.*\); choose another port with PORT=", run.lines[0]
     )
     assert not (tmp_path / "data" / "postgres").exists()
+
+
+async def test_taken_port_of_the_units_is_a_line_that_names_its_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        monkeypatch.setenv("WATTRING_EXPORT__UNIT_PORT", str(other.getsockname()[1]))
+        run = Run(tmp_path / "data")
+        assert await run.supervisor.run() == 1
+    assert "choose another port with WATTRING_EXPORT__UNIT_PORT=" in run.lines[0]
 
 
 async def test_full_disk_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
