@@ -73,8 +73,8 @@ def build(platform: Platform) -> Service:
         return {"gateway": await health.not_ready()} | {name: await proxy.readiness(name) for name in SERVICES}
 
     @app.api_route("/api/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
-    async def forward(request: Request, path: str, who: Annotated[Principal, Depends(identify)]) -> Response:
-        return await proxy.forward(request, path, who)
+    async def forward(request: Request, who: Annotated[Principal, Depends(identify)]) -> Response:
+        return await proxy.forward(request, who)
 
     add_pages(app, describe)
     return Service(

@@ -1,11 +1,13 @@
 """The one door: every path of the API goes to the service that owns it, with a token of ours.
 
 What the caller brought as credentials never goes further; the service sees who asks, with which rights and for
-which sites, signed by the gateway for a minute. Bodies are streamed both ways.
+which sites, signed by the gateway for a minute. Bodies are streamed both ways. A path goes on segment by segment as
+it was written: ``..``, and what an HTTP library would resolve or cut off, leads nowhere else.
 """
 
 import logging
 from collections.abc import AsyncIterator, Mapping
+from urllib.parse import quote, unquote_to_bytes
 
 import httpx
 from fastapi import Request, Response
@@ -44,22 +46,24 @@ class Proxy:
         for client in self._clients.values():
             await client.aclose()
 
-    async def forward(self, request: Request, path: str, principal: Principal) -> Response:
+    async def forward(self, request: Request, principal: Principal) -> Response:
         """Pass a request on and stream the answer back.
 
         Raises:
             NotFound: No service owns the path.
             Unavailable: The service does not answer.
         """
-        service = SERVICE_OF.get(path.split("/", 1)[0])
+        segments = segments_of(request.scope["raw_path"])
+        service = SERVICE_OF.get(segments[0]) if segments else None
         if service is None:
-            raise NotFound(f"there is no /api/v1/{path}", message_zh=f"没有 /api/v1/{path}")
+            path = request.url.path
+            raise NotFound(f"there is no {path}", message_zh=f"没有 {path}")
         client = self._client(service)
         headers = {name: value for name, value in request.headers.items() if name not in DROPPED}
         headers["authorization"] = f"Bearer {self._token(service, principal)}"
         outgoing = client.build_request(
             request.method,
-            f"/api/v1/{path}",
+            "/api/v1/" + "/".join(quote(segment, safe="") for segment in segments),
             params=request.query_params,
             headers=headers,
             content=_body(request),
@@ -111,6 +115,24 @@ class Proxy:
             scopes=scopes,
             sites=principal.sites,
         )
+
+
+def segments_of(raw_path: bytes) -> list[str]:
+    """Return the segments behind ``/api/v1/`` of a path as it was sent, decoded.
+
+    Nothing where one of them is no name: ``.`` and ``..``, a separator or a control character that was written in
+    percent, or no UTF-8. No id has any of these, and the service behind would read them as another path.
+    """
+    try:
+        segments = [unquote_to_bytes(segment).decode() for segment in raw_path.split(b"/")[3:]]
+    except UnicodeDecodeError:
+        return []
+    if any(segment in (".", "..") or _NO_NAME.intersection(segment) for segment in segments):
+        return []
+    return segments
+
+
+_NO_NAME = frozenset("/\\\x7f").union(map(chr, range(0x20)))
 
 
 async def _stream(request: Request) -> AsyncIterator[bytes]:
