@@ -53,13 +53,22 @@ class InvalidFile(InvalidInput):
 
     def __init__(self, source: str, problems: "list[Problem]") -> None:
         lines = "\n".join(f"  {source}:{problem}" for problem in problems)
+        lines_zh = "\n".join(f"  {source}:{problem.text_zh()}" for problem in problems)
         super().__init__(
             f"{source}: {len(problems)} problem(s), nothing was imported\n{lines}",
-            message_zh=f"{source}:共 {len(problems)} 处错误,未导入任何内容\n{lines}",
+            message_zh=f"{source}:共 {len(problems)} 处错误,未导入任何内容\n{lines_zh}",
             source=source,
             problems=[problem.as_dict() for problem in problems],
         )
         self.problems = problems
+
+
+class WrongValue(ValueError):
+    """What a validator of ours says of a value, in both languages, as it reads after "expected"."""
+
+    def __init__(self, message: str, message_zh: str) -> None:
+        super().__init__(message)
+        self.message_zh = message_zh
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +81,8 @@ class Problem:
     expected: str
     found: object = None
     """What stands there; None where nothing does."""
+    expected_zh: str | None = None
+    """``expected`` in Chinese; without it the English stands in."""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the problem as JSON-ready facts."""
@@ -79,6 +90,7 @@ class Problem:
             "line": self.line,
             "field": self.field,
             "expected": self.expected,
+            "expected_zh": self.expected_zh or self.expected,
             "found": None if self.found is None else str(self.found)[:200],
         }
 
@@ -86,6 +98,17 @@ class Problem:
         place = f"{self.line}: " if self.line is not None else " "
         found = "" if self.found is None else f", found {str(self.found)[:200]!r}"
         return f"{place}{self.field}: expected {self.expected}{found}"
+
+    def text_zh(self) -> str:
+        """Return the same in Chinese."""
+        place = f"{self.line}: " if self.line is not None else " "
+        found = "" if self.found is None else f",实际为 {str(self.found)[:200]!r}"
+        return f"{place}{self.field}:应为{_spaced(self.expected_zh or self.expected)}{found}"
+
+
+def _spaced(text: str) -> str:
+    """Return a text as it follows a Chinese one: with a space before a Latin letter or digit."""
+    return f" {text}" if text[:1].isascii() else text
 
 
 class Unauthenticated(PlatformError):

@@ -15,6 +15,7 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
 from libs.common.errors import InvalidFile, Problem
+from libs.common.expected import expected
 
 Path = tuple[str | int, ...]
 Model = TypeVar("Model", bound=BaseModel)
@@ -50,9 +51,11 @@ class YamlDocument:
                 return self.lines[path[:end]]
         return None
 
-    def problem(self, path: Path, expected: str, found: object = None) -> Problem:
+    def problem(self, path: Path, expected: str, expected_zh: str, found: object = None) -> Problem:
         """Return a problem at a value."""
-        return Problem(line=self.line(path), field=field_name(path), expected=expected, found=found)
+        return Problem(
+            line=self.line(path), field=field_name(path), expected=expected, expected_zh=expected_zh, found=found
+        )
 
 
 def field_name(path: Path) -> str:
@@ -70,16 +73,16 @@ def parse_yaml(text: str, source: str) -> YamlDocument:
         InvalidFile: Not YAML, or of a part of it that is not allowed; with line and path.
     """
     if len(text.encode()) > MAX_BYTES:
-        raise InvalidFile(source, [Problem(line=None, field="document", expected=f"at most {MAX_BYTES} bytes")])
+        raise _broken(source, None, f"at most {MAX_BYTES} bytes", f"不超过 {MAX_BYTES} 字节")
     try:
         _refuse_what_is_not_plain(text, source)
         node = yaml.compose(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
         line = None if mark is None else mark.line + 1
-        raise InvalidFile(source, [Problem(line=line, field="document", expected="YAML", found=exc.problem)]) from exc
+        raise _broken(source, line, "YAML", "合法的 YAML", exc.problem) from exc
     except yaml.YAMLError as exc:
-        raise InvalidFile(source, [Problem(line=None, field="document", expected="YAML", found=exc)]) from exc
+        raise _broken(source, None, "YAML", "合法的 YAML", exc) from exc
     reader = _Reader(source)
     data = None if node is None else reader.value(node, ())
     if reader.problems:
@@ -146,16 +149,9 @@ def _replaced(data: JsonValue, path: Sequence[str | int], value: JsonValue) -> J
 
 
 def _problem(document: YamlDocument, path: Path, error: ErrorDetails) -> Problem:
-    where = path + tuple(error["loc"])
     found = error["input"]
-    match error["type"]:
-        case "missing":
-            return document.problem(where, "a value, the field is required")
-        case "value_error":
-            expected = str(error.get("ctx", {}).get("error", error["msg"]))
-        case _:
-            expected = error["msg"].removeprefix("Input should be ")
-    return document.problem(where, expected, None if isinstance(found, dict | list) else found)
+    nothing = error["type"] == "missing" or isinstance(found, dict | list)
+    return document.problem(path + tuple(error["loc"]), *expected(error), None if nothing else found)
 
 
 def _unknown_fields(document: YamlDocument, model: type[BaseModel], data: JsonValue, path: Path) -> Iterator[Problem]:
@@ -166,7 +162,7 @@ def _unknown_fields(document: YamlDocument, model: type[BaseModel], data: JsonVa
     for name, value in data.items():
         info = fields.get(name)
         if info is None:
-            yield document.problem((*path, name), _one_of(name, fields), name)
+            yield document.problem((*path, name), *_one_of(name, fields), name)
             continue
         inner = _model_in(info.annotation)
         if inner is None:
@@ -178,9 +174,12 @@ def _unknown_fields(document: YamlDocument, model: type[BaseModel], data: JsonVa
             yield from _unknown_fields(document, inner, value, (*path, name))
 
 
-def _one_of(name: str, known: Iterable[str]) -> str:
+def _one_of(name: str, known: Iterable[str]) -> tuple[str, str]:
     near = difflib.get_close_matches(name, known, n=1)
-    return f"{near[0]}, there is no such field" if near else f"one of the fields {', '.join(sorted(known))}"
+    if near:
+        return f"{near[0]}, there is no such field", f"{near[0]},没有这个字段"
+    names = ", ".join(sorted(known))
+    return f"one of the fields {names}", f"下列字段之一:{names}"
 
 
 def _model_in(annotation: object) -> type[BaseModel] | None:
@@ -196,14 +195,18 @@ def _refuse_what_is_not_plain(text: str, source: str) -> None:
     for event in yaml.parse(text, Loader=_LOADER):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         anchor, tag = getattr(event, "anchor", None), getattr(event, "tag", None)
-        if depth > MAX_DEPTH:
-            expected, found = f"at most {MAX_DEPTH} levels", None
-        elif anchor is not None or tag not in (None, "!"):
-            expected, found = "plain YAML without anchors, aliases and tags", anchor or tag
-        else:
-            continue
         line = None if event.start_mark is None else event.start_mark.line + 1
-        raise InvalidFile(source, [Problem(line=line, field="document", expected=expected, found=found)])
+        if depth > MAX_DEPTH:
+            raise _broken(source, line, f"at most {MAX_DEPTH} levels", f"不超过 {MAX_DEPTH} 层")
+        if anchor is not None or tag not in (None, "!"):
+            plain = ("plain YAML without anchors, aliases and tags", "不含锚点、别名和标签的普通 YAML")
+            raise _broken(source, line, *plain, anchor or tag)
+
+
+def _broken(source: str, line: int | None, expected: str, expected_zh: str, found: object = None) -> InvalidFile:
+    return InvalidFile(
+        source, [Problem(line=line, field="document", expected=expected, expected_zh=expected_zh, found=found)]
+    )
 
 
 class _Reader:
@@ -228,11 +231,13 @@ class _Reader:
         found: dict[str, JsonValue] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                self._refuse(key_node, path, "a plain key")
+                self._refuse(key_node, path, "a plain key", "普通的键")
                 continue
             key = key_node.value
             if key in found:
-                self._refuse(key_node, (*path, key), f"{key!r} once; it stands on line {self.lines[(*path, key)]} too")
+                line = self.lines[(*path, key)]
+                once = (f"{key!r} once; it stands on line {line} too", f"只出现一次,{key!r} 已在第 {line} 行")
+                self._refuse(key_node, (*path, key), *once)
                 continue
             found[key] = self.value(value_node, (*path, key))
             self.lines[(*path, key)] = key_node.start_mark.line + 1
@@ -253,5 +258,6 @@ class _Reader:
             return float(text)
         return text
 
-    def _refuse(self, node: yaml.Node, path: Path, expected: str) -> None:
-        self.problems.append(Problem(line=node.start_mark.line + 1, field=field_name(path), expected=expected))
+    def _refuse(self, node: yaml.Node, path: Path, expected: str, expected_zh: str) -> None:
+        line = node.start_mark.line + 1
+        self.problems.append(Problem(line=line, field=field_name(path), expected=expected, expected_zh=expected_zh))

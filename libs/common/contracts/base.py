@@ -13,9 +13,12 @@ from typing import Annotated, ClassVar, Self
 import orjson
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
+from libs.common.errors import WrongValue
 from libs.common.ids import SiteId
 
 __all__ = [
+    "EARLIEST",
+    "LATEST",
     "PLATFORM_SITE",
     "Code",
     "EntityKey",
@@ -39,19 +42,32 @@ def _refuse_guessing(value: object) -> object:
     if isinstance(value, datetime):
         return value
     if not isinstance(value, str) or value.lstrip("+-").replace(".", "", 1).isdigit():
-        raise ValueError("expected an RFC 3339 time with an offset, such as 2026-01-31T08:00:00+08:00")
+        raise WrongValue(
+            "an RFC 3339 time with an offset, such as 2026-01-31T08:00:00+08:00",
+            "带时区偏移的 RFC 3339 时间,如 2026-01-31T08:00:00+08:00",
+        )
     return value
+
+
+EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
+LATEST = datetime(2200, 1, 1, tzinfo=UTC)
+"""No instant of ours lies outside. What does is a mistake, and breaks whatever is calculated with it (zones, hours)."""
 
 
 def _to_utc(value: datetime) -> datetime:
     try:
-        return value if value.tzinfo is UTC else value.astimezone(UTC)
-    except OverflowError as exc:
-        raise ValueError("expected a time between the years 1 and 9999 in UTC") from exc
+        moment = value if value.tzinfo is UTC else value.astimezone(UTC)
+    except OverflowError:
+        moment = None
+    if moment is None or not EARLIEST <= moment < LATEST:
+        raise WrongValue(
+            f"a time from {EARLIEST.year} to {LATEST.year - 1}", f"{EARLIEST.year} 至 {LATEST.year - 1} 年间的时间"
+        )
+    return moment
 
 
 UtcTime = Annotated[AwareDatetime, BeforeValidator(_refuse_guessing), AfterValidator(_to_utc)]
-"""An instant; written by anyone with any offset, held in UTC."""
+"""An instant of our times; written by anyone with any offset, held in UTC."""
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """A finite number; text that looks like one is refused."""

@@ -16,6 +16,7 @@ from pydantic import Discriminator, Field, TypeAdapter, field_validator, model_v
 
 from libs.common.clock import CIVIL_ZONE
 from libs.common.contracts.base import Code, EntityKey, Number, Payload, UtcTime
+from libs.common.errors import WrongValue
 from libs.common.ids import (
     CircuitId,
     DeviceId,
@@ -73,7 +74,7 @@ class Entity(Payload):
     @model_validator(mode="after")
     def _has_length(self) -> Self:
         if self.valid_to is not None and self.valid_to <= self.valid_from:
-            raise ValueError("valid_to must lie after valid_from")
+            raise WrongValue("valid_to after valid_from", "valid_to 晚于 valid_from")
         return self
 
     def holds_at(self, when: datetime) -> bool:
@@ -176,7 +177,7 @@ class Site(Entity):
         try:
             ZoneInfo(value)
         except (KeyError, ValueError, OSError) as exc:
-            raise ValueError("not the name of an IANA time zone such as Asia/Shanghai") from exc
+            raise WrongValue("an IANA time zone such as Asia/Shanghai", "IANA 时区名,如 Asia/Shanghai") from exc
         return value
 
 
@@ -222,7 +223,7 @@ class Circuit(Entity):
     @model_validator(mode="after")
     def _is_somewhere(self) -> Self:
         if self.site is None and self.room is None:
-            raise ValueError("site or room is needed")
+            raise WrongValue("site or room", "site 或 room 至少其一")
         return self
 
 

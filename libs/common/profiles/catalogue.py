@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -103,23 +104,28 @@ def _load(file: Path | Traversable) -> DeviceProfile:
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as exc:
-        raise InvalidFile(str(file), [Problem(line=None, field="file", expected="a readable file", found=exc)]) from exc
+        raise _unusable(str(file), "file", "a readable file", "可读取的文件", exc) from exc
     except UnicodeDecodeError as exc:
-        raise InvalidFile(str(file), [Problem(line=None, field="file", expected="UTF-8 text", found=exc)]) from exc
+        raise _unusable(str(file), "file", "UTF-8 text", "UTF-8 文本", exc) from exc
     name = file.name.removesuffix(".yaml")
     if not PROFILE_NAME.match(name):
-        expected = "a name of lower case letters, digits, '_', '-' and '.'"
-        raise InvalidFile(file.name, [Problem(line=None, field="file name", expected=expected, found=file.name)])
-    return parse_profile(text, name=name, source=file.name)
+        both = ("a name of lower case letters, digits, '_', '-' and '.'", "由小写字母、数字、'_'、'-'、'.' 组成的名称")
+        raise _unusable(str(file), "file name", *both, file.name)
+    return parse_profile(text, name=name, source=str(file))
+
+
+def _unusable(source: str, field: str, expected: str, expected_zh: str, found: object = None) -> InvalidFile:
+    problem = Problem(line=None, field=field, expected=expected, expected_zh=expected_zh, found=found)
+    return InvalidFile(source, [problem])
 
 
 def _elsewhere(failure: InvalidFile, problem: Problem) -> Problem:
     """Return the problem with its file named, for a list over several files."""
     place = failure.facts["source"] if problem.line is None else f"{failure.facts['source']}:{problem.line}"
-    return Problem(line=None, field=f"{place}: {problem.field}", expected=problem.expected, found=problem.found)
+    return replace(problem, line=None, field=f"{place}: {problem.field}")
 
 
 def _files(folder: Path | Traversable) -> list[Path | Traversable]:
     if isinstance(folder, Path) and not folder.is_dir():
-        raise InvalidFile(str(folder), [Problem(line=None, field="folder", expected="a folder of profiles")])
+        raise _unusable(str(folder), "folder", "a folder of profiles", "存放设备模板的目录")
     return sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)

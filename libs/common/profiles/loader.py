@@ -109,12 +109,12 @@ def _by_line(problems: Sequence[Problem]) -> list[Problem]:
 
 def _read(document: YamlDocument) -> tuple[ModbusFile | Dlt645File | Cjt188File | None, list[Problem]]:
     if not isinstance(document.data, dict):
-        return None, [document.problem((), "a profile: fields and their values")]
+        return None, [document.problem((), "a profile: fields and their values", "设备模板:字段及其取值")]
     protocol = document.data.get("protocol")
     model = _FILES.get(protocol) if isinstance(protocol, str) else None
     if model is None:
-        expected = f"one of {', '.join(_FILES)}"
-        return None, [document.problem(("protocol",), expected, protocol)]
+        names = ", ".join(_FILES)
+        return None, [document.problem(("protocol",), f"one of {names}", f"下列之一:{names}", protocol)]
     return validate(model, document)
 
 
@@ -138,40 +138,46 @@ class _Checks:
                 self._cjt188(i, field)
         self._controls(self.file.controls)
 
-    def _refuse(self, path: Path, expected: str, found: object = None) -> None:
-        self.problems.append(self.document.problem(path, expected, found))
+    def _refuse(self, path: Path, expected: str, expected_zh: str, found: object = None) -> None:
+        self.problems.append(self.document.problem(path, expected, expected_zh, found))
 
     def _points(self, points: Sequence[PointFile]) -> None:
         seen: dict[str, int | None] = {}
         for i, point in enumerate(points):
             place = ("points", i)
             if point.name in seen:
-                self._refuse((*place, "name"), f"each point once; it stands on line {seen[point.name]} too", point.name)
+                line = seen[point.name]
+                once = (f"each point once; it stands on line {line} too", f"每个测点只出现一次,该测点已在第 {line} 行")
+                self._refuse((*place, "name"), *once, point.name)
             seen.setdefault(point.name, self.document.line(place))
             self._name_and_unit(i, point)
             if point.scale == 0:
-                self._refuse((*place, "scale"), "a number other than 0", point.scale)
+                self._refuse((*place, "scale"), "a number other than 0", "非 0 的数", point.scale)
             if point.modulus is not None and not _is_counter(point.name):
-                self._refuse((*place, "modulus"), "only on a counter", point.modulus)
+                self._refuse((*place, "modulus"), "only on a counter", "仅用于累计量的模数", point.modulus)
             for key in point.map or {}:
                 if _integer(key) is None:
-                    self._refuse((*place, "map", key), "an integer as the raw value", key)
+                    self._refuse((*place, "map", key), "an integer as the raw value", "整数原始值", key)
                 elif point.mask is not None and (_integer(key) or 0) & ~point.mask:
-                    self._refuse((*place, "map", key), f"a value that the mask {point.mask:#x} lets through", key)
+                    mask = f"{point.mask:#x}"
+                    both = (f"a value that the mask {mask} lets through", f"掩码 {mask} 能取到的值")
+                    self._refuse((*place, "map", key), *both, key)
 
     def _name_and_unit(self, i: int, point: PointFile) -> None:
         canonical = POINTS.get(point.name)
         if canonical is not None:
             if point.unit != canonical.unit:
-                self._refuse(("points", i, "unit"), f"{canonical.unit}, the unit of {point.name}", point.unit)
+                both = (f"{canonical.unit}, the unit of {point.name}", f"{canonical.unit}({point.name} 的单位)")
+                self._refuse(("points", i, "unit"), *both, point.unit)
             return
         if not is_point_name(point.name):
-            self._refuse(("points", i, "name"), "a canonical point name, or x_<vendor>_<name>", point.name)
+            both = ("a canonical point name, or x_<vendor>_<name>", "标准测点名,或 x_<厂商>_<名称>")
+            self._refuse(("points", i, "name"), *both, point.name)
             return
         try:
             unit_of(point.unit)
         except UnknownUnit:
-            self._refuse(("points", i, "unit"), "a known unit", point.unit)
+            self._refuse(("points", i, "unit"), "a known unit", "已知的单位", point.unit)
 
     # Modbus
 
@@ -187,18 +193,32 @@ class _Checks:
     def _modbus_point(self, i: int, point: ModbusPointFile, longest: int) -> None:
         place = ("points", i)
         if point.area.is_bits != (point.type is RegisterType.BOOL):
-            self._refuse((*place, "type"), "bool in coil and discrete, a number in holding and input", point.type)
+            both = (
+                "bool in coil and discrete, a number in holding and input",
+                "coil、discrete 区用 bool,holding、input 区用数值类型",
+            )
+            self._refuse((*place, "type"), *both, point.type)
             return
         count = register_count(point.type)
         if point.addr + count - 1 > 0xFFFF:
-            self._refuse((*place, "addr"), f"at most {0x10000 - count}: a {point.type} ends beyond 65535", point.addr)
+            last = 0x10000 - count
+            both = (
+                f"at most {last}: a {point.type} ends beyond 65535",
+                f"不大于 {last} 的地址:{point.type} 超出 65535",
+            )
+            self._refuse((*place, "addr"), *both, point.addr)
         if count > longest:
-            expected = f"a type of at most {longest} registers, the longest read (max_registers_per_read)"
-            self._refuse((*place, "type"), expected, point.type)
+            both = (
+                f"a type of at most {longest} registers, the longest read (max_registers_per_read)",
+                f"不超过 {longest} 个寄存器的类型(单次读取上限 max_registers_per_read)",
+            )
+            self._refuse((*place, "type"), *both, point.type)
         if (point.mask is not None or point.map is not None) and point.type.is_float:
-            self._refuse((*place, "type"), "an integer where mask or map is used", point.type)
+            both = ("an integer where mask or map is used", "整数类型(使用了 mask 或 map)")
+            self._refuse((*place, "type"), *both, point.type)
         if point.encoding is not None and not point.type.is_float:
-            self._refuse((*place, "encoding"), f"a float for {Encoding.SCHNEIDER_4Q_PF}", point.type)
+            both = (f"a float for {Encoding.SCHNEIDER_4Q_PF}", f"浮点类型({Encoding.SCHNEIDER_4Q_PF} 要求)")
+            self._refuse((*place, "encoding"), *both, point.type)
 
     def _overlaps(self, points: Sequence[ModbusPointFile]) -> None:
         """Refuse values that share some of their registers but not all: one of the addresses is wrong."""
@@ -209,25 +229,34 @@ class _Checks:
         for (area, addr, count, _), (next_area, next_addr, next_count, i) in itertools.pairwise(placed):
             same = (next_addr, next_count) == (addr, count)
             if area == next_area and next_addr < addr + count and not same:
-                expected = f"an address that does not cut into the value at {addr:#06x}"
-                self._refuse(("points", i, "addr"), expected, f"{next_addr:#06x}")
+                both = (
+                    f"an address that does not cut into the value at {addr:#06x}",
+                    f"不与 {addr:#06x} 处的值部分重叠的地址",
+                )
+                self._refuse(("points", i, "addr"), *both, f"{next_addr:#06x}")
 
     def _invalid_value(self, key: str, text: str) -> None:
         if not _types_of(key):
             names = ", ".join(["signed", "unsigned", "float", *RegisterType])
-            self._refuse(("invalid_values", key), f"one of {names}", key)
+            self._refuse(("invalid_values", key), f"one of {names}", f"下列之一:{names}", key)
         elif any(_marker(text, type_) is None for type_ in _types_of(key)):
-            self._refuse(("invalid_values", key), "0x1234, 0x7FFF... or 'all bits 1', of the type's width", text)
+            both = (
+                "0x1234, 0x7FFF... or 'all bits 1', of the type's width",
+                "与类型等宽的 0x1234、0x7FFF... 或 'all bits 1'",
+            )
+            self._refuse(("invalid_values", key), *both, text)
 
     def _modbus_control(self, i: int, control: ModbusControlFile) -> None:
         place = ("controls", i)
         if (control.area == "coil") != (control.function is WriteFunction.COIL):
-            self._refuse((*place, "function"), f"a write that fits the area {control.area}", control.function)
+            both = (f"a write that fits the area {control.area}", f"适用于 {control.area} 区的写功能")
+            self._refuse((*place, "function"), *both, control.function)
         if control.area == "coil" and control.value not in (0x0000, 0xFF00):
             # 0x5500 toggles on some relays: a repeated toggle undoes itself, so it is never sent.
-            self._refuse((*place, "value"), "0xFF00 or 0x0000 for a coil", control.value)
+            self._refuse((*place, "value"), "0xFF00 or 0x0000 for a coil", "线圈只能写 0xFF00 或 0x0000", control.value)
         if control.value is None and (control.min is None or control.max is None):
-            self._refuse((*place, "value"), "a value, or min and max for a value from outside")
+            both = ("a value, or min and max for a value from outside", "固定值;取外部值时须有 min 和 max")
+            self._refuse((*place, "value"), *both)
 
     # DL/T 645 and CJ/T 188
 
@@ -235,11 +264,13 @@ class _Checks:
         place = ("points", i)
         if point.bit is not None:
             if point.format != "bitmap":
-                self._refuse((*place, "bit"), "only with format: bitmap", point.bit)
+                self._refuse((*place, "bit"), "only with format: bitmap", "仅在 format: bitmap 时填写", point.bit)
             elif point.bit >= point.bytes * 8:
-                self._refuse((*place, "bit"), f"below {point.bytes * 8}, the width of the value", point.bit)
+                width = point.bytes * 8
+                both = (f"below {width}, the width of the value", f"小于值的位宽 {width}")
+                self._refuse((*place, "bit"), *both, point.bit)
         elif point.invert:
-            self._refuse((*place, "invert"), "only with a bit")
+            self._refuse((*place, "invert"), "only with a bit", "仅与 bit 一起填写")
         self._digits(place, point.format, point.bytes, point.scale)
 
     def _cjt188(self, i: int, point: Cjt188PointFile) -> None:
@@ -247,18 +278,20 @@ class _Checks:
         self._digits(place, point.format, point.bytes, point.scale)
         after = point.offset + point.bytes
         if point.unit_byte_offset is not None and point.unit_byte_offset != after:
-            expected = f"{after}, the byte after the value"
-            self._refuse((*place, "unit_byte_offset"), expected, point.unit_byte_offset)
+            both = (f"{after}, the byte after the value", f"{after}(值之后的字节)")
+            self._refuse((*place, "unit_byte_offset"), *both, point.unit_byte_offset)
 
     def _digits(self, place: Path, format_: str, byte_count: int, scale: float) -> None:
         """Check a BCD picture against its length and its scale."""
         if not _PICTURE.match(format_):
             return
         if len(format_.replace(".", "")) != byte_count * 2:
-            self._refuse((*place, "format"), f"{byte_count * 2} digits in {byte_count} bytes", format_)
+            both = (f"{byte_count * 2} digits in {byte_count} bytes", f"{byte_count} 字节对应 {byte_count * 2} 位数字")
+            self._refuse((*place, "format"), *both, format_)
         wanted = 10.0 ** -decimals(format_)
         if not math.isclose(scale, wanted):
-            self._refuse((*place, "scale"), f"{wanted:g}, the last digit of {format_}", scale)
+            both = (f"{wanted:g}, the last digit of {format_}", f"{wanted:g}({format_} 的末位)")
+            self._refuse((*place, "scale"), *both, scale)
 
     # controls
 
@@ -268,18 +301,22 @@ class _Checks:
         for i, control in enumerate(controls):
             place = ("controls", i)
             if control.name in seen:
-                self._refuse((*place, "name"), "each control once", control.name)
+                self._refuse((*place, "name"), "each control once", "每个控制只出现一次", control.name)
             seen.add(control.name)
             read_back = _read_back(control, names)
             if read_back is None:
-                expected = "a control with a read-back point in the same profile, by its name or by read_back"
-                self._refuse((*place, "name"), expected, control.name)
+                both = (
+                    "a control with a read-back point in the same profile, by its name or by read_back",
+                    "在同一模板中有回读测点的控制(按名称对应,或用 read_back 指明)",
+                )
+                self._refuse((*place, "name"), *both, control.name)
                 continue
             for name in read_back.points:
                 if name not in names:
-                    self._refuse((*place, "read_back", "points"), "points of this profile", name)
+                    self._refuse((*place, "read_back", "points"), "points of this profile", "本模板的测点", name)
             if read_back.value is None and not (isinstance(control, ModbusControlFile) and control.value is None):
-                self._refuse((*place, "read_back"), "a value, since the control writes a fixed one", control.name)
+                both = ("a value, since the control writes a fixed one", "一个值(该控制写固定值)")
+                self._refuse((*place, "read_back"), *both, control.name)
 
 
 _PICTURE = re.compile(r"^[XN]+(\.[XN]+)?$")

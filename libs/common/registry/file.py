@@ -3,7 +3,8 @@
 The format is described in ``docs/registry-file.md``: one list per kind of entity, the fields those of the registry.
 """
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+import difflib
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -32,7 +33,7 @@ def parse_registry_yaml(
     valid_from: datetime,
     changed_by: str,
     known: Mapping[str, EntityKind] | None = None,
-    profiles: Container[str] | None = None,
+    profiles: Collection[str] | None = None,
 ) -> list[Entity]:
     """Return the entities that a file describes, each in version 1, what is referred to first.
 
@@ -65,7 +66,7 @@ class _Found:
 
 class _Reader:
     def __init__(
-        self, document: YamlDocument, known: Mapping[str, EntityKind], profiles: Container[str] | None
+        self, document: YamlDocument, known: Mapping[str, EntityKind], profiles: Collection[str] | None
     ) -> None:
         self.problems: list[Problem] = []
         self._document = document
@@ -78,10 +79,10 @@ class _Reader:
     def read(self, *, valid_from: datetime, changed_by: str) -> list[Entity]:
         data = self._document.data
         if not isinstance(data, dict):
-            self._refuse((), f"schema: {SCHEMA} and lists of entities")
+            self._refuse((), f"schema: {SCHEMA} and lists of entities", f"schema: {SCHEMA} 及各类对象列表")
             return []
         if data.get("schema") != SCHEMA:
-            self._refuse(("schema",), SCHEMA, data.get("schema"))
+            self._refuse(("schema",), SCHEMA, SCHEMA, data.get("schema"))
         since = self._valid_from(data.get("valid_from"), valid_from)
         defaults: dict[str, JsonValue] = {
             "valid_from": since.isoformat(),
@@ -92,15 +93,16 @@ class _Reader:
             if name in LISTS:
                 self._list(name, items, defaults)
             elif name not in ("schema", "valid_from"):
-                self._refuse((name,), f"one of schema, valid_from, {', '.join(LISTS)}", name)
+                names = ", ".join(("schema", "valid_from", *LISTS))
+                self._refuse((name,), f"one of {names}", f"下列之一:{names}", name)
         for found in self._found.values():
             self._references(found)
         self._addresses()
         self._loops()
         return list(self._in_order())
 
-    def _refuse(self, path: Path, expected: str, value: object = None) -> None:
-        self.problems.append(self._document.problem(path, expected, value))
+    def _refuse(self, path: Path, expected: str, expected_zh: str, value: object = None) -> None:
+        self.problems.append(self._document.problem(path, expected, expected_zh, value))
 
     def _valid_from(self, value: JsonValue, otherwise: datetime) -> datetime:
         if value is None:
@@ -108,23 +110,26 @@ class _Reader:
         try:
             return _TIME.validate_python(value)
         except ValidationError:
-            self._refuse(("valid_from",), "a time with an offset, such as 2026-01-31T00:00:00+08:00", value)
+            example = "2026-01-31T00:00:00+08:00"
+            both = (f"a time with an offset, such as {example}", f"带时区偏移的时间,如 {example}")
+            self._refuse(("valid_from",), *both, value)
             return otherwise
 
     def _list(self, name: str, items: JsonValue, defaults: Mapping[str, JsonValue]) -> None:
         if items is None:
             return
         if not isinstance(items, list):
-            self._refuse((name,), "a list")
+            self._refuse((name,), "a list", "列表")
             return
         for i, item in enumerate(items):
             path: Path = (name, i)
             if not isinstance(item, dict):
-                self._refuse(path, "an entity: fields and their values", item if isinstance(item, str) else None)
+                both = ("an entity: fields and their values", "对象:字段及其取值")
+                self._refuse(path, *both, item if isinstance(item, str) else None)
                 continue
             given = [field for field in NOT_IN_A_FILE if field in item]
             for field in given:
-                self._refuse((*path, field), "no value, the platform sets it")
+                self._refuse((*path, field), "no value, the platform sets it", "不填,由平台设置")
             self._once(path)
             entity, problems = validate(ENTITY_TYPES[LISTS[name]], self._document, path, defaults=defaults)
             self.problems += problems
@@ -139,9 +144,12 @@ class _Reader:
         kind = LISTS[str(path[0])]
         if entity_id in self._places:
             line = self._document.line(self._places[entity_id])
-            self._refuse((*path, "id"), f"an id of its own, line {line} has it too", entity_id)
+            both = (f"an id of its own, line {line} has it too", f"唯一的标识,第 {line} 行已使用")
+            self._refuse((*path, "id"), *both, entity_id)
         elif self._known.get(entity_id, kind) is not kind:
-            self._refuse((*path, "id"), f"an id of its own, a {self._known[entity_id]} has it", entity_id)
+            owner = self._known[entity_id]
+            both = (f"an id of its own, a {owner} has it", f"唯一的标识,已被一个 {owner} 使用")
+            self._refuse((*path, "id"), *both, entity_id)
         self._places.setdefault(entity_id, path)
 
     def _references(self, found: _Found) -> None:
@@ -149,13 +157,15 @@ class _Reader:
             path = (*found.path, *field.split("."))
             there = self._kind_of(entity_id)
             if there is None:
-                self._refuse(path, f"the id of a {kind} in this file or in the registry", entity_id)
+                both = (f"the id of a {kind} in this file or in the registry", f"本文件或台账中已有的 {kind} 标识")
+                self._refuse(path, *both, entity_id)
             elif there is not kind:
-                self._refuse(path, f"the id of a {kind}, this is a {there}", entity_id)
+                both = (f"the id of a {kind}, this is a {there}", f"{kind} 的标识,而这是一个 {there}")
+                self._refuse(path, *both, entity_id)
         entity = found.entity
         if isinstance(entity, Device) and entity.profile is not None and self._profiles is not None:
             if entity.profile not in self._profiles:
-                self._refuse((*found.path, "profile"), "the name of a device profile", entity.profile)
+                self._refuse((*found.path, "profile"), *_profile_name(entity.profile, self._profiles), entity.profile)
 
     def _kind_of(self, entity_id: str) -> EntityKind | None:
         # An entity that is wrong itself still counts as there: its mistake is reported once, where it is.
@@ -173,8 +183,11 @@ class _Reader:
             first = taken.setdefault((device.line, device.address, device.channel), found)
             if first is not found:
                 line = self._document.line(first.path)
-                expected = f"an address (or a channel) of its own on {device.line}, line {line} has it too"
-                self._refuse((*found.path, "address"), expected, device.address)
+                both = (
+                    f"an address (or a channel) of its own on {device.line}, line {line} has it too",
+                    f"{device.line} 上唯一的地址(或通道),第 {line} 行已使用",
+                )
+                self._refuse((*found.path, "address"), *both, device.address)
 
     def _loops(self) -> None:
         """Refuse parents that lead back to where they started."""
@@ -186,12 +199,20 @@ class _Reader:
                 parent = _parent(self._found[parent].entity)
             if parent == entity_id:
                 chain = " > ".join([*seen, entity_id])
-                self._refuse((*found.path, "parent"), f"a parent that does not lead back, this does: {chain}")
+                both = (f"a parent that does not lead back, this does: {chain}", f"不成环的上级,当前成环:{chain}")
+                self._refuse((*found.path, "parent"), *both)
 
     def _in_order(self) -> Iterator[Entity]:
         """Yield the entities kind by kind, parents before their children."""
         for cls in ENTITY_TYPES.values():
             yield from _parents_first([f.entity for f in self._found.values() if type(f.entity) is cls])
+
+
+def _profile_name(given: str, profiles: Collection[str]) -> tuple[str, str]:
+    """Return what was expected, with the name that was probably meant."""
+    near = difflib.get_close_matches(given, profiles, n=1)
+    english, chinese = "the name of a device profile", "已有的设备模板名"
+    return (f"{english}, perhaps {near[0]}", f"{chinese},可能是 {near[0]}") if near else (english, chinese)
 
 
 def _parent(entity: Entity) -> str | None:

@@ -207,7 +207,7 @@ class Imports:
             valid_from=self._clock.now(),
             changed_by=f"import:{file}",
             known=await self._registry.known(),
-            profiles=self._catalogue,
+            profiles=self._catalogue.names,
         )
         counts = await self._registry.take(entities, Actor(name=actor, door="import"), dry_run=dry_run, note=file)
         return counts.as_dict()

@@ -213,7 +213,7 @@ def test_payloads_cannot_be_changed() -> None:
         max_size=40,
     ),
     seq=st.none() | st.integers(0, 2**31),
-    time=st.datetimes(NAIVE, timezones=st.sampled_from([UTC, timezone(timedelta(hours=8))])),
+    time=st.datetimes(NAIVE, NAIVE.replace(year=2199), timezones=st.sampled_from([UTC, timezone(timedelta(hours=8))])),
 )
 def test_any_reading_survives_json(points: dict[str, float | None], seq: int | None, time: datetime) -> None:
     before = Reading.model_validate(reading(points=points, seq=seq, source_time=time, received_at=time))
@@ -464,7 +464,7 @@ class TestRegistryRecord:
             assert type(read.latest) is ENTITY_TYPES[kind]
 
     def test_validity_is_half_open_and_has_a_length(self) -> None:
-        with pytest.raises(ValidationError, match="valid_to must lie after valid_from"):
+        with pytest.raises(ValidationError, match="valid_to after valid_from"):
             site(start=1, end=1)
 
 
@@ -536,5 +536,5 @@ class TestEntities:
 
     def test_circuit_is_somewhere(self) -> None:
         fields = {"id": "c", "name": "c", "valid_from": T0, "version": 1, "changed_by": "u", "level": 1}
-        with pytest.raises(ValidationError, match="site or room is needed"):
+        with pytest.raises(ValidationError, match="site or room"):
             ENTITY_TYPES[EntityKind.CIRCUIT].model_validate({**fields, "role": "load"})

@@ -62,7 +62,9 @@ def test_a_wrong_file_names_file_line_field_and_what_was_expected() -> None:
     error = InvalidFile(
         "sites.yaml",
         [
-            Problem(line=12, field="devices[3].ct_ratio", expected="a number above 0", found=-5),
+            Problem(
+                line=12, field="devices[3].ct_ratio", expected="a number above 0", expected_zh="大于 0 的数", found=-5
+            ),
             Problem(line=None, field="document", expected="a list of sites"),
         ],
     )
@@ -73,12 +75,20 @@ def test_a_wrong_file_names_file_line_field_and_what_was_expected() -> None:
         "  sites.yaml: document: expected a list of sites",
     ]
     assert error.message_zh is not None
-    assert "sites.yaml:12: devices[3].ct_ratio" in error.message_zh
-    assert "未导入任何内容" in error.message_zh
-    assert error.facts["problems"] == [
-        {"line": 12, "field": "devices[3].ct_ratio", "expected": "a number above 0", "found": "-5"},
-        {"line": None, "field": "document", "expected": "a list of sites", "found": None},
+    assert error.message_zh.splitlines() == [
+        "sites.yaml:共 2 处错误,未导入任何内容",
+        "  sites.yaml:12: devices[3].ct_ratio:应为大于 0 的数,实际为 '-5'",
+        "  sites.yaml: document:应为 a list of sites",
     ]
+    first, second = error.facts["problems"]
+    assert first == {
+        "line": 12,
+        "field": "devices[3].ct_ratio",
+        "expected": "a number above 0",
+        "expected_zh": "大于 0 的数",
+        "found": "-5",
+    }
+    assert (second["expected_zh"], second["found"]) == ("a list of sites", None)
 
 
 def test_a_huge_value_does_not_fill_the_message() -> None:

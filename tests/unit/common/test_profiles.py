@@ -74,6 +74,7 @@ def parse(text: str) -> DeviceProfile:
 def problems(text: str) -> list[tuple[int | None, str, str]]:
     with pytest.raises(InvalidFile) as caught:
         parse(text)
+    assert [problem for problem in caught.value.problems if not problem.expected_zh] == []
     return [(problem.line, problem.field, problem.expected) for problem in caught.value.problems]
 
 
@@ -287,15 +288,15 @@ class TestMistakes:
             (VOLTAGE.replace("0x10", "0xFFFF"), "points[0].addr", "at most 65534: a float32 ends beyond 65535"),
             (VOLTAGE.replace("0x10", "65536"), "points[0].addr", "less than or equal to 65535"),
             (VOLTAGE.replace("0x10", "-1"), "points[0].addr", "greater than or equal to 0"),
-            (VOLTAGE.replace("0x10", '"0x10"'), "points[0].addr", "a valid integer"),
+            (VOLTAGE.replace("0x10", '"0x10"'), "points[0].addr", "a whole number"),
             (VOLTAGE.replace("float32", "float16"), "points[0].type", "'bool', 'int16'"),
             (VOLTAGE.replace("holding", "coil"), "points[0].type", "bool in coil and discrete"),
             (VOLTAGE.replace("float32", "bool"), "points[0].type", "a number in holding and input"),
             (VOLTAGE.replace("scale: 1", "scale: 0"), "points[0].scale", "a number other than 0"),
-            (VOLTAGE.replace("scale: 1", "scale: fast"), "points[0].scale", "a valid number"),
+            (VOLTAGE.replace("scale: 1", "scale: fast"), "points[0].scale", "a number"),
             (VOLTAGE.replace("scale: 1", "scale: 1e999"), "points[0].scale", "a finite number"),
             (VOLTAGE.replace("}", ", mask: 255}"), "points[0].type", "an integer where mask or map is used"),
-            (VOLTAGE.replace("}", ", optional: yes}"), "points[0].optional", "a valid boolean"),
+            (VOLTAGE.replace("}", ", optional: yes}"), "points[0].optional", "true or false"),
             (VOLTAGE.replace("}", ", modulus: 10}"), "points[0].modulus", "only on a counter"),
             (
                 VOLTAGE.replace("float32", "uint16").replace("}", ", encoding: schneider_4q_pf}"),
@@ -313,7 +314,7 @@ class TestMistakes:
                 "an integer as the raw value",
             ),
             ("{name: voltage_a}", "points[0].area", "a value, the field is required"),
-            ("voltage_a", "points[0]", "a valid dictionary"),
+            ("voltage_a", "points[0]", "fields and their values"),
         ],
     )
     def test_wrong_point_is_named(self, point: str, field: str, expected: str) -> None:
@@ -357,7 +358,7 @@ class TestMistakes:
             (("confidence: high", "confidence: sure"), 14, "confidence", "'high', 'medium' or 'low'"),
             (("side: primary", "side: upside"), 15, "side", "'primary', 'secondary', 'direct' or 'unverified'"),
             (("side: primary", "sides: primary"), 15, "sides", "side, there is no such field"),
-            (("baud: 9600", "baud: fast"), 8, "serial_default.baud", "a valid integer"),
+            (("baud: 9600", "baud: fast"), 8, "serial_default.baud", "a whole number"),
             (("unit_id_default: 1", "unit_id_default: 248"), 9, "unit_id_default", "less than or equal to 247"),
             (("source: [manual]", "source: []"), 16, "source", "at least 1 item"),
             (("side: primary", "invalid_values: {word: 0xFFFF}"), 15, "invalid_values.word", "one of signed, unsigned"),

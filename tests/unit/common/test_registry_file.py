@@ -34,6 +34,7 @@ def parse(text: str, **known: EntityKind) -> list[Entity]:
 def problems(text: str, **known: EntityKind) -> list[tuple[int | None, str, str]]:
     with pytest.raises(InvalidFile) as caught:
         parse(text, **known)
+    assert [problem for problem in caught.value.problems if not problem.expected_zh] == []
     return [(problem.line, problem.field, problem.expected) for problem in caught.value.problems]
 
 
@@ -45,7 +46,7 @@ def example() -> str:
 
 def test_documented_example_is_taken_with_everything_in_it() -> None:
     entities = parse_registry_yaml(
-        example(), "registry.yaml", valid_from=NOW, changed_by="x", profiles=ProfileCatalogue.load()
+        example(), "registry.yaml", valid_from=NOW, changed_by="x", profiles=ProfileCatalogue.load().names
     )
     by_id = {entity.id: entity for entity in entities}
     assert {entity.kind_of for entity in entities} == set(EntityKind)
@@ -154,6 +155,7 @@ def test_message_names_file_line_field_and_expectation_in_both_languages() -> No
     assert "nothing was imported" in message
     assert caught.value.message_zh is not None
     assert "未导入任何内容" in caught.value.message_zh
+    assert "r.yaml:3: regions[0].code:应为符合 ^[0-9]{6}$ 的文本,实际为 '44'" in caught.value.message_zh
 
 
 def test_id_is_used_once_over_all_kinds() -> None:
@@ -204,8 +206,8 @@ devices:
   - {id: b, name: B, kind: meter_3p, site: s, profile: chint_ddsu667}
 """
     assert len(parse(text)) == 3
-    with pytest.raises(InvalidFile, match=r"6: devices\[1\]\.profile: expected the name of a device profile"):
-        parse_registry_yaml(text, "r", valid_from=NOW, changed_by="x", profiles=ProfileCatalogue.load())
+    with pytest.raises(InvalidFile, match=r"6: devices\[1\]\.profile: expected .* profile, perhaps chint_ddsu666"):
+        parse_registry_yaml(text, "r", valid_from=NOW, changed_by="x", profiles=ProfileCatalogue.load().names)
 
 
 def test_parents_do_not_form_a_loop() -> None:

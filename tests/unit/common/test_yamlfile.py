@@ -171,7 +171,7 @@ class TestValidate:
             (1, "size", "greater than or equal to 0"),
             (3, "parts[0].weigth", "weight, there is no such field"),
             (4, "parts[1].code", "a value, the field is required"),
-            (4, "parts[1].weight", "a valid number, unable to parse string as a number"),
+            (4, "parts[1].weight", "a number"),
             (5, "extra", "one of the fields labels, name, parts, size"),
         ]
 

@@ -107,7 +107,7 @@ class TestDemonstration:
             "registry.yaml",
             valid_from=NOW,
             changed_by="import:registry.yaml",
-            profiles=ProfileCatalogue.load(),
+            profiles=ProfileCatalogue.load().names,
         )
         devices = {e.id: e for e in entities if isinstance(e, Device)}
         assert set(devices) == set(field.devices)
