@@ -1,12 +1,23 @@
 """PostgreSQL: one pool per service, its schema on the search path, transactions opened by the use case.
 
 Reading and writing connections are different types, so that a read path cannot write by accident.
+
+What goes wrong within a connection's block is sorted when it leaves the block; inside it is still asyncpg's own:
+
+* ``DatabaseUnavailable`` (``Unavailable``): the server is away, starting, full or read-only; the session was ended;
+  no connection is free. Waiting may mend it.
+* ``DatabaseBusy``: a deadlock, a serialisation failure, a statement that took too long. The same again may pass.
+* ``InvalidInput``: a text holds what PostgreSQL cannot store (the character NUL).
+* Anything else stays what it is. A wrong statement, or asyncpg used wrongly (two operations at once on one
+  connection, a connection used after its block), is a bug and must not look like an absent server.
 """
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import TracebackType
 from typing import Any, NewType
 from urllib.parse import urlsplit
 
@@ -14,7 +25,7 @@ import asyncpg
 import orjson
 from asyncpg.pool import PoolConnectionProxy
 
-from libs.common.errors import Unavailable
+from libs.common.errors import InvalidInput, PlatformError, Unavailable
 from libs.common.settings import DatabaseSettings
 
 logger = logging.getLogger(__name__)
@@ -23,21 +34,27 @@ Connection = asyncpg.Connection | PoolConnectionProxy
 ReadConn = NewType("ReadConn", Connection)  # type: ignore[valid-newtype]  # asyncpg's two classes share one interface
 WriteConn = NewType("WriteConn", Connection)  # type: ignore[valid-newtype]
 
+CLOSE_S = 5.0
+"""A connection that does not come back to the pool within this, when it closes, is cut. [s]"""
+
 AWAY = (
     ConnectionError,
-    TimeoutError,
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.IdleSessionTimeoutError,
     asyncpg.InsufficientResourcesError,
+    asyncpg.PostgresIOError,
     asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.InterfaceError,
     asyncpg.InternalClientError,  # what a session says that the server ended while it was idle (asyncpg 0.32)
 )
 """What means that the server is away or cannot take it now, as opposed to a wrong statement."""
+BUSY = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.QueryCanceledError)
+"""What others caused, or our own haste."""
+UNSTORABLE = (asyncpg.CharacterNotInRepertoireError, asyncpg.UntranslatableCharacterError)
 
 
 class DatabaseUnavailable(Unavailable):
@@ -45,6 +62,20 @@ class DatabaseUnavailable(Unavailable):
 
     code = "database_unavailable"
     title_zh = "数据库不可用"
+
+
+class DatabaseBusy(Unavailable):
+    """Others were in the way, or a statement took too long; the same may pass later."""
+
+    code = "database_busy"
+    title_zh = "数据库繁忙"
+
+
+class UnstorableText(InvalidInput):
+    """A text holds a character that PostgreSQL cannot store."""
+
+    code = "unstorable_text"
+    title_zh = "文本包含无法存储的字符"
 
 
 class Database:
@@ -69,14 +100,17 @@ class Database:
         if self._settings.url is None:
             return "(no DATABASE_URL)"
         parts = urlsplit(self._settings.url.get_secret_value())
-        return f"{parts.hostname or 'local socket'}:{parts.port or 5432}{parts.path}"
+        hosts = parts.netloc.rpartition("@")[2] or "local socket"
+        return f"{hosts if re.search(r':[0-9]+$', hosts) else hosts + ':5432'}{parts.path}"
 
     async def open(self) -> None:
-        """Connect.
+        """Connect; a pool that is open stays as it is.
 
         Raises:
-            DatabaseUnavailable: The server does not answer.
+            DatabaseUnavailable: The server does not answer, or does not let us in.
         """
+        if self._pool is not None:
+            return
         if self._settings.url is None:
             raise DatabaseUnavailable("no database: set DATABASE_URL", message_zh="未配置数据库:请设置 DATABASE_URL")
         server_settings = {
@@ -100,18 +134,19 @@ class Database:
             )
             async with pool.acquire(timeout=self._settings.connect_timeout_s):
                 self._pool = pool
-        except (*AWAY, OSError, asyncpg.PostgresError) as exc:
-            if pool is not None:
+        except _NOT_REACHED as exc:
+            raise self._unavailable(exc, pool) from exc
+        finally:
+            if self._pool is None and pool is not None:
                 pool.terminate()
-            raise DatabaseUnavailable(f"database {self.place}: {exc or type(exc).__name__}") from exc
 
     async def close(self) -> None:
-        """Close the pool; a connection that does not come back within 5 s is cut."""
+        """Close the pool; a connection that does not come back within ``CLOSE_S`` is cut."""
         pool, self._pool = self._pool, None
         if pool is None:
             return
         try:
-            async with asyncio.timeout(5.0):
+            async with asyncio.timeout(CLOSE_S):
                 await pool.close()
         except TimeoutError:
             pool.terminate()
@@ -134,7 +169,7 @@ class Database:
 
         A frozen consumer must not hold row locks while another member takes over its partitions.
         """
-        timeout_ms = int(self._settings.effects_idle_timeout_s * 1000)
+        timeout_ms = max(1, int(self._settings.effects_idle_timeout_s * 1000))  # 0 would be never
         async with self._acquire() as conn, conn.transaction():
             await conn.execute(f"set local idle_in_transaction_session_timeout = {timeout_ms:d}")
             yield WriteConn(conn)
@@ -147,7 +182,7 @@ class Database:
 
     @asynccontextmanager
     async def listen(self) -> AsyncIterator[Connection]:
-        """Yield a connection outside the pool's accounting rules, for LISTEN; released at the end."""
+        """Yield a connection to LISTEN on; it is one of the pool's, held for as long as the block."""
         async with self._acquire() as conn:
             yield conn
 
@@ -158,15 +193,81 @@ class Database:
 
     @asynccontextmanager
     async def _acquire(self) -> AsyncIterator[Connection]:
-        if self._pool is None:
-            raise DatabaseUnavailable(f"database {self.place}: not connected yet")
+        pool = self._pool
+        if pool is None:
+            raise DatabaseUnavailable(f"database {self.place}: not connected", message_zh="数据库尚未连接")
         try:
-            async with self._pool.acquire(timeout=self._settings.connect_timeout_s) as conn:
+            conn = await pool.acquire(timeout=self._settings.connect_timeout_s)
+        except _NOT_REACHED as exc:
+            raise self._unavailable(exc, pool) from exc
+        ended = False
+        try:
+            try:
                 yield conn
-        except AWAY as exc:
-            if isinstance(exc, ValueError):
-                raise  # asyncpg's own word for a value that does not fit its column; waiting would not mend it
-            raise DatabaseUnavailable(f"database {self.place}: {exc or type(exc).__name__}") from exc
+            except BaseException:
+                ended = _has_ended(conn)
+                raise
+            finally:
+                await self._release(pool, conn)
+        except Exception as exc:
+            sorted_out = self._sorted(exc, pool, ended=ended)
+            if sorted_out is None:
+                raise
+            raise sorted_out from exc
+
+    async def _release(self, pool: asyncpg.Pool, conn: PoolConnectionProxy) -> None:
+        try:
+            await pool.release(conn)
+        except asyncpg.InterfaceError:
+            if self._pool is pool:
+                raise
+            logger.debug("a connection came back to a pool that had been closed")
+
+    def _sorted(self, exc: Exception, pool: asyncpg.Pool, *, ended: bool) -> PlatformError | None:
+        """Return what an error of a block means to the caller; None when it is nothing of ours to change."""
+        if isinstance(exc, UNSTORABLE):
+            return UnstorableText(f"a text cannot be stored: {exc}", message_zh=f"文本无法存储:{exc}")
+        if isinstance(exc, BUSY) or (isinstance(exc, TimeoutError) and _from_driver(exc.__traceback__)):
+            reason = str(exc) or f"a statement took longer than {self._settings.command_timeout_s:g} s"
+            return DatabaseBusy(f"database {self.place}: {reason}", message_zh=f"数据库 {self.place}:{reason}")
+        if isinstance(exc, AWAY) or (isinstance(exc, OSError) and _from_driver(exc.__traceback__)):
+            return self._unavailable(exc, pool)
+        # asyncpg says the same of a session that has ended as of a misuse; only the session tells them apart.
+        misuse = isinstance(exc, asyncpg.InterfaceError) and not isinstance(exc, ValueError)
+        if misuse and (ended or self._pool is not pool):
+            return self._unavailable(exc, pool)
+        return None
+
+    def _unavailable(self, exc: BaseException, pool: asyncpg.Pool | None) -> DatabaseUnavailable:
+        reason, reason_zh = str(exc) or type(exc).__name__, str(exc) or type(exc).__name__
+        if isinstance(exc, TimeoutError):
+            wait_s = self._settings.connect_timeout_s
+            reason, reason_zh = f"no answer within {wait_s:g} s", f"{wait_s:g} 秒内无应答"
+            if pool is not None and pool.get_size() >= pool.get_max_size() and pool.get_idle_size() == 0:
+                reason = f"all {pool.get_max_size()} connections were in use for {wait_s:g} s"
+                reason_zh = f"全部 {pool.get_max_size()} 个连接在 {wait_s:g} 秒内均被占用"
+        return DatabaseUnavailable(f"database {self.place}: {reason}", message_zh=f"数据库 {self.place}:{reason_zh}")
+
+
+_NOT_REACHED = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""Whatever happens before there is a connection: nothing of the caller's has been done yet."""
+
+
+def _has_ended(conn: PoolConnectionProxy) -> bool:
+    """Return whether the session is over; asyncpg then takes the connection from its user by itself."""
+    try:
+        return bool(conn.is_closed())
+    except asyncpg.InterfaceError:
+        return True
+
+
+def _from_driver(trace: TracebackType | None) -> bool:
+    """Return whether an error was raised within asyncpg, and not by the block's own code."""
+    while trace is not None:
+        if trace.tb_frame.f_globals.get("__name__", "").startswith("asyncpg"):
+            return True
+        trace = trace.tb_next
+    return False
 
 
 async def _set_codecs(conn: Any) -> None:
