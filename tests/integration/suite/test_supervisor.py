@@ -262,7 +262,8 @@ async def test_second_suite_on_the_same_folder_is_refused_and_the_first_runs_on(
         assert all(start_ticks(pid) is not None for pid in first.pids().values())
 
 
-async def test_what_a_killed_supervisor_left_is_stopped_first(tmp_path: Path) -> None:
+async def killed_supervisor(tmp_path: Path) -> tuple[asyncio.subprocess.Process, dict[str, int]]:
+    """Run a supervisor until ready and kill it; return it and what it left."""
     code = (
         "import asyncio, sys; sys.path.insert(0, sys.argv[1])\n"
         "from tests_supervisor import COMMANDS, Run\n"
@@ -271,16 +272,49 @@ async def test_what_a_killed_supervisor_left_is_stopped_first(tmp_path: Path) ->
     )
     (tmp_path / "tests_supervisor.py").symlink_to(__file__)
     doomed = await asyncio.create_subprocess_exec(sys.executable, "-c", code, str(tmp_path), str(tmp_path / "data"))
-    ours = Run(tmp_path / "data")
-    await until(lambda: (tmp_path / "data" / "run" / "password-shown").exists() and "jobs" in ours.pids())
-    left = ours.pids()
+    run = Run(tmp_path / "data")
+    await until(lambda: (tmp_path / "data" / "run" / "password-shown").exists() and "jobs" in run.pids())
+    left = run.pids()
     doomed.kill()
     await doomed.wait()
     assert all(start_ticks(pid) is not None for pid in left.values()), "what they do goes on"
-    async with running(ours):
+    return doomed, left
+
+
+async def test_what_a_killed_supervisor_left_is_stopped_first(tmp_path: Path) -> None:
+    _, left = await killed_supervisor(tmp_path)
+    async with running(Run(tmp_path / "data")) as ours:
         for name in ("suite", "watchdog", "jobs"):
             assert re.search(rf"{name}\s+left over .*process {left[name]}\): stopping it", ours.text)
         assert not set(left.values()) & set(ours.pids().values())
+
+
+async def down(folder: Path) -> tuple[int | None, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "libs.suite", "--lang", "en", "down",
+        env={**os.environ, "WATTRING_DATA_DIR": str(folder)},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    said, _ = await process.communicate()
+    return process.returncode, said.decode().strip()
+
+
+async def test_down_stops_what_runs_and_waits_for_it(tmp_path: Path) -> None:
+    async with running(Run(tmp_path / "data")) as run:
+        pids = run.pids()
+        assert await down(tmp_path / "data") == (0, "stopped")
+        assert all(start_ticks(pid) is None for pid in pids.values())
+    assert await down(tmp_path / "data") == (0, "nothing is running")
+    assert await down(tmp_path / "never used") == (0, "nothing is running")
+
+
+async def test_down_stops_what_a_killed_supervisor_left(tmp_path: Path) -> None:
+    doomed, left = await killed_supervisor(tmp_path)
+    code, said = await down(tmp_path / "data")
+    assert (code, said.splitlines()[-1]) == (0, "stopped what a killed supervisor had left")
+    assert [name for name, pid in left.items() if start_ticks(pid) is not None] == []
+    assert doomed.returncode == -signal.SIGKILL
 
 
 async def test_given_database_with_users_of_its_own_shows_no_password(tmp_path: Path) -> None:
