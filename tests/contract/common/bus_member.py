@@ -1,19 +1,21 @@
 """A member of a group in a process of its own, to be killed or frozen by a test: see ``test_bus.py``.
 
-Arguments: one JSON object. It writes ``ready`` when it holds its partitions, and before the effect of a message whose
-value is ``hold`` it writes ``holding`` and waits for a line on its standard input.
+Arguments: one JSON object. It writes ``ready`` when it holds its partitions. After the effect of a message whose value
+is ``hold`` it locks its cursors, as it does when it commits, writes ``holding`` and waits for a line on its standard
+input: the worst moment to be stopped in.
 """
 
 import asyncio
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from libs.common.bus import open_bus
 from libs.common.bus.consumer import EffectsConsumer
 from libs.common.bus.port import Received
 from libs.common.clock import SystemClock
-from libs.common.db import Database
+from libs.common.db import Database, WriteConn
 from libs.common.settings import CommonSettings
 from libs.common.testing.bus import Recorder
 
@@ -33,10 +35,13 @@ async def main(arguments: dict[str, Any]) -> None:
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
 
-    async def hold(received: Received) -> None:
-        if received.value == b"hold":
-            say("holding")
-            await lines.readline()
+    class Holding(Recorder):
+        async def handle(self, conn: WriteConn, batch: Sequence[Received]) -> None:
+            await super().handle(conn, batch)
+            if any(received.value == b"hold" for received in batch):
+                await conn.execute("select from consumer_cursors for update")
+                say("holding")
+                await lines.readline()
 
     consumer = EffectsConsumer(
         bus=bus,
@@ -44,7 +49,7 @@ async def main(arguments: dict[str, Any]) -> None:
         clock=clock,
         group=arguments["group"],
         topics=[arguments["topic"]],
-        handler=Recorder(arguments["name"], before=hold),
+        handler=Holding(arguments["name"]),
         member_id=arguments["name"],
         fetch_timeout_s=0.1,
     )
