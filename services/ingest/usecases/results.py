@@ -110,7 +110,8 @@ class Results:
         backoff = Backoff(first_s=0.2, cap_s=3.0)
         while True:
             beat()
-            await self._wait()
+            if not self._kept.records:
+                await self._wait()
             await self._take_over()
             if not self._kept.records:
                 continue

@@ -307,7 +307,9 @@ class LineRunner:
             polled.slot = None
             polled.due = now + polled.breaker.wait_s
             return
-        polled.slot = next_slot(wall, polled.interval_s, offset_s(polled.device.id, polled.interval_s))
+        # A clock that woke us a moment early must not make us keep the same slot twice.
+        after = wall if polled.slot is None else max(wall, polled.slot + polled.interval_s / 100)
+        polled.slot = next_slot(after, polled.interval_s, offset_s(polled.device.id, polled.interval_s))
         polled.due = now + (polled.slot - wall)
 
 

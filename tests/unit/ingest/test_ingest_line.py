@@ -1,0 +1,220 @@
+"""One line on a clock that stands still: slots, dead neighbours, commands in front, lines that go down."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libs.common.contracts.device import Connectivity
+from libs.common.profiles import DeviceProfile, ProfileCatalogue
+from libs.common.testing.clock import FakeClock, settle
+from services.ingest.domain.acceptance import Limits
+from services.ingest.domain.report import Report
+from services.ingest.drivers.port import LineDown
+from services.ingest.settings import PollingSettings
+from services.ingest.spool import Spool
+from services.ingest.usecases.acceptor import Acceptor
+from services.ingest.usecases.status import StatusBoard, StatusRow
+from services.ingest.worker.line import LineRunner
+from tests.unit.ingest.ingest_fakes import FakeBus, FakeDevice, FakeDriver, device, line
+
+PROFILE: DeviceProfile = ProfileCatalogue.load().get("lx47le_125")
+SETTINGS = PollingSettings(interval_s=10.0, breaker_failures=2, breaker_waits_s=(30.0, 60.0), retries=1)
+
+
+class NoWatch:
+    def spool_full(self, detail: str) -> None: ...
+
+    def spool_accepts(self) -> None: ...
+
+
+@dataclass
+class FakeStatusStore:
+    rows: dict[str, StatusRow] = field(default_factory=dict)
+    told: list[tuple[str, str, str | None]] = field(default_factory=list)
+
+    async def load(self, device_ids: Any) -> dict[str, StatusRow]:
+        return {device_id: self.rows[device_id] for device_id in device_ids if device_id in self.rows}
+
+    async def publish(self, rows: Any) -> None:
+        for row in rows:
+            self.rows[row.device_id] = row
+            self.told.append((row.device_id, row.connectivity.value, row.reason))
+
+
+@dataclass
+class Field:
+    clock: FakeClock
+    runner: LineRunner
+    driver: FakeDriver
+    status: StatusBoard
+    store: FakeStatusStore
+    reports: list[Report]
+
+    def received(self, device_id: str) -> int:
+        return sum(report.device_id == device_id for report in self.reports)
+
+
+@asynccontextmanager
+async def field_of(tmp_path: Path, *device_ids: str) -> AsyncIterator[Field]:
+    clock = FakeClock()
+    devices = {device_id: FakeDevice(clock, breaker_state=240, voltage_a=230) for device_id in device_ids}
+    driver = FakeDriver(devices)
+    store = FakeStatusStore()
+    status = StatusBoard(store, clock, offline_after_missed=3)
+    async with Spool(tmp_path, max_bytes=1 << 20, wall=lambda: clock.now().timestamp()) as spool:
+        acceptor = Acceptor(bus=FakeBus(), spool=spool, clock=clock, limits=Limits(), watch=NoWatch())
+        reports: list[Report] = []
+        acceptor.on_live(reports.append)
+        acceptor.on_live(status.heard)
+        runner = LineRunner(
+            line=line(), driver=driver, acceptor=acceptor, status=status, clock=clock, settings=SETTINGS
+        )
+        runner.update({device_id: (device(id=device_id), PROFILE) for device_id in device_ids})
+        task = asyncio.create_task(runner.run(), name="line")
+        try:
+            yield Field(clock, runner, driver, status, store, reports)
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+            assert driver.closed == 1
+
+
+async def test_device_is_read_once_per_interval(tmp_path: Path) -> None:
+    async with field_of(tmp_path, "m-1") as field_:
+        await field_.clock.advance(5)
+        first = field_.received("m-1")
+        assert first == 1  # soon after it was added
+        await field_.clock.advance(100)
+        assert field_.received("m-1") - first == 10
+        times = [report.source_time.timestamp() for report in field_.reports[1:]]
+        assert {round(later - earlier, 3) for earlier, later in itertools.pairwise(times)} == {10.0}
+
+
+async def test_report_says_where_it_comes_from(tmp_path: Path) -> None:
+    async with field_of(tmp_path, "m-1") as field_:
+        await field_.clock.advance(5)
+        (report,) = field_.reports
+        assert (report.site_id, report.line_id, report.profile, report.ct_ratio) == (
+            "site-1",
+            "line-1",
+            "lx47le_125",
+            1,
+        )
+        assert report.source_time == report.received_at
+        assert report.points["breaker_state"] == 1
+
+
+async def test_dead_device_leaves_the_cycle_and_its_neighbour_is_read_as_before(tmp_path: Path) -> None:
+    async with field_of(tmp_path, "dead", "alive") as field_:
+        dead = field_.driver.devices["dead"]
+        dead.silent = True
+        await field_.clock.advance(605)
+        assert field_.received("alive") >= 60
+        # Two polls of two attempts each until it has left, then probes after 30 s and every 60 s.
+        assert dead.reads <= 4 + 1 + 600 // 60
+        assert field_.received("dead") == 0
+
+
+async def test_dead_device_that_answers_again_is_back_in_the_cycle(tmp_path: Path) -> None:
+    async with field_of(tmp_path, "m-1") as field_:
+        field_.driver.devices["m-1"].silent = True
+        await field_.clock.advance(50)
+        field_.driver.devices["m-1"].silent = False
+        await field_.clock.advance(60)
+        before = field_.received("m-1")
+        assert before >= 1
+        await field_.clock.advance(50)
+        assert field_.received("m-1") - before == 5
+
+
+async def test_line_that_is_down_is_tried_with_pauses_and_blames_no_device(tmp_path: Path) -> None:
+    async with field_of(tmp_path, "a", "b") as field_:
+        for found in field_.driver.devices.values():
+            found.line_down = True
+        await field_.clock.advance(300)
+        tried = sum(found.reads for found in field_.driver.devices.values())
+        assert tried < 60  # without pauses: 60 polls and as many retries
+        for found in field_.driver.devices.values():
+            found.line_down = False
+        await field_.clock.advance(45)
+        before = field_.received("a")
+        assert before >= 1
+        await field_.clock.advance(20)
+        assert field_.received("a") - before == 2
+
+
+async def test_command_goes_before_the_polls_and_its_error_is_the_callers(tmp_path: Path) -> None:
+    async with field_of(tmp_path, "m-1") as field_:
+
+        async def job() -> str:
+            return "done"
+
+        async def failing() -> None:
+            raise LineDown("no way")
+
+        assert await field_.runner.first(job) == "done"
+        with pytest.raises(LineDown):
+            await field_.runner.first(failing)
+        await field_.clock.advance(5)
+        assert field_.received("m-1") == 1
+
+
+async def test_command_to_a_line_that_is_given_up_fails_and_does_not_hang(tmp_path: Path) -> None:
+    async with field_of(tmp_path, "m-1") as field_:
+
+        async def never() -> None:
+            await asyncio.Event().wait()
+
+        running = asyncio.create_task(field_.runner.first(never), name="running")
+        waiting = asyncio.create_task(field_.runner.first(never), name="waiting")
+        await settle()
+    for task in (running, waiting):
+        with pytest.raises(Exception, match="given up"):
+            await task
+
+
+async def test_device_that_was_taken_away_is_not_read_any_more(tmp_path: Path) -> None:
+    async with field_of(tmp_path, "a", "b") as field_:
+        await field_.clock.advance(15)
+        field_.runner.update({"a": (device(id="a"), PROFILE)})
+        before = field_.driver.devices["b"].reads
+        await field_.clock.advance(50)
+        assert field_.driver.devices["b"].reads == before
+        assert field_.runner.device_ids == {"a"}
+
+
+async def test_connectivity_follows_the_age_of_the_data(tmp_path: Path) -> None:
+    async with field_of(tmp_path, "m-1") as field_:
+        await field_.status.scan()
+        assert field_.store.told == [("m-1", "never_seen", None)]
+        await field_.clock.advance(5)
+        await field_.status.scan()
+        await field_.status.scan()
+        assert field_.store.told[1:] == [("m-1", "online", None)]
+        field_.driver.devices["m-1"].silent = True
+        await field_.clock.advance(29)
+        await field_.status.scan()
+        assert len(field_.store.told) == 2
+        await field_.clock.advance(10)
+        await field_.status.scan()
+        assert field_.store.told[2:] == [("m-1", "offline", "timeout")]
+
+
+async def test_who_takes_over_a_line_does_not_call_its_devices_offline_at_once(tmp_path: Path) -> None:
+    async with field_of(tmp_path, "m-1") as field_:
+        long_ago = field_.clock.now()
+        field_.driver.devices["m-1"].silent = True
+        await field_.clock.advance(0)
+        field_.store.rows["m-1"] = StatusRow(
+            "m-1", "site-1", Connectivity.ONLINE, long_ago, long_ago, None, "line-1", long_ago
+        )
+        await field_.status.scan()
+        assert field_.status.connectivity("m-1") is Connectivity.ONLINE
+        await field_.clock.advance(31)
+        assert field_.status.connectivity("m-1") is Connectivity.OFFLINE
