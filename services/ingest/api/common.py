@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Request
 
 from libs.common.contracts.registry import EntityKind, Site
 from libs.common.tokens import Principal
@@ -12,7 +12,6 @@ from services.ingest.usecases.topology import Topology
 
 Reader = Annotated[Principal, Depends(require("ingest:read"))]
 Writer = Annotated[Principal, Depends(require("ingest:write"))]
-Limit = Annotated[int, Query(ge=1, le=1000, description="items on a page")]
 
 REGION = "region:"
 

@@ -9,8 +9,8 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
 from libs.common.errors import InvalidInput
-from libs.common.web import Cursor, Page
-from services.ingest.api.common import Limit, Reader, Writer, actor_of, allowed_sites
+from libs.common.web import Cursor, Limit, Page, key_cursor, read_key_cursor
+from services.ingest.api.common import Reader, Writer, actor_of, allowed_sites
 from services.ingest.store.imports import Import
 from services.ingest.usecases.imports import Imports, Kind
 from services.ingest.usecases.submissions import Submissions, split_batch
@@ -93,9 +93,9 @@ def build_router(*, imports: Imports, submissions: Submissions, topology: Topolo
     @router.get("/imports", response_model_exclude_none=True)
     async def list_imports(_: Reader, cursor: Cursor = None, limit: Limit = 50) -> Page[ImportOut]:
         """Return imports, the youngest first."""
-        found = await imports.page(before=cursor, limit=limit + 1)
+        found = await imports.page(before=read_key_cursor(cursor), limit=limit + 1)
         items = [_shown(one) for one in found[:limit]]
-        return Page(items=items, next_cursor=items[-1].id if len(found) > limit else None)
+        return Page(items=items, next_cursor=key_cursor(items[-1].id) if len(found) > limit else None)
 
     @router.get("/imports/{import_id}", response_model_exclude_none=True)
     async def get_import(import_id: str, _: Reader) -> ImportOut:

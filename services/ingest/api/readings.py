@@ -13,8 +13,16 @@ from libs.common.contracts.registry import Device, EntityKind
 from libs.common.contracts.telemetry import Quality
 from libs.common.db import Database
 from libs.common.errors import InvalidInput
-from libs.common.web import Cursor, Page, read_time_cursor, time_cursor
-from services.ingest.api.common import Limit, Reader, allowed_sites, sees_device
+from libs.common.web import (
+    Cursor,
+    Limit,
+    Page,
+    key_cursor,
+    read_key_cursor,
+    read_time_cursor,
+    time_cursor,
+)
+from services.ingest.api.common import Reader, allowed_sites, sees_device
 from services.ingest.domain.buckets import parse_bucket
 from services.ingest.settings import PollingSettings
 from services.ingest.store import rejected as rejected_store
@@ -116,9 +124,9 @@ def build_router(*, readings: Readings, topology: Topology, db: Database, pollin
         sites = site
         if allowed is not None:
             sites = sorted(allowed if site is None else allowed & set(site))
-        found = await readings.latest(sites=sites, devices=device, after=cursor, limit=limit + 1)
+        found = await readings.latest(sites=sites, devices=device, after=read_key_cursor(cursor), limit=limit + 1)
         items = [_reading(reading) for reading in found[:limit]]
-        return Page(items=items, next_cursor=items[-1].device_id if len(found) > limit else None)
+        return Page(items=items, next_cursor=key_cursor(items[-1].device_id) if len(found) > limit else None)
 
     @router.get("/readings", response_model_exclude_none=True)
     async def range_of(
@@ -182,7 +190,7 @@ def build_router(*, readings: Readings, topology: Topology, db: Database, pollin
             raise InvalidInput(
                 f"from, to: expected a span of 1 to {MAX_COMPLETENESS_HOURS} hours", message_zh="时间范围无效"
             )
-        allowed = allowed_sites(principal, topology, request)
+        allowed, after = allowed_sites(principal, topology, request), read_key_cursor(cursor)
         candidates = sorted(
             (
                 found
@@ -191,7 +199,7 @@ def build_router(*, readings: Readings, topology: Topology, db: Database, pollin
                 and (site is None or found.site == site)
                 and (device is None or found.id == device)
                 and (allowed is None or found.site in allowed)
-                and (cursor is None or found.id > cursor)
+                and (after is None or found.id > after)
             ),
             key=lambda found: found.id,
         )
@@ -205,7 +213,7 @@ def build_router(*, readings: Readings, topology: Topology, db: Database, pollin
             for hour in hours
             if (found := _completeness(one, hour, counts.get((one.id, hour), 0), end, polling, topology)) is not None
         ]
-        return Page(items=items, next_cursor=page[-1].id if len(candidates) > limit else None)
+        return Page(items=items, next_cursor=key_cursor(page[-1].id) if len(candidates) > limit else None)
 
     @router.get("/rejected")
     async def rejected(

@@ -10,8 +10,8 @@ from libs.common.db import Database
 from libs.common.errors import InvalidInput
 from libs.common.profiles import DeviceProfile, ProfileCatalogue
 from libs.common.registry.file import LISTS
-from libs.common.web import Cursor, Page
-from services.ingest.api.common import Limit, Reader, Writer, actor_of, allowed_sites
+from libs.common.web import Cursor, Limit, Page, key_cursor, read_key_cursor
+from services.ingest.api.common import Reader, Writer, actor_of, allowed_sites
 from services.ingest.domain.registry import current
 from services.ingest.store import registry as store
 from services.ingest.usecases.registry import Registry, unknown
@@ -126,11 +126,11 @@ def _add_kind(
                 sites=None if allowed is None else sorted(allowed),
                 text=q,
                 with_removed=state is EntityState.REMOVED,
-                after=cursor,
+                after=read_key_cursor(cursor),
                 limit=limit + 1,
             )
         items = [_shown(entity, revision, state) for entity, revision, state in rows[:limit]]
-        return Page(items=items, next_cursor=rows[limit - 1][0].id if len(rows) > limit else None)
+        return Page(items=items, next_cursor=key_cursor(rows[limit - 1][0].id) if len(rows) > limit else None)
 
     @router.get(f"/{path}/{{entity_id}}", name=f"get_{kind}", tags=["registry"])
     async def get_entity(entity_id: str, request: Request, response: Response, principal: Reader) -> EntityBody:
@@ -190,16 +190,17 @@ def _add_profiles(router: APIRouter, catalogue: ProfileCatalogue) -> None:
     async def list_profiles(
         _: Reader, cursor: Cursor = None, limit: Limit = 100, category: str | None = None
     ) -> Page[ProfileSummary]:
+        after = read_key_cursor(cursor)
         ordered = sorted(
             (
                 profile
                 for profile in catalogue
-                if (category is None or profile.category == category) and (cursor is None or profile.name > cursor)
+                if (category is None or profile.category == category) and (after is None or profile.name > after)
             ),
             key=lambda profile: profile.name,
         )
         items = [ProfileSummary(**_summary(profile)) for profile in ordered[:limit]]
-        return Page(items=items, next_cursor=items[-1].name if len(ordered) > limit else None)
+        return Page(items=items, next_cursor=key_cursor(items[-1].name) if len(ordered) > limit else None)
 
     @router.get("/profiles/{name}", tags=["profiles"])
     async def get_profile(name: str, _: Reader, version: str | None = None) -> ProfileDetail:
