@@ -6,12 +6,8 @@ measured is what the machine can take for good, not what it can queue.
 """
 
 import asyncio
-import os
-import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -24,12 +20,12 @@ from libs.common.clock import SystemClock
 from libs.common.ids import DeviceId, SiteId
 from libs.common.profiles import ProfileCatalogue
 from libs.common.settings import BusSettings
-from libs.suite.cluster import Cluster, free_port
+from libs.suite.cluster import Cluster
+from libs.suite.kafka_node import KafkaNode
 from libs.suite.postgres import EmbeddedPostgres
 from services.ingest.bus import reading_message
 from services.ingest.domain.report import Report
 
-KAFKA = Path(__file__).parents[2] / "deploy" / "kafka" / "kafka.sh"
 PROFILE = "chint_dtsu666"
 SITES = 100
 METERS_PER_SITE = 10
@@ -45,16 +41,16 @@ async def measure() -> tuple[float, float, int]:
     """Return points a second through the whole chain, seconds it took, and points in a report."""
     with tempfile.TemporaryDirectory(prefix="wattring-bench-") as place:
         folder = Path(place)
-        with _kafka(folder / "kafka") as bootstrap, EmbeddedPostgres(folder / "postgres") as server:
+        with KafkaNode(folder / "kafka") as node, EmbeddedPostgres(folder / "postgres") as server:
             at_once = {"WATTRING_INGEST__IMPORT_SYNC_BYTES": "10000000"}
-            with Cluster(folder, server.url, bootstrap, environ=at_once, names=("ingest", "alarm")) as cluster:
+            with Cluster(folder, server.url, node.bootstrap, environ=at_once, names=("ingest", "alarm")) as cluster:
                 cluster.prepare()
                 cluster.start()
                 cluster.wait_ready()
                 cluster.call(
                     "ingest", "POST", "/api/v1/imports?kind=registry&file=bench.yaml", content=registry_file().encode()
                 )
-                return await _drive(bootstrap, server.url)
+                return await _drive(node.bootstrap, server.url)
 
 
 async def _drive(bootstrap: str, database_url: str) -> tuple[float, float, int]:
@@ -161,17 +157,3 @@ def registry_file() -> str:
         for n in range(SITES * METERS_PER_SITE)
     ]
     return "\n".join(lines) + "\n"
-
-
-@contextmanager
-def _kafka(folder: Path) -> Iterator[str]:
-    """Run one node of Kafka on a folder of its own."""
-    environ = {**os.environ, "KAFKA_DATA": str(folder), "KAFKA_PORT": str(free_port())}
-    environ["KAFKA_CONTROLLER_PORT"] = str(free_port())
-    started = subprocess.run([str(KAFKA), "start"], env=environ, capture_output=True, text=True, check=False)
-    if started.returncode:
-        raise RuntimeError(started.stderr)
-    try:
-        yield started.stdout.split()[-1]
-    finally:
-        subprocess.run([str(KAFKA), "stop"], env=environ, check=False, capture_output=True)

@@ -1,13 +1,13 @@
 """The distributed shape on one machine: every service a process of its own, for tests and benchmarks.
 
 The bus and the database are given; what is started here is exactly what a container runs (``python -m services.…``),
-with ports and folders of its own. Processes are not kept running: a test kills them and starts them again, as an
-orchestrator would.
+with a port, a folder and the keys of its own. A process that ends is started again only by ``revive``, after a pause,
+as an orchestrator would; every end is noted, so that a test can say which of them it caused.
 """
 
 import os
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,11 +21,18 @@ import httpx
 import orjson
 
 from libs.common.clock import SystemClock
-from libs.common.settings import SERVICES
-from libs.common.tokens import KeyRing
+from libs.common.settings import SERVICES, load_common
+from libs.common.tokens import ISSUERS, KeyRing
+from libs.suite.api import LocalApi
+from libs.suite.jobworker import services_with_jobs
+from libs.suite.ports import free_port
 
 WATCHDOG = "watchdog"
-MODULES = {name: f"services.{name}" for name in SERVICES} | {WATCHDOG: "services.control.watchdog"}
+JOBS = {f"{name}-jobs": f"services.{name}.jobs" for name in services_with_jobs()}
+MODULES = {**{name: f"services.{name}" for name in SERVICES}, WATCHDOG: "services.control.watchdog", **JOBS}
+"""What runs as what, by the names of deploy/compose.yaml."""
+ADDRESSED = (*SERVICES, WATCHDOG)
+"""Who is called by others, and therefore has a place in ``WATTRING_SERVICE_URLS``."""
 READY_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 30.0
 PATIENCE_S = 0.05
@@ -35,24 +42,48 @@ class ClusterError(RuntimeError):
     """A process does not do what it should; the message holds the end of its log."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """A process that ended without ``stop``."""
+
+    name: str
+    code: int
+    """Negative: the signal that killed it."""
+    at: float
+    """Monotonic time at which it was noticed. [s]"""
+    by_us: bool
+    """By ``kill``."""
+
+
 @dataclass
 class Cluster:
-    """Seven processes: six services and the watchdog."""
+    """The processes of deploy/compose.yaml: six services, the watchdog, and a worker where a service has jobs."""
 
     folder: Path
     database_url: str
+    """Of an administrator, who migrates; and of every process that ``database_urls`` does not name."""
     kafka: str
     environ: Mapping[str, str] = field(default_factory=dict)
     """Added to every process."""
     names: Iterable[str] = tuple(MODULES)
+    database_urls: Mapping[str, str] = field(default_factory=dict)
+    """By service: its own user, as compose and the manifests have it."""
+    endings: list[Ending] = field(default_factory=list, init=False)
     ports: dict[str, int] = field(init=False)
     _processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict, init=False)
+    _ended: dict[str, float] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         """Choose ports and make keys."""
         self.names = tuple(self.names)
         self.ports = {name: free_port() for name in MODULES}
-        KeyRing.create(self.folder / "keys")
+        everybody = self.folder / "keys" / "all"
+        KeyRing.create(everybody)
+        for issuer in ISSUERS:  # as deploy/setup/compose-secrets does
+            own = self._keys(issuer)
+            own.mkdir(exist_ok=True)
+            for file in (*everybody.glob("*.pub"), everybody / f"{issuer}.key"):
+                shutil.copy2(file, own)
 
     def __enter__(self) -> Self:
         return self
@@ -65,14 +96,17 @@ class Cluster:
         """Address of the one door."""
         return f"http://127.0.0.1:{self.ports['gateway']}"
 
-    def settings(self) -> dict[str, str]:
-        """Return the variables that all processes share."""
-        urls = {name: f"http://127.0.0.1:{port}" for name, port in self.ports.items()}
+    def settings(self, name: str) -> dict[str, str]:
+        """Return the environment of a process."""
+        service = service_of(name)
+        urls = {name: f"http://127.0.0.1:{self.ports[name]}" for name in ADDRESSED}
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith(("WATTRING_", "PORT"))},
-            "DATABASE_URL": self.database_url,
+            "DATABASE_URL": self.database_urls.get(service, self.database_url),
             "KAFKA_BOOTSTRAP_SERVERS": self.kafka,
-            "WATTRING_KEYS_DIR": str(self.folder / "keys"),
+            "PORT": str(self.ports[name]),
+            "WATTRING_DATA_DIR": str(self.folder / name),
+            "WATTRING_KEYS_DIR": str(self._keys(WATCHDOG if name == WATCHDOG else service)),
             "WATTRING_SERVICE_URLS": orjson.dumps(urls).decode(),
             "WATTRING_BUS__SITE_PARTITIONS": "8",
             "WATTRING_INGEST__SWITCHING__CLOCK_SYNC": "assumed",
@@ -81,28 +115,30 @@ class Cluster:
         }
 
     def prepare(self) -> None:
-        """Migrate the database and create the topics, as the jobs before a deployment do."""
-        environ = {**self.settings(), "WATTRING_DATA_DIR": str(self.folder / "prepare")}
-        for arguments in (["migrate", "--phase", "post"], ["topics"]):
-            done = subprocess.run(  # our own program
-                [sys.executable, "-m", "libs.suite", *arguments],
-                env=environ,
-                capture_output=True,
-                timeout=180,
-                check=False,
-            )
-            if done.returncode:
-                raise ClusterError(f"wattring {arguments[0]}: {done.stdout.decode()}{done.stderr.decode()}")
+        """Migrate the database and create the topics, as the containers before a service do.
+
+        Raises:
+            ClusterError: It fails; with what it said.
+        """
+        done = subprocess.run(  # our own program
+            [sys.executable, "-m", "libs.common.prepare", "--phase", "post"],
+            env={**self.settings("ingest"), "DATABASE_URL": self.database_url},
+            capture_output=True,
+            timeout=180,
+            check=False,
+        )
+        if done.returncode:
+            raise ClusterError(f"prepare: {done.stdout.decode()}{done.stderr.decode()}")
 
     def start(self, *names: str) -> None:
         """Start processes; all of them when none is named."""
         for name in names or tuple(self.names):
-            data = self.folder / name
-            data.mkdir(parents=True, exist_ok=True, mode=0o700)
+            (self.folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._ended.pop(name, None)
             with self.log(name).open("ab") as log:
                 self._processes[name] = subprocess.Popen(  # our own program
                     [sys.executable, "-m", MODULES[name]],
-                    env={**self.settings(), "WATTRING_DATA_DIR": str(data), "PORT": str(self.ports[name])},
+                    env=self.settings(name),
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
@@ -120,40 +156,59 @@ class Cluster:
         """
         end = time.monotonic() + timeout_s
         for name in names or tuple(self.names):
-            said = ""
-            while True:
-                code = self._processes[name].poll()
-                if code is not None:
-                    raise ClusterError(f"{name} ended with {code}\n{self.last_words(name)}")
-                try:
-                    answer = httpx.get(f"http://127.0.0.1:{self.ports[name]}/readyz", timeout=6.0, trust_env=False)
-                    if answer.status_code == 200:
-                        break
-                    said = answer.text
-                except httpx.HTTPError as exc:
-                    said = str(exc)
+            while (said := self._not_ready(name)) is not None:
                 if time.monotonic() > end:
                     raise ClusterError(f"{name} is not ready: {said}\n{self.last_words(name)}")
                 time.sleep(PATIENCE_S)
 
+    def _not_ready(self, name: str) -> str | None:
+        """Return why a process cannot work yet, None when it can."""
+        code = self._processes[name].poll()
+        if code is not None:
+            raise ClusterError(f"{name} ended with {code}\n{self.last_words(name)}")
+        try:
+            answer = httpx.get(f"http://127.0.0.1:{self.ports[name]}/readyz", timeout=6.0, trust_env=False)
+        except httpx.HTTPError as exc:
+            return str(exc) or type(exc).__name__
+        return None if answer.status_code == 200 else answer.text
+
     def kill(self, name: str) -> None:
-        """End a process as a crash does."""
+        """End a process as a crash does; it stays away until it is started or revived."""
         process = self._processes.pop(name)
         process.kill()
-        process.wait(timeout=STOP_TIMEOUT_S)
+        self._note(name, process.wait(timeout=STOP_TIMEOUT_S), by_us=True)
 
-    def stop(self) -> None:
-        """Stop all processes cleanly; what does not stop in time is killed."""
+    def revive(self, pause_s: float) -> None:
+        """Start what has ended, at the earliest ``pause_s`` after its end was noticed; call it again and again."""
+        for name, process in list(self._processes.items()):
+            code = process.poll()
+            if code is not None:
+                del self._processes[name]
+                self._note(name, code, by_us=False)
+        for name, at in list(self._ended.items()):
+            if time.monotonic() - at >= pause_s:
+                self.start(name)
+
+    def _note(self, name: str, code: int, *, by_us: bool) -> None:
+        now = time.monotonic()
+        self.endings.append(Ending(name, code, now, by_us))
+        self._ended[name] = now
+
+    def stop(self) -> dict[str, int]:
+        """Stop all processes cleanly and return how each ended; what does not stop in time is killed."""
         for process in self._processes.values():
             process.send_signal(signal.SIGTERM)
         end = time.monotonic() + STOP_TIMEOUT_S
-        for process in self._processes.values():
+        codes: dict[str, int] = {}
+        for name, process in self._processes.items():
             try:
-                process.wait(timeout=max(end - time.monotonic(), 0.1))
+                codes[name] = process.wait(timeout=max(end - time.monotonic(), 0.1))
             except subprocess.TimeoutExpired:
                 process.kill()
-                process.wait(timeout=STOP_TIMEOUT_S)
+                codes[name] = process.wait(timeout=STOP_TIMEOUT_S)
         self._processes.clear()
+        self._ended.clear()
+        return codes
 
     def last_words(self, name: str, count: int = 25) -> str:
         """Return the end of a process's log."""
@@ -161,13 +216,21 @@ class Cluster:
             return ""
         return "\n".join(self.log(name).read_text(encoding="utf-8", errors="replace").splitlines()[-count:])
 
+    def api(self) -> LocalApi:
+        """Return a client of the gateway with the command line's key; enter it to use it."""
+        environ = self.settings("gateway")
+        ours = ("PORT", "WATTRING_SERVICE_URLS")
+        settings = {name: environ[name] for name in ours}
+        settings |= {"WATTRING_DATA_DIR": str(self.folder / "cli"), "WATTRING_KEYS_DIR": str(self._keys("cli"))}
+        return LocalApi(load_common(settings))
+
     def call(self, service: str, method: str, path: str, **arguments: Any) -> Any:
         """Call a service itself, with the command line's key.
 
         Raises:
             ClusterError: It refuses.
         """
-        keys = KeyRing.open(self.folder / "keys", SystemClock())
+        keys = KeyRing.open(self._keys("cli"), SystemClock())
         token = keys.sign_token("cli", audience=service, scopes=["*:*"])
         answer = httpx.request(
             method,
@@ -181,9 +244,10 @@ class Cluster:
             raise ClusterError(f"{method} {path}: {answer.status_code} {answer.text}")
         return orjson.loads(answer.content) if answer.content else None
 
+    def _keys(self, issuer: str) -> Path:
+        return self.folder / "keys" / issuer
 
-def free_port() -> int:
-    """Return a port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+
+def service_of(name: str) -> str:
+    """Return the service that a process belongs to: its image, its schema, its user of the database."""
+    return "control" if name == WATCHDOG else name.removesuffix("-jobs")

@@ -50,7 +50,10 @@ class Seeder:
         words: Words,
         say: Callable[[str], None],
         clock: Callable[[], datetime] | None = None,
+        *,
+        off_for_s: int = OFF_FOR_S,
     ) -> None:
+        self._off_for_s = off_for_s
         self._clock = clock or civil_now
         self._api = api
         self._field = field
@@ -131,7 +134,7 @@ class Seeder:
         """Draft and approve a plan that switches one radio unit off soon, and on again."""
         load = next(one for one in self._entities("loads") if one["kind"] == "aau" and one.get("breaker"))
         off_at = (self._clock() + timedelta(seconds=OPENS_IN_S)).replace(microsecond=0)
-        on_at = off_at + timedelta(seconds=OFF_FOR_S)
+        on_at = off_at + timedelta(seconds=self._off_for_s)
         body = {
             "name": f"{PLAN} {off_at:%Y-%m-%d %H:%M:%S}",
             "load_ids": [load["id"]],

@@ -17,7 +17,7 @@ from libs.common.clock import CIVIL_ZONE
 from libs.common.errors import Unavailable
 from libs.common.settings import CommonSettings
 from libs.suite.api import LocalApi
-from libs.suite.demo import DELAY_S, HISTORY_FILE, OFF_FOR_S, PLAN, RULE
+from libs.suite.demo import DELAY_S, HISTORY_FILE, PLAN, RULE
 from libs.suite.words import Words
 
 POLL_S = 1.0
@@ -32,6 +32,8 @@ OFF_SHARE = 0.2
 """Of the power before: less is off, more is on again."""
 BEFORE_S = 15.0
 """How long before the shutdown the power is looked at. [s]"""
+AFTER_S = 120.0
+"""How long after the wake-up it is looked at: a late wake-up is slow, not missing. [s]"""
 POWER = "active_power_total"
 
 Document = Mapping[str, Any]
@@ -185,9 +187,10 @@ def _shutdown(facts: Facts, words: Words) -> list[Step]:
     off_at, on_at = _time(occurrence["off_at"]), _time(occurrence["on_at"])
     before_kw = _power_before(facts, off_at)
     steps.append(_switched(names["off"], facts.off_command, occurrence.get("went_off_at"), off_at))
-    steps.append(_power(names["fell"], facts, off_at, lambda kw: kw < OFF_SHARE * before_kw, before_kw))
+    steps.append(_power(names["fell"], facts, off_at, on_at, lambda kw: kw < OFF_SHARE * before_kw, before_kw))
     steps.append(_switched(names["on"], facts.on_command, occurrence.get("came_on_at"), on_at))
-    steps.append(_power(names["rose"], facts, on_at, lambda kw: kw > OFF_SHARE * before_kw, before_kw))
+    until = on_at + timedelta(seconds=AFTER_S)
+    steps.append(_power(names["rose"], facts, on_at, until, lambda kw: kw > OFF_SHARE * before_kw, before_kw))
     return steps
 
 
@@ -210,8 +213,9 @@ def _power_before(facts: Facts, off_at: datetime) -> float:
     return max(values, default=0.0)
 
 
-def _power(name: str, facts: Facts, due: datetime, reached: Callable[[float], bool], before_kw: float) -> Step:
-    until = due + timedelta(seconds=OFF_FOR_S)
+def _power(
+    name: str, facts: Facts, due: datetime, until: datetime, reached: Callable[[float], bool], before_kw: float
+) -> Step:
     for at, kw in _powers(facts):
         if due < at < until and before_kw > 0 and reached(kw):
             detail = f"{before_kw:.3f} kW / {kw:.3f} kW"
@@ -331,7 +335,7 @@ def _power_reports(api: LocalApi, meter: str, occurrence: Document | None) -> Se
     if occurrence is None or not meter:
         return ()
     start = _time(occurrence["off_at"]) - timedelta(seconds=BEFORE_S)
-    end = _time(occurrence["on_at"]) + timedelta(seconds=OFF_FOR_S)
+    end = _time(occurrence["on_at"]) + timedelta(seconds=AFTER_S)
     span = {"from": start.isoformat(), "to": end.isoformat()}
     items: Sequence[Document] = api.get("readings", device=meter, points=POWER, limit=1000, **span)["items"]
     return items
