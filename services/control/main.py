@@ -7,7 +7,7 @@ from libs.common.bus import topics
 from libs.common.bus.consumer import EffectsConsumer
 from libs.common.bus.outbox import OutboxRelay
 from libs.common.registry import RegistryView
-from libs.common.runtime import Beat, Check, Health, Platform, Service, Worker, flag_check, run, wait_beating
+from libs.common.runtime import Beat, Check, Health, Platform, Service, Worker, group_check, run, wait_beating
 from libs.common.settings import load_common, load_section
 from libs.common.web import create_app
 from services.control.api.commands import build_command_router
@@ -124,7 +124,7 @@ def build(platform: Platform) -> Service:
             Check("database", db.check),
             Check("bus", platform.bus.check),
             Check("registry", view.check),
-            flag_check("results", lambda: results.ready, "the group control.results has no positions yet"),
+            group_check("results", lambda: results.ready, "control.results"),
         ],
     )
 

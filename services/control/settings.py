@@ -41,7 +41,7 @@ class ControlSettings(SettingsModel):
     prepare_s: float = Field(
         default=30, gt=0, le=600, description="an occurrence gets its commands this long before its OFF"
     )
-    tick_s: float = Field(default=1.0, gt=0, le=10, description="the scheduler looks this often")
+    tick_s: float = Field(default=0.5, gt=0, le=10, description="the scheduler looks this often")
     scheduler_lease_s: float = Field(
         default=6.0, gt=1, le=60, description="a scheduler that died is replaced after this"
     )

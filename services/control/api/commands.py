@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field, model_validator
 
 from libs.common.contracts.base import UtcTime
@@ -12,11 +12,10 @@ from libs.common.contracts.control import CommandAction, CommandState, Priority
 from libs.common.db import Database, WriteConn
 from libs.common.errors import Forbidden, InvalidInput, NotFound
 from libs.common.tokens import Principal
-from libs.common.web import Cursor, Page, ProblemDetail, read_time_cursor, time_cursor
+from libs.common.web import Cursor, Limit, Page, ProblemDetail, read_time_cursor, time_cursor
 from services.control.api.common import (
     IdempotencyKey,
     Idempotent,
-    Limit,
     Model,
     Read,
     Switch,
@@ -262,9 +261,12 @@ def build_command_router(
     @router.get("/commands", tags=["commands"], summary="List commands, the youngest first")
     async def list_commands(
         who: Read,
-        load_id: str | None = None,
-        group_id: str | None = None,
-        wake_up_id: str | None = None,
+        site: str | None = None,
+        device: str | None = None,
+        load: str | None = None,
+        plan: str | None = None,
+        group: Annotated[str | None, Query(description="of one request for many loads")] = None,
+        wake_up: str | None = None,
         state: CommandState | None = None,
         cursor: Cursor = None,
         limit: Limit = 100,
@@ -272,7 +274,7 @@ def build_command_router(
         before = None if cursor is None else read_time_cursor(cursor)
         async with db.read() as conn:
             found = await store.fetch_page(
-                conn, load_id=load_id, group_id=group_id, wake_up_id=wake_up_id,
+                conn, site_id=site, device_id=device, load_id=load, plan_id=plan, group_id=group, wake_up_id=wake_up,
                 state=None if state is None else state.value, before=before, limit=limit, sites=_sites(who, loads),
             )  # fmt: skip
         cursor_out = time_cursor(found[-1].created_at, found[-1].command_id) if len(found) == limit else None

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import orjson
-from fastapi import Depends, Header, Query, Response
+from fastapi import Depends, Header, Response
 from pydantic import BaseModel, ConfigDict
 
 from libs.common.db import Database, WriteConn
@@ -28,7 +28,6 @@ IdempotencyKey = Annotated[
 Read = Annotated[Principal, Depends(require("control:read"))]
 Write = Annotated[Principal, Depends(require("control:write"))]
 Switch = Annotated[Principal, Depends(require("control:switch"))]
-Limit = Annotated[int, Query(ge=1, le=1000, description="items on a page")]
 
 
 class Model(BaseModel):

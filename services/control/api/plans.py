@@ -13,9 +13,8 @@ from libs.common.contracts.control import OccurrenceState
 from libs.common.db import Database
 from libs.common.errors import NotFound
 from libs.common.tokens import Principal
-from libs.common.web import Cursor, Page, read_time_cursor, time_cursor
+from libs.common.web import Cursor, From, Limit, Page, To, check_span, read_time_cursor, time_cursor
 from services.control.api.common import (
-    Limit,
     Model,
     Read,
     Switch,
@@ -240,23 +239,24 @@ def build_plan_router(plans: Plans, db: Database, loads: Loads, wake: Callable[[
     @router.get("/occurrences", tags=["occurrences"], summary="List shutdowns in the order of their OFF")
     async def list_occurrences(
         who: Read,
-        plan_id: str | None = None,
-        load_id: str | None = None,
+        site: str | None = None,
+        load: str | None = None,
+        plan: str | None = None,
         state: OccurrenceState | None = None,
-        start: UtcTime | None = None,
-        end: UtcTime | None = None,
+        start: From = None,
+        end: To = None,
         cursor: Cursor = None,
         limit: Limit = 100,
     ) -> Page[OccurrenceView]:
+        check_span(start, end)
         after = None if cursor is None else read_time_cursor(cursor)
         async with db.read() as conn:
             found = await plan_store.fetch_occurrences(
-                conn, plan_id=plan_id, load_id=load_id, state=None if state is None else state.value, start=start,
+                conn, plan_id=plan, load_ids=_wanted(who, site, load, loads), state=None if state is None else state.value, start=start,
                 end=end, after=after, limit=limit,
             )  # fmt: skip
         cursor_out = time_cursor(found[-1].off_at, found[-1].occurrence_id) if len(found) == limit else None
-        visible = [one for one in found if _visible_load(who, one.load_id, loads)]
-        return Page(items=[occurrence_view(one) for one in visible], next_cursor=cursor_out)
+        return Page(items=[occurrence_view(one) for one in found], next_cursor=cursor_out)
 
     @router.get("/occurrences/{occurrence_id}", tags=["occurrences"], summary="Read one shutdown")
     async def read_occurrence(occurrence_id: str, who: Read) -> OccurrenceView:
@@ -280,6 +280,17 @@ def build_plan_router(plans: Plans, db: Database, loads: Loads, wake: Callable[[
         )
 
     return router
+
+
+def _wanted(who: Principal, site: str | None, load_id: str | None, loads: Loads) -> list[str] | None:
+    """Return the loads that somebody asks for and may see, None for all."""
+    if who.sites is None and site is None:
+        return None if load_id is None else [load_id]
+    return [
+        load.load_id
+        for load in loads.all()
+        if (site is None or load.site_id == site) and load_id in (None, load.load_id) and allowed(who, load)
+    ]
 
 
 def _visible(who: Principal, plan: Plan, loads: Loads) -> bool:

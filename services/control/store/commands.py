@@ -415,11 +415,18 @@ async def wants_looks(conn: ReadConn, until: datetime) -> bool:
 async def recover(conn: WriteConn, now: datetime) -> dict[str, int]:
     """Make sure that every command in flight will be looked at, and tell the watchdog everything again.
 
+    What was sent is looked at within minutes; a later time was written under a clock that has been put back since.
+
     Returns:
         Number of commands by state that are not final.
     """
     await conn.execute(
-        "update commands set next_at = $1 where not is_final and next_at is null and state <> 'approval'", now
+        """
+        update commands set next_at = $1
+         where not is_final and state <> 'approval'
+           and (next_at is null or (attempt > 0 and next_at > $1::timestamptz + interval '5 minutes'))
+        """,
+        now,
     )
     await conn.execute("update off_leases set told = false where closed_at is null")
     rows = await conn.fetch("select state, count(*) as number from commands where not is_final group by state")
@@ -479,6 +486,15 @@ async def open_leases(conn: ReadConn | WriteConn, load_ids: Iterable[str] | None
         None if load_ids is None else sorted(set(load_ids)),
     )
     return [_lease(row) for row in rows]
+
+
+async def over_leases(conn: WriteConn, command_ids: Iterable[str]) -> set[str]:
+    """Return which of these OFFs have a lease that is over: somebody wants their loads awake."""
+    rows = await conn.fetch(
+        "select command_id from off_leases where command_id = any($1::text[]) and closed_at is not null",
+        sorted(set(command_ids)),
+    )
+    return {row["command_id"] for row in rows}
 
 
 async def mark_told(conn: WriteConn, leases: Sequence[OffLease]) -> None:
@@ -588,7 +604,10 @@ async def fetch_history(conn: ReadConn, command_id: str) -> list[HistoryRow]:
 async def fetch_page(
     conn: ReadConn,
     *,
+    site_id: str | None,
+    device_id: str | None,
     load_id: str | None,
+    plan_id: str | None,
     group_id: str | None,
     wake_up_id: str | None,
     state: str | None,
@@ -596,7 +615,7 @@ async def fetch_page(
     limit: int,
     sites: Sequence[str] | None,
 ) -> list[Command]:
-    """Return commands, the youngest first."""
+    """Return commands, the youngest first; of ``sites`` only, if given, whatever the filters say."""
     rows = await conn.fetch(
         f"""
         select {COLUMNS} from commands
@@ -604,6 +623,8 @@ async def fetch_page(
            and ($3::text is null or wake_up_id = $3) and ($4::text is null or state = $4)
            and ($5::timestamptz is null or (created_at, command_id) < ($5, $6))
            and ($8::text[] is null or site_id = any($8))
+           and ($9::text is null or site_id = $9) and ($10::text is null or device_id = $10)
+           and ($11::text is null or plan_id = $11)
          order by created_at desc, command_id desc
          limit $7
         """,  # noqa: S608
@@ -615,6 +636,9 @@ async def fetch_page(
         None if before is None else before[1],
         limit,
         None if sites is None else list(sites),
+        site_id,
+        device_id,
+        plan_id,
     )
     return [_command(row) for row in rows]
 

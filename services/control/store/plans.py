@@ -280,18 +280,18 @@ async def fetch_occurrences(
     conn: ReadConn,
     *,
     plan_id: str | None,
-    load_id: str | None,
+    load_ids: Sequence[str] | None,
     state: str | None,
     start: datetime | None,
     end: datetime | None,
     after: tuple[datetime, str] | None,
     limit: int,
 ) -> list[Occurrence]:
-    """Return occurrences in the order of their OFF, of the half-open time [start, end)."""
+    """Return occurrences in the order of their OFF, of the half-open time [start, end), of some loads or of all."""
     rows = await conn.fetch(
         f"""
         select {OCCURRENCE_COLUMNS} from occurrences
-         where ($1::text is null or plan_id = $1) and ($2::text is null or load_id = $2)
+         where ($1::text is null or plan_id = $1) and ($2::text[] is null or load_id = any($2))
            and ($3::text is null or state = $3)
            and ($4::timestamptz is null or off_at >= $4) and ($5::timestamptz is null or off_at < $5)
            and ($6::timestamptz is null or (off_at, occurrence_id) > ($6, $7))
@@ -299,7 +299,7 @@ async def fetch_occurrences(
          limit $8
         """,  # noqa: S608
         plan_id,
-        load_id,
+        None if load_ids is None else list(load_ids),
         state,
         start,
         end,

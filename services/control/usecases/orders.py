@@ -30,13 +30,6 @@ MAX_GROUP = 20_000
 """Loads in one request."""
 
 
-class GuardRefused(InvalidInput):
-    """A guard forbids it; guard, value and limit are in the facts."""
-
-    code = "guard_refused"
-    title_zh = "闭锁条件不满足"
-
-
 @dataclass(frozen=True, slots=True)
 class SwitchOrder:
     """A request to switch loads."""
@@ -115,9 +108,10 @@ class Orders:
     async def switch(self, conn: WriteConn, order: SwitchOrder) -> Group:
         """Take an order in the caller's transaction; loads that a guard refuses are listed, the others go on.
 
+        Also a group of which everything was refused is kept: the attempt is on record.
+
         Raises:
             InvalidInput: No end is given for an OFF, or no load, or too many.
-            GuardRefused: Guards refuse all loads.
         """
         now = self._clock.now()
         self._check(order, now)
@@ -138,13 +132,6 @@ class Orders:
             reason=order.reason, succeeded=bool(commands),
         )  # fmt: skip
         await outbox.put(conn, [message])
-        if not commands:
-            first = refused[0]
-            raise GuardRefused(
-                f"no load may be switched: {first['load_id']}: {first['guard']} ({first['value']})",
-                message_zh=f"没有可执行的负载:{first['load_id']}:{first['guard']}({first['value']})",
-                refused=refused,
-            )
         return Group(group_id, order.action, order.actor, now, tuple(commands), tuple(refused))
 
     def _check(self, order: SwitchOrder, now: datetime) -> None:

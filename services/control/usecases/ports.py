@@ -51,8 +51,9 @@ class SteadyClock:
 
     A wake-up must come at its wall time, and no later than it would by the monotonic clock: whoever puts the wall
     clock back by an hour must not keep radio units asleep for it. So ``now`` is the later of the wall clock and of
-    the wall clock at an anchor plus the monotonic time since. After a jump OFFs are refused (``problem``) until every
-    wake-up that was due under the old reckoning is due; then the wall clock is believed again.
+    the wall clock at an anchor plus the monotonic time since. After a jump OFFs are refused (``problem``) until the
+    wall clock is believed again: at once when it jumped ahead, and when it was put back, once every wake-up of what
+    is off has come due under the old reckoning.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -75,20 +76,19 @@ class SteadyClock:
         jump_s = self.jump_s()
         return f"set by {jump_s:+.0f} s" if abs(jump_s) > JUMP_S else None
 
-    def settle(self, last_restore_at: datetime | None) -> bool:
+    def settle(self, last_restore_at: datetime | None, done_until: datetime) -> bool:
         """Believe the wall clock again when nothing depends on the old reckoning; returns whether it is believed.
 
         Args:
             last_restore_at: The latest time at which a load that is off now is to be on again; None without any.
+            done_until: Everything that was due by then, by ``now``, has been done.
         """
-        if abs(self.jump_s()) <= JUMP_S:
-            # The monotonic clock is not disciplined; small differences are taken over as they come.
-            self._anchor, self._anchored_at, self._until = self._clock.now(), self._clock.monotonic(), None
-            return True
-        if self._until is None:
-            self._until = last_restore_at or self._reckoned()
-        if self._reckoned() < self._until:
-            return False
+        if self.jump_s() < -JUMP_S:
+            if self._until is None:
+                self._until = last_restore_at or done_until
+            if done_until < self._until:
+                return False
+        # The monotonic clock is not disciplined; small differences are taken over as they come.
         self._anchor, self._anchored_at, self._until = self._clock.now(), self._clock.monotonic(), None
         return True
 

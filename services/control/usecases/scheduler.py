@@ -91,10 +91,11 @@ class Scheduler:
 
     async def tick(self) -> bool:
         """Do what is due; returns whether there may be more at once."""
-        await self._believe_clock()
         now = self._clock.now()
         # Wake-ups first: nothing that plans shutdowns may delay them.
         busy = await self.run_due(now)
+        if not busy:
+            await self._believe_clock(now)
         await self.note_overdue(now)
         await self.expire_isolations(now)
         await self.advance_plans(now)
@@ -147,16 +148,20 @@ class Scheduler:
         """Return why no OFF may be sent by our clock, None when it may."""
         return self._clock.problem() or self._sync.problem()
 
-    async def _believe_clock(self) -> None:
+    async def _believe_clock(self, now: datetime) -> None:
+        """Follow the wall clock; after somebody has put it back, only when no wake-up depends on it any more."""
         jump_s = self._clock.jump_s()
         metrics.CLOCK_JUMP.set(jump_s)
-        last: datetime | None = None
-        if self._clock.problem() is not None:
-            async with self._db.read() as conn:
-                leases = await store.open_leases(conn)
-            last = max((lease.restore_at for lease in leases if lease.isolation_id is None), default=None)
-        if self._clock.settle(last) and last is not None:
-            logger.warning("the wall clock is believed again", extra={"jump_s": jump_s})
+        if self._clock.problem() is None:
+            self._clock.settle(None, now)
+            return
+        async with self._db.read() as conn:
+            leases = await store.open_leases(conn)
+        last = max((lease.restore_at for lease in leases if lease.isolation_id is None), default=None)
+        if self._clock.settle(last, now):
+            logger.warning("the wall clock was set and is believed again", extra={"jump_s": jump_s})
+            async with self._db.write() as write:
+                await store.recover(write, self._clock.now())
 
     # Overdue wake-ups.
 

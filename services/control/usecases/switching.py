@@ -212,9 +212,10 @@ class Switching:
         following: dict[CommandId, Change] = {}
         if went_off := by_effect[Effect.LOAD_OFF]:
             await store.note_switched(conn, [c.after.load_id for c in went_off], now, on=False)
-        # A proven shutdown whose wake-up is over already has to be woken as well.
-        needs_wake_up = [*by_effect[Effect.WAKE_NOW], *(c for c in went_off if c.after.pair_id is not None)]
-        await self._wake_now(conn, needs_wake_up, now, following)
+        # A proven shutdown that somebody has asked to end meanwhile has to be woken as well.
+        over = await store.over_leases(conn, [c.after.command_id for c in went_off])
+        unwanted = [c for c in went_off if c.after.command_id in over]
+        await self._wake_now(conn, [*by_effect[Effect.WAKE_NOW], *unwanted], now, following)
         await self._drop_wake_ups(conn, by_effect[Effect.DROP_WAKE_UP], now, following)
         await self._came_on(conn, by_effect[Effect.LOAD_ON], now, following, messages)
         return list(following.values())
@@ -231,7 +232,7 @@ class Switching:
             on = None if off.pair_id is None else pairs.get(off.pair_id)
             if on is None or on.state.is_final:
                 missing.append(off)
-            elif Effect.WAKE_NOW in change.effects and on.state is S.SCHEDULED and on.not_before > now:
+            elif on.state is S.SCHEDULED and on.not_before > now:
                 after = replace(on, not_before=now, next_at=now, reason="off_not_proven")
                 following[on.command_id] = Change(on, after, now, {"off": off.state.value, "reason": off.reason})
         fresh = [

@@ -21,7 +21,7 @@ from libs.common.ids import DeviceId, LineId, LoadId, SiteId
 from libs.common.settings import DatabaseSettings
 from libs.common.testing.clock import FakeClock
 from libs.common.tokens import KeyRing, canonical
-from services.control.domain.guards import Policy, Reading
+from services.control.domain.guards import PROTECTION_TRIPS, Policy, Reading
 from services.control.domain.loads import LoadInfo
 from services.control.store import commands as store
 from services.control.usecases.isolations import Isolations
@@ -96,7 +96,7 @@ class FieldSim:
             self._say(command, Stage.REFUSED, reason="local_lock")
         elif command.action is CommandAction.OPEN:
             self._open(breaker, command)
-        elif breaker.trip_reason in range(1, 9) and not breaker.closed:
+        elif breaker.trip_reason in PROTECTION_TRIPS and not breaker.closed:
             self._say(command, Stage.REFUSED, reason="protection_trip")
         else:
             self.close(breaker)
@@ -126,7 +126,8 @@ class FieldSim:
         if not self.holder_alive:
             return
         for breaker in self.breakers.values():
-            if breaker.closed or breaker.restore_at is None or breaker.local_lock or not breaker.reachable:
+            stopped = breaker.local_lock or breaker.trip_reason in PROTECTION_TRIPS
+            if breaker.closed or breaker.restore_at is None or stopped or not breaker.reachable:
                 continue
             late_s = (self.clock.now() - breaker.restore_at).total_seconds()
             by_length = (

@@ -37,11 +37,13 @@ async def test_it_believes_the_wall_clock_again_once_nothing_depends_on_the_old_
     steady = SteadyClock(clock)
     restore_at = clock.now() + timedelta(seconds=600)
     clock.set_wall(clock.now() - HOUR)
-    assert not steady.settle(restore_at)
+    assert not steady.settle(restore_at, steady.now())
     await clock.advance(599)
-    assert not steady.settle(restore_at)
+    assert not steady.settle(restore_at, steady.now())
+    done_until = steady.now()
     await clock.advance(1)
-    assert steady.settle(restore_at)
+    assert not steady.settle(restore_at, done_until)
+    assert steady.settle(restore_at, steady.now())
     assert steady.problem() is None
     assert steady.now() == clock.now()
 
@@ -50,8 +52,17 @@ async def test_with_nothing_off_it_believes_at_once() -> None:
     clock = FakeClock()
     steady = SteadyClock(clock)
     clock.set_wall(clock.now() - HOUR)
-    assert steady.settle(None)
+    assert steady.settle(None, steady.now())
     assert steady.now() == clock.now()
+
+
+async def test_a_clock_put_ahead_is_believed_at_once() -> None:
+    clock = FakeClock()
+    steady = SteadyClock(clock)
+    clock.set_wall(clock.now() + HOUR)
+    assert steady.problem() is not None
+    assert steady.settle(clock.now() + HOUR, steady.now())
+    assert steady.problem() is None
 
 
 async def test_small_corrections_are_taken_over() -> None:
@@ -60,7 +71,7 @@ async def test_small_corrections_are_taken_over() -> None:
     for _ in range(100):
         clock.set_wall(clock.now() - timedelta(seconds=JUMP_S * 0.9))
         assert steady.problem() is None
-        assert steady.settle(None)
+        assert steady.settle(None, steady.now())
         await clock.advance(10)
     assert steady.now() == clock.now()
 
