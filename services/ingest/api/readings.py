@@ -7,16 +7,20 @@ from datetime import datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from pydantic import AwareDatetime, BaseModel
+from pydantic import BaseModel
 
+from libs.common.contracts.base import UtcTime
 from libs.common.contracts.registry import Device, EntityKind
 from libs.common.contracts.telemetry import Quality
 from libs.common.db import Database
 from libs.common.errors import InvalidInput
 from libs.common.web import (
     Cursor,
+    From,
     Limit,
     Page,
+    To,
+    check_span,
     key_cursor,
     read_key_cursor,
     read_time_cursor,
@@ -30,9 +34,8 @@ from services.ingest.usecases.readings import Readings, StoredReading, hours_bet
 from services.ingest.usecases.registry import unknown
 from services.ingest.usecases.topology import Topology, in_use
 
-Moment = Annotated[AwareDatetime, Query(description="RFC 3339 with offset")]
 LATEST_SPAN = timedelta(days=1)
-MAX_COMPLETENESS_HOURS = 24 * 31
+MAX_COMPLETENESS = timedelta(days=31)
 
 
 class ReadingOut(BaseModel):
@@ -133,8 +136,8 @@ def build_router(*, readings: Readings, topology: Topology, db: Database, pollin
         request: Request,
         principal: Reader,
         device: Annotated[str, Query(description="device id")],
-        start: Annotated[Moment | None, Query(alias="from")] = None,
-        end: Annotated[Moment | None, Query(alias="to")] = None,
+        start: From = None,
+        end: To = None,
         points: Annotated[str | None, Query(description="names, separated by commas; all without")] = None,
         bucket: Annotated[str | None, Query(description="30s, 15m, 1h, 1d: min, max, mean and last of each")] = None,
         cursor: Cursor = None,
@@ -145,8 +148,7 @@ def build_router(*, readings: Readings, topology: Topology, db: Database, pollin
             raise unknown(EntityKind.DEVICE, device)
         until = end or request.app.state.platform.clock.now()
         since = start or until - LATEST_SPAN
-        if until <= since:
-            raise InvalidInput("to must lie after from", message_zh="结束时间须晚于开始时间")
+        check_span(since, until)
         names = None if points is None else [name.strip() for name in points.split(",") if name.strip()]
         after = None if cursor is None else read_time_cursor(cursor)[0]
         if bucket is None:
@@ -177,19 +179,21 @@ def build_router(*, readings: Readings, topology: Topology, db: Database, pollin
     async def completeness(
         request: Request,
         principal: Reader,
-        start: Annotated[Moment, Query(alias="from")],
-        end: Annotated[Moment, Query(alias="to")],
+        start: Annotated[UtcTime, Query(alias="from", description="start, RFC 3339 with offset")],
+        end: Annotated[UtcTime, Query(alias="to", description="end, not included")],
         site: str | None = None,
         device: str | None = None,
         cursor: Cursor = None,
         limit: Limit = 100,
     ) -> Page[CompletenessOut]:
         """Return reports received ÷ expected per device and hour that touches ``[from, to)``; a page is of devices."""
-        hours = hours_between(start, end)
-        if not hours or len(hours) > MAX_COMPLETENESS_HOURS:
+        check_span(start, end)
+        if end - start > MAX_COMPLETENESS:
             raise InvalidInput(
-                f"from, to: expected a span of 1 to {MAX_COMPLETENESS_HOURS} hours", message_zh="时间范围无效"
+                f"from, to: expected a span of at most {MAX_COMPLETENESS.days} days",
+                message_zh=f"from、to:时间范围最多 {MAX_COMPLETENESS.days} 天",
             )
+        hours = hours_between(start, end)
         allowed, after = allowed_sites(principal, topology, request), read_key_cursor(cursor)
         candidates = sorted(
             (

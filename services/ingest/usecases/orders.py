@@ -322,9 +322,9 @@ class Orders:
         lease = self._book.get(target.device_id, channel)
         subject = load_id or (lease.load_id if lease is not None else None) or key
         if closed.verified:
+            self._call_off(subject, target, load_id)
             if lease is not None:
                 await self._book.remove(lease)
-            self._call_off(subject, target, load_id)
         elif closed.stage is Stage.REFUSED:
             self.call_person(subject, target, load_id, closed)
         else:

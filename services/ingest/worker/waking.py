@@ -124,12 +124,12 @@ class WakeKeeper:
         if closed.verified:
             self._trying.pop(lease.key, None)
             self._tell(lease, closed)
-            await self._book.remove(lease)
             for kind in (ConditionKind.WAKE_UP_OVERDUE, ConditionKind.WAKE_UP_STOPPED):
                 self._findings.end(
                     kind, subject, "the load is on again", detail_zh="负载已恢复供电", site_id=lease.site_id,
                     device_id=lease.device_id, load_id=lease.load_id,
                 )  # fmt: skip
+            await self._book.remove(lease)
             return
         self._again(lease)
         if closed.stage is Stage.REFUSED:
