@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from libs.common.settings import SERVICES, load_common, load_section
+from libs.suite.cluster import ADDRESSED, MODULES, Cluster, service_of
 from libs.suite.envexample import sections
 from libs.suite.jobworker import services_with_jobs
 
@@ -74,6 +75,23 @@ def test_commands_are_modules_that_exist() -> None:
         assert importlib.util.find_spec(command[2]) is not None, command
     for service in SERVICES:
         assert importlib.util.find_spec(f"services.{service}.__main__") is not None
+
+
+def test_cluster_of_the_tests_is_what_the_containers_are(tmp_path: Path) -> None:
+    """The end-to-end tests start processes without containers; of other ones they would prove nothing."""
+    preparations = {name for name in CONTAINERS if name.startswith("prepare-")}
+    assert set(MODULES) == set(CONTAINERS) - preparations - {"postgres", "kafka"}
+    cluster = Cluster(tmp_path, "postgresql://admin@db/wattring", "kafka:9092")
+    for name, module in MODULES.items():
+        container, settings = CONTAINERS[name], cluster.settings(name)
+        assert container.get("command", ["python", "-m", f"services.{name}"]) == ["python", "-m", module]
+        assert container["image"] == f"wattring-{service_of(name)}"
+        assert f"//{service_of(name)}:" in environment(name)["DATABASE_URL"]
+        assert f"./keys/{Path(settings['WATTRING_KEYS_DIR']).name}:/keys:ro" in container["volumes"]
+        assert set(json.loads(settings["WATTRING_SERVICE_URLS"])) == set(ADDRESSED)
+        assert {key for key in environment(name) if key.startswith("WATTRING_")} - set(settings) <= {
+            "WATTRING_EXPORT__UNIT_HOST", "WATTRING_EXPORT__SECRET_KEY", "WATTRING_GATEWAY__FIRST_PASSWORD",
+        }  # fmt: skip
 
 
 def test_only_the_doors_are_published_and_on_loopback() -> None:
