@@ -458,8 +458,8 @@ def parse_endpoint(endpoint: str, default_port: int = 502) -> tuple[str, int]:
     Raises:
         InvalidInput: It is none of these.
     """
-    host, _, port = endpoint.rpartition(":") if not endpoint.endswith("]") else (endpoint, "", "")
-    if not host:
+    host, colon, port = endpoint.rpartition(":")
+    if not colon or endpoint.endswith("]"):
         host, port = endpoint, ""
     host = host.removeprefix("[").removesuffix("]")
     if not host or (port and not (port.isdigit() and 0 < int(port) <= 65535)):

@@ -29,7 +29,7 @@ class Breaker:
         self.locked = False
         self.trip_reason = 0
         self.closed = True
-        peer.bank.on_holding_registers_change = self._written  # type: ignore[method-assign]
+        peer.bank.on_holding_registers_change = self._written
         self.show()
 
     def _written(self, address: int, from_value: int, to_value: int, srv_info: Any) -> None:
