@@ -20,7 +20,7 @@ from libs.suite.children import start_ticks
 from libs.suite.supervisor import Commands, Supervisor
 from libs.suite.words import Words
 
-pytestmark = [pytest.mark.integration, pytest.mark.postgres]
+pytestmark = [pytest.mark.integration, pytest.mark.e2e]
 
 STAND_IN = '''
 """Listens where the services it is named after would, and answers what a file says."""
