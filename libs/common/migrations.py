@@ -411,4 +411,3 @@ class SchemaGate:
 
     async def __aexit__(self, *exc: object) -> None:
         """Hold nothing."""
-
