@@ -14,7 +14,14 @@ people, in English and Chinese. The HTTP numbers are applied in ``web.py`` only.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
+
+
+class Bilingual(NamedTuple):
+    """A text for people, in both languages."""
+
+    english: str
+    chinese: str
 
 
 class PlatformError(Exception):
@@ -36,6 +43,11 @@ class PlatformError(Exception):
         self.message = message
         self.message_zh = message_zh
         self.facts = facts
+
+    @property
+    def both(self) -> Bilingual:
+        """The message in both languages; one that has no Chinese follows its Chinese title."""
+        return Bilingual(self.message, self.message_zh or f"{self.title_zh}:{self.message}")
 
 
 class InvalidInput(PlatformError):

@@ -24,7 +24,7 @@ from starlette.types import ASGIApp
 from libs.common.bus.port import Bus
 from libs.common.clock import Clock, SystemClock
 from libs.common.db import Database
-from libs.common.errors import PlatformError, Unavailable
+from libs.common.errors import Bilingual, PlatformError, Unavailable
 from libs.common.log import setup_logging
 from libs.common.settings import CommonSettings
 from libs.common.tokens import KeyRing
@@ -71,14 +71,19 @@ class Check:
     """Raises ``PlatformError`` with the reason when the condition does not hold."""
 
 
-def flag_check(name: str, holds: Callable[[], bool], otherwise: str) -> Check:
+def flag_check(name: str, holds: Callable[[], bool], otherwise: str, otherwise_zh: str) -> Check:
     """Return the check of a plain condition; ``otherwise`` says what is awaited while it does not hold."""
 
     async def probe() -> None:
         if not holds():
-            raise Unavailable(otherwise)
+            raise Unavailable(otherwise, message_zh=otherwise_zh)
 
     return Check(name, probe)
+
+
+def group_check(name: str, holds: Callable[[], bool], group: str) -> Check:
+    """Return the check that a consumer group has its positions."""
+    return flag_check(name, holds, f"the group {group} has no positions yet", f"消费组 {group} 尚未就绪")
 
 
 @dataclass
@@ -104,7 +109,7 @@ class Health:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._beats: dict[str, tuple[float, float]] = {}
-        self.starting: str | None = "starting"
+        self.starting: Bilingual | None = Bilingual("starting", "启动中")
         """Why the service has not started yet; None once it has."""
         self.draining = False
         self.checks: Sequence[Check] = ()
@@ -125,21 +130,21 @@ class Health:
         now = self._clock.monotonic()
         return [name for name, (last, limit) in self._beats.items() if now - last > limit]
 
-    async def not_ready(self) -> dict[str, str]:
+    async def not_ready(self) -> dict[str, Bilingual]:
         """Return what keeps the service from working, by name; empty when it is ready."""
         if self.draining:
-            return {"process": "draining"}
+            return {"process": Bilingual("draining", "正在停止")}
         if self.starting is not None:
             return {"process": self.starting}
-        reasons: dict[str, str] = {}
+        reasons: dict[str, Bilingual] = {}
         for check in self.checks:
             try:
                 async with asyncio.timeout(5.0):
                     await check.probe()
             except PlatformError as exc:
-                reasons[check.name] = exc.message
+                reasons[check.name] = exc.both
             except TimeoutError:
-                reasons[check.name] = "no answer within 5 s"
+                reasons[check.name] = Bilingual("no answer within 5 s", "5 秒内无应答")
         return reasons
 
 
@@ -175,13 +180,21 @@ def run(builders: Sequence[Builder], settings: CommonSettings, *, process: str) 
     try:
         asyncio.run(_main(builders, settings))
     except* PlatformError as group:
-        for exc in group.exceptions:
-            logger.critical("cannot run", extra={"reason": str(exc)})
+        for exc in _leaves(group):
+            logger.critical("cannot run", extra={"reason": exc.both.english, "reason_zh": exc.both.chinese})
         code = 1
     except* Exception:
         logger.critical("stopped by an unexpected error", exc_info=True)
         code = 1
     return code
+
+
+def _leaves(group: BaseExceptionGroup[PlatformError]) -> list[PlatformError]:
+    """Return the errors of a group; a worker's comes in one group for each task around it."""
+    found: list[PlatformError] = []
+    for exc in group.exceptions:
+        found += _leaves(exc) if isinstance(exc, BaseExceptionGroup) else [exc]
+    return found
 
 
 async def _main(builders: Sequence[Builder], settings: CommonSettings) -> None:
@@ -306,8 +319,9 @@ async def _patiently(
         try:
             await attempt()
         except Unavailable as exc:
+            english, chinese = exc.both
             for service in services:
-                service.health.starting = f"waiting for {what}: {exc.message}"
+                service.health.starting = Bilingual(f"waiting for {what}: {english}", f"等待 {what}:{chinese}")
             if exc.message != said:
                 logger.warning("waiting for a dependency", extra={"dependency": what, "reason": exc.message})
                 said = exc.message

@@ -1,15 +1,17 @@
 """HTTP: the application factory, problem+json (RFC 9457), probes, service tokens, calls between services."""
 
 import asyncio
+import difflib
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, Generic, TypeVar
 
 import httpx
 import orjson
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
@@ -17,6 +19,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from libs.common import errors, metrics
+from libs.common.contracts.base import EARLIEST, LATEST, UtcTime
+from libs.common.expected import expected
 from libs.common.ids import new_id
 from libs.common.log import log_context
 from libs.common.runtime import Health, Platform
@@ -80,6 +84,7 @@ def create_app(service: str, platform: Platform, health: Health, *, title: str) 
 
     ``/livez`` speaks of progress only, ``/readyz`` of the ability to work, ``/metrics`` is for Prometheus,
     ``/version`` names the build. Until the service is ready every other path answers 503 with the reasons.
+    A query parameter that an operation does not have is refused: a misspelt filter would answer with everything.
     """
     app = FastAPI(
         title=title,
@@ -87,6 +92,8 @@ def create_app(service: str, platform: Platform, health: Health, *, title: str) 
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",
+        redirect_slashes=False,  # behind the gateway the way back would name an address inside
+        dependencies=[Depends(_known_parameters)],
         responses={
             400: {"model": ProblemDetail},
             401: {"model": ProblemDetail},
@@ -110,7 +117,12 @@ def create_app(service: str, platform: Platform, health: Health, *, title: str) 
     @app.get("/readyz", include_in_schema=False)
     async def readyz() -> Response:
         reasons = await health.not_ready()
-        body = {"service": service, "status": "not ready" if reasons else "ready", "reasons": reasons}
+        body = {
+            "service": service,
+            "status": "not ready" if reasons else "ready",
+            "reasons": {name: reason.english for name, reason in reasons.items()},
+            "reasons_zh": {name: reason.chinese for name, reason in reasons.items()},
+        }
         return JSONResponse(body, 503 if reasons else 200)
 
     @app.get("/metrics", include_in_schema=False)
@@ -193,8 +205,8 @@ class _Envelope:
             closed = not open_path and not scope["path"].startswith(self._health.always_open)
             if starting is not None and closed:
                 response = problem(
-                    503, code="starting", title="Service Unavailable", detail=starting,
-                    detail_zh="服务正在启动",
+                    503, code="starting", title="Service Unavailable", detail=starting.english,
+                    detail_zh=starting.chinese,
                 )  # fmt: skip
                 await response(scope, receive, counted_send)
             else:
@@ -210,23 +222,83 @@ async def _platform_error(request: Request, exc: Exception) -> Response:
     title = type(exc).__name__
     if status >= 500:
         logger.warning("request refused", extra={"code": exc.code, "reason": exc.message, "path": request.url.path})
-    return problem(status, code=exc.code, title=title, detail=exc.message, detail_zh=exc.message_zh or exc.title_zh,
-                   **exc.facts)  # fmt: skip
+    english, chinese = exc.both
+    return problem(status, code=exc.code, title=title, detail=english, detail_zh=chinese, **exc.facts)
 
 
 async def _validation_error(_: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)  # noqa: S101  # registered for this class only
-    places = [
-        {"field": ".".join(str(part) for part in error["loc"]), "expected": error["msg"]} for error in exc.errors()
-    ]
-    detail = "; ".join(f"{place['field']}: {place['expected']}" for place in places)
-    return problem(422, code="malformed", title="Malformed request", detail=detail, detail_zh="请求格式有误",
+    places = [_place(error) for error in exc.errors()]
+    detail = "; ".join(f"{place['field']}: expected {place['expected']}" for place in places)
+    detail_zh = ";".join(f"{place['field']}:应为{place['expected_zh']}" for place in places)
+    return problem(422, code="malformed", title="Malformed request", detail=detail, detail_zh=detail_zh,
                    problems=places)  # fmt: skip
+
+
+def _place(error: Any) -> dict[str, str]:
+    english, chinese = expected(error)
+    return {"field": ".".join(str(part) for part in error["loc"]), "expected": english, "expected_zh": chinese}
+
+
+async def _known_parameters(request: Request) -> None:
+    """Refuse query parameters that the operation does not have.
+
+    Operations that are not described (the gateway's door to the services) leave it to who answers.
+
+    Raises:
+        RequestValidationError: There is one; with the names that were probably meant.
+    """
+    if not request.query_params:
+        return
+    known = _parameters(request.app).get((request.scope["route"].path, request.method))
+    strange = [] if known is None else [name for name in request.query_params if name not in known]
+    if strange:
+        raise RequestValidationError(
+            [
+                {"type": "value_error", "loc": ("query", name), "ctx": {"error": _no_parameter(name, known or ())}}
+                for name in strange
+            ]
+        )
+
+
+def _parameters(app: FastAPI) -> Mapping[tuple[str, str], frozenset[str]]:
+    """Return the query parameters of each described operation, by path and method."""
+    found: Mapping[tuple[str, str], frozenset[str]] | None = getattr(app.state, "parameters", None)
+    if found is None:
+        found = app.state.parameters = {
+            (path, method.upper()): frozenset(
+                one["name"] for one in operation.get("parameters", ()) if one["in"] == "query"
+            )
+            for path, operations in app.openapi()["paths"].items()
+            for method, operation in operations.items()
+        }
+    return found
+
+
+def _no_parameter(name: str, known: Collection[str]) -> errors.WrongValue:
+    near = difflib.get_close_matches(name, known, n=1)
+    if near:
+        return errors.WrongValue(f"{near[0]}, there is no such parameter", f" {near[0]},没有这个参数")
+    if not known:
+        return errors.WrongValue("no parameter", "无参数")
+    names = ", ".join(sorted(known))
+    return errors.WrongValue(f"one of {names}", f"下列之一:{names}")
+
+
+_HTTP_ZH: Mapping[int, str] = {
+    400: "请求格式有误", 404: "没有该路径", 405: "该路径不支持此方法", 413: "请求体过大", 415: "不支持的内容类型",
+}  # fmt: skip
 
 
 async def _http_error(_: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)  # noqa: S101  # registered for this class only
-    return problem(exc.status_code, code=f"http_{exc.status_code}", title="HTTP error", detail=str(exc.detail))
+    return problem(
+        exc.status_code,
+        code=f"http_{exc.status_code}",
+        title="HTTP error",
+        detail=str(exc.detail),
+        detail_zh=_HTTP_ZH.get(exc.status_code),
+    )
 
 
 async def _unexpected(request: Request, exc: Exception) -> Response:
@@ -311,12 +383,46 @@ def http_client(url: str | None) -> httpx.AsyncClient:
 
 _LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=20.0)
 
-Cursor = Annotated[str | None, Field(description="next_cursor of the page before", max_length=400)]
+From = Annotated[UtcTime | None, Query(alias="from", description="start, RFC 3339 with offset")]
+To = Annotated[UtcTime | None, Query(alias="to", description="end, not included")]
+Limit = Annotated[int, Field(ge=1, le=1000, description="items on a page")]
+Cursor = Annotated[str | None, Field(description="next_cursor of the page before")]
+
+_CURSOR = re.compile(r"([0-9T:.+-]{0,40})~([\x21-\x7e]{1,200})")
+
+
+def check_span(start: datetime | None, end: datetime | None) -> None:
+    """Check that a time asked for has a length; an open end has.
+
+    Raises:
+        InvalidInput: It has none.
+    """
+    if start is not None and end is not None and end <= start:
+        raise errors.InvalidInput("to: expected a time after from", message_zh="to:应晚于 from")
+
+
+def key_cursor(key: str) -> str:
+    """Return an opaque cursor for keyset paging by id."""
+    return f"~{key}"
+
+
+def read_key_cursor(cursor: str | None) -> str | None:
+    """Return what ``key_cursor`` was made of, None for none.
+
+    Raises:
+        InvalidInput: It is not one of ours.
+    """
+    if cursor is None:
+        return None
+    match = _CURSOR.fullmatch(cursor)
+    if match is None or match[1]:
+        raise _wrong_cursor()
+    return match[2]
 
 
 def time_cursor(at: datetime, key: str) -> str:
     """Return an opaque cursor for keyset paging by (time, id)."""
-    return f"{at.isoformat()}~{key}"
+    return f"{at.astimezone(UTC).isoformat()}~{key}"
 
 
 def read_time_cursor(cursor: str) -> tuple[datetime, str]:
@@ -325,8 +431,19 @@ def read_time_cursor(cursor: str) -> tuple[datetime, str]:
     Raises:
         InvalidInput: It is not one of ours.
     """
-    stamp, _, key = cursor.partition("~")
+    match = _CURSOR.fullmatch(cursor)
+    if match is None or not match[1].endswith("+00:00"):
+        raise _wrong_cursor()
     try:
-        return datetime.fromisoformat(stamp), key
+        at = datetime.fromisoformat(match[1])
     except ValueError:
-        raise errors.InvalidInput("cursor: expected next_cursor of the page before", message_zh="游标无效") from None
+        raise _wrong_cursor() from None
+    if not EARLIEST <= at < LATEST:
+        raise _wrong_cursor()
+    return at, match[2]
+
+
+def _wrong_cursor() -> errors.InvalidInput:
+    return errors.InvalidInput(
+        "cursor: expected next_cursor of the page before", message_zh="cursor:应为上一页的 next_cursor"
+    )

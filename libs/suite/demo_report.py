@@ -292,7 +292,7 @@ def fetch(api: LocalApi, journal: Path) -> Facts:
         meter=meter,
         power=_power_reports(api, meter, occurrence),
         alarm=alarm,
-        deliveries=api.get("deliveries", alarm_id=alarm["alarm_id"])["items"] if alarm is not None else (),
+        deliveries=api.get("deliveries", alarm=alarm["alarm_id"])["items"] if alarm is not None else (),
         centre=_taken_by_centre(journal),
         site=site,
         emissions=_emissions(api, site, now) if site else None,
@@ -303,7 +303,7 @@ def _latest_alarm(api: LocalApi, began: datetime | None) -> Document | None:
     """Return this demonstration's alarm: the first that has ended, else the first."""
     if began is None:
         return None
-    found = api.get("alarms", signal=RULE, began_from=began.isoformat(), limit=100)["items"]
+    found = api.get("alarms", signal=RULE, limit=100, **{"from": began.isoformat()})["items"]
     oldest_first: list[Document] = sorted(found, key=lambda one: str(one["began_at"]))
     return next((one for one in oldest_first if one["state"] == "ended"), oldest_first[0] if oldest_first else None)
 
@@ -311,7 +311,7 @@ def _latest_alarm(api: LocalApi, began: datetime | None) -> Document | None:
 def _occurrence(api: LocalApi, plan: Document | None) -> Document | None:
     if plan is None:
         return None
-    found: Sequence[Document] = api.get("occurrences", plan_id=plan["plan_id"])["items"]
+    found: Sequence[Document] = api.get("occurrences", plan=plan["plan_id"])["items"]
     return found[0] if found else None
 
 

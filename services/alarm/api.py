@@ -6,10 +6,21 @@ from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+from libs.common.contracts.base import UtcTime
 from libs.common.tokens import Principal
-from libs.common.web import Page, read_time_cursor, require, time_cursor
+from libs.common.web import (
+    Cursor,
+    Limit,
+    Page,
+    check_span,
+    key_cursor,
+    read_key_cursor,
+    read_time_cursor,
+    require,
+    time_cursor,
+)
 from services.alarm.domain.model import SECOND_US, EffectiveRule, Rule, Signal
 from services.alarm.domain.rulebook import Scope, Target, class_code
 from services.alarm.usecases import AlarmDetail, Alarms, OverrideRequest, Rules
@@ -17,8 +28,6 @@ from services.alarm.views import AlarmFilter, AlarmRow, DeliveryRow, StoredOverr
 
 Reader = Annotated[Principal, Depends(require("alarm:read"))]
 Writer = Annotated[Principal, Depends(require("alarm:write"))]
-Limit = Annotated[int, Query(ge=1, le=1000, description="items per page")]
-Cursor = Annotated[str | None, Query(max_length=400, description="next_cursor of the page before")]
 ScopeId = Annotated[str, Path(min_length=1, max_length=100)]
 
 
@@ -237,16 +246,16 @@ class AlarmQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     state: Literal["active", "ended", "all"] = "all"
-    site_id: list[str] | None = Field(default=None, max_length=1000)
-    device_id: str | None = None
+    site: list[str] | None = Field(default=None, max_length=1000)
+    device: str | None = None
     signal: str | None = Field(default=None, description="code of the signal table")
     level: list[Annotated[int, Field(ge=1, le=4)]] | None = None
     acknowledged: bool | None = None
     inhibited: bool | None = None
-    began_from: AwareDatetime | None = Field(default=None, description="began then or later")
-    began_before: AwareDatetime | None = Field(default=None, description="began earlier")
-    limit: int = Field(default=100, ge=1, le=1000)
-    cursor: str | None = Field(default=None, max_length=400)
+    start: UtcTime | None = Field(default=None, alias="from", description="began then or later, RFC 3339 with offset")
+    end: UtcTime | None = Field(default=None, alias="to", description="began earlier")
+    limit: Limit = 100
+    cursor: Cursor = None
 
 
 def build_router(rules: Rules, alarms: Alarms) -> APIRouter:
@@ -267,15 +276,16 @@ def _signal_routes(router: APIRouter, rules: Rules) -> None:
         limit: Limit = 200,
         cursor: Cursor = None,
     ) -> Page[SignalReply]:
+        after = read_key_cursor(cursor)
         found = [
             signal
             for signal in await rules.signals()
-            if (cursor is None or signal.code > cursor)
+            if (after is None or signal.code > after)
             and (equipment_type is None or signal.equipment_type == equipment_type)
             and (dictionary is None or signal.dictionary == dictionary)
         ]
         page = [_signal(signal) for signal in found[:limit]]
-        return Page(items=page, next_cursor=page[-1].code if len(found) > limit else None)
+        return Page(items=page, next_cursor=key_cursor(page[-1].code) if len(found) > limit else None)
 
     @router.get("/signals/{code}", tags=["signals"], summary="One signal")
     async def get_signal(code: str, _: Reader) -> SignalReply:
@@ -285,14 +295,15 @@ def _signal_routes(router: APIRouter, rules: Rules) -> None:
 def _rule_routes(router: APIRouter, rules: Rules) -> None:
     @router.get("/alarm-rules", tags=["alarm-rules"], summary="All rules as the table ships them")
     async def list_rules(_: Reader, limit: Limit = 200, cursor: Cursor = None) -> Page[RuleReply]:
+        after = read_key_cursor(cursor)
         book, signals = await rules.book()
-        found = [rule for rule_id, rule in sorted(book.rules.items()) if cursor is None or rule_id > cursor]
+        found = [rule for rule_id, rule in sorted(book.rules.items()) if after is None or rule_id > after]
         page = [RuleReply(**_rule(rule, signals[rule.signal])) for rule in found[:limit]]
-        return Page(items=page, next_cursor=page[-1].rule_id if len(found) > limit else None)
+        return Page(items=page, next_cursor=key_cursor(page[-1].rule_id) if len(found) > limit else None)
 
     @router.get("/alarm-rules/effective", tags=["alarm-rules"], summary="What holds for a device, and why")
-    async def effective_rules(device_id: str, who: Reader) -> EffectiveRulesReply:
-        target, found, signals = await rules.effective(device_id, who)
+    async def effective_rules(device: str, who: Reader) -> EffectiveRulesReply:
+        target, found, signals = await rules.effective(device, who)
         dictionary_class = rules.dictionary_class(target)
         return EffectiveRulesReply(
             device_id=target.device_id,
@@ -334,17 +345,18 @@ def _rule_routes(router: APIRouter, rules: Rules) -> None:
 def _alarm_routes(router: APIRouter, alarms: Alarms) -> None:
     @router.get("/alarms", tags=["alarms"], summary="Active alarms and history, the youngest first")
     async def list_alarms(who: Reader, query: Annotated[AlarmQuery, Query()]) -> Page[AlarmReply]:
+        check_span(query.start, query.end)
         after = None if query.cursor is None else read_time_cursor(query.cursor)
         wanted = AlarmFilter(
             active=None if query.state == "all" else query.state == "active",
-            sites=query.site_id,
-            device_id=query.device_id,
+            sites=query.site,
+            device_id=query.device,
             signal=query.signal,
             levels=query.level,
             acknowledged=query.acknowledged,
             inhibited=query.inhibited,
-            began_from=query.began_from,
-            began_before=query.began_before,
+            began_from=query.start,
+            began_before=query.end,
         )
         found = await alarms.page(wanted, who, after=after, limit=query.limit + 1)
         page = [AlarmReply(**_alarm(alarm, deliveries)) for alarm, deliveries in found[: query.limit]]

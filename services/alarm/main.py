@@ -10,7 +10,7 @@ from libs.common.contracts.audit import AuditEvent
 from libs.common.db import Database, WriteConn
 from libs.common.profiles import ProfileCatalogue
 from libs.common.registry import RegistryView
-from libs.common.runtime import Beat, Check, Health, Platform, Service, Worker, flag_check, run, wait_beating
+from libs.common.runtime import Beat, Check, Health, Platform, Service, Worker, group_check, run, wait_beating
 from libs.common.settings import load_common, load_section
 from libs.common.web import create_app
 from services.alarm import store
@@ -114,8 +114,8 @@ def build(platform: Platform) -> Service:
             Check("database", db.check),
             Check("bus", platform.bus.check),
             Check("registry", view.check),
-            flag_check("rules", lambda: judge.ready, f"the group {RULES_GROUP} has no positions yet"),
-            flag_check("deliveries", lambda: deliveries.ready, f"the group {DELIVERIES_GROUP} has no positions yet"),
+            group_check("rules", lambda: judge.ready, RULES_GROUP),
+            group_check("deliveries", lambda: deliveries.ready, DELIVERIES_GROUP),
         ],
     )
 

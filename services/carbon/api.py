@@ -5,8 +5,9 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
+from libs.common.contracts.base import UtcTime
 from libs.common.tokens import Principal
 from libs.common.web import require
 from services.carbon.domain.factors import Choice, EmissionFactor
@@ -115,8 +116,8 @@ class TraceReply(BaseModel):
 
 Site = Annotated[str | None, Query(description="id of a site: the sum of its feeds", max_length=64)]
 Circuit = Annotated[str | None, Query(description="id of a circuit", max_length=64)]
-From = Annotated[AwareDatetime, Query(alias="from", description="start, RFC 3339 with offset")]
-To = Annotated[AwareDatetime, Query(alias="to", description="end, not included")]
+From = Annotated[UtcTime, Query(alias="from", description="start, RFC 3339 with offset")]
+To = Annotated[UtcTime, Query(alias="to", description="end, not included")]
 
 
 def build_router(queries: Queries) -> APIRouter:
@@ -130,7 +131,7 @@ def build_router(queries: Queries) -> APIRouter:
         return _energy(await queries.energy(site=site, circuit=circuit, start=start, end=end, step=step))
 
     @router.get("/energy/trace", tags=["energy"], summary="The registers and versions behind one interval")
-    async def trace(_: Reader, circuit: Annotated[str, Query(max_length=64)], start: AwareDatetime) -> TraceReply:
+    async def trace(_: Reader, circuit: Annotated[str, Query(max_length=64)], start: UtcTime) -> TraceReply:
         return _trace(await queries.trace(circuit, start))
 
     @router.get("/emissions", tags=["emissions"], summary="Location-based emissions of a site or circuit by period")

@@ -7,7 +7,7 @@ from libs.common.bus.consumer import EffectsConsumer
 from libs.common.bus.outbox import OutboxRelay
 from libs.common.profiles import ProfileCatalogue
 from libs.common.registry import RegistryView
-from libs.common.runtime import Check, Health, Listener, Platform, Service, Worker, flag_check, run
+from libs.common.runtime import Check, Health, Listener, Platform, Service, Worker, flag_check, group_check, run
 from libs.common.settings import load_common, load_section
 from libs.common.web import create_app
 from services.export.api import build_router
@@ -103,8 +103,10 @@ def build(platform: Platform) -> Service:
         checks=[
             Check("database", db.check),
             Check("bus", bus.check),
-            flag_check("alarms", lambda: alarms.ready, f"the group {GROUP} has no positions yet"),
-            flag_check("readings", lambda: readings.ready, "the latest values are not read from the bus yet"),
+            group_check("alarms", lambda: alarms.ready, GROUP),
+            flag_check(
+                "readings", lambda: readings.ready, "the latest values are not read from the bus yet", "正在读取最新值"
+            ),
         ],
         extra_listeners=[place] if settings.unit_port else [],
     )

@@ -730,8 +730,8 @@ async def lock_with_end(conn: WriteConn, delivery_id: str) -> list[Delivery]:
 
 
 async def list_deliveries(
-    conn: Conn, *, connection_id: str | None, unit_id: str | None, state: str | None, alarm_id: str | None,
-    sites: Sequence[str] | None, before: tuple[datetime, str] | None, limit: int,
+    conn: Conn, *, connection_id: str | None, unit_id: str | None, site_id: str | None, state: str | None,
+    alarm_id: str | None, sites: Sequence[str] | None, before: tuple[datetime, str] | None, limit: int,
 ) -> list[tuple[Delivery, str]]:  # fmt: skip
     """Return deliveries with their unit's id, newest first, after the cursor."""
     rows = await conn.fetch(
@@ -746,6 +746,7 @@ async def list_deliveries(
            and ($4::text is null or d.alarm_id = $4)
            and ($5::text[] is null or d.site_id = any($5))
            and ($6::timestamptz is null or (d.queued_at, d.id) < ($6, $7))
+           and ($9::text is null or d.site_id = $9)
          order by d.queued_at desc, d.id desc
          limit $8
         """,
@@ -757,6 +758,7 @@ async def list_deliveries(
         None if before is None else before[0],
         None if before is None else before[1],
         limit,
+        site_id,
     )
     return [(_delivery(row), row["unit_id"]) for row in rows]
 

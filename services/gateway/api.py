@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Cookie, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from pydantic import AwareDatetime, BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field, SecretStr
 
+from libs.common.contracts.base import UtcTime
 from libs.common.db import Database
 from libs.common.errors import Forbidden, InvalidInput, Unauthenticated
 from libs.common.tokens import Principal
-from libs.common.web import Page, read_time_cursor, time_cursor
+from libs.common.web import Cursor, Limit, Page, read_time_cursor, time_cursor
 from services.gateway import store
 from services.gateway.domain import SCOPES, SERVICES, ApiKey, Role, User
 from services.gateway.live import Allowed, LiveHub
@@ -104,7 +105,7 @@ class NewKey(BaseModel):
     name: str = Field(min_length=1, max_length=100)
     scopes: list[str] = Field(min_length=1, max_length=50, description="<service>:<read|write|switch|admin>")
     sites: Sites = None
-    expires_at: AwareDatetime | None = None
+    expires_at: UtcTime | None = None
 
 
 class CreatedKey(KeyReply):
@@ -244,10 +245,10 @@ def build_router(
     @router.get("/audit", tags=["audit"], summary="Who changed what, youngest first")
     async def audit(
         _: Admin,
-        cursor: Annotated[str | None, Query(max_length=400)] = None,
+        cursor: Cursor = None,
         actor: Annotated[str | None, Query(max_length=100)] = None,
         subject: Annotated[str | None, Query(max_length=200)] = None,
-        limit: Annotated[int, Query(ge=1, le=500)] = 100,
+        limit: Limit = 100,
     ) -> Page[AuditReply]:
         before = None if cursor is None else read_time_cursor(cursor)
         async with db.read() as conn:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
+from pydantic import BaseModel
 
 from libs.common.bus import topics
 from libs.common.bus.consumer import EffectsConsumer
@@ -12,7 +13,7 @@ from libs.common.bus.outbox import OutboxRelay
 from libs.common.bus.port import StartAt
 from libs.common.bus.tail import Tail
 from libs.common.registry import RegistryView
-from libs.common.runtime import Beat, Check, Health, Platform, Service, Worker, flag_check, run
+from libs.common.runtime import Beat, Check, Health, Platform, Service, Worker, group_check, run
 from libs.common.settings import load_common, load_section
 from libs.common.tokens import Principal
 from libs.common.web import build_version, create_app
@@ -26,6 +27,13 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.sites import SiteScope
 from services.gateway.usecases import Accounts
 from services.gateway.worker import AuditHandler
+
+
+class Reason(BaseModel):
+    """What keeps a service from working."""
+
+    reason: str
+    reason_zh: str
 
 
 def build(platform: Platform) -> Service:
@@ -69,8 +77,12 @@ def build(platform: Platform) -> Service:
     )
 
     @app.get("/api/v1/readiness", tags=["live"], summary="Which services can work, and what keeps the others")
-    async def readiness(_: Annotated[Principal, Depends(identify)]) -> dict[str, Mapping[str, str]]:
-        return {"gateway": await health.not_ready()} | {name: await proxy.readiness(name) for name in SERVICES}
+    async def readiness(_: Annotated[Principal, Depends(identify)]) -> dict[str, dict[str, Reason]]:
+        found = {"gateway": await health.not_ready()} | {name: await proxy.readiness(name) for name in SERVICES}
+        return {
+            service: {name: Reason(reason=both.english, reason_zh=both.chinese) for name, both in reasons.items()}
+            for service, reasons in found.items()
+        }
 
     @app.api_route("/api/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
     async def forward(request: Request, who: Annotated[Principal, Depends(identify)]) -> Response:
@@ -92,7 +104,7 @@ def build(platform: Platform) -> Service:
             Check("database", db.check),
             Check("bus", platform.bus.check),
             Check("registry", view.check),
-            flag_check("audit", lambda: audit.ready, "the group gateway.audit has no positions yet"),
+            group_check("audit", lambda: audit.ready, "gateway.audit"),
         ],
     )
 

@@ -14,7 +14,7 @@ from fastapi import Request, Response
 from starlette.background import BackgroundTask
 from starlette.responses import StreamingResponse
 
-from libs.common.errors import NotFound, Unavailable
+from libs.common.errors import Bilingual, NotFound, Unavailable
 from libs.common.runtime import Platform
 from libs.common.tokens import Principal
 from libs.common.web import http_client
@@ -89,14 +89,16 @@ class Proxy:
         found: Mapping[str, object] = answer.json()
         return found
 
-    async def readiness(self, service: str) -> Mapping[str, str]:
+    async def readiness(self, service: str) -> Mapping[str, Bilingual]:
         """Return what keeps a service from working, by name."""
         try:
             answer = await self._client(service).get("/readyz", timeout=6.0)
-            reasons: Mapping[str, str] = answer.json()["reasons"]
+            found = answer.json()
+            english, chinese = found["reasons"], found["reasons_zh"]
         except (httpx.HTTPError, ValueError, KeyError, Unavailable) as exc:
-            return {"process": f"does not answer: {exc or type(exc).__name__}"}
-        return reasons
+            reason = str(exc) or type(exc).__name__
+            return {"process": Bilingual(f"does not answer: {reason}", f"没有应答:{reason}")}
+        return {name: Bilingual(reason, chinese[name]) for name, reason in english.items()}
 
     def _client(self, service: str) -> httpx.AsyncClient:
         try:

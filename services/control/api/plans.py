@@ -252,9 +252,15 @@ def build_plan_router(plans: Plans, db: Database, loads: Loads, wake: Callable[[
         after = None if cursor is None else read_time_cursor(cursor)
         async with db.read() as conn:
             found = await plan_store.fetch_occurrences(
-                conn, plan_id=plan, load_ids=_wanted(who, site, load, loads), state=None if state is None else state.value, start=start,
-                end=end, after=after, limit=limit,
-            )  # fmt: skip
+                conn,
+                plan_id=plan,
+                load_ids=_wanted(who, site, load, loads),
+                state=None if state is None else state.value,
+                start=start,
+                end=end,
+                after=after,
+                limit=limit,
+            )
         cursor_out = time_cursor(found[-1].off_at, found[-1].occurrence_id) if len(found) == limit else None
         return Page(items=[occurrence_view(one) for one in found], next_cursor=cursor_out)
 

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Protocol
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr
 
 from libs.common.contracts.delivery import DeliveryState
 from libs.common.db import Database
 from libs.common.errors import Forbidden, NotFound
 from libs.common.tokens import Principal
-from libs.common.web import Cursor, Page, read_time_cursor, require, time_cursor
+from libs.common.web import Cursor, Limit, Page, read_time_cursor, require, time_cursor
 from services.export import store
 from services.export.dialects.messages import DeviceRef, PointType, UnitFacts, UnitRef
 from services.export.domain.connection import Connection, ConnectionId, ConnectionOptions, Phase, Unit, service_url
@@ -407,21 +407,23 @@ def _deliveries(administration: Administration, db: Database, tree: SiteTree) ->
     @router.get("")
     async def list_deliveries(
         who: Reader,
-        connection_id: str | None = None,
-        unit_id: str | None = None,
+        connection: str | None = None,
+        unit: str | None = None,
+        site: str | None = None,
         state: DeliveryState | None = None,
-        alarm_id: str | None = None,
+        alarm: str | None = None,
         cursor: Cursor = None,
-        limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+        limit: Limit = 100,
     ) -> Page[DeliveryView]:
         """List what centres were or are to be told, newest first."""
         async with db.read() as conn:
             found = await store.list_deliveries(
                 conn,
-                connection_id=connection_id,
-                unit_id=unit_id,
+                connection_id=connection,
+                unit_id=unit,
+                site_id=site,
                 state=None if state is None else state.value,
-                alarm_id=alarm_id,
+                alarm_id=alarm,
                 sites=sites_of(who),
                 before=None if cursor is None else read_time_cursor(cursor),
                 limit=limit + 1,

@@ -40,7 +40,7 @@ def build_listener(answers: Answers, health: Health, *, max_message_bytes: int) 
 
     async def serve(request: Request) -> Response:
         if health.starting is not None:
-            return Response(f"starting: {health.starting}", 503, media_type="text/plain")
+            return Response(f"starting: {health.starting.english}", 503, media_type="text/plain")
         peer = request.client.host if request.client else ""
         try:
             if not await answers.peer_allowed(peer):

@@ -192,10 +192,10 @@ function drawSites() {
 }
 
 const here = (siteId) => !state.site || siteId === state.site;
-const ofSite = (name) => (state.site ? `${name}=${encodeURIComponent(state.site)}&` : "");
+const ofSite = () => (state.site ? `site=${encodeURIComponent(state.site)}&` : "");
 
 async function fetchSite() {
-  const of = ofSite("site");
+  const of = ofSite();
   const [devices, loads, plans] = await Promise.all([
     items(`devices?${of}limit=200`), items(`loads?${of}limit=200`), items("plans?limit=100")]);
   state.devices = new Map(devices.map((device) => [device.id, device]));
@@ -206,15 +206,15 @@ async function fetchSite() {
 }
 
 const fetchAlarms = async () => {
-  const found = await items(`alarms?${ofSite("site_id")}limit=30`);
+  const found = await items(`alarms?${ofSite()}limit=30`);
   state.alarms = new Map(found.map((alarm) => [alarm.alarm_id, alarm]));
   drawAlarms();
 };
 
 const fetchShutdowns = async () => {
   const since = new Date(Date.now() - 12 * 3600e3).toISOString();
-  const occurrences = (await items(`occurrences?start=${since}&limit=200`)).filter((one) => state.loads.has(one.load_id));
-  const commands = (await items("commands?limit=40")).filter((one) => here(one.site_id)).slice(0, 12);
+  const occurrences = await items(`occurrences?${ofSite()}from=${since}&limit=200`);
+  const commands = await items(`commands?${ofSite()}limit=12`);
   const details = await Promise.all(commands.map((one) => get(`commands/${one.command_id}`)));
   if (occurrences.some((one) => !state.plans.has(one.plan_id))) {
     state.plans = new Map((await items("plans?limit=100")).map((plan) => [plan.plan_id, plan]));

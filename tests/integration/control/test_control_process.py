@@ -148,7 +148,7 @@ async def test_a_plan_by_http_switches_off_and_wakes_with_the_watchdog_knowing_f
 
         # Nothing is switched off while the watchdog does not know of it.
         async def waits_for_watchdog() -> bool:
-            items = (await found.get("/api/v1/commands?load_id=aau-1"))["items"]
+            items = (await found.get("/api/v1/commands?load=aau-1"))["items"]
             return any(one["reason"] == "watchdog_unreachable" for one in items)
 
         await until(waits_for_watchdog, "the OFF waits for the watchdog")
@@ -159,7 +159,7 @@ async def test_a_plan_by_http_switches_off_and_wakes_with_the_watchdog_knowing_f
             await until(lambda: found.field.breakers["aau-1"].closed, "on again")
 
             async def awake() -> bool:
-                items = (await found.get(f"/api/v1/occurrences?plan_id={plan['plan_id']}"))["items"]
+                items = (await found.get(f"/api/v1/occurrences?plan={plan['plan_id']}"))["items"]
                 return [one["state"] for one in items] == ["awake"]
 
             await until(awake, "the occurrence is over")

@@ -31,7 +31,12 @@ def echo_service(platform: Platform) -> Service:
     app = create_app("alarm", platform, health, title="Echo")
 
     @app.get("/api/v1/alarms")
-    async def alarms(request: Request, who: Annotated[Principal, Depends(require("alarm:read"))]) -> dict[str, object]:
+    async def alarms(
+        request: Request,
+        who: Annotated[Principal, Depends(require("alarm:read"))],
+        site: str | None = None,
+        level: int | None = None,
+    ) -> dict[str, object]:
         return {
             "subject": who.actor,
             "scopes": sorted(who.scopes),
@@ -208,7 +213,42 @@ async def test_a_service_that_is_away_is_said_to_be(door: tuple[httpx.AsyncClien
 async def test_unknown_paths_are_not_passed_on(door: tuple[httpx.AsyncClient, Platform]) -> None:
     client, _ = door
     await sign_in(client)
-    assert (await client.get("/api/v1/nothing-like-this")).status_code == 404
+    for path in (
+        "nothing-like-this",
+        "alarms/",
+        "alarms/%2e%2e/%2e%2e/%2e%2e/metrics",
+        "alarms/..%2f..%2f..%2fmetrics",
+        "alarms/a%00b",
+    ):
+        answer = await client.get(httpx.URL("http://gateway", raw_path=f"/api/v1/{path}".encode()))
+        assert answer.status_code == 404, path
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_parameter_that_there_is_not_is_refused_where_it_would_change_the_answer(
+    door: tuple[httpx.AsyncClient, Platform],
+) -> None:
+    client, _ = door
+    await sign_in(client)
+    for path in ("alarms?sites=a", "audit?actr=x"):
+        answer = await client.get(f"/api/v1/{path}")
+        assert answer.status_code == 422, path
+        assert "there is no such parameter" in answer.json()["detail"]
+        assert "没有这个参数" in answer.json()["detail_zh"]
+    assert (await client.get("/api/v1/users?site=a")).json()["detail"] == "query.site: expected no parameter"
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    ["nonsense", "~", "2026-01-01T00:00:00~x", "2026-01-01T00:00:00+00:00~", "0001-01-01T00:00:00+14:00~x",
+     "0001-01-01T00:00:00+00:00~x", "9999-12-31T23:59:59+00:00~x", "2026-01-01T00:00:00+00:00~a\x00b", "x" * 5000],
+)  # fmt: skip
+async def test_a_cursor_that_is_not_ours_is_refused(door: tuple[httpx.AsyncClient, Platform], cursor: str) -> None:
+    client, _ = door
+    await sign_in(client)
+    answer = await client.get("/api/v1/audit", params={"cursor": cursor})
+    assert answer.status_code == 400, answer.text
+    assert answer.json()["detail"] == "cursor: expected next_cursor of the page before"
 
 
 async def test_what_is_done_to_accounts_is_in_the_audit_log(door: tuple[httpx.AsyncClient, Platform]) -> None:
