@@ -105,7 +105,7 @@ def build(platform: Platform) -> Service:
         topology=topology,
         catalogue=catalogue,
         keeper=LeaseKeeper(db, clock, member, settings.polling.lease_s),
-        instances=PgInstances(db),
+        instances=PgInstances(db, alive_s=settings.polling.lease_s),
         acceptor=acceptor,
         status=status,
         clock=clock,

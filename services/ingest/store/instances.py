@@ -2,15 +2,14 @@
 
 from libs.common.db import Database
 
-ALIVE_S = 15.0
-"""An instance that was not seen for this long does not count. [s]"""
-
 
 class PgInstances:
     """The table ``instances``."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, *, alive_s: float) -> None:
+        """Prepare; an instance that was not seen for ``alive_s`` does not count. [s]"""
         self._db = db
+        self._alive_s = alive_s
 
     async def seen(self, instance: str) -> int:
         """Note that we live, and return how many instances do."""
@@ -23,7 +22,8 @@ class PgInstances:
                 instance,
             )
             alive: int = await conn.fetchval(
-                "select count(*) from instances where seen_at > clock_timestamp() - make_interval(secs => $1)", ALIVE_S
+                "select count(*) from instances where seen_at > clock_timestamp() - make_interval(secs => $1)",
+                self._alive_s,
             )
         return alive
 
