@@ -17,7 +17,7 @@ from libs.common.clock import SystemClock
 from libs.common.errors import PlatformError
 from libs.common.log import setup_logging
 from libs.common.migrations import Phase, migrate
-from libs.common.settings import CommonSettings, load_common
+from libs.common.settings import CommonSettings, InvalidSettings, load_common
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,11 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         settings = load_common()
-        setup_logging(settings, "prepare")
+    except InvalidSettings as exc:
+        sys.stderr.write(f"{exc}\n")  # how to log is among the settings
+        return 1
+    setup_logging(settings, "prepare")
+    try:
         asyncio.run(prepare(settings, arguments.schemas or None, arguments.phase))
     except (PlatformError, OSError, asyncpg.PostgresError) as exc:
         logger.critical("cannot prepare", extra={"reason": str(exc) or type(exc).__name__})
