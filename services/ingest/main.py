@@ -108,6 +108,7 @@ def build(platform: Platform) -> Service:
         instances=PgInstances(db, alive_s=settings.polling.lease_s),
         acceptor=acceptor,
         status=status,
+        findings=findings,
         clock=clock,
         settings=settings.polling,
         instance=instance,

@@ -60,6 +60,8 @@ BUSY_PAUSE_S = 0.2
 RENEW_AFTER_SILENT = 3
 """Requests in a row that nobody answered, after which the connection is made anew: a pulled cable says nothing."""
 CONNECT_TIMEOUT_S = 5.0
+MAX_KEPT_BYTES = 512
+"""Of what came and was no answer. [B]"""
 
 Answer = ModbusPDU
 
@@ -121,6 +123,7 @@ class ModbusLine:
         self._silent = 0
         self._discarding = False
         self._doubtful = False
+        self._heard = b""
 
     def session(self, address: Address) -> "ModbusDevice":
         """Return a session for one unit."""
@@ -142,19 +145,20 @@ class ModbusLine:
         """
         client = await self._connected()
         await self._keep_pace()
+        self._heard = b""
         try:
             async with asyncio.timeout(self._timeout_s):
                 answer = await send(client)
         except TimeoutError:
             await self._note_silence()
-            raise DeviceSilent(f"{what}: no answer within {self._timeout_s:g} s") from None
+            raise DeviceSilent(f"{what}: no answer within {self._timeout_s:g} s", raw=self._heard) from None
         except ConnectionException as exc:
             await self.close()
             raise LineDown(f"{self._host}:{self._port}: {exc}") from exc
         except (ModbusException, OSError) as exc:
             # Sent, and then something broke: what was asked may have been done.
             await self.close()
-            raise DeviceSilent(f"{what}: {exc}") from exc
+            raise DeviceSilent(f"{what}: {exc}", raw=self._heard) from exc
         except ValueError as exc:
             raise InvalidInput(f"{what}: {exc}") from exc
         finally:
@@ -170,9 +174,10 @@ class ModbusLine:
             raise DeviceRefused(reason, exception=number)
         return answer
 
-    def distrust(self) -> None:
-        """Say that the last answer was wrong: on a stream without ids the next one may be late too."""
+    def distrust(self) -> bytes:
+        """Say that the last answer was wrong, and return its bytes; without ids the next one may be late too."""
         self._doubtful = self._framing == "rtu"
+        return self._heard
 
     async def _connected(self) -> AsyncModbusTcpClient:
         if self._client is not None and self._client.connected:
@@ -232,6 +237,8 @@ class ModbusLine:
             # The library keeps what it could not use in front of what comes next.
             self._client.ctx.recv_buffer = b""
             return b""
+        # The library shows all that it holds each time, not only what is new.
+        self._heard = data[:MAX_KEPT_BYTES]
         return data
 
 
@@ -307,8 +314,8 @@ class ModbusDevice:
 
         answer = await self._line.request(what, send)
         if answer.address != address:
-            self._line.distrust()
-            raise BadAnswer(f"{what}: asked for address {address}, answered {answer.address}")
+            raw = self._line.distrust()
+            raise BadAnswer(f"{what}: asked for address {address}, answered {answer.address}", raw=raw)
         return f"{control.function} {address:#06x} acknowledged"
 
     def _replan(self) -> None:
@@ -369,8 +376,8 @@ class ModbusDevice:
             answer = await self._ask(block)
         values: Sequence[Any] = answer.bits[: block.count] if block.area.is_bits else answer.registers
         if len(values) != block.count:
-            self._line.distrust()
-            raise BadAnswer(f"{self._device_id}: asked for {block.count} of {block.area}, got {len(values)}")
+            raw = self._line.distrust()
+            raise BadAnswer(f"{self._device_id}: asked for {block.count} of {block.area}, got {len(values)}", raw=raw)
         return self._decoder(block)(values)
 
     async def _ask(self, block: Block) -> Answer:

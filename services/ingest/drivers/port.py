@@ -21,7 +21,10 @@ class LineDown(Unavailable):
 
 
 class DeviceSilent(Unavailable):
-    """The device did not answer in time. After a write this means that the outcome is not known."""
+    """The device did not answer in time. After a write this means that the outcome is not known.
+
+    ``facts["raw"]``: bytes that came and were no answer.
+    """
 
     code = "device_silent"
     title_zh = "设备无应答"
@@ -35,7 +38,7 @@ class DeviceRefused(PlatformError):
 
 
 class BadAnswer(PlatformError):
-    """What came is not an answer to what was asked."""
+    """What came is not an answer to what was asked; ``facts["raw"]`` has its bytes."""
 
     code = "bad_answer"
     title_zh = "应答有误"

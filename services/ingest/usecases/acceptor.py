@@ -56,14 +56,20 @@ class Accepted:
     """Why it was rejected."""
 
 
-class SpoolWatch(Protocol):
-    """Whoever has to hear that the spool is full, and that it is not any more."""
+class Watch(Protocol):
+    """Whoever has to hear what acceptance finds out about the spool and about the devices' clocks."""
 
     def spool_full(self, detail: str) -> None:
         """Reports are refused from now on."""
 
     def spool_accepts(self) -> None:
         """Reports are taken again."""
+
+    def clock_wrong(self, device_id: str, site_id: str, skew_s: float) -> None:
+        """A device's own clock is too far off to be used. [s]"""
+
+    def clock_right(self, device_id: str, site_id: str) -> None:
+        """A device's own clock can be used."""
 
 
 Listener = Callable[[Report], None]
@@ -80,7 +86,7 @@ class Acceptor:
         spool: Spool,
         clock: Clock,
         limits: Limits,
-        watch: SpoolWatch,
+        watch: Watch,
         publish_timeout_s: float = 2.0,
         spool_max_age_s: float = 7 * 86400.0,
     ) -> None:
@@ -91,7 +97,7 @@ class Acceptor:
             spool: Where they go when the bus does not answer; open.
             clock: Ours.
             limits: What is believed.
-            watch: Hears of a full spool.
+            watch: Hears of a full spool and of wrong clocks.
             publish_timeout_s: The bus must acknowledge within this. [s]
             spool_max_age_s: What has been in the spool for longer is dropped, and counted. [s]
         """
@@ -144,6 +150,10 @@ class Acceptor:
                 answers.append(Accepted(Outcome.REJECTED, report, verdict.detail))
                 continue
             learned[report.device_id] = verdict.memory
+            if verdict.skew_s is not None:
+                self._watch.clock_wrong(report.device_id, report.site_id, verdict.skew_s)
+            elif verdict.route is Route.LIVE:
+                self._watch.clock_right(report.device_id, report.site_id)
             answers.append(Accepted(_OUTCOMES[verdict.route], verdict.report))
             if verdict.route is Route.DUPLICATE:
                 continue

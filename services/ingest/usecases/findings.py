@@ -91,6 +91,31 @@ class Findings:
             detail_zh="恢复接收上报数据", unsaid=first,
         )  # fmt: skip
 
+    def line_down(self, line_id: str, site_id: str, detail: str) -> None:
+        """A line cannot be reached."""
+        self.begin(
+            ConditionKind.LINE_DOWN, line_id, detail, detail_zh="线路不通", site_id=site_id, level=AlarmLevel.MAJOR
+        )
+
+    def line_up(self, line_id: str, site_id: str) -> None:
+        """A line answers again."""
+        self.end(ConditionKind.LINE_DOWN, line_id, "the line answers again", detail_zh="线路恢复", site_id=site_id)
+
+    def clock_wrong(self, device_id: str, site_id: str, skew_s: float) -> None:
+        """A device's own clock is too far off to be used."""
+        self.begin(
+            ConditionKind.DEVICE_CLOCK_SKEW, device_id, f"the device's clock is off by {skew_s:+.0f} s",
+            detail_zh=f"设备时钟偏差 {skew_s:+.0f} 秒", site_id=site_id, level=AlarmLevel.WARNING, device_id=device_id,
+            values={"skew_s": skew_s},
+        )  # fmt: skip
+
+    def clock_right(self, device_id: str, site_id: str) -> None:
+        """A device's own clock can be used again."""
+        self.end(
+            ConditionKind.DEVICE_CLOCK_SKEW, device_id, "the device's clock is right again",
+            detail_zh="设备时钟恢复正常", site_id=site_id, device_id=device_id,
+        )  # fmt: skip
+
     async def run(self, beat: Callable[[], None]) -> None:
         """Publish what was said, in order, for ever."""
         backoff = Backoff(first_s=0.5, cap_s=5.0)

@@ -22,7 +22,7 @@ from libs.common.clock import Clock
 from libs.common.contracts.registry import Device, DeviceRecord
 from libs.common.contracts.telemetry import RejectReason
 from libs.common.db import Database
-from libs.common.errors import InvalidFile, InvalidInput, NotFound, Problem
+from libs.common.errors import Forbidden, InvalidFile, NotFound, Problem
 from libs.common.ids import DeviceId, new_id
 from libs.common.profiles import ProfileCatalogue
 from libs.common.registry import parse_registry_yaml
@@ -104,9 +104,10 @@ class Imports:
 
         Raises:
             InvalidFile: A small file is wrong; nothing of it was taken, and the import is on record as failed.
+            Forbidden: The actor is limited to some sites.
         """
         if actor.sites is not None:
-            raise InvalidInput("imports are for those who see all sites", message_zh="仅不限局站的账号可以导入")
+            raise Forbidden("imports are for those who see all sites", message_zh="仅不限局站的账号可以导入")
         at_once = len(body) <= self._sync_bytes
         found = Import(
             id=new_id(),

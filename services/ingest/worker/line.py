@@ -10,18 +10,20 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from libs.common.backoff import Backoff
 from libs.common.clock import Clock
+from libs.common.contracts.base import PLATFORM_SITE
 from libs.common.contracts.registry import Device, Line
-from libs.common.errors import InvalidInput
+from libs.common.contracts.telemetry import RejectReason
+from libs.common.errors import InvalidInput, PlatformError
 from libs.common.ids import DeviceId, LineId
 from libs.common.profiles import DeviceProfile
 from services.ingest import metrics
 from services.ingest.domain.normalise import Normaliser, Ratios
 from services.ingest.domain.polling import BreakerLimits, DeviceBreaker, missed_slots, next_slot, offset_s
-from services.ingest.domain.report import Report
+from services.ingest.domain.report import Rejection, Report
 from services.ingest.drivers.port import (
     Address,
     BadAnswer,
@@ -43,8 +45,21 @@ logger = logging.getLogger(__name__)
 FIRST_POLL_WITHIN_S = 5.0
 """A device that was added is read for the first time within this, whatever its interval. [s]"""
 IDLE_S = 30.0
+REJECT_EVERY_S = 60.0
+DOWN_TOLD_AFTER_S = 10.0
+"""A line that is back within this was down too shortly to tell. [s]"""
 
 Result = TypeVar("Result")
+
+
+class LineFindings(Protocol):
+    """Whoever has to hear that a line is down."""
+
+    def line_down(self, line_id: str, site_id: str, detail: str) -> None:
+        """It cannot be reached."""
+
+    def line_up(self, line_id: str, site_id: str) -> None:
+        """It answers again."""
 
 
 @dataclass(slots=True)
@@ -61,6 +76,8 @@ class Polled:
     """Monotonic time of its next poll. [s]"""
     slot: float | None = None
     """The same as POSIX time, while it keeps its slots. [s]"""
+    rejected_at: float = float("-inf")
+    """Monotonic time at which bytes of it were last put on record. [s]"""
 
 
 class LineRunner:
@@ -73,6 +90,7 @@ class LineRunner:
         driver: LineDriver,
         acceptor: Acceptor,
         status: StatusBoard,
+        findings: LineFindings,
         clock: Clock,
         settings: PollingSettings,
     ) -> None:
@@ -80,8 +98,10 @@ class LineRunner:
         self._driver = driver
         self._acceptor = acceptor
         self._status = status
+        self._findings = findings
         self._clock = clock
         self._settings = settings
+        self._down_since: float | None = None
         self._polled: dict[str, Polled] = {}
         self._jobs: deque[tuple[Callable[[], Awaitable[None]], asyncio.Future[None]]] = deque()
         self._wake = asyncio.Event()
@@ -238,8 +258,10 @@ class LineRunner:
                     extra={"device_id": polled.device.id, "line_id": self.line.id, "reason": exc.message},
                 )
             self._status.failed(polled.device.id, "timeout")
+            await self._reject(polled, exc)
         except (DeviceRefused, BadAnswer) as exc:
             outcome = exc.code
+            await self._reject(polled, exc)
             logger.info("device answers without values", extra={"device_id": polled.device.id, "reason": exc.message})
             self._status.failed(polled.device.id, exc.code)
         else:
@@ -263,16 +285,49 @@ class LineRunner:
     def _note_line_down(self, exc: LineDown) -> None:
         if self._backoff.first:
             logger.warning("line is down", extra={"line_id": self.line.id, "reason": exc.message})
-        self._connect_at = self._clock.monotonic() + self._backoff.next_s()
+        now = self._clock.monotonic()
+        self._connect_at = now + self._backoff.next_s()
+        if self._down_since is None:
+            self._down_since = now
+        if now - self._down_since >= DOWN_TOLD_AFTER_S:
+            self._findings.line_down(self.line.id, self._site(), exc.message)
+
+    def _site(self) -> str:
+        return next((polled.device.site for polled in self._polled.values()), PLATFORM_SITE)
 
     def _note_answer(self, polled: Polled) -> None:
         if not self._backoff.first:
             logger.info("line is up again", extra={"line_id": self.line.id})
+            self._findings.line_up(self.line.id, self._site())
         self._backoff.reset()
+        self._down_since = None
         self._connect_at = float("-inf")
         if polled.breaker.is_open:
             logger.info("device answers again", extra={"device_id": polled.device.id})
         polled.breaker.succeeded()
+
+    async def _reject(self, polled: Polled, exc: PlatformError) -> None:
+        """Put bytes that came and were no answer on record, at most once a minute per device."""
+        raw = exc.facts.get("raw")
+        now = self._clock.monotonic()
+        if not raw or now - polled.rejected_at < REJECT_EVERY_S:
+            return
+        polled.rejected_at = now
+        rejection = Rejection(
+            reason=RejectReason.UNDECODABLE,
+            source=self.line.id,
+            received_at=self._clock.now(),
+            raw=raw,
+            detail=exc.message,
+            device_id=DeviceId(polled.device.id),
+            site_id=polled.device.site,
+            line_id=LineId(self.line.id),
+            driver=self._driver.protocol,
+        )
+        try:
+            await self._acceptor.reject([rejection])
+        except SpoolFull:
+            logger.debug("rejection lost, the spool is full", extra={"device_id": polled.device.id})
 
     async def _deliver(self, polled: Polled, raw: RawReport) -> None:
         device = polled.device

@@ -24,7 +24,7 @@ from services.ingest.settings import PollingSettings
 from services.ingest.usecases.acceptor import Acceptor
 from services.ingest.usecases.status import StatusBoard
 from services.ingest.usecases.topology import Topology
-from services.ingest.worker.line import LineRunner
+from services.ingest.worker.line import LineFindings, LineRunner
 from services.ingest.worker.waiting import wait_for
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ class LineManager:
         instances: Instances,
         acceptor: Acceptor,
         status: StatusBoard,
+        findings: LineFindings,
         clock: Clock,
         settings: PollingSettings,
         instance: str,
@@ -73,6 +74,7 @@ class LineManager:
         self._instances = instances
         self._acceptor = acceptor
         self._status = status
+        self._findings = findings
         self._clock = clock
         self._settings = settings
         self._instance = instance
@@ -219,6 +221,7 @@ class LineManager:
                 driver=driver,
                 acceptor=self._acceptor,
                 status=self._status,
+                findings=self._findings,
                 clock=self._clock,
                 settings=self._settings,
             )

@@ -12,7 +12,7 @@ from libs.common.errors import Unavailable
 from libs.common.ids import LineId, SiteId
 from libs.common.lease import Lease
 from libs.common.profiles import Control
-from services.ingest.drivers.port import Address, DeviceSilent, LineDown, RawReport
+from services.ingest.drivers.port import Address, BadAnswer, DeviceSilent, LineDown, RawReport
 from services.ingest.usecases.topology import Topology
 
 LONG_AGO = datetime.fromisoformat("2025-01-01T00:00:00+00:00")
@@ -70,6 +70,7 @@ class FakeDevice:
         self.line_down = False
         self.obeys = True
         self.loses_answers = False
+        self.garbage: bytes | None = None
         self.reads = 0
         self.writes: list[str] = []
 
@@ -95,6 +96,8 @@ class FakeDevice:
             raise LineDown("unreachable")
         if self.silent:
             raise DeviceSilent("no answer")
+        if self.garbage is not None:
+            raise BadAnswer("garbage", raw=self.garbage)
 
 
 class FakeDriver:

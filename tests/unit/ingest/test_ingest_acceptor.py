@@ -32,6 +32,13 @@ class Watch:
         if self.said and self.said[-1] == "full":
             self.said.append("accepts")
 
+    def clock_wrong(self, device_id: str, site_id: str, skew_s: float) -> None:
+        self.said.append(f"{device_id} {skew_s:+.0f} s")
+
+    def clock_right(self, device_id: str, site_id: str) -> None:
+        if self.said and self.said[-1].startswith(device_id):
+            self.said.append("clock right")
+
 
 @dataclass
 class Door:
@@ -201,6 +208,13 @@ async def test_late_report_goes_to_the_backfill_and_a_repeated_one_nowhere(door:
     (again,) = await door.acceptor.accept([newest])
     assert again.outcome is Outcome.DUPLICATE
     assert [report.source_time for report in heard] == [newest.source_time]
+
+
+async def test_device_clock_that_is_wrong_is_told_and_that_it_is_right_again(door: Door) -> None:
+    await door.acceptor.accept([door.report(age_s=-400)])
+    await door.clock.advance(60)
+    await door.acceptor.accept([door.report()])
+    assert door.watch.said == ["m-1 +400 s", "clock right"]
 
 
 async def test_last_times_from_the_database_tell_late_from_live_after_a_restart(door: Door) -> None:

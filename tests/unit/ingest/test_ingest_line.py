@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from libs.common.bus import topics
 from libs.common.contracts.device import Connectivity
+from libs.common.contracts.telemetry import Rejected
 from libs.common.profiles import DeviceProfile, ProfileCatalogue
 from libs.common.testing.clock import FakeClock, settle
 from services.ingest.domain.acceptance import Limits
@@ -27,10 +29,23 @@ PROFILE: DeviceProfile = ProfileCatalogue.load().get("lx47le_125")
 SETTINGS = PollingSettings(interval_s=10.0, breaker_failures=2, breaker_waits_s=(30.0, 60.0), retries=1)
 
 
-class NoWatch:
+@dataclass
+class Watch:
+    lines: list[tuple[str, str]] = field(default_factory=list)
+
     def spool_full(self, detail: str) -> None: ...
 
     def spool_accepts(self) -> None: ...
+
+    def clock_wrong(self, device_id: str, site_id: str, skew_s: float) -> None: ...
+
+    def clock_right(self, device_id: str, site_id: str) -> None: ...
+
+    def line_down(self, line_id: str, site_id: str, detail: str) -> None:
+        self.lines.append(("down", line_id))
+
+    def line_up(self, line_id: str, site_id: str) -> None:
+        self.lines.append(("up", line_id))
 
 
 @dataclass
@@ -55,6 +70,8 @@ class Field:
     status: StatusBoard
     store: FakeStatusStore
     reports: list[Report]
+    watch: Watch
+    bus: FakeBus
 
     def received(self, device_id: str) -> int:
         return sum(report.device_id == device_id for report in self.reports)
@@ -68,17 +85,18 @@ async def field_of(tmp_path: Path, *device_ids: str) -> AsyncIterator[Field]:
     store = FakeStatusStore()
     status = StatusBoard(store, clock, offline_after_missed=3)
     async with Spool(tmp_path, max_bytes=1 << 20, wall=lambda: clock.now().timestamp()) as spool:
-        acceptor = Acceptor(bus=FakeBus(), spool=spool, clock=clock, limits=Limits(), watch=NoWatch())
+        watch, bus = Watch(), FakeBus()
+        acceptor = Acceptor(bus=bus, spool=spool, clock=clock, limits=Limits(), watch=watch)
         reports: list[Report] = []
         acceptor.on_live(reports.append)
         acceptor.on_live(status.heard)
         runner = LineRunner(
-            line=line(), driver=driver, acceptor=acceptor, status=status, clock=clock, settings=SETTINGS
+            line=line(), driver=driver, acceptor=acceptor, status=status, findings=watch, clock=clock, settings=SETTINGS
         )
         runner.update({device_id: (device(id=device_id), PROFILE) for device_id in device_ids})
         task = asyncio.create_task(runner.run(), name="line")
         try:
-            yield Field(clock, runner, driver, status, store, reports)
+            yield Field(clock, runner, driver, status, store, reports, watch, bus)
         finally:
             task.cancel()
             await asyncio.wait([task])
@@ -145,8 +163,18 @@ async def test_line_that_is_down_is_tried_with_pauses_and_blames_no_device(tmp_p
         await field_.clock.advance(45)
         before = field_.received("a")
         assert before >= 1
+        assert field_.watch.lines[0] == ("down", "line-1")
+        assert field_.watch.lines[-1] == ("up", "line-1")
         await field_.clock.advance(20)
         assert field_.received("a") - before == 2
+
+
+async def test_bytes_that_are_no_answer_are_on_record_once_a_minute(tmp_path: Path) -> None:
+    async with field_of(tmp_path, "m-1") as field_:
+        field_.driver.devices["m-1"].garbage = b"\x01\x02"
+        await field_.clock.advance(25)
+        rejected = [Rejected.from_json(m.value or b"") for m in field_.bus.published if m.topic == topics.REJECTED]
+        assert [(r.reason, r.device_id, r.raw_base64) for r in rejected] == [("undecodable", "m-1", "AQI=")]
 
 
 async def test_command_goes_before_the_polls_and_its_error_is_the_callers(tmp_path: Path) -> None:
