@@ -1,63 +1,54 @@
 """HTTP: the application factory, problem+json (RFC 9457), probes, service tokens, calls between services."""
 
-import asyncio
 import difflib
 import logging
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
+from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, Generic, TypeVar
 
-import httpx
-import orjson
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from libs.common import errors, metrics
+from libs.common.client import CALL_TIMEOUT_S, ServiceClient, http_client
 from libs.common.contracts.base import EARLIEST, LATEST, UtcTime
 from libs.common.expected import expected
-from libs.common.ids import new_id
-from libs.common.log import log_context
-from libs.common.runtime import Health, Platform
+from libs.common.health import Health
+from libs.common.middleware import MAX_BODY_BYTES, Envelope
+from libs.common.problems import ProblemDetail, problem, problem_of, problem_response, status_of
+from libs.common.serving import Platform
 from libs.common.tokens import Principal
 
+__all__ = [
+    "CALL_TIMEOUT_S",
+    "MAX_BODY_BYTES",
+    "Cursor",
+    "From",
+    "Limit",
+    "Page",
+    "ProblemDetail",
+    "ServiceClient",
+    "To",
+    "build_version",
+    "check_span",
+    "create_app",
+    "http_client",
+    "key_cursor",
+    "problem",
+    "read_key_cursor",
+    "read_time_cursor",
+    "require",
+    "time_cursor",
+]
+
 logger = logging.getLogger(__name__)
-
-STATUS: Sequence[tuple[type[errors.PlatformError], int]] = (
-    (errors.InvalidInput, 400),
-    (errors.Unauthenticated, 401),
-    (errors.Forbidden, 403),
-    (errors.NotFound, 404),
-    (errors.Conflict, 409),
-    (errors.Unavailable, 503),
-    (errors.PlatformError, 500),
-)
-MAX_BODY_BYTES = 32 << 20
-"""Largest request body taken. [B]"""
-CALL_TIMEOUT_S = 10.0
-"""A call to another service must be answered within this. [s]"""
-
-_requests = metrics.counter("http_requests_total", "HTTP requests answered", ("service", "method", "status"))
-_seconds = metrics.histogram("http_request_duration_seconds", "Time to answer", ("service",))
-
-
-class ProblemDetail(BaseModel):
-    """An error as RFC 9457 shapes it, with the message in Chinese beside."""
-
-    type: str = "about:blank"
-    title: str
-    status: int
-    detail: str
-    detail_zh: str | None = None
-    code: str
-    instance: str | None = None
-    facts: dict[str, Any] = Field(default_factory=dict)
-
 
 Item = TypeVar("Item")
 
@@ -69,17 +60,9 @@ class Page(BaseModel, Generic[Item]):
     next_cursor: str | None = None
 
 
-def problem(status: int, *, code: str, title: str, detail: str, detail_zh: str | None = None, **facts: Any) -> Response:
-    """Return an application/problem+json response."""
-    body = ProblemDetail(title=title, status=status, detail=detail, detail_zh=detail_zh, code=code, facts=facts)
-    return Response(
-        orjson.dumps(body.model_dump(mode="json", exclude_none=True)),
-        status_code=status,
-        media_type="application/problem+json",
-    )
-
-
-def create_app(service: str, platform: Platform, health: Health, *, title: str) -> FastAPI:
+def create_app(
+    service: str, platform: Platform, health: Health, *, title: str, max_body_bytes: int = MAX_BODY_BYTES
+) -> FastAPI:
     """Return the application of a service with its probes and error replies.
 
     ``/livez`` speaks of progress only, ``/readyz`` of the ability to work, ``/metrics`` is for Prometheus,
@@ -98,16 +81,17 @@ def create_app(service: str, platform: Platform, health: Health, *, title: str) 
             400: {"model": ProblemDetail},
             401: {"model": ProblemDetail},
             403: {"model": ProblemDetail},
+            422: {"model": ProblemDetail},
+            503: {"model": ProblemDetail},
         },
     )
     app.state.service = service
     app.state.platform = platform
     app.state.health = health
-    app.add_middleware(_Envelope, service=service, health=health)
+    app.add_middleware(Envelope, service=service, health=health, max_body_bytes=max_body_bytes)
     app.add_exception_handler(errors.PlatformError, _platform_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
-    app.add_exception_handler(Exception, _unexpected)
 
     @app.get("/livez", include_in_schema=False)
     async def livez() -> Response:
@@ -127,7 +111,7 @@ def create_app(service: str, platform: Platform, health: Health, *, title: str) 
 
     @app.get("/metrics", include_in_schema=False)
     async def metrics_page() -> Response:
-        return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(metrics.render(), media_type=metrics.CONTENT_TYPE)
 
     @app.get("/version", include_in_schema=False)
     async def version_page() -> Mapping[str, str]:
@@ -137,17 +121,17 @@ def create_app(service: str, platform: Platform, health: Health, *, title: str) 
 
 
 def build_version(service: str) -> str:
-    """Return the version of the installed distribution."""
-    try:
-        return version(f"wattring-{service}")
-    except PackageNotFoundError:
-        return "0.0.0"
+    """Return the version of the installed distribution; what has none of its own goes with the common one."""
+    for distribution in (f"wattring-{service}", "wattring-common"):
+        with suppress(PackageNotFoundError):
+            return version(distribution)
+    return "0.0.0"
 
 
-def require(scope: str) -> Callable[[Request], Principal]:
+def require(scope: str) -> Callable[[Request], Awaitable[Principal]]:
     """Return a dependency that lets a request pass only with this scope, and says who asks."""
 
-    def check(request: Request) -> Principal:
+    async def check(request: Request) -> Principal:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise errors.Unauthenticated("no service token", message_zh="缺少服务令牌")
@@ -163,67 +147,11 @@ def require(scope: str) -> Callable[[Request], Principal]:
     return check
 
 
-class _Envelope:
-    """Around every request: an id, a bound on the body, a count, and 503 while the service is not started."""
-
-    def __init__(self, app: ASGIApp, *, service: str, health: Health) -> None:
-        self._app = app
-        self._service = service
-        self._health = health
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        headers = dict(scope["headers"])
-        request_id = headers.get(b"x-request-id", b"").decode("latin-1")[:64] or new_id()
-        open_path = scope["path"] in ("/livez", "/readyz", "/metrics", "/version", "/openapi.json")
-        status = 0
-        taken = 0
-
-        async def counted_send(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [
-                    *message.get("headers", ()),
-                    (b"x-request-id", request_id.encode("latin-1")),
-                ]
-            await send(message)
-
-        async def bounded_receive() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > MAX_BODY_BYTES:
-                raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
-            return message
-
-        started = asyncio.get_running_loop().time()
-        with log_context(request_id=request_id):
-            starting = self._health.starting
-            closed = not open_path and not scope["path"].startswith(self._health.always_open)
-            if starting is not None and closed:
-                response = problem(
-                    503, code="starting", title="Service Unavailable", detail=starting.english,
-                    detail_zh=starting.chinese,
-                )  # fmt: skip
-                await response(scope, receive, counted_send)
-            else:
-                await self._app(scope, bounded_receive, counted_send)
-        if not open_path:
-            _requests.labels(self._service, scope["method"], str(status)).inc()
-            _seconds.labels(self._service).observe(asyncio.get_running_loop().time() - started)
-
-
 async def _platform_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, errors.PlatformError)  # noqa: S101  # registered for this class only
-    status = next(number for kind, number in STATUS if isinstance(exc, kind))
-    title = type(exc).__name__
-    if status >= 500:
+    if status_of(exc) >= 500:
         logger.warning("request refused", extra={"code": exc.code, "reason": exc.message, "path": request.url.path})
-    english, chinese = exc.both
-    return problem(status, code=exc.code, title=title, detail=english, detail_zh=chinese, **exc.facts)
+    return problem_of(exc)
 
 
 async def _validation_error(_: Request, exc: Exception) -> Response:
@@ -298,96 +226,15 @@ _HTTP_ZH: Mapping[int, str] = {
 
 async def _http_error(_: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)  # noqa: S101  # registered for this class only
-    return problem(
+    return problem_response(
         exc.status_code,
         code=f"http_{exc.status_code}",
-        title="HTTP error",
+        title=HTTPStatus(exc.status_code).phrase.capitalize(),
         detail=str(exc.detail),
-        detail_zh=_HTTP_ZH.get(exc.status_code),
+        detail_zh=_HTTP_ZH.get(exc.status_code, f"HTTP {exc.status_code}"),
+        headers=exc.headers,
     )
 
-
-async def _unexpected(request: Request, exc: Exception) -> Response:
-    logger.error("unexpected error in a request", exc_info=exc, extra={"path": request.url.path})
-    return problem(500, code="internal", title="Internal error", detail="unexpected error; it was logged",
-                   detail_zh="内部错误,已记录")  # fmt: skip
-
-
-_KINDS: Mapping[int, type[errors.PlatformError]] = {
-    400: errors.InvalidInput, 401: errors.Unauthenticated, 403: errors.Forbidden, 404: errors.NotFound,
-    409: errors.Conflict, 422: errors.InvalidInput, 503: errors.Unavailable,
-}  # fmt: skip
-
-
-class ServiceClient:
-    """Calls to one other service: a token of our own, a bound in time, our own errors.
-
-    "Not available" is always ``Unavailable``, whatever happened on the way.
-    """
-
-    def __init__(self, platform: Platform, *, caller: str, audience: str, scopes: Sequence[str] = ("*:*",)) -> None:
-        self._platform = platform
-        self._caller = caller
-        self._audience = audience
-        self._scopes = scopes
-        self._client: httpx.AsyncClient | None = None
-
-    async def __aenter__(self) -> "ServiceClient":
-        self._client = http_client(self._platform.settings.service_urls.get(self._audience))
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        if self._client is not None:
-            await self._client.aclose()
-
-    async def get(self, path: str, *, timeout_s: float = CALL_TIMEOUT_S, **params: Any) -> Any:
-        """Return the parsed answer of a GET."""
-        return await self._call("GET", path, timeout_s, params=params)
-
-    async def post(self, path: str, body: Any, *, timeout_s: float = CALL_TIMEOUT_S) -> Any:
-        """Return the parsed answer of a POST of JSON."""
-        return await self._call("POST", path, timeout_s, content=orjson.dumps(body))
-
-    async def _call(self, method: str, path: str, timeout_s: float, **arguments: Any) -> Any:
-        if self._client is None:
-            raise errors.Unavailable(f"{self._audience}: the client is not open")
-        token = self._platform.keys.sign_token(self._caller, audience=self._audience, scopes=self._scopes)
-        try:
-            response = await self._client.request(
-                method, path, timeout=timeout_s,
-                headers={"authorization": f"Bearer {token}", "content-type": "application/json"}, **arguments,
-            )  # fmt: skip
-        except httpx.HTTPError as exc:
-            raise errors.Unavailable(f"{self._audience} does not answer: {exc or type(exc).__name__}") from exc
-        if response.is_success:
-            return orjson.loads(response.content) if response.content else None
-        try:
-            detail = orjson.loads(response.content)
-        except orjson.JSONDecodeError:
-            detail = {}
-        kind = _KINDS.get(response.status_code, errors.Unavailable)
-        raise kind(
-            str(detail.get("detail") or f"{self._audience} answered {response.status_code}"),
-            message_zh=detail.get("detail_zh"),
-            **detail.get("facts", {}),
-        )
-
-
-def http_client(url: str | None) -> httpx.AsyncClient:
-    """Return a client for ``http://host:port`` or ``unix:/path`` (a service in this machine's Unix socket).
-
-    Raises:
-        Unavailable: No address is configured.
-    """
-    if not url:
-        raise errors.Unavailable("no address configured in WATTRING_SERVICE_URLS")
-    if url.startswith("unix:"):
-        transport = httpx.AsyncHTTPTransport(uds=url.removeprefix("unix:"), limits=_LIMITS)
-        return httpx.AsyncClient(transport=transport, base_url="http://localhost", trust_env=False)
-    return httpx.AsyncClient(base_url=url, trust_env=False, limits=_LIMITS)
-
-
-_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=20.0)
 
 From = Annotated[UtcTime | None, Query(alias="from", description="start, RFC 3339 with offset")]
 To = Annotated[UtcTime | None, Query(alias="to", description="end, not included")]
