@@ -11,13 +11,13 @@
 # KAFKA_DATA        folder of its data, settings and log (default <cache>/kafka/data)
 # KAFKA_HEAP_MB     heap of its Java machine (default 384)
 # KAFKA_JAVA_OPTS   more options for it; -XX:TieredStopAtLevel=1 starts in half the time and runs slower
-# WATTRING_CACHE    folder for the jars (default .cache in the project)
+# KAFKA_CACHE       folder for the jars (default .cache in the project)
 #
 # A real installation uses a real cluster: name it in KAFKA_BOOTSTRAP_SERVERS and leave this script alone.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-cache=${WATTRING_CACHE:-$(cd "$here/../.." && pwd)/.cache}/kafka
+cache=${KAFKA_CACHE:-$(cd "$here/../.." && pwd)/.cache}/kafka
 data=${KAFKA_DATA:-$cache/data}
 port=${KAFKA_PORT:-9092}
 controller=${KAFKA_CONTROLLER_PORT:-$((port + 1))}
