@@ -1,6 +1,7 @@
 """From a Modbus server that this project did not write to readings, history, status and back over HTTP."""
 
 import struct
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,23 @@ async def test_meter_that_stops_answering_is_told_offline_and_never_reads_zero(
     await until(offline, "status offline")
     page = await ingest.get("/api/v1/readings", device="meter-1")
     assert all(item["points"]["voltage_a"] > 200 for item in page["items"])
+
+
+async def test_completeness_counts_what_came_against_what_was_due(ingest: RunningIngest, peer: Peer) -> None:
+    fill_dtsu666(peer)
+    await create_meter(ingest, peer.endpoint)
+    await until(lambda: readings_of(ingest, "meter-1"), "a reading")
+    now = ingest.platform.clock.now()
+
+    async def counted() -> Any:
+        span = {"from": (now - timedelta(hours=1)).isoformat(), "to": (now + timedelta(seconds=5)).isoformat()}
+        items = (await ingest.get("/api/v1/completeness", site="site-1", **span))["items"]
+        # The device is in the registry since a moment ago: the hour before has no row.
+        return items if sum(item["received"] for item in items) >= 5 else None
+
+    items = await until(counted, "five reports counted")
+    assert all(item["device_id"] == "meter-1" and 0 < item["report_completeness"] <= 1 for item in items)
+    assert all(item["expected"] >= 1 for item in items)
 
 
 async def readings_of(ingest: RunningIngest, device_id: str) -> Any:
