@@ -254,20 +254,23 @@ class Supervisor:
         environ = self._environment(first_password=True)
         suite = Program("suite", self._commands.suite, self._folder.log("suite"), environ)
         self._keep(suite, probes=[self._folder.socket(name) for name in SERVICES])
-        if self._demo:
-            unit_port = environ[UNIT_PORT_VARIABLE]
-            field = [*self._commands.field, "demo", "--data-dir", str(self._folder.root / "field")]
-            field += ["--unit-url", f"http://127.0.0.1:{unit_port}/services/FSUService"]
-            self._keep(Program("field", field, self._folder.log("field"), self._environment()))
         await self._schema()
         self._keep_peer("watchdog", self._commands.watchdog)
         await self._until_ready()
         suite.environ = self._environment()
+        if self._demo:
+            self._keep_field()
         self._keep_peer("jobs", self._commands.jobs, nice=10)
         await self._announce()
         if self._demo:
             await self._seed()
         await self._watch_readiness()
+
+    def _keep_field(self) -> None:
+        environ = self._environment()
+        field = [*self._commands.field, "demo", "--data-dir", str(self._folder.root / "field")]
+        field += ["--unit-url", f"http://127.0.0.1:{environ[UNIT_PORT_VARIABLE]}/services/FSUService"]
+        self._keep(Program("field", field, self._folder.log("field"), environ))
 
     async def _start_database(self, server: EmbeddedPostgres) -> None:
         if not server.cluster.exists():
