@@ -4,6 +4,7 @@ argon2-cffi: the reference implementation's binding, MIT, maintained, its defaul
 """
 
 import asyncio
+import functools
 import hashlib
 import hmac
 import secrets
@@ -17,7 +18,12 @@ MIN_LENGTH = 12
 MAX_LENGTH = 256
 
 _hasher = argon2.PasswordHasher()
-_NOBODY = _hasher.hash(secrets.token_urlsafe(16))
+
+
+@functools.cache
+def _nobody() -> str:
+    """Return a hash that no password has; made when first needed, because it takes as long as a real one."""
+    return _hasher.hash(secrets.token_urlsafe(16))
 
 
 async def hash_password(password: str) -> str:
@@ -40,7 +46,7 @@ async def matches(password: str, stored: str | None) -> bool:
 
     def check() -> bool:
         try:
-            return _hasher.verify(stored or _NOBODY, password[:MAX_LENGTH]) and stored is not None
+            return _hasher.verify(stored or _nobody(), password[:MAX_LENGTH]) and stored is not None
         except argon2.exceptions.VerificationError:
             return False
 
