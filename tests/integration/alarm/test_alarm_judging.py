@@ -132,12 +132,12 @@ async def test_late_and_future_reports_raise_nothing_after_a_restart_either(worl
 
 async def test_bad_quality_holds_and_uncertain_is_judged(world: World) -> None:
     await world.short_delays(start_s=0, end_s=0)
-    low = dict.fromkeys(("voltage_a", "voltage_b", "voltage_c"), 150.0)
+    low: dict[str, float | None] = dict.fromkeys(("voltage_a", "voltage_b", "voltage_c"), 150.0)
     await world.take(world.reading(0, low, quality=dict.fromkeys(low, Quality.STALE)))
     assert await world.told() == []
     await world.take(world.reading(1, low, quality=dict.fromkeys(low, Quality.SUSPECT)))
     assert await world.told() == [("begin", LOW, 1)]
-    normal = dict.fromkeys(low, 230.0)
+    normal: dict[str, float | None] = dict.fromkeys(low, 230.0)
     await world.take(world.reading(2, normal, quality={"voltage_c": Quality.FROZEN}))
     assert len(await world.told()) == 1
 

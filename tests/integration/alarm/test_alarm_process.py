@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -37,7 +38,7 @@ PATIENCE_S = 60.0
 
 
 def meter(device_id: str) -> Device:
-    return Device(id=device_id, name=device_id, kind="meter_3p", site=SITE, profile="eastron_sdm630", **COMMON)  # type: ignore[arg-type]
+    return Device(id=device_id, name=device_id, kind="meter_3p", site=SITE, profile="eastron_sdm630", **COMMON)
 
 
 def reading(device_id: str, second: int, volts: float) -> Message:
@@ -150,7 +151,7 @@ async def field_of(url: str, folder: Path, devices: Iterable[str]) -> AsyncItera
     await bus.start()
     await bus.ensure_topics(topics.specs(BusSettings()))
     KeyRing.create(folder / "keys")
-    site = Site(id=SITE, name="Site", code="1", kind=SiteKind.ACCESS_ROOM, station_class=StationClass.D, **COMMON)  # type: ignore[arg-type]
+    site = Site(id=SITE, name="Site", code="1", kind=SiteKind.ACCESS_ROOM, station_class=StationClass.D, **COMMON)
     entities: list[Entity] = [site, *(meter(device_id) for device_id in devices)]
     found = Field(url, bus, folder)
     try:
@@ -180,7 +181,7 @@ async def test_killed_while_pending_active_and_clearing_an_alarm_is_told_once(
         for state, volts, until in ((1, 150.0, 2), (2, 150.0, 5), (3, 230.0, 7)):
             await field.publish(reading("m-1", at, volts) for at in range(second, until))
             second = until
-            await field.until(f"state {state}", lambda wanted=state: _is(field, "m-1", wanted))
+            await field.until(f"state {state}", partial(_is, field, "m-1", state))
             await field.kill()
             await field.start()
         await field.publish(reading("m-1", at, 230.0) for at in range(second, 12))
@@ -208,7 +209,7 @@ async def test_killed_again_and_again_in_a_backlog_every_alarm_is_told_once(post
             await field.publish(backlog[first : first + 1000])
         for wanted in (20, 100, 200, 300):
             await field.start()
-            await field.until(f"{wanted} alarms", lambda number=wanted: _begun(field, number))
+            await field.until(f"{wanted} alarms", partial(_begun, field, wanted))
             await field.kill()
         await field.start()
         await field.until("all alarms ended", lambda: _ended(field, 400))

@@ -71,7 +71,7 @@ def build_ingest(platform: Platform, breakers: FakeField) -> Service:
     wake = Annotated[Principal, Depends(require("ingest:wake"))]
 
     @app.get("/direct/v1/loads")
-    async def loads(_: wake) -> list[dict[str, Any]]:  # type: ignore[valid-type]
+    async def loads(_: wake) -> list[dict[str, Any]]:
         return [
             {
                 "load_id": load_id, "device_id": f"brk-{load_id}", "breaker_state": float(breaker.closed),
@@ -82,8 +82,8 @@ def build_ingest(platform: Platform, breakers: FakeField) -> Service:
         ]  # fmt: skip
 
     @app.post("/direct/v1/on")
-    async def on(body: Annotated[dict[str, Any], Body()], who: wake) -> dict[str, Any]:  # type: ignore[valid-type]
-        breakers.door_requests.append({**body, "issuer": who.subject})  # type: ignore[attr-defined]
+    async def on(body: Annotated[dict[str, Any], Body()], who: wake) -> dict[str, Any]:
+        breakers.door_requests.append({**body, "issuer": who.subject})
         breaker = breakers.breakers[body["load_id"]]
         breaker.closed = True
         breaker.switched.append("door")

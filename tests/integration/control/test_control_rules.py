@@ -9,7 +9,7 @@ from libs.common.contracts.control import CommandAction, Evidence, Priority, Res
 from libs.common.errors import Conflict, InvalidInput
 from services.control.domain.plans import InvalidPlan, Schedule, Window
 from services.control.usecases.isolations import IsolationRequest, LoadIsolated, SamePerson
-from services.control.usecases.orders import SwitchOrder, WakeOrder
+from services.control.usecases.orders import Group, SwitchOrder, WakeOrder
 from tests.integration.control.control_world import SITE, World, local
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres]
@@ -25,7 +25,7 @@ async def plan_in(world: World, *load_ids: str, off_in_s: float = 60, off_for_s:
 
 async def switch(
     world: World, action: str, *load_ids: str, restore_in_s: float | None = 3600, **changes: object
-) -> object:
+) -> Group:
     restore_at = None if restore_in_s is None else world.clock.now() + timedelta(seconds=restore_in_s)
     order = SwitchOrder(
         **{  # type: ignore[arg-type]

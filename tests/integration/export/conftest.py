@@ -27,6 +27,7 @@ from libs.common.ids import AlarmId, DeviceId, SiteId
 from libs.common.runtime import Platform, listeners, serve
 from libs.common.settings import BusSettings, CommonSettings, DatabaseSettings
 from libs.common.tokens import KeyRing
+from libs.fieldsim.sc.server import SupervisionCentre
 
 FSU = "44010643800017"
 METER = "44010641600021"
@@ -117,15 +118,18 @@ class ScriptedCentre:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-            length = int(re.search(r"(?i)content-length: *(\d+)", head)[1])
+            declared = re.search(r"(?i)content-length: *(\d+)", head)
+            assert declared is not None, head
+            length = int(declared[1])
             body = (await reader.readexactly(length)).decode("utf-8")
             assert f'xmlns:ns1="{SC_NAMESPACE}"' in body
-            text = html.unescape(re.search(r"(?s)<xmlData[^>]*>(.*)</xmlData>", body)[1])
-            root = ET.fromstring(text.encode())
+            data = re.search(r"(?s)<xmlData[^>]*>(.*)</xmlData>", body)
+            assert data is not None, body
+            root = ET.fromstring(html.unescape(data[1]).encode())
+            info = root.find("Info")
+            assert info is not None, body
             loop = asyncio.get_running_loop()
-            heard = Heard(
-                root.findtext("PK_Type/Name", ""), root.findtext("PK_Type/Code", ""), root.find("Info"), loop.time()
-            )
+            heard = Heard(root.findtext("PK_Type/Name", ""), root.findtext("PK_Type/Code", ""), info, loop.time())
             self.heard.append(heard)
             known = {alarm["SerialNo"] for alarm in self.acknowledged}
             self.too_early += [
@@ -235,7 +239,7 @@ class Export:
             assert answer.status_code == status, answer.text
         return answer.json() if answer.content else None
 
-    async def connect(self, centre: ScriptedCentre, **options: Any) -> None:
+    async def connect(self, centre: ScriptedCentre | SupervisionCentre, **options: Any) -> None:
         """Connect the centre, with one unit and a small mapping."""
         quick = {"timeout_s": 1.0, "login_interval_s": 0.3, "retry_first_s": 0.1, "retry_cap_s": 0.3}
         await self.api("POST", "/sc-connections",
@@ -264,10 +268,12 @@ class Export:
         from libs.common.bus.port import StartAt
 
         async with self.bus.tail([topics.DELIVERY_EVENTS], StartAt(beginning=True)) as tail:
-            found = []
+            found: list[DeliveryEvent] = []
             while batch := await tail.fetch(max_messages=10_000, timeout_s=0.5):
-                found += batch
-        return [DeliveryEvent.from_json(each.value) for each in found]
+                for each in batch:
+                    assert each.value is not None
+                    found.append(DeliveryEvent.from_json(each.value))
+        return found
 
 
 def small_mapping() -> dict[str, Any]:

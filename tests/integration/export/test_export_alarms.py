@@ -7,10 +7,12 @@ from dataclasses import replace
 import asyncpg
 import pytest
 
+from tests.integration.export.conftest import Answer, Export, Heard, Kit, ScriptedCentre
+
 pytestmark = [pytest.mark.integration, pytest.mark.postgres]
 
 
-async def test_a_begin_and_its_end_reach_the_centre(export, centre, kit):
+async def test_a_begin_and_its_end_reach_the_centre(export: Export, centre: ScriptedCentre, kit: Kit) -> None:
     await export.connect(centre)
 
     await export.publish(kit.begin("a-1"))
@@ -45,10 +47,10 @@ async def test_a_begin_and_its_end_reach_the_centre(export, centre, kit):
     ]
 
 
-async def test_each_change_of_a_delivery_is_told(export, centre, kit):
+async def test_each_change_of_a_delivery_is_told(export: Export, centre: ScriptedCentre, kit: Kit) -> None:
     refusals = iter([kit.alarm_no])
 
-    async def refuse_once(heard):
+    async def refuse_once(heard: Heard) -> Answer:
         return next(refusals, None) or await kit.obedient(heard) if heard.name == "SEND_ALARM" else kit.login_ok
 
     centre.script = refuse_once
@@ -56,7 +58,7 @@ async def test_each_change_of_a_delivery_is_told(export, centre, kit):
     await export.publish(kit.begin("a-1"))
     await kit.until(lambda: _acknowledged(centre, 1))
 
-    async def told():
+    async def told() -> bool:
         return len(await export.delivery_events()) >= 3
 
     await kit.until(told)
@@ -69,10 +71,12 @@ async def test_each_change_of_a_delivery_is_told(export, centre, kit):
     assert {(event.destination, event.alarm_id, event.site_id) for event in events} == {("gd", "a-1", "s-1")}
 
 
-async def test_order_is_kept_and_each_is_acknowledged_once_by_a_faulty_centre(export, centre, kit):
+async def test_order_is_kept_and_each_is_acknowledged_once_by_a_faulty_centre(
+    export: Export, centre: ScriptedCentre, kit: Kit
+) -> None:
     faults = iter(["drop", "no", "hang", "garbage", "wrong", "drop", "no", "entity", "fault"] * 3)
 
-    async def faulty(heard):
+    async def faulty(heard: Heard) -> Answer:
         if heard.name != "SEND_ALARM":
             return await kit.obedient(heard)
         match next(faults, "ok"):
@@ -107,16 +111,16 @@ async def test_order_is_kept_and_each_is_acknowledged_once_by_a_faulty_centre(ex
 
     assert centre.too_early == []
     assert set(Counter(kit.flags(centre.acknowledged)).values()) == {1}
-    by_point = {"0416003001": [], "0416001001": []}
-    for alarm in centre.acknowledged:
-        by_point[alarm["Id"]].append((alarm["SerialNo"], alarm["AlarmFlag"]))
+    by_point: dict[str, list[tuple[str, str]]] = {"0416003001": [], "0416001001": []}
+    for taken in centre.acknowledged:
+        by_point[taken["Id"]].append((taken["SerialNo"], taken["AlarmFlag"]))
     for told in by_point.values():
         serials = sorted({serial for serial, _ in told})
         assert told == [(serial, flag) for serial in serials for flag in ("BEGIN", "END")]
 
 
-async def test_one_bad_alarm_does_not_hold_up_the_others(export, centre, kit):
-    async def hates_power_failures(heard):
+async def test_one_bad_alarm_does_not_hold_up_the_others(export: Export, centre: ScriptedCentre, kit: Kit) -> None:
+    async def hates_power_failures(heard: Heard) -> Answer:
         if heard.name == "SEND_ALARM" and any(alarm["Id"] == "0416001001" for alarm in heard.alarms()):
             return kit.alarm_no
         return await kit.obedient(heard)
@@ -136,7 +140,7 @@ async def test_one_bad_alarm_does_not_hold_up_the_others(export, centre, kit):
 
     await export.publish(kit.end("bad", "0s16001001"))
 
-    async def both():
+    async def both() -> bool:
         return len(await export.deliveries(alarm_id="bad")) == 2
 
     await kit.until(both)
@@ -146,10 +150,12 @@ async def test_one_bad_alarm_does_not_hold_up_the_others(export, centre, kit):
     await export.api("POST", f"/deliveries/{row['id']}/retry", status=409)
 
 
-async def test_nothing_is_lost_or_doubled_when_the_process_is_killed(export, centre, kit):
+async def test_nothing_is_lost_or_doubled_when_the_process_is_killed(
+    export: Export, centre: ScriptedCentre, kit: Kit
+) -> None:
     reached = asyncio.Event()
 
-    async def silent(heard):
+    async def silent(heard: Heard) -> Answer:
         if heard.name == "SEND_ALARM":
             reached.set()
             await asyncio.sleep(5)
@@ -179,7 +185,7 @@ async def test_nothing_is_lost_or_doubled_when_the_process_is_killed(export, cen
     assert len(centre.named("LOGIN")) == 1, "a unit that is registered does not log in again because we restarted"
 
 
-async def test_inhibited_and_unmapped_alarms_are_not_told(export, centre, kit):
+async def test_inhibited_and_unmapped_alarms_are_not_told(export: Export, centre: ScriptedCentre, kit: Kit) -> None:
     await export.connect(centre)
     await export.publish(
         kit.begin("inhibited", inhibited_by="parent"),
@@ -196,7 +202,7 @@ async def test_inhibited_and_unmapped_alarms_are_not_told(export, centre, kit):
     assert centre.acknowledged[0]["AlarmFlag"] == "BEGIN"
 
 
-async def test_an_event_that_comes_twice_is_told_once(export, centre, kit):
+async def test_an_event_that_comes_twice_is_told_once(export: Export, centre: ScriptedCentre, kit: Kit) -> None:
     await export.connect(centre)
     first, last = export.message(kit.begin("a-1")), export.message(kit.end("a-1"))
     await export.bus.publish([first, last, first, last], timeout_s=5)
@@ -210,7 +216,9 @@ async def test_an_event_that_comes_twice_is_told_once(export, centre, kit):
     ]
 
 
-async def test_numbers_wrap_and_pass_over_those_of_open_alarms(export, centre, kit, postgres_url):
+async def test_numbers_wrap_and_pass_over_those_of_open_alarms(
+    export: Export, centre: ScriptedCentre, kit: Kit, postgres_url: str
+) -> None:
     await export.connect(centre)
     await export.publish(kit.begin("open"))
     await kit.until(lambda: _acknowledged(centre, 1))
@@ -233,7 +241,9 @@ async def test_numbers_wrap_and_pass_over_those_of_open_alarms(export, centre, k
     ]
 
 
-async def test_what_is_no_alarm_event_is_put_aside_and_the_rest_goes_on(export, centre, kit, postgres_url):
+async def test_what_is_no_alarm_event_is_put_aside_and_the_rest_goes_on(
+    export: Export, centre: ScriptedCentre, kit: Kit, postgres_url: str
+) -> None:
     await export.connect(centre)
     good = export.message(kit.begin("a-1"))
     await export.bus.publish([replace(good, value=b'{"alarm_id": 7}'), replace(good, value=b"\xff"), good], timeout_s=5)
@@ -247,13 +257,15 @@ async def test_what_is_no_alarm_event_is_put_aside_and_the_rest_goes_on(export, 
     assert all(reason.startswith("no alarm event") for reason in reasons)
 
 
-async def test_a_connection_that_is_switched_off_keeps_its_queue(export, centre, kit):
+async def test_a_connection_that_is_switched_off_keeps_its_queue(
+    export: Export, centre: ScriptedCentre, kit: Kit
+) -> None:
     await export.connect(centre)
     body = {"name": "x", "url": centre.url, "options": {"login_interval_s": 0.3}}
     await export.api("PUT", "/sc-connections/gd", {**body, "enabled": False})
     await export.publish(kit.begin("a-1"))
 
-    async def queued():
+    async def queued() -> bool:
         return [row["state"] for row in await export.deliveries()] == ["queued"]
 
     await kit.until(queued)
@@ -262,7 +274,9 @@ async def test_a_connection_that_is_switched_off_keeps_its_queue(export, centre,
     await kit.until(lambda: _acknowledged(centre, 1))
 
 
-async def test_an_end_goes_where_its_begin_went_though_the_mapping_has_changed(export, centre, kit):
+async def test_an_end_goes_where_its_begin_went_though_the_mapping_has_changed(
+    export: Export, centre: ScriptedCentre, kit: Kit
+) -> None:
     await export.connect(centre)
     await export.publish(kit.begin("a-1"))
     await kit.until(lambda: _acknowledged(centre, 1))
@@ -275,5 +289,5 @@ async def test_an_end_goes_where_its_begin_went_though_the_mapping_has_changed(e
     assert kit.flags(centre.acknowledged) == [("0000000001", "BEGIN"), ("0000000001", "END")]
 
 
-async def _acknowledged(centre, count: int) -> bool:
+async def _acknowledged(centre: ScriptedCentre, count: int) -> bool:
     return len(centre.acknowledged) >= count

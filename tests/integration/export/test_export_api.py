@@ -1,6 +1,7 @@
 """Connections, units, mappings and deliveries over the API: what is refused, and what is said about it."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import asyncpg
 import httpx
@@ -9,6 +10,7 @@ import pytest
 from libs.common.bus import envelope, topics
 from libs.common.contracts.registry import Device, Region, Site, SiteKind, StationClass, record_of
 from libs.common.ids import RegionId, SiteId
+from tests.integration.export.conftest import Export, Kit, ScriptedCentre
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres]
 
@@ -30,14 +32,16 @@ COMMON = {"valid_from": datetime(2026, 1, 1, tzinfo=UTC), "version": 1, "changed
     ],
     ids=["dialect", "scheme", "account in the address", "port", "id", "range", "network", "misspelt option"],
 )
-async def test_a_wrong_connection_is_refused_with_the_field(export, changes, status, words):
+async def test_a_wrong_connection_is_refused_with_the_field(
+    export: Export, changes: dict[str, object], status: int, words: str
+) -> None:
     answer = await export.api("POST", "/sc-connections", {**NEW, **changes}, status=status)
     assert words in answer["detail"]
     assert answer["detail_zh"]
     assert await export.api("GET", "/sc-connections") == []
 
 
-async def test_a_connection_is_created_once_and_changed_in_place(export):
+async def test_a_connection_is_created_once_and_changed_in_place(export: Export) -> None:
     created = await export.api("POST", "/sc-connections", NEW, status=201)
     assert created["url"] == "http://127.0.0.1:9/services/SCService"
     assert (await export.api("POST", "/sc-connections", NEW, status=409))["code"] == "connection_exists"
@@ -49,7 +53,9 @@ async def test_a_connection_is_created_once_and_changed_in_place(export):
     await export.api("POST", "/sc-connections", NEW, status=201)
 
 
-async def test_accounts_are_encrypted_kept_over_a_change_and_never_shown(export, postgres_url, caplog):
+async def test_accounts_are_encrypted_kept_over_a_change_and_never_shown(
+    export: Export, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
     account = {"username": "sc-user", "password": "geheim-8731"}
     await export.api("POST", "/sc-connections", {**NEW, "account": account})
     await export.api("PUT", "/sc-connections/gd", {"name": "x", "url": NEW["url"]})
@@ -66,7 +72,7 @@ async def test_accounts_are_encrypted_kept_over_a_change_and_never_shown(export,
         assert "sc-user" not in place
 
 
-async def test_unit_and_mapping_say_what_an_id_looks_like(export, kit):
+async def test_unit_and_mapping_say_what_an_id_looks_like(export: Export, kit: Kit) -> None:
     await export.api("POST", "/sc-connections", NEW)
     answer = await export.api("PUT", "/sc-connections/gd/units/4401064380001", {"name": "x"}, status=400)
     assert "14 digits" in answer["detail"]
@@ -89,7 +95,7 @@ async def test_unit_and_mapping_say_what_an_id_looks_like(export, kit):
     await export.api("GET", "/mappings/gd/44010643800099", status=404)
 
 
-async def test_a_proposal_follows_the_registry_and_the_profiles(export, kit):
+async def test_a_proposal_follows_the_registry_and_the_profiles(export: Export, kit: Kit) -> None:
     region = Region(id="tianhe", name="Tianhe", code="440106", **COMMON)
     site = Site(
         id="s-1", name="Site", code="03921", kind=SiteKind.ACCESS_ROOM, region=RegionId("tianhe"),
@@ -105,9 +111,9 @@ async def test_a_proposal_follows_the_registry_and_the_profiles(export, kit):
     )
     await export.api("POST", "/sc-connections", NEW)
     await export.api("PUT", f"/sc-connections/gd/units/{kit.fsu}", {"name": "x", "sites": ["s-1"]})
-    found = {}
+    found: dict[str, Any] = {}
 
-    async def proposed():
+    async def proposed() -> bool:
         try:
             found.update(await export.api("POST", f"/mappings/gd/{kit.fsu}/proposal", {}))
         except AssertionError:
@@ -127,8 +133,8 @@ async def test_a_proposal_follows_the_registry_and_the_profiles(export, kit):
     assert "s-2" in answer["detail"]
 
 
-async def test_rights_are_asked_for(export, kit):
-    async def status(method: str, path: str, **claims) -> int:
+async def test_rights_are_asked_for(export: Export, kit: Kit) -> None:
+    async def status(method: str, path: str, **claims: Any) -> int:
         token = export.keys.sign_token("gateway", audience="export", subject="li", kind="user", **claims)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{export.api_port}", trust_env=False) as http:
             headers = {"authorization": f"Bearer {token}"} if claims else {}
@@ -142,11 +148,13 @@ async def test_rights_are_asked_for(export, kit):
     assert await status("POST", "/sc-connections", scopes=["export:admin"]) == 201
 
 
-async def test_deliveries_are_paged_filtered_and_limited_to_one_s_sites(export, centre, kit):
+async def test_deliveries_are_paged_filtered_and_limited_to_one_s_sites(
+    export: Export, centre: ScriptedCentre, kit: Kit
+) -> None:
     await export.connect(centre)
     await export.publish(*(kit.begin(f"a-{n}") for n in range(5)))
 
-    async def all_there():
+    async def all_there() -> bool:
         return len(await export.deliveries(state="delivered")) == 5
 
     await kit.until(all_there)

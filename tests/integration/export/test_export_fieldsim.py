@@ -7,11 +7,12 @@ import pytest
 
 from libs.common.clock import SystemClock
 from libs.fieldsim.sc.server import Policy, SupervisionCentre
+from tests.integration.export.conftest import Export, Kit
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres]
 
 
-async def test_a_strict_centre_finds_nothing_to_say(export, kit):
+async def test_a_strict_centre_finds_nothing_to_say(export: Export, kit: Kit) -> None:
     unit_url = f"http://127.0.0.1:{export.unit_port}/services/FSUService"
     policy = Policy(strict=True, info_every_s=1.0, data_every_s=1.0, unit_urls={"*": unit_url})
     centre = SupervisionCentre(clock=SystemClock(), policy=policy)
@@ -28,7 +29,7 @@ async def test_a_strict_centre_finds_nothing_to_say(export, kit):
         def names() -> set[object]:
             return {entry["name"] for entry in centre.journal.after()}
 
-        async def all_seen():
+        async def all_seen() -> bool:
             delivered = await export.deliveries(state="delivered")
             return len(delivered) == 3 and {"GET_DATA", "GET_FSUINFO", "TIME_CHECK"} <= names()
 

@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 import httpx
 import pytest
 
+from tests.integration.export.conftest import Export, Kit, ScriptedCentre
+
 pytestmark = [pytest.mark.integration, pytest.mark.postgres]
 
 ENVELOPE = "http://schemas.xmlsoap.org/soap/envelope/"
@@ -49,29 +51,35 @@ class Poller:
         ).encode()
         response = await self.post(body, soapaction=soap_action)
         assert response.status_code == 200, response.text
-        answered = ET.fromstring(response.text).find(f"{{{ENVELOPE}}}Body")[0]
+        body_element = ET.fromstring(response.text).find(f"{{{ENVELOPE}}}Body")
+        assert body_element is not None, response.text
+        answered = body_element[0]
         assert answered.tag == "{http://FSUService.chinatowercom.com}invokeResponse"
-        return ET.fromstring(answered.find("invokeReturn").text.encode())
+        payload_text = answered.findtext("invokeReturn")
+        assert payload_text is not None, response.text
+        return ET.fromstring(payload_text.encode())
 
 
-def result(answer: ET.Element) -> tuple[str, str, str | None]:
+def result(answer: ET.Element) -> tuple[str | None, str | None, str | None]:
     return answer.findtext("PK_Type/Name"), answer.findtext("PK_Type/Code"), answer.findtext("Info/Result")
 
 
 def values(answer: ET.Element) -> dict[str, tuple[str, str, str]]:
     return {
-        each.get("Id"): (each.get("Type"), each.get("MeasuredVal"), each.get("Status"))
+        each.attrib["Id"]: (each.attrib["Type"], each.attrib["MeasuredVal"], each.attrib["Status"])
         for each in answer.iter("TSemaphore")
     }
 
 
-async def test_zeep_reads_our_description_and_the_latest_values(export, centre, kit):
+async def test_zeep_reads_our_description_and_the_latest_values(
+    export: Export, centre: ScriptedCentre, kit: Kit
+) -> None:
     zeep = pytest.importorskip("zeep", reason="a development dependency; missing only in a broken set-up")
 
-    class Local(zeep.Transport):
+    class Local(zeep.Transport):  # type: ignore[misc, name-defined]  # zeep ships without types
         """Zeep fetches the schema of SOAP's encoding from the network; here it is, by the same name."""
 
-        def load(self, url: str):
+        def load(self, url: str) -> bytes:
             return SOAP_ENCODING.encode() if "schemas.xmlsoap.org/soap/encoding" in url else super().load(url)
 
     await export.connect(centre)
@@ -79,7 +87,7 @@ async def test_zeep_reads_our_description_and_the_latest_values(export, centre, 
     poller = Poller(export.unit_port)
     asked = request("GET_DATA", 401, ids(kit.fsu) + all_points())
 
-    async def there():
+    async def there() -> bool:
         return values(await poller.ask(asked)).get("0416104001") == ("3", "228.4", "0")
 
     await kit.until(there)
@@ -105,12 +113,12 @@ async def test_zeep_reads_our_description_and_the_latest_values(export, centre, 
     }
 
 
-async def test_an_alarm_shows_in_the_values_while_it_holds(export, centre, kit):
+async def test_an_alarm_shows_in_the_values_while_it_holds(export: Export, centre: ScriptedCentre, kit: Kit) -> None:
     await export.connect(centre)
     poller = Poller(export.unit_port)
     asked = request("GET_DATA", 401, ids(kit.fsu) + all_points())
 
-    async def shows(state: tuple[str, str, str]):
+    async def shows(state: tuple[str, str, str]) -> bool:
         return values(await poller.ask(asked))["0416003001"] == state
 
     await export.publish(kit.begin("a-1"))
@@ -119,7 +127,7 @@ async def test_an_alarm_shows_in_the_values_while_it_holds(export, centre, kit):
     await kit.until(lambda: shows(("2", "0", "0")))
 
 
-async def test_values_are_there_again_after_a_restart(export, centre, kit):
+async def test_values_are_there_again_after_a_restart(export: Export, centre: ScriptedCentre, kit: Kit) -> None:
     await export.connect(centre)
     await export.publish(kit.reading({"voltage_a": 230.5, "frequency": 50.0}))
     await export.stop()
@@ -128,7 +136,7 @@ async def test_values_are_there_again_after_a_restart(export, centre, kit):
     assert values(answer)["0416104001"] == ("3", "230.5", "0")
 
 
-async def test_history_has_one_value_per_point_and_hour(export, centre, kit):
+async def test_history_has_one_value_per_point_and_hour(export: Export, centre: ScriptedCentre, kit: Kit) -> None:
     await export.connect(centre)
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     times = [hour - timedelta(minutes=50), hour - timedelta(minutes=20), hour]
@@ -137,7 +145,7 @@ async def test_history_has_one_value_per_point_and_hour(export, centre, kit):
     span = f"<StartTime>{_local(times[0])}</StartTime><EndTime>{_local(hour)}</EndTime>"
     asked = request("GET_HISDATA", 403, ids(kit.fsu) + span + all_points())
 
-    async def stored():
+    async def stored() -> bool:
         answer = await poller.ask(asked)
         found = [(each.get("MeasuredVal"), each.get("RecordTime")) for each in answer.iter("TSemaphore")]
         return found == [("229", _local(times[0])), ("231", _local(hour))]
@@ -149,17 +157,19 @@ async def test_history_has_one_value_per_point_and_hour(export, centre, kit):
     assert result(await poller.ask(century))[2] == "0"
 
 
-async def test_heartbeat_registration_and_time_are_answered(export, centre, kit):
+async def test_heartbeat_registration_and_time_are_answered(export: Export, centre: ScriptedCentre, kit: Kit) -> None:
     await export.connect(centre)
 
-    async def registered():
-        return (await export.unit())["phase"] == "registered"
+    async def registered() -> bool:
+        return bool((await export.unit())["phase"] == "registered")
 
     await kit.until(registered)
     poller = Poller(export.unit_port)
     status = await poller.ask(request("GET_FSUINFO", 1701, ids(kit.fsu)), soap_action='"invoke"')
     assert result(status) == ("GET_FSUINFO_ACK", "1702", "1")
-    assert 0 <= float(status.findtext("Info/TFSUStatus/MEMUsage")) <= 100
+    memory = status.findtext("Info/TFSUStatus/MEMUsage")
+    assert memory is not None
+    assert 0 <= float(memory) <= 100
 
     where = await poller.ask(request("GET_LOGININFO", 1501, ids(kit.fsu)))
     assert result(where)[2] == "1"
@@ -171,7 +181,7 @@ async def test_heartbeat_registration_and_time_are_answered(export, centre, kit)
     assert 7100 < (await export.unit())["clock_skew_s"] < 7300
 
 
-async def test_orders_are_refused_point_by_point_and_audited(export, centre, kit):
+async def test_orders_are_refused_point_by_point_and_audited(export: Export, centre: ScriptedCentre, kit: Kit) -> None:
     await export.connect(centre)
     poller = Poller(export.unit_port)
     point = '<TSemaphore Type="4" Id="0415202001" MeasuredVal="0" SetupVal="1" Status="0"/>'
@@ -184,7 +194,7 @@ async def test_orders_are_refused_point_by_point_and_audited(export, centre, kit
     assert result(moved)[2] == "0"
     assert result(await poller.ask(request("SET_FSUREBOOT", 1801, ids(kit.fsu))))[2] == "0"
 
-    async def audited():
+    async def audited() -> bool:
         return [each["action"] for each in await _audit(export) if each["door"] == "sc"] == [
             "point.write",
             "registration.write",
@@ -196,12 +206,12 @@ async def test_orders_are_refused_point_by_point_and_audited(export, centre, kit
     assert (order["actor"], order["succeeded"], order["after"]) == ("sc:gd", False, {"points": ["0415202001"]})
 
 
-async def test_a_centre_that_may_moves_its_unit(export, centre, kit):
+async def test_a_centre_that_may_moves_its_unit(export: Export, centre: ScriptedCentre, kit: Kit) -> None:
     await export.connect(centre, allow_write_registration=True)
     poller = Poller(export.unit_port)
 
-    async def registered():
-        return (await export.unit())["phase"] == "registered"
+    async def registered() -> bool:
+        return bool((await export.unit())["phase"] == "registered")
 
     await kit.until(registered)
     bad = await poller.ask(request("SET_LOGININFO", 1503, ids(kit.fsu) + "<SCIP>http://10.9.9.9/</SCIP>"))
@@ -222,20 +232,23 @@ async def test_a_centre_that_may_moves_its_unit(export, centre, kit):
     ],
     ids=["unknown unit", "wrong code", "right name with wrong code", "vendor's command", "no time"],
 )
-async def test_what_cannot_be_answered_gets_a_well_formed_no(export, centre, kit, name, code, fsu, fsu_code):
+async def test_what_cannot_be_answered_gets_a_well_formed_no(
+    export: Export, centre: ScriptedCentre, kit: Kit, name: str, code: int, fsu: str, fsu_code: str | None
+) -> None:
     await export.connect(centre)
     answer = await Poller(export.unit_port).ask(request(name, code, ids(fsu, fsu_code) + all_points()))
     assert result(answer) == (f"{name}_ACK", str(code + 1), "0")
     assert answer.findtext("Info/FsuId") == fsu
 
 
-async def test_hostile_bodies_get_a_fault_and_no_more(export, centre, kit):
+async def test_hostile_bodies_get_a_fault_and_no_more(export: Export, centre: ScriptedCentre, kit: Kit) -> None:
     poller = Poller(export.unit_port)
     bomb = b'<!DOCTYPE a [<!ENTITY x "lol"><!ENTITY y "&x;&x;&x;&x;">]>'
     for body in (b"", b"\x00", b"<a/>", bomb + b"<a>&y;</a>", b"<a>" * 1000, b"x" * 5_000_000):
         response = await poller.post(body)
         assert response.status_code == 500
         fault = ET.fromstring(response.text).find(f".//{{{ENVELOPE}}}Fault")
+        assert fault is not None, response.text
         assert fault.findtext("faultcode") == "soap:Client"
     async with httpx.AsyncClient(trust_env=False) as http:
         for path in ("/", "/services/", "/services/SCService", "/api/v1/sc-connections", "/metrics"):
@@ -245,7 +258,9 @@ async def test_hostile_bodies_get_a_fault_and_no_more(export, centre, kit):
         ET.fromstring(strange.text)
 
 
-async def test_an_address_that_is_not_allowed_gets_nothing(export, centre, kit, monkeypatch):
+async def test_an_address_that_is_not_allowed_gets_nothing(
+    export: Export, centre: ScriptedCentre, kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await export.stop()
     monkeypatch.setenv("WATTRING_EXPORT__ALLOWED_PEERS", '["10.0.0.0/8"]')
     await export.start()
@@ -268,14 +283,16 @@ def _time(at: datetime) -> str:
     return request("TIME_CHECK", 1301, f"<Time>{inner}</Time>")
 
 
-async def _audit(export) -> list[dict]:
+async def _audit(export: Export) -> list[dict[str, object]]:
     import orjson
 
     from libs.common.bus import topics
     from libs.common.bus.port import StartAt
 
     async with export.bus.tail([topics.AUDIT], StartAt(beginning=True)) as tail:
-        found = []
+        found: list[dict[str, object]] = []
         while batch := await tail.fetch(max_messages=1000, timeout_s=0.5):
-            found += batch
-    return [orjson.loads(each.value) for each in found]
+            for each in batch:
+                assert each.value is not None
+                found.append(orjson.loads(each.value))
+    return found

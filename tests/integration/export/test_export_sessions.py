@@ -13,14 +13,17 @@ from services.export import store
 from services.export.dialects.messages import DeviceRef, UnitFacts, UnitRef
 from services.export.domain.connection import Connection, ConnectionId, Phase
 from services.export.domain.mapping import MappedDevice, Mapping
+from tests.integration.export.conftest import Answer, Export, Heard, Kit, ScriptedCentre
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres]
 
 
-async def test_a_refused_unit_asks_again_no_sooner_than_the_interval(export, centre, kit):
+async def test_a_refused_unit_asks_again_no_sooner_than_the_interval(
+    export: Export, centre: ScriptedCentre, kit: Kit
+) -> None:
     answers = iter([kit.login_no, kit.login_no])
 
-    async def reluctant(heard):
+    async def reluctant(heard: Heard) -> Answer:
         return next(answers, kit.login_ok) if heard.name == "LOGIN" else await kit.obedient(heard)
 
     centre.script = reluctant
@@ -37,7 +40,9 @@ async def test_a_refused_unit_asks_again_no_sooner_than_the_interval(export, cen
     await kit.until(lambda: _acknowledged(centre, 1))
 
 
-async def test_a_registered_unit_does_not_log_in_again_because_the_process_stops_and_starts(export, centre, kit):
+async def test_a_registered_unit_does_not_log_in_again_because_the_process_stops_and_starts(
+    export: Export, centre: ScriptedCentre, kit: Kit
+) -> None:
     await export.connect(centre, login_interval_s=180)
     await kit.until(lambda: _phase(export, "registered"))
     await export.stop()
@@ -48,10 +53,10 @@ async def test_a_registered_unit_does_not_log_in_again_because_the_process_stops
     assert len(centre.named("LOGIN")) == 1
 
 
-async def test_a_login_under_way_is_not_cut_off_by_a_stop(export, centre, kit):
+async def test_a_login_under_way_is_not_cut_off_by_a_stop(export: Export, centre: ScriptedCentre, kit: Kit) -> None:
     asked = asyncio.Event()
 
-    async def slow(heard):
+    async def slow(heard: Heard) -> Answer:
         asked.set()
         await asyncio.sleep(0.4)
         return await kit.obedient(heard)
@@ -65,12 +70,12 @@ async def test_a_login_under_way_is_not_cut_off_by_a_stop(export, centre, kit):
     assert len(centre.named("LOGIN")) == 1
 
 
-async def test_nobody_listening_is_tried_again_soon_and_said(export, centre, kit):
+async def test_nobody_listening_is_tried_again_soon_and_said(export: Export, centre: ScriptedCentre, kit: Kit) -> None:
     await centre.stop()
     await export.connect(centre, login_interval_s=180)
     await export.publish(kit.begin("a-1"))
 
-    async def said():
+    async def said() -> bool:
         return "cannot connect" in ((await export.unit())["error"] or "")
 
     await kit.until(said)
@@ -79,7 +84,7 @@ async def test_nobody_listening_is_tried_again_soon_and_said(export, centre, kit
     assert len(centre.named("LOGIN")) == 1
 
 
-async def test_a_centre_that_was_away_gets_what_it_missed(export, centre, kit):
+async def test_a_centre_that_was_away_gets_what_it_missed(export: Export, centre: ScriptedCentre, kit: Kit) -> None:
     await export.connect(centre, failures_to_lost=2)
     await kit.until(lambda: _phase(export, "registered"))
     await centre.stop()
@@ -97,20 +102,22 @@ async def test_a_centre_that_was_away_gets_what_it_missed(export, centre, kit):
     assert kit.flags(centre.acknowledged) == [("0000000001", "BEGIN"), ("0000000001", "END")]
     await kit.until(lambda: _phase(export, "registered"))
 
-    async def ended():
+    async def ended() -> bool:
         return [each["phase"] for each in await _conditions(export)] == ["begin", "end"]
 
     await kit.until(ended)
 
 
-async def test_events_follow_the_address_that_the_centre_assigns(export, centre, kit):
+async def test_events_follow_the_address_that_the_centre_assigns(
+    export: Export, centre: ScriptedCentre, kit: Kit
+) -> None:
     from dataclasses import replace
 
     collector = replace(centre, heard=[], acknowledged=[], port=0, _server=None, _tasks=set())
     await collector.start()
     moved = kit.login_ok.replace("127.0.0.1", f"127.0.0.1:{collector.port}")
 
-    async def registrar(heard):
+    async def registrar(heard: Heard) -> Answer:
         return moved if heard.name == "LOGIN" else await kit.obedient(heard)
 
     centre.script = registrar
@@ -124,18 +131,22 @@ async def test_events_follow_the_address_that_the_centre_assigns(export, centre,
         await collector.stop()
 
 
-async def test_silence_of_the_centre_makes_the_unit_log_in_again(export, centre, kit):
+async def test_silence_of_the_centre_makes_the_unit_log_in_again(
+    export: Export, centre: ScriptedCentre, kit: Kit
+) -> None:
     await export.connect(centre, silence_s=0.4, login_interval_s=0.2)
 
-    async def twice():
+    async def twice() -> bool:
         return len(centre.named("LOGIN")) >= 3
 
     await kit.until(twice)
     assert (await export.unit())["phase"] in ("registered", "lost")
 
 
-async def test_a_removed_unit_logs_out_and_what_waits_for_it_is_given_up(export, centre, kit):
-    async def deaf_to_alarms(heard):
+async def test_a_removed_unit_logs_out_and_what_waits_for_it_is_given_up(
+    export: Export, centre: ScriptedCentre, kit: Kit
+) -> None:
+    async def deaf_to_alarms(heard: Heard) -> Answer:
         return kit.alarm_no if heard.name == "SEND_ALARM" else await kit.obedient(heard)
 
     centre.script = deaf_to_alarms
@@ -155,14 +166,14 @@ async def test_a_removed_unit_logs_out_and_what_waits_for_it_is_given_up(export,
     assert len(centre.heard) == before
 
 
-async def test_a_changed_device_list_is_told_by_another_login(export, centre, kit):
+async def test_a_changed_device_list_is_told_by_another_login(export: Export, centre: ScriptedCentre, kit: Kit) -> None:
     await export.connect(centre)
     await kit.until(lambda: _phase(export, "registered"))
     mapping = kit.mapping()
     mapping["devices"].append({"device_id": "44010641900001", "name": "监控设备"})
     await export.api("PUT", f"/mappings/gd/{kit.fsu}", mapping)
 
-    async def twice():
+    async def twice() -> bool:
         return len(centre.named("LOGIN")) == 2
 
     await kit.until(twice)
@@ -170,7 +181,7 @@ async def test_a_changed_device_list_is_told_by_another_login(export, centre, ki
     assert listed == [kit.fsu, kit.meter, "44010641900001"]
 
 
-async def test_two_replicas_do_not_both_log_in(postgres_url):
+async def test_two_replicas_do_not_both_log_in(postgres_url: str) -> None:
     """The claim decides, whatever the replicas believe; and it is kept in the database over every restart."""
     now = datetime(2026, 3, 8, tzinfo=UTC)
     db = Database(DatabaseSettings(url=SecretStr(postgres_url)), schema="export", role="wattring_export")
@@ -212,26 +223,28 @@ async def test_two_replicas_do_not_both_log_in(postgres_url):
         await db.close()
 
 
-async def _phase(export, phase: str) -> bool:
-    return (await export.unit())["phase"] == phase
+async def _phase(export: Export, phase: str) -> bool:
+    return bool((await export.unit())["phase"] == phase)
 
 
-async def _acknowledged(centre, count: int) -> bool:
+async def _acknowledged(centre: ScriptedCentre, count: int) -> bool:
     return len(centre.acknowledged) >= count
 
 
-async def _told(centre, name: str) -> bool:
+async def _told(centre: ScriptedCentre, name: str) -> bool:
     return bool(centre.named(name))
 
 
-async def _conditions(export) -> list[dict]:
+async def _conditions(export: Export) -> list[dict[str, object]]:
     import orjson
 
     from libs.common.bus import topics
     from libs.common.bus.port import StartAt
 
     async with export.bus.tail([topics.CONDITIONS], StartAt(beginning=True)) as tail:
-        found = []
+        found: list[dict[str, object]] = []
         while batch := await tail.fetch(max_messages=1000, timeout_s=0.5):
-            found += batch
-    return [orjson.loads(each.value) for each in found]
+            for each in batch:
+                assert each.value is not None
+                found.append(orjson.loads(each.value))
+    return found

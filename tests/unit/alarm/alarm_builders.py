@@ -127,7 +127,7 @@ class Bench:
     def volts(self, at_s: float, *volts: float, device_id: str = "m-1") -> list[AlarmStep]:
         """Report the phase voltages; one number is all three."""
         values = volts * 3 if len(volts) == 1 else volts
-        return self.report(at_s, device_id, **dict(zip(PHASES, values, strict=True)))
+        return self.judge(reports([(device_id, at_s, dict(zip(PHASES, values, strict=True)), frozenset())]))
 
     def judge(self, batch: Reports) -> list[AlarmStep]:
         self.last = Changes()

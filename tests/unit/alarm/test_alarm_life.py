@@ -1,5 +1,7 @@
 """The life of one alarm, told in seconds: delays in event time, gaps, quality, late and future reports."""
 
+from typing import Any
+
 import pytest
 
 from services.alarm.domain.engine import Changes, Limits
@@ -168,7 +170,7 @@ def test_a_bad_reading_lets_a_delay_run_out_but_not_beyond_the_gap() -> None:
     ],
 )
 def test_phases_are_counted_as_the_signal_says(volts: tuple[float, ...], any_: bool, all_: bool, some: bool) -> None:
-    now = {"start_delay_s": 0.0, "threshold": 90.0}
+    now: dict[str, Any] = {"start_delay_s": 0.0, "threshold": 90.0}
     bench = Bench(
         book(
             rule("any", **now),

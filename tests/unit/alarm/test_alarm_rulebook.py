@@ -1,5 +1,7 @@
 """Which parameters hold for which device, and which changes are refused."""
 
+from typing import Any
+
 import pytest
 
 from services.alarm.domain.model import CLASSES, Band, Comparison, Params, Quantifier, Rule
@@ -162,7 +164,7 @@ class TestOrder:
         ({"max_gap_s": float("nan")}, "max_gap_s", "0 to 86400 s"),
     ],
 )
-def test_impossible_parameters_are_refused_by_name(changes: dict[str, float], field: str, expected: str) -> None:
+def test_impossible_parameters_are_refused_by_name(changes: dict[str, Any], field: str, expected: str) -> None:
     wanted = override("low", Scope.SITE, "s-1", **changes)
     [fault] = override_faults(wanted, rule(), plausible=VOLTS)
     assert (fault.field, fault.expected) == (field, expected)

@@ -10,8 +10,10 @@ from libs.common.contracts.control import CommandAction, CommandState, Priority,
 from services.control.domain.commands import (
     IN_FLIGHT,
     TRANSITIONS,
+    Change,
     Command,
     Effect,
+    Outcome,
     TransitionRefused,
     WireId,
     cancelled,
@@ -217,7 +219,7 @@ class TestOn:
 
     def test_nothing_to_switch_behind_a_lock_is_success(self) -> None:
         change = on_due(on(), facts(reading=reading(1, local_lock=True)), NOW, POLICY)
-        assert (change.after.state, change.effects) == (S.SUCCEEDED, {Effect.LOAD_ON})
+        assert (change.after.state, change.effects) == (S.SUCCEEDED, frozenset({Effect.LOAD_ON}))
 
     def test_it_waits_for_its_device_and_an_emergency_does_not(self) -> None:
         assert on_due(on(), facts(busy=True), NOW, POLICY).after.reason == "device_busy"
@@ -326,7 +328,7 @@ happenings = st.lists(st.tuples(st.floats(0, 60), outcomes | circumstances), max
 @given(
     st.sampled_from([off(), on(), on(priority=Priority.EMERGENCY), off(isolation_id="i", restore_at=None)]), happenings
 )
-def test_no_order_of_events_breaks_the_rules(command: Command, story: list[tuple[float, object]]) -> None:
+def test_no_order_of_events_breaks_the_rules(command: Command, story: list[tuple[float, Facts | Outcome]]) -> None:
     now, opened_twice_without_look = NOW, False
     for delay_s, event in story:
         now = now + (later(delay_s) - NOW)
@@ -334,9 +336,9 @@ def test_no_order_of_events_breaks_the_rules(command: Command, story: list[tuple
         if isinstance(event, Facts):
             if command.state.is_final or command.next_at is None or command.next_at > now:
                 continue
-            change = on_due(command, event, now, POLICY)
+            change: Change | None = on_due(command, event, now, POLICY)
         else:
-            change = on_outcome(command, event, now, POLICY)  # type: ignore[arg-type]
+            change = on_outcome(command, event, now, POLICY)
         if change is None:
             continue
         command = change.after

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,8 +12,8 @@ from libs.common.contracts.alarm import AlarmEvent, AlarmLevel, ConditionKind, E
 from libs.common.contracts.base import Phase as AlarmPhase
 from libs.common.contracts.delivery import DeliveryState
 from libs.common.ids import AlarmId, DeviceId, SiteId
-from services.export.dialects import TOWER
 from services.export.dialects.messages import DeviceRef, PointType, Registered, UnitFacts, UnitRef
+from services.export.dialects.tower import TOWER
 from services.export.domain import session
 from services.export.domain.connection import (
     Connection,
@@ -53,7 +54,7 @@ NOW = datetime(2026, 3, 8, 6, 0, tzinfo=UTC)
 OPTIONS = ConnectionOptions()
 
 
-def unit(**changes) -> Unit:
+def unit(**changes: Any) -> Unit:
     return replace(
         Unit(
             key=UnitKey(1), connection_id=ConnectionId("gd"), ref=UnitRef("44010643800017", "44010643800017"),
@@ -64,35 +65,36 @@ def unit(**changes) -> Unit:
 
 
 class TestSession:
-    def test_two_logins_are_an_interval_apart(self):
+    def test_two_logins_are_an_interval_apart(self) -> None:
         last = NOW - timedelta(seconds=100)
         assert login_due_at(unit(), 180, NOW) == NOW
         assert login_due_at(unit(last_login_at=last), 180, NOW) == last + timedelta(seconds=180)
         assert login_due_at(unit(last_login_at=NOW - timedelta(hours=1)), 180, NOW) == NOW
 
-    def test_another_replica_s_clock_is_believed_and_nonsense_is_not(self):
+    def test_another_replica_s_clock_is_believed_and_nonsense_is_not(self) -> None:
         ahead = NOW + timedelta(seconds=2)
         assert login_due_at(unit(last_login_at=ahead), 180, NOW) == ahead + timedelta(seconds=180)
         assert login_due_at(unit(last_login_at=NOW + timedelta(days=1)), 180, NOW) == NOW
 
-    def test_a_right_lets_in_and_the_assigned_address_is_followed(self):
+    def test_a_right_lets_in_and_the_assigned_address_is_followed(self) -> None:
         after = session.let_in_or_refused(unit(login_failures=3, error="x"), Registered(True, 2, "10.20.0.9"), NOW)
         assert (after.phase, after.right, after.assigned_address) == (Phase.REGISTERED, 2, "10.20.0.9")
         assert (after.login_failures, after.error, after.logged_in_at, after.heard_at) == (0, None, NOW, NOW)
         assert session.finding_of(after, OPTIONS) is None
 
-    def test_an_assigned_address_that_is_none_is_left_aside_and_said(self):
+    def test_an_assigned_address_that_is_none_is_left_aside_and_said(self) -> None:
         after = session.let_in_or_refused(unit(), Registered(True, 2, "evil.example/../"), NOW)
         assert after.phase is Phase.REGISTERED
         assert after.assigned_address is None
+        assert after.error is not None
         assert "evil.example" in after.error
 
-    def test_no_right_is_a_refusal_that_the_platform_hears_of(self):
+    def test_no_right_is_a_refusal_that_the_platform_hears_of(self) -> None:
         after = session.let_in_or_refused(unit(), Registered(False, 0, None), NOW)
         assert after.phase is Phase.REFUSED
         assert session.finding_of(after, OPTIONS) is ConditionKind.SC_REFUSES
 
-    def test_a_login_that_never_left_does_not_count_towards_the_interval(self):
+    def test_a_login_that_never_left_does_not_count_towards_the_interval(self) -> None:
         claimed = unit(last_login_at=NOW)
         before = NOW - timedelta(days=1)
         after = session.login_not_sent(claimed, "refused", NOW, OPTIONS, last_login_at=before, jitter=0.0)
@@ -101,14 +103,14 @@ class TestSession:
         again = session.login_not_sent(after, "refused", NOW, OPTIONS, last_login_at=before, jitter=0.0)
         assert login_due_at(again, 180, NOW) == NOW + timedelta(seconds=2)
 
-    def test_a_login_without_answer_counts(self):
+    def test_a_login_without_answer_counts(self) -> None:
         answered = NOW + timedelta(seconds=10)
         after = session.login_unanswered(unit(last_login_at=NOW), "timeout", answered)
         assert login_due_at(after, 180, NOW) == answered + timedelta(seconds=180)
         refused = session.let_in_or_refused(unit(last_login_at=NOW), Registered(False, 0, None), answered)
         assert login_due_at(refused, 180, NOW) == answered + timedelta(seconds=180)
 
-    def test_failed_calls_in_a_row_lose_the_connection_and_one_acknowledgement_finds_it(self):
+    def test_failed_calls_in_a_row_lose_the_connection_and_one_acknowledgement_finds_it(self) -> None:
         state = unit(phase=Phase.REGISTERED)
         for _ in range(OPTIONS.failures_to_lost):
             assert state.phase is Phase.REGISTERED
@@ -118,7 +120,7 @@ class TestSession:
         found = session.alarms_acknowledged(state, NOW)
         assert (found.phase, found.send_failures, found.error) == (Phase.REGISTERED, 0, None)
 
-    def test_a_unit_that_cannot_log_out_leaves_after_a_few_attempts(self):
+    def test_a_unit_that_cannot_log_out_leaves_after_a_few_attempts(self) -> None:
         state = unit(phase=Phase.LEAVING)
         for attempt in range(session.LOGOUT_ATTEMPTS):
             assert state.phase is Phase.LEAVING, attempt
@@ -126,7 +128,7 @@ class TestSession:
         assert state.phase is Phase.LEFT
 
     @given(st.integers(1, 10_000), st.floats(0, 1))
-    def test_waits_grow_to_the_cap_and_never_vanish(self, attempts, jitter):
+    def test_waits_grow_to_the_cap_and_never_vanish(self, attempts: int, jitter: float) -> None:
         wait_s = retry_after_s(attempts, OPTIONS, jitter)
         assert OPTIONS.retry_first_s * 2 / 3 <= wait_s <= OPTIONS.retry_cap_s
 
@@ -147,18 +149,18 @@ class TestAddress:
             ("somewhere.else", "http://10.20.0.1:8080/services/SCService"),
         ],
     )
-    def test_events_go_to_the_assigned_host_at_the_known_path(self, assigned, url):
+    def test_events_go_to_the_assigned_host_at_the_known_path(self, assigned: str | None, url: str) -> None:
         assert service_url(self.connection, assigned) == url
 
     @pytest.mark.parametrize(
         "text", ["", "10.20.0.0/24", "10.20.0.9:0", "10.20.0.9:x", "a.b", "1.2.3.4:99999", "@", "0.0.0.0", "224.0.0.1"]
     )
-    def test_what_is_no_address_is_none(self, text):
+    def test_what_is_no_address_is_none(self, text: str) -> None:
         assert not valid_address(text)
 
 
-def event(**changes) -> AlarmEvent:
-    fields = {
+def event(**changes: Any) -> AlarmEvent:
+    fields: dict[str, Any] = {
         "alarm_id": AlarmId("a-1"), "site_id": SiteId("s-1"), "sequence": 1, "phase": AlarmPhase.BEGIN,
         "level": AlarmLevel.MINOR, "signal": "0s16001001", "began_at": NOW, "device_id": DeviceId("m-1"),
         "signal_name_zh": "交流输入停电告警", "value": 0.0, "unit": "V",
@@ -166,7 +168,7 @@ def event(**changes) -> AlarmEvent:
     return AlarmEvent(**{**fields, **changes})
 
 
-def ended(**changes) -> AlarmEvent:
+def ended(**changes: Any) -> AlarmEvent:
     later = NOW + timedelta(minutes=5)
     return event(phase=AlarmPhase.END, sequence=2, ended_at=later, end_reason=EndReason.RECOVERED, **changes)
 
@@ -178,45 +180,45 @@ TARGET = Target(
 
 
 class TestSteps:
-    def test_a_begin_is_told_once(self):
+    def test_a_begin_is_told_once(self) -> None:
         assert step_for(event(), None) is Step.BEGIN
         assert step_for(event(), Begun(1, 3, given_up=False)) is None
 
-    def test_an_inhibited_or_late_alarm_is_not_told_until_it_is_released(self):
+    def test_an_inhibited_or_late_alarm_is_not_told_until_it_is_released(self) -> None:
         assert step_for(event(inhibited_by="parent"), None) is None
         assert step_for(event(historical=True), None) is None
         assert step_for(event(phase=AlarmPhase.UPDATE, sequence=2), None) is Step.BEGIN
 
-    def test_an_end_is_told_once_and_only_after_a_begin(self):
+    def test_an_end_is_told_once_and_only_after_a_begin(self) -> None:
         assert step_for(ended(), None) is None
         assert step_for(ended(), Begun(1, 3, given_up=False)) is Step.END
         assert step_for(ended(inhibited_by="parent"), Begun(1, 3, given_up=False)) is Step.END
         assert step_for(ended(), Begun(1, 3, given_up=False, ended=True)) is None
 
-    def test_times_are_the_alarm_s_own(self):
+    def test_times_are_the_alarm_s_own(self) -> None:
         assert event_time(event(), Step.BEGIN) == NOW
         assert event_time(ended(), Step.END) == NOW + timedelta(minutes=5)
 
-    def test_texts_carry_the_value(self):
+    def test_texts_carry_the_value(self) -> None:
         assert alarm_text(event(), TARGET, TOWER) == "交流输入停电告警(0.0V)"
         assert alarm_text(event(value=None), replace(TARGET, name="停电"), TOWER) == "停电"
         assert alarm_text(event(value=0.853, unit=None), replace(TARGET, name="停电"), TOWER) == "停电(0.85)"
 
 
 class TestSerials:
-    def test_numbers_count_up_wrap_and_pass_over_what_is_open(self):
+    def test_numbers_count_up_wrap_and_pass_over_what_is_open(self) -> None:
         assert next_serials(1, 3, set()) == ([1, 2, 3], 4)
         assert next_serials(SERIAL_LIMIT - 1, 3, {0}) == ([SERIAL_LIMIT - 1, 1, 2], 3)
 
     @given(st.integers(0, SERIAL_LIMIT - 1), st.integers(0, 20), st.sets(st.integers(0, 30)))
-    def test_numbers_are_never_given_twice(self, first, count, taken):
+    def test_numbers_are_never_given_twice(self, first: int, count: int, taken: set[int]) -> None:
         given_numbers, following = next_serials(first, count, taken)
         assert len(set(given_numbers)) == count
         assert not taken & set(given_numbers)
         assert 0 <= following < SERIAL_LIMIT
 
 
-def delivery(number: int, **changes) -> Delivery:
+def delivery(number: int, **changes: Any) -> Delivery:
     return replace(
         Delivery(
             id=str(number), connection_id=ConnectionId("gd"), unit_key=UnitKey(1), alarm_id="a", event_id="e",
@@ -229,7 +231,7 @@ def delivery(number: int, **changes) -> Delivery:
 
 
 class TestDeliveries:
-    def test_a_message_holds_what_is_due_and_a_refused_alarm_travels_alone(self):
+    def test_a_message_holds_what_is_due_and_a_refused_alarm_travels_alone(self) -> None:
         heads = [delivery(number) for number in range(5)]
         assert batch_of(heads, 3) == heads[:3]
         assert batch_of([], 3) == []
@@ -237,7 +239,7 @@ class TestDeliveries:
         assert batch_of([lonely, *heads[1:]], 3) == [lonely]
         assert batch_of([heads[1], lonely, *heads[2:]], 3) == [heads[1], *heads[2:4]]
 
-    def test_after_a_refused_message_each_alarm_goes_alone_at_once(self):
+    def test_after_a_refused_message_each_alarm_goes_alone_at_once(self) -> None:
         after = session.not_taken(delivery(1), NOW, OPTIONS, refused=True, company=True, reason="no", jitter=0)
         assert (after.state, after.attempts, after.alone, after.next_attempt_at) == (
             DeliveryState.REFUSED, 1, True, NOW,
@@ -245,14 +247,14 @@ class TestDeliveries:
         again = session.not_taken(after, NOW, OPTIONS, refused=True, company=False, reason="no", jitter=0)
         assert again.next_attempt_at == NOW + timedelta(seconds=2)
 
-    def test_an_acknowledged_one_is_finished(self):
+    def test_an_acknowledged_one_is_finished(self) -> None:
         after = session.acknowledged(delivery(1, error="x", next_attempt_at=NOW), NOW)
         assert (after.state, after.attempts, after.finished_at) == (DeliveryState.DELIVERED, 1, NOW)
         assert (after.error, after.next_attempt_at) == (None, None)
 
 
 class TestMapping:
-    def test_every_wrong_row_is_named(self):
+    def test_every_wrong_row_is_named(self) -> None:
         mapping = Mapping(
             devices=(
                 MappedDevice(ref=DeviceRef("4401064160002", "9" * 14)),
@@ -271,7 +273,7 @@ class TestMapping:
             "points[6].level",
         ]  # fmt: skip
 
-    def test_the_dictionary_s_rows_make_points_of_dialect_t(self):
+    def test_the_dictionary_s_rows_make_points_of_dialect_t(self) -> None:
         devices = [
             ProposedDevice(
                 device_id="m-1", name="市电总表", category="meter_3p",
@@ -302,7 +304,7 @@ class TestMapping:
         assert any(note.startswith("w-1:") for note in proposal.notes)
         assert problems_of(proposal.mapping, TOWER, lambda _: True) == []
 
-    def test_class_e_takes_d_and_a_is_one(self):
+    def test_class_e_takes_d_and_a_is_one(self) -> None:
         for station_class, digit in (("E", "4"), ("A", "1")):
             proposal = propose(
                 region_code="440106", station_class=station_class,
@@ -312,7 +314,7 @@ class TestMapping:
             assert proposal.mapping.points[0].point_id == f"0{digit}16118001"
 
 
-def _row(**changes) -> MappedPoint:
+def _row(**changes: Any) -> MappedPoint:
     return replace(
         MappedPoint(
             device_id="m-1", kind=SourceKind.POINT, source="voltage_a", sc_device_id="44010641600021",

@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.common.errors import InvalidInput
-from services.export.dialects import TOWER, soap
 from services.export.dialects import messages as m
-from services.export.dialects.base import open_message
+from services.export.dialects import soap
+from services.export.dialects.base import Command, open_message
+from services.export.dialects.tower import TOWER
 from services.export.dialects.xmlsafe import MalformedXml, clean, parse_bytes, parse_text
 
 ENVELOPE = "http://schemas.xmlsoap.org/soap/envelope/"
@@ -44,7 +45,7 @@ def escaped(text: str) -> str:
     ],
     ids=["escaped", "prefix", "CDATA", "nested", "mark and case", "UTF-8 mark", "UTF-16", "GB18030", "comments"],
 )
-def test_every_form_of_a_call_is_taken(body):
+def test_every_form_of_a_call_is_taken(body: bytes) -> None:
     assert TOWER.read_request(open_message(soap.read_request(body))) == m.ReadStatus(UNIT)
 
 
@@ -72,7 +73,7 @@ BOMB = "<!DOCTYPE a [" + "".join(
     ids=["entity bomb", "external DTD", "file entity", "parameter entity", "empty DTD", "undefined entity", "too deep",
          "not nested", "empty", "zero byte", "two roots", "attribute twice"],
 )  # fmt: skip
-def test_dangerous_and_broken_documents_are_refused(document):
+def test_dangerous_and_broken_documents_are_refused(document: str) -> None:
     with pytest.raises(MalformedXml):
         parse_text(document)
     with pytest.raises(MalformedXml):
@@ -81,7 +82,7 @@ def test_dangerous_and_broken_documents_are_refused(document):
         soap.read_request(call(f"<xmlData>{escaped(document)}</xmlData>" if "\x00" not in document else document))
 
 
-def test_size_is_bounded_before_anything_is_parsed():
+def test_size_is_bounded_before_anything_is_parsed() -> None:
     with pytest.raises(MalformedXml, match="larger than 100 bytes"):
         parse_bytes(b"<a>" + b"x" * 200 + b"</a>", limit=100)
 
@@ -97,12 +98,12 @@ def test_size_is_bounded_before_anything_is_parsed():
     ],
     ids=["no envelope", "no xmlData", "SOAP 1.2", "no body", "not wrapped"],
 )
-def test_what_is_no_call_is_said_to_be_none(body):
+def test_what_is_no_call_is_said_to_be_none(body: bytes) -> None:
     with pytest.raises(soap.NotSoap):
         soap.read_request(body)
 
 
-def test_a_fault_is_told_with_its_words():
+def test_a_fault_is_told_with_its_words() -> None:
     with pytest.raises(soap.SoapFault, match="Method 'Request' not implemented"):
         soap.read_response(soap.write_fault("Client", "Method 'Request' not implemented"))
 
@@ -143,7 +144,7 @@ def answer(document: str) -> None:
 
 
 @given(kind=trees(depth=2), info=st.lists(trees(), max_size=4))
-def test_any_tree_of_the_dialect_s_words_is_answered_or_refused(kind, info):
+def test_any_tree_of_the_dialect_s_words_is_answered_or_refused(kind: str, info: list[str]) -> None:
     document = f"<Request><PK_Type>{kind}</PK_Type><Info>{''.join(info)}</Info></Request>"
     try:
         answer(document)
@@ -152,7 +153,7 @@ def test_any_tree_of_the_dialect_s_words_is_answered_or_refused(kind, info):
 
 
 @given(name=st.sampled_from(TOWER.commands), info=st.lists(trees(), max_size=4))
-def test_any_body_of_a_known_command_is_answered_or_refused(name, info):
+def test_any_body_of_a_known_command_is_answered_or_refused(name: Command, info: list[str]) -> None:
     kind = f"<Name>{name.name}</Name><Code>{name.code}</Code>"
     try:
         answer(f"<Request><PK_Type>{kind}</PK_Type><Info>{''.join(info)}</Info></Request>")
@@ -161,19 +162,19 @@ def test_any_body_of_a_known_command_is_answered_or_refused(name, info):
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_are_refused_with_our_error(body):
+def test_any_bytes_are_refused_with_our_error(body: bytes) -> None:
     with pytest.raises(InvalidInput):
         soap.read_request(body)
 
 
 @given(st.text(max_size=300))
-def test_any_text_as_a_centre_s_answer_is_refused_with_our_error(text):
+def test_any_text_as_a_centre_s_answer_is_refused_with_our_error(text: str) -> None:
     with pytest.raises(InvalidInput):
         TOWER.read_reply(text, m.Operation.REPORT_ALARMS)
 
 
 @given(st.text(max_size=60), st.text(max_size=60))
-def test_whatever_an_alarm_says_the_message_stays_well_formed(name, device):
+def test_whatever_an_alarm_says_the_message_stays_well_formed(name: str, device: str) -> None:
     from datetime import UTC, datetime
 
     at = datetime(2026, 3, 1, tzinfo=UTC)

@@ -1,11 +1,13 @@
 """What a poll is answered with: newest, fresh, and never a number that nobody measured."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from libs.common.contracts.telemetry import Quality, Reading
 from libs.common.ids import DeviceId, SiteId
-from services.export.dialects import TOWER
 from services.export.dialects.messages import DeviceRef, DeviceSelection, PointType, ValueState
+from services.export.dialects.tower import TOWER
 from services.export.domain.latest import ActiveAlarm, LatestReadings, hour_of, latest_values, stored_values
 from services.export.domain.mapping import MappedDevice, MappedPoint, Mapping, SourceKind
 
@@ -36,7 +38,7 @@ MAPPING = Mapping(
 )
 
 
-def reading(points: dict, *, age_s: float = 0, skew_s: float = 0, **changes) -> Reading:
+def reading(points: dict[str, float | None], *, age_s: float = 0, skew_s: float = 0, **changes: Any) -> Reading:
     received = NOW - timedelta(seconds=age_s)
     return Reading(
         device_id=DeviceId("m-1"), site_id=SiteId("s-1"), source_time=received + timedelta(seconds=skew_s),
@@ -52,17 +54,19 @@ def cache(*readings: Reading) -> LatestReadings:
     return latest
 
 
-def ask(latest: LatestReadings, selection=ALL, active=()) -> dict[str, tuple[float | None, ValueState]]:
+def ask(
+    latest: LatestReadings, selection: Sequence[DeviceSelection] = ALL, active: Sequence[ActiveAlarm] = ()
+) -> dict[str, tuple[float | None, ValueState]]:
     devices = latest_values(MAPPING, selection, latest=latest, active=active, type_of=TOWER.type_of_point, now=NOW)
     return {value.point_id: (value.value, value.state) for device in devices for value in device.values}
 
 
-def test_the_newest_by_the_device_s_time_wins():
+def test_the_newest_by_the_device_s_time_wins() -> None:
     answer = ask(cache(reading({"voltage_a": 230.0}, age_s=1), reading({"voltage_a": 229.0}, age_s=30)))
     assert answer["0416104001"] == (230.0, ValueState.NORMAL)
 
 
-def test_stale_bad_missing_and_unknown_points_are_invalid_without_a_number():
+def test_stale_bad_missing_and_unknown_points_are_invalid_without_a_number() -> None:
     invalid = (None, ValueState.INVALID)
     assert ask(cache())["0416104001"] == invalid
     assert ask(cache(reading({"voltage_a": 230.0}, age_s=601)))["0416104001"] == invalid
@@ -74,19 +78,19 @@ def test_stale_bad_missing_and_unknown_points_are_invalid_without_a_number():
     assert ask(cache(doubtful))["0416104001"] == (320.0, ValueState.NORMAL)
 
 
-def test_slow_points_stay_fresh_longer():
+def test_slow_points_stay_fresh_longer() -> None:
     answer = ask(cache(reading({"voltage_a": 230.0, "energy_active_import": 12.5}, age_s=3700)))
     assert answer["0416104001"] == (None, ValueState.INVALID)
     assert answer["0416199001"] == (12.5, ValueState.NORMAL)
 
 
-def test_an_alarm_point_is_one_with_its_level_while_the_alarm_holds():
+def test_an_alarm_point_is_one_with_its_level_while_the_alarm_holds() -> None:
     assert ask(cache())["0416001001"] == (0.0, ValueState.NORMAL)
     active = [ActiveAlarm("m-1", "0s16001001", 3), ActiveAlarm("m-2", "0s16001001", 1)]
     assert ask(cache(), active=active)["0416001001"] == (1.0, ValueState.MINOR)
 
 
-def test_points_are_answered_as_they_are_asked():
+def test_points_are_answered_as_they_are_asked() -> None:
     latest = cache(reading({"voltage_a": 230.0}))
     asked = (DeviceSelection(REF, ("0416104001", "0416555001")),)
     assert ask(latest, asked) == {
@@ -102,7 +106,7 @@ def test_points_are_answered_as_they_are_asked():
     assert ask(latest, by_id_alone) == {"0416104001": (230.0, ValueState.NORMAL)}
 
 
-def test_only_mapped_devices_are_kept():
+def test_only_mapped_devices_are_kept() -> None:
     latest = cache()
     other = reading({"voltage_a": 1.0}).model_copy(update={"device_id": DeviceId("m-9")})
     latest.observe(other)
@@ -110,7 +114,7 @@ def test_only_mapped_devices_are_kept():
     assert latest.take_samples() == []
 
 
-def test_the_first_good_value_of_every_hour_is_sampled_once():
+def test_the_first_good_value_of_every_hour_is_sampled_once() -> None:
     latest = cache(
         reading({"voltage_a": None}, age_s=1800),
         reading({"voltage_a": 230.0}, age_s=1700),
@@ -128,7 +132,7 @@ def test_the_first_good_value_of_every_hour_is_sampled_once():
     assert latest.take_samples() == samples
 
 
-def test_stored_samples_stand_in_until_something_newer_is_seen():
+def test_stored_samples_stand_in_until_something_newer_is_seen() -> None:
     stored = cache(reading({"voltage_a": 229.0, "energy_active_import": 5.0}, age_s=1700)).take_samples()
     latest = cache(reading({"voltage_a": 231.0}))
     latest.take_samples()
@@ -140,7 +144,7 @@ def test_stored_samples_stand_in_until_something_newer_is_seen():
     assert latest.take_samples() == [], "the hour has its sample already"
 
 
-def test_history_gives_what_was_sampled_and_nothing_else():
+def test_history_gives_what_was_sampled_and_nothing_else() -> None:
     at = [NOW - timedelta(hours=2), NOW - timedelta(hours=1)]
     samples = {("m-1", "voltage_a"): [(at[0], 229.0), (at[1], 230.0)]}
     [device] = stored_values(MAPPING, ALL, samples)

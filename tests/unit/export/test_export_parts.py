@@ -1,6 +1,7 @@
 """Credentials, the host's load, settings."""
 
 import stat
+from pathlib import Path
 
 import pytest
 from cryptography.fernet import Fernet
@@ -11,7 +12,7 @@ from services.export.secrets import FILE_NAME, Secrets, SecretsUnreadable
 from services.export.settings import ExportSettings
 
 
-def test_a_key_is_made_once_private_and_found_again(tmp_path):
+def test_a_key_is_made_once_private_and_found_again(tmp_path: Path) -> None:
     sealed = Secrets.open(None, tmp_path / "keys").seal({"password": "p"})
     assert b"password" not in sealed
     path = tmp_path / "keys" / FILE_NAME
@@ -21,7 +22,7 @@ def test_a_key_is_made_once_private_and_found_again(tmp_path):
     assert Secrets.open(None, tmp_path / "keys").unseal(None) == {}
 
 
-def test_keys_can_be_rotated_and_a_foreign_one_is_said():
+def test_keys_can_be_rotated_and_a_foreign_one_is_said() -> None:
     old, new = Fernet.generate_key().decode(), Fernet.generate_key().decode()
     sealed = Secrets(old).seal({"password": "p"})
     assert Secrets(f"{new}, {old}").unseal(sealed) == {"password": "p"}
@@ -31,7 +32,7 @@ def test_keys_can_be_rotated_and_a_foreign_one_is_said():
         Secrets("short")
 
 
-def test_load_is_measured_between_two_questions(tmp_path):
+def test_load_is_measured_between_two_questions(tmp_path: Path) -> None:
     def write(busy: int, idle: int) -> None:
         (tmp_path / "stat").write_text(f"cpu  {busy} 0 0 {idle} 0 0 0 0 0 0\ncpu0 1 1 1 1\n")
 
@@ -45,12 +46,12 @@ def test_load_is_measured_between_two_questions(tmp_path):
     assert load.memory_percent == pytest.approx(41.0)
 
 
-def test_a_machine_without_proc_gives_a_bounded_answer(tmp_path):
+def test_a_machine_without_proc_gives_a_bounded_answer(tmp_path: Path) -> None:
     load = HostMeter(tmp_path).read()
     assert 0 <= load.cpu_percent <= 100
     assert load.memory_percent == 0
 
 
-def test_a_peer_that_is_no_network_stops_the_start():
+def test_a_peer_that_is_no_network_stops_the_start() -> None:
     with pytest.raises(InvalidSettings, match="ALLOWED_PEERS"):
         load_section("export", ExportSettings, {"WATTRING_EXPORT__ALLOWED_PEERS": '["10.0.0.0/99"]'})

@@ -1,13 +1,14 @@
 """Dialect T against messages written for these tests after the reference page's examples."""
 
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
-from services.export.dialects import TOWER
 from services.export.dialects import messages as m
 from services.export.dialects import xmlsafe as xml
 from services.export.dialects.base import MalformedMessage, UnknownCommand, open_message
+from services.export.dialects.tower import TOWER
 
 FSU = m.UnitRef("44010643800017", "44010643800017")
 METER = m.DeviceRef("44010641600021", "44010641600021")
@@ -28,14 +29,14 @@ def read(text: str) -> m.CentreRequest:
 def shape(text: str) -> object:
     """Return a document as nested tuples: what counts is structure, order and values, not layout."""
 
-    def of(element) -> object:
+    def of(element: xml.Element) -> object:
         inner = tuple(of(child) for child in element) or (element.text or "").strip()
         return (element.tag, tuple(sorted(element.attrib.items())), inner)
 
     return of(xml.parse_text(text))
 
 
-def test_login_is_written_as_the_specification_orders_it():
+def test_login_is_written_as_the_specification_orders_it() -> None:
     text = TOWER.write_request(
         m.Register(
             unit=FSU,
@@ -72,13 +73,13 @@ def test_login_is_written_as_the_specification_orders_it():
     ],
     ids=["read-write", "no-address", "right-0", "right-missing", "right-unreadable"],
 )
-def test_login_is_accepted_only_with_a_right(body, expected):
+def test_login_is_accepted_only_with_a_right(body: str, expected: m.Registered) -> None:
     text = f"<Response><PK_Type><Name>LOGIN_ACK</Name><Code>102</Code></PK_Type><Info>{body}</Info></Response>"
     assert TOWER.read_reply(text, m.Operation.REGISTER) == expected
 
 
-def alarm(flag: m.AlarmFlag, **changes) -> m.AlarmReport:
-    fields = {
+def alarm(flag: m.AlarmFlag, **changes: Any) -> m.AlarmReport:
+    fields: dict[str, Any] = {
         "serial": 731,
         "device": METER,
         "point_id": "0416001001",
@@ -91,7 +92,7 @@ def alarm(flag: m.AlarmFlag, **changes) -> m.AlarmReport:
     return m.AlarmReport(**{**fields, **changes})
 
 
-def test_an_alarm_is_written_with_ten_digits_and_local_time():
+def test_an_alarm_is_written_with_ten_digits_and_local_time() -> None:
     text = TOWER.write_request(m.ReportAlarms(FSU, (alarm(m.AlarmFlag.BEGIN),)), m.Operation.REPORT_ALARMS)
     assert shape(text) == shape("""
         <Request><PK_Type><Name>SEND_ALARM</Name><Code>501</Code></PK_Type><Info><Values><TAlarmList><TAlarm>
@@ -107,7 +108,7 @@ def test_an_alarm_is_written_with_ten_digits_and_local_time():
     [("<Result>1</Result>", True), ("<Result>SUCCESS</Result>", True), ("<Result>0</Result>", False),
      ("<Result>FAILURE</Result>", False), ("", False), ("<Result/>", False), ("<result> 1 </result>", True)],
 )  # fmt: skip
-def test_only_a_clear_yes_acknowledges_an_alarm(body, ok):
+def test_only_a_clear_yes_acknowledges_an_alarm(body: str, ok: bool) -> None:
     text = f"<Response><PK_Type><Name>SEND_ALARM_ACK</Name><Code>502</Code></PK_Type><Info>{body}</Info></Response>"
     assert TOWER.read_reply(text, m.Operation.REPORT_ALARMS) == m.Outcome(None, ok)
 
@@ -124,12 +125,12 @@ def test_only_a_clear_yes_acknowledges_an_alarm(body, ok):
     ],
     ids=["empty", "blank", "another command", "another dialect's code", "no name"],
 )
-def test_an_answer_to_another_question_is_none(text):
+def test_an_answer_to_another_question_is_none(text: str) -> None:
     with pytest.raises(MalformedMessage):
         TOWER.read_reply(text, m.Operation.REPORT_ALARMS)
 
 
-def test_a_poll_names_devices_and_points():
+def test_a_poll_names_devices_and_points() -> None:
     info = f"""{UNIT}<DeviceList><Device Id="44010641600021" Code="44010641600021">
         <Id>0416104001</Id><Id>0416118001</Id></Device></DeviceList>"""
     selection = m.DeviceSelection(METER, ("0416104001", "0416118001"))
@@ -147,9 +148,11 @@ def test_a_poll_names_devices_and_points():
     ],
     ids=["all devices", "all devices by code alone", "all points", "other case", "no point"],
 )
-def test_wildcards_and_case(device, points, expected):
+def test_wildcards_and_case(device: str, points: str, expected: m.DeviceSelection) -> None:
     info = f"{UNIT}<DeviceList><Device {device}>{points}</Device></DeviceList>"
-    assert read(request("GET_DATA", 401, info)).selection == (expected,)
+    asked = read(request("GET_DATA", 401, info))
+    assert isinstance(asked, m.ReadPoints)
+    assert asked.selection == (expected,)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +174,7 @@ def test_wildcards_and_case(device, points, expected):
     ids=["plain", "case of ids", "no code", "plain-text PK_Type", "unknown element", "blank in the name",
          "mark, blanks and curly quotes", "no declaration", "declared in another encoding", "PK_Type twice"],
 )  # fmt: skip
-def test_every_spelling_seen_in_the_field_is_taken(text):
+def test_every_spelling_seen_in_the_field_is_taken(text: str) -> None:
     assert read(text) == m.ReadStatus(FSU)
 
 
@@ -179,7 +182,7 @@ def test_every_spelling_seen_in_the_field_is_taken(text):
     ("name", "code"),
     [("GET_DATA", 501), ("SEND_ALARM", 501), ("LOGIN", 101), ("GET_SUINFO", 1001), ("SET_POINT", 401), ("X", 3001)],
 )
-def test_name_and_code_have_to_belong_together_and_to_be_for_a_unit(name, code):
+def test_name_and_code_have_to_belong_together_and_to_be_for_a_unit(name: str, code: int) -> None:
     incoming = open_message(xml.parse_text(request(name, code, UNIT)))
     with pytest.raises(UnknownCommand):
         TOWER.read_request(incoming)
@@ -189,7 +192,7 @@ def test_name_and_code_have_to_belong_together_and_to_be_for_a_unit(name, code):
         <Info>{UNIT}<Result>0</Result></Info></Response>""")
 
 
-def test_orders_are_read_point_by_point():
+def test_orders_are_read_point_by_point() -> None:
     point = 'Type="4" Id="0415202001" MeasuredVal="0" SetupVal="1" Status="0"'
     info = f'{UNIT}<Value><DeviceList><Device Id="1" Code="2"><TSemaphore {point}/></Device></DeviceList></Value>'
     orders = (m.PointOrder(m.DeviceRef("1", "2"), "0415202001", 1.0),)
@@ -201,7 +204,7 @@ def test_orders_are_read_point_by_point():
     assert read(request("SET_THRESHOLD", 2001, info)) == m.WriteThresholds(FSU, orders)
 
 
-def test_time_is_china_time_and_never_guessed():
+def test_time_is_china_time_and_never_guessed() -> None:
     parts = "<Month>03</Month><Day>08</Day><Hour>14</Hour><Minute>05</Minute><Second>00</Second>"
     for year in ("<Years>2025</Years>", "<Year>2025</Year>"):
         check = read(request("TIME_CHECK", 1301, f"<Time>{year}{parts}</Time>"))
@@ -211,7 +214,7 @@ def test_time_is_china_time_and_never_guessed():
             read(request("TIME_CHECK", 1301, f"<Time>{bad}</Time>"))
 
 
-def test_values_are_written_as_attributes_with_a_state():
+def test_values_are_written_as_attributes_with_a_state() -> None:
     incoming = open_message(xml.parse_text(request("GET_DATA", 401, UNIT)))
     values = (
         m.PointValue("0416104001", m.PointType.AI, 228.4, m.ValueState.NORMAL),
@@ -228,7 +231,7 @@ def test_values_are_written_as_attributes_with_a_state():
         </Device></DeviceList></Values></Info></Response>""")
 
 
-def test_history_carries_the_time_of_each_value():
+def test_history_carries_the_time_of_each_value() -> None:
     incoming = open_message(xml.parse_text(request("GET_HISDATA", 403, UNIT)))
     at = datetime(2025, 3, 7, 16, 0, 0, tzinfo=UTC)
     value = m.PointValue("0416104001", m.PointType.AI, 227.9, m.ValueState.NORMAL, recorded_at=at)
@@ -236,7 +239,7 @@ def test_history_carries_the_time_of_each_value():
     assert 'RecordTime="2025-03-08 00:00:00"' in reply
 
 
-def test_refused_orders_stand_in_the_fail_list():
+def test_refused_orders_stand_in_the_fail_list() -> None:
     incoming = open_message(xml.parse_text(request("SET_POINT", 1001, UNIT)))
     device = m.DeviceOutcome(m.DeviceRef("44010641500003", "44010641500003"), (), ("0415202001",))
     reply = TOWER.write_reply(incoming, m.WriteOutcome(FSU, ok=False, devices=(device,)))
@@ -246,7 +249,7 @@ def test_refused_orders_stand_in_the_fail_list():
           <SuccessList/><FailList><Id>0415202001</Id></FailList></Device></DeviceList></Info></Response>""")
 
 
-def test_the_other_replies_keep_the_specification_s_order():
+def test_the_other_replies_keep_the_specification_s_order() -> None:
     def written(name: str, code: int, reply: m.UnitReply) -> object:
         return shape(TOWER.write_reply(open_message(xml.parse_text(request(name, code, UNIT))), reply))
 
@@ -279,14 +282,14 @@ def test_the_other_replies_keep_the_specification_s_order():
     [(228.4, "228.4"), (0.0, "0"), (-0.00001, "0"), (1234567.125, "1234567.125"), (1e15, "1000000000000000"),
      (0.1 + 0.2, "0.3")],
 )  # fmt: skip
-def test_numbers_are_plain_digits(value, text):
+def test_numbers_are_plain_digits(value: float, text: str) -> None:
     incoming = open_message(xml.parse_text(request("GET_DATA", 401, UNIT)))
     values = (m.PointValue("0416104001", m.PointType.AI, value, m.ValueState.NORMAL),)
     reply = TOWER.write_reply(incoming, m.PointValues(FSU, ok=True, devices=(m.DeviceValues(METER, values),)))
     assert f'MeasuredVal="{text}"' in reply
 
 
-def test_texts_fit_forty_bytes_whole_characters_and_no_angles():
+def test_texts_fit_forty_bytes_whole_characters_and_no_angles() -> None:
     assert TOWER.fit_text("停电", "(0.0V)") == "停电(0.0V)"
     long = TOWER.fit_text("第1路(市电)电压过低告警与更多的文字说明", "(152.3V)")
     assert long.endswith("(152.3V)")
@@ -295,7 +298,7 @@ def test_texts_fit_forty_bytes_whole_characters_and_no_angles():
     assert len(TOWER.fit_text("", "x" * 60).encode()) == 40
 
 
-def test_kinds_are_told_from_an_unknown_point_s_id():
+def test_kinds_are_told_from_an_unknown_point_s_id() -> None:
     kinds = [
         TOWER.type_of_point(point).value for point in ("0416001001", "0416104001", "0415202001", "0415301001", "x")
     ]

@@ -1,6 +1,7 @@
 """Live push: to those who may see it, and never held up by the slow."""
 
 import asyncio
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 
 import orjson
@@ -57,6 +58,7 @@ async def test_a_slow_page_loses_its_oldest_events_and_is_told() -> None:
 async def test_pages_are_bounded() -> None:
     hub = LiveHub(clients_max=1, queue_max=2)
     stream = hub.stream(hub.open(lambda _: True), lambda: False)
+    assert isinstance(stream, AsyncGenerator)
     await anext(stream)
     with pytest.raises(TooManyPages):
         hub.open(lambda _: True)
