@@ -17,6 +17,14 @@ def _state(value: object) -> object:
 State = Annotated[int | None, BeforeValidator(_state)]
 
 
+class DoorLease(BaseModel):
+    """By which right a load is off, as the line's holder knows it."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    isolation_id: str | None = None
+
+
 class DoorLoad(BaseModel):
     """One load as the door describes it."""
 
@@ -34,6 +42,12 @@ class DoorLoad(BaseModel):
     trip_reason: State = None
     held: bool = False
     """Whether this process holds the load's line."""
+    off_lease: DoorLease | None = None
+
+    @property
+    def isolation_id(self) -> str | None:
+        """Work permit under which the holder has opened it."""
+        return None if self.off_lease is None else self.off_lease.isolation_id
 
 
 _LOADS = TypeAdapter(list[DoorLoad])

@@ -31,8 +31,6 @@ SNAPSHOT_EVERY_S = 60.0
 TELL_EVERY_S = 0.5
 TELL_BATCH = 2000
 SECOND_PATH_EVERY_S = 1.0
-SECOND_PATH_AT_ONCE = 50
-"""Wake-ups by the direct door at the same time."""
 SECOND_PATH_BATCH = 100
 
 TRANSIENT = (Unavailable, asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.QueryCanceledError)
@@ -254,26 +252,15 @@ class SecondPath:
             released = await store.released_trips(conn, {command.load_id for command in stuck})
         self._tried &= {command.wire_id for command in stuck}
         todo = [command for command in stuck if command.wire_id not in self._tried]
-        limit = asyncio.Semaphore(SECOND_PATH_AT_ONCE)
-
-        async def one(request: OnRequest) -> None:
-            async with limit:
-                try:
-                    await self._doors.on(request)
-                except Unavailable as exc:
-                    logger.warning(
-                        "wake-up by the direct door failed", extra={"load_id": request.load_id, "reason": exc.message}
-                    )
-                else:
-                    logger.info("wake-up by the direct door", extra={"load_id": request.load_id})
-
-        async with asyncio.TaskGroup() as group:
-            for command in todo:
-                self._tried.add(command.wire_id)
-                request = OnRequest(
+        self._tried |= {command.wire_id for command in todo}
+        await self._doors.on_many(
+            [
+                OnRequest(
                     load_id=command.load_id, device_id=command.device_id, channel=command.channel,
                     reason=f"control: {command.reason or 'wake-up'}", request_id=command.wire_id,
                     released_trip=released.get(command.load_id),
-                )  # fmt: skip
-                group.create_task(one(request), name=f"wake {command.load_id}")
+                )
+                for command in todo
+            ]
+        )  # fmt: skip
         return False

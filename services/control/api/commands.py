@@ -1,5 +1,6 @@
 """Commands, isolations, wake-ups and guards over HTTP."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -7,10 +8,12 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field, model_validator
 
+from libs.common.clock import Clock
 from libs.common.contracts.base import UtcTime
 from libs.common.contracts.control import CommandAction, CommandState, Priority
 from libs.common.db import Database, WriteConn
-from libs.common.errors import Forbidden, InvalidInput, NotFound
+from libs.common.errors import Forbidden, InvalidInput, NotFound, Unavailable
+from libs.common.ids import new_id
 from libs.common.tokens import Principal
 from libs.common.web import Cursor, Limit, Page, ProblemDetail, read_time_cursor, time_cursor
 from services.control.api.common import (
@@ -30,13 +33,15 @@ from services.control.api.guards import GuardView, list_of_guards
 from services.control.domain.commands import Command
 from services.control.domain.guards import Hold, Policy
 from services.control.domain.loads import LoadInfo
-from services.control.drivers.door import Board
+from services.control.drivers.door import Board, Doors, OnRequest
 from services.control.store import commands as store
 from services.control.store import orders as order_store
 from services.control.store.orders import Isolation
 from services.control.usecases.isolations import IsolationRequest, Isolations
 from services.control.usecases.orders import Group, Orders, SwitchOrder, WakeOrder, WakeProgress
 from services.control.usecases.ports import Loads
+
+logger = logging.getLogger(__name__)
 
 LOOK_MAX_AGE_S = 2.0
 """A reading older than this is looked up again before an OFF is accepted. [s]"""
@@ -231,8 +236,8 @@ class TripReleaseIn(Model):
 
 
 def build_command_router(
-    *, orders: Orders, isolations: Isolations, db: Database, loads: Loads, board: Board, policy: Policy,
-    idempotent: Idempotent, wake: Callable[[], None],
+    *, orders: Orders, isolations: Isolations, db: Database, clock: Clock, loads: Loads, board: Board, doors: Doors,
+    policy: Policy, idempotent: Idempotent, wake: Callable[[], None],
 ) -> APIRouter:  # fmt: skip
     """Return the routes of commands, isolations, wake-ups and guards; ``wake`` hurries the scheduler."""
     router = APIRouter(prefix="/api/v1")
@@ -363,9 +368,35 @@ def build_command_router(
         async def work(conn: WriteConn) -> tuple[int, BaseModel]:
             return 202, wake_up_view(await orders.wake(conn, order))
 
-        answer = await idempotent.run(who, key, body, work, path="/wake-ups")
+        try:
+            answer = await idempotent.run(who, key, body, work, path="/wake-ups")
+        except Unavailable as exc:
+            return await _past_the_database(order, exc)
         wake()
         return answer
+
+    async def _past_the_database(order: WakeOrder, why: Unavailable) -> Response:
+        """Wake by the direct doors alone; plans are not suspended, and this log line is all that remembers it."""
+        logger.error(
+            "waking past the database",
+            extra={"actor": order.actor, "scope": order.scope, "target": order.target, "reason": why.message},
+        )
+        await board.refresh(LOOK_MAX_AGE_S)
+        held = [load.load_id for load in order.loads if board.is_isolated(load.load_id)]
+        requests = [
+            OnRequest(load.load_id, load.device_id, load.channel, f"one key by {order.actor}", new_id())
+            for load in order.loads
+            if load.device_id is not None and load.load_id not in held
+        ]
+        failed = await doors.on_many(requests)
+        if requests and len(failed) == len(requests):
+            raise why
+        view = WakeUpView(
+            wake_up_id="unrecorded", scope=order.scope, target=order.target, reason=order.reason, actor=order.actor,
+            created_at=clock.now(), suspends_plans=False, released_at=None, released_by=None, loads=len(requests),
+            commanded=len(requests) - len(failed), verified=0, held=len(held), state="running", unreachable=failed,
+        )  # fmt: skip
+        return Response(view.model_dump_json(), status_code=202, media_type="application/json")
 
     @router.get("/wake-ups", tags=["wake-ups"], summary="List wake-up orders, the youngest first")
     async def list_wake_ups(_: Read, cursor: Cursor = None, limit: Limit = 20) -> Page[WakeUpView]:

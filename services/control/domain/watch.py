@@ -190,6 +190,8 @@ class Seen:
     age_s: float | None
     local_lock: bool | None = None
     trip_reason: int | None = None
+    isolation_id: str | None = None
+    """Work permit under which the line's holder has opened it."""
 
 
 class Verdict(StrEnum):
@@ -278,6 +280,9 @@ def _judge_one(
     known_open = seen is not None and seen.breaker == 0
     if not (known_open or leases or waking):
         return judgement  # never read, and nobody ever wanted it off
+    if seen is not None and seen.isolation_id is not None and not book.is_complete:
+        # Control has never told us what is isolated; the line's holder may know.
+        return replace(judgement, verdict=Verdict.CALL, text=Hold.ISOLATION.value)
     if seen is not None and seen.local_lock:
         return replace(judgement, verdict=Verdict.CALL, text=Hold.LOCAL_LOCK.value)
     trip = None if seen is None else unreleased_trip(seen.trip_reason, book.released_trips.get(load_id))

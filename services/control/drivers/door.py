@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 LOOK_TIMEOUT_S = 2.0
 ON_TIMEOUT_S = 20.0
 """A breaker motor takes up to 10 s, and the door reads back before it answers. [s]"""
+AT_ONCE = 50
+"""Wake-ups by the direct door at the same time."""
 BOARD_MAX_AGE_S = 10.0
 """A door that has not answered for this long tells nothing. [s]"""
 
@@ -111,6 +113,28 @@ class Doors:
             raise Unavailable("; ".join(problems))
         return None
 
+    async def on_many(self, requests: Sequence[OnRequest]) -> list[str]:
+        """Ask for many ONs at the same time; return the loads that no door took."""
+        room = asyncio.Semaphore(AT_ONCE)
+        failed: list[str] = []
+
+        async def one(request: OnRequest) -> None:
+            async with room:
+                try:
+                    await self.on(request)
+                except Unavailable as exc:
+                    failed.append(request.load_id)
+                    logger.warning(
+                        "wake-up by the direct door failed", extra={"load_id": request.load_id, "reason": exc.message}
+                    )
+                else:
+                    logger.info("wake-up by the direct door", extra={"load_id": request.load_id})
+
+        async with asyncio.TaskGroup() as group:
+            for request in requests:
+                group.create_task(one(request), name=f"wake {request.load_id}")
+        return failed
+
     async def _look(self, client: httpx.AsyncClient) -> list[DoorLoad]:
         try:
             response = await client.get("/direct/v1/loads", timeout=LOOK_TIMEOUT_S, headers=self._headers())
@@ -137,6 +161,7 @@ class Board:
         self._clock = clock
         self._steady = steady
         self._readings: dict[str, Reading] = {}
+        self._isolated: frozenset[str] = frozenset()
         self._heard_at = float("-inf")
         self._silent = False
         self._looking = asyncio.Lock()
@@ -150,6 +175,10 @@ class Board:
         age_s = None if reading.age_s is None else reading.age_s + since_s
         read_at = None if age_s is None else self._steady.now() - timedelta(seconds=age_s)
         return replace(reading, age_s=age_s, read_at=read_at)
+
+    def is_isolated(self, load_id: str) -> bool:
+        """Return whether the line's holder has opened the load under a work permit, as last heard."""
+        return load_id in self._isolated
 
     async def refresh(self, max_age_s: float) -> None:
         """Look again unless that was done within ``max_age_s``; without an answer the old one ages. [s]"""
@@ -167,6 +196,7 @@ class Board:
                 return
             self._silent = False
             self._heard_at = asked_at
+            self._isolated = frozenset(load.load_id for load in loads if load.isolation_id is not None)
             metrics.DOOR_AGE.set(0.0)
             self._readings = {
                 load.load_id: Reading(

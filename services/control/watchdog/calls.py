@@ -79,6 +79,7 @@ class Calls:
             Seen(
                 load_id=load.load_id, device_id=load.device_id, site_id=load.site_id, channel=load.channel,
                 breaker=load.breaker_state, age_s=load.age_s, local_lock=load.local_lock, trip_reason=load.trip_reason,
+                isolation_id=load.isolation_id,
             )
             for load in loads
         ]  # fmt: skip

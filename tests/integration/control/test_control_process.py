@@ -52,7 +52,7 @@ class Installation:
 
 @asynccontextmanager
 async def installation(
-    postgres_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *, watchdog: bool
+    postgres_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *, watchdog: bool, replicas: int = 1
 ) -> AsyncIterator[Installation]:
     for name, value in {
         "CLOCK_SYNC": "assumed", "MIN_OFF_S": "1", "MIN_ON_S": "0", "TICK_S": "0.1",
@@ -73,8 +73,12 @@ async def installation(
     await setting_up.ensure_topics(topics.specs(BusSettings()))
     await setting_up.stop()
     field = FakeField({load_id: FakeBreaker() for load_id in LOADS})
-    services = [build_ingest(platform, field), build(platform)]
-    places = [Listener(service.app, uds=folder / f"{service.name}.sock") for service in services]
+    others = [
+        Platform(settings.model_copy(update={"instance": str(number)}), clock, bus, platform.keys)
+        for number in range(1, replicas)
+    ]
+    services = [build_ingest(platform, field), build(platform), *(build(other) for other in others)]
+    places = [Listener(service.app, uds=folder / f"{service.name}.sock") for service in services[:2]]
     stop = asyncio.Event()
     running = asyncio.create_task(serve(services, platform, stop, places))
     transport = httpx.AsyncHTTPTransport(uds=str(folder / "control.sock"))

@@ -118,6 +118,11 @@ class TestJudge:
         assert judged(book(isolated), at(10), seen(0)).verdict is Verdict.FINE
         assert judged(book(isolated), at(3631), seen(0)).verdict is Verdict.WAKE
 
+    def test_an_isolation_that_only_the_holder_knows_counts_until_control_has_spoken(self) -> None:
+        shown = seen(0, isolation_id="i")
+        assert judged(Book(), at(10), shown).text == "isolation"
+        assert judged(book(), at(10), shown).verdict is Verdict.WAKE
+
     def test_an_isolation_that_comes_while_waking_stops_it(self) -> None:
         found = judged(book(lease(isolation_id="i")), at(10), seen(0), waking=True)
         assert (found.verdict, found.text) == (Verdict.CALL, "isolation")

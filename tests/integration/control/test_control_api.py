@@ -1,0 +1,230 @@
+"""Control's API: bad input named and refused, idempotency keys, rights, progress; over a real socket."""
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.integration.control.fake_ingest import until
+from tests.integration.control.test_control_process import Installation, installation, plan_body
+
+pytestmark = [pytest.mark.integration, pytest.mark.postgres]
+
+GOOD = {
+    "name": "p", "load_ids": ["aau-1"], "first_date": "2099-05-01", "last_date": "2099-06-01",
+    "windows": [{"start": "23:59:59", "end": "06:00:00"}],
+}  # fmt: skip
+
+
+def refused(answer: httpx.Response, status: int, *words: str) -> Any:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"].startswith("application/problem+json")
+    body = answer.json()
+    for word in words:
+        assert word in body["detail"], body
+    assert body["detail_zh"]
+    return body
+
+
+async def bad_plans(found: Installation) -> None:
+    async def post(**changes: Any) -> httpx.Response:
+        return await found.call("POST", "/api/v1/plans", GOOD | changes)
+
+    assert (await post()).json()["preview"]["count"] == 32
+    refused(await post(windows=[{"start": "01:00", "end": "01:00"}]), 400, "windows", "no length")
+    refused(await post(zone="Asia/Guangzhou"), 400, "zone", "Asia/Guangzhou")
+    refused(await post(first_date="2020-05-01", last_date="2020-06-01"), 400, "past")
+    refused(await post(last_date="2099-04-01"), 400, "last_date")
+    refused(await post(weekdays=[8]), 400, "weekdays")
+    refused(await post(calendar_ids=["nowhere"]), 400, "calendar_ids")
+    body = refused(await post(load_ids=["aau-1", "hospital", "nowhere"]), 400, "hospital (never_off)")
+    assert body["facts"]["loads"] == [
+        {"load_id": "hospital", "reason": "never_off"}, {"load_id": "nowhere", "reason": "unknown_load"},
+    ]  # fmt: skip
+    refused(await post(load_ids=["aau-1", "aau-1"]), 400, "different loads")
+    refused(await post(load_ids=[]), 422, "load_ids")
+    refused(await post(first_date="2099-02-30"), 422, "first_date")
+    refused(await post(windows=[{"start": "25:00", "end": "06:00"}]), 422, "windows")
+    refused(await post(surprise=1), 422, "surprise")
+    refused(await found.call("GET", "/api/v1/plans/nowhere"), 404)
+    refused(await found.call("POST", "/api/v1/plans/nowhere/approve"), 404)
+    refused(await found.call("GET", "/api/v1/plans?cursor=rubbish"), 400)
+    refused(await found.call("GET", "/api/v1/plans?limit=0"), 422)
+
+
+async def plan_states(found: Installation) -> None:
+    plan_id = (await found.call("POST", "/api/v1/plans", GOOD)).json()["plan_id"]
+    first = await found.call("POST", f"/api/v1/plans/{plan_id}/approve")
+    assert first.json()["approved_by"] == "user:duty"
+    refused(await found.call("POST", f"/api/v1/plans/{plan_id}/approve"), 409, "approved")
+    ended = await found.call("POST", f"/api/v1/plans/{plan_id}/end", {"reason": "no longer wanted"})
+    assert ended.json()["state"] == "ended"
+    refused(await found.call("POST", f"/api/v1/plans/{plan_id}/end", {}), 409)
+    assert plan_id in [plan["plan_id"] for plan in (await found.get("/api/v1/plans?limit=1000"))["items"]]
+    page = await found.get("/api/v1/plans?limit=1")
+    following = await found.get(f"/api/v1/plans?limit=1&cursor={page['next_cursor'].replace('+', '%2B')}")
+    assert page["items"][0]["plan_id"] != following["items"][0]["plan_id"]
+
+
+async def bad_commands(found: Installation) -> None:
+    soon = (found.platform.clock.now() + timedelta(seconds=60)).isoformat()
+
+    async def post(**body: Any) -> httpx.Response:
+        return await found.call("POST", "/api/v1/commands", body)
+
+    refused(await post(action="open", load_id="aau-1"), 400, "restore_at")
+    body = refused(await post(action="open", load_id="hospital", restore_at=soon), 400, "never_off")
+    assert body["facts"]["refused"][0]["guard"] == "never_off"
+    refused(await post(action="open", load_id="aau-1", restore_at="2020-01-01T00:00:00Z"), 400, "restore_at")
+    refused(await post(action="open", load_id="aau-1", restore_at="2099-01-01T00:00:00"), 422, "restore_at")
+    refused(await post(action="explode", load_id="aau-1"), 422, "action")
+    refused(await post(action="close"), 422, "exactly one")
+    refused(await post(action="close", load_id="aau-1", site_id="site-1"), 422, "exactly one")
+    refused(await post(action="close", site_id="nowhere"), 404)
+    refused(await found.call("GET", "/api/v1/commands/nowhere"), 404)
+    refused(await found.call("POST", "/api/v1/commands/nowhere/cancel", {}), 404)
+    refused(await found.call("GET", "/api/v1/commands/groups/nowhere"), 404)
+    refused(await found.call("POST", "/api/v1/wake-ups", {"scope": "site"}), 400, "target")
+    refused(await found.call("POST", "/api/v1/wake-ups", {"scope": "all", "target": "x"}), 400, "target")
+    refused(await found.call("POST", "/api/v1/wake-ups", {"scope": "region", "target": "999999"}), 404)
+    refused(await found.call("POST", "/api/v1/wake-ups", {"scope": "loads", "load_ids": ["nowhere"]}), 404)
+    trip = {"load_id": "aau-1", "trip_reason": 9, "reason": "x"}
+    refused(await found.call("POST", "/api/v1/commands/trip-releases", trip), 400, "no protection trip")
+    isolation = {"load_id": "aau-1", "owner": "Li", "permit": "1", "reason": "x", "expires_at": "2020-01-01T00:00:00Z"}
+    refused(await found.call("POST", "/api/v1/commands/isolations", isolation), 400, "expires_at")
+    refused(await found.call("POST", "/api/v1/commands/isolations", isolation | {"load_id": "nowhere"}), 404)
+
+
+async def groups(found: Installation) -> None:
+    restore_at = (found.platform.clock.now() + timedelta(seconds=3)).isoformat()
+    answer = await found.call(
+        "POST", "/api/v1/commands",
+        {"action": "open", "load_ids": ["aau-2", "hospital"], "restore_at": restore_at, "reason": "test"},
+    )  # fmt: skip
+    assert answer.status_code == 202, answer.text
+    group = answer.json()
+    assert [one["load_id"] for one in group["refused"]] == ["hospital"]
+    command_id = group["commands"][0]["command_id"]
+
+    async def over() -> bool:
+        wake_up = await found.get(f"/api/v1/commands/{command['pair_id']}")
+        return bool(wake_up["state"] == "succeeded")
+
+    command = await found.get(f"/api/v1/commands/{command_id}")
+    assert [step["state"] for step in command["history"]][:3] == ["received", "validated", "scheduled"]
+    await until(over, "woken")
+    done = await found.get(f"/api/v1/commands/groups/{group['group_id']}")
+    assert done["state"] == "partial"
+    assert done["refused"][0]["guard"] == "never_off"
+
+
+async def idempotency(found: Installation) -> None:
+    body = {"action": "close", "load_id": "aau-3"}
+    key = {"Idempotency-Key": "key-1"}
+    before = len((await found.get("/api/v1/commands?load=aau-3"))["items"])
+    answers = await asyncio.gather(*(found.call("POST", "/api/v1/commands", body, **key) for _ in range(8)))
+    assert {answer.status_code for answer in answers} <= {202, 409}
+    again = await found.call("POST", "/api/v1/commands", body, **key)
+    groups = {answer.json()["group_id"] for answer in [*answers, again] if answer.status_code == 202}
+    assert len(groups) == 1
+    assert len((await found.get("/api/v1/commands?load=aau-3"))["items"]) == before + 1
+    other = await found.call("POST", "/api/v1/commands", body | {"load_id": "aau-1"}, **key)
+    assert refused(other, 422)["code"] == "idempotency_key_reused"
+    # Another caller's key is another key, and a refusal is repeated as well.
+    token = found.headers(who="somebody else")
+    another = await found.client.post("/api/v1/commands", json=body, headers=token | key)
+    assert another.json()["group_id"] not in groups
+    bad = {"action": "open", "load_id": "hospital", "restore_at": "2099-01-01T00:00:00Z"}
+    first, second = [await found.call("POST", "/api/v1/commands", bad, **{"Idempotency-Key": "key-2"}) for _ in "ab"]
+    assert refused(first, 400) == refused(second, 400)
+
+
+async def rights(found: Installation) -> None:
+    path, body = "/api/v1/wake-ups", {"scope": "all"}
+    refused(await found.client.post(path, json=body), 401)
+    reader = found.headers(scopes=("control:read",))
+    refused(await found.client.post(path, json=body, headers=reader), 403)
+    assert (await found.client.get("/api/v1/guards", headers=reader)).status_code == 200
+    findings = {"findings": []}
+    refused(await found.client.post("/watchdog/v1/findings", json=findings, headers=reader), 403)
+    token = found.platform.keys.sign_token(
+        "gateway", audience="control", subject="local", kind="user", scopes=("control:*",), sites=("elsewhere",)
+    )
+    limited = {"authorization": f"Bearer {token}"}
+    refused(await found.client.post(path, json={"scope": "site", "target": "site-1"}, headers=limited), 403)
+    refused(await found.client.post(path, json=body, headers=limited), 403)
+    refused(await found.client.post("/api/v1/plans", json=GOOD, headers=limited), 403)
+    assert (await found.client.get("/api/v1/commands", headers=limited)).json()["items"] == []
+    assert (await found.client.get("/api/v1/plans", headers=limited)).json()["items"] == []
+
+
+async def one_key(found: Installation) -> None:
+    restore_at = (found.platform.clock.now() + timedelta(seconds=3600)).isoformat()
+    body = {"action": "open", "load_id": "aau-1", "restore_at": restore_at}
+    assert (await found.call("POST", "/api/v1/commands", body)).status_code == 202
+    await until(lambda: not found.field.breakers["aau-1"].closed, "off")
+    answer = await found.call("POST", "/api/v1/wake-ups", {"scope": "site", "target": "site-1", "reason": "storm"})
+    assert answer.status_code == 202
+    wake_up_id = answer.json()["wake_up_id"]
+
+    async def done() -> bool:
+        return bool((await found.get(f"/api/v1/wake-ups/{wake_up_id}"))["state"] == "done")
+
+    await until(done, "all awake")
+    assert found.field.breakers["aau-1"].closed
+    assert wake_up_id in [one["wake_up_id"] for one in (await found.get("/api/v1/wake-ups"))["items"]]
+    body = refused(await found.call("POST", "/api/v1/commands", body), 400, "emergency")
+    released = await found.call("POST", f"/api/v1/wake-ups/{wake_up_id}/release")
+    assert released.json()["released_by"] == "user:duty"
+
+
+async def guards_and_calendars(found: Installation) -> None:
+    guards = {guard["guard"]: guard for guard in await found.get("/api/v1/guards")}
+    assert guards["never_off"]["stops"] == "off"
+    assert guards["protection_trip"]["stops"] == "on"
+    assert guards["too_little_left"]["limit"] == 1.0
+    calendar = {"name": "China 2099", "source": "notice", "days": [{"day": "2099-05-01", "label": "Labour Day"}]}
+    assert (await found.call("PUT", "/api/v1/calendars/cn-2099", calendar)).status_code == 200
+    assert [one["calendar_id"] for one in await found.get("/api/v1/calendars")] == ["cn-2099"]
+    preview = {**GOOD, "calendar_ids": ["cn-2099"]}
+    del preview["name"]
+    assert (await found.call("POST", "/api/v1/plans/preview", preview)).json()["count"] == 31
+    refused(await found.call("PUT", "/api/v1/calendars/no spaces", calendar), 422)
+
+
+async def test_the_api(postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with installation(postgres_url, tmp_path, monkeypatch, watchdog=False) as found:
+        for part in (bad_plans, plan_states, bad_commands, groups, idempotency, rights, one_key, guards_and_calendars):
+            await part(found)
+        assert found.field.refused_signatures == 0
+        metrics = (await found.client.get("/metrics")).text
+        assert "wattring_control_overdue_wakeups 0.0" in metrics
+        assert 'wattring_control_commands_total{action="close",state="succeeded"}' in metrics
+
+
+async def test_two_replicas_do_everything_once(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with installation(postgres_url, tmp_path, monkeypatch, watchdog=False, replicas=2) as found:
+        body = plan_body(found, "aau-1", "aau-2", "aau-3", start_in_s=3, length_s=4)
+        plan = (await found.call("POST", "/api/v1/plans", body)).json()
+        await found.call("POST", f"/api/v1/plans/{plan['plan_id']}/approve")
+
+        async def awake() -> bool:
+            items = (await found.get(f"/api/v1/occurrences?plan={plan['plan_id']}"))["items"]
+            return [one["state"] for one in items] == ["awake"] * 3
+
+        await until(awake, "all three are awake again")
+        for load_id in ("aau-1", "aau-2", "aau-3"):
+            breaker = found.field.breakers[load_id]
+            assert len(breaker.switched) == len(set(breaker.switched)) == 2
+            items = (await found.get(f"/api/v1/commands?load={load_id}"))["items"]
+            assert sorted(one["state"] for one in items) == ["succeeded", "succeeded"]
+            for one in items:
+                states = [
+                    step["state"] for step in (await found.get(f"/api/v1/commands/{one['command_id']}"))["history"]
+                ]
+                assert len(states) == len(set(states))
