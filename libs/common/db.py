@@ -246,6 +246,8 @@ class Database:
             if pool is not None and pool.get_size() >= pool.get_max_size() and pool.get_idle_size() == 0:
                 reason = f"all {pool.get_max_size()} connections were in use for {wait_s:g} s"
                 reason_zh = f"全部 {pool.get_max_size()} 个连接在 {wait_s:g} 秒内均被占用"
+        if self._role is not None and f'role "{self._role}" does not exist' in reason:
+            reason, reason_zh = f"{reason}: run `wattring migrate`", f"{reason_zh}:请运行 `wattring migrate`"
         return DatabaseUnavailable(f"database {self.place}: {reason}", message_zh=f"数据库 {self.place}:{reason_zh}")
 
 

@@ -232,11 +232,14 @@ async def _main(builders: Sequence[Builder], settings: CommonSettings, bound: _S
 def listeners(services: Sequence[Service], settings: CommonSettings) -> list[Listener]:
     """Return where each service listens.
 
-    One service alone has the configured address. Of several in one process the gateway has it, and each
-    (the gateway too) has a Unix socket at its ``service_urls`` place, by which the others call it.
+    One service alone has the configured address: the socket ``uds`` if there is one, else host and port. Of several
+    in one process the gateway has host and port, and each (the gateway too) has a Unix socket at its
+    ``service_urls`` place, by which the others call it.
     """
     extra = [place for service in services for place in service.extra_listeners]
-    if len(services) == 1 and settings.uds is None:
+    if len(services) == 1 and settings.uds is not None:
+        return [Listener(services[0].app, uds=settings.uds), *extra]
+    if len(services) == 1:
         return [Listener(services[0].app, host=settings.host, port=settings.port), *extra]
     found: list[Listener] = extra
     for service in services:

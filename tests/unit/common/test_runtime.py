@@ -479,6 +479,11 @@ async def test_where_services_listen(world: World) -> None:
     urls = {"alarm": "unix:/run/alarm.sock", "gateway": "unix:/run/gateway.sock", "export": "http://export:8000"}
     alone = listeners([alarm], CommonSettings(host="0.0.0.0", port=81, service_urls=urls))
     assert [(one.host, one.port, one.uds) for one in alone] == [("0.0.0.0", 81, None), ("127.0.0.1", 8080, None)]
+    by_socket = listeners([alarm], CommonSettings(uds=Path("/run/x.sock"), service_urls=urls))
+    assert [(one.host, one.port, one.uds) for one in by_socket] == [
+        (None, None, Path("/run/x.sock")),
+        ("127.0.0.1", 8080, None),
+    ]
     together = listeners([alarm, gateway], CommonSettings(host="0.0.0.0", port=81, service_urls=urls))
     assert {(one.app, one.host, one.port, one.uds) for one in together} == {
         (extra.app, "127.0.0.1", 8080, None),
