@@ -20,6 +20,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import (
     KafkaConnectionError,
     KafkaError,
+    KafkaTimeoutError,
     MessageSizeTooLargeError,
     UnknownTopicOrPartitionError,
 )
@@ -170,7 +171,7 @@ class KafkaBus:
                     # What was taken before goes first: order per key, and a bound on what memory holds.
                     await asyncio.wait(list(self._overdue))
                 producer = await self._usable_producer(timeout_s)
-                with self._publish_errors(messages):
+                with self._publish_errors(producer, messages):
                     for message, partition in zip(messages, places, strict=True):
                         sent.append(
                             await producer.send(
@@ -205,7 +206,7 @@ class KafkaBus:
         return partition
 
     @contextmanager
-    def _publish_errors(self, messages: Sequence[Message]) -> Iterator[None]:
+    def _publish_errors(self, producer: AIOKafkaProducer, messages: Sequence[Message]) -> Iterator[None]:
         """Translate what the producer raises; after an error that waiting does not mend it is replaced.
 
         A batch that failed for good leaves a hole in the sequence numbers that the broker expects, and every later
@@ -214,17 +215,23 @@ class KafkaBus:
         try:
             yield
         except MessageSizeTooLargeError as exc:
-            self._broken = True
+            self._replace(producer, exc)
             longest = max(messages, key=lambda message: len(message.value or b""))
             raise MessageRefused(longest, "it is longer than the broker takes") from exc
         except UnknownTopicOrPartitionError as exc:
             self._partitions.clear()
             raise BusUnavailable("a topic does not exist: run `wattring topics`") from exc
         except KafkaError as exc:
-            if not exc.retriable:
-                logger.warning("producer replaced", extra={"reason": repr(exc)})
-                self._broken = True
+            # A timeout only says that the broker is slow: what is under way goes on.
+            if not exc.retriable and not isinstance(exc, KafkaTimeoutError):
+                self._replace(producer, exc)
             raise BusUnavailable(f"Kafka: {exc or type(exc).__name__}") from exc
+
+    def _replace(self, producer: AIOKafkaProducer, reason: KafkaError) -> None:
+        """Have the producer replaced before it is used again, unless that has happened already."""
+        if producer is self._producer and not self._broken:
+            self._broken = True
+            logger.warning("producer is replaced", extra={"reason": repr(reason)})
 
     def _settled(self, future: asyncio.Future[Any]) -> None:
         self._overdue.discard(future)
@@ -311,6 +318,9 @@ class KafkaTailReader:
         consumer = self._entered()
         async with within(timeout_s + CALL_TIMEOUT_S, "Kafka does not answer"):
             batches = await consumer.getmany(timeout_ms=int(timeout_s * 1000), max_records=max_messages)
+            if not batches:
+                # Compaction may leave nothing before an end: the client has read on where no message was.
+                self._next = {place: await consumer.position(KafkaPartition(*place)) for place in self._next}
         found = [to_received(record) for batch in batches.values() for record in batch]
         for received in found:
             self._next[received.topic_partition] = received.offset + 1

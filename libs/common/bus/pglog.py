@@ -8,6 +8,7 @@ once a second in any case.
 """
 
 import asyncio
+import contextlib
 import logging
 import uuid
 from collections import deque
@@ -35,7 +36,7 @@ from libs.common.bus.port import (
     partition_for,
 )
 from libs.common.clock import Clock
-from libs.common.db import Connection, Database, WriteConn
+from libs.common.db import AWAY, Connection, Database, WriteConn
 from libs.common.errors import Unavailable
 from libs.common.settings import BusSettings, DatabaseSettings
 
@@ -125,6 +126,8 @@ class PgLogBus:
 
     async def start(self) -> None:
         """Connect; may be called again after it has raised."""
+        if self._runner is not None:
+            return
         with bus_errors():
             await self.db.open()
             try:
@@ -392,10 +395,13 @@ class PgLogBus:
                         while True:
                             await self._tell(conn)
                     finally:
-                        if conn.is_closed():
-                            conn.terminate()  # else asyncpg misses the listener when the pool takes it back
-                        else:
-                            await conn.remove_listener(CHANNEL, heard)
+                        # The pool may have taken a broken connection back already; an error here would take the
+                        # place of a cancellation, and this task would go on for ever.
+                        with contextlib.suppress(*AWAY):
+                            if conn.is_closed():
+                                conn.terminate()  # else asyncpg misses the listener when the pool takes it back
+                            else:
+                                await conn.remove_listener(CHANNEL, heard)
             except Unavailable as exc:
                 if backoff.first:
                     logger.warning("bus hears nothing of other processes", extra={"reason": exc.message})

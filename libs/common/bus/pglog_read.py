@@ -250,7 +250,11 @@ class PgGroupMember:
             places = (await self._bus.streams(self._topics)).values()
             for place in sorted(places, key=lambda place: (place.partition, place.topic)):
                 self._numbers.setdefault(place.partition, []).append(place)
-            await self._beat_once()
+            try:
+                await self._beat_once()
+            except BaseException:
+                self._reader.close()
+                raise
         self._bus.wakers.by_group.setdefault(self._group, set()).add(self._nudged.set)
         self._bus.group_changed(self._group)
         # It lives exactly as long as the member is entered, and fetch says when it has failed.

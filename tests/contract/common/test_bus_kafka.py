@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import KafkaConnectionError, KafkaError, KafkaTimeoutError, OutOfOrderSequenceNumber
 
 from libs.common.bus.kafka import KafkaBus
-from libs.common.bus.port import Message, Received, StartAt, TopicPartition, TopicSpec
+from libs.common.bus.port import BusUnavailable, Message, Received, StartAt, TopicPartition, TopicSpec
 from libs.common.clock import SystemClock
 from libs.common.settings import BusSettings
 from libs.common.testing.bus import until
@@ -123,16 +124,30 @@ async def test_what_the_listener_raises_comes_out_of_fetch_and_the_partitions_ar
     assert [received.value for received in found] == [b"1"]
 
 
-async def test_a_producer_that_failed_for_good_is_replaced(bus: KafkaBus) -> None:
+@pytest.mark.parametrize(
+    ("error", "replaced"),
+    [(OutOfOrderSequenceNumber(), True), (KafkaTimeoutError(), False), (KafkaConnectionError(), False)],
+    ids=["failed for good", "slow", "away"],
+)
+async def test_a_producer_is_replaced_when_waiting_does_not_mend_it(
+    bus: KafkaBus, monkeypatch: pytest.MonkeyPatch, error: KafkaError, replaced: bool
+) -> None:
     topic = name()
     await bus.ensure_topics([TopicSpec(topic, 1)])
-    await bus.publish([Message(topic, "k", b"1")], timeout_s=10)
     before = bus._producer
-    bus._broken = True
-    await bus.publish([Message(topic, "k", b"2")], timeout_s=10)
-    assert bus._producer is not before
+    assert before is not None
+
+    async def fail(*args: object, **kwargs: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(before, "send", fail)
+        with pytest.raises(BusUnavailable):
+            await bus.publish([Message(topic, "k", b"0")], timeout_s=10)
+    await bus.publish([Message(topic, "k", b"1")], timeout_s=10)
+    assert (bus._producer is not before) is replaced
     async with bus.tail([topic], StartAt(beginning=True)) as tail:
-        found: list[bytes | None] = []
-        while len(found) < 2:
-            found += [received.value for received in await tail.fetch(max_messages=10, timeout_s=0.5)]
-    assert found == [b"1", b"2"]
+        found: list[Received] = []
+        while not found:
+            found = await tail.fetch(max_messages=10, timeout_s=0.5)
+    assert [received.value for received in found] == [b"1"]
