@@ -134,18 +134,18 @@ async def test_one_bad_alarm_does_not_hold_up_the_others(export: Export, centre:
         ("BEGIN", "0000000002"),
         ("END", "0000000002"),
     ]
-    [row] = await export.deliveries(alarm_id="bad")
+    [row] = await export.deliveries(alarm="bad")
     assert row["state"] == "refused"
     assert (await export.unit())["phase"] == "registered"
 
     await export.publish(kit.end("bad", "0s16001001"))
 
     async def both() -> bool:
-        return len(await export.deliveries(alarm_id="bad")) == 2
+        return len(await export.deliveries(alarm="bad")) == 2
 
     await kit.until(both)
     await export.api("POST", f"/deliveries/{row['id']}/give-up", {"reason": "the centre has no such point"})
-    states = {each["step"]: each["state"] for each in await export.deliveries(alarm_id="bad")}
+    states = {each["step"]: each["state"] for each in await export.deliveries(alarm="bad")}
     assert states == {"begin": "given_up", "end": "given_up"}
     await export.api("POST", f"/deliveries/{row['id']}/retry", status=409)
 

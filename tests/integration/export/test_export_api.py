@@ -164,8 +164,8 @@ async def test_deliveries_are_paged_filtered_and_limited_to_one_s_sites(
     shown = [row["alarm_id"] for page in (first, second, third) for row in page["items"]]
     assert sorted(shown) == [f"a-{n}" for n in range(5)]
     assert third["next_cursor"] is None
-    assert [row["alarm_id"] for row in await export.deliveries(alarm_id="a-3")] == ["a-3"]
-    assert await export.deliveries(unit_id="44010643800099") == []
+    assert [row["alarm_id"] for row in await export.deliveries(alarm="a-3")] == ["a-3"]
+    assert await export.deliveries(unit="44010643800099") == []
     await export.api("GET", "/deliveries?cursor=nonsense", status=400)
 
     for sites, expected in ((["s-1"], 5), (["s-2"], 0), (["region:nowhere"], 0)):
