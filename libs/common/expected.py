@@ -14,9 +14,9 @@ from libs.common.errors import WrongValue
 Facts = Mapping[str, Any]
 
 _PLAIN: Mapping[str, tuple[str, str]] = {
-    "missing": ("a value, the field is required", "必填"),
-    "extra_forbidden": ("no such field", "没有这个字段"),
-    "none_required": ("no value", "不应填写"),
+    "missing": ("a value, the field is required", "一个值(必填)"),
+    "extra_forbidden": ("nothing, there is no such field", "空(没有这个字段)"),
+    "none_required": ("nothing", "空"),
     "string_type": ("text", "文本"),
     "string_unicode": ("text in UTF-8", "UTF-8 文本"),
     "bool_type": ("true or false", "true 或 false"),

@@ -13,6 +13,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from libs.common.contracts.base import UtcTime
 from libs.common.contracts.registry import ENTITY_TYPES, Device, Entity, EntityKind, references_of
 from libs.common.errors import InvalidFile, Problem
+from libs.common.registry.rules import broken_rules
 from libs.common.yamlfile import Path, YamlDocument, parse_yaml, validate
 
 SCHEMA = "registry/1"
@@ -97,6 +98,7 @@ class _Reader:
                 self._refuse((name,), f"one of {names}", f"下列之一:{names}", name)
         for found in self._found.values():
             self._references(found)
+            self._rules(found)
         self._addresses()
         self._loops()
         return list(self._in_order())
@@ -166,6 +168,11 @@ class _Reader:
         if isinstance(entity, Device) and entity.profile is not None and self._profiles is not None:
             if entity.profile not in self._profiles:
                 self._refuse((*found.path, "profile"), *_profile_name(entity.profile, self._profiles), entity.profile)
+
+    def _rules(self, found: _Found) -> None:
+        for broken in broken_rules(found.entity):
+            path = (*found.path, broken.field) if broken.field else found.path
+            self._refuse(path, broken.expected, broken.expected_zh, broken.found)
 
     def _kind_of(self, entity_id: str) -> EntityKind | None:
         # An entity that is wrong itself still counts as there: its mistake is reported once, where it is.

@@ -33,6 +33,7 @@ from libs.common.profiles import (
     RegisterType,
     WriteFunction,
 )
+from libs.common.registry.rules import split_host_port
 from services.ingest.domain.read_plan import Block, Span, plan, split
 from services.ingest.domain.registers import BYTE_ORDERS, ByteOrder, block_decoder, encode
 from services.ingest.drivers.port import Address, BadAnswer, DeviceRefused, DeviceSilent, LineDown, RawReport
@@ -195,7 +196,12 @@ class ModbusLine:
             reconnect_delay=0,
             trace_packet=self._trace,
         )
-        if not await client.connect():
+        try:
+            connected = await client.connect()
+        except (OSError, UnicodeError) as exc:  # a name that cannot even be asked for
+            client.close()
+            raise LineDown(f"{self._host}:{self._port} cannot be connected: {exc}") from exc
+        if not connected:
             client.close()
             raise LineDown(f"{self._host}:{self._port} cannot be connected")
         self._client = client
@@ -465,13 +471,12 @@ def parse_endpoint(endpoint: str, default_port: int = 502) -> tuple[str, int]:
     Raises:
         InvalidInput: It is none of these.
     """
-    host, colon, port = endpoint.rpartition(":")
-    if not colon or endpoint.endswith("]"):
-        host, port = endpoint, ""
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or (port and not (port.isdigit() and 0 < int(port) <= 65535)):
-        raise InvalidInput(f"endpoint {endpoint!r}: expected host:port", message_zh=f"端点 {endpoint!r} 应为 主机:端口")
-    return host, int(port) if port else default_port
+    try:
+        return split_host_port(endpoint, default_port)
+    except ValueError:
+        raise InvalidInput(
+            f"endpoint {endpoint!r}: expected host:port", message_zh=f"端点 {endpoint!r} 应为 主机:端口"
+        ) from None
 
 
 def _unit(address: Address) -> int:

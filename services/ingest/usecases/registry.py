@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import Any
 
 from pydantic import JsonValue, ValidationError
+from pydantic_core import ErrorDetails
 
 from libs.common.bus import envelope, outbox, topics
-from libs.common.bus.port import Message
+from libs.common.bus.port import MAX_MESSAGE_BYTES, Message
 from libs.common.clock import Clock
 from libs.common.contracts.audit import AuditEvent
 from libs.common.contracts.registry import (
@@ -26,8 +27,10 @@ from libs.common.contracts.registry import (
 )
 from libs.common.db import Database, WriteConn
 from libs.common.errors import Conflict, Forbidden, InvalidInput, NotFound
+from libs.common.expected import expected as expected_of
 from libs.common.ids import SiteId
 from libs.common.profiles import ProfileCatalogue
+from libs.common.registry.rules import broken_rules
 from services.ingest.bus import SOURCE
 from services.ingest.domain.registry import amended, current, facts, removed
 from services.ingest.store import registry as store
@@ -37,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 SAVE_AT_A_TIME = 500
 """Records written and published in one statement."""
+MAX_RECORD_BYTES = MAX_MESSAGE_BYTES - 4096
+"""An entity with all its versions; the rest is for the headers. [B]"""
 
 
 class UnknownEntity(NotFound):
@@ -58,6 +63,13 @@ class StillReferred(Conflict):
 
     code = "still_referred"
     title_zh = "仍被引用"
+
+
+class HistoryFull(Conflict):
+    """The entity has changed too often to be published with all its versions."""
+
+    code = "history_full"
+    title_zh = "历史版本过多"
 
 
 class InvalidEntity(InvalidInput):
@@ -283,14 +295,19 @@ class Registry:
         try:
             entity = cls.model_validate({**given, "version": 1, "changed_by": actor.name})
         except ValidationError as exc:
-            problems = [
-                {"field": ".".join(str(part) for part in error["loc"]) or kind.value, "expected": error["msg"]}
-                for error in exc.errors()
-            ]
-            text = "; ".join(f"{problem['field']}: {problem['expected']}" for problem in problems)
-            raise InvalidEntity(text, message_zh=f"字段有误:{text}", problems=problems) from exc
+            problems = [_problem(kind, error) for error in exc.errors()]
+            text = "; ".join(f"{problem['field']}: expected {problem['expected']}" for problem in problems)
+            text_zh = ";".join(f"{problem['field']}:应为 {problem['expected_zh']}" for problem in problems)
+            raise InvalidEntity(text, message_zh=text_zh, problems=problems) from exc
+        _check_rules(entity)
         if isinstance(entity, Device) and entity.profile is not None:
-            self._catalogue.get(entity.profile, entity.profile_version)
+            if self._catalogue.find(entity.profile, entity.profile_version) is None:
+                wanted = " ".join(filter(None, (entity.profile, entity.profile_version)))
+                raise InvalidEntity(
+                    f"profile: expected the name of a device profile, found {wanted!r}",
+                    message_zh=f"profile:应为已有的设备模板名,实际为 {wanted!r}",
+                    problems=[{"field": "profile", "expected": "the name of a device profile", "found": wanted}],
+                )
         return entity
 
     async def _check_references(self, conn: WriteConn, entity: Entity) -> None:
@@ -325,8 +342,32 @@ class Registry:
         return found
 
     async def _write(self, conn: WriteConn, changes: Sequence[Change], now: datetime) -> None:
+        messages = [_record_message(change.record, now) for change in changes]
+        for change, message in zip(changes, messages, strict=True):
+            size = len(message.value or b"")
+            if size > MAX_RECORD_BYTES:  # the others would never hear of the change
+                raise HistoryFull(
+                    f"{change.record.id}: its history would take {size} bytes, at most {MAX_RECORD_BYTES} are sent",
+                    message_zh=f"{change.record.id}:历史记录将达 {size} 字节,最多 {MAX_RECORD_BYTES}",
+                )
         await store.save(conn, changes, now)
-        await outbox.put(conn, [_record_message(change.record, now) for change in changes])
+        await outbox.put(conn, messages)
+
+
+def _problem(kind: EntityKind, error: ErrorDetails) -> dict[str, str]:
+    english, chinese = expected_of(error)
+    field = ".".join(str(part) for part in error["loc"]) or kind.value
+    return {"field": field, "expected": english, "expected_zh": chinese}
+
+
+def _check_rules(entity: Entity) -> None:
+    for broken in broken_rules(entity):
+        field = broken.field or entity.kind_of.value
+        raise InvalidEntity(
+            f"{field}: expected {broken.expected}, found {broken.found}",
+            message_zh=f"{field}:应为 {broken.expected_zh},实际为 {broken.found}",
+            problems=[{"field": field, "expected": broken.expected, "expected_zh": broken.expected_zh}],
+        )
 
 
 def unknown(kind: EntityKind, entity_id: str) -> UnknownEntity:

@@ -1,0 +1,61 @@
+"""What an entity must be besides what its model says, whichever way it comes in: by a file or over the API."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import orjson
+
+from libs.common.contracts.registry import Entity, Line, LineKind
+
+MAX_ENTITY_BYTES = 16 << 10
+"""An entity as JSON; its whole history travels in one message, which a bus takes up to a megabyte. [B]"""
+
+_NO_HOST = re.compile(r"[\s/?#@]")
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A rule that an entity breaks."""
+
+    field: str
+    """Empty where the whole entity is meant."""
+    expected: str
+    expected_zh: str
+    found: str | None = None
+
+
+def broken_rules(entity: Entity) -> Iterator[Broken]:
+    """Yield the rules that an entity breaks."""
+    try:
+        size = len(orjson.dumps(entity.model_dump(mode="json", exclude_none=True)))
+    except (TypeError, ValueError) as exc:  # half a surrogate pair, a number beyond 64 bits
+        yield Broken("", "what can be written as JSON", "可写成 JSON 的内容", str(exc))
+        return
+    if size > MAX_ENTITY_BYTES:
+        yield Broken("", f"at most {MAX_ENTITY_BYTES} bytes as JSON", f"JSON 不超过 {MAX_ENTITY_BYTES} 字节", str(size))
+    if isinstance(entity, Line) and entity.kind in (LineKind.TCP, LineKind.RTU_OVER_TCP):
+        try:
+            split_host_port(entity.endpoint, 502)
+        except ValueError:
+            yield Broken("endpoint", "host:port", "主机:端口", entity.endpoint)
+
+
+def split_host_port(text: str, default_port: int | None = None) -> tuple[str, int]:
+    """Return host and port of ``host:port`` or ``[v6]:port``, of ``host`` alone where there is a default port.
+
+    Raises:
+        ValueError: It is none of these, or the host is no name that can be looked up.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or text.endswith("]"):
+        host, port = text, ""
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or _NO_HOST.search(host):
+        raise ValueError("no host")
+    host.encode("idna")  # an empty label or one that is too long is a UnicodeError, which is a ValueError
+    if not port and default_port is not None:
+        return host, default_port
+    if not (port.isascii() and port.isdigit() and 0 < int(port) <= 65535):
+        raise ValueError("no port")
+    return host, int(port)
