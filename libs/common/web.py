@@ -1,6 +1,7 @@
 """HTTP: the application factory, problem+json (RFC 9457), probes, service tokens, calls between services."""
 
 import difflib
+import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -10,6 +11,7 @@ from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, Generic, TypeVar
 
+import orjson
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -76,7 +78,7 @@ def create_app(
         redoc_url=None,
         openapi_url="/openapi.json",
         redirect_slashes=False,  # behind the gateway the way back would name an address inside
-        dependencies=[Depends(_known_parameters)],
+        dependencies=[Depends(_as_described)],
         responses={
             400: {"model": ProblemDetail},
             401: {"model": ProblemDetail},
@@ -168,30 +170,59 @@ def _place(error: Any) -> dict[str, str]:
     return {"field": ".".join(str(part) for part in error["loc"]), "expected": english, "expected_zh": chinese}
 
 
-async def _known_parameters(request: Request) -> None:
-    """Refuse query parameters that the operation does not have.
+async def _as_described(request: Request) -> None:
+    """Refuse query parameters that the operation does not have, and JSON that nothing behind can carry.
 
     Operations that are not described (the gateway's door to the services) leave it to who answers.
 
     Raises:
         RequestValidationError: There is one; with the names that were probably meant.
     """
-    if not request.query_params:
+    if not request.query_params and request.method in ("GET", "DELETE"):
         return
-    known = _parameters(request.app, request.method, request.url.path)
-    if known is None:
+    operation = _operation(request.app, request.method, request.url.path)
+    if operation is None:
         return
-    problems = [
-        {"type": "value_error", "loc": ("query", name), "ctx": {"error": _no_parameter(name, known)}}
-        for name in request.query_params
-        if name not in known
-    ]
+    known = [one["name"] for one in operation.get("parameters", ()) if one["in"] == "query"]
+    strange = [name for name in request.query_params if name not in known]
+    problems = [_wrong(("query", name), _no_parameter(name, known)) for name in strange]
+    if "requestBody" in operation and not _is_plain(await request.body()):
+        wrong = errors.WrongValue(
+            "JSON with whole characters, and numbers of at most 64 bits", "字符完整且数值不超过 64 位的 JSON"
+        )
+        problems.append(_wrong(("body",), wrong))
     if problems:
         raise RequestValidationError(problems)
 
 
-def _parameters(app: FastAPI, method: str, path: str) -> Collection[str] | None:
-    """Return the query parameters of an operation, None for one that is not described."""
+def _wrong(place: tuple[str, ...], error: errors.WrongValue) -> dict[str, Any]:
+    return {"type": "value_error", "loc": place, "ctx": {"error": error}}
+
+
+_SUSPECT = re.compile(rb"\\u[dD][89a-fA-F]|[0-9]{19}")
+
+
+def _is_plain(body: bytes) -> bool:
+    """Return whether JSON has neither half a surrogate pair nor a number that only Python can hold."""
+    if _SUSPECT.search(body) is None:
+        return True
+    try:
+        orjson.loads(body)
+        json.loads(body, parse_int=_of_64_bits)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _of_64_bits(text: str) -> int:
+    number = int(text)
+    if not -(1 << 63) <= number < 1 << 63:
+        raise ValueError("beyond 64 bits")
+    return number
+
+
+def _operation(app: FastAPI, method: str, path: str) -> Mapping[str, Any] | None:
+    """Return the description of an operation, None where there is none."""
     segments = path.split("/")
     best: tuple[int, Mapping[str, Any]] | None = None
     for template, operations in app.openapi()["paths"].items():
@@ -204,9 +235,7 @@ def _parameters(app: FastAPI, method: str, path: str) -> Collection[str] | None:
             and (best is None or free < best[0])
         ):
             best = (free, operations[method.lower()])
-    if best is None:
-        return None
-    return [one["name"] for one in best[1].get("parameters", ()) if one["in"] == "query"]
+    return None if best is None else best[1]
 
 
 def _no_parameter(name: str, known: Collection[str]) -> errors.WrongValue:

@@ -43,6 +43,14 @@ def app() -> FastAPI:
     async def change(thing_id: str, force: bool = False) -> dict[str, Any]:
         return {"force": force}
 
+    @inner.put("/{thing_id}")
+    async def put(thing_id: str, body: dict[str, Any]) -> dict[str, Any]:
+        return {"fields": sorted(body)}
+
+    @inner.post("")
+    async def raw(request: Request) -> dict[str, int]:
+        return {"bytes": len(await request.body())}
+
     outer = APIRouter(prefix="/api/v1")
     outer.include_router(inner)
     app.include_router(outer)
@@ -58,9 +66,10 @@ def app() -> FastAPI:
     return app
 
 
-async def ask(app: FastAPI, path: str, method: str = "GET") -> httpx.Response:
+async def ask(app: FastAPI, path: str, method: str = "GET", body: bytes | None = None) -> httpx.Response:
+    headers = {} if body is None else {"content-type": "application/json"}
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://x") as client:
-        return await client.request(method, f"/api/v1/{path}")
+        return await client.request(method, f"/api/v1/{path}", content=body, headers=headers)
 
 
 @pytest.mark.parametrize(
@@ -108,3 +117,36 @@ async def test_path_with_a_slash_too_many_is_no_path_and_leads_nowhere(app: Fast
     answer = await ask(app, "things/")
     assert answer.status_code == 404
     assert answer.json()["detail_zh"] == "没有该路径"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        rb'{"a": "\ud800"}',
+        rb'{"a": {"b": ["x \uDFFF"]}}',
+        rb'{"\ud83d": 1}',
+        b'{"a": 9223372036854775808}',
+        b'{"a": [-9223372036854775809]}',
+        b'{"a": 1' + b"0" * 400 + b"}",
+    ],
+)
+async def test_json_that_nothing_behind_can_carry_is_refused(app: FastAPI, body: bytes) -> None:
+    answer = await ask(app, "things/a", "PUT", body)
+    assert answer.status_code == 422
+    assert answer.json()["detail"].startswith("body: expected JSON with whole characters")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        rb'{"a": "\ud83d\ude00 \\ud800"}',
+        b'{"a": 9223372036854775807, "b": -9223372036854775808}',
+        b'{"iccid": "89860322482004123456", "share": 0.33333333333333333333}',
+    ],
+)
+async def test_json_that_only_looks_so_is_taken(app: FastAPI, body: bytes) -> None:
+    assert (await ask(app, "things/a", "PUT", body)).status_code == 200
+
+
+async def test_body_that_an_operation_reads_itself_is_left_to_it(app: FastAPI) -> None:
+    assert (await ask(app, "things", "POST", rb'{"a": "\ud800"}')).json() == {"bytes": 15}
