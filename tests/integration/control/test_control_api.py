@@ -148,7 +148,7 @@ async def rights(found: Installation) -> None:
     reader = found.headers(scopes=("control:read",))
     refused(await found.client.post(path, json=body, headers=reader), 403)
     assert (await found.client.get("/api/v1/guards", headers=reader)).status_code == 200
-    findings = {"findings": []}
+    findings: dict[str, list[object]] = {"findings": []}
     refused(await found.client.post("/watchdog/v1/findings", json=findings, headers=reader), 403)
     token = found.platform.keys.sign_token(
         "gateway", audience="control", subject="local", kind="user", scopes=("control:*",), sites=("elsewhere",)
