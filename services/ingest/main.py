@@ -111,7 +111,7 @@ def build(platform: Platform) -> Service:
         findings=findings,
         clock=clock,
         settings=settings.polling,
-        instance=instance,
+        instance=member,
     )
     readings = Readings(db)
     book = OffBook(folder / "off-leases")
@@ -242,7 +242,7 @@ def build(platform: Platform) -> Service:
                 SnapshotKeeper(path=snapshot, topology=topology, tail=registry_tail, clock=clock).run,
             ),
             Worker("ingest.heartbeats", heartbeats.run),
-            Worker("ingest.partitions", HistoryUpkeep(db, clock, settings.history).run, max_silence_s=1200.0),
+            Worker("ingest.partitions", HistoryUpkeep(db, commands, clock, settings.history).run, max_silence_s=1200.0),
         ),
         checks=(
             Check("database", db.check),

@@ -4,7 +4,7 @@ It can only close. Who may use it are control and the watchdog, by their own key
 """
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
@@ -24,6 +24,13 @@ from services.ingest.usecases.topology import Topology
 CALLERS = frozenset({"watchdog", "control"})
 
 Waker = Annotated[Principal, Depends(require("ingest:wake"))]
+
+
+class Lines(LineHolder, Protocol):
+    """Who holds which line."""
+
+    async def holder_of(self, line_id: str) -> str | None:
+        """Return who else holds a line now; None when nobody does, or when that cannot be known."""
 
 
 class NotTheHolder(Conflict):
@@ -97,7 +104,7 @@ class LoadsOut(BaseModel):
 
 
 def build_router(
-    *, orders: Orders, book: OffBook, seen: LastSeen, topology: Topology, lines: LineHolder, clock: Clock
+    *, orders: Orders, book: OffBook, seen: LastSeen, topology: Topology, lines: Lines, clock: Clock
 ) -> APIRouter:
     """Return the router."""
     router = APIRouter(prefix="/direct/v1", tags=["direct door"])
@@ -107,6 +114,7 @@ def build_router(
         """Close, whatever else is the matter, and answer what the switch reads then."""
         _check(principal)
         device_id, channel = _switch(body)
+        await _leave_to_holder(device_id)
         request_id = body.request_id or new_id()
         closed = await orders.close_now(
             device_id=device_id,
@@ -166,6 +174,19 @@ def build_router(
                 )
             )
         return LoadsOut(loads=found)
+
+    async def _leave_to_holder(device_id: str) -> None:
+        """Raise ``NotTheHolder`` when another process has the line: it is the one to ask, and it lives."""
+        device = topology.device(device_id, clock.now())
+        if device is None or device.line is None or lines.lease(device.line) is not None:
+            return
+        holder = await lines.holder_of(device.line)
+        if holder is not None:
+            raise NotTheHolder(
+                f"line {device.line} is held by {holder}",
+                message_zh=f"线路 {device.line} 由 {holder} 持有",
+                holder=holder,
+            )
 
     def _switch(body: OnRequest) -> tuple[str, int | None]:
         if body.device_id is not None:

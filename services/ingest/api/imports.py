@@ -13,7 +13,7 @@ from libs.common.web import Cursor, Limit, Page, key_cursor, read_key_cursor
 from services.ingest.api.common import Reader, Writer, actor_of, allowed_sites
 from services.ingest.store.imports import Import
 from services.ingest.usecases.imports import Imports, Kind
-from services.ingest.usecases.submissions import Submissions, split_batch
+from services.ingest.usecases.submissions import Answer, Submissions, split_batch
 from services.ingest.usecases.topology import Topology
 
 MAX_REPORTS = 1000
@@ -121,19 +121,35 @@ def build_router(*, imports: Imports, submissions: Submissions, topology: Topolo
             source=f"{principal.kind}:{principal.subject}",
             may=lambda site: allowed is None or site in allowed,
         )
-        return PushOut(
-            accepted=answer.accepted,
-            late=answer.late,
-            duplicate=answer.duplicate,
-            parked=answer.parked,
-            rejected=answer.rejected,
-            problems=[
-                ProblemOut(index=one.index, reason=one.reason, detail=one.detail, detail_zh=one.detail_zh)
-                for one in answer.problems
-            ],
+        return _pushed(answer)
+
+    @router.post("/rejected/{rejected_id}/replay", tags=["readings"])
+    async def replay(rejected_id: str, request: Request, principal: Writer) -> PushOut:
+        """Send a rejected report again: as it was (empty body), or mended (the body)."""
+        allowed = allowed_sites(principal, topology, request)
+        answer = await submissions.replay(
+            rejected_id,
+            mended=await request.body(),
+            source=f"{principal.kind}:{principal.subject}",
+            may=lambda site: allowed is None or site in allowed,
         )
+        return _pushed(answer)
 
     return router
+
+
+def _pushed(answer: Answer) -> PushOut:
+    return PushOut(
+        accepted=answer.accepted,
+        late=answer.late,
+        duplicate=answer.duplicate,
+        parked=answer.parked,
+        rejected=answer.rejected,
+        problems=[
+            ProblemOut(index=one.index, reason=one.reason, detail=one.detail, detail_zh=one.detail_zh)
+            for one in answer.problems
+        ],
+    )
 
 
 def _shown(found: Import) -> ImportOut:

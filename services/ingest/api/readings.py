@@ -107,6 +107,8 @@ class RejectedOut(BaseModel):
     content_type: str | None
     truncated: bool
     raw_base64: str
+    replayed_at: datetime | None
+    """When it was sent again, as it was or mended, and was taken."""
 
 
 def build_router(*, readings: Readings, topology: Topology, db: Database, polling: PollingSettings) -> APIRouter:

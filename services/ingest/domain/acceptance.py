@@ -49,7 +49,7 @@ class DeviceMemory:
     source_time: datetime
     received_at: datetime
     device_time: datetime | None = None
-    content: tuple[object, ...] | None = None
+    content: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

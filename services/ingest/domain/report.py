@@ -30,9 +30,12 @@ class Report:
     pt_ratio: float | None = None
     energy_ratio: float | None = None
 
-    def content(self) -> tuple[object, ...]:
-        """Return what two deliveries of one report have in common, for telling a duplicate."""
-        return (sorted(self.points.items()), sorted(self.quality.items()), self.seq, self.message_id)
+    def content(self) -> int:
+        """Return a number that two deliveries of one report have in common, for telling a duplicate.
+
+        Good within this process only. It is remembered for every device, so it must be small.
+        """
+        return hash((frozenset(self.points.items()), frozenset(self.quality.items()), self.seq, self.message_id))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

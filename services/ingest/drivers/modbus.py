@@ -12,7 +12,7 @@ What pymodbus 3.16 does and this module works around (southbound.md 2.2 to 2.4):
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -78,7 +78,7 @@ class Round(StrEnum):
     """The device fell silent on the way."""
 
 
-Request = Callable[[AsyncModbusTcpClient], Awaitable[Answer | None]]
+Request = Callable[[AsyncModbusTcpClient], Coroutine[object, object, Answer | None]]
 
 
 class ModbusLine:
@@ -148,8 +148,7 @@ class ModbusLine:
         await self._keep_pace()
         self._heard = b""
         try:
-            async with asyncio.timeout(self._timeout_s):
-                answer = await send(client)
+            answer = await self._within_time(send(client))
         except TimeoutError:
             await self._note_silence()
             raise DeviceSilent(f"{what}: no answer within {self._timeout_s:g} s", raw=self._heard) from None
@@ -174,6 +173,23 @@ class ModbusLine:
                 raise DeviceSilent(reason)
             raise DeviceRefused(reason, exception=number)
         return answer
+
+    async def _within_time(self, asking: Coroutine[object, object, Answer | None]) -> Answer | None:
+        """Return the answer, or raise ``TimeoutError``.
+
+        The request is a task of its own: the library waits by ``asyncio.wait_for``, which in Python 3.11 swallows a
+        cancellation that comes together with its result. It must not swallow that of our own task.
+        """
+        task = asyncio.create_task(asking, name="modbus request")
+        try:
+            await asyncio.wait([task], timeout=self._timeout_s)
+        finally:
+            while not task.done():
+                task.cancel()
+                await asyncio.wait([task], timeout=0.1)
+        if task.cancelled():
+            raise TimeoutError
+        return task.result()
 
     def distrust(self) -> bytes:
         """Say that the last answer was wrong, and return its bytes; without ids the next one may be late too."""

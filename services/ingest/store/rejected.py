@@ -27,6 +27,8 @@ class RejectedRow:
     content_type: str | None
     truncated: bool
     raw: bytes
+    replayed_at: datetime | None
+    """When it was sent again, as it was or mended, and was taken."""
 
 
 async def insert(conn: WriteConn, rejections: Sequence[Rejected]) -> None:
@@ -73,7 +75,7 @@ async def fetch_page(
     rows = await conn.fetch(
         """
         select id, received_at, reason, source, device_id, site_id, line_id, driver, detail, detail_zh,
-               content_type, truncated, raw
+               content_type, truncated, raw, replayed_at
           from rejected
          where ($1::text is null or reason = $1)
            and ($2::text is null or source = $2)
@@ -92,6 +94,24 @@ async def fetch_page(
         limit,
     )
     return [RejectedRow(**dict(row.items())) for row in rows]
+
+
+async def fetch(conn: ReadConn, rejected_id: str) -> RejectedRow | None:
+    """Return one rejection, None when there is none."""
+    row = await conn.fetchrow(
+        """
+        select id, received_at, reason, source, device_id, site_id, line_id, driver, detail, detail_zh,
+               content_type, truncated, raw, replayed_at
+          from rejected where id = $1
+        """,
+        rejected_id,
+    )
+    return None if row is None else RejectedRow(**dict(row.items()))
+
+
+async def note_replayed(conn: WriteConn, rejected_id: str, at: datetime) -> None:
+    """Note that a rejection was sent again, as it was or mended, and was taken."""
+    await conn.execute("update rejected set replayed_at = $2 where id = $1", rejected_id, at)
 
 
 async def delete_before(conn: WriteConn, before: datetime, limit: int) -> int:

@@ -1,4 +1,4 @@
-"""What was last read of each device by this process, with its age by a clock that nobody can set."""
+"""What switches and meters last read in this process, with its age by a clock that nobody can set."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,10 +7,13 @@ from datetime import datetime
 from libs.common.clock import Clock
 from services.ingest.domain.report import Report
 
+POWER_POINTS = ("active_power_total", "active_power_a", "active_power_dc")
+_SWITCH_POINTS = ("breaker_", "relay_", "light_state", "valve_state", "ac_power_state")
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The youngest values of a device's points."""
+    """The youngest values of a device's points, of those that switching asks for."""
 
     points: Mapping[str, float | None]
     received_at: datetime
@@ -30,9 +33,10 @@ class LastSeen:
         usable = {
             name: value
             for name, value in report.points.items()
-            if (flag := report.quality.get(name)) is None or not flag.is_bad
+            if (name.startswith(_SWITCH_POINTS) or name in POWER_POINTS) and not _is_bad(report, name)
         }
-        self._take(report.device_id, usable, report.received_at)
+        if usable:
+            self._take(report.device_id, usable, report.received_at)
 
     def looked(self, device_id: str, points: Mapping[str, float | None], at: datetime) -> None:
         """Take what was read back of a switch."""
@@ -49,3 +53,8 @@ class LastSeen:
 
     def _take(self, device_id: str, points: Mapping[str, float | None], at: datetime) -> None:
         self._seen[device_id] = Seen(points, at, self._clock.monotonic())
+
+
+def _is_bad(report: Report, name: str) -> bool:
+    flag = report.quality.get(name)
+    return flag is not None and flag.is_bad

@@ -4,6 +4,7 @@ Judged on the age of its data, not on a connection: a device is offline when its
 some intervals, counted from when we began to listen.
 """
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,9 @@ from services.ingest.domain.report import Report
 logger = logging.getLogger(__name__)
 
 SCAN_S = 1.0
+DEVICES_PER_S = 20_000
+"""Devices looked at per second, on average: a large board is looked at less often."""
+DEVICES_AT_A_TIME = 2_000
 REFRESH_S = 300.0
 """A device that stays online is told about again after this, with a younger ``last_report_at``. [s]"""
 
@@ -116,7 +120,7 @@ class StatusBoard:
                 if not waiting:
                     logger.warning("device status waits", extra={"reason": exc.message})
                 waiting = True
-            await self._clock.sleep(SCAN_S)
+            await self._clock.sleep(max(SCAN_S, len(self._watched) / DEVICES_PER_S))
 
     async def scan(self) -> int:
         """Look at every device once and tell what has changed; return how many have.
@@ -135,17 +139,21 @@ class StatusBoard:
                         found.last_report_at = found.told.last_report_at
             self._unknown.difference_update(asked)
         now = self._clock.now()
-        rows = [
-            row
-            for device_id, found in self._watched.items()
-            if (row := self._to_tell(device_id, found, now)) is not None
-        ]
+        rows: list[StatusRow] = []
+        counted: Counter[Connectivity] = Counter()
+        for number, (device_id, found) in enumerate(list(self._watched.items()), start=1):
+            connectivity = self._judge(found, now)
+            counted[connectivity] += 1
+            row = self._to_tell(device_id, found, connectivity, now)
+            if row is not None:
+                rows.append(row)
+            if number % DEVICES_AT_A_TIME == 0:
+                await asyncio.sleep(0)
         if rows:
             await self._store.publish(rows)
             for row in rows:
                 if row.device_id in self._watched:
                     self._watched[row.device_id].told = row
-        counted = Counter(self._judge(found, now) for found in self._watched.values())
         for state in Connectivity:
             metrics.DEVICE_STATE.labels(state).set(counted.get(state, 0))
         return len(rows)
@@ -160,8 +168,8 @@ class StatusBoard:
             return found.told.connectivity if found.told is not None else Connectivity.NEVER_SEEN
         return Connectivity.OFFLINE if last is not None else Connectivity.NEVER_SEEN
 
-    def _to_tell(self, device_id: str, found: _Watched, now: datetime) -> StatusRow | None:
-        connectivity, told = self._judge(found, now), found.told
+    def _to_tell(self, device_id: str, found: _Watched, connectivity: Connectivity, now: datetime) -> StatusRow | None:
+        told = found.told
         changed = (
             told is None
             or told.connectivity is not connectivity

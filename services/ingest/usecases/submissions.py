@@ -9,7 +9,7 @@ import orjson
 
 from libs.common.clock import Clock
 from libs.common.db import Database
-from libs.common.errors import Unavailable
+from libs.common.errors import NotFound, Unavailable
 from libs.common.ids import DeviceId, new_id
 from libs.common.profiles import ProfileCatalogue
 from services.ingest import metrics
@@ -17,6 +17,7 @@ from services.ingest.domain.acceptance import Refused
 from services.ingest.domain.report import Rejection, Report
 from services.ingest.domain.submission import Submission, parse_submission, report_of, unknown_device
 from services.ingest.store import imports as store
+from services.ingest.store import rejected as rejected_store
 from services.ingest.store.imports import Parked
 from services.ingest.usecases.acceptor import Acceptor, Outcome
 from services.ingest.usecases.topology import Topology, in_use
@@ -26,6 +27,13 @@ logger = logging.getLogger(__name__)
 DRIVER = "push"
 LOOK_S = 1.0
 PARKED_AT_A_TIME = 500
+
+
+class UnknownRejection(NotFound):
+    """There is no such rejection, or it cannot be sent again."""
+
+    code = "unknown_rejection"
+    title_zh = "拒收记录不存在"
 
 
 @dataclass(slots=True)
@@ -119,6 +127,25 @@ class Submissions:
         answer.parked = len(parked)
         answer.rejected += len(rejections)
         answer.problems.sort(key=lambda problem: problem.index)
+        return answer
+
+    async def replay(self, rejected_id: str, *, mended: bytes, source: str, may: Callable[[str], bool]) -> Answer:
+        """Send something that was rejected again; with ``mended`` in its place when that is not empty.
+
+        Raises:
+            UnknownRejection: There is none of that id, or nothing but a part of its bytes was kept.
+        """
+        async with self._db.read() as conn:
+            found = await rejected_store.fetch(conn, rejected_id)
+        if found is None or (found.truncated and not mended):
+            raise UnknownRejection(
+                f"there is no rejection {rejected_id} that can be replayed",
+                message_zh=f"没有可重放的拒收记录 {rejected_id}",
+            )
+        answer = await self.submit([mended or found.raw], source=source, may=may)
+        if not answer.rejected:
+            async with self._db.write() as conn:
+                await rejected_store.note_replayed(conn, rejected_id, self._clock.now())
         return answer
 
     async def run(self, beat: Callable[[], None]) -> None:

@@ -26,12 +26,10 @@ from services.ingest.domain.switching import (
 )
 from services.ingest.drivers.port import BadAnswer, DeviceRefused, DeviceSilent, LineDown
 from services.ingest.settings import SwitchingSettings
-from services.ingest.usecases.boards import LastSeen
+from services.ingest.usecases.boards import POWER_POINTS, LastSeen
 from services.ingest.usecases.reach import Handle, Reach, Target
 
 logger = logging.getLogger(__name__)
-
-POWER_POINTS = ("active_power_total", "active_power_a", "active_power_dc")
 
 Result = TypeVar("Result")
 Progress = Callable[[Stage, Evidence], None]

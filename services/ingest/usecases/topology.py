@@ -4,6 +4,7 @@ Fed from the compacted topic, which this service writes itself; so every replica
 way, and a process keeps working on what it knows while the database is away.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -24,6 +25,9 @@ from libs.common.registry import RegistryIndex
 
 logger = logging.getLogger(__name__)
 
+RECORDS_AT_A_TIME = 200
+"""Parsed before the event loop gets its turn: some milliseconds."""
+
 ChangeListener = Callable[[EntityKind, str], None]
 
 
@@ -40,7 +44,9 @@ class Topology:
 
     async def handle(self, batch: Sequence[Received]) -> None:
         """Take records from the topic."""
-        for received in batch:
+        for number, received in enumerate(batch, start=1):
+            if number % RECORDS_AT_A_TIME == 0:
+                await asyncio.sleep(0)
             if received.value is None:
                 self._forget(received.key)
                 continue

@@ -8,24 +8,24 @@ the lease runs out by our own clock, and with it the right to open a breaker.
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from libs.common.clock import Clock
-from libs.common.contracts.registry import Device, EntityKind, Line
-from libs.common.errors import InvalidInput, Unavailable
+from libs.common.contracts.registry import EntityKind
+from libs.common.errors import Unavailable
 from libs.common.lease import Lease, LeaseKeeper
-from libs.common.profiles import DeviceProfile, ProfileCatalogue
+from libs.common.profiles import ProfileCatalogue
 from services.ingest import metrics
-from services.ingest.drivers.factory import POLLED_KINDS, open_line
-from services.ingest.drivers.modbus import supports
+from services.ingest.drivers.factory import open_line
 from services.ingest.settings import PollingSettings
 from services.ingest.usecases.acceptor import Acceptor
 from services.ingest.usecases.status import StatusBoard
 from services.ingest.usecases.topology import Topology
 from services.ingest.worker.line import LineFindings, LineRunner
 from services.ingest.worker.waiting import wait_for
+from services.ingest.worker.wanted import WantedLines
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ LOOK_S = 1.0
 RESTART_AFTER_S = 5.0
 """Pause before a line's task that failed unexpectedly is started again. [s]"""
 LEASE_PREFIX = "line/"
+HOLDER_TIMEOUT_S = 1.0
 
 
 class Instances(Protocol):
@@ -40,6 +41,9 @@ class Instances(Protocol):
 
     async def seen(self, instance: str) -> int:
         """Note that we live, and return how many do."""
+
+    async def gone(self, instance: str) -> None:
+        """Note that we stop."""
 
 
 @dataclass(slots=True)
@@ -69,7 +73,7 @@ class LineManager:
         instance: str,
     ) -> None:
         self._topology = topology
-        self._catalogue = catalogue
+        self._wanted = WantedLines(topology=topology, catalogue=catalogue, clock=clock, settings=settings)
         self._keeper = keeper
         self._instances = instances
         self._acceptor = acceptor
@@ -79,7 +83,6 @@ class LineManager:
         self._settings = settings
         self._instance = instance
         self._held: dict[str, Held] = {}
-        self._refused: dict[str, str] = {}
         self._wake = asyncio.Event()
         self._renewed_at = float("-inf")
         self._alive = 1
@@ -112,6 +115,16 @@ class LineManager:
         held = self._held.get(line_id)
         return None if held is None else held.lease
 
+    async def holder_of(self, line_id: str) -> str | None:
+        """Return who else holds a line now; None when nobody does, or when that cannot be known."""
+        name = LEASE_PREFIX + line_id
+        try:
+            async with asyncio.timeout(HOLDER_TIMEOUT_S):
+                owner = (await self._keeper.holders(name)).get(name)
+        except (Unavailable, TimeoutError):
+            return None
+        return None if owner == self._instance or line_id in self._held else owner
+
     def held(self) -> frozenset[str]:
         """Return the lines that this process holds."""
         return frozenset(self._held)
@@ -122,68 +135,39 @@ class LineManager:
             try:
                 while True:
                     beat()
-                    wanted = self._wanted()
-                    await self._stop_unwanted(wanted)
+                    changed = self._wanted.refresh()
+                    await self._stop_unwanted()
                     try:
-                        await self._keep_leases(wanted)
-                        await self._take_more(wanted, group)
+                        await self._keep_leases()
+                        await self._take_more(group)
                         self._said_away = False
                     except Unavailable as exc:
                         if not self._said_away:
                             logger.warning("leases cannot be renewed", extra={"reason": exc.message})
                         self._said_away = True
-                    for line_id, held in self._held.items():
-                        held.runner.update(wanted[line_id][1])
+                    for line_id in changed & self._held.keys():
+                        self._held[line_id].runner.update(self._wanted.lines[line_id].devices)
                     metrics.LINES_HELD.set(len(self._held))
                     await wait_for(self._wake, self._clock, LOOK_S)
             finally:
                 await self._give_all_back()
 
-    def _changed(self, kind: EntityKind, _: str) -> None:
-        if kind in (EntityKind.LINE, EntityKind.DEVICE):
+    def _changed(self, kind: EntityKind, entity_id: str) -> None:
+        if self._wanted.note(kind, entity_id):
             self._wake.set()
 
-    def _wanted(self) -> dict[str, tuple[Line, dict[str, tuple[Device, DeviceProfile]]]]:
-        """Return the lines that have something to poll, with their devices."""
-        now = self._clock.now()
-        found: dict[str, tuple[Line, dict[str, tuple[Device, DeviceProfile]]]] = {}
-        for line in self._topology.lines(now):
-            if line.kind not in POLLED_KINDS:
-                continue
-            devices = {}
-            for device in self._topology.devices_on(line.id, now):
-                profile = self._profile(device)
-                if profile is not None:
-                    devices[device.id] = (device, profile)
-            if devices:
-                found[line.id] = (line, devices)
-        return found
-
-    def _profile(self, device: Device) -> DeviceProfile | None:
-        if device.profile is None:
-            return None
-        profile = self._catalogue.find(device.profile, device.profile_version)
-        if profile is None:
-            self._say_once(device.id, f"no profile {device.profile} {device.profile_version or ''}".rstrip())
-            return None
-        return profile if supports(profile) else None
-
-    def _say_once(self, subject: str, reason: str) -> None:
-        if self._refused.get(subject) != reason:
-            logger.error("cannot be polled", extra={"subject": subject, "reason": reason})
-            self._refused[subject] = reason
-
-    async def _stop_unwanted(self, wanted: Mapping[str, tuple[Line, object]]) -> None:
+    async def _stop_unwanted(self) -> None:
+        wanted = self._wanted.lines
         gone = [
             line_id
             for line_id, held in self._held.items()
-            if line_id not in wanted or wanted[line_id][0] != held.runner.line
+            if line_id not in wanted or wanted[line_id].line != held.runner.line
         ]
         leases = [await self._stop(line_id) for line_id in gone]
         if leases:
             await self._release(leases)
 
-    async def _keep_leases(self, wanted: Mapping[str, object]) -> None:
+    async def _keep_leases(self) -> None:
         now = self._clock.monotonic()
         if now - self._renewed_at < self._settings.lease_s / 3:
             return
@@ -197,25 +181,21 @@ class LineManager:
                 await self._stop(line_id)
             else:
                 self._held[line_id].lease = lease
-        surplus = len(self._held) - self._share(len(wanted))
+        surplus = len(self._held) - self._share()
         if surplus > 0:
             spare = [line_id for line_id in sorted(self._held) if not self._keeps(line_id)][:surplus]
             await self._release([await self._stop(line_id) for line_id in spare])
 
-    async def _take_more(
-        self, wanted: Mapping[str, tuple[Line, dict[str, tuple[Device, DeviceProfile]]]], group: asyncio.TaskGroup
-    ) -> None:
-        free = [line_id for line_id in sorted(wanted) if line_id not in self._held]
-        room = self._share(len(wanted)) - len(self._held)
-        leases = await self._keeper.acquire_many([LEASE_PREFIX + line_id for line_id in free], max(room, 0))
+    async def _take_more(self, group: asyncio.TaskGroup) -> None:
+        room = self._share() - len(self._held)
+        if room <= 0:
+            return
+        free = [line_id for line_id in sorted(self._wanted.lines) if line_id not in self._held]
+        leases = await self._keeper.acquire_many([LEASE_PREFIX + line_id for line_id in free], room)
         for lease in leases:
             line_id = lease.name.removeprefix(LEASE_PREFIX)
-            line, devices = wanted[line_id]
-            try:
-                driver = open_line(line, self._clock, self._settings)
-            except InvalidInput as exc:
-                self._say_once(line_id, exc.message)
-                continue
+            wanted = self._wanted.lines[line_id]
+            line, driver = wanted.line, open_line(wanted.line, self._clock, self._settings)
             runner = LineRunner(
                 line=line,
                 driver=driver,
@@ -225,15 +205,15 @@ class LineManager:
                 clock=self._clock,
                 settings=self._settings,
             )
-            runner.update(devices)
+            runner.update(wanted.devices)
             task = group.create_task(self._keep_running(runner), name=f"line {line_id}")
             self._held[line_id] = Held(lease, runner, task)
             for listener in self._on_taken:
                 listener(line_id)
 
-    def _share(self, lines: int) -> int:
+    def _share(self) -> int:
         """Return how many lines this process should hold: an equal part, rounded up."""
-        return math.ceil(lines / self._alive)
+        return math.ceil(len(self._wanted.lines) / self._alive)
 
     async def _keep_running(self, runner: LineRunner) -> None:
         while True:
@@ -248,8 +228,11 @@ class LineManager:
         held = self._held.pop(line_id)
         for device_id in held.runner.device_ids:
             self._status.forget(device_id)
-        held.task.cancel()
-        await asyncio.wait([held.task])
+        # asyncio.wait_for of Python 3.11, which the Modbus library uses, swallows a cancellation that comes together
+        # with its result.
+        while not held.task.done():
+            held.task.cancel()
+            await asyncio.wait([held.task], timeout=0.2)
         return held.lease
 
     async def _release(self, leases: list[Lease]) -> None:
@@ -260,9 +243,9 @@ class LineManager:
 
     async def _give_all_back(self) -> None:
         leases = [await self._stop(line_id) for line_id in list(self._held)]
-        if leases:
-            try:
-                async with asyncio.timeout(2.0):
-                    await self._release(leases)
-            except TimeoutError:
-                logger.info("leases left to run out", extra={"reason": "the database is slow"})
+        try:
+            async with asyncio.timeout(2.0):
+                await self._keeper.release_many(leases)
+                await self._instances.gone(self._instance)
+        except (Unavailable, TimeoutError) as exc:
+            logger.info("leases left to run out", extra={"reason": str(exc)})

@@ -18,6 +18,7 @@ from libs.common.errors import Unavailable
 from services.ingest.settings import HistorySettings
 from services.ingest.spool import SpoolFull
 from services.ingest.store import history, rejected
+from services.ingest.store.commands import PgCommandStore
 from services.ingest.store.snapshot import same, save_snapshot, snapshot_of
 from services.ingest.usecases.acceptor import Acceptor
 from services.ingest.usecases.registry import Registry
@@ -63,8 +64,9 @@ class Heartbeats:
 class HistoryUpkeep:
     """Makes daily partitions ahead and drops those that are older than the policy keeps."""
 
-    def __init__(self, db: Database, clock: Clock, settings: HistorySettings) -> None:
+    def __init__(self, db: Database, commands: PgCommandStore, clock: Clock, settings: HistorySettings) -> None:
         self._db = db
+        self._commands = commands
         self._clock = clock
         self._settings = settings
 
@@ -92,6 +94,7 @@ class HistoryUpkeep:
         for day in days:
             if day < oldest:
                 await self._drop(day)
+        await self._commands.forget(self._clock.now())
         async with self._db.write() as conn:
             await rejected.delete_before(conn, self._clock.now() - timedelta(seconds=REJECTED_KEPT_S), DELETE_AT_A_TIME)
 

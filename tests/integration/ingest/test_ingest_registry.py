@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import gzip
+from datetime import timedelta
 from typing import Any
 
 import orjson
@@ -267,6 +268,17 @@ async def test_pushed_reading_is_live_and_bad_ones_are_rejected_with_their_bytes
 
     (found, *_) = await until(rejected, "the rejection")
     assert base64.b64decode(found["raw_base64"]) == orjson.dumps(orjson.loads(bad))
+
+    # As it was it is refused again; mended it is taken, and that is noted.
+    replay = f"/api/v1/rejected/{found['id']}/replay"
+    again = await ingest.http.post(replay, headers=ingest.headers())
+    assert (again.status_code, again.json()["rejected"]) == (200, 1)
+    later = (SystemClock().now() + timedelta(seconds=1)).isoformat()
+    mended = await ingest.http.post(replay, content=line(later, 231.5), headers=ingest.headers())
+    assert mended.json()["accepted"] == 1
+    listed = (await ingest.get("/api/v1/rejected", reason="wrong_unit"))["items"]
+    assert [item["id"] for item in listed if item["replayed_at"] is not None] == [found["id"]]
+    assert (await ingest.http.post("/api/v1/rejected/nothing/replay", headers=ingest.headers())).status_code == 404
 
 
 async def test_reading_of_an_unknown_device_waits_for_it(

@@ -1,0 +1,121 @@
+"""Which lines have something to poll, kept up to date line by line, so that a large registry costs nothing at rest."""
+
+import logging
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from libs.common.clock import Clock
+from libs.common.contracts.registry import Device, EntityKind, Line
+from libs.common.errors import InvalidInput
+from libs.common.profiles import DeviceProfile, ProfileCatalogue
+from services.ingest.drivers.factory import POLLED_KINDS, open_line
+from services.ingest.drivers.modbus import supports
+from services.ingest.settings import PollingSettings
+from services.ingest.usecases.topology import Topology
+
+logger = logging.getLogger(__name__)
+
+CHANGED_AT_A_TIME = 500
+LOOKED_AT_ANYWAY = 50
+"""Lines that are looked at though nobody said that they changed: what begins or ends by its own date."""
+
+
+@dataclass(frozen=True, slots=True)
+class WantedLine:
+    """A line and the devices to be polled on it."""
+
+    line: Line
+    devices: Mapping[str, tuple[Device, DeviceProfile]]
+
+
+class WantedLines:
+    """The lines of the registry that this driver set can poll."""
+
+    def __init__(
+        self, *, topology: Topology, catalogue: ProfileCatalogue, clock: Clock, settings: PollingSettings
+    ) -> None:
+        self.lines: dict[str, WantedLine] = {}
+        self._topology = topology
+        self._catalogue = catalogue
+        self._clock = clock
+        self._settings = settings
+        self._changed: dict[str, None] = {}
+        self._known: set[str] = set()
+        self._in_turn: deque[str] = deque()
+        self._line_of: dict[str, str] = {}
+        self._said: dict[str, str] = {}
+
+    def note(self, kind: EntityKind, entity_id: str) -> bool:
+        """Learn that an entity has changed; return whether a line may be concerned."""
+        if kind is EntityKind.LINE:
+            if entity_id not in self._known:
+                self._known.add(entity_id)
+                self._in_turn.append(entity_id)
+            self._changed[entity_id] = None
+            return True
+        if kind is not EntityKind.DEVICE:
+            return False
+        lines = {self._line_of.get(entity_id)}
+        record = self._topology.index.record(kind, entity_id)
+        if record is not None:
+            lines |= {version.line for version in record.versions if isinstance(version, Device)}
+        self._changed.update((line_id, None) for line_id in lines if line_id is not None)
+        return True
+
+    def refresh(self) -> set[str]:
+        """Bring some lines up to date and return those whose devices or settings are others now."""
+        todo = list(self._changed)[:CHANGED_AT_A_TIME]
+        for line_id in todo:
+            del self._changed[line_id]
+        for _ in range(min(LOOKED_AT_ANYWAY, len(self._in_turn))):
+            todo.append(self._in_turn[0])
+            self._in_turn.rotate(-1)
+        return {line_id for line_id in todo if self._refresh(line_id)}
+
+    def _refresh(self, line_id: str) -> bool:
+        before, now = self.lines.get(line_id), self._look(line_id)
+        if now == before:
+            return False
+        for device_id in before.devices if before is not None else ():
+            if self._line_of.get(device_id) == line_id:
+                del self._line_of[device_id]
+        if now is None:
+            del self.lines[line_id]
+            return True
+        self.lines[line_id] = now
+        self._line_of.update(dict.fromkeys(now.devices, line_id))
+        return True
+
+    def _look(self, line_id: str) -> WantedLine | None:
+        now = self._clock.now()
+        line = self._topology.line(line_id, now)
+        if line is None or line.kind not in POLLED_KINDS:
+            return None
+        devices: dict[str, tuple[Device, DeviceProfile]] = {}
+        for device in self._topology.devices_on(line_id, now):
+            profile = self._profile(device)
+            if profile is not None:
+                devices[device.id] = (device, profile)
+        if not devices:
+            return None
+        try:
+            open_line(line, self._clock, self._settings)  # connects to nothing; says what is wrong
+        except InvalidInput as exc:
+            self._say_once(line_id, exc.message)
+            return None
+        return WantedLine(line, devices)
+
+    def _profile(self, device: Device) -> DeviceProfile | None:
+        if device.profile is None:
+            return None
+        profile = self._catalogue.find(device.profile, device.profile_version)
+        if profile is None:
+            self._say_once(device.id, f"there is no profile {device.profile} {device.profile_version or ''}".rstrip())
+            return None
+        return profile if supports(profile) else None
+
+    def _say_once(self, subject: str, reason: str) -> None:
+        if self._said.get(subject) != reason:
+            logger.error("cannot be polled", extra={"subject": subject, "reason": reason})
+            self._said[subject] = reason
