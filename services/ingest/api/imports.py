@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from libs.common.errors import InvalidInput
 from libs.common.web import Cursor, Limit, Page, key_cursor, read_key_cursor
 from services.ingest.api.common import Reader, Writer, actor_of, allowed_sites
+from services.ingest.api.schemas import FILE_BODY, PUSH_BODY, REPLAY_BODY
 from services.ingest.store.imports import Import
 from services.ingest.usecases.imports import Imports, Kind
 from services.ingest.usecases.submissions import Answer, Submissions, split_batch
@@ -69,7 +70,7 @@ def build_router(*, imports: Imports, submissions: Submissions, topology: Topolo
     """Return the router."""
     router = APIRouter(prefix="/api/v1", tags=["imports"])
 
-    @router.post("/imports", status_code=201, response_model_exclude_none=True)
+    @router.post("/imports", status_code=201, response_model_exclude_none=True, openapi_extra=FILE_BODY)
     async def start_import(
         request: Request,
         response: Response,
@@ -102,7 +103,7 @@ def build_router(*, imports: Imports, submissions: Submissions, topology: Topolo
         """Return one import."""
         return _shown(await imports.get(import_id))
 
-    @router.post("/readings", tags=["readings"])
+    @router.post("/readings", tags=["readings"], openapi_extra=PUSH_BODY)
     async def push(request: Request, principal: Writer) -> PushOut:
         """Take one report or an array of up to 1,000 (JSON, plain or gzip), live.
 
@@ -123,7 +124,7 @@ def build_router(*, imports: Imports, submissions: Submissions, topology: Topolo
         )
         return _pushed(answer)
 
-    @router.post("/rejected/{rejected_id}/replay", tags=["readings"])
+    @router.post("/rejected/{rejected_id}/replay", tags=["readings"], openapi_extra=REPLAY_BODY)
     async def replay(rejected_id: str, request: Request, principal: Writer) -> PushOut:
         """Send a rejected report again: as it was (empty body), or mended (the body)."""
         allowed = allowed_sites(principal, topology, request)

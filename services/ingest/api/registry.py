@@ -12,6 +12,7 @@ from libs.common.profiles import DeviceProfile, ProfileCatalogue
 from libs.common.registry.file import LISTS
 from libs.common.web import Cursor, Limit, Page, key_cursor, read_key_cursor
 from services.ingest.api.common import Reader, Writer, actor_of, allowed_sites
+from services.ingest.api.schemas import answer, entity_schema, page_of, put_body
 from services.ingest.domain.registry import current
 from services.ingest.store import registry as store
 from services.ingest.usecases.registry import Registry, unknown
@@ -92,7 +93,10 @@ def build_router(*, registry: Registry, topology: Topology, catalogue: ProfileCa
 def _add_kind(
     router: APIRouter, path: str, kind: EntityKind, *, registry: Registry, topology: Topology, db: Database
 ) -> None:
-    @router.get(f"/{path}", name=f"list_{path}", tags=["registry"])
+    one = answer(entity_schema(kind), f"the {kind}")
+    page = answer(page_of(entity_schema(kind)), f"a page of {path}")
+
+    @router.get(f"/{path}", name=f"list_{path}", tags=["registry"], responses={200: page})
     async def list_entities(
         request: Request,
         principal: Reader,
@@ -132,7 +136,7 @@ def _add_kind(
         items = [_shown(entity, revision, state) for entity, revision, state in rows[:limit]]
         return Page(items=items, next_cursor=key_cursor(rows[limit - 1][0].id) if len(rows) > limit else None)
 
-    @router.get(f"/{path}/{{entity_id}}", name=f"get_{kind}", tags=["registry"])
+    @router.get(f"/{path}/{{entity_id}}", name=f"get_{kind}", tags=["registry"], responses={200: one})
     async def get_entity(entity_id: str, request: Request, response: Response, principal: Reader) -> EntityBody:
         record = await registry.get(kind, entity_id)
         await _check_seen(kind, entity_id, request, principal)
@@ -146,7 +150,13 @@ def _add_kind(
         versions = [version.model_dump(mode="json", exclude_none=True) for version in record.versions]
         return History(kind=kind, id=entity_id, state=record.state, versions=versions)
 
-    @router.put(f"/{path}/{{entity_id}}", name=f"put_{kind}", tags=["registry"])
+    @router.put(
+        f"/{path}/{{entity_id}}",
+        name=f"put_{kind}",
+        tags=["registry"],
+        responses={200: one, 201: one},
+        openapi_extra=put_body(kind),
+    )
     async def put_entity(
         entity_id: str,
         body: EntityBody,

@@ -293,3 +293,17 @@ async def test_reading_of_an_unknown_device_waits_for_it(
 
     (found,) = await until(latest, "the parked reading")
     assert found["points"] == {"voltage_a": 231.5}
+
+
+async def test_openapi_page_shows_the_fields_of_every_kind_and_can_be_read_by_itself(ingest: RunningIngest) -> None:
+    page = (await ingest.http.get("/openapi.json")).json()
+    put = page["paths"]["/api/v1/devices/{entity_id}"]["put"]["requestBody"]["content"]["application/json"]["schema"]
+    assert {"profile", "line", "address", "ct_ratio", "period_s"} <= put["properties"].keys()
+    assert put["required"] == ["name", "kind", "site"]
+    load = page["paths"]["/api/v1/loads/{entity_id}"]["get"]["responses"]["200"]["content"]["application/json"][
+        "schema"
+    ]
+    assert "device" in str(load["properties"]["breaker"])
+    references = [part.split('"')[0] for part in orjson.dumps(page).decode().split('"$ref":"')[1:]]
+    assert {reference.rpartition("/")[0] for reference in references} <= {"#/components/schemas"}
+    assert {reference.rpartition("/")[2] for reference in references} <= page["components"]["schemas"].keys()

@@ -16,7 +16,11 @@ def wanted(found: Topology, clock: FakeClock | None = None) -> WantedLines:
     lines = WantedLines(
         topology=found, catalogue=ProfileCatalogue.load(), clock=clock or FakeClock(), settings=PollingSettings()
     )
-    found.on_change(lambda kind, entity_id: lines.note(kind, entity_id) and None)
+
+    def changed(kind: EntityKind, entity_id: str) -> None:
+        lines.note(kind, entity_id)
+
+    found.on_change(changed)
     for entity in ("line-1", "line-2"):
         lines.note(EntityKind.LINE, entity)
     lines.refresh()
