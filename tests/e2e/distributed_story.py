@@ -104,6 +104,7 @@ class SimulatedField:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "libs.fieldsim.cli", "demo", "--data-dir", str(self.folder),
                  "--field", str(place), "--unit-url", self.unit_url],
+                env={name: value for name, value in os.environ.items() if not name.startswith(("WATTRING_", "PORT"))},
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         ready = self.folder / "field.json"
@@ -129,8 +130,9 @@ class SimulatedField:
         return self.folder / "field.log"
 
     def last_words(self) -> str:
-        """Return the end of it."""
-        return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-25:])
+        """Return the end of its log, without the description that it prints first."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join([line for line in lines if line.startswith('{"')][-25:])
 
     @property
     def journal(self) -> Path:

@@ -41,6 +41,8 @@ pytestmark = [
 
 LONG_OFF_S = 40
 """A shutdown that leaves time for a process to come back: a late OFF is dropped when too little of it is left. [s]"""
+SOONER = {"WATTRING_CONTROL__VERIFY_TIMEOUT_S": "20"}
+"""An answer that died with the holder of the line is given up within the shutdown, and the breaker is read instead."""
 _numbers = itertools.count(1)
 
 
@@ -61,7 +63,7 @@ async def users(postgres_url: str, postgres_server: str) -> AsyncIterator[dict[s
 async def tell(place: Path, database_url: str, users: dict[str, str], kill: Kill | None, off_for_s: int) -> None:
     """Start everything, let the story happen, and look at what it left."""
     unit_port = free_port()
-    environ = {**DEMO_SETTINGS, UNIT_PORT_VARIABLE: str(unit_port)}
+    environ = {**DEMO_SETTINGS, **SOONER, UNIT_PORT_VARIABLE: str(unit_port)}
     with ExitStack() as stack:
         try:
             node = stack.enter_context(KafkaNode(place / "kafka", "-XX:TieredStopAtLevel=1"))
