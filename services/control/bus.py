@@ -1,6 +1,6 @@
 """Commands, results and events as they go over the bus; signing is done here, deciding is not."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 
 import orjson
@@ -13,11 +13,11 @@ from libs.common.contracts import control as contract
 from libs.common.contracts.alarm import AlarmLevel, Condition, ConditionKind
 from libs.common.contracts.audit import AuditEvent
 from libs.common.contracts.base import Phase
-from libs.common.contracts.control import CommandAction, OccurrenceState
+from libs.common.contracts.control import CommandAction
 from libs.common.ids import CommandId, DeviceId, LoadId, SiteId
 from libs.common.tokens import KeyRing, canonical
 from libs.common.tracing import current_traceparent
-from services.control.domain.commands import Change, Command, Outcome, WireId
+from services.control.domain.commands import Change, Command, Effect, Outcome, WireId
 from services.control.store.plans import Occurrence
 
 SOURCE = "control"
@@ -157,6 +157,7 @@ def command_event(change: Change) -> Message:
         device_id=command.device_id,
         plan_id=command.plan_id,
         action=command.action,
+        off_at=change.at if Effect.LOAD_OFF in change.effects else None,
         restore_at=command.restore_at,
         priority=command.priority,
         actor=command.actor,
@@ -275,11 +276,3 @@ def _evidence(found: Mapping[str, object]) -> contract.Evidence | None:
         if found.get("read_at"):
             known["feedback_at"] = found["read_at"]
     return contract.Evidence.model_validate(known) if known else None
-
-
-OCCURRENCE_ENDS: Sequence[OccurrenceState] = (
-    OccurrenceState.AWAKE,
-    OccurrenceState.SKIPPED,
-    OccurrenceState.CALLED_OFF,
-)
-"""States after which nothing follows for an occurrence."""

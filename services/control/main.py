@@ -57,11 +57,12 @@ def build(platform: Platform) -> Service:
     def singleton(name: str) -> Singleton:
         return Singleton(db=db, clock=clock, owner=owner, name=name, ttl_s=settings.scheduler_lease_s)
 
-    loop = SchedulerLoop(scheduler, singleton("scheduler"), tick_s=settings.tick_s, committed=relay.wake, wake=hurry)
+    schedules = singleton("scheduler")
+    loop = SchedulerLoop(scheduler, schedules, tick_s=settings.tick_s, committed=relay.wake, wake=hurry)
     pusher = LeasePusher(
         db=db, clock=clock, steady=steady, watchdog=watchdog, singleton=singleton("watchdog"), wake_scheduler=hurry
     )
-    looks = LookLoop(db=db, clock=clock, steady=steady, board=board)
+    looks = LookLoop(db=db, clock=clock, steady=steady, board=board, scheduler=scheduler, schedules=schedules)
     second_path = SecondPath(db=db, clock=clock, steady=steady, doors=doors, singleton=singleton("second-path"))
     results = EffectsConsumer(
         bus=platform.bus,

@@ -204,11 +204,16 @@ class LeasePusher:
 class LookLoop:
     """Keeps the board fresh while commands are due or in flight."""
 
-    def __init__(self, *, db: Database, clock: Clock, steady: SteadyClock, board: Board) -> None:
+    def __init__(
+        self, *, db: Database, clock: Clock, steady: SteadyClock, board: Board, scheduler: Scheduler,
+        schedules: Singleton,
+    ) -> None:  # fmt: skip
         self._db = db
         self._clock = clock
         self._steady = steady
         self._board = board
+        self._scheduler = scheduler
+        self._schedules = schedules
 
     async def run(self, beat: Beat) -> None:
         """Run for ever."""
@@ -219,6 +224,9 @@ class LookLoop:
                     wanted = await store.wants_looks(conn, self._steady.now() + LOOK_AHEAD)
                 if wanted:
                     await self._board.refresh(LOOK_EVERY_S / 2)
+                if self._schedules.lease is None:
+                    # Whoever stands by follows the clock too, for its API and for the day when it takes over.
+                    await self._scheduler.believe_clock(self._steady.now())
             except Unavailable as exc:
                 logger.debug("no look", extra={"reason": exc.message})
             await self._clock.sleep(LOOK_EVERY_S)

@@ -181,17 +181,19 @@ def off_refusal(
             return Refusal("min_on_time", on_s, policy.min_on_s, False)
     if facts.clock_problem is not None:
         return Refusal("clock_not_synchronised", facts.clock_problem, None, False)
-    return _doubtful_reading(facts.reading, policy)
+    return _doubtful_reading(facts.reading, facts.released_trip, policy)
 
 
-def _doubtful_reading(reading: Reading | None, policy: Policy) -> Refusal | None:
+def _doubtful_reading(reading: Reading | None, released_trip: int | None, policy: Policy) -> Refusal | None:
     if reading is None or reading.age_s is None or reading.breaker is None:
         return Refusal("stale_data", None, policy.stale_after_s, False)
     if reading.age_s > policy.stale_after_s:
         return Refusal("stale_data", reading.age_s, policy.stale_after_s, False)
     if reading.local_lock:
         return Refusal("local_lock", True, False, False)
-    return None
+    # Some breakers keep the reason of their last trip for ever: the wake-up would be taken for that of a fresh one.
+    trip = unreleased_trip(reading.trip_reason, released_trip)
+    return None if trip is None else Refusal("protection_trip", trip, None, False)
 
 
 @dataclass(frozen=True, slots=True)

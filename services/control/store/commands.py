@@ -48,7 +48,9 @@ DUE = """
            i.isolation_id as isolating, s.wake_up_id as suspended_by, w.last_on_at, w.released_trip,
            exists (select from commands b
                     where b.device_id = c.device_id and b.command_id <> c.command_id and not b.is_final
-                      and b.state in ('dispatched', 'accepted', 'verifying')) as busy,
+                      and b.state in ('dispatched', 'accepted', 'verifying')
+                      and (c.action = 'open' or b.action = 'close'
+                           or (b.wire_not_after >= $1 and (b.restore_at is null or b.restore_at > $1)))) as busy,
            exists (select from commands b
                     where b.device_id = c.device_id and b.command_id <> c.command_id and not b.is_final
                       and (b.state = 'unknown'
@@ -69,7 +71,8 @@ DUE = """
      where c.load_id = any($2::text[]) and c.next_at <= $1 and not c.is_final
      order by c.priority, c.action, c.next_at
 """
-"""Sorted by priority, then ``close`` before ``open``: of two commands for one device the wake-up goes first."""
+"""Sorted by priority, then ``close`` before ``open``: of two commands for one device the wake-up goes first. A wake-up
+does not wait for an OFF whose answer is out while nobody may execute that OFF any more: the answer may never come."""
 
 UPDATE = """
     update commands c
@@ -109,6 +112,7 @@ class LoadRow:
     isolation_id: str | None
     suspended_by: str | None
     last_on_at: datetime | None
+    released_trip: int | None
     already_off: bool
     offs_last_day: int
 
@@ -261,7 +265,7 @@ async def facts_of(conn: ReadConn | WriteConn, load_ids: Sequence[str], now: dat
     """Return what the database knows of loads that are about to get a command."""
     rows = await conn.fetch(
         """
-        select l.load_id, i.isolation_id, s.wake_up_id as suspended_by, w.last_on_at,
+        select l.load_id, i.isolation_id, s.wake_up_id as suspended_by, w.last_on_at, w.released_trip,
                exists (select from off_leases o join commands b using (command_id)
                         where o.load_id = l.load_id and o.closed_at is null and b.attempt > 0) as already_off,
                (select count(*) from commands b
@@ -524,6 +528,11 @@ async def close_leases(
         list(load_ids),
         at,
     )
+
+
+async def forget_leases(conn: WriteConn, before: datetime) -> None:
+    """Delete leases that have been over, and known to be, since before that time."""
+    await conn.execute("delete from off_leases where closed_at < $1 and told", before)
 
 
 # What is known of a load's switching.

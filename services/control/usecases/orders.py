@@ -199,6 +199,7 @@ class Orders:
             clock_problem=self._scheduler.clock_problem(),
             command_latency_s=load.command_latency_s,
             already_off=known.already_off,
+            released_trip=known.released_trip,
             last_on_at=known.last_on_at,
             offs_last_day=known.offs_last_day,
         )

@@ -1,7 +1,6 @@
 """What switching needs from outside: the registry, the breakers' readings, the trust in our clock."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -35,15 +34,6 @@ class ClockSync(Protocol):
 
     def problem(self) -> str | None:
         """Return why it may not; None when it may."""
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """What became of one load of a request for many."""
-
-    load_id: str
-    refusal: Mapping[str, object] | None
-    """Guard, value and limit, or None when it was taken."""
 
 
 class SteadyClock:
@@ -102,11 +92,3 @@ class AssumedClock:
     def problem(self) -> str | None:
         """Return None: the operator vouches for the clock."""
         return None
-
-
-def by_site(loads: Iterable[LoadInfo]) -> dict[str, list[LoadInfo]]:
-    """Return loads by their site."""
-    found: dict[str, list[LoadInfo]] = {}
-    for load in loads:
-        found.setdefault(load.site_id, []).append(load)
-    return found

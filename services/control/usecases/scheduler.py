@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from libs.common.bus import outbox
 from libs.common.contracts.alarm import AlarmLevel, ConditionKind
 from libs.common.contracts.base import Phase
-from libs.common.contracts.control import OccurrenceState, Priority
+from libs.common.contracts.control import CommandAction, CommandState, OccurrenceState, Priority
 from libs.common.db import Database, WriteConn
 from libs.common.ids import OccurrenceId, SiteId
 from services.control import bus, metrics
@@ -37,6 +37,7 @@ HORIZON = timedelta(days=62)
 HORIZON_STEP = timedelta(days=1)
 """They are made again when the horizon has moved by this much."""
 IDEMPOTENCY_KEPT = timedelta(days=7)
+LEASES_KEPT = timedelta(days=7)
 EXPIRY_WARNING = timedelta(minutes=30)
 """A person hears this long before an isolation ends."""
 
@@ -95,7 +96,7 @@ class Scheduler:
         # Wake-ups first: nothing that plans shutdowns may delay them.
         busy = await self.run_due(now)
         if not busy:
-            await self._believe_clock(now)
+            await self.believe_clock(now)
         await self.note_overdue(now)
         await self.expire_isolations(now)
         await self.advance_plans(now)
@@ -148,8 +149,12 @@ class Scheduler:
         """Return why no OFF may be sent by our clock, None when it may."""
         return self._clock.problem() or self._sync.problem()
 
-    async def _believe_clock(self, now: datetime) -> None:
-        """Follow the wall clock; after somebody has put it back, only when no wake-up depends on it any more."""
+    async def believe_clock(self, now: datetime) -> None:
+        """Follow the wall clock; after somebody has put it back, only when no wake-up depends on it any more.
+
+        Args:
+            now: Everything that was due by then has been done.
+        """
         jump_s = self._clock.jump_s()
         metrics.CLOCK_JUMP.set(jump_s)
         if self._clock.problem() is None:
@@ -211,7 +216,8 @@ class Scheduler:
             load_ids = [occurrence.load_id for occurrence in occurrences]
             await store.lock_loads(conn, load_ids)
             known = await store.facts_of(conn, load_ids, now)
-            pending = {command.load_id for command in await store.fetch_running(conn, load_ids) if command.is_off}
+            running = await store.fetch_running(conn, load_ids, CommandAction.OPEN)
+            pending = {command.load_id for command in running if command.state is not CommandState.APPROVAL}
             wanted: list[Wanted] = []
             skipped: list[tuple[Occurrence, str]] = []
             for occurrence in occurrences:
@@ -283,6 +289,7 @@ class Scheduler:
             return
         async with self._db.write() as conn:
             await order_store.forget_keys(conn, now - IDEMPOTENCY_KEPT)
+            await store.forget_leases(conn, now - LEASES_KEPT)
         self._housekept_at = now
 
 

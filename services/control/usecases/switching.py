@@ -4,6 +4,7 @@ Every caller has locked the loads concerned (``store.commands.lock_loads``). Cha
 from a set is again a set, until nothing follows.
 """
 
+import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +32,8 @@ from services.control.usecases.ports import Loads
 logger = logging.getLogger(__name__)
 
 S = CommandState
+BREATH = 100
+"""Commands handled before the event loop gets its turn: some milliseconds."""
 MAX_ROUNDS = 10
 """A change has consequences, and these have some; more rounds than this are a fault of ours."""
 
@@ -78,7 +81,8 @@ class Switching:
         offs: list[Command] = []
         ons: list[Command] = []
         until: list[datetime] = []
-        for one in wanted:
+        for number, one in enumerate(wanted):
+            await _breathe(number)
             off, on = self._pair(one, now, approval=approval)
             offs.append(off)
             if on is not None:
@@ -88,10 +92,9 @@ class Switching:
                 raise ValueError(f"{one.load.load_id}: an OFF without any end")
             until.append(lease_until)
         await store.insert(conn, [*offs, *ons])
-        await store.insert_history(conn, [row for command in (*offs, *ons) for row in _birth(command)])
         if not approval:
             await store.insert_leases(conn, offs, until)
-        await outbox.put(conn, [_born(command, now) for command in (*offs, *ons)])
+        await self._announce(conn, [*offs, *ons], now)
         return offs
 
     def _pair(self, one: Wanted, now: datetime, *, approval: bool) -> tuple[Command, Command | None]:
@@ -147,8 +150,18 @@ class Switching:
 
     async def _insert(self, conn: WriteConn, commands: Sequence[Command], now: datetime) -> None:
         await store.insert(conn, commands)
-        await store.insert_history(conn, [row for command in commands for row in _birth(command)])
-        await outbox.put(conn, [_born(command, now) for command in commands])
+        await self._announce(conn, commands, now)
+
+    async def _announce(self, conn: WriteConn, commands: Sequence[Command], now: datetime) -> None:
+        """Begin the history of new commands and tell of them."""
+        history: list[tuple[CommandId, HistoryRow]] = []
+        messages: list[Message] = []
+        for number, command in enumerate(commands):
+            await _breathe(number)
+            history += _birth(command)
+            messages.append(_born(command, now))
+        await store.insert_history(conn, history)
+        await outbox.put(conn, messages)
 
     # Changes.
 
@@ -165,7 +178,8 @@ class Switching:
                 await outbox.put(conn, messages)
                 return
             await store.update(conn, todo)
-            for change in todo:
+            for number, change in enumerate(todo):
+                await _breathe(number)
                 messages += self._messages(change, now)
                 metrics.note(change)
             todo = await self._consequences(conn, todo, now, messages)
@@ -280,7 +294,10 @@ class Switching:
         for on in ons:
             off = None if on.pair_id is None else offs.get(on.pair_id)
             if off is not None and not (off.state.is_final and off.was_sent):
-                continue  # its shutdown is still to come, or in doubt
+                if not _is_moot(off, proof[on.load_id], now):
+                    continue  # its shutdown is still to come, or in doubt
+                evidence = {"by": proof[on.load_id].command_id}
+                following[off.command_id] = life.step(off, S.FAILED, now, "on_again", evidence=evidence)
             if off is not None:
                 settled.append(off.command_id)
             if on.command_id not in proven and (off is not None or on.not_before <= now):
@@ -311,6 +328,19 @@ class Switching:
             by[command.occurrence_id] = command
         for occurrence in await plan_store.set_states(conn, list(rows.values()), now):
             messages.append(_occurrence_event(occurrence, by[occurrence.occurrence_id], now))
+
+
+def _is_moot(off: Command, on: Command, now: datetime) -> bool:
+    """Return whether an OFF without an answer is over because its load was proven on after it had lost its validity."""
+    if not off.was_sent or off.wire_not_after is None or off.state is S.SCHEDULED:
+        return False
+    return (on.sent_at or now) > off.wire_not_after
+
+
+async def _breathe(number: int) -> None:
+    """Let others run now and then: signing and serialising a thousand commands takes a fifth of a second."""
+    if number % BREATH == BREATH - 1:
+        await asyncio.sleep(0)
 
 
 def _occurrence_state(change: Change) -> OccurrenceState | None:

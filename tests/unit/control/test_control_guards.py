@@ -21,6 +21,7 @@ REFUSALS = [
     ({"reading": reading(None)}, "stale_data", False),
     ({"reading": reading(1, age_s=301)}, "stale_data", False),
     ({"reading": reading(1, local_lock=True)}, "local_lock", False),
+    ({"reading": reading(1, trip_reason=2)}, "protection_trip", False),
 ]
 
 
@@ -37,6 +38,7 @@ def test_each_guard_refuses_and_says_which(changes: dict[str, object], guard: st
 
 
 @pytest.mark.parametrize("changes", [
+    {"reading": reading(1, trip_reason=2), "released_trip": 2}, {"reading": reading(1, trip_reason=10)},
     {"command_latency_s": 60.0}, {"offs_last_day": 11}, {"last_on_at": later(-300)}, {"reading": reading(1, age_s=300)},
 ])  # fmt: skip
 def test_the_limits_themselves_pass(changes: dict[str, object]) -> None:
