@@ -11,6 +11,8 @@ from libs.common.contracts.registry import Entity, Line, LineKind
 MAX_ENTITY_BYTES = 16 << 10
 """An entity as JSON; its whole history travels in one message, which a bus takes up to a megabyte. [B]"""
 
+_MOST = (("period_s", 604_800, "s"), ("command_latency_s", 2_592_000, "s"), ("pacing_ms", 60_000, "ms"))
+"""Field, largest value that can be meant, unit: what is beyond is a wrong unit, or a line that stands still."""
 _NO_HOST = re.compile(r"[\s/?#@]")
 
 
@@ -34,6 +36,10 @@ def broken_rules(entity: Entity) -> Iterator[Broken]:
         return
     if size > MAX_ENTITY_BYTES:
         yield Broken("", f"at most {MAX_ENTITY_BYTES} bytes as JSON", f"JSON 不超过 {MAX_ENTITY_BYTES} 字节", str(size))
+    for field, most, unit in _MOST:
+        value = getattr(entity, field, None)
+        if value is not None and value > most:
+            yield Broken(field, f"at most {most} {unit}", f"不大于 {most} {unit} 的数", str(value))
     if isinstance(entity, Line) and entity.kind in (LineKind.TCP, LineKind.RTU_OVER_TCP):
         try:
             split_host_port(entity.endpoint, 502)

@@ -50,12 +50,15 @@ class OptionsBody(_Body):
     concurrency: int = Field(default=_DEFAULT.concurrency, ge=1, le=200, description="units at the same time")
     logins_per_s: float = Field(default=_DEFAULT.logins_per_s, gt=0, le=1000, description="LOGINs are spread to this")
     silence_s: float | None = Field(
-        default=_DEFAULT.silence_s, gt=0, description="nothing heard for this long is a lost connection; null: never"
+        default=_DEFAULT.silence_s,
+        gt=0,
+        le=30 * 86400,
+        description="nothing heard for this long is a lost connection; null: never",
     )
     failures_to_lost: int = Field(default=_DEFAULT.failures_to_lost, ge=1, le=1000)
     retry_first_s: float = Field(default=_DEFAULT.retry_first_s, gt=0, le=3600)
     retry_cap_s: float = Field(default=_DEFAULT.retry_cap_s, gt=0, le=86400)
-    time_tolerance_s: float = Field(default=_DEFAULT.time_tolerance_s, gt=0)
+    time_tolerance_s: float = Field(default=_DEFAULT.time_tolerance_s, gt=0, le=86400)
     allow_write_registration: bool = Field(
         default=False, description="whether the centre may move its units to another address (SET_LOGININFO)"
     )

@@ -4,10 +4,11 @@ Each change is one transaction with its audit record. Changes reach the workers 
 worker of another replica sees them when it looks next.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from libs.common.bus import outbox
 from libs.common.clock import Clock
@@ -366,14 +367,21 @@ class Administration:
         await outbox.put(conn, [message])
 
 
+def _parts(url: str) -> SplitResult | None:
+    """Return the parts of an address that can be called, None of any other."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and parts.port != 0 and parts.username is None
+        (parts.hostname or "").encode("idna")
+    except ValueError:  # no port, no IPv6, no name: urlsplit looks at each only when asked
+        return None
+    return parts if usable and parts.hostname and re.search(r"\s", url) is None else None
+
+
 def _with_path(connection: Connection, dialect: Dialect) -> Connection:
     """Return the connection with the dialect's own path where the address has none."""
-    parts = urlsplit(connection.url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = 0
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or parts.username is not None:
+    parts = _parts(connection.url)
+    if parts is None:
         raise InvalidInput(
             f"url: expected http://host:port/path without an account, found {connection.url!r}",
             message_zh=f"url 应为不含账号的 http://主机:端口/路径,实为 {connection.url!r}",

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from libs.common.contracts.registry import Line, Site
+from libs.common.contracts.registry import Device, Line, Site
 from libs.common.registry.rules import MAX_ENTITY_BYTES, broken_rules, split_host_port
 
 SINCE = datetime(2026, 1, 1, tzinfo=UTC)
@@ -63,3 +63,12 @@ def test_host_and_port() -> None:
     assert split_host_port("meter", 502) == ("meter", 502)
     with pytest.raises(ValueError, match="no port"):
         split_host_port("meter")
+
+
+@pytest.mark.parametrize(("field", "value"), [("period_s", 1e308), ("period_s", 604_801), ("command_latency_s", 1e9)])
+def test_time_that_cannot_be_meant_is_refused(field: str, value: float) -> None:
+    given = {"id": "d", "name": "Meter", "kind": "meter_3p", "site": "s", "valid_from": SINCE, "version": 1}
+    device = Device.model_validate({"changed_by": "x", **given, field: value})
+    (broken,) = broken_rules(device)
+    assert broken.field == field
+    assert list(broken_rules(device.model_copy(update={field: 604_800.0}))) == []
