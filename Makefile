@@ -13,6 +13,8 @@ PROJECTS := pyproject.toml uv.lock $(wildcard libs/*/pyproject.toml services/*/p
 SOURCES := libs services tests
 COMPOSE = $(shell for engine in "docker compose" "podman compose"; do $$engine version >/dev/null 2>&1 && echo "$$engine" && break; done)
 JOBS ?= 2
+# A test with real processes gets a second try on a busy machine; it is printed as RERUN and wants mending.
+RERUNS ?= 1
 T ?= tests
 
 export UV_PYTHON_DOWNLOADS := never
@@ -32,9 +34,9 @@ run: setup ## start the whole suite with a simulated field; Ctrl-C stops it
 test: setup ## set up real Kafka, PostgreSQL and a browser, and run every test
 	@deploy/setup/backing-services
 	@if [ -z "$$KAFKA_BOOTSTRAP_SERVERS" ] && command -v java mvn >/dev/null; then deploy/kafka/kafka.sh jars >/dev/null; fi
-	$(BIN)/pytest -n $(JOBS) $(T)
+	$(BIN)/pytest -n $(JOBS) --reruns $(RERUNS) $(T)
 ifeq ($(T),tests)
-	deploy/setup/with-system-postgres $(BIN)/pytest -n $(JOBS) -m postgres tests
+	deploy/setup/with-system-postgres $(BIN)/pytest -n $(JOBS) --reruns $(RERUNS) -m postgres tests
 endif
 
 lint: setup ## check style, import rules and the lock file
