@@ -85,7 +85,7 @@ async def running(*consumers: EffectsConsumer) -> AsyncIterator[None]:
             task.cancel()
 
 
-async def until(condition: Callable[[], Awaitable[bool] | bool], *, within_s: float = 20.0) -> None:
+async def until(condition: Callable[[], Awaitable[bool] | bool], *, within_s: float = 40.0) -> None:
     """Wait until something that other tasks or processes bring about has come true.
 
     Raises:

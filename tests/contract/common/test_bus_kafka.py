@@ -110,7 +110,7 @@ async def test_what_the_listener_raises_comes_out_of_fetch_and_the_partitions_ar
     topic, watcher = name(), Watcher()
     watcher.fail = 2
     await bus.ensure_topics([TopicSpec(topic, 1)])
-    await bus.publish([Message(topic, "k", b"1")], timeout_s=10)
+    await bus.publish([Message(topic, "k", b"1")], timeout_s=30)
     failures = 0
     found: list[Received] = []
     async with bus.member(f"g.{topic}", [topic], watcher, member_id="m") as member:
@@ -143,8 +143,8 @@ async def test_a_producer_is_replaced_when_waiting_does_not_mend_it(
     with monkeypatch.context() as patch:
         patch.setattr(before, "send", fail)
         with pytest.raises(BusUnavailable):
-            await bus.publish([Message(topic, "k", b"0")], timeout_s=10)
-    await bus.publish([Message(topic, "k", b"1")], timeout_s=10)
+            await bus.publish([Message(topic, "k", b"0")], timeout_s=30)
+    await bus.publish([Message(topic, "k", b"1")], timeout_s=30)
     assert (bus._producer is not before) is replaced
     async with bus.tail([topic], StartAt(beginning=True)) as tail:
         found: list[Received] = []
