@@ -110,6 +110,12 @@ class Parked:
     raw: bytes
 
 
+async def outbox_is_crowded(conn: ReadConn, limit: int) -> bool:
+    """Return whether more than ``limit`` messages wait to be published."""
+    crowded: bool = await conn.fetchval("select count(*) > $1 from (select 1 from outbox limit $1 + 1) as w", limit)
+    return crowded
+
+
 async def park(conn: WriteConn, reports: Sequence[Parked]) -> None:
     """Keep reports until their time is up."""
     await conn.executemany(

@@ -44,6 +44,9 @@ Kind = Literal["registry", "readings"]
 REGISTRY_JOB = "import.registry"
 READINGS_JOB = "import.readings"
 LINES_AT_A_TIME = 500
+OUTBOX_CROWDED = 2000
+"""Messages in the outbox above which an import waits: what is behind them waits for a tenth of a second."""
+OUTBOX_LOOK_S = 0.1
 MAX_UNPACKED_BYTES = 1 << 30
 """A compressed file may become this large, and no larger. [B]"""
 MAX_LINE_BYTES = 256 * 1024
@@ -237,11 +240,21 @@ class Imports:
             if line.strip():
                 chunk.append((number, line))
             if len(chunk) == LINES_AT_A_TIME:
+                await self._wait_for_room(progress, number - len(chunk))
                 await self._take_chunk(file, chunk, result, dry_run=dry_run)
                 await progress(number)
                 chunk = []
         await self._take_chunk(file, chunk, result, dry_run=dry_run)
         return result
+
+    async def _wait_for_room(self, progress: Progress, done: int) -> None:
+        """Wait while the outbox is crowded: the results of commands must not queue behind an archive."""
+        while True:
+            async with self._db.read() as conn:
+                if not await store.outbox_is_crowded(conn, OUTBOX_CROWDED):
+                    return
+            await progress(done)
+            await self._clock.sleep(OUTBOX_LOOK_S)
 
     async def _take_chunk(
         self, file: str, chunk: Sequence[tuple[int, bytes]], result: ReadingsResult, *, dry_run: bool
