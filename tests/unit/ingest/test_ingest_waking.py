@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -148,7 +149,7 @@ class Scene:
 
 
 async def _files() -> None:
-    """Let the threads that write files finish what they have."""
+    """Let the thread that writes files finish what it has, and what follows from that."""
     for _ in range(3):
         await asyncio.to_thread(lambda: None)
         await settle(3)
@@ -159,6 +160,8 @@ async def scene(
     tmp_path: Path, *, clock: FakeClock | None = None, boot: str = "boot-1", closed: bool = True
 ) -> AsyncIterator[Scene]:
     clock = clock or FakeClock(NOON)
+    # One thread, so that whoever waits for it has waited for every file before: the clock stands while the disk works.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
     keys_dir = tmp_path / "keys"
     KeyRing.create(keys_dir)
     keys = KeyRing.open(keys_dir, clock)
