@@ -36,4 +36,4 @@ def build_worker(handlers: Mapping[str, Mapping[str, Handler]], platform: Platfo
 
 def run_worker(handlers: Mapping[str, Mapping[str, Handler]]) -> int:
     """Run as a process of its own; return the exit code."""
-    return run([partial(build_worker, handlers)], load_common(), process="jobs")
+    return run([partial(build_worker, handlers)], load_common, process="jobs")

@@ -49,7 +49,7 @@ def main() -> int:
     """Run as a program; return the exit code."""
     for name in SERVICES:  # before the loop starts: importing takes longer than the database's start beside us
         importlib.import_module(f"services.{name}.main")
-    return run(builders(), load_common(), process="suite")
+    return run(builders(), load_common, process="suite")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,9 @@ def build(platform: Platform) -> Service:
     db = platform.database("alarm")
     owner = f"alarm-{platform.settings.instance}"
     view = RegistryView(bus=platform.bus, db=db, clock=platform.clock)
-    directory = RegistryDirectory(view, ProfileCatalogue.load(), default_class=settings.default_class)
+    directory = RegistryDirectory(
+        view, ProfileCatalogue.load(platform.settings.profile_dirs), default_class=settings.default_class
+    )
     relay = OutboxRelay(bus=platform.bus, db=db, clock=platform.clock, owner=owner)
     judge = EffectsConsumer(
         bus=platform.bus,
@@ -131,7 +133,7 @@ def limits(settings: AlarmSettings) -> Limits:
 
 def main() -> int:
     """Run alarm as a process of its own."""
-    return run([build], load_common(), process="alarm")
+    return run([build], load_common, process="alarm")
 
 
 if __name__ == "__main__":

@@ -27,7 +27,9 @@ def build(platform: Platform) -> Service:
     db = platform.database("carbon")
     owner = f"carbon-{platform.settings.instance}"
     view = RegistryView(bus=platform.bus, db=db, clock=platform.clock)
-    directory = RegistryDirectory(view, ProfileCatalogue.load(), platform.clock, point=ENERGY_POINT)
+    directory = RegistryDirectory(
+        view, ProfileCatalogue.load(platform.settings.profile_dirs), platform.clock, point=ENERGY_POINT
+    )
     relay = OutboxRelay(bus=platform.bus, db=db, clock=platform.clock, owner=owner)
 
     def booking() -> Booking:
@@ -91,7 +93,7 @@ def build(platform: Platform) -> Service:
 
 def main() -> int:
     """Run carbon as a process of its own."""
-    return run([build], load_common(), process="carbon")
+    return run([build], load_common, process="carbon")
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def build(platform: Platform) -> Service:
 
 def main() -> int:
     """Run control as a process of its own."""
-    return run([build], load_common(), process="control")
+    return run([build], load_common, process="control")
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def build(platform: Platform) -> Service:
     secrets = Secrets.open(key, platform.settings.effective_keys_dir)
 
     view = RegistryView(bus=bus, db=db, clock=clock)
-    master = RegistryMaster(view, ProfileCatalogue.load(), clock)
+    master = RegistryMaster(view, ProfileCatalogue.load(platform.settings.profile_dirs), clock)
     relay = OutboxRelay(bus=bus, db=db, clock=clock, owner=owner)
     centres = Centres(
         db=db,
@@ -114,7 +114,7 @@ def build(platform: Platform) -> Service:
 
 def main() -> int:
     """Run export as a process of its own."""
-    return run([build], load_common(), process="export")
+    return run([build], load_common, process="export")
 
 
 if __name__ == "__main__":

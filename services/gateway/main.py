@@ -111,7 +111,7 @@ def build(platform: Platform) -> Service:
 
 def main() -> int:
     """Run the gateway as a process of its own."""
-    return run([build], load_common(), process="gateway")
+    return run([build], load_common, process="gateway")
 
 
 if __name__ == "__main__":

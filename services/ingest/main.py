@@ -75,7 +75,7 @@ def build(platform: Platform) -> Service:
     member = f"{NAME}-{instance}"
     health = Health(clock)
     db = platform.database(NAME)
-    catalogue = ProfileCatalogue.load(settings.profile_dirs)
+    catalogue = ProfileCatalogue.load(platform.settings.profile_dirs)
     folder = platform.settings.data_dir / NAME / instance
 
     relay = OutboxRelay(bus=bus, db=db, clock=clock, owner=member)
@@ -280,7 +280,7 @@ def _boot_id() -> str:
 
 def main() -> int:
     """Run ingest alone; return the exit code."""
-    return run([build], load_common(), process=NAME)
+    return run([build], load_common, process=NAME)
 
 
 if __name__ == "__main__":
