@@ -234,7 +234,9 @@ class Supervisor:
         elif (wanted := os.environ.get(UNIT_PORT_VARIABLE, str(UNIT_PORT))).isdigit() and int(wanted):
             claim_port(os.environ.get(UNIT_HOST_VARIABLE, "127.0.0.1"), int(wanted), UNIT_PORT_VARIABLE)
         KeyRing.create(self._folder.keys)
-        if not self._folder.password_shown.exists() and not self._folder.first_password.exists():
+        if any(name.startswith("WATTRING_GATEWAY__FIRST_PASSWORD") for name in os.environ):
+            self._folder.first_password.unlink(missing_ok=True)  # the operator chose one
+        elif not self._folder.password_shown.exists() and not self._folder.first_password.exists():
             write_private(self._folder.first_password, secrets.token_urlsafe(12))
 
     def _left_behind(self, name: str, pid: int) -> None:
@@ -296,7 +298,11 @@ class Supervisor:
     def _environment(self, *, first_password: bool = False) -> dict[str, str]:
         """Return the children's environment: ours, with the places that this run decided."""
         decided = ("WATTRING_PORT", "WATTRING_DATA_DIR", "WATTRING_SERVICE_URLS", "WATTRING_UDS", "WATTRING_KEYS_DIR")
-        environ = {name: value for name, value in os.environ.items() if name not in decided and name != "PORT"}
+        environ = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("PORT", "PORT_FILE") and name.removesuffix("_FILE").partition("__")[0] not in decided
+        }
         environ["WATTRING_PORT"] = str(self._port)
         environ["WATTRING_DATA_DIR"] = str(self._folder.root)
         environ["WATTRING_KEYS_DIR"] = str(self._folder.keys)
