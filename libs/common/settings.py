@@ -149,6 +149,9 @@ class CommonSettings(SettingsModel):
     instance: str = Field(default="0", pattern=r"^[a-z0-9-]{1,40}$", description="stable name of this replica")
     drain_s: float = Field(default=10.0, gt=0, le=300, description="time to stop cleanly before tasks are cancelled")
     keys_dir: Path | None = Field(default=None, description="service keys; default <data_dir>/keys")
+    profile_dirs: tuple[Path, ...] = Field(
+        default=(), description="JSON list of folders with device profiles besides the shipped ones; a later one wins"
+    )
     service_urls: Mapping[str, str] = Field(
         default_factory=dict, description="JSON object service -> URL, http://host:port or unix:/path"
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from libs.common.errors import InvalidInput
 from libs.common.points import PointKind
 from libs.common.profiles import Area, DeviceProfile, ProfileCatalogue, Protocol, load_profile
+from libs.common.settings import load_common
 from libs.fieldsim.events import EventLog
 from libs.fieldsim.faults import FaultBoard, Frozen, Markers
 from libs.fieldsim.registers import GAP_REGISTERS, Image, RegisterMap
@@ -151,4 +152,4 @@ def modbus_profile(name: str) -> DeviceProfile:
 
 @cache
 def _catalogue() -> ProfileCatalogue:
-    return ProfileCatalogue.load()
+    return ProfileCatalogue.load(load_common().profile_dirs)

@@ -18,11 +18,13 @@ import asyncpg
 
 from libs.common.clock import SystemClock
 from libs.common.clocksync import ClockState, clock_state
-from libs.common.errors import PlatformError
+from libs.common.errors import InvalidFile, PlatformError
 from libs.common.migrations import pending
-from libs.common.settings import SERVICES, CommonSettings
+from libs.common.profiles import ProfileCatalogue
+from libs.common.settings import SERVICES, CommonSettings, load_section
 from libs.common.web import build_version
 from libs.suite.children import get
+from libs.suite.envexample import sections
 from libs.suite.folders import DataFolder
 from libs.suite.postgres import MAJOR, bundled_binaries
 from libs.suite.supervisor import DISK_LOW_BYTES, DISK_NEEDED_BYTES
@@ -84,6 +86,36 @@ async def _versions(_: CommonSettings, words: Words) -> list[Finding]:
     else:
         findings.append(Finding(words("embedded PostgreSQL", "内置数据库"), "good", f"PostgreSQL {MAJOR}"))
     return findings
+
+
+async def _sections(_: CommonSettings, words: Words) -> list[Finding]:
+    name = words("settings", "配置")
+    wrong: list[Finding] = []
+    for section, model in sections().items():
+        try:
+            load_section(section, model)
+        except PlatformError as exc:
+            mend = words(
+                "correct or remove the variable; deploy/env.example lists all",
+                "请更正或删除该变量,全部配置项见 deploy/env.example",
+            )
+            wrong += [Finding(name, "bad", line, mend) for line in words(*exc.both).splitlines()]
+    return wrong or [Finding(name, "good", words("all are known and possible", "全部有效"))]
+
+
+async def _profiles(settings: CommonSettings, words: Words) -> list[Finding]:
+    name = words("device profiles", "设备模板")
+    try:
+        found = await asyncio.to_thread(ProfileCatalogue.load, settings.profile_dirs)
+    except InvalidFile as exc:
+        mend = words(
+            "correct the file, or take its folder out of WATTRING_PROFILE_DIRS",
+            "请更正文件,或从 WATTRING_PROFILE_DIRS 移除其目录",
+        )
+        source = exc.facts["source"]
+        lines = [words(str(problem), problem.text_zh()) for problem in exc.problems]
+        return [Finding(name, "bad", f"{source}:{line}", mend) for line in lines]
+    return [Finding(name, "good", words(f"{len(found)} profiles", f"{len(found)} 个"))]
 
 
 async def _folder(settings: CommonSettings, words: Words) -> list[Finding]:
@@ -253,4 +285,4 @@ def _port(settings: CommonSettings, words: Words) -> Finding:
     return Finding(name, "good", words(f"{settings.port} is free", f"{settings.port} 可用"))
 
 
-CHECKS: Sequence[Check] = (_versions, _folder, _files, _clock, _database, _bus, _suite)
+CHECKS: Sequence[Check] = (_versions, _sections, _profiles, _folder, _files, _clock, _database, _bus, _suite)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from libs.common.errors import PlatformError
+from libs.common.errors import PlatformError, Problem
 from libs.common.settings import CommonSettings
 from libs.suite.api import LocalApi, Refused
 from libs.suite.words import Words
@@ -55,14 +55,20 @@ def _refused(file: Path, problems: Any, problem: PlatformError) -> NotImported:
     """Return the error with a line per wrong place."""
     if not problems:
         return NotImported(problem.message, message_zh=problem.message_zh)
-    lines = [_place(file, one) for one in problems]
+    places = [
+        Problem(
+            line=one.get("line"),
+            field=str(one.get("field")),
+            expected=str(one.get("expected")),
+            expected_zh=one.get("expected_zh"),
+            found=one.get("found"),
+        )
+        for one in problems
+    ]
+    lines = [f"  {file}:{place}" for place in places]
+    lines_zh = [f"  {file}:{place.text_zh()}" for place in places]
+    many = "problem" if len(places) == 1 else "problems"
     return NotImported(
-        "\n".join([f"{len(lines)} problems, nothing was imported:", *lines]),
-        message_zh="\n".join([f"共 {len(lines)} 处错误,未导入任何内容:", *lines]),
+        "\n".join([f"{len(places)} {many}, nothing was imported:", *lines]),
+        message_zh="\n".join([f"共 {len(places)} 处错误,未导入任何内容:", *lines_zh]),
     )
-
-
-def _place(file: Path, one: dict[str, Any]) -> str:
-    line = f"{one['line']}:" if one.get("line") is not None else ""
-    found = f", found {one['found']!r}" if one.get("found") is not None else ""
-    return f"  {file}:{line} {one.get('field')}: expected {one.get('expected')}{found}"

@@ -7,7 +7,7 @@ from typing import Any
 from libs.common.jobs import Handler, JobContext
 from libs.common.jobworker import run_worker
 from libs.common.profiles import ProfileCatalogue
-from libs.common.settings import load_section
+from libs.common.settings import load_common, load_section
 from services.ingest.domain.acceptance import Limits
 from services.ingest.settings import IngestSettings
 from services.ingest.usecases.imports import READINGS_JOB, REGISTRY_JOB, Imports, Kind
@@ -16,7 +16,7 @@ from services.ingest.usecases.registry import Registry
 
 async def _import(context: JobContext, kind: Kind) -> Mapping[str, Any]:
     settings = load_section("ingest", IngestSettings)
-    catalogue = ProfileCatalogue.load(settings.profile_dirs)
+    catalogue = ProfileCatalogue.load(load_common().profile_dirs)
 
     def published() -> None:
         """The relay, which runs in another process, looks by itself."""

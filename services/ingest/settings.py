@@ -1,7 +1,6 @@
 """Settings of ingest: ``WATTRING_INGEST__…``. Names say their unit."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -81,7 +80,6 @@ class IngestSettings(SettingsModel):
     acceptance: AcceptanceSettings = AcceptanceSettings()
     switching: SwitchingSettings = SwitchingSettings()
     history: HistorySettings = HistorySettings()
-    profile_dirs: tuple[Path, ...] = Field(default=(), description="JSON list of folders with more device profiles")
     import_sync_bytes: int = Field(
         default=64 * 1024,
         ge=0,

@@ -6,6 +6,9 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import get_args
+
+from pydantic import ValidationError
 
 from libs.common.errors import InvalidFile, Problem
 from libs.common.points import POINTS, PointKind, Quantity, is_point_name
@@ -46,6 +49,8 @@ from libs.common.profiles.model import (
 )
 from libs.common.units import UnknownUnit, unit_of
 from libs.common.yamlfile import Path, YamlDocument, parse_yaml, validate
+
+AnyFile = ModbusFile | Dlt645File | Cjt188File
 
 _FILES: Mapping[str, type[ModbusFile] | type[Dlt645File] | type[Cjt188File]] = {
     Protocol.MODBUS: ModbusFile,
@@ -89,12 +94,14 @@ def parse_profile(text: str, *, name: str, source: str) -> DeviceProfile:
     """
     document = parse_yaml(text, source)
     parsed, problems = _read(document)
-    if parsed is None:
+    kept = {} if parsed is not None else _drop_wrong_items(document)
+    readable = parsed if parsed is not None else _readable_part(document, kept)
+    if readable is not None:
+        checks = _Checks(document, readable, kept)
+        checks.run()
+        problems = [*problems, *checks.problems]
+    if parsed is None or problems:
         raise InvalidFile(source, _by_line(problems))
-    checks = _Checks(document, parsed)
-    checks.run()
-    if checks.problems:
-        raise InvalidFile(source, _by_line(checks.problems))
     return _profile(parsed, name=name, version=parsed.version or content_version(text))
 
 
@@ -107,24 +114,68 @@ def _by_line(problems: Sequence[Problem]) -> list[Problem]:
     return sorted(problems, key=lambda problem: problem.line or 0)
 
 
-def _read(document: YamlDocument) -> tuple[ModbusFile | Dlt645File | Cjt188File | None, list[Problem]]:
+def _model(document: YamlDocument) -> type[AnyFile] | None:
+    protocol = document.data.get("protocol") if isinstance(document.data, dict) else None
+    return _FILES.get(protocol) if isinstance(protocol, str) else None
+
+
+def _read(document: YamlDocument) -> tuple[AnyFile | None, list[Problem]]:
     if not isinstance(document.data, dict):
         return None, [document.problem((), "a profile: fields and their values", "设备模板:字段及其取值")]
-    protocol = document.data.get("protocol")
-    model = _FILES.get(protocol) if isinstance(protocol, str) else None
+    protocol, model = document.data.get("protocol"), _model(document)
     if model is None:
         names = ", ".join(_FILES)
         return None, [document.problem(("protocol",), f"one of {names}", f"下列之一:{names}", protocol)]
     return validate(model, document)
 
 
+def _drop_wrong_items(document: YamlDocument) -> dict[str, list[int]]:
+    """Return the points and controls that can be read by themselves, so that one wrong field hides no other rule."""
+    model = _model(document)
+    kept: dict[str, list[int]] = {}
+    for name in ("points", "controls"):
+        items = document.data.get(name) if isinstance(document.data, dict) else None
+        if model is None or not isinstance(items, list):
+            continue
+        (item_model,) = get_args(model.model_fields[name].annotation)
+        kept[name] = [i for i in range(len(items)) if validate(item_model, document, (name, i))[0] is not None]
+    return kept
+
+
+def _readable_part(document: YamlDocument, kept: Mapping[str, Sequence[int]]) -> AnyFile | None:
+    """Return the file without what cannot be read, None when its head cannot."""
+    model, data = _model(document), document.data
+    if model is None or not isinstance(data, dict):
+        return None
+    part = dict(data)
+    for name, numbers in kept.items():
+        items = data[name]
+        part[name] = [items[i] for i in numbers] if isinstance(items, list) else items
+    try:
+        return model.model_validate({name: value for name, value in part.items() if name in _aliases(model)})
+    except ValidationError:
+        return None
+
+
+def _aliases(model: type[ProfileFile]) -> set[str]:
+    return {info.alias or name for name, info in model.model_fields.items()}
+
+
 class _Checks:
     """The rules that one field alone cannot break."""
 
-    def __init__(self, document: YamlDocument, file: ModbusFile | Dlt645File | Cjt188File) -> None:
+    def __init__(self, document: YamlDocument, file: AnyFile, kept: Mapping[str, Sequence[int]]) -> None:
+        """Prepare.
+
+        Args:
+            document: The file as it stands.
+            file: What could be read of it.
+            kept: By list, the places that the items of ``file`` have in the document; as they are where it is absent.
+        """
         self.document = document
         self.file = file
         self.problems: list[Problem] = []
+        self._kept = kept
 
     def run(self) -> None:
         self._points(self.file.points)
@@ -139,7 +190,21 @@ class _Checks:
         self._controls(self.file.controls)
 
     def _refuse(self, path: Path, expected: str, expected_zh: str, found: object = None) -> None:
-        self.problems.append(self.document.problem(path, expected, expected_zh, found))
+        self.problems.append(self.document.problem(self._place(path), expected, expected_zh, found))
+
+    def _place(self, path: Path) -> Path:
+        """Return where in the document something of the readable part stands."""
+        match path:
+            case (str(name), int(i), *rest) if name in self._kept:
+                return (name, self._kept[name][i], *rest)
+            case _:
+                return path
+
+    def _point_names(self) -> set[str]:
+        """Return the names of all points, of the unreadable ones too."""
+        items = self.document.data.get("points") if isinstance(self.document.data, dict) else None
+        given = [item.get("name") for item in items if isinstance(item, dict)] if isinstance(items, list) else []
+        return {name for name in given if isinstance(name, str)}
 
     def _points(self, points: Sequence[PointFile]) -> None:
         seen: dict[str, int | None] = {}
@@ -149,7 +214,7 @@ class _Checks:
                 line = seen[point.name]
                 once = (f"each point once; it stands on line {line} too", f"每个测点只出现一次,该测点已在第 {line} 行")
                 self._refuse((*place, "name"), *once, point.name)
-            seen.setdefault(point.name, self.document.line(place))
+            seen.setdefault(point.name, self.document.line(self._place(place)))
             self._name_and_unit(i, point)
             if point.scale == 0:
                 self._refuse((*place, "scale"), "a number other than 0", "非 0 的数", point.scale)
@@ -296,7 +361,7 @@ class _Checks:
     # controls
 
     def _controls(self, controls: Sequence[ControlFile]) -> None:
-        names = {point.name for point in self.file.points}
+        names = self._point_names()
         seen: set[str] = set()
         for i, control in enumerate(controls):
             place = ("controls", i)

@@ -8,12 +8,13 @@ import asyncio
 import gzip
 import io
 import logging
+import re
 import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from libs.common import jobs
 from libs.common.bus import outbox, topics
@@ -24,7 +25,7 @@ from libs.common.contracts.telemetry import RejectReason
 from libs.common.db import Database
 from libs.common.errors import Forbidden, InvalidFile, NotFound, Problem
 from libs.common.ids import DeviceId, new_id
-from libs.common.profiles import ProfileCatalogue
+from libs.common.profiles import ProfileCatalogue, parse_profile
 from libs.common.registry import parse_registry_yaml
 from services.ingest import metrics
 from services.ingest.bus import reading_message, rejected_message
@@ -203,7 +204,9 @@ class Imports:
         try:
             text = b"".join(_unpacked(body, file)).decode("utf-8-sig")
         except UnicodeDecodeError as exc:
-            raise InvalidFile(file, [Problem(line=None, field="file", expected="UTF-8 text", found=exc)]) from exc
+            raise _unusable(file, "UTF-8 text", "UTF-8 文本", exc) from exc
+        if _PROFILE.search(text):
+            await asyncio.to_thread(_refuse_profile, text, file)
         entities = await asyncio.to_thread(
             parse_registry_yaml,
             text,
@@ -321,6 +324,33 @@ def _rejection(
     )
 
 
+_PROFILE = re.compile(r"^schema:\s*[\"']?device-profile/", re.MULTILINE)
+
+
+def _refuse_profile(text: str, file: str) -> NoReturn:
+    """Say what is wrong with a device profile, and that a right one goes another way: services read them at start.
+
+    Raises:
+        InvalidFile: Always.
+    """
+    parse_profile(text, name=file.removesuffix(".yaml"), source=file)
+    problem = Problem(
+        line=next(number for number, line in enumerate(text.splitlines(), start=1) if _PROFILE.match(line)),
+        field="schema",
+        expected="registry/1; this is a device profile without mistakes: put it into a folder of "
+        "WATTRING_PROFILE_DIRS, and start again",
+        expected_zh="registry/1;这是一个无误的设备模板:请放入 WATTRING_PROFILE_DIRS 所列目录,然后重新启动",
+        found="device-profile/1",
+    )
+    raise InvalidFile(file, [problem])
+
+
+def _unusable(file: str, expected: str, expected_zh: str, found: object = None) -> InvalidFile:
+    return InvalidFile(
+        file, [Problem(line=None, field="file", expected=expected, expected_zh=expected_zh, found=found)]
+    )
+
+
 def _unpacked(body: bytes, file: str) -> Iterator[bytes]:
     """Yield a file in pieces, unpacked when it is gzip, up to a bound.
 
@@ -336,11 +366,11 @@ def _unpacked(body: bytes, file: str) -> Iterator[bytes]:
             while piece := unpacked.read(1 << 20):
                 total += len(piece)
                 if total > MAX_UNPACKED_BYTES:
-                    expected = f"at most {MAX_UNPACKED_BYTES} bytes when unpacked"
-                    raise InvalidFile(file, [Problem(line=None, field="file", expected=expected)])
+                    most = MAX_UNPACKED_BYTES
+                    raise _unusable(file, f"at most {most} bytes when unpacked", f"解压后不超过 {most} 字节")
                 yield piece
     except (OSError, EOFError, zlib.error) as exc:
-        raise InvalidFile(file, [Problem(line=None, field="file", expected="an undamaged gzip", found=exc)]) from exc
+        raise _unusable(file, "an undamaged gzip", "完好的 gzip 文件", exc) from exc
 
 
 def _lines(body: bytes, file: str) -> Iterator[bytes]:

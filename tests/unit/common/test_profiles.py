@@ -449,6 +449,25 @@ class TestMistakes:
             (FIRST_POINT + 4, "controls[0].name"),
         ]
 
+    def test_a_wrong_field_hides_no_other_mistake(self) -> None:
+        opening = "{name: breaker_open, function: write_single_coil, area: coil, addr: 1, value: 0}"
+        text = profile(
+            VOLTAGE.replace("voltage_a", "voltage_b").replace("0x10", "70000"),
+            VOLTAGE.replace("unit: V", "unit: mV"),
+            VOLTAGE,
+            STATE.replace("scale: 1", "scale: fast"),
+            controls=(opening, opening.replace("breaker_open", "relay_1_open")),
+        )
+        found = [(line, field) for line, field, _ in problems(text)]
+        first_control = FIRST_POINT + 5
+        assert found == [
+            (FIRST_POINT, "points[0].addr"),
+            (FIRST_POINT + 1, "points[1].unit"),
+            (FIRST_POINT + 2, "points[2].name"),
+            (FIRST_POINT + 3, "points[3].scale"),
+            (first_control + 1, "controls[1].name"),
+        ]
+
     def test_message_says_file_line_field_and_what_was_expected(self) -> None:
         with pytest.raises(InvalidFile) as caught:
             parse(profile(VOLTAGE.replace("unit: V", "unit: mV")))
