@@ -25,6 +25,7 @@ MAX_BYTES = 8 << 20
 MAX_DEPTH = 40
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_TAB_FIRST = re.compile(r"^ *\t")
 _INT = re.compile(r"^[-+]?(0|[1-9][0-9]*)$")
 _HEX = re.compile(r"^0x[0-9A-Fa-f]+$")
 _FLOAT = re.compile(r"^[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?$")
@@ -80,6 +81,8 @@ def parse_yaml(text: str, source: str) -> YamlDocument:
     except yaml.MarkedYAMLError as exc:
         mark = exc.problem_mark or exc.context_mark
         line = None if mark is None else mark.line + 1
+        if line is not None and any(map(_TAB_FIRST.match, text.splitlines()[line - 1 : line])):
+            raise _broken(source, line, "spaces before the field, not tabs", "用空格缩进,不用制表符") from exc
         raise _broken(source, line, "YAML", "合法的 YAML", exc.problem) from exc
     except yaml.YAMLError as exc:
         raise _broken(source, None, "YAML", "合法的 YAML", exc) from exc

@@ -131,7 +131,7 @@ def _add_administration(app: typer.Typer, words: Words) -> None:
 
     @app.command("import", help=words("import a registry file (YAML), all of it or nothing", "导入台账文件(YAML)"))
     def import_(
-        file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True)],
+        file: Annotated[Path, typer.Argument()],
     ) -> None:
         from libs.suite.importing import import_file
 

@@ -27,11 +27,15 @@ def import_file(settings: CommonSettings, file: Path, words: Words, say: Callabl
         NotImported: Places in it are wrong; the message lists them as ``file:line: field: what was expected``.
         Unavailable: No suite answers.
     """
+    try:
+        content = file.read_bytes()
+    except OSError as exc:
+        raise NotImported(
+            f"{file} cannot be read: {exc.strerror}", message_zh=f"无法读取 {file}:{exc.strerror}"
+        ) from exc
     with LocalApi(settings) as api:
         try:
-            job = api.upload(
-                "imports", file.read_bytes(), media_type="application/yaml", kind="registry", file=file.name
-            )
+            job = api.upload("imports", content, media_type="application/yaml", kind="registry", file=file.name)
         except Refused as exc:
             raise _refused(file, exc.facts.get("problems"), exc) from exc
         while job["state"] in ("queued", "running"):

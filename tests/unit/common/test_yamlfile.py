@@ -120,6 +120,15 @@ def test_what_is_not_plain_yaml_is_refused_with_its_line(text: str, line: int | 
     assert "f.yaml" in str(caught.value)
 
 
+@pytest.mark.parametrize("text", ["a:\n\t- b: 1\n", "a:\n  - b: 1\n\t- c: 2\n", "a:\n  \tb: 1\n"])
+def test_tab_in_the_indentation_is_said_to_be_one(text: str) -> None:
+    with pytest.raises(InvalidFile) as caught:
+        parse_yaml(text, "f.yaml")
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.expected) == (text.count("\n"), "spaces before the field, not tabs")
+    assert "制表符" in str(caught.value.message_zh)
+
+
 def test_oversize_document_is_refused_before_it_is_parsed() -> None:
     with pytest.raises(InvalidFile, match="at most"):
         parse_yaml("a" * (MAX_BYTES + 1), "f.yaml")
