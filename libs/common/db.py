@@ -210,6 +210,10 @@ class Database:
             finally:
                 await self._release(pool, conn)
         except Exception as exc:
+            if _is_being_cancelled():
+                # What goes wrong on the way out must not take the place of a cancellation: whoever waits for this
+                # task to end would wait for ever.
+                raise asyncio.CancelledError from exc
             sorted_out = self._sorted(exc, pool, ended=ended)
             if sorted_out is None:
                 raise
@@ -253,6 +257,11 @@ class Database:
 
 _NOT_REACHED = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 """Whatever happens before there is a connection: nothing of the caller's has been done yet."""
+
+
+def _is_being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _has_ended(conn: PoolConnectionProxy) -> bool:

@@ -397,7 +397,7 @@ class PgLogBus:
                     finally:
                         # The pool may have taken a broken connection back already; an error here would take the
                         # place of a cancellation, and this task would go on for ever.
-                        with contextlib.suppress(*AWAY):
+                        with contextlib.suppress(*AWAY, asyncpg.InterfaceError):
                             if conn.is_closed():
                                 conn.terminate()  # else asyncpg misses the listener when the pool takes it back
                             else:
