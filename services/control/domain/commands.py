@@ -18,7 +18,16 @@ from enum import StrEnum
 from libs.common.contracts.control import CommandAction, CommandState, Priority, Stage
 from libs.common.errors import Conflict
 from libs.common.ids import CommandId, DeviceId, LineId, LoadId, OccurrenceId, PlanId, SiteId
-from services.control.domain.guards import Facts, Hold, Obstacle, Policy, obstacle_seen, off_refusal, on_obstacle
+from services.control.domain.guards import (
+    Facts,
+    Hold,
+    Obstacle,
+    Policy,
+    Reading,
+    obstacle_seen,
+    off_refusal,
+    on_obstacle,
+)
 
 S = CommandState
 
@@ -385,9 +394,19 @@ def on_due(command: Command, facts: Facts, now: datetime, policy: Policy) -> Cha
         return step(command, S.EXPIRED, now, "not_approved", Effect.DROP_WAKE_UP)
     if command.state is S.UNKNOWN:
         return _resolve(command, facts, now, policy)
+    reading = facts.reading
+    if not command.is_off and reading is not None and _was_closed(command, reading):
+        # Also by the direct door, by the holder itself, or by hand: it reads closed after we wanted it closed.
+        return step(command, S.SUCCEEDED, now, "read_closed", Effect.LOAD_ON, evidence=reading.as_evidence(), hold=None)
     if command.state in IN_FLIGHT:
         return _overrun(command, now, policy)
     return _off_due(command, facts, now, policy) if command.is_off else _on_due(command, facts, now, policy)
+
+
+def _was_closed(command: Command, reading: Reading) -> bool:
+    """Return whether the breaker was read closed after an ON had been sent."""
+    after = command.sent_at is not None and reading.read_at is not None and reading.read_at > command.sent_at
+    return after and reading.breaker == CLOSED
 
 
 def _overrun(command: Command, now: datetime, policy: Policy) -> Change:
@@ -413,9 +432,9 @@ def _resolve(command: Command, facts: Facts, now: datetime, policy: Policy) -> C
             found = _off_read(command, now, reading.breaker, reading.read_at, evidence, policy)
             if found is not None:
                 return found
+        elif _was_closed(command, reading):
+            return step(command, S.SUCCEEDED, now, "read_closed", Effect.LOAD_ON, evidence=evidence)
         elif command.sent_at is not None and reading.read_at > command.sent_at:
-            if reading.breaker == CLOSED:
-                return step(command, S.SUCCEEDED, now, "read_closed", Effect.LOAD_ON, evidence=evidence)
             return _again(command, now, "reads_open", policy, evidence)
     waited_s = (now - since).total_seconds()
     if not command.is_off and waited_s >= policy.on_look_limit_s:

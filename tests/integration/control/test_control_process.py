@@ -183,3 +183,21 @@ async def test_the_watchdog_wakes_what_reads_open_without_a_lease(
         await until(lambda: found.field.breakers["aau-2"].closed, "woken by the door")
     assert found.field.door_requests[0]["load_id"] == "aau-2"
     assert found.field.door_requests[0]["issuer"] == "watchdog"
+
+
+async def test_one_key_goes_by_the_door_when_the_bus_does_not_carry_it(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with installation(postgres_url, tmp_path, monkeypatch, watchdog=False) as found:
+        found.field.deaf = True
+        found.field.breakers["aau-3"].closed = False
+        order = {"scope": "loads", "load_ids": ["aau-3"], "reason": "storm"}
+        answer = (await found.call("POST", "/api/v1/wake-ups", order)).json()
+        await until(lambda: found.field.breakers["aau-3"].closed, "woken by the door")
+
+        async def done() -> bool:
+            return bool((await found.get(f"/api/v1/wake-ups/{answer['wake_up_id']}"))["state"] == "done")
+
+        await until(done, "seen by a look")
+        assert found.field.door_requests[0]["issuer"] == "control"
+        assert found.field.door_requests[0]["load_id"] == "aau-3"

@@ -242,6 +242,13 @@ class TestOn:
             pauses.append((change.after.next_at - NOW).total_seconds())
         assert pauses == [2, 4, 8, 16, 32, 60, 60, 60, 60, 60, 60]
 
+    def test_read_closed_after_it_was_sent_is_proof_whoever_closed_it(self) -> None:
+        change = on_due(sent_on(), facts(reading=reading(1, at_s=5)), later(12), POLICY)
+        assert (change.after.state, change.effects) == (S.SUCCEEDED, {Effect.LOAD_ON})
+        retried = on(attempt=2, sent_at=NOW)
+        assert on_due(retried, facts(reading=reading(1, at_s=5)), later(12), POLICY).after.state is S.SUCCEEDED
+        assert on_due(retried, facts(reading=reading(1, at_s=-5)), later(12), POLICY).effects == {Effect.SEND}
+
     def test_silence_is_answered_by_sending_again(self) -> None:
         change = on_due(sent_on(), facts(), later(12), POLICY)
         assert (change.after.state, change.after.reason) == (S.SCHEDULED, "not_accepted")
