@@ -32,7 +32,7 @@ from typing import Any
 
 from libs.common import metrics
 from libs.common.clock import SystemClock
-from libs.common.errors import PlatformError
+from libs.common.errors import InvalidFile, PlatformError
 from libs.common.health import Beat, Check, Health, Worker, flag_check, group_check, wait_beating
 from libs.common.listening import CannotListen, Listener, PortTaken
 from libs.common.log import setup_logging
@@ -79,18 +79,19 @@ def run(
 
     Args:
         builders: Wire the services; called within the running loop.
-        settings: The common settings, or what reads them: then an impossible one is a log line and exit code 1.
+        settings: The common settings, or what reads them: then an impossible one is a log line and ``os.EX_CONFIG``.
         process: What the process is called in logs, metrics and traces.
 
     Returns:
-        The exit code: 0 after a clean stop, 1 after a failure that was logged.
+        The exit code: 0 after a clean stop, 1 after a failure that was logged, ``os.EX_CONFIG`` where starting again
+        helps only after a person has changed a setting or a file.
     """
     try:
         common = settings() if callable(settings) else settings
     except InvalidSettings as exc:
         setup_logging(CommonSettings(), process)
         logger.critical("cannot run", extra={"reason": exc.both.english, "reason_zh": exc.both.chinese})
-        return 1
+        return os.EX_CONFIG
     setup_logging(common, process)
     faulthandler.enable()
     setup_tracing(process)
@@ -141,7 +142,9 @@ async def _guarded(builders: Sequence[Builder], settings: CommonSettings, bound:
                 logger.critical("cannot run", exc_info=problem, extra={"reason": str(problem)})
             else:
                 logger.critical("cannot run", extra={"reason": trouble.both.english, "reason_zh": trouble.both.chinese})
-        code = 1
+            if isinstance(problem, InvalidSettings | InvalidFile):
+                code = os.EX_CONFIG
+        code = code or 1
     except* Exception as group:
         for problem in _leaves(group):
             logger.critical("stopped by an unexpected error", exc_info=problem, extra={"reason": str(problem)})

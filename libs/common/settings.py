@@ -36,6 +36,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from libs.common.errors import PlatformError
+from libs.common.expected import expected
 from libs.common.redact import presentable, redact
 
 logger = logging.getLogger(__name__)
@@ -392,11 +393,16 @@ def _impossible(
         place = f"{prefix}{'__'.join(where).upper()}".removesuffix("__")
     if error["type"] == "extra_forbidden":
         return _Wrong(f"{place}: there is no such field", f"{place}:没有这个字段")
-    reason = error["msg"].removeprefix("Value error, ")
+    english, chinese = expected(error)
+    if error["type"] == "value_error":  # says "expected" itself, and what else it has to say
+        chinese = f"取值有误:{chinese}"
+    else:
+        english, chinese = f"expected {english}", f"应为{chinese}"
     given = error.get("input")
     if where and isinstance(given, str | int | float) and not _is_secret(model, where):
-        reason += f", found {redact(repr(given))[:100]}"
-    return _Wrong(f"{place}: {reason}", f"{place}:取值有误:{reason}")
+        found = redact(repr(given))[:100]
+        english, chinese = f"{english}, found {found}", f"{chinese},实际为 {found}"
+    return _Wrong(f"{place}: {english}", f"{place}:{chinese}")
 
 
 def _variables(model: type[BaseModel], prefix: str) -> list[str]:

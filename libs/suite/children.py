@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from libs.common.backoff import Backoff
+from libs.common.errors import Bilingual
 from libs.suite.folders import write_private
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Process(Protocol):
     def kill(self) -> None:
         """End it."""
 
-    def why(self) -> str:
+    def why(self) -> Bilingual:
         """Return its last words."""
 
 
@@ -104,7 +105,7 @@ class Program:
         if self._process is not None and self._process.poll() is None:
             self._process.kill()
 
-    def why(self) -> str:
+    def why(self) -> Bilingual:
         """Return its last words."""
         return last_words(self.log)
 
@@ -124,24 +125,25 @@ def trim(log: Path) -> None:
             os.truncate(log, 0)  # the writer appends (O_APPEND), so it goes on at the new end
 
 
-def last_words(log: Path) -> str:
-    """Return the last line that says something, out of a text or JSON log."""
+def last_words(log: Path) -> Bilingual:
+    """Return the last line that says something, out of a text or JSON log; in Chinese as far as the log has it."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 8000))
             lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
     except OSError:
-        return ""
+        return Bilingual("", "")
     for line in reversed(lines):
         try:
             facts = json.loads(line)
         except ValueError:
-            return line.strip()
+            return Bilingual(line.strip(), line.strip())
         if isinstance(facts, dict) and facts.get("level") in ("ERROR", "CRITICAL"):
             trace = str(facts.get("exc_info") or "").strip().splitlines()
             words = [str(facts[name]) for name in ("message", "reason") if facts.get(name)]
-            return ": ".join([*words, *trace[-1:]])
-    return ""
+            text = ": ".join([*words, *trace[-1:]])
+            return Bilingual(text, str(facts.get("reason_zh") or text))
+    return Bilingual("", "")
 
 
 class Event(Protocol):
@@ -150,7 +152,7 @@ class Event(Protocol):
     def started(self, name: str, pid: int, *, again: bool) -> None:
         """A child was started."""
 
-    def ended(self, name: str, code: int, why: str, *, pause_s: float) -> None:
+    def ended(self, name: str, code: int, why: Bilingual, *, pause_s: float) -> None:
         """A child ended by itself and is started again after a pause."""
 
     def stalled(self, name: str, why: str) -> None:
@@ -174,6 +176,8 @@ class Child:
         self.pid: int | None = None
         self.ends = 0
         """How often it has ended by itself."""
+        self.mends = True
+        """Whether starting it again can help: not when it said that a person has to change something."""
         self._events = events
         self._roster = roster
         self._probes = probes
@@ -206,6 +210,7 @@ class Child:
             if self._stopping:
                 return
             self.ends += 1
+            self.mends = code != os.EX_CONFIG
             if time.monotonic() - self._started_at > SETTLED_S:
                 self._backoff.reset()
             pause_s = self._backoff.next_s()

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from libs.common.errors import PlatformError
+from libs.common.errors import Bilingual, PlatformError
 from libs.common.settings import SERVICES, CommonSettings
 from libs.common.tokens import KeyRing
 from libs.suite.children import Child, Process, Program, Roster, end_left_behind, get, post, trim
@@ -128,9 +128,10 @@ class PostgresProcess:
         """End it; the next start recovers."""
         self.server.kill()
 
-    def why(self) -> str:
+    def why(self) -> Bilingual:
         """Return why it ended, in a line."""
-        return self.server.failure().message.splitlines()[-1]
+        english, chinese = self.server.failure().both
+        return Bilingual(english.splitlines()[-1], chinese.splitlines()[-1])
 
 
 class Supervisor:
@@ -360,10 +361,12 @@ class Supervisor:
         said: dict[str, str] = {}
         while reasons := await self._not_ready():
             for child in self._children:
-                if child.ends >= EARLY_ENDS:
+                if child.ends >= EARLY_ENDS or not child.mends:
+                    english, chinese = child.process.why()
+                    log = self._folder.log(child.name)
                     raise StartFailed(
-                        f"{child.name} does not start: {child.process.why()}\nits log: {self._folder.log(child.name)}",
-                        message_zh=f"{child.name} 无法启动:{child.process.why()}\n日志:{self._folder.log(child.name)}",
+                        f"{child.name} does not start: {english}\nits log: {log}",
+                        message_zh=f"{child.name} 无法启动:{chinese}\n日志:{log}",
                     )
             if time.monotonic() - self._began > SLOW_START_S and reasons != said:
                 said = reasons
@@ -390,7 +393,8 @@ class Supervisor:
         for name in ANSWERING:
             status, body = await get(self._folder.socket(name), "/readyz")
             if status != 200:
-                reasons[name] = _reason(body) if status else self._words("starting", "启动中")
+                field = self._words("reasons", "reasons_zh")
+                reasons[name] = _reason(body, field) if status else self._words("starting", "启动中")
         return reasons
 
     async def _announce(self) -> None:
@@ -449,14 +453,14 @@ class Supervisor:
         if again:
             self._line(name, self._words(f"started again (process {pid})", f"已重新启动(进程 {pid})"))
 
-    def ended(self, name: str, code: int, why: str, *, pause_s: float) -> None:
+    def ended(self, name: str, code: int, why: Bilingual, *, pause_s: float) -> None:
         """Say that a process ended by itself."""
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}"
         text = self._words(
             f"ended unexpectedly ({how}); starting it again in {pause_s:.1f} s",
             f"意外退出({how}),{pause_s:.1f} 秒后重新启动",
         )
-        self._line(name, f"{text}  {why}" if why else text)
+        self._line(name, f"{text}  {self._words(*why)}".rstrip())
 
     def stalled(self, name: str, why: str) -> None:
         """Say that a process makes no progress."""
@@ -531,10 +535,11 @@ def free_port(wanted: int) -> int:
         return claim_port("127.0.0.1", 0)
 
 
-def _reason(body: str) -> str:
+def _reason(body: str, field: str) -> str:
     try:
-        reasons: Mapping[str, Any] = json.loads(body)["reasons"]
-    except (ValueError, KeyError, TypeError):
+        answer = json.loads(body)
+        reasons: Mapping[str, Any] = answer.get(field) or answer["reasons"]
+    except (ValueError, KeyError, TypeError, AttributeError):
         return body[:200]
     return ", ".join(f"{name}: {text}" if name != "process" else str(text) for name, text in reasons.items())
 

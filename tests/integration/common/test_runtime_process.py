@@ -262,8 +262,8 @@ def test_a_thread_that_still_works_does_not_hold_the_process(start: Callable[...
 # -- what waiting does not mend -------------------------------------------------------------------
 
 
-def only_line(probe: Probe) -> dict[str, Any]:
-    assert probe.ended() == 1
+def only_line(probe: Probe, *, code: int = 1) -> dict[str, Any]:
+    assert probe.ended() == code
     assert "Traceback" not in probe.log.read_text()
     (line,) = probe.lines("cannot run")
     assert line["level"] == "CRITICAL"
@@ -297,22 +297,22 @@ def test_a_second_start_on_a_socket_in_use_leaves_it_to_the_first(start: Callabl
 
 
 @pytest.mark.parametrize(
-    ("environ", "reason"),
+    ("environ", "reason", "code"),
     [
-        ({"WATTRING_PROT": "1"}, "WATTRING_PROT: there is no such setting; did you mean WATTRING_PORT?"),
-        ({"WATTRING_ALRM__LEVEL": "1"}, "WATTRING_ALRM__LEVEL: there is no such setting"),
-        ({"WATTRING_ALARM__LEVL": "1"}, "did you mean WATTRING_ALARM__LEVEL?"),
-        ({"WATTRING_ALARM__LEVEL": "high"}, "WATTRING_ALARM__LEVEL: Input should be a valid integer"),
-        ({"DATABASE_URL": "mysql://u:hunter2@db/x"}, "DATABASE_URL: expected postgresql://user:"),
-        ({"WATTRING_KEYS_DIR": "/nowhere"}, "/nowhere: no keys; create them once with `wattring keys /nowhere`"),
-        ({"WATTRING_HOST": "192.0.2.1"}, "cannot listen on 192.0.2.1:0: Cannot assign requested address"),
+        ({"WATTRING_PROT": "1"}, "WATTRING_PROT: there is no such setting; did you mean WATTRING_PORT?", os.EX_CONFIG),
+        ({"WATTRING_ALRM__LEVEL": "1"}, "WATTRING_ALRM__LEVEL: there is no such setting", os.EX_CONFIG),
+        ({"WATTRING_ALARM__LEVL": "1"}, "did you mean WATTRING_ALARM__LEVEL?", os.EX_CONFIG),
+        ({"WATTRING_ALARM__LEVEL": "high"}, "WATTRING_ALARM__LEVEL: expected a whole number", os.EX_CONFIG),
+        ({"DATABASE_URL": "mysql://u:hunter2@db/x"}, "DATABASE_URL: expected postgresql://user:", os.EX_CONFIG),
+        ({"WATTRING_KEYS_DIR": "/nowhere"}, "/nowhere: no keys; create them once with `wattring keys /nowhere`", 1),
+        ({"WATTRING_HOST": "192.0.2.1"}, "cannot listen on 192.0.2.1:0: Cannot assign requested address", 1),
     ],
 )
 def test_what_is_wrong_with_the_settings_is_one_line(
-    start: Callable[..., Probe], environ: dict[str, str], reason: str
+    start: Callable[..., Probe], environ: dict[str, str], reason: str, code: int
 ) -> None:
     probe = start(**environ)
-    assert reason in only_line(probe)["reason"]
+    assert reason in only_line(probe, code=code)["reason"]
     assert "hunter2" not in probe.log.read_text()
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from libs.common.errors import Bilingual
 from libs.suite import children
 from libs.suite.children import Child, Program, Roster, end_left_behind, get, last_words, post, start_ticks, trim
 
@@ -51,8 +52,8 @@ class Seen:
     def started(self, name: str, pid: int, *, again: bool) -> None:
         self._add("again" if again else "started", name)
 
-    def ended(self, name: str, code: int, why: str, *, pause_s: float) -> None:
-        self._add("ended", name, str(code), why)
+    def ended(self, name: str, code: int, why: Bilingual, *, pause_s: float) -> None:
+        self._add("ended", name, str(code), why.english)
 
     def stalled(self, name: str, why: str) -> None:
         self._add("stalled", name, why)
@@ -212,7 +213,14 @@ def test_what_a_killed_supervisor_left_is_ended_and_strangers_are_not(tmp_path: 
 )
 def test_last_words(tmp_path: Path, text: str, expected: str) -> None:
     (tmp_path / "log").write_text(text)
-    assert last_words(tmp_path / "log") == expected
+    assert last_words(tmp_path / "log") == (expected, expected)
+
+
+def test_last_words_in_chinese(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text(
+        '{"level": "CRITICAL", "message": "cannot run", "reason": "no keys", "reason_zh": "没有密钥"}\n'
+    )
+    assert last_words(tmp_path / "log") == ("cannot run: no keys", "没有密钥")
 
 
 def test_log_that_grew_is_emptied_and_its_writer_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,18 +222,18 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
 @pytest.mark.parametrize(
     ("environ", "line"),
     [
-        ({"PORT": "70000"}, "PORT: Input should be less than or equal to 65535, found '70000'"),
-        ({"WATTRING_PORT": "eighty"}, "WATTRING_PORT: Input should be a valid integer"),
-        ({"LOG_LEVEL": "LOUD"}, "LOG_LEVEL: Input should be 'DEBUG', 'INFO', 'WARNING' or 'ERROR', found 'LOUD'"),
-        ({"WATTRING_INSTANCE": "Pod 1"}, "WATTRING_INSTANCE: String should match pattern"),
-        ({"WATTRING_BUS__READINGS_RETENTION_S": "inf"}, "WATTRING_BUS__READINGS_RETENTION_S: Input should be a finite"),
-        ({"WATTRING_DRAIN_S": "nan"}, "WATTRING_DRAIN_S: Input should be"),
-        ({"WATTRING_DATABASE__POOL_MAX": "0"}, "WATTRING_DATABASE__POOL_MAX: Input should be greater than or equal"),
-        ({"WATTRING_BUS__KIND": "rabbit"}, "WATTRING_BUS__KIND: Input should be 'postgres' or 'kafka', found 'rabbit'"),
+        ({"PORT": "70000"}, "PORT: expected less than or equal to 65535, found '70000'"),
+        ({"WATTRING_PORT": "eighty"}, "WATTRING_PORT: expected a whole number"),
+        ({"LOG_LEVEL": "LOUD"}, "LOG_LEVEL: expected 'DEBUG', 'INFO', 'WARNING' or 'ERROR', found 'LOUD'"),
+        ({"WATTRING_INSTANCE": "Pod 1"}, "WATTRING_INSTANCE: expected text that matches"),
+        ({"WATTRING_BUS__READINGS_RETENTION_S": "inf"}, "WATTRING_BUS__READINGS_RETENTION_S: expected a finite"),
+        ({"WATTRING_DRAIN_S": "nan"}, "WATTRING_DRAIN_S: expected"),
+        ({"WATTRING_DATABASE__POOL_MAX": "0"}, "WATTRING_DATABASE__POOL_MAX: expected greater than or equal"),
+        ({"WATTRING_BUS__KIND": "rabbit"}, "WATTRING_BUS__KIND: expected 'postgres' or 'kafka', found 'rabbit'"),
         ({"WATTRING_BUS__KIND": "kafka"}, "set KAFKA_BOOTSTRAP_SERVERS="),
         ({"WATTRING_SERVICE_URLS": '{"inget": "http://a:1"}'}, "WATTRING_SERVICE_URLS: inget is no service; known are"),
         ({"WATTRING_SERVICE_URLS__INGEST": "a:80"}, "WATTRING_SERVICE_URLS: ingest: expected http://host:port or unix"),
-        ({"WATTRING_SERVICE_URLS": '{"ingest": 5}'}, "WATTRING_SERVICE_URLS[ingest]: Input should be a valid string"),
+        ({"WATTRING_SERVICE_URLS": '{"ingest": 5}'}, "WATTRING_SERVICE_URLS[ingest]: expected text"),
     ],
 )
 def test_an_impossible_value_names_the_variable_as_it_was_written(environ: Mapping[str, str], line: str) -> None:
@@ -246,7 +246,7 @@ def test_an_impossible_value_names_the_variable_as_it_was_written(environ: Mappi
 def test_places_inside_lists_and_of_whole_parts_are_named() -> None:
     with pytest.raises(InvalidSettings, match=r"^WATTRING_INGEST__POLLING__WAITS_S\[1\]: .*found 'x'$"):
         thing(POLLING__WAITS_S='[1, "x"]')
-    with pytest.raises(InvalidSettings, match=r"^WATTRING_INGEST__POLLING__BY_KIND_S__BREAKER: .* valid number"):
+    with pytest.raises(InvalidSettings, match=r"^WATTRING_INGEST__POLLING__BY_KIND_S__BREAKER: .* number"):
         thing(POLLING__BY_KIND_S__BREAKER="often")
     with pytest.raises(InvalidSettings, match=r"^WATTRING_INGEST: low is above high$"):
         thing(LOW="3")
@@ -332,7 +332,7 @@ def test_a_setting_given_twice_must_say_the_same(tmp_path: Path) -> None:
 def test_an_impossible_value_from_a_file_names_the_file_variable(tmp_path: Path) -> None:
     file = tmp_path / "port"
     file.write_text("many")
-    with pytest.raises(InvalidSettings, match=r"^WATTRING_PORT_FILE: Input should be a valid integer"):
+    with pytest.raises(InvalidSettings, match=r"^WATTRING_PORT_FILE: expected a whole number"):
         load_common({"WATTRING_PORT_FILE": str(file)})
 
 
@@ -399,3 +399,17 @@ def test_durations_end_in_s() -> None:
         for name, field in model.model_fields.items():
             if field.annotation is float:
                 assert name.endswith("_s"), name
+
+
+@pytest.mark.parametrize(
+    ("environ", "message"),
+    [
+        ({"PORT": "70000"}, "PORT:应为不大于 65535,实际为 '70000'"),
+        ({"LOG_LEVEL": "LOUD"}, "LOG_LEVEL:应为'DEBUG', 'INFO', 'WARNING' 或 'ERROR',实际为 'LOUD'"),
+        ({"DATABASE_URL": "mysql://db"}, "DATABASE_URL:取值有误:expected postgresql://"),
+    ],
+)
+def test_what_is_expected_is_said_in_chinese(environ: dict[str, str], message: str) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        load_common(environ)
+    assert str(caught.value.message_zh).startswith(message)
