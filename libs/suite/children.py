@@ -88,7 +88,8 @@ class Program:
                 start_new_session=True,  # Ctrl-C is for the supervisor, which then stops all in order
             )
         if self.nice:
-            os.setpriority(os.PRIO_PROCESS, self._process.pid, self.nice)
+            ours = os.getpriority(os.PRIO_PROCESS, 0)  # who is not root may not take less than that
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, min(ours + self.nice, 19))
         return self._process.pid
 
     def poll(self) -> int | None:
