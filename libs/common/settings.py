@@ -35,7 +35,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from libs.common.errors import PlatformError
+from libs.common.errors import PlatformError, WrongValue
 from libs.common.expected import expected
 from libs.common.redact import presentable, redact
 
@@ -277,7 +277,8 @@ def _build(model: type[Model], given: Sequence[_Given], prefix: str) -> Model:
             try:
                 _put(values, one, _parsed(field, one.text))
             except ValueError as exc:
-                wrong.append(_Wrong(f"{one.source}: {exc}", f"{one.source}:{exc}"))
+                chinese = exc.message_zh if isinstance(exc, WrongValue) else exc
+                wrong.append(_Wrong(f"{one.source}: {exc}", f"{one.source}:{chinese}"))
     settings: Model | None = None
     try:
         settings = model.model_validate(values)
@@ -302,9 +303,9 @@ def _put(values: dict[str, Any], one: _Given, value: Any) -> None:
     for part in one.path[:-1]:
         node = node.setdefault(part, {})
         if not isinstance(node, dict):
-            raise ValueError("a variable above it gives a whole value already")
+            raise WrongValue("a variable above it gives a whole value already", "上级变量已给出完整取值")
     if one.path[-1] in node:
-        raise ValueError("given already, as part of a JSON value")
+        raise WrongValue("given already, as part of a JSON value", "已在 JSON 取值中给出")
     node[one.path[-1]] = value
 
 
@@ -315,7 +316,10 @@ def _parsed(field: FieldInfo | None, text: str) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as exc:
-        raise ValueError(f'expected JSON, such as ["a", "b"] or {{"a": "b"}}; {exc}') from None
+        example = '["a", "b"] or {"a": "b"}'
+        raise WrongValue(
+            f"expected JSON, such as {example}; {exc}", f"应为 JSON,如 {example.replace('or', '或')};{exc}"
+        ) from None
 
 
 def _field(model: type[BaseModel], path: Sequence[str]) -> FieldInfo | None:

@@ -28,9 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from libs.common.errors import Bilingual, PlatformError
-from libs.common.settings import SERVICES, CommonSettings
+from libs.common.settings import SERVICES, CommonSettings, load_section
 from libs.common.tokens import KeyRing
 from libs.suite.children import Child, Process, Program, Roster, end_left_behind, get, post, trim
+from libs.suite.envexample import sections
 from libs.suite.folders import DataFolder, write_private
 from libs.suite.postgres import EmbeddedPostgres
 from libs.suite.words import Words
@@ -222,6 +223,12 @@ class Supervisor:
 
     def _look_around(self) -> None:
         """Clear what a dead supervisor left, and check what would fail later and less clearly."""
+        for section, model in sections().items():
+            load_section(section, model)
+        if self._settings.profile_dirs:
+            from libs.common.profiles import ProfileCatalogue
+
+            ProfileCatalogue.load(self._settings.profile_dirs)
         end_left_behind(self._roster, said=self._left_behind)
         free = shutil.disk_usage(self._folder.root).free
         if free < DISK_NEEDED_BYTES:

@@ -6,6 +6,7 @@ It needs its file, ingest's direct door and its key, and nothing else: neither t
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import sys
 from importlib.metadata import PackageNotFoundError
@@ -16,7 +17,7 @@ from libs.common.backoff import Backoff
 from libs.common.clock import Clock, SystemClock
 from libs.common.errors import PlatformError
 from libs.common.log import setup_logging
-from libs.common.settings import CommonSettings, load_common, load_section
+from libs.common.settings import CommonSettings, InvalidSettings, load_common, load_section
 from libs.common.tokens import KeyRing
 from services.control.watchdog.calls import Calls
 from services.control.watchdog.engine import Watchdog
@@ -35,13 +36,22 @@ def main() -> int:
     """Run until SIGTERM or SIGINT; returns the exit code."""
     try:
         common = load_common()
+    except InvalidSettings as exc:
+        setup_logging(CommonSettings(), "watchdog")
+        return _cannot_run(exc)
+    setup_logging(common, "watchdog")
+    try:
         settings = load_section("watchdog", WatchdogSettings)
-        setup_logging(common, "watchdog")
         asyncio.run(run(common, settings, SystemClock()))
     except PlatformError as exc:
-        logger.critical("cannot run", extra={"reason": exc.message})
-        return 1
+        return _cannot_run(exc)
     return 0
+
+
+def _cannot_run(exc: PlatformError) -> int:
+    """Say why, and return the exit code."""
+    logger.critical("cannot run", extra={"reason": exc.both.english, "reason_zh": exc.both.chinese})
+    return os.EX_CONFIG if isinstance(exc, InvalidSettings) else 1
 
 
 async def run(common: CommonSettings, settings: WatchdogSettings, clock: Clock) -> None:

@@ -221,6 +221,37 @@ async def test_schema_that_cannot_be_brought_up_to_date_ends_the_run(tmp_path: P
     assert run.pids() == {}
 
 
+@pytest.mark.parametrize(("chinese", "words"), [(False, "did you mean"), (True, "是否想写")])
+async def test_misspelt_setting_of_a_service_is_a_line_and_nothing_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chinese: bool, words: str
+) -> None:
+    monkeypatch.setenv("WATTRING_ALARM__MAX_BATHC", "3")
+    run = Run(tmp_path / "data", chinese=chinese)
+    assert await run.supervisor.run() == 1
+    assert len(run.lines) == 2
+    assert f"{words} WATTRING_ALARM__MAX_BATCH?" in run.lines[0]
+    assert not (tmp_path / "data" / "postgres").exists()
+
+
+async def test_wrong_profile_of_the_operators_own_is_named_place_by_place(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("schema: device-profile/1\nprotocol: modbus\nvendor: 1\ncolour: red\n")
+    run = Run(tmp_path / "data", profile_dirs=[tmp_path])
+    assert await run.supervisor.run() == 1
+    assert f"{tmp_path}/mine.yaml:4: colour: expected one of the fields" in run.text
+    assert not (tmp_path / "data" / "postgres").exists()
+
+
+async def test_process_that_says_a_setting_is_wrong_is_not_tried_three_times(tmp_path: Path) -> None:
+    commands = Commands(
+        suite=(sys.executable, "-c", "import sys; print('no such folder'); sys.exit(78)"),
+        watchdog=COMMANDS.watchdog, jobs=COMMANDS.jobs, schema=COMMANDS.schema,
+    )  # fmt: skip
+    run = Run(tmp_path / "data", commands=commands)
+    assert await run.supervisor.run() == 1
+    assert "cannot run: suite does not start: no such folder" in run.text
+    assert run.text.count("ended unexpectedly") < supervisor.EARLY_ENDS
+
+
 async def test_taken_port_is_a_line_and_nothing_was_started(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         run = Run(tmp_path / "data", port=other.getsockname()[1])
