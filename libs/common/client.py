@@ -117,17 +117,22 @@ class ServiceClient:
         )
 
 
-def http_client(url: str | None) -> httpx.AsyncClient:
+def http_client(url: str | None, service: str = "the service") -> httpx.AsyncClient:
     """Return a client for ``http://host:port`` or ``unix:/path`` (a service in this machine's Unix socket).
 
     It follows no redirection and heeds no proxy of the environment: services call each other directly.
+
+    Args:
+        url: Where it is.
+        service: What it is called, for the message when that is not known.
 
     Raises:
         Unavailable: No address is configured.
     """
     if not url:
         raise errors.Unavailable(
-            "no address configured in WATTRING_SERVICE_URLS", message_zh="WATTRING_SERVICE_URLS 中没有配置地址"
+            f"no address of {service} in WATTRING_SERVICE_URLS",
+            message_zh=f"WATTRING_SERVICE_URLS 中没有 {service} 的地址",
         )
     if url.startswith("unix:"):
         transport = httpx.AsyncHTTPTransport(uds=url.removeprefix("unix:"), limits=_LIMITS, trust_env=False)

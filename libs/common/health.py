@@ -112,7 +112,7 @@ class Health:
                 said = {name: reason.english for name, reason in reasons.items()}
                 logger.warning("not ready", extra={"reasons": said})
             else:
-                logger.info("ready again")
+                logger.info("ready")
         return reasons
 
 

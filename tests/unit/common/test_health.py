@@ -166,7 +166,7 @@ async def test_losing_and_finding_readiness_is_logged_once_each(
         there.update(change)
         await health.not_ready()
         await health.not_ready()
-    assert messages(caplog) == ["not ready", "not ready", "ready again"]
+    assert messages(caplog) == ["not ready", "not ready", "ready"]
     assert vars(caplog.records[0])["reasons"] == {"bus": "bus away"}
 
 

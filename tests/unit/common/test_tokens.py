@@ -496,16 +496,17 @@ def test_a_pair_that_does_not_fit_is_refused(folder: Path, tmp_path: Path) -> No
         KeyRing.open(tmp_path, FakeClock())
 
 
-def test_a_private_key_that_all_may_read_is_warned_of(
+def test_a_private_key_that_all_may_read_is_noted(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
     KeyRing.open(folder, FakeClock())
     assert not caplog.records
     (tmp_path / "ingest.key").write_bytes((folder / "ingest.key").read_bytes())
     (tmp_path / "ingest.key").chmod(0o644)
     KeyRing.open(tmp_path, FakeClock())
     (record,) = caplog.records
-    assert record.levelno == logging.WARNING
+    assert record.getMessage() == "other accounts may read a private key"
     assert (vars(record)["path"], vars(record)["mode"]) == (tmp_path / "ingest.key", "0644")
 
 
