@@ -244,7 +244,7 @@ class TestOn:
 
     def test_read_closed_after_it_was_sent_is_proof_whoever_closed_it(self) -> None:
         change = on_due(sent_on(), facts(reading=reading(1, at_s=5)), later(12), POLICY)
-        assert (change.after.state, change.effects) == (S.SUCCEEDED, {Effect.LOAD_ON})
+        assert (change.after.state, change.effects) == (S.SUCCEEDED, frozenset({Effect.LOAD_ON}))
         retried = on(attempt=2, sent_at=NOW)
         assert on_due(retried, facts(reading=reading(1, at_s=5)), later(12), POLICY).after.state is S.SUCCEEDED
         assert on_due(retried, facts(reading=reading(1, at_s=-5)), later(12), POLICY).effects == {Effect.SEND}
