@@ -285,8 +285,8 @@ def test_no_header_of_a_stranger_gets_into_the_log_or_the_answer(given_id: bytes
 
     sent = asyncio.run(call(Envelope(app, service="x", health=started()), headers=[(b"x-request-id", given_id)]))
     (found,) = [value for name, value in sent[0]["headers"] if name == b"x-request-id"]
-    assert found.decode("ascii").replace("-", "").replace("_", "").replace(".", "").replace(":", "").isalnum()
-    assert len(found) <= 64
+    assert set(found) <= set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:-")
+    assert 1 <= len(found) <= 64
 
 
 async def test_a_trace_goes_on_through_the_service(world: World) -> None:
