@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 AUDIENCE = "watchdog"
 MAX_BODY_BYTES = 64 << 20
 """A hundred thousand leases are 25 MB. [B]"""
+STOP_S = 2.0
+"""An open connection ends within this when we stop. [s]"""
 IDLE_S = 30.0
 """A connection that says nothing is closed after this. [s]"""
 
@@ -135,8 +137,19 @@ def _object(body: bytes) -> dict[str, Any]:
 async def listening(routes: Routes, *, host: str, port: int, uds: Path | None) -> AsyncIterator[asyncio.Server]:
     """Serve within the block, on a Unix socket or on a port."""
 
+    connections: set[asyncio.Task[None]] = set()
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await _connection(reader, writer, routes.answer)
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - asyncio runs this in a task of its own
+        connections.add(task)
+        try:
+            await _connection(reader, writer, routes.answer)
+        except asyncio.CancelledError:
+            # We stop. Passed on, Python 3.11's streams would report every open connection as a failed callback.
+            logger.debug("connection ended by us")
+        finally:
+            connections.discard(task)
 
     if uds is not None:
         _clear(uds)
@@ -147,6 +160,10 @@ async def listening(routes: Routes, *, host: str, port: int, uds: Path | None) -
         yield server
     finally:
         server.close()
+        for task in connections:
+            task.cancel()
+        if connections:
+            await asyncio.wait(connections, timeout=STOP_S)
 
 
 def _clear(uds: Path) -> None:

@@ -95,6 +95,18 @@ async def test_rubbish_on_the_wire_ends_the_connection_and_nothing_else(tmp_path
         assert (await found.put(PUT)).status_code == 200
 
 
+async def test_a_connection_that_stays_open_does_not_hold_up_a_stop_and_is_no_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with door(tmp_path) as found:
+        reader, writer = await asyncio.open_unix_connection(tmp_path / "dog.sock")
+        assert (await found.put(PUT)).status_code == 200
+    assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
+    assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR", "CRITICAL")] == []
+
+
 async def test_a_replaced_control_process_hears_so(tmp_path: Path) -> None:
     async with door(tmp_path) as found:
         assert (await found.put(PUT | {"epoch": 7})).status_code == 200
