@@ -2,8 +2,11 @@
 
 import asyncio
 import logging
+import os
+import shutil
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from libs.common.clock import Clock
@@ -13,6 +16,9 @@ logger = logging.getLogger(__name__)
 
 PROBE_TIMEOUT_S = 5.0
 """A condition of readiness that is not answered within this does not hold. [s]"""
+
+DISK_FULL_BYTES = 32 << 20
+"""With less, what must be durable will soon not be. [B]"""
 
 Beat = Callable[[], None]
 
@@ -49,6 +55,22 @@ def flag_check(name: str, holds: Callable[[], bool], otherwise: str, otherwise_z
 def group_check(name: str, holds: Callable[[], bool], group: str) -> Check:
     """Return the check that a consumer group has its positions."""
     return flag_check(name, holds, f"the group {group} has no positions yet", f"消费组 {group} 尚未就绪")
+
+
+def disk_check(folder: Path) -> Check:
+    """Return the check that the disk of a folder has room; one that is not there, or not ours to write, needs none."""
+
+    async def probe() -> None:
+        if not os.access(folder, os.W_OK):
+            return
+        free = shutil.disk_usage(folder).free
+        if free < DISK_FULL_BYTES:
+            raise Unavailable(
+                f"disk full: {free >> 20} MB left at {folder}; free some space",
+                message_zh=f"磁盘已满:{folder} 仅剩 {free >> 20} MB,请清理空间",
+            )
+
+    return Check("disk", probe)
 
 
 class Health:

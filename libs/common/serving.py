@@ -25,7 +25,7 @@ from libs.common.bus.port import Bus
 from libs.common.clock import Clock
 from libs.common.db import Database
 from libs.common.errors import Bilingual, PlatformError, Unavailable
-from libs.common.health import Check, Health, Worker
+from libs.common.health import Check, Health, Worker, disk_check
 from libs.common.listening import Listener, Serving
 from libs.common.log import log_context
 from libs.common.settings import CommonSettings
@@ -192,7 +192,7 @@ class _Run:
                     await _patiently([service], "resource", entry.enter, clock)
                     stack.push_async_callback(_bounded, entry.leave, f"{type(resource).__name__} of {service.name}")
             self._started.add(service.name)
-            service.health.checks = service.checks
+            service.health.checks = (*service.checks, disk_check(self._platform.settings.data_dir))
             self._work(service, service.workers)
             service.health.starting = None
             logger.info("service started", extra={"service": service.name})

@@ -25,7 +25,7 @@ from libs.common.settings import SERVICES, CommonSettings, load_section
 from libs.common.web import build_version
 from libs.suite.children import get
 from libs.suite.envexample import sections
-from libs.suite.folders import DataFolder
+from libs.suite.folders import DataFolder, FolderUnusable
 from libs.suite.postgres import MAJOR, bundled_binaries
 from libs.suite.supervisor import DISK_LOW_BYTES, DISK_NEEDED_BYTES
 from libs.suite.words import Words
@@ -260,7 +260,10 @@ async def _bus(settings: CommonSettings, words: Words) -> list[Finding]:
 
 async def _suite(settings: CommonSettings, words: Words) -> list[Finding]:
     name, folder = words("suite", "服务"), DataFolder(settings.data_dir)
-    holder = folder.holder()
+    try:
+        holder = folder.holder()
+    except FolderUnusable:  # said already, by the check of the data folder
+        return []
     if holder is None:
         return [_port(settings, words)]
     findings = [Finding(name, "good", words(f"running (process {holder})", f"运行中(进程 {holder})"))]

@@ -98,10 +98,7 @@ class DataFolder:
             for folder in (self.root, self.run, self.logs, self.sockets):
                 make_private(folder)
         except OSError as exc:
-            raise FolderUnusable(
-                f"cannot use the data folder {self.root}: {exc.strerror}; choose another with WATTRING_DATA_DIR",
-                message_zh=f"无法使用数据目录 {self.root}:{exc.strerror};请用 WATTRING_DATA_DIR 另选",
-            ) from exc
+            raise self._unusable(exc) from exc
 
     def socket(self, name: str) -> Path:
         """Return the path of a process's or service's socket."""
@@ -117,8 +114,15 @@ class DataFolder:
 
         Raises:
             FolderInUse: Another suite holds it; the message names its process.
+            FolderUnusable: It cannot be written.
         """
-        with (self.root / "lock").open("a+") as lock:
+        try:
+            file = (self.root / "lock").open("a+")
+        except FileNotFoundError:
+            raise
+        except OSError as exc:
+            raise self._unusable(exc) from exc
+        with file as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -145,6 +149,12 @@ class DataFolder:
             return int(exc.facts["process"]) if str(exc.facts["process"]).isdigit() else 0
         except FileNotFoundError:
             return None
+
+    def _unusable(self, exc: OSError) -> FolderUnusable:
+        return FolderUnusable(
+            f"cannot use the data folder {self.root}: {exc.strerror}; choose another with WATTRING_DATA_DIR",
+            message_zh=f"无法使用数据目录 {self.root}:{exc.strerror};请用 WATTRING_DATA_DIR 另选",
+        )
 
 
 def write_private(path: Path, text: str) -> None:

@@ -180,7 +180,7 @@ class Supervisor:
             self._folder.create()
             with self._folder.locked():
                 return await self._run_locked(stop)
-        except PlatformError as exc:
+        except (PlatformError, OSError) as exc:
             self._fail(exc)
             return 1
         finally:
@@ -201,7 +201,7 @@ class Supervisor:
                 for task in tasks:
                     task.cancel()
                 await self._stop_children()
-        except* PlatformError as problems:
+        except* (PlatformError, OSError) as problems:
             code = 1
             for problem in _leaves(problems):
                 self._fail(problem)
@@ -510,8 +510,12 @@ class Supervisor:
     def _fact(self, label: str, text: str) -> None:
         self._say(f"  {label:<10}{text}")
 
-    def _fail(self, problem: PlatformError) -> None:
-        text = self._words(problem.message, problem.message_zh or problem.message)
+    def _fail(self, problem: PlatformError | OSError) -> None:
+        if isinstance(problem, OSError):  # of the file system: full, read-only, not ours
+            place = "" if problem.filename is None else f"{problem.filename}: "
+            text = f"{place}{problem.strerror or problem}"
+        else:
+            text = self._words(*problem.both)
         self._say(f"{self._words('cannot run', '无法运行')}: {text}")
 
 
@@ -564,8 +568,8 @@ def _shown_host(host: str) -> str:
     return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104 - compared
 
 
-def _leaves(group: BaseExceptionGroup[PlatformError]) -> list[PlatformError]:
-    found: list[PlatformError] = []
+def _leaves(group: BaseExceptionGroup[PlatformError | OSError]) -> list[PlatformError | OSError]:
+    found: list[PlatformError | OSError] = []
     for exc in group.exceptions:
         found += _leaves(exc) if isinstance(exc, BaseExceptionGroup) else [exc]
     return found

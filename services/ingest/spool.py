@@ -283,8 +283,9 @@ class Spool:
                 os.ftruncate(self._file, segment.size)
                 raise
         except OSError as exc:
-            reason = "no space left on the disk" if exc.errno == errno.ENOSPC else exc.strerror
-            raise SpoolFull(f"{self._folder}: {reason}", message_zh=f"{self._folder}:{reason}") from exc
+            full = exc.errno == errno.ENOSPC
+            reason, reason_zh = ("disk full", "磁盘已满") if full else (exc.strerror, exc.strerror)
+            raise SpoolFull(f"{self._folder}: {reason}", message_zh=f"{self._folder}:{reason_zh}") from exc
         segment.size += len(blob)
         self._total += len(blob)
         self._next += len(payloads)

@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import shutil
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
 from libs.common.errors import Bilingual, PlatformError, Unavailable
-from libs.common.health import Check, Health, Worker, flag_check, group_check, wait_beating
+from libs.common.health import DISK_FULL_BYTES, Check, Health, Worker, disk_check, flag_check, group_check, wait_beating
 from libs.common.testing.clock import FakeClock, settle
 
 
@@ -218,3 +220,20 @@ async def test_a_cancelled_wait_gives_back_what_it_held() -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert let_go == ["given back"]
+
+
+async def test_a_full_disk_keeps_a_service_from_being_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    health = Health(FakeClock())
+    health.starting = None
+    health.checks = (disk_check(tmp_path),)
+    assert await health.not_ready() == {}
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=DISK_FULL_BYTES - 1))
+    (reason,) = (await health.not_ready()).values()
+    assert reason.english == f"disk full: 31 MB left at {tmp_path}; free some space"
+    assert reason.chinese == f"磁盘已满:{tmp_path} 仅剩 31 MB,请清理空间"
+
+
+async def test_a_folder_that_is_not_there_needs_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: pytest.fail("looked at"))
+    await disk_check(tmp_path / "nothing").probe()

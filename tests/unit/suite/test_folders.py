@@ -61,6 +61,19 @@ def test_unusable_place_is_named_with_the_reason(tmp_path: Path) -> None:
         DataFolder(tmp_path / "file" / "data").create()
 
 
+def test_folder_on_a_read_only_disk_is_named_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = DataFolder(tmp_path / "data")
+    folder.create()
+
+    def read_only(*_: object, **__: object) -> object:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "open", read_only)
+    with pytest.raises(FolderUnusable, match="Read-only file system; choose another with WATTRING_DATA_DIR") as caught:
+        folder.holder()
+    assert "请用 WATTRING_DATA_DIR 另选" in str(caught.value.message_zh)
+
+
 def test_somebody_elses_link_is_no_private_folder(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
