@@ -25,7 +25,7 @@ from services.control.usecases.ports import AssumedClock, SteadyClock
 from services.control.usecases.results import ResultHandler
 from services.control.usecases.scheduler import Scheduler
 from services.control.usecases.switching import Switching
-from services.control.worker import KernelClock, LeasePusher, LookLoop, SchedulerLoop, SecondPath, Singleton
+from services.control.worker import KernelClock, LastResort, LeasePusher, LookLoop, SchedulerLoop, SecondPath, Singleton
 
 
 def build(platform: Platform) -> Service:
@@ -63,6 +63,7 @@ def build(platform: Platform) -> Service:
         db=db, clock=clock, steady=steady, watchdog=watchdog, singleton=singleton("watchdog"), wake_scheduler=hurry
     )
     looks = LookLoop(db=db, clock=clock, steady=steady, board=board, scheduler=scheduler, schedules=schedules)
+    last_resort = LastResort(clock=clock, doors=doors)
     second_path = SecondPath(db=db, clock=clock, steady=steady, doors=doors, singleton=singleton("second-path"))
     results = EffectsConsumer(
         bus=platform.bus,
@@ -100,10 +101,10 @@ def build(platform: Platform) -> Service:
             clock=clock,
             loads=loads,
             board=board,
-            doors=doors,
             policy=switching.policy,
             idempotent=Idempotent(db, steady),
             wake=hurry_all,
+            last_resort=last_resort.take,
         )
     )
     app.include_router(build_finding_router(db=db, clock=clock, loads=loads))
@@ -113,6 +114,7 @@ def build(platform: Platform) -> Service:
         Worker("results", consume),
         Worker("looks", looks.run),
         Worker("second-path", second_path.run, max_silence_s=300),
+        Worker("last-resort", last_resort.run, max_silence_s=300),
         Worker("outbox", relay.run),
     ]
     if settings.watchdog == "required":

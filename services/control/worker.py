@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 
 import asyncpg
@@ -32,6 +32,8 @@ TELL_EVERY_S = 0.5
 TELL_BATCH = 2000
 SECOND_PATH_EVERY_S = 1.0
 SECOND_PATH_BATCH = 100
+LAST_RESORT_S = 600.0
+"""How long a wake-up that nothing but memory knows of is tried. [s]"""
 
 TRANSIENT = (Unavailable, asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.QueryCanceledError)
 """The next tick may succeed."""
@@ -230,6 +232,52 @@ class LookLoop:
             except Unavailable as exc:
                 logger.debug("no look", extra={"reason": exc.message})
             await self._clock.sleep(LOOK_EVERY_S)
+
+
+class LastResort:
+    """Wakes by the direct doors alone what was ordered while the database was away; it lives in memory."""
+
+    def __init__(self, *, clock: Clock, doors: Doors) -> None:
+        self._clock = clock
+        self._doors = doors
+        self._waiting: list[tuple[float, OnRequest]] = []
+        self._wake = asyncio.Event()
+
+    def take(self, requests: Sequence[OnRequest]) -> None:
+        """Take wake-ups over; returns at once."""
+        until = self._clock.monotonic() + LAST_RESORT_S
+        self._waiting += [(until, request) for request in requests]
+        self._wake.set()
+
+    async def run(self, beat: Beat) -> None:
+        """Run for ever."""
+        backoff = Backoff(first_s=1.0, cap_s=10.0)
+        while True:
+            beat()
+            try:
+                async with asyncio.timeout(LOOK_EVERY_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+            self._wake.clear()
+            while self._waiting:
+                beat()
+                if await self._turn():
+                    await self._clock.sleep(backoff.next_s())
+                else:
+                    backoff.reset()
+
+    async def _turn(self) -> bool:
+        """Try the first of what waits; returns whether some failed."""
+        now = self._clock.monotonic()
+        batch, self._waiting = self._waiting[:SECOND_PATH_BATCH], self._waiting[SECOND_PATH_BATCH:]
+        failed = set(await self._doors.on_many([request for _, request in batch]))
+        again = [(until, request) for until, request in batch if request.load_id in failed and until > now]
+        for until, request in batch:
+            if request.load_id in failed and until <= now:
+                logger.error("wake-up given up; the watchdog goes on", extra={"load_id": request.load_id})
+        self._waiting += again
+        return bool(failed)
 
 
 class SecondPath:

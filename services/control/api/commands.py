@@ -33,7 +33,7 @@ from services.control.api.guards import GuardView, list_of_guards
 from services.control.domain.commands import Command
 from services.control.domain.guards import Hold, Policy
 from services.control.domain.loads import LoadInfo
-from services.control.drivers.door import Board, Doors, OnRequest
+from services.control.drivers.door import Board, OnRequest
 from services.control.store import commands as store
 from services.control.store import orders as order_store
 from services.control.store.orders import Isolation
@@ -236,10 +236,13 @@ class TripReleaseIn(Model):
 
 
 def build_command_router(
-    *, orders: Orders, isolations: Isolations, db: Database, clock: Clock, loads: Loads, board: Board, doors: Doors,
-    policy: Policy, idempotent: Idempotent, wake: Callable[[], None],
+    *, orders: Orders, isolations: Isolations, db: Database, clock: Clock, loads: Loads, board: Board, policy: Policy,
+    idempotent: Idempotent, wake: Callable[[], None], last_resort: Callable[[Sequence[OnRequest]], None],
 ) -> APIRouter:  # fmt: skip
-    """Return the routes of commands, isolations, wake-ups and guards; ``wake`` hurries the scheduler."""
+    """Return the routes of commands, isolations, wake-ups and guards.
+
+    ``wake`` hurries the scheduler, ``last_resort`` wakes without a database.
+    """
     router = APIRouter(prefix="/api/v1")
 
     @router.post("/commands", status_code=202, tags=["commands"], summary="Switch loads off or on",
@@ -388,13 +391,11 @@ def build_command_router(
             for load in order.loads
             if load.device_id is not None and load.load_id not in held
         ]
-        failed = await doors.on_many(requests)
-        if requests and len(failed) == len(requests):
-            raise why
+        last_resort(requests)
         view = WakeUpView(
             wake_up_id="unrecorded", scope=order.scope, target=order.target, reason=order.reason, actor=order.actor,
             created_at=clock.now(), suspends_plans=False, released_at=None, released_by=None, loads=len(requests),
-            commanded=len(requests) - len(failed), verified=0, held=len(held), state="running", unreachable=failed,
+            commanded=len(requests), verified=0, held=len(held), state="running",
         )  # fmt: skip
         return Response(view.model_dump_json(), status_code=202, media_type="application/json")
 

@@ -437,6 +437,9 @@ def _resolve(command: Command, facts: Facts, now: datetime, policy: Policy) -> C
         elif command.sent_at is not None and reading.read_at > command.sent_at:
             return _again(command, now, "reads_open", policy, evidence)
     waited_s = (now - since).total_seconds()
+    if waited_s < 0:
+        # The clock was put back meanwhile, and no time that was noted before can be compared with now.
+        waited_s = policy.off_look_limit_s
     if not command.is_off and waited_s >= policy.on_look_limit_s:
         return _again(command, now, command.reason, policy, {"waited_s": waited_s})
     if command.is_off and waited_s >= policy.off_look_limit_s:

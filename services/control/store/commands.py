@@ -437,6 +437,27 @@ async def recover(conn: WriteConn, now: datetime) -> dict[str, int]:
     return {row["state"]: row["number"] for row in rows}
 
 
+async def follow_clock(conn: WriteConn, old: datetime, new: datetime) -> None:
+    """Bring the times of what is to be looked at soon from a reckoning that is given up to the one that holds now.
+
+    Everything that was due under the old one has been done once; what waits for another look, or was ordered since,
+    would else wait for as long as the clock was put back. What is far in the future was planned by the wall clock.
+    """
+    if new >= old:
+        return
+    await conn.execute(
+        """
+        update commands
+           set next_at = case when action = 'close' then $2 else greatest(not_before, $2) end,
+               not_before = case when action = 'close' then least(not_before, $2) else not_before end
+         where not is_final and state <> 'approval'
+           and next_at > $2 and next_at <= $1::timestamptz + interval '5 minutes'
+        """,
+        old,
+        new,
+    )
+
+
 # OFF leases.
 
 

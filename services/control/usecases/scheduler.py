@@ -166,7 +166,7 @@ class Scheduler:
         if self._clock.settle(last, now):
             logger.warning("the wall clock was set and is believed again", extra={"jump_s": jump_s})
             async with self._db.write() as write:
-                await store.recover(write, self._clock.now())
+                await store.follow_clock(write, now, self._clock.now())
 
     # Overdue wake-ups.
 

@@ -468,6 +468,22 @@ class TestClock:
         await world.run(1800, step_s=5)
         assert breaker.closed
 
+    async def test_an_on_that_waits_is_not_forgotten_when_the_clock_is_believed_again(self, world: World) -> None:
+        breaker = world.add_load("a")
+        await switch(world, "open", "a", restore_in_s=600)
+        await world.run(5)
+        world.field.holder_alive = False
+        world.field.holder_margin_s = 1e9
+        world.clock.set_wall(world.clock.now() - timedelta(hours=1))
+        await world.run(610, step_s=5)
+        await switch(world, "close", "a")
+        await world.run(120, step_s=5)
+        assert world.steady.problem() is None
+        world.field.holder_alive = True
+        await world.run(140, step_s=5)
+        assert breaker.closed
+        assert [state for _, state, _ in await world.states("a") if state not in ("succeeded", "superseded")] == []
+
     async def test_nothing_is_switched_off_by_a_clock_that_was_set(self, world: World) -> None:
         world.add_load("a")
         world.add_load("b")
