@@ -96,8 +96,8 @@ class HttpServer:
         except (ConnectionError, TimeoutError, h11.RemoteProtocolError) as exc:
             logger.debug("conversation ended", extra={"reason": str(exc)})
         except asyncio.CancelledError:
+            # We stop. Passed on, Python 3.11's streams would report every open conversation as a failed callback.
             writer.transport.abort()
-            raise
         finally:
             self._talks.discard(task)
             writer.close()

@@ -1,6 +1,7 @@
 """The supervision centre on a real socket, spoken to in raw HTTP, and its calls to a unit that is a stub."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -415,3 +416,22 @@ class TestCalls:
             work.cancel()
         await centre.stop()
         assert asked == {"GET_FSUINFO", "GET_DATA", "TIME_CHECK"}
+
+
+async def test_conversations_that_stay_open_end_with_the_server_and_are_no_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def answer(request: Request) -> Reply:
+        return Reply(200, b"here")
+
+    server = HttpServer(answer)
+    await server.start()
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(b"GET / HTTP/1.1\r\nhost: sc\r\n\r\n")
+    async with asyncio.timeout(PATIENCE_S):
+        assert b"here" in await reader.readuntil(b"here")
+        await server.stop()
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+    writer.close()
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
