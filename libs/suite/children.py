@@ -338,7 +338,10 @@ class Roster:
         return {name: pid for name, (pid, ticks) in entries.items() if start_ticks(pid) == ticks}
 
     def _save(self) -> None:
-        write_private(self._path, json.dumps(self._entries))
+        try:
+            write_private(self._path, json.dumps(self._entries))
+        except OSError as exc:  # on a full disk children are still started again and stopped in order
+            logger.warning("process ids were not written down", extra={"reason": exc.strerror})
 
 
 def start_ticks(pid: int) -> int | None:

@@ -1,6 +1,7 @@
 """Children are started again, stalls are noticed, a stop has a bound, and nothing of a dead supervisor is left."""
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -233,3 +234,16 @@ def test_log_that_grew_is_emptied_and_its_writer_goes_on(tmp_path: Path, monkeyp
         trim(log)
     assert log.read_bytes() == b"next\n"
     assert (tmp_path / "x.log.1").read_bytes() == b"a line that is long enough\n"
+
+
+def test_full_disk_does_not_keep_children_from_being_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    roster = Roster(tmp_path / "children.json")
+    roster.add("suite", os.getpid())
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(children, "write_private", full)
+    roster.add("watchdog", os.getpid())
+    roster.remove("suite")
+    assert set(roster.left_behind()) == {"suite"}, "what was written last stands"
