@@ -146,7 +146,7 @@ class TestOff:
     def test_doubt_does_not_last_longer_because_the_clock_was_put_back(self) -> None:
         unknown = sent_off(state=S.UNKNOWN, unknown_since=later(3600), sent_at=later(3590))
         change = on_due(unknown, facts(reading=reading(1, at_s=0)), NOW, POLICY)
-        assert (change.after.state, change.effects) == (S.FAILED, {Effect.WAKE_NOW})
+        assert (change.after.state, change.effects) == (S.FAILED, frozenset({Effect.WAKE_NOW}))
 
     def test_one_that_happened_after_all_wakes_again(self) -> None:
         given_up = sent_off(state=S.FAILED, next_at=None)
