@@ -93,10 +93,13 @@ class DatabaseSettings(SettingsModel):
     @field_validator("url")
     @classmethod
     def _is_postgresql(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is not None and not _POSTGRES_URL.match(url.get_secret_value()):
-            raise ValueError(
+        text = "" if url is None else url.get_secret_value()
+        ports = re.findall(r"(?<=:)\d+(?=[,/?]|$)", text.rpartition("@")[2])
+        if url is not None and (not _POSTGRES_URL.match(text) or any(int(port) > 65535 for port in ports)):
+            raise WrongValue(
                 "expected postgresql://user:password@host:port/name, with / ? # @ : in user and password "
-                "percent-encoded"
+                "percent-encoded",
+                "应为 postgresql://用户:密码@主机:端口/库名,用户和密码中的 / ? # @ : 须做百分号编码",
             )
         return url
 
@@ -398,8 +401,8 @@ def _impossible(
     if error["type"] == "extra_forbidden":
         return _Wrong(f"{place}: there is no such field", f"{place}:没有这个字段")
     english, chinese = expected(error)
-    if error["type"] == "value_error":  # says "expected" itself, and what else it has to say
-        chinese = f"取值有误:{chinese}"
+    if error["type"] == "value_error":  # says "expected" itself, or what else it has to say
+        chinese = chinese if isinstance(error["ctx"]["error"], WrongValue) else f"取值有误:{chinese}"
     else:
         english, chinese = f"expected {english}", f"应为{chinese}"
     given = error.get("input")

@@ -114,7 +114,7 @@ def _add_administration(app: typer.Typer, words: Words) -> None:
         if phase not in ("pre", "post"):
             raise typer.BadParameter("pre, post")
         url = _database_url(words)
-        applied = asyncio.run(_reaching_the_database(migrations.migrate(url, service, phase=phase)))  # type: ignore[arg-type]  # checked above
+        applied = asyncio.run(_reaching_the_database(url, migrations.migrate(url, service, phase=phase)))  # type: ignore[arg-type]  # checked above
         for name in applied:
             _say(name)
         _say(words(f"{len(applied)} changes applied", f"已执行 {len(applied)} 项变更"))
@@ -215,13 +215,22 @@ def _database_url(words: Words) -> str:
     return url.get_secret_value()
 
 
-async def _reaching_the_database(work: Any) -> Any:
+async def _reaching_the_database(url: str, work: Any) -> Any:
     import asyncpg
+    from pydantic import SecretStr
+
+    from libs.common.db import Database
+    from libs.common.settings import DatabaseSettings
 
     try:
         return await work
     except (OSError, TimeoutError, asyncpg.PostgresError) as exc:
-        raise PlatformError(f"database: {exc or type(exc).__name__}", message_zh=f"数据库:{exc}") from exc
+        place = Database(DatabaseSettings(url=SecretStr(url)), schema="public").place
+        reason = str(exc) or type(exc).__name__
+        raise PlatformError(
+            f"database {place}: {reason}; check DATABASE_URL",
+            message_zh=f"数据库 {place}:{reason};请检查 DATABASE_URL",
+        ) from exc
 
 
 def _say(line: str) -> None:

@@ -18,6 +18,7 @@ import asyncpg
 
 from libs.common.clock import SystemClock
 from libs.common.clocksync import ClockState, clock_state
+from libs.common.db import Database
 from libs.common.errors import InvalidFile, PlatformError
 from libs.common.migrations import pending
 from libs.common.profiles import ProfileCatalogue
@@ -202,7 +203,8 @@ async def _database(settings: CommonSettings, words: Words) -> list[Finding]:
         if embedded:
             return [Finding(name, "good", words("embedded, not running", "内置,未运行"))]
         mend = words("start the server, and check DATABASE_URL", "请启动数据库服务器并检查 DATABASE_URL")
-        return [Finding(name, "bad", str(exc) or type(exc).__name__, mend)]
+        place = Database(settings.database, schema="public").place
+        return [Finding(name, "bad", f"{place}: {exc or type(exc).__name__}", mend)]
     try:
         clock = SystemClock()
         asked = clock.now()
@@ -251,7 +253,8 @@ async def _bus(settings: CommonSettings, words: Words) -> list[Finding]:
         mend = words(
             "start the broker, and check KAFKA_BOOTSTRAP_SERVERS", "请启动 Kafka 并检查 KAFKA_BOOTSTRAP_SERVERS"
         )
-        return [Finding(name, "bad", f"Kafka {settings.bus.bootstrap_servers}: {str(exc) or 'no answer'}", mend)]
+        reason = words(*exc.both) if isinstance(exc, PlatformError) else words("no answer", "无应答")
+        return [Finding(name, "bad", reason, mend)]
     finally:
         async with asyncio.timeout(CONNECT_TIMEOUT_S * 2):
             await bus.stop()

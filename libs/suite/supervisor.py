@@ -328,7 +328,10 @@ class Supervisor:
         """Bring the schemas up to date; the helper waits for the database and says so."""
         code, lines = await self._helper("postgres", [*self._commands.schema, "--lang", self._lang])
         if code != 0:
-            raise StartFailed("\n".join(lines[-5:]) or f"the migration ended with code {code}")
+            said = "\n".join(lines[-5:])  # in the person's language already
+            raise StartFailed(
+                said or f"the migration ended with code {code}", message_zh=said or f"迁移退出,代码 {code}"
+            )
 
     async def _seed(self) -> None:
         code, lines = await self._helper("demo", [*self._commands.seed, "--lang", self._lang])

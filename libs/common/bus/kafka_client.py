@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -9,7 +10,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka import TopicPartition as KafkaPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from libs.common.bus.port import BusUnavailable, Received, TopicPartition
 from libs.common.settings import BusSettings
@@ -47,9 +48,23 @@ async def within(timeout_s: float, what: str) -> AsyncIterator[None]:
         async with asyncio.timeout(timeout_s):
             yield
     except TimeoutError:
-        raise BusUnavailable(f"{what} within {timeout_s:g} s") from None
+        raise BusUnavailable(
+            f"{what} within {timeout_s:g} s", message_zh=f"Kafka 在 {timeout_s:g} 秒内无应答"
+        ) from None
     except KafkaError as exc:
-        raise BusUnavailable(f"{what}: {exc or type(exc).__name__}") from exc
+        nobody = [f"{host}:{port}" for host, port in _TRIED.findall(str(exc))]
+        if isinstance(exc, KafkaConnectionError) and nobody:
+            places = ", ".join(nobody)
+            raise BusUnavailable(
+                f"{what}: nobody at {places}; check KAFKA_BOOTSTRAP_SERVERS",
+                message_zh=f"Kafka 无应答:{places} 无法连接,请检查 KAFKA_BOOTSTRAP_SERVERS",
+            ) from exc
+        reason = str(exc) or type(exc).__name__
+        raise BusUnavailable(f"{what}: {reason}", message_zh=f"Kafka 无应答:{reason}") from exc
+
+
+_TRIED = re.compile(r"\('([^']+)', (\d+),")
+"""The addresses in what aiokafka says when it reaches none of them."""
 
 
 async def ends_of(consumer: AIOKafkaConsumer, places: Iterable[TopicPartition]) -> dict[TopicPartition, int]:

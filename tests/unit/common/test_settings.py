@@ -406,10 +406,25 @@ def test_durations_end_in_s() -> None:
     [
         ({"PORT": "70000"}, "PORT:应为不大于 65535,实际为 '70000'"),
         ({"LOG_LEVEL": "LOUD"}, "LOG_LEVEL:应为'DEBUG', 'INFO', 'WARNING' 或 'ERROR',实际为 'LOUD'"),
-        ({"DATABASE_URL": "mysql://db"}, "DATABASE_URL:取值有误:expected postgresql://"),
+        ({"DATABASE_URL": "mysql://db"}, "DATABASE_URL:应为 postgresql://"),
     ],
 )
 def test_what_is_expected_is_said_in_chinese(environ: dict[str, str], message: str) -> None:
     with pytest.raises(InvalidSettings) as caught:
         load_common(environ)
     assert str(caught.value.message_zh).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://u:p@db:99999/x", "postgresql://a:1,b:70000/x", "postgresql://u@[::1]:66000"]
+)
+def test_a_port_beyond_all_is_no_address(url: str) -> None:
+    with pytest.raises(InvalidSettings, match="DATABASE_URL: expected postgresql://user:password@host:port/name"):
+        load_common({"DATABASE_URL": url})
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://u:99999@db:5432/x", "postgresql://[::1]:5432/x", "postgresql:///x?host=/a:b"]
+)
+def test_a_number_that_is_no_port_is_none(url: str) -> None:
+    assert load_common({"DATABASE_URL": url}).database.url is not None
