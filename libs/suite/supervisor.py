@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -378,8 +379,8 @@ class Supervisor:
                         f"{child.name} does not start: {english}\nits log: {log}",
                         message_zh=f"{child.name} 无法启动:{chinese}\n日志:{log}",
                     )
-            if time.monotonic() - self._began > SLOW_START_S and reasons != said:
-                said = reasons
+            if time.monotonic() - self._began > SLOW_START_S and _kinds(reasons) != said:
+                said = _kinds(reasons)
                 self._line("", self._words("waiting: ", "等待:") + _listed(reasons))
             await asyncio.sleep(READY_POLL_S)
 
@@ -389,13 +390,13 @@ class Supervisor:
         while True:
             await asyncio.sleep(READY_EVERY_S)
             reasons = await self._not_ready()
-            if reasons == said:
+            if _kinds(reasons) == said:
                 continue
             if reasons:
                 self._line("", self._words("not ready: ", "未就绪:") + _listed(reasons))
             else:
                 self._line("", self._words("ready again", "已恢复就绪"))
-            said = reasons
+            said = _kinds(reasons)
 
     async def _not_ready(self) -> dict[str, str]:
         """Return what keeps services from working, by service; empty when all are ready."""
@@ -556,6 +557,11 @@ def _reason(body: str, field: str) -> str:
     except (ValueError, KeyError, TypeError, AttributeError):
         return body[:200]
     return ", ".join(f"{name}: {text}" if name != "process" else str(text) for name, text in reasons.items())
+
+
+def _kinds(reasons: Mapping[str, str]) -> dict[str, str]:
+    """Return reasons without their numbers, so that a count that falls is not a line each time."""
+    return {name: re.sub(r"\d+", "#", reason) for name, reason in reasons.items()}
 
 
 def _listed(reasons: Mapping[str, str]) -> str:
