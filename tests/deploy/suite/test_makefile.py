@@ -11,7 +11,8 @@ PROMISED = {"help", "run", "test", "lint", "fmt", "types", "up", "down", "bench"
 def test_help_lists_every_target_with_a_description() -> None:
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
     [phony] = re.findall(r"^\.PHONY: (.+)$", text, re.MULTILINE)
-    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    command = ["make", "--no-print-directory", "help"]  # make itself prints lines when it was called by another make
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     described = {line.split()[0] for line in shown.splitlines() if len(line.split()) > 1}
     assert described == set(phony.split())
     assert described >= PROMISED

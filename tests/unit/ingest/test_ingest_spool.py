@@ -92,7 +92,7 @@ async def test_disk_that_takes_nothing_refuses_and_does_not_damage_what_is_there
         await found.append([b"before"])
         with monkeypatch.context() as broken:
             broken.setattr("services.ingest.spool.os.fdatasync", _no_space)
-            with pytest.raises(SpoolFull, match="no space"):
+            with pytest.raises(SpoolFull, match="disk full"):
                 await found.append([b"lost"])
         await found.append([b"after"])
         assert await contents(found) == [b"before", b"after"]
