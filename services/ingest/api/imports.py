@@ -1,6 +1,5 @@
 """Files and pushed reports over HTTP."""
 
-import gzip
 import zlib
 from datetime import datetime
 from typing import Annotated, Any
@@ -8,10 +7,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel
 
+from libs.common.contracts.telemetry import RejectReason
 from libs.common.errors import InvalidInput
 from libs.common.web import Cursor, Limit, Page, key_cursor, read_key_cursor
 from services.ingest.api.common import Reader, Writer, actor_of, allowed_sites
 from services.ingest.api.schemas import FILE_BODY, PUSH_BODY, REPLAY_BODY
+from services.ingest.domain.acceptance import Refused
 from services.ingest.store.imports import Import
 from services.ingest.usecases.imports import Imports, Kind
 from services.ingest.usecases.submissions import Answer, Submissions, split_batch
@@ -21,6 +22,7 @@ MAX_REPORTS = 1000
 """Reports in one push."""
 MAX_PUSH_BYTES = 16 << 20
 """A pushed batch, unpacked. [B]"""
+GZIP = b"\x1f\x8b"
 
 
 class ImportOut(BaseModel):
@@ -110,16 +112,16 @@ def build_router(*, imports: Imports, submissions: Submissions, topology: Topolo
         A report: ``device_id``, ``source_time`` (RFC 3339 with offset), ``points`` (name to number), and if need be
         ``units`` (name to unit), ``quality``, ``seq``, ``message_id``. 503 means that nothing is promised: send again.
         """
-        raws = split_batch(_plain(await request.body()))
-        if len(raws) > MAX_REPORTS:
-            raise InvalidInput(
-                f"{len(raws)} reports in one push, expected at most {MAX_REPORTS}",
-                message_zh=f"单次推送 {len(raws)} 条,最多 {MAX_REPORTS} 条",
-            )
+        body, source = await request.body(), f"{principal.kind}:{principal.subject}"
+        raws = _reports(body)
+        if isinstance(raws, Refused):
+            media_type = "application/gzip" if body.startswith(GZIP) else "application/json"
+            await submissions.refuse(body, raws, source=source, content_type=media_type)
+            raise InvalidInput(raws.detail, message_zh=raws.detail_zh, reason=raws.reason)
         allowed = allowed_sites(principal, topology, request)
         answer = await submissions.submit(
             raws,
-            source=f"{principal.kind}:{principal.subject}",
+            source=source,
             may=lambda site: allowed is None or site in allowed,
         )
         return _pushed(answer)
@@ -157,21 +159,36 @@ def _shown(found: Import) -> ImportOut:
     return ImportOut(**{name: getattr(found, name) for name in ImportOut.model_fields})
 
 
-def _plain(body: bytes) -> bytes:
-    """Return a body unpacked, up to a bound.
+def _reports(body: bytes) -> list[bytes] | Refused:
+    """Return the reports of a delivery, or why nothing of it is looked into."""
+    plain = _plain(body)
+    if isinstance(plain, Refused):
+        return plain
+    raws = split_batch(plain)
+    if len(raws) <= MAX_REPORTS:
+        return raws
+    return Refused(
+        RejectReason.TOO_LARGE,
+        f"{len(raws)} reports in one push, expected at most {MAX_REPORTS}",
+        f"单次推送 {len(raws)} 条,最多 {MAX_REPORTS} 条",
+    )
 
-    Raises:
-        InvalidInput: It is damaged, or becomes too large.
-    """
-    if not body.startswith(b"\x1f\x8b"):
-        return body
-    try:
+
+def _plain(body: bytes) -> bytes | Refused:
+    """Return a body unpacked, up to a bound."""
+    plain = body
+    if body.startswith(GZIP):
         unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
-        plain = unpacker.decompress(body, MAX_PUSH_BYTES)
-    except (zlib.error, gzip.BadGzipFile) as exc:
-        raise InvalidInput(f"the body is no undamaged gzip: {exc}", message_zh="gzip 数据损坏") from exc
-    if unpacker.unconsumed_tail or not unpacker.eof:
-        raise InvalidInput(
-            f"the body is cut off, or becomes larger than {MAX_PUSH_BYTES} bytes", message_zh="gzip 数据不完整或过大"
+        try:
+            plain = unpacker.decompress(body, MAX_PUSH_BYTES + 1)
+        except zlib.error as exc:
+            return Refused(RejectReason.UNDECODABLE, f"the body is no undamaged gzip: {exc}", "gzip 数据损坏")
+        if len(plain) <= MAX_PUSH_BYTES and not unpacker.eof:
+            return Refused(RejectReason.UNDECODABLE, "the gzip of the body is cut off", "gzip 数据不完整")
+    if len(plain) > MAX_PUSH_BYTES:
+        return Refused(
+            RejectReason.TOO_LARGE,
+            f"the body is larger than {MAX_PUSH_BYTES} bytes, unpacked",
+            f"数据解压后超过 {MAX_PUSH_BYTES} 字节",
         )
     return plain

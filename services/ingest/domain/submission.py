@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 
@@ -27,6 +27,8 @@ from services.ingest.domain.report import Report
 MAX_POINTS = 500
 """Points in one report, as the topic's contract has it."""
 _NO_NUMBER = re.compile(rb"[:\[,]\s*-?(NaN|Infinity)\b")
+_DEVICE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
+_MESSAGE_ID = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 _RATIOS = ("ct_ratio", "pt_ratio", "energy_ratio")
 
 
@@ -50,7 +52,7 @@ def parse_submission(raw: bytes) -> Submission | Refused:
     try:
         payload = orjson.loads(raw)
     except orjson.JSONDecodeError as exc:
-        if _NO_NUMBER.search(raw):
+        if _NO_NUMBER.search(raw) or "number is infinity" in str(exc):
             return _refused(RejectReason.NOT_A_NUMBER, "points: NaN and Infinity are no numbers", "数值为 NaN 或无穷大")
         return _refused(RejectReason.UNDECODABLE, f"expected JSON, {exc}", f"不是合法的 JSON:{exc}")
     return read_submission(payload)
@@ -64,16 +66,20 @@ def read_submission(payload: Any) -> Submission | Refused:
         if payload.get(name) is None:
             return _refused(RejectReason.MISSING_FIELD, f"{name}: the field is missing", f"缺少字段 {name}")
     device_id, sent = payload["device_id"], payload["points"]
-    if not isinstance(device_id, str) or not 1 <= len(device_id) <= 64:
-        return _refused(RejectReason.UNDECODABLE, "device_id: expected text", "device_id 应为文本")
+    if not is_device_id(device_id):
+        return _refused(
+            RejectReason.UNDECODABLE,
+            f"device_id: expected letters, digits, '.', '_', ':' and '-', at most 64, found {_shown(device_id)}",
+            f"device_id 应由字母、数字及 . _ : - 组成,最多 64 个字符,实际为 {_shown(device_id)}",
+        )
     if not isinstance(sent, dict) or not 1 <= len(sent) <= MAX_POINTS:
         return _refused(RejectReason.UNDECODABLE, f"points: expected an object of 1 to {MAX_POINTS}", "points 应为对象")
     time = _time(payload["source_time"])
     if time is None:
         return _refused(
             RejectReason.UNREADABLE_TIME,
-            f"source_time: expected RFC 3339 with an offset, found {payload['source_time']!r}",
-            f"source_time 无法识别:{payload['source_time']!r}",
+            f"source_time: expected RFC 3339 with an offset, found {_shown(payload['source_time'])}",
+            f"source_time 应为带时区偏移的 RFC 3339 时间,实际为 {_shown(payload['source_time'])}",
         )
     units = payload.get("units") or {}
     if not isinstance(units, dict):
@@ -88,13 +94,19 @@ def read_submission(payload: Any) -> Submission | Refused:
     if isinstance(quality, Refused):
         return quality
     seq, message_id = payload.get("seq"), payload.get("message_id")
+    if message_id is not None and not (isinstance(message_id, str) and _MESSAGE_ID.fullmatch(message_id)):
+        return _refused(
+            RejectReason.UNDECODABLE,
+            f"message_id: expected text of at most 200 printable characters, found {_shown(message_id)}",
+            f"message_id 应为不超过 200 个可见字符的文本,实际为 {_shown(message_id)}",
+        )
     return Submission(
         device_id=device_id,
         source_time=time,
         points=points,
         quality=quality,
         seq=seq if isinstance(seq, int) and not isinstance(seq, bool) else None,
-        message_id=message_id if isinstance(message_id, str) else None,
+        message_id=message_id,
         ratios={name: float(payload[name]) for name in _RATIOS if _is_ratio(payload.get(name))},
     )
 
@@ -141,27 +153,32 @@ def _time(value: object) -> datetime | None:
         found = datetime.fromisoformat(value)
     except ValueError:
         return None
-    return None if found.tzinfo is None else found.astimezone(UTC)
+    try:
+        return None if found.tzinfo is None else found.astimezone(UTC)
+    except OverflowError:  # the first and the last day of the calendar
+        return None
 
 
 def _number(name: str, value: object, unit: object) -> float | Refused | None:
     if not is_point_name(name):
-        return _refused(RejectReason.UNKNOWN_POINT, f"points.{name}: no such point", f"未知测点 {name}")
+        return _refused(RejectReason.UNKNOWN_POINT, f"points: no point {_shown(name)}", f"未知测点 {_shown(name)}")
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return _refused(
-            RejectReason.NOT_A_NUMBER, f"points.{name}: expected a number, found {value!r}", f"测点 {name} 的值不是数字"
+            RejectReason.NOT_A_NUMBER,
+            f"points.{name}: expected a number, found {_shown(value)}",
+            f"测点 {name} 的值应为数字,实际为 {_shown(value)}",
         )
     if unit is None or name not in POINTS:
         return float(value)
     try:
         return convert(float(value), str(unit), POINTS[name].unit)
-    except UnknownUnit as exc:
+    except UnknownUnit:
         return _refused(
             RejectReason.WRONG_UNIT,
-            f"units.{name}: expected {POINTS[name].unit} or a unit that converts to it, found {unit!r}: {exc.message}",
-            f"测点 {name} 的单位 {unit!r} 有误,应为 {POINTS[name].unit}",
+            f"units.{name}: expected {POINTS[name].unit} or a unit that converts to it, found {_shown(unit)}",
+            f"测点 {name} 的单位应为 {POINTS[name].unit} 或可换算的单位,实际为 {_shown(unit)}",
         )
 
 
@@ -179,6 +196,17 @@ def _quality(sent: object, points: Mapping[str, float | None]) -> dict[str, Qual
         elif point is not None and not point.is_plausible(value):
             flags.setdefault(name, Quality.SUSPECT)
     return flags
+
+
+def is_device_id(value: object) -> TypeGuard[str]:
+    """Return whether something could be the id of a device; nothing else is ever stored as one."""
+    return isinstance(value, str) and _DEVICE_ID.fullmatch(value) is not None
+
+
+def _shown(value: object) -> str:
+    """Return what was found, short and without control characters."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}…"
 
 
 def _is_ratio(value: object) -> bool:

@@ -52,7 +52,7 @@ class Accepted:
 
     outcome: Outcome
     report: Report
-    detail: str | None = None
+    refused: Refused | None = None
     """Why it was rejected."""
 
 
@@ -147,7 +147,7 @@ class Acceptor:
             verdict = judge(report, known, self._limits, history=history)
             if isinstance(verdict, Refused):
                 messages.append(rejected_message(_rejection(report, verdict)))
-                answers.append(Accepted(Outcome.REJECTED, report, verdict.detail))
+                answers.append(Accepted(Outcome.REJECTED, report, verdict))
                 continue
             learned[report.device_id] = verdict.memory
             if verdict.skew_s is not None:
@@ -345,5 +345,5 @@ def _rejection(report: Report, refused: Refused) -> Rejection:
 def _count(answers: Sequence[Accepted]) -> None:
     for answer in answers:
         metrics.POINTS.labels(answer.report.driver, answer.outcome).inc(len(answer.report.points))
-        if answer.outcome is Outcome.REJECTED:
-            metrics.REJECTED.labels("time").inc()
+        if answer.refused is not None:
+            metrics.REJECTED.labels(answer.refused.reason).inc()

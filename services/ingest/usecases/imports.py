@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, NoReturn
 
-from libs.common import jobs
+from libs.common import jobs, yamlfile
 from libs.common.bus import outbox, topics
 from libs.common.bus.port import Message
 from libs.common.clock import Clock
@@ -49,7 +49,9 @@ OUTBOX_CROWDED = 2000
 """Messages in the outbox above which an import waits: what is behind them waits for a tenth of a second."""
 OUTBOX_LOOK_S = 0.1
 MAX_UNPACKED_BYTES = 1 << 30
-"""A compressed file may become this large, and no larger. [B]"""
+"""A compressed archive may become this large, and no larger. [B]"""
+MAX_REGISTRY_BYTES = yamlfile.MAX_BYTES
+GZIP = b"\x1f\x8b"
 MAX_LINE_BYTES = 256 * 1024
 MAX_PROBLEMS = 100
 """Wrong lines that are shown with the import; all of them are listed under ``/api/v1/rejected``."""
@@ -112,7 +114,7 @@ class Imports:
         """
         if actor.sites is not None:
             raise Forbidden("imports are for those who see all sites", message_zh="仅不限局站的账号可以导入")
-        at_once = len(body) <= self._sync_bytes
+        at_once = len(body) <= self._sync_bytes and _unpacks_to(body, self._sync_bytes)
         found = Import(
             id=new_id(),
             kind=kind,
@@ -202,7 +204,7 @@ class Imports:
             InvalidFile: It is wrong.
         """
         try:
-            text = b"".join(_unpacked(body, file)).decode("utf-8-sig")
+            text = b"".join(_unpacked(body, file, limit=MAX_REGISTRY_BYTES)).decode("utf-8-sig")
         except UnicodeDecodeError as exc:
             raise _unusable(file, "UTF-8 text", "UTF-8 文本", exc) from exc
         if _PROFILE.search(text):
@@ -234,6 +236,7 @@ class Imports:
         Raises:
             InvalidFile: It cannot be unpacked.
         """
+        await asyncio.to_thread(_check_unpacks, body, file)  # before the first line is taken: all or nothing of it
         result = ReadingsResult()
         chunk: list[tuple[int, bytes]] = []
         for number, line in enumerate(_lines(body, file), start=1):
@@ -351,13 +354,33 @@ def _unusable(file: str, expected: str, expected_zh: str, found: object = None) 
     )
 
 
-def _unpacked(body: bytes, file: str) -> Iterator[bytes]:
+def _unpacks_to(body: bytes, limit: int) -> bool:
+    """Return whether a file is at most this long when it is unpacked; a damaged one is told as soon as it is read."""
+    if not body.startswith(GZIP):
+        return True
+    try:
+        return len(zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(body, limit + 1)) <= limit
+    except zlib.error:
+        return True
+
+
+def _check_unpacks(body: bytes, file: str) -> None:
+    """Unpack a file to its end and keep nothing.
+
+    Raises:
+        InvalidFile: It is damaged, or becomes too large.
+    """
+    for _ in _unpacked(body, file):
+        pass
+
+
+def _unpacked(body: bytes, file: str, *, limit: int = MAX_UNPACKED_BYTES) -> Iterator[bytes]:
     """Yield a file in pieces, unpacked when it is gzip, up to a bound.
 
     Raises:
         InvalidFile: It is damaged, or becomes too large.
     """
-    if not body.startswith(b"\x1f\x8b"):
+    if not body.startswith(GZIP):
         yield body
         return
     total = 0
@@ -365,9 +388,8 @@ def _unpacked(body: bytes, file: str) -> Iterator[bytes]:
         with gzip.GzipFile(fileobj=io.BytesIO(body)) as unpacked:
             while piece := unpacked.read(1 << 20):
                 total += len(piece)
-                if total > MAX_UNPACKED_BYTES:
-                    most = MAX_UNPACKED_BYTES
-                    raise _unusable(file, f"at most {most} bytes when unpacked", f"解压后不超过 {most} 字节")
+                if total > limit:
+                    raise _unusable(file, f"at most {limit} bytes when unpacked", f"解压后不超过 {limit} 字节")
                 yield piece
     except (OSError, EOFError, zlib.error) as exc:
         raise _unusable(file, "an undamaged gzip", "完好的 gzip 文件", exc) from exc

@@ -1,5 +1,6 @@
 """Reports that arrive as JSON, live: checked like every reading, parked while their device is not known yet."""
 
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from libs.common.profiles import ProfileCatalogue
 from services.ingest import metrics
 from services.ingest.domain.acceptance import Refused
 from services.ingest.domain.report import Rejection, Report
-from services.ingest.domain.submission import Submission, parse_submission, report_of, unknown_device
+from services.ingest.domain.submission import Submission, is_device_id, parse_submission, report_of, unknown_device
 from services.ingest.store import imports as store
 from services.ingest.store import rejected as rejected_store
 from services.ingest.store.imports import Parked
@@ -114,6 +115,7 @@ class Submissions:
         if rejections:
             await self._acceptor.reject(rejections)
         for index, accepted in zip(places, await self._acceptor.accept(reports), strict=True):
+            refused = accepted.refused
             match accepted.outcome:
                 case Outcome.ACCEPTED:
                     answer.accepted += 1
@@ -123,11 +125,21 @@ class Submissions:
                     answer.duplicate += 1
                 case Outcome.REJECTED:
                     answer.rejected += 1
-                    answer.problems.append(Problem(index, "time", accepted.detail or ""))
+            if refused is not None:
+                answer.problems.append(Problem(index, refused.reason, refused.detail, refused.detail_zh))
         answer.parked = len(parked)
         answer.rejected += len(rejections)
         answer.problems.sort(key=lambda problem: problem.index)
         return answer
+
+    async def refuse(self, body: bytes, refused: Refused, *, source: str, content_type: str) -> None:
+        """Put a delivery that is not even looked into on record.
+
+        Raises:
+            SpoolFull: It is not.
+        """
+        now = self._clock.now()
+        await self._acceptor.reject([_rejection(refused, body, source, now, content_type=content_type)])
 
     async def replay(self, rejected_id: str, *, mended: bytes, source: str, may: Callable[[str], bool]) -> Answer:
         """Send something that was rejected again; with ``mended`` in its place when that is not empty.
@@ -203,17 +215,26 @@ class Submissions:
 
 
 def split_batch(body: bytes) -> list[bytes]:
-    """Return the objects of a JSON array, or the one object, each as bytes of its own; what is no JSON stays whole."""
+    """Return the objects of a JSON array, or the one object, each as bytes of its own; what is no JSON stays whole.
+
+    An array that is no JSON for one item only (NaN, half a character) is taken apart all the same, so that the item
+    is refused and not its neighbours.
+    """
     if not body.lstrip().startswith(b"["):
         return [body]
     try:
-        items = orjson.loads(body)
+        return [orjson.dumps(item) for item in orjson.loads(body)]
     except orjson.JSONDecodeError:
+        pass
+    try:
+        return [json.dumps(item).encode() for item in json.loads(body)]
+    except (ValueError, RecursionError):
         return [body]
-    return [orjson.dumps(item) for item in items]
 
 
-def _rejection(refused: Refused, raw: bytes, source: str, now: datetime) -> Rejection:
+def _rejection(
+    refused: Refused, raw: bytes, source: str, now: datetime, *, content_type: str = "application/json"
+) -> Rejection:
     device_id = None
     try:
         payload = orjson.loads(raw)
@@ -227,7 +248,7 @@ def _rejection(refused: Refused, raw: bytes, source: str, now: datetime) -> Reje
         raw=raw,
         detail=refused.detail,
         detail_zh=refused.detail_zh,
-        device_id=DeviceId(device_id) if isinstance(device_id, str) else None,
+        device_id=DeviceId(device_id) if is_device_id(device_id) else None,
         driver=DRIVER,
-        content_type="application/json",
+        content_type=content_type,
     )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from libs.common.contracts.telemetry import Quality, RejectReason
 from services.ingest.domain.acceptance import Refused
 from services.ingest.domain.submission import Submission, parse_submission
+from services.ingest.usecases.submissions import split_batch
 
 GOOD: dict[str, Any] = {"device_id": "m-1", "source_time": "2026-03-01T20:00:00+08:00", "points": {"voltage_a": 230.1}}
 
@@ -53,6 +54,8 @@ def test_unit_is_converted_once_here(point: str, value: float, unit: str, stored
         ({"source_time": "2026-03-01 20:00:00"}, RejectReason.UNREADABLE_TIME),
         ({"source_time": 1772366400}, RejectReason.UNREADABLE_TIME),
         ({"source_time": "yesterday"}, RejectReason.UNREADABLE_TIME),
+        ({"source_time": "0001-01-01T00:00:00+14:00"}, RejectReason.UNREADABLE_TIME),
+        ({"source_time": "9999-12-31T23:59:59-14:00"}, RejectReason.UNREADABLE_TIME),
         ({"points": {"voltage_a": "230.1"}}, RejectReason.NOT_A_NUMBER),
         ({"points": {"voltage_a": True}}, RejectReason.NOT_A_NUMBER),
         ({"points": {"spannung": 230.1}}, RejectReason.UNKNOWN_POINT),
@@ -60,6 +63,11 @@ def test_unit_is_converted_once_here(point: str, value: float, unit: str, stored
         ({"points": None}, RejectReason.MISSING_FIELD),
         ({"device_id": None}, RejectReason.MISSING_FIELD),
         ({"device_id": 7}, RejectReason.UNDECODABLE),
+        ({"device_id": "a\x00b"}, RejectReason.UNDECODABLE),
+        ({"device_id": "../m-1"}, RejectReason.UNDECODABLE),
+        ({"device_id": "m" * 65}, RejectReason.UNDECODABLE),
+        ({"message_id": "a\x00b"}, RejectReason.UNDECODABLE),
+        ({"message_id": 7}, RejectReason.UNDECODABLE),
         ({"units": {"voltage_a": "A"}}, RejectReason.WRONG_UNIT),
         ({"units": {"voltage_a": "furlong"}}, RejectReason.WRONG_UNIT),
         ({"quality": {"voltage_a": "so-so"}}, RejectReason.UNDECODABLE),
@@ -69,9 +77,16 @@ def test_what_is_wrong_is_refused_with_its_reason(changes: dict[str, Any], reaso
     found = parse_submission(orjson.dumps({**GOOD, **changes}))
     assert isinstance(found, Refused)
     assert found.reason is reason
+    assert all(ord(letter) >= 32 for letter in found.detail + found.detail_zh)
 
 
-@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity"])
+def test_what_was_found_is_shown_short() -> None:
+    found = parse_submission(orjson.dumps({**GOOD, "source_time": "x" * 100_000}))
+    assert isinstance(found, Refused)
+    assert len(found.detail) < 300
+
+
+@pytest.mark.parametrize("text", ["NaN", "Infinity", "-Infinity", "1e400", "1" + "0" * 400])
 def test_nan_in_json_is_no_number(text: str) -> None:
     raw = orjson.dumps(GOOD).replace(b"230.1", text.encode())
     found = parse_submission(raw)
@@ -89,9 +104,28 @@ def test_ratios_that_came_along_are_kept_unless_they_are_nonsense() -> None:
     assert taken(ct_ratio=20, pt_ratio=0, energy_ratio="x").ratios == {"ct_ratio": 20.0}
 
 
+class TestBatch:
+    def test_array_is_its_items_and_anything_else_stays_whole(self) -> None:
+        assert split_batch(b' [{"a": 1}, 2]') == [b'{"a":1}', b"2"]
+        assert split_batch(b"[]") == []
+        for whole in (b'{"a": 1}', b"[1,", b"", b"\xff", b"[" * 100_000, b"[1" + b"0" * 5000 + b"]"):
+            assert split_batch(whole) == [whole]
+
+    @pytest.mark.parametrize(
+        "item", ["NaN", "-Infinity", '{"points": {"voltage_a": Infinity}}', r'{"device_id": "\ud800"}']
+    )
+    def test_one_item_that_is_no_json_spoils_no_other(self, item: str) -> None:
+        good = orjson.dumps(GOOD)
+        first, bad, last = split_batch(b"[" + good + b"," + item.encode() + b"," + good + b"]")
+        assert isinstance(parse_submission(first), Submission)
+        assert isinstance(parse_submission(last), Submission)
+        assert isinstance(parse_submission(bad), Refused)
+
+
 @given(st.binary(max_size=200))
 def test_no_bytes_raise_an_error(raw: bytes) -> None:
     assert isinstance(parse_submission(raw), Submission | Refused)
+    assert all(isinstance(parse_submission(one), Submission | Refused) for one in split_batch(b"[" + raw))
 
 
 plain_values = st.one_of(
