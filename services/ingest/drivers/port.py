@@ -1,14 +1,17 @@
 """What every driver offers, and the four ways in which a device can fail to answer.
 
-A driver owns one line: one connection, one request in flight. It turns the protocol's words into raw numbers
-per point and its errors into these; when to ask again is decided by whoever calls it.
+A driver owns one line. There are two sorts: a ``LineDriver`` asks, one request in flight, and a ``TellingLine`` is
+told by devices that speak by themselves. Both turn the protocol's words into raw numbers per point and its errors
+into the ones below; when to ask or to connect again is decided by whoever calls.
 """
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
+from libs.common.contracts.base import Phase
+from libs.common.contracts.telemetry import Quality, RejectReason
 from libs.common.errors import PlatformError, Unavailable
 from libs.common.profiles import Control, DeviceProfile
 
@@ -55,6 +58,19 @@ class RawReport:
     """The device's own clock, when it told it."""
     failed: Mapping[str, str] = field(default_factory=dict)
     """Points that were asked for and not read, with the reason."""
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Points that are texts: version, serial number, model."""
+    quality: Mapping[str, Quality] = field(default_factory=dict)
+    """What the protocol itself says of a point (104 quality bits, OPC UA status); absent is good."""
+    source_time: datetime | None = None
+    """When the values held, as the device says; None takes ``received_at``. Not the same as ``device_time``, the
+    reading of a clock beside values that are of now."""
+    seq: int | None = None
+    """The device's own number of the report."""
+    message_id: str | None = None
+    """What its protocol tells deliveries apart by."""
+    archive: bool = False
+    """Asked for later, from the device's memory: goes to backfill and is never judged live."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,3 +122,92 @@ class LineDriver(Protocol):
 
     async def close(self) -> None:
         """Close the connection; the next request opens it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceEvent:
+    """An alarm or event that a device sends by itself."""
+
+    code: str
+    """In the protocol's or the platform's words; alarm's table knows what it means."""
+    phase: Literal[Phase.BEGIN, Phase.END, Phase.ONCE]
+    text: str
+    """As the device or its profile words it; empty where neither does."""
+    source_time: datetime
+    severity: int | None = None
+    """As the device rates it, 1 the worst, 4 the least."""
+    point: str | None = None
+    value: float | None = None
+    seq: int | None = None
+
+
+class LineSink(Protocol):
+    """Where a line whose devices speak by themselves puts what they say."""
+
+    async def report(self, device_id: str, report: RawReport) -> None:
+        """Accept a report; on return it is safe with the bus or on disk, and may be acknowledged.
+
+        Raises:
+            SpoolFull: It is not accepted; do not acknowledge it.
+        """
+
+    async def event(self, device_id: str, event: DeviceEvent) -> None:
+        """Accept an event. Raises as ``report``."""
+
+    async def reject(self, reason: RejectReason, raw: bytes, detail: str, *, device_id: str | None = None) -> None:
+        """Put something that cannot be understood on record. Raises as ``report``."""
+
+    def up(self) -> None:
+        """The line works."""
+
+    def failed(self, device_id: str, reason: str) -> None:
+        """A device is not well though the line is; the reason is told when its reports stay away."""
+
+
+class TellingLine(Protocol):
+    """One line whose devices speak by themselves: a 104 connection, an OPC UA server, a broker."""
+
+    protocol: str
+
+    async def run(self, devices: Mapping[str, Address], sink: LineSink) -> None:
+        """Connect, deliver until cancelled; whoever calls connects again with growing pauses.
+
+        Args:
+            devices: Of the line; when they change ``run`` is cancelled and called anew.
+            sink: Where to.
+
+        Raises:
+            LineDown: The connection could not be made, or is lost.
+            DeviceRefused: The peer does not want us (credentials, certificate); tried again slowly.
+        """
+
+    def session(self, address: Address) -> DeviceSession:
+        """Return a session for reads and writes while ``run`` is connected; they raise ``LineDown`` when it is not."""
+
+    async def close(self) -> None:
+        """Close the connection."""
+
+
+class Channel(Protocol):
+    """A stream of bytes to the devices of a line: a TCP connection, a serial port, a tunnel through a DTU."""
+
+    async def open(self) -> None:
+        """Connect unless connected.
+
+        Raises:
+            LineDown: Nobody is there.
+        """
+
+    async def send(self, data: bytes) -> None:
+        """Send all of it. Raises ``LineDown``."""
+
+    async def receive(self, timeout_s: float) -> bytes:
+        """Return what comes next, at least one byte.
+
+        Raises:
+            TimeoutError: Nothing came in time.
+            LineDown: The other side has gone.
+        """
+
+    async def close(self) -> None:
+        """Disconnect."""
