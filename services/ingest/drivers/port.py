@@ -5,10 +5,10 @@ told by devices that speak by themselves. Both turn the protocol's words into ra
 into the ones below; when to ask or to connect again is decided by whoever calls.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from libs.common.contracts.base import Phase
 from libs.common.contracts.telemetry import Quality, RejectReason
@@ -109,6 +109,34 @@ class DeviceSession(Protocol):
             DeviceSilent: It was sent; whether it was done is not known.
             DeviceRefused: The device said no.
             BadAnswer: It was sent; the answer is not the one of the protocol.
+        """
+
+
+@runtime_checkable
+class ArchiveSession(Protocol):
+    """A session for a device that remembers what it measured (load profile, frozen values, a platform's store).
+
+    A session that is one offers it beside ``DeviceSession``; what has no memory leaves it out, and its gaps stay gaps.
+    """
+
+    def read_archive(self, points: Collection[str], since: datetime, until: datetime) -> AsyncIterator[RawReport]:
+        """Yield what the device remembers of ``[since, until)``, oldest first, as far as its memory goes.
+
+        Every step is one exchange at most and leaves the line free: between two steps others use it, and the next
+        step may come much later or never (``aclose``).
+
+        Args:
+            points: Those that are wanted, of the profile; what the memory does not hold is left out.
+            since: Begin, included.
+            until: End, not included.
+
+        Yields:
+            Reports with ``archive=True`` and the time of the device's record as ``source_time``. A record that
+            cannot be read is passed over; an empty step is not yielded.
+
+        Raises:
+            LineDown, DeviceSilent: Not now; asked again later from where it stopped.
+            DeviceRefused, BadAnswer: The device does not give this out; not asked again for this span.
         """
 
 
