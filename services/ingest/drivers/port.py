@@ -131,8 +131,8 @@ class ArchiveSession(Protocol):
             until: End, not included.
 
         Yields:
-            Reports with ``archive=True`` and the time of the device's record as ``source_time``. A record that
-            cannot be read is passed over; an empty step is not yielded.
+            Reports with ``archive=True`` and the time of the device's record as ``source_time``. An exchange that
+            brings no record yields one with an empty ``raw``, so that the line is free again after each of them.
 
         Raises:
             LineDown, DeviceSilent: Not now; asked again later from where it stopped.
