@@ -1,6 +1,7 @@
 """Settings of ingest: ``WATTRING_INGEST__…``. Names say their unit."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -80,6 +81,10 @@ class IngestSettings(SettingsModel):
     acceptance: AcceptanceSettings = AcceptanceSettings()
     switching: SwitchingSettings = SwitchingSettings()
     history: HistorySettings = HistorySettings()
+    secrets_dir: Path | None = Field(
+        default=None,
+        description="folder with one file per stored secret, named as credentials_ref; default <data_dir>/secrets",
+    )
     import_sync_bytes: int = Field(
         default=64 * 1024,
         ge=0,

@@ -1,0 +1,127 @@
+"""Stored secrets: what a line's ``credentials_ref`` and its certificates are, in a folder of files.
+
+The registry is published and shown, so it only ever holds the *name* of a secret. The file of that name lies in
+``WATTRING_INGEST__SECRETS_DIR``: a Kubernetes secret mounted there, or files that an operator wrote. A file is either
+``name=value`` lines (``user=``, ``password=`` …) or a text of its own, such as a key in PEM.
+
+A file is read each time it is needed, so a changed password counts from the next connection on. One that other
+accounts of the machine could read or change is not used: it is no secret.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from libs.common.errors import InvalidInput
+
+REF = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MAX_BYTES = 64 * 1024
+"""A longer file is no credential. [B]"""
+TOO_OPEN = stat.S_IRWXO | stat.S_IWGRP
+"""What nobody may: others anything, the group write. Kubernetes mounts a secret readable by the pod's group."""
+
+
+class SecretUnusable(InvalidInput):
+    """A stored secret is not there, is open to others, or does not say what is needed."""
+
+    code = "secret_unusable"
+    title_zh = "密钥文件不可用"
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """One secret of named values."""
+
+    place: Path
+    """Where it came from, for messages."""
+    values: Mapping[str, str] = field(repr=False)
+
+    def get(self, name: str) -> str | None:
+        """Return a value, None where the file does not give it."""
+        return self.values.get(name)
+
+    def require(self, name: str) -> str:
+        """Return a value.
+
+        Raises:
+            SecretUnusable: The file does not give it.
+        """
+        value = self.values.get(name)
+        if not value:
+            raise SecretUnusable(
+                f"{self.place}: expected a line {name}=…", message_zh=f"{self.place}:缺少 {name}=… 一行"
+            )
+        return value
+
+
+class SecretStore:
+    """Reads secrets out of one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Prepare; the folder need not exist while no line refers to a secret."""
+        self._folder = folder
+
+    def read(self, ref: str) -> Secret:
+        """Return the named values of a secret.
+
+        Lines are ``name=value``, without the blanks around either; empty ones and those that begin with ``#`` do not
+        count. A value may itself contain ``=``.
+
+        Raises:
+            SecretUnusable: It cannot be read, others could, or a line is none of these.
+        """
+        values: dict[str, str] = {}
+        for number, line in enumerate(self.text(ref).splitlines(), start=1):
+            name, equals, value = (part.strip() for part in line.partition("="))
+            if not line.strip() or name.startswith("#"):
+                continue
+            if not equals or not name:  # the message shows nothing of the line
+                raise self._unusable(ref, f"line {number}: expected name=value", f"第 {number} 行应为 名称=取值")
+            values[name] = value
+        return Secret(self._folder / ref, values)
+
+    def text(self, ref: str) -> str:
+        """Return the whole text of a secret. Raises ``SecretUnusable``."""
+        content = self._content(ref)
+        try:
+            return content.decode()
+        except UnicodeDecodeError:
+            pass  # raised below, outside the handler: this error carries the bytes
+        raise self._unusable(ref, "expected UTF-8 text", "应为 UTF-8 文本")
+
+    def path(self, ref: str) -> Path:
+        """Return the checked file of a secret, for libraries that want a path. Raises ``SecretUnusable``."""
+        self._content(ref)
+        return self._folder / ref
+
+    def _content(self, ref: str) -> bytes:
+        if REF.fullmatch(ref) is None:
+            raise SecretUnusable(
+                f"{ref[:80]!r} is no name of a secret: expected letters, digits, '.', '_' and '-', at most 64",
+                message_zh=f"密钥名 {ref[:80]!r} 无效:应由字母、数字及 . _ - 组成,最多 64 个字符",
+            )
+        try:
+            with (self._folder / ref).open("rb") as file:
+                # Of the file that is open, not of what the name means a moment later.
+                status = os.fstat(file.fileno())
+                content = file.read(MAX_BYTES + 1)
+        except OSError as exc:
+            reason = exc.strerror or "unreadable"
+            raise self._unusable(ref, f"cannot be read: {reason}", f"无法读取:{reason}") from None
+        if status.st_mode & TOO_OPEN:
+            mode = f"{stat.S_IMODE(status.st_mode):04o}"
+            raise self._unusable(
+                ref,
+                f"other accounts can read or change it (mode {mode}); expected 0600",
+                f"其他账户可读取或修改该文件(权限 {mode}),应为 0600",
+            )
+        if len(content) > MAX_BYTES:
+            raise self._unusable(ref, f"expected at most {MAX_BYTES} bytes", f"不得超过 {MAX_BYTES} 字节")
+        return content
+
+    def _unusable(self, ref: str, english: str, chinese: str) -> SecretUnusable:
+        place = self._folder / ref
+        return SecretUnusable(f"secret {place}: {english}", message_zh=f"密钥文件 {place}:{chinese}")
