@@ -3,6 +3,10 @@
 from libs.common.profiles.catalogue import ProfileCatalogue, UnknownProfile, load_profile
 from libs.common.profiles.loader import parse_profile
 from libs.common.profiles.model import (
+    AepControl,
+    AepEvent,
+    AepPoint,
+    AepProduct,
     Area,
     Cjt188Control,
     Cjt188Point,
@@ -27,6 +31,10 @@ from libs.common.profiles.model import (
 )
 
 __all__ = [
+    "AepControl",
+    "AepEvent",
+    "AepPoint",
+    "AepProduct",
     "Area",
     "Cjt188Control",
     "Cjt188Point",

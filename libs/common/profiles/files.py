@@ -20,6 +20,7 @@ Text = Annotated[str, Field(min_length=1)]
 Byte = Annotated[int, Field(ge=0, le=0xFF)]
 HexText = Annotated[str, Field(pattern=r"^0x[0-9A-Fa-f]{1,8}$")]
 HexByte = Annotated[str, Field(pattern=r"^[0-9A-F]{2}$")]
+Transport = Literal["tcp", "rtu", "rtu_over_tcp", "rs485", "mbus", "tcp_transparent", "nb_iot", "cellular"]
 Scale = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -135,6 +136,48 @@ class Cjt188ControlFile(ControlFile):
     data: HexByte
 
 
+class AepPointFile(PointFile):
+    """A point of a product on the device platform."""
+
+    service: Text | None = None
+    param: Text
+
+
+class AepEventFile(FileModel):
+    """``events`` of a product on the device platform."""
+
+    service: Text
+    code: Name
+    text: Text
+    text_zh: Text
+    severity: int | None = Field(default=None, ge=1, le=4)
+    param: Text | None = None
+    begin: float = 1.0
+    end: float = 0.0
+
+
+class AepTimeFile(FileModel):
+    """``time`` of a product on the device platform."""
+
+    param: Text
+    unit: Literal["ms", "s"] = "ms"
+
+
+class AepRadioFile(FileModel):
+    """``radio`` of a product on the device platform."""
+
+    cell_id: Text | None = None
+    pci: Text | None = None
+
+
+class AepControlFile(ControlFile):
+    """A command of a product on the device platform."""
+
+    service: Text
+    params: dict[str, bool | int | float | Annotated[str, Field(max_length=200)] | None] = Field(min_length=1)
+    ttl_s: int = Field(ge=0, le=864_000)
+
+
 class ProfileFile(FileModel):
     """What the files of all protocols have."""
 
@@ -144,7 +187,7 @@ class ProfileFile(FileModel):
     model: Text
     category: Name
     version: Text | None = None
-    transports: list[Literal["tcp", "rtu", "rtu_over_tcp", "rs485", "mbus", "tcp_transparent"]] = Field(min_length=1)
+    transports: list[Transport] = Field(min_length=1)
     serial_default: SerialFile | None = None
     confidence: Annotated[Confidence, Field(strict=False)]
     side: Annotated[Side, Field(strict=False)] | None = None
@@ -186,3 +229,14 @@ class Cjt188File(ProfileFile):
     read_di: HexText
     points: list[Cjt188PointFile] = Field(min_length=1)
     controls: list[Cjt188ControlFile] = []
+
+
+class AepFile(ProfileFile):
+    """The file of a product on the device platform (CTWing AEP)."""
+
+    protocol: Literal["aep"]
+    points: list[AepPointFile] = Field(min_length=1)
+    events: list[AepEventFile] = []
+    time: AepTimeFile | None = None
+    radio: AepRadioFile | None = None
+    controls: list[AepControlFile] = []

@@ -13,6 +13,9 @@ from pydantic import ValidationError
 from libs.common.errors import InvalidFile, Problem
 from libs.common.points import POINTS, PointKind, Quantity, is_point_name
 from libs.common.profiles.files import (
+    AepControlFile,
+    AepFile,
+    AepPointFile,
     Cjt188ControlFile,
     Cjt188File,
     Cjt188PointFile,
@@ -27,6 +30,10 @@ from libs.common.profiles.files import (
     ProfileFile,
 )
 from libs.common.profiles.model import (
+    AepControl,
+    AepEvent,
+    AepPoint,
+    AepProduct,
     Area,
     Cjt188Control,
     Cjt188Point,
@@ -50,12 +57,13 @@ from libs.common.profiles.model import (
 from libs.common.units import UnknownUnit, unit_of
 from libs.common.yamlfile import Path, YamlDocument, parse_yaml, validate
 
-AnyFile = ModbusFile | Dlt645File | Cjt188File
+AnyFile = ModbusFile | Dlt645File | Cjt188File | AepFile
 
-_FILES: Mapping[str, type[ModbusFile] | type[Dlt645File] | type[Cjt188File]] = {
+_FILES: Mapping[str, type[ModbusFile] | type[Dlt645File] | type[Cjt188File] | type[AepFile]] = {
     Protocol.MODBUS: ModbusFile,
     Protocol.DLT645: Dlt645File,
     Protocol.CJT188: Cjt188File,
+    Protocol.AEP: AepFile,
 }
 
 _SINGLE_PHASE_PAIRS = tuple(
@@ -184,9 +192,11 @@ class _Checks:
         elif isinstance(self.file, Dlt645File):
             for i, point in enumerate(self.file.points):
                 self._dlt645(i, point)
-        else:
+        elif isinstance(self.file, Cjt188File):
             for i, field in enumerate(self.file.points):
                 self._cjt188(i, field)
+        else:
+            self._aep(self.file)
         self._controls(self.file.controls)
 
     def _refuse(self, path: Path, expected: str, expected_zh: str, found: object = None) -> None:
@@ -358,6 +368,35 @@ class _Checks:
             both = (f"{wanted:g}, the last digit of {format_}", f"{wanted:g}({format_} 的末位)")
             self._refuse((*place, "scale"), *both, scale)
 
+    # CTWing AEP
+
+    def _aep(self, file: AepFile) -> None:
+        places: dict[tuple[str | None, str], int] = {}
+        for i, point in enumerate(file.points):
+            first = places.setdefault((point.service, point.param), i)
+            same = first != i and point.mask is None
+            if same:
+                both = (
+                    f"a parameter once; points[{first}] reads it too (bits of one are told apart by mask)",
+                    f"每个参数只读一次,points[{first}] 已读取(按位区分时用 mask)",
+                )
+                self._refuse(("points", i, "param"), *both, point.param)
+        seen: set[tuple[str, str | None]] = set()
+        for i, event in enumerate(file.events):
+            if (event.service, event.param) in seen:
+                self._refuse(("events", i, "service"), "each event once", "每个事件只出现一次", event.service)
+            seen.add((event.service, event.param))
+            if event.param is not None and event.begin == event.end:
+                self._refuse(("events", i, "end"), "another value than begin", "与 begin 不同的值", event.end)
+        for i, control in enumerate(file.controls):
+            taken = [name for name, value in control.params.items() if value is None]
+            if len(taken) > 1:
+                both = ("at most one parameter that takes the command's value", "至多一个参数取指令的值")
+                self._refuse(("controls", i, "params", taken[1]), *both)
+            if taken and (control.min is None or control.max is None):
+                both = ("min and max for a value from outside", "取外部值时须有 min 和 max")
+                self._refuse(("controls", i, "params", taken[0]), *both)
+
     # controls
 
     def _controls(self, controls: Sequence[ControlFile]) -> None:
@@ -379,9 +418,16 @@ class _Checks:
             for name in read_back.points:
                 if name not in names:
                     self._refuse((*place, "read_back", "points"), "points of this profile", "本模板的测点", name)
-            if read_back.value is None and not (isinstance(control, ModbusControlFile) and control.value is None):
+            if read_back.value is None and not _takes_value(control):
                 both = ("a value, since the control writes a fixed one", "一个值(该控制写固定值)")
                 self._refuse((*place, "read_back"), *both, control.name)
+
+
+def _takes_value(control: ControlFile) -> bool:
+    """Return whether a control writes what the command says, and no value of its own."""
+    if isinstance(control, AepControlFile):
+        return None in control.params.values()
+    return isinstance(control, ModbusControlFile) and control.value is None
 
 
 _PICTURE = re.compile(r"^[XN]+(\.[XN]+)?$")
@@ -461,7 +507,7 @@ def _channel(relay: str) -> int:
 # From the checked file to the profile.
 
 
-def _profile(file: ModbusFile | Dlt645File | Cjt188File, *, name: str, version: str) -> DeviceProfile:
+def _profile(file: AnyFile, *, name: str, version: str) -> DeviceProfile:
     points = {point.name: _point(point, file) for point in file.points}
     if file.category == "meter_1p" or single_phase(points):
         points = _with_other_of_pair(points)
@@ -495,6 +541,8 @@ def _profile(file: ModbusFile | Dlt645File | Cjt188File, *, name: str, version: 
         )
     if isinstance(file, Dlt645File):
         return replace(common, address_hint=file.address)
+    if isinstance(file, AepFile):
+        return replace(common, aep=_aep_product(file))
     return replace(
         common, address_hint=file.address, meter_type=int(file.meter_type, 16), read_di=int(file.read_di, 16)
     )
@@ -561,7 +609,33 @@ def _point(point: PointFile, file: ProfileFile) -> ProfilePoint:
             format=point.format,
             unit_byte_offset=point.unit_byte_offset,
         )
+    if isinstance(point, AepPointFile):
+        return AepPoint(
+            name=point.name,
+            unit=point.unit,
+            scale=point.scale,
+            mask=point.mask,
+            value_map=mapped,
+            optional=point.optional,
+            slow=point.slow,
+            # What comes is a number in JSON, which has no width; only the profile's author can know the modulus.
+            modulus=point.modulus,
+            note=point.note,
+            service=point.service,
+            param=point.param,
+        )
     raise TypeError(f"{type(point).__name__} in {type(file).__name__}")
+
+
+def _aep_product(file: AepFile) -> AepProduct:
+    time, radio = file.time, file.radio
+    return AepProduct(
+        events=tuple(AepEvent(**event.model_dump()) for event in file.events),
+        time_param=None if time is None else time.param,
+        time_unit="ms" if time is None else time.unit,
+        cell_id_param=None if radio is None else radio.cell_id,
+        pci_param=None if radio is None else radio.pci,
+    )
 
 
 def _register_modulus(point: ModbusPointFile) -> float | None:
@@ -632,6 +706,19 @@ def _control(control: ControlFile, points: Mapping[str, ProfilePoint]) -> Contro
             control_code=control.control_code,
             di=control.di,
             data=bytes.fromhex(control.data),
+        )
+    if isinstance(control, AepControlFile):
+        return AepControl(
+            name=control.name,
+            read_back=read_back,
+            settle_s=control.settle_s,
+            verify_within_s=control.verify_within_s,
+            min=control.min,
+            max=control.max,
+            note=control.note,
+            service=control.service,
+            params=dict(control.params),
+            ttl_s=control.ttl_s,
         )
     raise TypeError(f"{type(control).__name__} is no control of a known protocol")
 

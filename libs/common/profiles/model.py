@@ -16,6 +16,8 @@ class Protocol(StrEnum):
     MODBUS = "modbus"
     DLT645 = "dlt645-2007"
     CJT188 = "cjt188"
+    AEP = "aep"
+    """Through China Telecom's device platform (CTWing AEP): services and parameters in place of registers."""
 
 
 class Confidence(StrEnum):
@@ -212,6 +214,45 @@ class Cjt188Point(ProfilePoint):
     """Where the unit code of the value is; convert from it, the profile's unit is what it usually is."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AepPoint(ProfilePoint):
+    """A parameter that the device reports through the platform."""
+
+    service: str | None
+    """Service id that carries it, as the push names it; None is any."""
+    param: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AepEvent:
+    """An event report of the device that means an alarm of its own."""
+
+    service: str
+    code: str
+    """What alarm's table knows it by."""
+    text: str
+    text_zh: str
+    severity: int | None = None
+    """1 the worst to 4; None takes what the push says."""
+    param: str | None = None
+    """The parameter that tells beginning from end; None is an event that just happens."""
+    begin: float = 1.0
+    end: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class AepProduct:
+    """What concerns all reports of a product on the platform."""
+
+    events: tuple[AepEvent, ...] = ()
+    time_param: str | None = None
+    """Where the device tells its own time of a report; None takes the platform's."""
+    time_unit: str = "ms"
+    """Of ``time_param``: since 1970, in ``ms`` or ``s``."""
+    cell_id_param: str | None = None
+    pci_param: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class ReadBack:
     """What proves a control."""
@@ -277,6 +318,20 @@ class Cjt188Control(Control):
     data: bytes
 
 
+AepValue = int | float | str | bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AepControl(Control):
+    """A command issued over the platform."""
+
+    service: str
+    params: Mapping[str, AepValue]
+    """A parameter that is None takes the command's value."""
+    ttl_s: int
+    """How long the platform may keep the command for a device that sleeps; 0 is now or never. [s]"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceProfile:
     """Everything known about one model."""
@@ -313,6 +368,8 @@ class DeviceProfile:
     """CJ/T 188 type byte."""
     read_di: int | None = None
     """CJ/T 188 identifier of the reading."""
+    aep: AepProduct | None = None
+    """Of a product on the device platform."""
     feedback: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from libs.common.errors import InvalidFile
 from libs.common.points import POINTS, Quantity
 from libs.common.profiles import (
+    AepControl,
+    AepPoint,
     Area,
     Cjt188Control,
     Cjt188Point,
@@ -88,7 +90,7 @@ class TestShipped:
             for file in files("libs.common").joinpath("data/device_profiles").iterdir()
             if file.name.endswith(".yaml")
         }
-        assert len(CATALOGUE) == 24
+        assert len(CATALOGUE) == 25
         assert set(SHIPPED) == present
 
     @pytest.mark.parametrize("found", SHIPPED.values(), ids=SHIPPED.keys())
@@ -107,6 +109,7 @@ class TestShipped:
             Protocol.MODBUS: (ModbusPoint, ModbusControl),
             Protocol.DLT645: (Dlt645Point, Dlt645Control),
             Protocol.CJT188: (Cjt188Point, Cjt188Control),
+            Protocol.AEP: (AepPoint, AepControl),
         }
         counted = dict.fromkeys(Protocol, 0)
         for found in CATALOGUE:
@@ -114,7 +117,7 @@ class TestShipped:
             assert all(isinstance(p, point) for p in found.points.values())
             assert all(isinstance(c, control) for c in found.controls.values())
             counted[found.protocol] += 1
-        assert counted == {Protocol.MODBUS: 20, Protocol.DLT645: 2, Protocol.CJT188: 2}
+        assert counted == {Protocol.MODBUS: 20, Protocol.DLT645: 2, Protocol.CJT188: 2, Protocol.AEP: 1}
 
     def test_dtsu666_as_its_manual_says(self) -> None:
         found = SHIPPED["chint_dtsu666"]
@@ -149,6 +152,7 @@ class TestShipped:
         copies = {name for found in CATALOGUE for name, point in found.points.items() if point.copy_of}
         assert all(name.endswith(("_a", "_total")) for name in copies)
         assert {found.name for found in CATALOGUE if any(p.copy_of for p in found.points.values())} == {
+            "aep_breaker_example",
             "chint_ddsu666",
             "eastron_sdm120",
         }
@@ -582,7 +586,7 @@ class TestCatalogue:
         (tmp_path / "my_meter.yaml").write_text(own + "version: '2.10'\n", encoding="utf-8")
         (tmp_path / "README.md").write_text("not a profile")
         catalogue = ProfileCatalogue.load([tmp_path])
-        assert len(catalogue) == 25
+        assert len(catalogue) == len(CATALOGUE) + 1
         assert catalogue.get("my_meter").version == "2.10"
         assert catalogue.get("my_meter", "2.10").model == "M1"
         assert catalogue.get("chint_ddsu666").model == "M1"
