@@ -31,10 +31,18 @@ async def outage(server: str, url: str) -> AsyncIterator[None]:
         await conn.close(timeout=10)
 
 
-async def spooled(ingest: RunningIngest) -> int:
+async def metric(ingest: RunningIngest, name: str) -> int:
     text = (await ingest.http.get("/metrics")).text
-    (line,) = [line for line in text.splitlines() if line.startswith("wattring_ingest_buffer_records ")]
+    (line,) = [line for line in text.splitlines() if line.startswith(name + " ")]
     return int(float(line.split()[1]))
+
+
+async def spooled(ingest: RunningIngest) -> int:
+    return await metric(ingest, "wattring_ingest_buffer_records")
+
+
+async def polled(ingest: RunningIngest) -> int:
+    return await metric(ingest, 'wattring_ingest_polls_total{outcome="ok",protocol="modbus"}')
 
 
 async def test_what_was_polled_during_an_outage_is_in_the_history_after_it(
@@ -46,10 +54,10 @@ async def test_what_was_polled_during_an_outage_is_in_the_history_after_it(
         await create_meter(ingest, peer.endpoint)
         await until(lambda: readings_of(ingest, "meter-1"), "a reading")
         async with outage(postgres_server, postgres_url):
-            began = ingest.platform.clock.now()
+            began, polls = ingest.platform.clock.now(), await polled(ingest)
 
             async def some_spooled() -> bool:
-                return await spooled(ingest) >= 20
+                return await spooled(ingest) >= 20 and await polled(ingest) >= polls + 4
 
             await until(some_spooled, "readings and heartbeats in the spool", within_s=40)
             loads = await ingest.http.get("/direct/v1/loads", headers=ingest.headers("watchdog", ("ingest:wake",)))
@@ -68,7 +76,7 @@ async def test_what_was_polled_during_an_outage_is_in_the_history_after_it(
                 headers=ingest.headers(),
             )
             items = response.json().get("items", []) if response.status_code == 200 else []
-            return items if len(items) >= 2 else None
+            return items if len(items) >= 3 else None
 
         items = await until(stored, "the readings of the outage", within_s=40)
         assert all(item["points"]["voltage_a"] > 200 for item in items)
