@@ -1,46 +1,39 @@
-"""Modbus TCP and Modbus RTU over TCP, on pymodbus behind our own framing of errors, times and plans.
+"""Modbus: what is asked of a device, and what its answers mean, whatever carries them.
 
-What pymodbus 3.16 does and this module works around (southbound.md 2.2 to 2.4):
-
-* It closes the connection by itself after some unanswered requests, so a dead unit behind a gateway would
-  tear down its neighbours. Our time limit is shorter than the library's, which therefore never counts one;
-  the connection is renewed only when *nobody* on it has answered for a while.
-* RTU over TCP has no transaction id: a late answer to one request is taken for the answer to the next. After
-  any request that failed the line is kept quiet until nothing has come for a while, and what comes is thrown away.
-* Errors come in three ways: returned (exception answers), raised (silence), and as a wrong type or length.
+``modbus_tcp.py`` and ``modbus_rtu.py`` carry one request at a time to a unit. Errors come as the port says; a plan of
+few requests is made from the profile, and what the device refuses is remembered until the next day.
 """
 
-import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Protocol
 
-from pymodbus.client import AsyncModbusTcpClient
-from pymodbus.exceptions import ConnectionException, ModbusException
-from pymodbus.framer import FramerType
 from pymodbus.pdu import ExceptionResponse, ModbusPDU
+from pymodbus.pdu.bit_message import ReadCoilsRequest, ReadDiscreteInputsRequest, WriteSingleCoilRequest
+from pymodbus.pdu.register_message import (
+    ReadHoldingRegistersRequest,
+    ReadInputRegistersRequest,
+    WriteMultipleRegistersRequest,
+    WriteSingleRegisterRequest,
+)
 
 from libs.common.clock import Clock
 from libs.common.errors import InvalidInput
 from libs.common.profiles import (
     Area,
     Control,
-    DeviceProfile,
     ModbusControl,
     ModbusPoint,
     Order,
     RegisterType,
     WriteFunction,
 )
-from libs.common.registry.rules import split_host_port
 from services.ingest.domain.read_plan import Block, Span, plan, split
 from services.ingest.domain.registers import BYTE_ORDERS, ByteOrder, block_decoder, encode
 from services.ingest.drivers.port import Address, BadAnswer, DeviceRefused, DeviceSilent, LineDown, RawReport
 
 logger = logging.getLogger(__name__)
-# The library logs every unanswered request as an error; silence is counted and judged here.
-logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)
 
 ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE = 1, 2, 3
 BUSY = 6
@@ -58,13 +51,29 @@ SLOW_AGAIN_S = 60.0
 FLOAT_ORDER_POINT = "float_byte_order"
 BUSY_PAUSE_S = 0.2
 """A device that says "busy" is asked once more after this. [s]"""
-RENEW_AFTER_SILENT = 3
-"""Requests in a row that nobody answered, after which the connection is made anew: a pulled cable says nothing."""
-CONNECT_TIMEOUT_S = 5.0
-MAX_KEPT_BYTES = 512
-"""Of what came and was no answer. [B]"""
 
-Answer = ModbusPDU
+READS: Mapping[Area, type[ModbusPDU]] = {
+    Area.HOLDING: ReadHoldingRegistersRequest,
+    Area.INPUT: ReadInputRegistersRequest,
+    Area.COIL: ReadCoilsRequest,
+    Area.DISCRETE: ReadDiscreteInputsRequest,
+}
+
+
+class Asking(Protocol):
+    """Carries requests to units, one at a time."""
+
+    async def request(self, what: str, pdu: ModbusPDU) -> ModbusPDU:
+        """Send a request to the unit that it names and return what came back, an exception answer too.
+
+        Raises:
+            LineDown, DeviceSilent: As the port says.
+            BadAnswer: What came is no Modbus.
+            InvalidInput: The request cannot be written.
+        """
+
+    def distrust(self) -> bytes:
+        """Say that the last answer was wrong, and return its bytes."""
 
 
 class Round(StrEnum):
@@ -78,207 +87,25 @@ class Round(StrEnum):
     """The device fell silent on the way."""
 
 
-Request = Callable[[AsyncModbusTcpClient], Coroutine[object, object, Answer | None]]
-
-
-class ModbusLine:
-    """One connection to a device or to a gateway with several units behind it."""
-
-    protocol = "modbus"
-
-    def __init__(
-        self,
-        *,
-        host: str,
-        port: int,
-        framing: Literal["tcp", "rtu"],
-        clock: Clock,
-        timeout_s: float = 1.0,
-        pacing_s: float = 0.0,
-        quiet_s: float = 0.2,
-        max_gap: int = 16,
-    ) -> None:
-        """Prepare a line; the first request connects.
-
-        Args:
-            host: Where the device or gateway listens.
-            port: Its port.
-            framing: Modbus TCP, or RTU frames in a TCP stream.
-            clock: Ours.
-            timeout_s: An answer must come within this. [s]
-            pacing_s: Silence kept between two requests. [s]
-            quiet_s: After a failed request on RTU framing, silence that must pass before the next one. [s]
-            max_gap: Unasked registers that are read along to save a request.
-        """
-        self._host = host
-        self._port = port
-        self._framing = framing
-        self._clock = clock
-        self._timeout_s = timeout_s
-        self._pacing_s = pacing_s
-        self._quiet_s = quiet_s
-        self._max_gap = max_gap
-        self._client: AsyncModbusTcpClient | None = None
-        self._last_request_at = float("-inf")
-        self._heard_at = float("-inf")
-        self._silent = 0
-        self._discarding = False
-        self._doubtful = False
-        self._heard = b""
-
-    def session(self, address: Address) -> "ModbusDevice":
-        """Return a session for one unit."""
-        return ModbusDevice(self, address, self._clock, self._max_gap)
-
-    async def close(self) -> None:
-        """Close the connection."""
-        client, self._client = self._client, None
-        self._silent = 0
-        self._doubtful = False
-        if client is not None:
-            client.close()
-
-    async def request(self, what: str, send: Request) -> Answer:
-        """Send one request and return its answer; one at a time, by whoever owns the line.
-
-        Raises:
-            LineDown, DeviceSilent, DeviceRefused: As the port says.
-        """
-        client = await self._connected()
-        await self._keep_pace()
-        self._heard = b""
-        try:
-            answer = await self._within_time(send(client))
-        except TimeoutError:
-            await self._note_silence()
-            raise DeviceSilent(f"{what}: no answer within {self._timeout_s:g} s", raw=self._heard) from None
-        except ConnectionException as exc:
-            await self.close()
-            raise LineDown(f"{self._host}:{self._port}: {exc}") from exc
-        except (ModbusException, OSError) as exc:
-            # Sent, and then something broke: what was asked may have been done.
-            await self.close()
-            raise DeviceSilent(f"{what}: {exc}", raw=self._heard) from exc
-        except ValueError as exc:
-            raise InvalidInput(f"{what}: {exc}") from exc
-        finally:
-            self._last_request_at = self._clock.monotonic()
-        self._silent = 0
-        if answer is None:
-            raise BadAnswer(f"{what}: no answer object")
-        if isinstance(answer, ExceptionResponse):
-            number = answer.exception_code
-            reason = f"{what}: exception {number:02X} ({EXCEPTIONS.get(number, 'unknown')})"
-            if number in (GATEWAY_PATH, GATEWAY_SILENT):
-                raise DeviceSilent(reason)
-            raise DeviceRefused(reason, exception=number)
-        return answer
-
-    async def _within_time(self, asking: Coroutine[object, object, Answer | None]) -> Answer | None:
-        """Return the answer, or raise ``TimeoutError``.
-
-        The request is a task of its own: the library waits by ``asyncio.wait_for``, which in Python 3.11 swallows a
-        cancellation that comes together with its result. It must not swallow that of our own task.
-        """
-        task = asyncio.create_task(asking, name="modbus request")
-        try:
-            await asyncio.wait([task], timeout=self._timeout_s)
-        finally:
-            while not task.done():
-                task.cancel()
-                await asyncio.wait([task], timeout=0.1)
-        if task.cancelled():
-            raise TimeoutError
-        return task.result()
-
-    def distrust(self) -> bytes:
-        """Say that the last answer was wrong, and return its bytes; without ids the next one may be late too."""
-        self._doubtful = self._framing == "rtu"
-        return self._heard
-
-    async def _connected(self) -> AsyncModbusTcpClient:
-        if self._client is not None and self._client.connected:
-            if self._doubtful:
-                await self._become_quiet()
-            return self._client
-        await self.close()
-        client = AsyncModbusTcpClient(
-            self._host,
-            port=self._port,
-            framer=FramerType.RTU if self._framing == "rtu" else FramerType.SOCKET,
-            # Never reached by a request: ours is shorter. It bounds the connecting.
-            timeout=max(CONNECT_TIMEOUT_S, 2 * self._timeout_s),
-            retries=0,
-            reconnect_delay=0,
-            trace_packet=self._trace,
-        )
-        try:
-            connected = await client.connect()
-        except (OSError, UnicodeError) as exc:  # a name that cannot even be asked for
-            client.close()
-            raise LineDown(f"{self._host}:{self._port} cannot be connected: {exc}") from exc
-        if not connected:
-            client.close()
-            raise LineDown(f"{self._host}:{self._port} cannot be connected")
-        self._client = client
-        return client
-
-    async def _keep_pace(self) -> None:
-        wait_s = self._last_request_at + self._pacing_s - self._clock.monotonic()
-        if wait_s > 0:
-            await self._clock.sleep(wait_s)
-
-    async def _note_silence(self) -> None:
-        self._silent += 1
-        self._doubtful = self._framing == "rtu"
-        if self._silent >= RENEW_AFTER_SILENT:
-            await self.close()
-
-    async def _become_quiet(self) -> None:
-        """Throw away what comes until nothing has come for ``quiet_s``; reconnect when it never ends."""
-        self._discarding = True
-        try:
-            quiet_since = self._clock.monotonic()
-            give_up_at = quiet_since + 10 * max(self._quiet_s, self._timeout_s)
-            while (now := self._clock.monotonic()) < give_up_at:
-                wait_s = max(self._heard_at, quiet_since) + self._quiet_s - now
-                if wait_s <= 0:
-                    self._doubtful = False
-                    return
-                await self._clock.sleep(wait_s)
-        finally:
-            self._discarding = False
-        await self.close()
-        raise LineDown(f"{self._host}:{self._port}: the line does not fall silent")
-
-    def _trace(self, sending: bool, data: bytes) -> bytes:
-        if sending:
-            return data
-        self._heard_at = self._clock.monotonic()
-        if self._discarding and self._client is not None:
-            # The library keeps what it could not use in front of what comes next.
-            self._client.ctx.recv_buffer = b""
-            return b""
-        # The library shows all that it holds each time, not only what is new.
-        self._heard = data[:MAX_KEPT_BYTES]
-        return data
-
-
 class ModbusDevice:
     """One unit: its plan of requests, what it refused, and the order of its floats."""
 
-    def __init__(self, line: ModbusLine, address: Address, clock: Clock, max_gap: int) -> None:
+    def __init__(self, line: Asking, address: Address, *, unit: int, clock: Clock, max_gap: int) -> None:
         """Prepare a session.
 
-        Raises:
-            InvalidInput: The address is no unit id.
+        Args:
+            line: To the unit.
+            address: Of the device.
+            unit: Its unit id, from ``unit_of``.
+            clock: Ours.
+            max_gap: Unasked registers that are read along to save a request.
         """
         self._line = line
         self._clock = clock
         self._max_gap = max_gap
         self._device_id = address.device_id
         self._profile = address.profile
-        self._unit = _unit(address)
+        self._unit = unit
         self._points: Mapping[str, ModbusPoint] = {
             point.name: point for point in self._profile.modbus_points() if point.copy_of is None and not point.is_text
         }
@@ -323,22 +150,18 @@ class ModbusDevice:
             raise InvalidInput(f"{control.name} is no Modbus control")
         word = control.value if control.value is not None else self._word(control, value)
         what = f"{self._device_id} {control.name}"
-        unit, address = self._unit, control.address
-
-        async def send(client: AsyncModbusTcpClient) -> Answer | None:
-            match control.function:
-                case WriteFunction.COIL:
-                    return await client.write_coil(address, word != 0, device_id=unit)
-                case WriteFunction.REGISTER:
-                    return await client.write_register(address, word, device_id=unit)
-                case WriteFunction.REGISTERS:
-                    return await client.write_registers(address, [word], device_id=unit)
-
-        answer = await self._line.request(what, send)
-        if answer.address != address:
+        match control.function:
+            case WriteFunction.COIL:
+                pdu: ModbusPDU = WriteSingleCoilRequest(address=control.address, bits=[word != 0], dev_id=self._unit)
+            case WriteFunction.REGISTER:
+                pdu = WriteSingleRegisterRequest(address=control.address, registers=[word], dev_id=self._unit)
+            case WriteFunction.REGISTERS:
+                pdu = WriteMultipleRegistersRequest(address=control.address, registers=[word], dev_id=self._unit)
+        answer = await self._request(what, pdu)
+        if _repeated(answer) != _repeated(pdu):
             raw = self._line.distrust()
-            raise BadAnswer(f"{what}: asked for address {address}, answered {answer.address}", raw=raw)
-        return f"{control.function} {address:#06x} acknowledged"
+            raise BadAnswer(f"{what}: asked {_repeated(pdu)}, answered {_repeated(answer)}", raw=raw)
+        return f"{control.function} {control.address:#06x} acknowledged"
 
     def _replan(self) -> None:
         fast = [_span(point) for point in self._points.values() if not point.slow]
@@ -402,22 +225,25 @@ class ModbusDevice:
             raise BadAnswer(f"{self._device_id}: asked for {block.count} of {block.area}, got {len(values)}", raw=raw)
         return self._decoder(block)(values)
 
-    async def _ask(self, block: Block) -> Answer:
-        unit = self._unit
+    async def _ask(self, block: Block) -> ModbusPDU:
         what = f"{self._device_id} {block.area} {block.start:#06x}+{block.count}"
+        return await self._request(what, READS[block.area](address=block.start, count=block.count, dev_id=self._unit))
 
-        async def send(client: AsyncModbusTcpClient) -> Answer | None:
-            match block.area:
-                case Area.HOLDING:
-                    return await client.read_holding_registers(block.start, count=block.count, device_id=unit)
-                case Area.INPUT:
-                    return await client.read_input_registers(block.start, count=block.count, device_id=unit)
-                case Area.COIL:
-                    return await client.read_coils(block.start, count=block.count, device_id=unit)
-                case Area.DISCRETE:
-                    return await client.read_discrete_inputs(block.start, count=block.count, device_id=unit)
-
-        return await self._line.request(what, send)
+    async def _request(self, what: str, pdu: ModbusPDU) -> ModbusPDU:
+        """Return the answer to a request when it is one and no exception."""
+        answer = await self._line.request(what, pdu)
+        if answer.function_code & 0x7F != pdu.function_code:
+            raw = self._line.distrust()
+            raise BadAnswer(
+                f"{what}: asked with function {pdu.function_code}, answered {answer.function_code & 0x7F}", raw=raw
+            )
+        if not isinstance(answer, ExceptionResponse):
+            return answer
+        number = answer.exception_code
+        reason = f"{what}: exception {number:02X} ({EXCEPTIONS.get(number, 'unknown')})"
+        if number in (GATEWAY_PATH, GATEWAY_SILENT):
+            raise DeviceSilent(reason)
+        raise DeviceRefused(reason, exception=number)
 
     def _decoder(self, block: Block) -> Callable[[Sequence[int]], list[float | int | None]]:
         found = self._decoders.get(block)
@@ -481,35 +307,32 @@ class ModbusDevice:
         return encode(round((value - offset) / scale), type_)[0]
 
 
-def parse_endpoint(endpoint: str, default_port: int = 502) -> tuple[str, int]:
-    """Return host and port of ``host``, ``host:port`` or ``[v6]:port``.
+def unit_of(address: Address, *, least: int = 0, most: int = 255) -> int:
+    """Return the unit id of a device.
 
     Raises:
-        InvalidInput: It is none of these.
+        InvalidInput: It has none, or one outside the limits.
     """
-    try:
-        return split_host_port(endpoint, default_port)
-    except ValueError:
-        raise InvalidInput(
-            f"endpoint {endpoint!r}: expected host:port", message_zh=f"端点 {endpoint!r} 应为 主机:端口"
-        ) from None
-
-
-def _unit(address: Address) -> int:
     text = address.text
-    number = address.profile.unit_id if text is None else int(text) if text.isdigit() else None
-    if number is None or not 0 <= number <= 255:
+    number = address.profile.unit_id if text is None else int(text) if text.isascii() and text.isdigit() else None
+    if number is None or not least <= number <= most:
         raise InvalidInput(
-            f"device {address.device_id}: address {text!r} is no Modbus unit id (0 to 255)",
-            message_zh=f"设备 {address.device_id}:地址 {text!r} 不是 Modbus 单元号(0–255)",
+            f"device {address.device_id}: address {text!r} is no Modbus unit id ({least} to {most})",
+            message_zh=f"设备 {address.device_id}:地址 {text!r} 不是 Modbus 单元号({least}–{most})",
         )
     return number
 
 
+def _repeated(pdu: ModbusPDU) -> tuple[object, ...]:
+    """Return what the answer to a write repeats of it."""
+    match pdu.function_code:
+        case WriteSingleCoilRequest.function_code:
+            return (pdu.address, bool(pdu.bits[0]))
+        case WriteSingleRegisterRequest.function_code:
+            return (pdu.address, pdu.registers[0])
+        case _:
+            return (pdu.address, pdu.count)
+
+
 def _span(point: ModbusPoint) -> Span:
     return Span(point.area, point.address, point.count, point.name)
-
-
-def supports(profile: DeviceProfile) -> bool:
-    """Return whether this driver can read devices of the profile."""
-    return any(True for _ in profile.modbus_points())

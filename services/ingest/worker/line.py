@@ -234,7 +234,7 @@ class LineRunner:
                 done.set_result(None)
 
     async def _poll(self, polled: Polled) -> None:
-        protocol = self._driver.protocol
+        protocol = polled.profile.protocol
         began, wall = self._clock.monotonic(), self._clock.now().timestamp()
         if polled.slot is not None:
             missed = missed_slots(polled.slot, wall, polled.interval_s)
@@ -322,7 +322,7 @@ class LineRunner:
             device_id=DeviceId(polled.device.id),
             site_id=polled.device.site,
             line_id=LineId(self.line.id),
-            driver=self._driver.protocol,
+            driver=polled.profile.protocol,
         )
         try:
             await self._acceptor.reject([rejection])
@@ -339,7 +339,7 @@ class LineRunner:
             site_id=device.site,
             source_time=raw.received_at,
             received_at=raw.received_at,
-            driver=self._driver.protocol,
+            driver=polled.profile.protocol,
             points=measured.points,
             quality=measured.quality,
             raw=measured.raw,

@@ -9,8 +9,7 @@ from libs.common.clock import Clock
 from libs.common.contracts.registry import Device, EntityKind, Line
 from libs.common.errors import InvalidInput
 from libs.common.profiles import DeviceProfile, ProfileCatalogue
-from services.ingest.drivers.factory import POLLED_KINDS, open_line
-from services.ingest.drivers.modbus import supports
+from services.ingest.drivers.factory import POLLED_KINDS, open_line, supports
 from services.ingest.settings import PollingSettings
 from services.ingest.usecases.topology import Topology
 

@@ -5,15 +5,27 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import pytest
 
 from libs.common.clock import SystemClock
+from libs.common.contracts.registry import Line, LineKind
 from libs.common.errors import InvalidInput, PlatformError
 from libs.common.profiles import DeviceProfile, ProfileCatalogue, parse_profile
-from services.ingest.drivers.modbus import ModbusDevice, ModbusLine, parse_endpoint
-from services.ingest.drivers.port import Address, BadAnswer, DeviceRefused, DeviceSilent, LineDown
+from services.ingest.drivers.endpoint import parse_endpoint
+from services.ingest.drivers.factory import open_line
+from services.ingest.drivers.port import (
+    Address,
+    BadAnswer,
+    DeviceRefused,
+    DeviceSession,
+    DeviceSilent,
+    LineDown,
+    LineDriver,
+)
+from services.ingest.settings import PollingSettings
 from tests.integration.ingest.conftest import Peer
 
 CATALOGUE = ProfileCatalogue.load()
@@ -122,12 +134,10 @@ async def honest(peer: Peer0, unit: int, pdu: bytes) -> bytes | None:
 
 
 @asynccontextmanager
-async def line_to(peer: Peer0, **settings: Any) -> AsyncIterator[ModbusLine]:
+async def line_to(peer: Peer0, **settings: Any) -> AsyncIterator[LineDriver]:
     server = await asyncio.start_server(peer.serve, "127.0.0.1", 0)
     peer.port = server.sockets[0].getsockname()[1]
-    line = ModbusLine(
-        host="127.0.0.1", port=peer.port, framing=peer.framing, clock=SystemClock(), timeout_s=0.3, **settings
-    )
+    line = opened(peer.port, peer.framing, timeout_s=0.3, **settings)
     try:
         yield line
     finally:
@@ -136,7 +146,16 @@ async def line_to(peer: Peer0, **settings: Any) -> AsyncIterator[ModbusLine]:
         await asyncio.sleep(0.01)  # the peer's own tasks end
 
 
-def unit(line: ModbusLine, number: int = 1, profile: DeviceProfile = PROFILE) -> ModbusDevice:
+def opened(port: int, framing: Literal["tcp", "rtu"] = "tcp", **settings: Any) -> LineDriver:
+    kind = LineKind.TCP if framing == "tcp" else LineKind.RTU_OVER_TCP
+    line = Line(
+        id="line-1", name="Line", valid_from=datetime(2026, 1, 1, tzinfo=UTC), version=1, changed_by="user:test",
+        kind=kind, endpoint=f"127.0.0.1:{port}", settings=settings or None,
+    )  # fmt: skip
+    return open_line(line, SystemClock(), PollingSettings())
+
+
+def unit(line: LineDriver, number: int = 1, profile: DeviceProfile = PROFILE) -> DeviceSession:
     return line.session(Address(f"unit-{number}", str(number), profile))
 
 
@@ -224,7 +243,7 @@ async def test_late_answer_over_rtu_is_not_taken_for_the_next(delay_s: float) ->
 
 
 async def test_rtu_line_that_never_falls_silent_is_given_up_and_does_not_hang() -> None:
-    babble = asyncio.Event()
+    babble, ended = asyncio.Event(), asyncio.Event()
 
     async def answer(peer: Peer0, number: int, pdu: bytes) -> bytes | None:
         return None
@@ -238,6 +257,7 @@ async def test_rtu_line_that_never_falls_silent_is_given_up_and_does_not_hang() 
             pass
         finally:
             writer.close()
+            ended.set()
 
     peer = Peer0("rtu", answer=answer)
     peer.serve = serve_and_babble  # type: ignore[method-assign]
@@ -249,6 +269,7 @@ async def test_rtu_line_that_never_falls_silent_is_given_up_and_does_not_hang() 
             async with asyncio.timeout(10):
                 await device.read()
         babble.set()
+        await ended.wait()
 
 
 @pytest.mark.parametrize("framing", ["tcp", "rtu"])
@@ -395,7 +416,7 @@ async def test_peer_that_hangs_up_in_the_middle_is_found_again() -> None:
 
 
 async def test_nobody_listening_is_a_line_that_is_down() -> None:
-    line = ModbusLine(host="127.0.0.1", port=1, framing="tcp", clock=SystemClock(), timeout_s=0.3)
+    line = opened(1)
     with pytest.raises(LineDown):
         await unit(line).read()
 
@@ -449,7 +470,7 @@ def words(value: float, order: str) -> list[int]:
 async def test_order_of_the_floats_is_read_from_the_meter(meter: Peer, number: int, order: str) -> None:
     meter.bank.set_holding_registers(0x000C, [number])
     meter.bank.set_holding_registers(0x2006, words(2301.5, order))
-    line = ModbusLine(host="127.0.0.1", port=meter.port, framing="tcp", clock=SystemClock())
+    line = opened(meter.port)
     found = await unit(line, profile=CATALOGUE.get("chint_dtsu666")).read()
     await line.close()
     assert found.raw["voltage_a"] == 2301.5
@@ -457,7 +478,7 @@ async def test_order_of_the_floats_is_read_from_the_meter(meter: Peer, number: i
 
 
 async def test_every_shipped_modbus_profile_is_read_from_an_independent_server(meter: Peer) -> None:
-    line = ModbusLine(host="127.0.0.1", port=meter.port, framing="tcp", clock=SystemClock())
+    line = opened(meter.port)
     for profile in CATALOGUE:
         if profile.protocol != "modbus":
             continue
@@ -471,7 +492,7 @@ async def test_every_shipped_modbus_profile_is_read_from_an_independent_server(m
 
 async def test_coils_are_read_and_written(meter: Peer) -> None:
     meter.bank.set_coils(0, [True, False, True])
-    line = ModbusLine(host="127.0.0.1", port=meter.port, framing="tcp", clock=SystemClock())
+    line = opened(meter.port)
     profile = CATALOGUE.get("waveshare_modbus_rtu_relay8")
     device = unit(line, profile=profile)
     assert [(await device.read()).raw[f"relay_{n}_state"] for n in (1, 2, 3)] == [1, 0, 1]
@@ -482,7 +503,7 @@ async def test_coils_are_read_and_written(meter: Peer) -> None:
 
 
 async def test_set_point_is_written_within_its_limits_only(meter: Peer) -> None:
-    line = ModbusLine(host="127.0.0.1", port=meter.port, framing="tcp", clock=SystemClock())
+    line = opened(meter.port)
     profile = CATALOGUE.get("gree_umatch_ac")
     device = unit(line, profile=profile)
     await device.write(profile.controls["ac_set_temperature"], 26.0)
