@@ -2,6 +2,9 @@
 
 Brings the schemas up to date on the database of the settings (which here names a user who may create roles), then
 creates the topics that are missing when a Kafka is named. Where topics are made by others, leave Kafka unnamed.
+
+With ``--if-reachable`` an absent database or broker is said and left at that: a service with work that needs neither
+(ingest wakes loads) must not be held up by them, and waits for its schema by itself (``SchemaGate``).
 """
 
 import argparse
@@ -14,7 +17,7 @@ import asyncpg
 
 from libs.common.bus import open_bus, topics
 from libs.common.clock import SystemClock
-from libs.common.errors import PlatformError
+from libs.common.errors import PlatformError, Unavailable
 from libs.common.log import setup_logging
 from libs.common.migrations import Phase, migrate
 from libs.common.settings import CommonSettings, InvalidSettings, load_common
@@ -48,6 +51,7 @@ def main() -> int:
     """Run as a program; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m libs.common.prepare", description=__doc__)
     parser.add_argument("--phase", choices=("pre", "post"), default="pre")
+    parser.add_argument("--if-reachable", action="store_true", help="an absent database or broker is no error")
     parser.add_argument("schemas", nargs="*", help="default: the bus and every installed service")
     arguments = parser.parse_args()
     try:
@@ -59,7 +63,11 @@ def main() -> int:
     try:
         asyncio.run(prepare(settings, arguments.schemas or None, arguments.phase))
     except (PlatformError, OSError, asyncpg.PostgresError) as exc:
-        logger.critical("cannot prepare", extra={"reason": str(exc) or type(exc).__name__})
+        reason = str(exc) or type(exc).__name__
+        if arguments.if_reachable and isinstance(exc, Unavailable | OSError):
+            logger.error("left unprepared", extra={"reason": reason})
+            return 0
+        logger.critical("cannot prepare", extra={"reason": reason})
         return 1
     return 0
 

@@ -33,6 +33,12 @@ MODULES = {**{name: f"services.{name}" for name in SERVICES}, WATCHDOG: "service
 """What runs as what, by the names of deploy/compose.yaml."""
 ADDRESSED = (*SERVICES, WATCHDOG)
 """Who is called by others, and therefore has a place in ``WATTRING_SERVICE_URLS``."""
+ON_ONE_MACHINE: Mapping[str, str] = {
+    "WATTRING_BUS__SITE_PARTITIONS": "8",
+    "WATTRING_INGEST__SWITCHING__CLOCK_SYNC": "assumed",
+    "WATTRING_CONTROL__CLOCK_SYNC": "assumed",
+}
+"""What a broker of one node and a machine whose clock nobody synchronises need, and an installation does not."""
 READY_TIMEOUT_S = 90.0
 STOP_TIMEOUT_S = 30.0
 PATIENCE_S = 0.05
@@ -100,17 +106,19 @@ class Cluster:
         """Return the environment of a process."""
         service = service_of(name)
         urls = {name: f"http://127.0.0.1:{self.ports[name]}" for name in ADDRESSED}
-        return {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("WATTRING_", "PORT"))},
+        carriers = {
             "DATABASE_URL": self.database_urls.get(service, self.database_url),
             "KAFKA_BOOTSTRAP_SERVERS": self.kafka,
+        }
+        ours = ("WATTRING_", "PORT", *carriers)
+        return {
+            **{name: value for name, value in os.environ.items() if not name.startswith(ours)},
+            **({} if name == WATCHDOG else carriers),  # it works without them, so it is given none
             "PORT": str(self.ports[name]),
             "WATTRING_DATA_DIR": str(self.folder / name),
             "WATTRING_KEYS_DIR": str(self._keys(WATCHDOG if name == WATCHDOG else service)),
             "WATTRING_SERVICE_URLS": orjson.dumps(urls).decode(),
-            "WATTRING_BUS__SITE_PARTITIONS": "8",
-            "WATTRING_INGEST__SWITCHING__CLOCK_SYNC": "assumed",
-            "WATTRING_CONTROL__CLOCK_SYNC": "assumed",
+            **ON_ONE_MACHINE,
             **self.environ,
         }
 

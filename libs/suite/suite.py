@@ -16,13 +16,13 @@ from libs.common.settings import SERVICES, load_common
 
 
 def builders(names: Sequence[str] = SERVICES) -> list[Builder]:
-    """Return the builders of services, each behind a gate that waits for its schema."""
+    """Return the builders of services, each behind a gate that waits for the topics."""
     return [partial(_gated, name) for name in names]
 
 
 def _gated(name: str, platform: Platform) -> Service:
     service: Service = importlib.import_module(f"services.{name}.main").build(platform)
-    gates = (SchemaGate(platform.settings.database, BUS, name), TopicsGate(platform))
+    gates = (SchemaGate(platform.settings.database, BUS), TopicsGate(platform))
     service.resources = (*gates, *service.resources)
     return service
 

@@ -8,6 +8,7 @@ from libs.common.bus.consumer import EffectsConsumer
 from libs.common.bus.outbox import OutboxRelay
 from libs.common.contracts.audit import AuditEvent
 from libs.common.db import Database, WriteConn
+from libs.common.migrations import BUS, SchemaGate
 from libs.common.profiles import ProfileCatalogue
 from libs.common.registry import RegistryView
 from libs.common.runtime import Beat, Check, Health, Platform, Service, Worker, group_check, run, wait_beating
@@ -104,7 +105,7 @@ def build(platform: Platform) -> Service:
         name="alarm",
         app=app,
         health=health,
-        resources=[db, ShippedTable(db)],
+        resources=[SchemaGate(platform.settings.database, BUS, "alarm"), db, ShippedTable(db)],
         workers=[
             Worker("registry", view.run),
             Worker("rules", consume),

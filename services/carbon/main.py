@@ -5,6 +5,7 @@ import sys
 from libs.common.bus import topics
 from libs.common.bus.consumer import EffectsConsumer
 from libs.common.bus.outbox import OutboxRelay
+from libs.common.migrations import BUS, SchemaGate
 from libs.common.profiles import ProfileCatalogue
 from libs.common.registry import RegistryView
 from libs.common.runtime import Beat, Check, Health, Platform, Service, Worker, group_check, run, wait_beating
@@ -75,7 +76,7 @@ def build(platform: Platform) -> Service:
         name="carbon",
         app=app,
         health=health,
-        resources=[db],
+        resources=[SchemaGate(platform.settings.database, BUS, "carbon"), db],
         workers=[
             Worker("registry", view.run),
             Worker("intervals", consume),

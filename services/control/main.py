@@ -6,6 +6,7 @@ import sys
 from libs.common.bus import topics
 from libs.common.bus.consumer import EffectsConsumer
 from libs.common.bus.outbox import OutboxRelay
+from libs.common.migrations import BUS, SchemaGate
 from libs.common.registry import RegistryView
 from libs.common.runtime import Beat, Check, Health, Platform, Service, Worker, group_check, run, wait_beating
 from libs.common.settings import load_common, load_section
@@ -123,7 +124,7 @@ def build(platform: Platform) -> Service:
         name="control",
         app=app,
         health=health,
-        resources=[db, doors, watchdog],
+        resources=[SchemaGate(platform.settings.database, BUS, "control"), db, doors, watchdog],
         workers=workers,
         checks=[
             Check("database", db.check),

@@ -5,6 +5,7 @@ import sys
 from libs.common.bus import topics
 from libs.common.bus.consumer import EffectsConsumer
 from libs.common.bus.outbox import OutboxRelay
+from libs.common.migrations import BUS, SchemaGate
 from libs.common.profiles import ProfileCatalogue
 from libs.common.registry import RegistryView
 from libs.common.runtime import Check, Health, Listener, Platform, Service, Worker, flag_check, group_check, run
@@ -90,7 +91,7 @@ def build(platform: Platform) -> Service:
         name="export",
         app=app,
         health=health,
-        resources=[db],
+        resources=[SchemaGate(platform.settings.database, BUS, "export"), db],
         workers=[
             Worker("registry", view.run),
             Worker("alarms", alarms.run),

@@ -12,6 +12,7 @@ from libs.common.bus.consumer import EffectsConsumer
 from libs.common.bus.outbox import OutboxRelay
 from libs.common.bus.port import StartAt
 from libs.common.bus.tail import Tail
+from libs.common.migrations import BUS, SchemaGate
 from libs.common.registry import RegistryView
 from libs.common.runtime import Beat, Check, Health, Platform, Service, Worker, group_check, run
 from libs.common.settings import load_common, load_section
@@ -93,7 +94,7 @@ def build(platform: Platform) -> Service:
         name="gateway",
         app=app,
         health=health,
-        resources=[db, proxy, accounts],
+        resources=[SchemaGate(platform.settings.database, BUS, "gateway"), db, proxy, accounts],
         workers=[
             Worker("registry", view.run),
             Worker("audit", audit.run),

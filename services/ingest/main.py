@@ -19,6 +19,7 @@ from libs.common.db import Database
 from libs.common.errors import Unavailable
 from libs.common.ids import DeviceId
 from libs.common.lease import LeaseKeeper
+from libs.common.migrations import BUS, SchemaGate
 from libs.common.profiles import ProfileCatalogue
 from libs.common.runtime import Check, Health, Platform, Service, Worker, run
 from libs.common.settings import load_common, load_section
@@ -225,7 +226,7 @@ def build(platform: Platform) -> Service:
             Worker("ingest.results", results.run),
             Worker("ingest.findings", findings.run),
         ),
-        resources=(db, spool, _remembering(acceptor, db)),
+        resources=(SchemaGate(platform.settings.database, BUS, NAME), db, spool, _remembering(acceptor, db)),
         workers=(
             Worker("ingest.registry", registry_tail.run),
             Worker("ingest.registry-keeper", keeper.run),

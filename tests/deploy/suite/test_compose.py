@@ -14,8 +14,8 @@ from libs.common.settings import SERVICES, load_common, load_section
 from libs.suite.cluster import ADDRESSED, MODULES, Cluster, service_of
 from libs.suite.envexample import sections
 from libs.suite.jobworker import services_with_jobs
+from tests.deploy.suite.needed_settings import IMAGE, ROOT, needed, ours
 
-ROOT = Path(__file__).parents[3]
 PROCESSES = (*SERVICES, "watchdog")
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text(encoding="utf-8"))
 CONTAINERS: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -41,9 +41,10 @@ def test_every_process_is_there_and_nothing_else() -> None:
 def test_settings_exist_and_are_accepted(name: str) -> None:
     values = environment(name)
     common = load_common(values)
-    assert common.bus.effective_kind == "kafka"
-    assert common.database.url is not None
-    assert set(common.service_urls) == set(PROCESSES)
+    assert (common.bus.effective_kind == "kafka") == (name != "watchdog")
+    assert (common.database.url is not None) == (name != "watchdog")
+    assert common.service_urls == {process: f"http://{process}:{IMAGE['WATTRING_PORT']}" for process in PROCESSES}
+    assert "inside" in CONTAINERS[name]["networks"], "others call it by its name"
     for section, model in sections().items():
         load_section(section, model, values)
 
@@ -57,14 +58,22 @@ def test_container_has_few_rights(name: str) -> None:
     assert "privileged" not in container
 
 
-@pytest.mark.parametrize("name", PROCESSES)
-def test_process_waits_for_its_schema_and_the_broker(name: str) -> None:
-    service = "control" if name == "watchdog" else name
+@pytest.mark.parametrize("name", SERVICES)
+def test_service_waits_for_its_schema_and_the_broker(name: str) -> None:
     waits = CONTAINERS[name]["depends_on"]
-    assert waits[f"prepare-{service}"] == {"condition": "service_completed_successfully"}
+    assert waits[f"prepare-{name}"] == {"condition": "service_completed_successfully"}
     assert waits["kafka"] == {"condition": "service_healthy"}
-    assert f"./keys/{name}:/keys:ro" in CONTAINERS[name]["volumes"]
-    assert f"//{service}:" in environment(name)["DATABASE_URL"], "signs in as the service's own user"
+
+
+def test_watchdog_waits_for_nobody() -> None:
+    """It wakes loads while bus and database are away, so it must also start then."""
+    assert "depends_on" not in CONTAINERS["watchdog"]
+
+
+@pytest.mark.parametrize("name", [name for name in CONTAINERS if name not in ("postgres", "kafka")])
+def test_operator_has_a_place_for_settings_of_all_processes(name: str) -> None:
+    assert CONTAINERS[name]["env_file"] == ["settings.env"]
+    assert ">settings.env" in (ROOT / "deploy" / "setup" / "compose-secrets").read_text(encoding="utf-8")
 
 
 def test_commands_are_modules_that_exist() -> None:
@@ -86,7 +95,9 @@ def test_cluster_of_the_tests_is_what_the_containers_are(tmp_path: Path) -> None
         container, settings = CONTAINERS[name], cluster.settings(name)
         assert container.get("command", ["python", "-m", f"services.{name}"]) == ["python", "-m", module]
         assert container["image"] == f"wattring-{service_of(name)}"
-        assert f"//{service_of(name)}:" in environment(name)["DATABASE_URL"]
+        assert needed(name, tmp_path / name) <= ours(environment(name)) | set(IMAGE)
+        if name != "watchdog":
+            assert f"//{service_of(name)}:" in environment(name)["DATABASE_URL"], "signs in as its service's own user"
         assert f"./keys/{Path(settings['WATTRING_KEYS_DIR']).name}:/keys:ro" in container["volumes"]
         assert set(json.loads(settings["WATTRING_SERVICE_URLS"])) == set(ADDRESSED)
         assert {key for key in environment(name) if key.startswith("WATTRING_")} - set(settings) <= {

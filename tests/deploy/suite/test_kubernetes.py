@@ -10,8 +10,11 @@ import yaml
 from libs.common.settings import SERVICES, load_common, load_section
 from libs.suite.envexample import sections
 from libs.suite.jobworker import services_with_jobs
+from services.control.settings import ControlSettings
+from services.control.watchdog.settings import WatchdogSettings
+from tests.deploy.suite.needed_settings import IMAGE, ROOT, needed, ours
 
-BASE = Path(__file__).parents[3] / "k8s" / "base"
+BASE = ROOT / "k8s" / "base"
 PROCESSES = (*SERVICES, "watchdog")
 
 
@@ -46,8 +49,10 @@ def test_kustomization_lists_every_file() -> None:
 @pytest.mark.parametrize("name", PROCESSES)
 def test_names_agree(name: str) -> None:
     label = {"app.kubernetes.io/name": f"wattring-{name}"}
-    [service] = [one for one in documents(f"{name}.yaml") if one["kind"] == "Service"]
-    assert service["metadata"]["name"] == workload(name)["metadata"]["name"] == name
+    services = {one["metadata"]["name"]: one for one in documents(f"{name}.yaml") if one["kind"] == "Service"}
+    service = services[name]
+    assert workload(name)["metadata"]["name"] == name
+    assert workload(name)["spec"].get("serviceName", name) in services
     assert service["spec"]["selector"] == label
     assert workload(name)["spec"]["selector"]["matchLabels"] == label
     assert workload(name)["spec"]["template"]["metadata"]["labels"] == label
@@ -73,7 +78,7 @@ def test_pod_has_few_rights(name: str) -> None:
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     assert spec["automountServiceAccountToken"] is False
-    for one in (*spec["containers"], *spec["initContainers"]):
+    for one in (*spec["containers"], *spec.get("initContainers", ())):
         assert one["securityContext"] == {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -91,11 +96,49 @@ def test_settings_exist_and_are_accepted(name: str) -> None:
         values[variable["name"]] = variable.get("value", secrets.get(variable["name"], "a-secret-long-enough"))
     common = load_common(values)
     assert common.bus.effective_kind == "kafka"
-    assert set(common.service_urls) == set(PROCESSES)
+    assert common.service_urls == {process: f"http://{process}:{IMAGE['WATTRING_PORT']}" for process in PROCESSES}
     for section, model in sections().items():
         load_section(section, model, values)
     identity = next(one for one in container(name)["env"] if one["name"] == "WATTRING_INSTANCE")
     assert identity["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_containers_are_given_what_their_processes_need(name: str, tmp_path: Path) -> None:
+    [config] = documents("config.yaml")
+    for one in pod(name)["containers"]:
+        process = f"{name}-jobs" if one["name"] == "jobs" else name
+        assert {"configMapRef": {"name": "wattring"}} in one["envFrom"]
+        given = {variable["name"] for variable in one["env"]} | set(config["data"])
+        assert needed(process, tmp_path / process) <= ours(given) | set(IMAGE)
+        user = {variable["name"]: variable.get("valueFrom") for variable in one["env"]}.get("DATABASE_URL")
+        assert user == (
+            None if name == "watchdog" else {"secretKeyRef": {"name": "wattring-database", "key": f"{name}-url"}}
+        )
+
+
+def test_preparations_hold_up_nobody_who_wakes_loads() -> None:
+    """A pod that is moved while database or broker is away must still be able to close breakers."""
+    assert "initContainers" not in pod("watchdog")
+    commands = {name: [one["command"] for one in pod(name)["initContainers"]] for name in SERVICES}
+    plain = ["python", "-m", "libs.common.prepare"]
+    assert commands == {name: [[*plain, "--if-reachable"] if name == "ingest" else plain] for name in SERVICES}
+
+
+def test_every_replica_of_ingest_has_a_door_of_its_own() -> None:
+    """Behind one address the next connection reaches another process, which does not hold the line."""
+    [config] = documents("config.yaml")
+    ingest = workload("ingest")["spec"]
+    doors = next(one for one in documents("ingest.yaml") if one["metadata"]["name"] == ingest["serviceName"])
+    assert doors["spec"]["clusterIP"] == "None", "only then each pod has a name"
+    assert doors["spec"]["publishNotReadyAddresses"] is True, "the door is open while database and bus are away"
+    assert doors["spec"]["selector"] == ingest["selector"]["matchLabels"]
+    [port] = doors["spec"]["ports"]
+    wanted = tuple(
+        f"http://ingest-{number}.{doors['metadata']['name']}:{port['port']}" for number in range(ingest["replicas"])
+    )
+    assert load_section("control", ControlSettings, config["data"]).doors == wanted
+    assert load_section("watchdog", WatchdogSettings, config["data"]).doors == wanted
 
 
 @pytest.mark.parametrize("name", PROCESSES)
@@ -105,7 +148,7 @@ def test_volumes_and_commands_exist(name: str) -> None:
     mounts = {mount["name"]: mount["mountPath"] for mount in container(name)["volumeMounts"]}
     assert set(mounts) == volumes
     assert mounts == {"data": "/data", "scratch": "/tmp", "keys": "/keys"}
-    for one in (*pod(name)["containers"], *pod(name)["initContainers"]):
+    for one in (*pod(name)["containers"], *pod(name).get("initContainers", ())):
         if "command" in one:
             assert importlib.util.find_spec(one["command"][2]) is not None
     sources = next(volume for volume in pod(name)["volumes"] if volume["name"] == "keys")["projected"]["sources"]

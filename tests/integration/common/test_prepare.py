@@ -71,3 +71,11 @@ async def test_what_is_wrong_is_one_line_and_an_error(environ: dict[str, str], r
     assert code == 1
     assert reason in said
     assert "Traceback" not in said
+
+
+async def test_absent_database_is_no_error_where_it_must_not_hold_up_what_comes_after() -> None:
+    code, said = await prepare("--if-reachable", DATABASE_URL="postgresql://u:p@127.0.0.1:1/db")
+    assert code == 0
+    assert "left unprepared" in said
+    code, said = await prepare("--if-reachable")
+    assert code == 1, "that none is named is a mistake, which waiting does not mend"
