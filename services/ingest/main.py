@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from services.ingest.api import direct as direct_api
 from services.ingest.api import imports as imports_api
 from services.ingest.api import readings as readings_api
 from services.ingest.api import registry as registry_api
+from services.ingest.domain.resolution import rounded_points
 from services.ingest.jobs import limits_of
 from services.ingest.settings import IngestSettings
 from services.ingest.spool import Spool
@@ -165,7 +166,7 @@ def build(platform: Platform) -> Service:
         clock=clock,
         group="ingest.history",
         topics=(topics.READINGS, topics.BACKFILL),
-        handler=HistoryHandler(),
+        handler=HistoryHandler(partial(_resolution, catalogue)),
         member_id=member,
         max_batch=settings.history.max_batch,
     )
@@ -261,6 +262,12 @@ async def _remembering(acceptor: Acceptor, db: Database) -> AsyncIterator[None]:
         times = await history_store.fetch_last_times(conn)
     acceptor.remember({DeviceId(device_id): time for device_id, time in times.items()})
     yield
+
+
+def _resolution(catalogue: ProfileCatalogue, profile: str | None, version: str | None) -> Mapping[str, int]:
+    """Return which points of a profile are rounded; none where the profile is not known."""
+    found = None if profile is None else catalogue.find(profile, version)
+    return {} if found is None else rounded_points(found)
 
 
 def _clock_synchronised(policy: Literal["required", "assumed"]) -> bool:

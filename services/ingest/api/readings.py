@@ -58,6 +58,8 @@ class ReadingOut(BaseModel):
     late: bool = False
     moved: bool = False
     """Another report has its time; it stands under the time of its arrival."""
+    times: Mapping[str, datetime] | None = None
+    """Of the latest: points that the last report did not hold, and when they had the value that is shown."""
 
 
 class StatisticsOut(BaseModel):
@@ -124,7 +126,7 @@ def build_router(*, readings: Readings, topology: Topology, db: Database, pollin
         cursor: Cursor = None,
         limit: Limit = 200,
     ) -> Page[ReadingOut]:
-        """Return the latest report of each device of some sites, or of some devices."""
+        """Return the last value of every point of each device of some sites, or of some devices."""
         allowed = allowed_sites(principal, topology, request)
         sites = site
         if allowed is not None:
@@ -263,8 +265,12 @@ def _reading(found: StoredReading) -> ReadingOut:
         source_time=found.source_time,
         received_at=found.received_at,
         driver=found.driver,
-        points=found.points,
-        quality=found.quality,
+        points={**{name: point.value for name, point in found.older.items()}, **found.points},
+        quality={
+            **{name: point.quality for name, point in found.older.items() if point.quality is not None},
+            **found.quality,
+        },
+        times={name: point.source_time for name, point in found.older.items()} or None,
         site_id=found.site_id,
         profile=found.profile,
         ct_ratio=found.ct_ratio,

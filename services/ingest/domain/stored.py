@@ -106,13 +106,13 @@ def days_of(reports: Sequence[StoredReport]) -> set[datetime]:
     }
 
 
-def youngest_per_device(reports: Sequence[StoredReport]) -> dict[str, StoredReport]:
-    """Return the latest report of each device in a batch."""
-    found: dict[str, StoredReport] = {}
+def by_device(reports: Sequence[StoredReport]) -> dict[str, list[StoredReport]]:
+    """Return the reports of each device, the youngest last."""
+    found: dict[str, list[StoredReport]] = {}
     for report in reports:
-        known = found.get(report.device_id)
-        if known is None or report.source_time >= known.source_time:
-            found[report.device_id] = report
+        found.setdefault(report.device_id, []).append(report)
+    for group in found.values():
+        group.sort(key=lambda report: report.source_time)
     return found
 
 

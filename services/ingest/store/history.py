@@ -1,13 +1,15 @@
 """The readings history in PostgreSQL: daily partitions of packed reports, and the latest report of each device."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import orjson
 
+from libs.common.contracts.telemetry import Quality
 from libs.common.db import ReadConn, WriteConn
+from services.ingest.domain.latest import OlderPoint
 from services.ingest.domain.layout import Layout
 
 PARTITION_LOCK = 0x77725F70
@@ -51,7 +53,9 @@ async def fetch_layouts(conn: ReadConn | WriteConn, numbers: Sequence[int] | Non
     """Return layouts by number; all of them without ``numbers``."""
     rows = await conn.fetch(
         """
-        select no, driver, profile, profile_version, ct_ratio, pt_ratio, energy_ratio, gauges, counters
+        select no, driver, profile, profile_version, ct_ratio, pt_ratio, energy_ratio, gauges, counters,
+               coalesce(decimals, array_fill(null::smallint, array[cardinality(gauges) + cardinality(counters)]))
+               as decimals
           from layouts where $1::integer[] is null or no = any($1) order by no
         """,
         numbers,
@@ -60,6 +64,7 @@ async def fetch_layouts(conn: ReadConn | WriteConn, numbers: Sequence[int] | Non
         row["no"]: Layout(
             gauges=tuple(row["gauges"]),
             counters=tuple(row["counters"]),
+            decimals=tuple(row["decimals"]),
             driver=row["driver"],
             profile=row["profile"],
             profile_version=row["profile_version"],
@@ -76,18 +81,18 @@ async def store_layout(conn: WriteConn, layout: Layout) -> int:
     identity = orjson.dumps(
         [
             layout.driver, layout.profile, layout.profile_version, layout.ct_ratio, layout.pt_ratio,
-            layout.energy_ratio, layout.gauges, layout.counters,
+            layout.energy_ratio, layout.gauges, layout.counters, layout.decimals,
         ]
     ).decode()  # fmt: skip
     await conn.execute(
         """
         insert into layouts (identity, driver, profile, profile_version, ct_ratio, pt_ratio, energy_ratio,
-                             gauges, counters)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+                             gauges, counters, decimals)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
         on conflict (identity) do nothing
         """,
         identity, layout.driver, layout.profile, layout.profile_version, layout.ct_ratio, layout.pt_ratio,
-        layout.energy_ratio, layout.gauges, layout.counters,
+        layout.energy_ratio, layout.gauges, layout.counters, layout.decimals,
     )  # fmt: skip
     number: int = await conn.fetchval("select no from layouts where identity = $1", identity)
     return number
@@ -122,22 +127,80 @@ async def fetch_rows_at(conn: WriteConn, keys: Iterable[tuple[int, datetime]]) -
     return {(row["device_no"], row["source_time"]): _row(row) for row in rows}
 
 
-async def upsert_latest(conn: WriteConn, rows: Sequence[Row], site_ids: Sequence[str]) -> None:
-    """Replace the latest report of devices by younger ones; one row per device, in order of their numbers."""
-    await conn.execute(
+@dataclass(frozen=True, slots=True)
+class LatestRow:
+    """The latest report of a device, and the last values of points that it does not hold."""
+
+    device_id: str
+    site_id: str
+    row: Row
+    points_key: int
+    """What it has in common with every report of the same points; 0 is not known."""
+    older: Mapping[str, OlderPoint] = field(default_factory=dict)
+
+
+async def replace_latest_alike(conn: WriteConn, rows: Sequence[LatestRow]) -> frozenset[int]:
+    """Put younger reports in the place of older ones of the same points, and of none; return whose were put there.
+
+    Args:
+        conn: In a transaction.
+        rows: One per device, in order of their numbers; ``older`` is not looked at.
+    """
+    found = await conn.fetch(
         """
-        insert into latest as l
-               (device_no, source_time, received_at, layout, flags, body, quality, extra, site_id)
+        insert into latest as l (device_no, source_time, received_at, layout, flags, body, quality, extra, site_id,
+                                 points_key)
         select * from unnest($1::integer[], $2::timestamptz[], $3::timestamptz[], $4::integer[], $5::smallint[],
-                             $6::bytea[], $7::bytea[], $8::jsonb[], $9::text[])
+                             $6::bytea[], $7::bytea[], $8::jsonb[], $9::text[], $10::bigint[])
         on conflict (device_no) do update
            set source_time = excluded.source_time, received_at = excluded.received_at, layout = excluded.layout,
                flags = excluded.flags, body = excluded.body, quality = excluded.quality, extra = excluded.extra,
                site_id = excluded.site_id
-         where l.source_time < excluded.source_time
+         where l.source_time < excluded.source_time and l.points_key = excluded.points_key
+        returning l.device_no
         """,
-        *_columns(rows),
-        site_ids,
+        *_columns([latest.row for latest in rows]),
+        [latest.site_id for latest in rows],
+        [latest.points_key for latest in rows],
+    )
+    return frozenset(row["device_no"] for row in found)
+
+
+async def fetch_latest_for_update(conn: WriteConn, device_nos: Sequence[int]) -> dict[int, LatestRow]:
+    """Return the latest of devices by their numbers, locked until the transaction ends."""
+    rows = await conn.fetch(
+        """
+        select d.device_id, l.site_id, l.device_no, l.source_time, l.received_at, l.layout, l.flags, l.body,
+               l.quality, l.extra, l.points_key, l.older
+          from latest l join devices d on d.no = l.device_no
+         where l.device_no = any($1::integer[])
+         order by l.device_no
+           for update of l
+        """,
+        device_nos,
+    )
+    return {row["device_no"]: _latest(row) for row in rows}
+
+
+async def upsert_latest(conn: WriteConn, rows: Sequence[LatestRow]) -> None:
+    """Put down what ``fetch_latest_for_update`` has been joined to, in order of device numbers."""
+    if not rows:
+        return
+    await conn.execute(
+        """
+        insert into latest (device_no, source_time, received_at, layout, flags, body, quality, extra, site_id,
+                            points_key, older)
+        select * from unnest($1::integer[], $2::timestamptz[], $3::timestamptz[], $4::integer[], $5::smallint[],
+                             $6::bytea[], $7::bytea[], $8::jsonb[], $9::text[], $10::bigint[], $11::jsonb[])
+        on conflict (device_no) do update
+           set source_time = excluded.source_time, received_at = excluded.received_at, layout = excluded.layout,
+               flags = excluded.flags, body = excluded.body, quality = excluded.quality, extra = excluded.extra,
+               site_id = excluded.site_id, points_key = excluded.points_key, older = excluded.older
+        """,
+        *_columns([latest.row for latest in rows]),
+        [latest.site_id for latest in rows],
+        [latest.points_key for latest in rows],
+        [_older_json(latest.older) for latest in rows],
     )
 
 
@@ -147,15 +210,6 @@ async def fetch_last_times(conn: ReadConn) -> dict[str, datetime]:
     return {row["device_id"]: row["source_time"] for row in rows}
 
 
-@dataclass(frozen=True, slots=True)
-class LatestRow:
-    """The latest report of a device."""
-
-    device_id: str
-    site_id: str
-    row: Row
-
-
 async def fetch_latest(
     conn: ReadConn, *, site_ids: Sequence[str] | None, device_ids: Sequence[str] | None, after: str | None, limit: int
 ) -> list[LatestRow]:
@@ -163,7 +217,7 @@ async def fetch_latest(
     rows = await conn.fetch(
         """
         select d.device_id, l.site_id, l.device_no, l.source_time, l.received_at, l.layout, l.flags, l.body,
-               l.quality, l.extra
+               l.quality, l.extra, l.points_key, l.older
           from latest l join devices d on d.no = l.device_no
          where ($1::text[] is null or l.site_id = any($1))
            and ($2::text[] is null or d.device_id = any($2))
@@ -176,7 +230,7 @@ async def fetch_latest(
         after,
         limit,
     )
-    return [LatestRow(row["device_id"], row["site_id"], _row(row)) for row in rows]
+    return [_latest(row) for row in rows]
 
 
 async def fetch_range(
@@ -281,3 +335,31 @@ def _row(record: Any) -> Row:
         quality=record["quality"],
         extra=record["extra"],
     )
+
+
+def _latest(record: Any) -> LatestRow:
+    return LatestRow(
+        device_id=record["device_id"],
+        site_id=record["site_id"],
+        row=_row(record),
+        points_key=record["points_key"],
+        older={
+            name: OlderPoint(
+                point["value"],
+                datetime.fromisoformat(point["source_time"]),
+                Quality(point["quality"]) if "quality" in point else None,
+            )
+            for name, point in (record["older"] or {}).items()
+        },
+    )
+
+
+def _older_json(older: Mapping[str, OlderPoint]) -> dict[str, dict[str, Any]] | None:
+    return {
+        name: {
+            "value": point.value,
+            "source_time": point.source_time.isoformat(),
+            **({} if point.quality is None else {"quality": point.quality}),
+        }
+        for name, point in older.items()
+    } or None

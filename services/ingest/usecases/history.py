@@ -1,10 +1,13 @@
-"""Stores reports: once, whatever comes twice; both, where two differ under one time; and the latest of each device."""
+"""Stores reports: once, whatever comes twice; both, where two differ under one time; and every point's last value."""
 
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import datetime
+
+import numpy as np
 
 from libs.common.bus import topics
 from libs.common.bus.consumer import PoisonMessage
@@ -12,32 +15,36 @@ from libs.common.bus.port import Received
 from libs.common.db import WriteConn
 from services.ingest import metrics
 from services.ingest.bus import is_heartbeat, parsed
-from services.ingest.domain.layout import Layout, layout_for
-from services.ingest.domain.stored import (
-    LayoutKey,
-    StoredReport,
-    days_of,
-    moved,
-    stored_report,
-    youngest_per_device,
-)
+from services.ingest.domain.latest import OlderPoint, older_points, points_key
+from services.ingest.domain.layout import DoesNotFit, Layout, Matrix, empty_layout, values_of
+from services.ingest.domain.stored import LayoutKey, StoredReport, by_device, days_of, moved, stored_report
 from services.ingest.store import history as store
-from services.ingest.store.history import Row
+from services.ingest.store.history import LatestRow, Row
 
 logger = logging.getLogger(__name__)
 
 MAX_MOVES = 20
 """Different reports of one device under one time and one arrival that are kept; more of them is no device."""
+MAX_POINT_SETS = 10_000
+"""Different sets of points that are remembered; a device that leaves out others each time must not fill the memory."""
+ROUNDED_BELOW = 1e9
+"""A larger number is not rounded: it has no digits behind the point that mean anything."""
+
+Resolution = Callable[[str | None, str | None], Mapping[str, int]]
+"""Profile and version to the points that are rounded, with the digits that they keep behind the point."""
 
 
 class HistoryHandler:
     """Effects of the group ``ingest.history``; what it remembers are numbers that never change."""
 
-    def __init__(self) -> None:
+    def __init__(self, resolution: Resolution = lambda profile, version: {}) -> None:
+        self._resolution = resolution
+        self._digits: dict[LayoutKey, Mapping[str, int]] = {}
         self._numbers: dict[str, int] = {}
         self._layouts: dict[int, Layout] = {}
         self._current: dict[LayoutKey, tuple[int, Layout]] = {}
         self._days: set[datetime] = set()
+        self._point_sets: dict[tuple[str, ...], int] = {}
 
     async def load(self, conn: WriteConn, partitions: frozenset[int]) -> None:
         """Learn the layouts that exist."""
@@ -70,14 +77,7 @@ class HistoryHandler:
         stored = await store.insert_rows(conn, rows)
         if stored < len(rows):
             stored += await self._settle_conflicts(conn, reports, rows)
-        newest = youngest_per_device(reports)
-        by_device = sorted((self._numbers[device_id], report) for device_id, report in newest.items())
-        places = {id(report): i for i, report in enumerate(reports)}
-        await store.upsert_latest(
-            conn,
-            [rows[places[id(report)]] for _, report in by_device],
-            [report.site_id for _, report in by_device],
-        )
+        await self._keep_latest(conn, reports, rows)
         metrics.HISTORY_ROWS.labels("stored").inc(stored)
         metrics.HISTORY_ROWS.labels("duplicate").inc(len(reports) - stored)
         return stored
@@ -97,8 +97,7 @@ class HistoryHandler:
             groups[report.layout_key].append(i)
         rows: list[Row | None] = [None] * len(reports)
         for key, members in groups.items():
-            number, layout = await self._layout(conn, key, [reports[i] for i in members])
-            bodies = layout.pack([reports[i].points for i in members])
+            number, layout, bodies = await self._pack(conn, key, [reports[i].points for i in members])
             for i, body in zip(members, bodies, strict=True):
                 report = reports[i]
                 rows[i] = Row(
@@ -113,27 +112,100 @@ class HistoryHandler:
                 )
         return [row for row in rows if row is not None]
 
-    async def _layout(self, conn: WriteConn, key: LayoutKey, reports: Sequence[StoredReport]) -> tuple[int, Layout]:
-        """Return the layout for reports of one key; one with more points when they bring new ones."""
+    async def _pack(
+        self, conn: WriteConn, key: LayoutKey, reports: Sequence[Mapping[str, float | None]]
+    ) -> tuple[int, Layout, list[bytes]]:
+        """Return the bodies of reports of one key, and their layout: a wider one when they do not fit."""
+        number, layout = self._current.get(key) or (0, empty_layout(**asdict(key)))
         names: set[str] = set()
-        for report in reports:
-            names.update(report.points)
-        known = self._current.get(key)
-        if known is not None and names <= known[1].known:
-            return known
-        layout = layout_for(
-            [*names, *(known[1].points if known is not None else ())],
-            driver=key.driver,
-            profile=key.profile,
-            profile_version=key.profile_version,
-            ct_ratio=key.ct_ratio,
-            pt_ratio=key.pt_ratio,
-            energy_ratio=key.energy_ratio,
-        )
+        for points in reports:
+            names.update(points)
+        new = sorted(names - layout.known)
+        if not new:
+            values = self._rounded(key, layout.points, layout.values(reports))
+            try:
+                return number, layout, layout.pack(values)
+            except DoesNotFit:
+                pass
+        columns = (*layout.points, *new)
+        values = self._rounded(key, columns, values_of(columns, reports))
+        layout = layout.widened(columns, values)
         number = await store.store_layout(conn, layout)
         self._layouts[number] = layout
         self._current[key] = (number, layout)
-        return number, layout
+        return number, layout, layout.pack(values[:, [columns.index(name) for name in layout.points]])
+
+    def _rounded(self, key: LayoutKey, names: Sequence[str], values: Matrix) -> Matrix:
+        if key not in self._digits:
+            self._digits[key] = self._resolution(key.profile, key.profile_version)
+        digits = self._digits[key]
+        for column, name in enumerate(names):
+            if name in digits:
+                part = values[:, column]
+                near = np.abs(part) < ROUNDED_BELOW
+                part[near] = np.round(part[near], digits[name])
+        return values
+
+    async def _keep_latest(self, conn: WriteConn, reports: Sequence[StoredReport], rows: Sequence[Row]) -> None:
+        """Let ``latest`` hold the last value of every point.
+
+        Nearly always a report holds the same points as the one before it and takes its place. Only where it does
+        not, what stands there has to be read and joined with it.
+        """
+        row_of = {id(report): row for report, row in zip(reports, rows, strict=True)}
+        groups = sorted((self._numbers[device_id], group) for device_id, group in by_device(reports).items())
+        alike: list[LatestRow] = []
+        for _, group in groups:
+            youngest, keys = group[-1], {self._key(report) for report in group}
+            if len(keys) == 1:
+                alike.append(LatestRow(youngest.device_id, youngest.site_id, row_of[id(youngest)], keys.pop()))
+        replaced = await store.replace_latest_alike(conn, alike)
+        others = {number: group for number, group in groups if number not in replaced}
+        if not others:
+            return
+        standing = await store.fetch_latest_for_update(conn, list(others))
+        await self._learn_layouts(conn, [found.row.layout_no for found in standing.values()])
+        joined = [
+            found
+            for number, group in others.items()
+            if (found := self._joined(standing.get(number), group, row_of)) is not None
+        ]
+        await store.upsert_latest(conn, joined)
+
+    def _joined(
+        self, standing: LatestRow | None, group: Sequence[StoredReport], row_of: Mapping[int, Row]
+    ) -> LatestRow | None:
+        """Return what becomes of a device's latest by reports, the youngest last; None when nothing does."""
+        youngest = group[-1]
+        seen: list[Mapping[str, OlderPoint]] = [self._points_in(row_of[id(report)]) for report in group]
+        if standing is None:
+            older = older_points(youngest.points, seen)
+            return LatestRow(youngest.device_id, youngest.site_id, row_of[id(youngest)], self._key(youngest), older)
+        standing_points = self._points_in(standing.row)
+        seen += [standing_points, standing.older]
+        if standing.row.source_time >= youngest.source_time:
+            older = older_points(standing_points, seen)
+            return None if older == standing.older else replace(standing, older=older)
+        older = older_points(youngest.points, seen)
+        return LatestRow(youngest.device_id, youngest.site_id, row_of[id(youngest)], self._key(youngest), older)
+
+    def _key(self, report: StoredReport) -> int:
+        names = tuple(report.points)
+        key = self._point_sets.get(names)
+        if key is None:
+            if len(self._point_sets) >= MAX_POINT_SETS:
+                self._point_sets.clear()
+            key = self._point_sets[names] = points_key(names)
+        return key
+
+    def _points_in(self, row: Row) -> dict[str, OlderPoint]:
+        layout = self._layouts[row.layout_no]
+        flags = layout.unpack_quality(row.quality)
+        return {
+            name: OlderPoint(None if value != value else value, row.source_time, flags.get(name))
+            for name, value in zip(layout.points, layout.unpack([row.body])[0].tolist(), strict=True)
+            if value == value or name in flags
+        }
 
     async def _settle_conflicts(self, conn: WriteConn, reports: Sequence[StoredReport], rows: Sequence[Row]) -> int:
         """Keep the reports whose time another report with other content has; return how many were kept.
@@ -169,10 +241,13 @@ class HistoryHandler:
         if standing.layout_no == row.layout_no:
             return False
         # The layout has grown between two deliveries: compare the values, not the bytes.
-        missing = [number for number in (standing.layout_no, row.layout_no) if number not in self._layouts]
+        await self._learn_layouts(conn, [standing.layout_no, row.layout_no])
+        return self._content(standing) == self._content(row)
+
+    async def _learn_layouts(self, conn: WriteConn, numbers: Sequence[int]) -> None:
+        missing = [number for number in set(numbers) if number not in self._layouts]
         if missing:
             self._layouts.update(await store.fetch_layouts(conn, missing))
-        return self._content(standing) == self._content(row)
 
     def _content(self, row: Row) -> tuple[LayoutKey, dict[str, float], dict[str, str]]:
         layout = self._layouts[row.layout_no]

@@ -2,12 +2,13 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from libs.common.contracts.telemetry import Quality
 from libs.common.db import Database, ReadConn
 from services.ingest.domain.buckets import Bucket, bucket_start
+from services.ingest.domain.latest import OlderPoint
 from services.ingest.domain.layout import Layout
 from services.ingest.domain.stored import RowFlag
 from services.ingest.store import history as store
@@ -35,6 +36,8 @@ class StoredReading:
     moved: bool
     site_id: str | None = None
     extra: Mapping[str, object] | None = None
+    older: Mapping[str, OlderPoint] = field(default_factory=dict)
+    """Of the latest report: the last values of points that it does not hold."""
 
 
 class Readings:
@@ -47,14 +50,14 @@ class Readings:
     async def latest(
         self, *, sites: Sequence[str] | None, devices: Sequence[str] | None, after: str | None, limit: int
     ) -> list[StoredReading]:
-        """Return the latest report of devices, by device id, from behind ``after``."""
+        """Return the last report of devices, and points that it lacks, by device id, from behind ``after``."""
         async with self._db.read() as conn:
             found = await store.fetch_latest(conn, site_ids=sites, device_ids=devices, after=after, limit=limit)
             await self._learn_layouts(conn, [latest.row for latest in found])
         return [
-            reading
+            replace(reading, site_id=latest.site_id, older=latest.older)
             for latest in found
-            for reading in self._decoded(latest.device_id, [latest.row], None, site_id=latest.site_id)
+            for reading in self._decoded(latest.device_id, [latest.row], None)
         ]
 
     async def range(
@@ -112,9 +115,7 @@ class Readings:
             columns = [layout.points.index(name) for name in names]
             bucket.add(names, matrix[:, columns])
 
-    def _decoded(
-        self, device_id: str, rows: Sequence[Row], points: Sequence[str] | None, *, site_id: str | None = None
-    ) -> list[StoredReading]:
+    def _decoded(self, device_id: str, rows: Sequence[Row], points: Sequence[str] | None) -> list[StoredReading]:
         found: list[StoredReading] = []
         for number, group in itertools.groupby(rows, key=lambda row: row.layout_no):
             members = list(group)
@@ -140,7 +141,6 @@ class Readings:
                         quality={name: flag for name, flag in quality.items() if points is None or name in points},
                         late=bool(row.flags & RowFlag.BACKFILL),
                         moved=bool(row.flags & RowFlag.MOVED),
-                        site_id=site_id,
                         extra=row.extra,
                     )
                 )

@@ -10,9 +10,11 @@ import pytest
 from libs.common.bus import topics
 from libs.common.bus.consumer import PoisonMessage
 from libs.common.bus.port import Received
+from libs.common.contracts.telemetry import Quality
 from libs.common.db import Database
 from libs.common.settings import DatabaseSettings
 from services.ingest.bus import heartbeat_message
+from services.ingest.domain.latest import OlderPoint
 from services.ingest.store import history as store
 from services.ingest.usecases.history import HistoryHandler
 from services.ingest.usecases.readings import Readings
@@ -120,6 +122,59 @@ async def test_latest_is_by_the_time_of_the_device_and_not_by_arrival(db: Databa
     assert [(r.device_id, r.points) for r in latest] == [("m-1", {"voltage_a": 235.0})]
 
 
+async def test_daily_registers_do_not_vanish_from_latest(db: Database) -> None:
+    handler = HistoryHandler()
+    fast = {"voltage_a": 230.0, "energy_active_import": 100.0}
+    slow = {"temperature_device": 31.5, "ct_ratio": 40.0}
+    minute = timedelta(minutes=1)
+    await handle(db, handler, reading(points={**fast, **slow}, quality={"temperature_device": "suspect"}))
+    await handle(db, handler, reading(at=NOON + minute, points=fast))
+    await handle(db, handler, reading(at=NOON + 2 * minute, points={**fast, "voltage_a": 231.0}))
+    (found,) = await Readings(db).latest(sites=["s-1"], devices=None, after=None, limit=10)
+    assert (found.source_time, found.points) == (NOON + 2 * minute, {**fast, "voltage_a": 231.0})
+    assert found.older == {
+        "temperature_device": OlderPoint(31.5, NOON, Quality.SUSPECT),
+        "ct_ratio": OlderPoint(40.0, NOON),
+    }
+
+
+async def test_latest_of_a_device_that_sends_point_by_point_is_all_of_them(db: Database) -> None:
+    handler = HistoryHandler()
+    values = [("voltage_a", 230.0), ("voltage_b", 231.0), ("voltage_a", 232.0), ("voltage_c", 233.0)]
+    reports = [reading(at=NOON + timedelta(seconds=i), points={name: value}) for i, (name, value) in enumerate(values)]
+    await handle(db, handler, *reports[:2])  # in one batch
+    for report in reports[2:]:
+        await handle(db, handler, report)
+    for _ in range(2):  # the second time they are delivered again, all late
+        (found,) = await Readings(db).latest(sites=None, devices=["m-1"], after=None, limit=10)
+        assert (found.source_time, found.points) == (NOON + timedelta(seconds=3), {"voltage_c": 233.0})
+        assert {name: (point.value, point.source_time - NOON) for name, point in found.older.items()} == {
+            "voltage_a": (232.0, timedelta(seconds=2)),
+            "voltage_b": (231.0, timedelta(seconds=1)),
+        }
+        await handle(db, handler, *reports, topic=topics.BACKFILL)
+
+
+async def test_late_report_brings_a_point_that_latest_lacks_and_none_that_is_younger(db: Database) -> None:
+    handler = HistoryHandler()
+    await handle(db, handler, reading(points={"voltage_a": 230.0}))
+    late = reading(at=NOON - timedelta(hours=1), points={"voltage_a": 1.0, "ct_ratio": 40.0})
+    await handle(db, handler, late, topic=topics.BACKFILL)
+    (found,) = await Readings(db).latest(sites=None, devices=["m-1"], after=None, limit=10)
+    assert (found.points, found.older) == (
+        {"voltage_a": 230.0},
+        {"ct_ratio": OlderPoint(40.0, NOON - timedelta(hours=1))},
+    )
+
+
+async def test_float_registers_are_rounded_to_what_meters_show_and_others_are_not(db: Database) -> None:
+    handler = HistoryHandler(lambda profile, version: {"voltage_a": 2} if profile == "acme" else {})
+    points = {"voltage_a": 230.1234567, "energy_active_import": 0.123456789}
+    await handle(db, handler, reading(profile="acme", points=points), reading("m-2", profile="other", points=points))
+    assert await stored(db) == [(NOON, {"voltage_a": 230.12, "energy_active_import": 0.123456789})]
+    assert await stored(db, "m-2") == [(NOON, {"voltage_a": 230.12346, "energy_active_import": 0.123456789})]
+
+
 async def test_null_and_its_flag_come_back(db: Database) -> None:
     await handle(
         db, HistoryHandler(), reading(points={"voltage_a": None, "current_a": 1.5}, quality={"voltage_a": "invalid"})
@@ -152,7 +207,15 @@ async def test_people_can_decode_a_report_with_sql(db: Database) -> None:
         db,
         HistoryHandler(),
         reading(
-            points={"voltage_a": -12.5, "energy_active_import": 123456.78, "current_a": None},
+            points={
+                "voltage_a": -12.5,
+                "voltage_b": 3276.7,
+                "voltage_c": 60000.25,
+                "energy_active_import": 123456.78,
+                "energy_active_export": 1e10 / 3,
+                "energy_reactive_import": -0.01,
+                "current_a": None,
+            },
             quality={"current_a": "invalid"},
         ),
     )
@@ -160,7 +223,11 @@ async def test_people_can_decode_a_report_with_sql(db: Database) -> None:
         rows = await conn.fetch("select * from report_points('m-1', $1, $2)", NOON, NOON + timedelta(minutes=1))
     assert {row["point"]: (row["value"], row["quality"]) for row in rows} == {
         "voltage_a": (-12.5, None),
+        "voltage_b": (3276.7, None),
+        "voltage_c": (60000.25, None),
         "energy_active_import": (123456.78, None),
+        "energy_active_export": (1e10 / 3, None),
+        "energy_reactive_import": (-0.01, None),
         "current_a": (None, "invalid"),
     }
 
