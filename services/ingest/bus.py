@@ -8,6 +8,7 @@ import orjson
 
 from libs.common.bus import envelope, topics
 from libs.common.bus.port import Header, Message, Received
+from libs.common.contracts.device import DeviceEvent
 from libs.common.contracts.telemetry import HEARTBEAT_TYPE, Rejected
 from libs.common.ids import new_id
 from services.ingest.domain.report import Rejection, Report
@@ -95,6 +96,13 @@ def rejected_message(rejection: Rejection) -> Message:
     )
     return envelope.message(
         topics.REJECTED, rejection.source, payload, source=SOURCE, time=rejection.received_at, event_id=rejected_id
+    )
+
+
+def event_message(event: DeviceEvent) -> Message:
+    """Return the message of an event that a device sent."""
+    return envelope.message(
+        topics.DEVICE_EVENTS, event.site_id, event, source=SOURCE, time=event.source_time, subject=event.device_id
     )
 
 

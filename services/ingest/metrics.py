@@ -4,6 +4,7 @@ from libs.common import metrics
 
 POINTS = metrics.counter("ingest_points_total", "Points of reports, by what became of them", ("protocol", "outcome"))
 DROPPED = metrics.counter("ingest_dropped_points_total", "Points that were lost on purpose", ("reason",))
+EVENTS = metrics.counter("ingest_device_events_total", "Alarms and events that devices sent", ("protocol",))
 REJECTED = metrics.counter("ingest_rejected_total", "Reports that were not taken", ("reason",))
 BUFFER_BYTES = metrics.gauge("ingest_buffer_bytes", "Bytes in the local spool")
 BUFFER_RECORDS = metrics.gauge("ingest_buffer_records", "Messages in the local spool")

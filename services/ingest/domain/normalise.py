@@ -17,6 +17,8 @@ from services.ingest.domain.registers import pattern
 Convert = Callable[[float | int | None], tuple[float | None, bool]]
 """Raw number to a number in the canonical unit and whether the device said that it is one."""
 
+NOTHING_TOLD: Mapping[str, Quality] = {}
+
 
 @dataclass(frozen=True, slots=True)
 class Ratios:
@@ -63,13 +65,16 @@ class Normaliser:
             name: POINTS[name].quantity if name in POINTS else Quantity.OTHER for name in profile.points
         }
 
-    def measure(self, raw: Mapping[str, float | int | None], ratios: Ratios) -> Measured:
+    def measure(
+        self, raw: Mapping[str, float | int | None], ratios: Ratios, told: Mapping[str, Quality] = NOTHING_TOLD
+    ) -> Measured:
         """Return the points of a report.
 
         Args:
             raw: Raw number per point that was read; None where the registers held no number. Points that were
                 not read are absent, and stay so.
             ratios: Of the device's transformers.
+            told: What the protocol itself says of points; absent is good. A bad one keeps no number.
         """
         factors: dict[Quantity, float] = {
             quantity: ratios.of(quantity) for quantity in self._applies if quantity is not Quantity.ENERGY
@@ -77,9 +82,10 @@ class Normaliser:
         found = Measured(energy_ratio=energy_ratio(self._profile, ratios))
         for name, number in raw.items():
             value, valid = self._converts[name](number)
-            if not valid or value is None:
+            flag = told.get(name)
+            if not valid or value is None or (flag is not None and flag.is_bad):
                 found.points[name] = None
-                found.quality[name] = Quality.INVALID
+                found.quality[name] = flag if flag is not None and flag.is_bad else Quality.INVALID
                 if number is not None:
                     found.raw[name] = float(number)
                 continue
@@ -87,7 +93,9 @@ class Normaliser:
             value = value if factor is None else value * factor
             found.points[name] = value
             point = POINTS.get(name)
-            if point is not None and not point.is_plausible(value):
+            if flag is not None:
+                found.quality[name] = flag
+            elif point is not None and not point.is_plausible(value):
                 found.quality[name] = Quality.SUSPECT
         for name, source in self._copies.items():
             if source in found.points:

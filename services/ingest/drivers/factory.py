@@ -1,5 +1,7 @@
 """Which driver speaks over a line of the registry."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 
 from libs.common.clock import Clock
@@ -9,15 +11,16 @@ from libs.common.profiles import DeviceProfile, Protocol
 from services.ingest.drivers import modbus_rtu
 from services.ingest.drivers.channel import SerialChannel, TcpChannel
 from services.ingest.drivers.endpoint import parse_endpoint
+from services.ingest.drivers.line_settings import one_of, seconds
 from services.ingest.drivers.modbus_tcp import ModbusTcpLine
-from services.ingest.drivers.port import Channel, LineDriver
+from services.ingest.drivers.port import Channel, LineDriver, Opening, TellingLine
 from services.ingest.drivers.stream import Sessions, StreamLine
 from services.ingest.settings import PollingSettings
 
 STREAM_KINDS = frozenset({LineKind.RTU_OVER_TCP, LineKind.SERIAL})
 """Lines that are a stream of bytes: whatever protocol a device on it speaks, several at a time."""
 POLLED_KINDS = STREAM_KINDS | {LineKind.TCP}
-"""Lines that ingest reads by asking; on the others devices speak by themselves."""
+"""Lines that ingest reads by asking."""
 
 DEFAULT_BAUD = 9600
 MOST_BAUD = 4_000_000
@@ -26,16 +29,43 @@ CHARACTERS_OF_SILENCE = 3.5
 BITS_OF_CHARACTER = 11
 
 
-def open_line(line: Line, clock: Clock, settings: PollingSettings) -> LineDriver:
-    """Return the driver of a line; it connects at the first request.
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """A driver for lines of one kind whose devices speak by themselves."""
+
+    open: Callable[[Opening], TellingLine]
+    """Raises ``InvalidInput`` when the line's endpoint or settings are wrong."""
+    supports: Callable[[DeviceProfile], bool]
+    """Whether it understands devices of a profile."""
+
+
+TELLING: Mapping[LineKind, Telling] = {}
+"""Lines whose devices speak by themselves."""
+
+
+def is_served(line: Line) -> bool:
+    """Return whether there is a driver for lines of this kind."""
+    return line.kind in POLLED_KINDS or line.kind in TELLING
+
+
+def open_line(line: Line, clock: Clock, settings: PollingSettings, *, beside: bool = False) -> LineDriver | TellingLine:
+    """Return the driver of a line; it connects at the first request, or when it is run.
 
     A line's own ``settings`` may hold ``timeout_s`` and ``quiet_s`` in place of the general ones, and for a serial
     port ``baud``, ``data``, ``parity`` and ``stop``.
 
+    Args:
+        line: Of the registry.
+        clock: Ours.
+        settings: What holds where the line says nothing.
+        beside: It is a second connection for one order, while somebody else may hold the line.
+
     Raises:
         InvalidInput: The line's kind has no driver, or its endpoint or settings are wrong.
     """
-    timeout_s = _seconds(line, "timeout_s", settings.response_timeout_s)
+    if line.kind in TELLING:
+        return TELLING[line.kind].open(Opening(line, clock, beside))
+    timeout_s = seconds(line, "timeout_s", settings.response_timeout_s)
     pacing_s = (line.pacing_ms or 0.0) / 1000
     match line.kind:
         case LineKind.TCP:
@@ -51,8 +81,8 @@ def open_line(line: Line, clock: Clock, settings: PollingSettings) -> LineDriver
             pacing_s = max(pacing_s, CHARACTERS_OF_SILENCE * BITS_OF_CHARACTER / baud)
         case _:
             raise InvalidInput(
-                f"line {line.id}: lines of kind {line.kind} are not polled",
-                message_zh=f"线路 {line.id}:{line.kind} 类型的线路不轮询",
+                f"line {line.id}: there is no driver for lines of kind {line.kind}",
+                message_zh=f"线路 {line.id}:没有 {line.kind} 类型线路的驱动",
             )
     return StreamLine(
         channel,
@@ -60,12 +90,14 @@ def open_line(line: Line, clock: Clock, settings: PollingSettings) -> LineDriver
         clock=clock,
         timeout_s=timeout_s,
         pacing_s=pacing_s,
-        quiet_s=_seconds(line, "quiet_s", settings.quiet_s),
+        quiet_s=seconds(line, "quiet_s", settings.quiet_s),
     )
 
 
-def supports(profile: DeviceProfile) -> bool:
-    """Return whether a device of the profile has points that can be asked for."""
+def supports(line: Line, profile: DeviceProfile) -> bool:
+    """Return whether a device of the profile can be read or heard on the line."""
+    if line.kind in TELLING:
+        return TELLING[line.kind].supports(profile)
     match profile.protocol:
         case Protocol.MODBUS:
             return any(True for _ in profile.modbus_points())
@@ -83,9 +115,9 @@ def _serial(line: Line, baud: int) -> SerialChannel:
     return SerialChannel(
         line.endpoint,
         baud=baud,
-        data_bits=int(_one_of(line, "data", settings.get("data", 8), (7, 8))),
-        parity=str(_one_of(line, "parity", settings.get("parity", "N"), ("N", "E", "O"))),
-        stop_bits=int(_one_of(line, "stop", settings.get("stop", 1), (1, 2))),
+        data_bits=int(one_of(line, "data", settings.get("data", 8), (7, 8))),
+        parity=str(one_of(line, "parity", settings.get("parity", "N"), ("N", "E", "O"))),
+        stop_bits=int(one_of(line, "stop", settings.get("stop", 1), (1, 2))),
     )
 
 
@@ -97,24 +129,3 @@ def _baud(line: Line) -> int:
             message_zh=f"线路 {line.id}:settings.baud 应为 50 至 {MOST_BAUD} 的波特率,实际为 {value!r}",
         )
     return value
-
-
-def _one_of(line: Line, name: str, value: object, known: tuple[int, ...] | tuple[str, ...]) -> int | str:
-    for one in known:
-        if value == one and not isinstance(value, bool):
-            return one
-    names = ", ".join(map(str, known))
-    raise InvalidInput(
-        f"line {line.id}: settings.{name}: expected one of {names}, found {value!r}",
-        message_zh=f"线路 {line.id}:settings.{name} 应为 {names} 之一,实际为 {value!r}",
-    )
-
-
-def _seconds(line: Line, name: str, default: float) -> float:
-    value = (line.settings or {}).get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 60:
-        raise InvalidInput(
-            f"line {line.id}: settings.{name}: expected seconds above 0, at most 60, found {value!r}",
-            message_zh=f"线路 {line.id}:settings.{name} 应为大于 0、不超过 60 的秒数,实际为 {value!r}",
-        )
-    return float(value)

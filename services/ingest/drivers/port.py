@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol, runtime_checkable
 
+from libs.common.clock import Clock
 from libs.common.contracts.base import Phase
+from libs.common.contracts.registry import Line
 from libs.common.contracts.telemetry import Quality, RejectReason
 from libs.common.errors import PlatformError, Unavailable
 from libs.common.profiles import Control, DeviceProfile
@@ -192,6 +194,7 @@ class LineSink(Protocol):
         """A device is not well though the line is; the reason is told when its reports stay away."""
 
 
+@runtime_checkable
 class TellingLine(Protocol):
     """One line whose devices speak by themselves: a 104 connection, an OPC UA server, a broker."""
 
@@ -214,6 +217,16 @@ class TellingLine(Protocol):
 
     async def close(self) -> None:
         """Close the connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a driver needs to open a line whose devices speak by themselves."""
+
+    line: Line
+    clock: Clock
+    beside: bool
+    """A second connection for one order, while another process may hold the line: it must not push that one out."""
 
 
 class Channel(Protocol):

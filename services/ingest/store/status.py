@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+import orjson
+
 from libs.common.bus import envelope, outbox, topics
 from libs.common.bus.port import Message
 from libs.common.contracts.device import Battery, Connectivity, DeviceStatus, RadioSignal, SimState
@@ -22,13 +24,19 @@ class PgStatusStore:
         async with self._db.read() as conn:
             rows = await conn.fetch(
                 """
-                select device_id, site_id, connectivity, since, last_report_at, reason, line_id, published_at
+                select device_id, site_id, connectivity, since, last_report_at, reason, line_id, published_at, texts
                   from device_status where device_id = any($1::text[])
                 """,
                 device_ids,
             )
         return {
-            row["device_id"]: StatusRow(**{**dict(row.items()), "connectivity": Connectivity(row["connectivity"])})
+            row["device_id"]: StatusRow(
+                **{
+                    **dict(row.items()),
+                    "connectivity": Connectivity(row["connectivity"]),
+                    "texts": orjson.loads(row["texts"]),
+                }
+            )
             for row in rows
         }
 
@@ -39,13 +47,13 @@ class PgStatusStore:
             await conn.execute(
                 """
                 insert into device_status
-                       (device_id, site_id, connectivity, since, last_report_at, reason, line_id, published_at)
+                       (device_id, site_id, connectivity, since, last_report_at, reason, line_id, published_at, texts)
                 select * from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[],
-                                     $6::text[], $7::text[], $8::timestamptz[])
+                                     $6::text[], $7::text[], $8::timestamptz[], $9::jsonb[])
                 on conflict (device_id) do update
                    set site_id = excluded.site_id, connectivity = excluded.connectivity, since = excluded.since,
                        last_report_at = excluded.last_report_at, reason = excluded.reason,
-                       line_id = excluded.line_id, published_at = excluded.published_at
+                       line_id = excluded.line_id, published_at = excluded.published_at, texts = excluded.texts
                 """,
                 [row.device_id for row in ordered],
                 [row.site_id for row in ordered],
@@ -55,16 +63,18 @@ class PgStatusStore:
                 [row.reason for row in ordered],
                 [row.line_id for row in ordered],
                 [row.published_at for row in ordered],
+                [orjson.dumps(row.texts).decode() for row in ordered],
             )
-            await outbox.put(conn, [_message(row) for row in ordered])
+            await outbox.put(conn, [status_message(row) for row in ordered])
 
 
-def _message(row: StatusRow) -> Message:
+def status_message(row: StatusRow) -> Message:
+    """Return the message that tells a device's status."""
     status = DeviceStatus(
         device_id=DeviceId(row.device_id),
         site_id=SiteId(row.site_id),
         connectivity=row.connectivity,
-        texts={},
+        texts=row.texts,
         signal=RadioSignal(),
         battery=Battery(),
         sim=SimState(),

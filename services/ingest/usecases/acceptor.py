@@ -21,11 +21,20 @@ from libs.common.backoff import Backoff
 from libs.common.bus import topics
 from libs.common.bus.port import Bus, BusUnavailable, Message, MessageRefused
 from libs.common.clock import Clock
+from libs.common.contracts.device import DeviceEvent
 from libs.common.contracts.telemetry import RejectReason
 from libs.common.errors import Unavailable
 from libs.common.ids import DeviceId
 from services.ingest import metrics
-from services.ingest.bus import heartbeat_message, is_heartbeat, pack, reading_message, rejected_message, unpack
+from services.ingest.bus import (
+    event_message,
+    heartbeat_message,
+    is_heartbeat,
+    pack,
+    reading_message,
+    rejected_message,
+    unpack,
+)
 from services.ingest.domain.acceptance import DeviceMemory, Limits, Refused, Route, is_still_live, judge
 from services.ingest.domain.report import Rejection, Report
 from services.ingest.spool import Record, Spool, SpoolFull
@@ -178,6 +187,27 @@ class Acceptor:
         await self._make_durable([rejected_message(rejection) for rejection in rejections])
         for rejection in rejections:
             metrics.REJECTED.labels(rejection.reason).inc()
+
+    async def accept_events(self, events: Sequence[DeviceEvent]) -> None:
+        """Return once events that devices sent are durable, in their order.
+
+        A time too far ahead of ours is a wrong clock: ours stands in its place. An old one is a delayed delivery and
+        stays.
+
+        Raises:
+            SpoolFull: Nothing was accepted.
+        """
+        now = self._clock.now()
+        messages: list[Message] = []
+        for event in events:
+            ahead_s = (event.source_time - now).total_seconds()
+            if ahead_s > self._limits.max_skew_s:
+                self._watch.clock_wrong(event.device_id, event.site_id, ahead_s)
+                event = event.model_copy(update={"source_time": now})
+            messages.append(event_message(event))
+        await self._make_durable(messages)
+        for event in events:
+            metrics.EVENTS.labels(event.driver or "unknown").inc()
 
     async def heartbeat(self, instance: str, partitions: int, seq: int) -> None:
         """Publish one heartbeat into every partition, by the way that reports go.

@@ -35,7 +35,7 @@ class Handle:
     async def read(self, names: Collection[str]) -> tuple[Points, datetime]:
         """Return points in canonical units, and when they were read; raises as the driver."""
         raw = await self.session.read_points(names)
-        return self.normaliser.measure(raw.raw, Ratios()).points, raw.received_at
+        return self.normaliser.measure(raw.raw, Ratios(), raw.quality).points, raw.received_at
 
     async def write(self, control: Control, value: float | None) -> str:
         """Do a control; raises as the driver."""

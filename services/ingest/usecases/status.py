@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -40,6 +40,8 @@ class StatusRow:
     reason: str | None
     line_id: str | None
     published_at: datetime
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """Text points, such as ``meter_address``, as last read."""
 
 
 class StatusStore(Protocol):
@@ -64,6 +66,7 @@ class _Watched:
     told: StatusRow | None = None
     last_report_at: datetime | None = None
     reason: str | None = None
+    texts: dict[str, str] = field(default_factory=dict)
 
 
 class StatusBoard:
@@ -103,6 +106,12 @@ class StatusBoard:
         if found is not None:
             found.reason = reason
 
+    def texts(self, device_id: str, texts: Mapping[str, str]) -> None:
+        """Text points of the device have been read; they are told when they are others than before."""
+        found = self._watched.get(device_id)
+        if found is not None:
+            found.texts.update(texts)
+
     def connectivity(self, device_id: str) -> Connectivity | None:
         """Return what holds for a device now, None when we do not listen to it."""
         found = self._watched.get(device_id)
@@ -135,8 +144,9 @@ class StatusBoard:
                 found = self._watched.get(device_id)
                 if found is not None:
                     found.told = told.get(device_id)
-                    if found.told is not None and found.last_report_at is None:
-                        found.last_report_at = found.told.last_report_at
+                    if found.told is not None:
+                        found.last_report_at = found.last_report_at or found.told.last_report_at
+                        found.texts = {**found.told.texts, **found.texts}
             self._unknown.difference_update(asked)
         now = self._clock.now()
         rows: list[StatusRow] = []
@@ -173,7 +183,7 @@ class StatusBoard:
         changed = (
             told is None
             or told.connectivity is not connectivity
-            or (told.site_id, told.line_id) != (found.site_id, found.line_id)
+            or (told.site_id, told.line_id, told.texts) != (found.site_id, found.line_id, found.texts)
         )
         stale = (
             told is not None
@@ -192,4 +202,5 @@ class StatusBoard:
             reason=found.reason if connectivity is Connectivity.OFFLINE else None,
             line_id=found.line_id,
             published_at=now,
+            texts=dict(found.texts),
         )

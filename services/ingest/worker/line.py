@@ -21,9 +21,9 @@ from libs.common.errors import InvalidInput, PlatformError
 from libs.common.ids import DeviceId, LineId
 from libs.common.profiles import DeviceProfile
 from services.ingest import metrics
-from services.ingest.domain.normalise import Normaliser, Ratios
+from services.ingest.domain.normalise import Normaliser
 from services.ingest.domain.polling import BreakerLimits, DeviceBreaker, missed_slots, next_slot, offset_s
-from services.ingest.domain.report import Rejection, Report
+from services.ingest.domain.report import Rejection
 from services.ingest.drivers.port import (
     Address,
     BadAnswer,
@@ -38,6 +38,7 @@ from services.ingest.settings import PollingSettings
 from services.ingest.spool import SpoolFull
 from services.ingest.usecases.acceptor import Acceptor
 from services.ingest.usecases.status import StatusBoard
+from services.ingest.worker.reports import ratios_of, report_of
 from services.ingest.worker.waiting import wait_for
 
 logger = logging.getLogger(__name__)
@@ -176,9 +177,9 @@ class LineRunner:
         wanted = [] if polled is None else [name for name in names if name in polled.profile.points]
         if polled is None or not wanted:
             return None
-        session, ratios = polled.session, _ratios(polled.device)
+        session, ratios = polled.session, ratios_of(polled.device)
         raw = await self.first(lambda: session.read_points(wanted))
-        return polled.normaliser.measure(raw.raw, ratios).points, raw.received_at
+        return polled.normaliser.measure(raw.raw, ratios, raw.quality).points, raw.received_at
 
     def session(self, address: Address) -> DeviceSession:
         """Return a session for a device on this line, polled or not; to be used within ``first`` only.
@@ -330,29 +331,15 @@ class LineRunner:
             logger.debug("rejection lost, the spool is full", extra={"device_id": polled.device.id})
 
     async def _deliver(self, polled: Polled, raw: RawReport) -> None:
-        device = polled.device
-        measured = polled.normaliser.measure(raw.raw, _ratios(device))
-        if not measured.points:
+        self._status.texts(polled.device.id, raw.texts)
+        report = report_of(
+            raw, device=polled.device, profile=polled.profile, normaliser=polled.normaliser,
+            driver=polled.profile.protocol, line_id=self.line.id,
+        )  # fmt: skip
+        if report is None:
             return
-        report = Report(
-            device_id=DeviceId(device.id),
-            site_id=device.site,
-            source_time=raw.received_at,
-            received_at=raw.received_at,
-            driver=polled.profile.protocol,
-            points=measured.points,
-            quality=measured.quality,
-            raw=measured.raw,
-            device_time=raw.device_time,
-            line_id=LineId(self.line.id),
-            profile=polled.profile.name,
-            profile_version=polled.profile.version,
-            ct_ratio=device.ct_ratio,
-            pt_ratio=device.pt_ratio,
-            energy_ratio=measured.energy_ratio,
-        )
         try:
-            await self._acceptor.accept([report])
+            await self._acceptor.accept([report], history=raw.archive)
         except SpoolFull:
             metrics.DROPPED.labels("spool_full").inc(len(report.points))
 
@@ -372,7 +359,3 @@ def _fail(done: asyncio.Future[None], exc: Exception) -> None:
     if not done.done():
         done.set_exception(exc)
         done.exception()  # whoever waited may have gone
-
-
-def _ratios(device: Device) -> Ratios:
-    return Ratios(ct=device.ct_ratio, pt=device.pt_ratio)

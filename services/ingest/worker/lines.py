@@ -13,17 +13,19 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from libs.common.clock import Clock
-from libs.common.contracts.registry import EntityKind
+from libs.common.contracts.registry import EntityKind, Line
 from libs.common.errors import Unavailable
 from libs.common.lease import Lease, LeaseKeeper
 from libs.common.profiles import ProfileCatalogue
 from services.ingest import metrics
 from services.ingest.drivers.factory import open_line
+from services.ingest.drivers.port import TellingLine
 from services.ingest.settings import PollingSettings
 from services.ingest.usecases.acceptor import Acceptor
 from services.ingest.usecases.status import StatusBoard
 from services.ingest.usecases.topology import Topology
 from services.ingest.worker.line import LineFindings, LineRunner
+from services.ingest.worker.telling import TellingRunner
 from services.ingest.worker.waiting import wait_for
 from services.ingest.worker.wanted import WantedLines
 
@@ -46,12 +48,16 @@ class Instances(Protocol):
         """Note that we stop."""
 
 
+Runner = LineRunner | TellingRunner
+"""Whoever owns a line: one that polls its devices, or one that listens to them."""
+
+
 @dataclass(slots=True)
 class Held:
     """A line that this process holds."""
 
     lease: Lease
-    runner: LineRunner
+    runner: Runner
     task: asyncio.Task[None]
 
 
@@ -99,13 +105,13 @@ class LineManager:
         """Give no line away of its own accord for which ``needed`` says true (a breaker on it is open)."""
         self._keeps = needed
 
-    def runner(self, line_id: str) -> LineRunner | None:
+    def runner(self, line_id: str) -> Runner | None:
         """Return the task of a line, None when this process does not hold it."""
         held = self._held.get(line_id)
         return None if held is None else held.runner
 
-    def runner_of(self, device_id: str) -> LineRunner | None:
-        """Return the task that polls a device, None when this process does not."""
+    def runner_of(self, device_id: str) -> Runner | None:
+        """Return the task that polls a device or listens to it, None when this process does not."""
         device = self._topology.device(device_id, self._clock.now())
         found = None if device is None or device.line is None else self.runner(device.line)
         return found if found is not None and device_id in found.device_ids else None
@@ -195,27 +201,30 @@ class LineManager:
         for lease in leases:
             line_id = lease.name.removeprefix(LEASE_PREFIX)
             wanted = self._wanted.lines[line_id]
-            line, driver = wanted.line, open_line(wanted.line, self._clock, self._settings)
-            runner = LineRunner(
-                line=line,
-                driver=driver,
-                acceptor=self._acceptor,
-                status=self._status,
-                findings=self._findings,
-                clock=self._clock,
-                settings=self._settings,
-            )
+            runner = self._runner(wanted.line)
             runner.update(wanted.devices)
             task = group.create_task(self._keep_running(runner), name=f"line {line_id}")
             self._held[line_id] = Held(lease, runner, task)
             for listener in self._on_taken:
                 listener(line_id)
 
+    def _runner(self, line: Line) -> Runner:
+        driver = open_line(line, self._clock, self._settings)
+        if isinstance(driver, TellingLine):
+            return TellingRunner(
+                line=line, driver=driver, acceptor=self._acceptor, status=self._status, findings=self._findings,
+                clock=self._clock, settings=self._settings,
+            )  # fmt: skip
+        return LineRunner(
+            line=line, driver=driver, acceptor=self._acceptor, status=self._status, findings=self._findings,
+            clock=self._clock, settings=self._settings,
+        )  # fmt: skip
+
     def _share(self) -> int:
         """Return how many lines this process should hold: an equal part, rounded up."""
         return math.ceil(len(self._wanted.lines) / self._alive)
 
-    async def _keep_running(self, runner: LineRunner) -> None:
+    async def _keep_running(self, runner: Runner) -> None:
         while True:
             try:
                 await runner.run()

@@ -14,10 +14,11 @@ from libs.common.errors import PlatformError
 from libs.common.profiles import DeviceProfile
 from services.ingest.domain.normalise import Normaliser
 from services.ingest.drivers.factory import open_line
-from services.ingest.drivers.port import Address, LineDown
+from services.ingest.drivers.port import Address, LineDown, TellingLine
 from services.ingest.settings import PollingSettings
 from services.ingest.usecases.reach import Handle, Points, Target
 from services.ingest.worker.lines import LineManager
+from services.ingest.worker.telling import connected
 
 logger = logging.getLogger(__name__)
 
@@ -42,14 +43,17 @@ class LineReach:
             return await runner.first(lambda: job(Handle(runner.session(address), normaliser)))
         if not alone:
             raise LineDown(f"line {target.line.id} is not held by this process")
-        driver = open_line(target.line, self._clock, self._settings)
+        driver = open_line(target.line, self._clock, self._settings, beside=True)
+        if isinstance(driver, TellingLine):
+            async with connected(driver, address):
+                return await job(Handle(driver.session(address), normaliser))
         try:
             return await job(Handle(driver.session(address), normaliser))
         finally:
             await driver.close()
 
     async def read_polled(self, device_id: str, names: Collection[str]) -> tuple[Points, datetime] | None:
-        """Read points of a device that this process polls, now."""
+        """Read points of a device on a line of this process, now."""
         runner = self._lines.runner_of(device_id)
         if runner is None:
             return None

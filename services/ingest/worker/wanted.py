@@ -1,4 +1,4 @@
-"""Which lines have something to poll, kept up to date line by line, so that a large registry costs nothing at rest."""
+"""Which lines have devices to poll or to listen to, line by line, so that a large registry costs nothing at rest."""
 
 import logging
 from collections import deque
@@ -9,7 +9,7 @@ from libs.common.clock import Clock
 from libs.common.contracts.registry import Device, EntityKind, Line
 from libs.common.errors import InvalidInput
 from libs.common.profiles import DeviceProfile, ProfileCatalogue
-from services.ingest.drivers.factory import POLLED_KINDS, open_line, supports
+from services.ingest.drivers.factory import is_served, open_line, supports
 from services.ingest.settings import PollingSettings
 from services.ingest.usecases.topology import Topology
 
@@ -22,14 +22,14 @@ LOOKED_AT_ANYWAY = 50
 
 @dataclass(frozen=True, slots=True)
 class WantedLine:
-    """A line and the devices to be polled on it."""
+    """A line and the devices to be polled or listened to on it."""
 
     line: Line
     devices: Mapping[str, tuple[Device, DeviceProfile]]
 
 
 class WantedLines:
-    """The lines of the registry that this driver set can poll."""
+    """The lines of the registry that there are drivers for."""
 
     def __init__(
         self, *, topology: Topology, catalogue: ProfileCatalogue, clock: Clock, settings: PollingSettings
@@ -89,11 +89,11 @@ class WantedLines:
     def _look(self, line_id: str) -> WantedLine | None:
         now = self._clock.now()
         line = self._topology.line(line_id, now)
-        if line is None or line.kind not in POLLED_KINDS:
+        if line is None or not is_served(line):
             return None
         devices: dict[str, tuple[Device, DeviceProfile]] = {}
         for device in self._topology.devices_on(line_id, now):
-            profile = self._profile(device)
+            profile = self._profile(line, device)
             if profile is not None:
                 devices[device.id] = (device, profile)
         if not devices:
@@ -105,14 +105,14 @@ class WantedLines:
             return None
         return WantedLine(line, devices)
 
-    def _profile(self, device: Device) -> DeviceProfile | None:
+    def _profile(self, line: Line, device: Device) -> DeviceProfile | None:
         if device.profile is None:
             return None
         profile = self._catalogue.find(device.profile, device.profile_version)
         if profile is None:
             self._say_once(device.id, f"there is no profile {device.profile} {device.profile_version or ''}".rstrip())
             return None
-        return profile if supports(profile) else None
+        return profile if supports(line, profile) else None
 
     def _say_once(self, subject: str, reason: str) -> None:
         if self._said.get(subject) != reason:

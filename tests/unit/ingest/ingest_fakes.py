@@ -1,6 +1,7 @@
 """Stand-ins for what ingest works with: a bus that can be away, a line with one switch, a store, a registry."""
 
-from collections.abc import Collection, Sequence
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,7 +13,15 @@ from libs.common.errors import Unavailable
 from libs.common.ids import LineId, SiteId
 from libs.common.lease import Lease
 from libs.common.profiles import Control
-from services.ingest.drivers.port import Address, BadAnswer, DeviceSilent, LineDown, RawReport
+from services.ingest.drivers.port import (
+    Address,
+    BadAnswer,
+    DeviceSession,
+    DeviceSilent,
+    LineDown,
+    LineSink,
+    RawReport,
+)
 from services.ingest.usecases.topology import Topology
 
 LONG_AGO = datetime.fromisoformat("2025-01-01T00:00:00+00:00")
@@ -114,6 +123,65 @@ class FakeDriver:
 
     async def close(self) -> None:
         self.closed += 1
+
+
+class FakeTellingLine:
+    """A line whose devices speak by themselves, played by the test: ``sink`` is where they speak into."""
+
+    protocol = "fake"
+
+    def __init__(self, *devices: str, clock: Clock) -> None:
+        self.devices = {device_id: FakeDevice(clock, breaker_state=240) for device_id in devices}
+        self.sink: LineSink | None = None
+        self.runs: list[dict[str, Address]] = []
+        self.refuses: Exception | None = None
+        self.lost = asyncio.Event()
+        self.closed = 0
+
+    async def run(self, devices: Mapping[str, Address], sink: LineSink) -> None:
+        self.runs.append(dict(devices))
+        if self.refuses is not None:
+            raise self.refuses
+        self.sink = sink
+        self.lost.clear()
+        sink.up()
+        try:
+            await self.lost.wait()
+        finally:
+            self.sink = None
+        raise LineDown("connection lost")
+
+    def session(self, address: Address) -> DeviceSession:
+        return _WhileConnected(self, self.devices[address.device_id])
+
+    async def close(self) -> None:
+        self.closed += 1
+
+    def says(self) -> LineSink:
+        assert self.sink is not None, "the line is not connected"
+        return self.sink
+
+
+class _WhileConnected:
+    """A device that can be reached while its line is connected."""
+
+    def __init__(self, line: FakeTellingLine, device: FakeDevice) -> None:
+        self._line = line
+        self._device = device
+
+    async def read(self) -> RawReport:
+        return await self._reached().read()
+
+    async def read_points(self, names: Collection[str]) -> RawReport:
+        return await self._reached().read_points(names)
+
+    async def write(self, control: Control, value: float | None) -> str:
+        return await self._reached().write(control, value)
+
+    def _reached(self) -> FakeDevice:
+        if self._line.sink is None:
+            raise LineDown("not connected")
+        return self._device
 
 
 class FakeCommandStore:

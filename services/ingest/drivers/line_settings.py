@@ -1,0 +1,35 @@
+"""The settings that a line of the registry may have of its own, checked."""
+
+from libs.common.contracts.registry import Line
+from libs.common.errors import InvalidInput
+
+
+def one_of(line: Line, name: str, value: object, known: tuple[int, ...] | tuple[str, ...]) -> int | str:
+    """Return ``value``, the line's setting of this name, when it is one of those that are known.
+
+    Raises:
+        InvalidInput: It is not.
+    """
+    for one in known:
+        if value == one and not isinstance(value, bool):
+            return one
+    names = ", ".join(map(str, known))
+    raise InvalidInput(
+        f"line {line.id}: settings.{name}: expected one of {names}, found {value!r}",
+        message_zh=f"线路 {line.id}:settings.{name} 应为 {names} 之一,实际为 {value!r}",
+    )
+
+
+def seconds(line: Line, name: str, default: float, *, most: float = 60) -> float:
+    """Return the line's setting of this name, a time above 0. [s]
+
+    Raises:
+        InvalidInput: It is none, or above ``most``.
+    """
+    value = (line.settings or {}).get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= most:
+        raise InvalidInput(
+            f"line {line.id}: settings.{name}: expected seconds above 0, at most {most:g}, found {value!r}",
+            message_zh=f"线路 {line.id}:settings.{name} 应为大于 0、不超过 {most:g} 的秒数,实际为 {value!r}",
+        )
+    return float(value)
