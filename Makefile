@@ -33,6 +33,7 @@ run: setup ## start the whole suite with a simulated field; Ctrl-C stops it
 
 test: setup ## set up real Kafka, PostgreSQL and a browser, and run every test
 	@deploy/setup/backing-services
+	@deploy/setup/test-peers
 	@if [ -z "$$KAFKA_BOOTSTRAP_SERVERS" ] && command -v java mvn >/dev/null; then deploy/kafka/kafka.sh jars >/dev/null; fi
 	$(BIN)/pytest -n $(JOBS) --reruns $(RERUNS) $(T)
 ifeq ($(T),tests)
