@@ -11,9 +11,10 @@ import orjson
 import typer
 
 from libs.common.clock import SystemClock
-from libs.common.errors import InvalidInput, PlatformError
+from libs.common.errors import InvalidInput, PlatformError, Unavailable
 from libs.common.log import setup_logging
 from libs.common.settings import load_common
+from libs.fieldsim.aep.platform import Account, DevicePlatform, Oddities
 from libs.fieldsim.breaker import MOTOR_DELAY_S
 from libs.fieldsim.control_api import ControlServer, UnitCall, UnitCommand, answer_facts
 from libs.fieldsim.demo import HISTORY_HOURS, HISTORY_PERIOD_S, Wishes, run_demo
@@ -37,7 +38,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Simulated field for tests and integrators: Modbus TCP meters and breakers fed from real measured curves, "
-    "and a small supervision centre (SC).  模拟现场：由实测曲线驱动的 Modbus TCP 电表、断路器，以及小型监控中心。",
+    "a small supervision centre (SC) and a device platform (AEP).  "
+    "模拟现场：由实测曲线驱动的 Modbus TCP 电表、断路器，以及小型监控中心和物联平台。",
 )
 
 PortOption = Annotated[int, typer.Option(help="TCP port, 0 is a free one; further lines take the next ports.")]
@@ -238,6 +240,63 @@ def sc(
             announce=announcer(ready_file),
             stop=stop,
         )
+
+    _run(run)
+
+
+@app.command()
+def aep(
+    port: Annotated[int, typer.Option(help="TCP port of the API, 0 is a free one.")] = 15090,
+    host: HostOption = LOOPBACK,
+    push_url: Annotated[str | None, typer.Option(help="Where to push; none: nowhere.")] = None,
+    devices: Annotated[int, typer.Option(min=1, max=9999, help="Breakers: dev0001, dev0002 …")] = 1,
+    report_every_s: Annotated[float, typer.Option(min=0, help="Each device reports this often, 0 never. [s]")] = 60.0,
+    tenant: Annotated[str, typer.Option(help="tenantId of the pushes.")] = "20001234",
+    product: Annotated[str, typer.Option(help="productId.")] = "10000001",
+    app_key: Annotated[str, typer.Option(help="Key of the application that may call.")] = "demoAppKey01",
+    app_secret: Annotated[str, typer.Option(help="Its secret.", show_default=False)] = "demoSecret01",  # noqa: S107  # of the simulation
+    master_key: Annotated[str, typer.Option(help="MasterKey of the product.", show_default=False)] = "demoMasterKey",
+    copies: Annotated[int, typer.Option(min=1, help="How often each message is pushed.")] = 1,
+    text_numbers: Annotated[bool, typer.Option(help="Push numbers as text, the product id as number.")] = False,
+    out_of_order: Annotated[bool, typer.Option(help="Push results of commands in the wrong order.")] = False,
+    clock_offset_s: Annotated[float, typer.Option(help="How wrong the platform's clock is. [s]")] = 0.0,
+    ready_file: ReadyOption = None,
+) -> None:
+    """Run a device platform (CTWing AEP): signed API, command states, pushes with their oddities.
+
+    模拟天翼物联平台（AEP）：校验签名、指令状态、带各种异常的数据推送。
+    """
+    platform = DevicePlatform(
+        clock=SystemClock(),
+        account=Account(tenant=tenant, product=product, app_key=app_key, app_secret=app_secret, master_key=master_key),
+        devices=devices,
+        push_url=push_url,
+        report_every_s=report_every_s,
+        clock_offset_s=clock_offset_s,
+        oddities=Oddities(
+            copies=copies,
+            numbers_as_text=text_numbers,
+            product_as_number=text_numbers,
+            results_out_of_order=out_of_order,
+        ),
+        host=host,
+        port=port,
+    )
+    announce = announcer(ready_file)
+
+    async def run(stop: asyncio.Event) -> None:
+        try:
+            await platform.start()
+        except OSError as exc:
+            raise Unavailable(f"cannot listen: {exc.strerror}", message_zh=f"无法监听端口：{exc.strerror}") from exc
+        working = asyncio.create_task(platform.run(), name="aep")
+        try:
+            announce({"aep_url": platform.url, "devices": list(platform.devices)})
+            await stop.wait()
+        finally:
+            working.cancel()
+            await asyncio.wait([working])
+            await platform.stop()
 
     _run(run)
 
