@@ -13,8 +13,11 @@ What goes wrong within a connection's block is sorted when it leaves the block; 
 """
 
 import asyncio
+import errno
 import logging
+import os
 import re
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
@@ -54,6 +57,13 @@ AWAY = (
 """What means that the server is away or cannot take it now, as opposed to a wrong statement."""
 BUSY = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.QueryCanceledError)
 """What others caused, or our own haste."""
+REFUSED = (
+    asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError,
+    asyncpg.ClientConfigurationError,
+)  # fmt: skip
+"""What the server says of a wrong user, password or name; waiting mends none of them."""
+NOT_REACHED = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""Whatever happens before there is a connection: nothing of the caller's has been done yet."""
 UNSTORABLE = (asyncpg.CharacterNotInRepertoireError, asyncpg.UntranslatableCharacterError)
 
 
@@ -97,11 +107,7 @@ class Database:
     @property
     def place(self) -> str:
         """Host, port and database without credentials, for messages."""
-        if self._settings.url is None:
-            return "(no DATABASE_URL)"
-        parts = urlsplit(self._settings.url.get_secret_value())
-        hosts = parts.netloc.rpartition("@")[2] or "local socket"
-        return f"{hosts if re.search(r':[0-9]+$', hosts) else hosts + ':5432'}{parts.path}"
+        return "(no DATABASE_URL)" if self._settings.url is None else place_of(self._settings.url.get_secret_value())
 
     async def open(self) -> None:
         """Connect; a pool that is open stays as it is.
@@ -134,7 +140,7 @@ class Database:
             )
             async with pool.acquire(timeout=self._settings.connect_timeout_s):
                 self._pool = pool
-        except _NOT_REACHED as exc:
+        except NOT_REACHED as exc:
             raise self._unavailable(exc, pool) from exc
         finally:
             if self._pool is None and pool is not None:
@@ -198,7 +204,7 @@ class Database:
             raise DatabaseUnavailable(f"database {self.place}: not connected", message_zh="数据库尚未连接")
         try:
             conn = await pool.acquire(timeout=self._settings.connect_timeout_s)
-        except _NOT_REACHED as exc:
+        except NOT_REACHED as exc:
             raise self._unavailable(exc, pool) from exc
         ended = False
         try:
@@ -243,20 +249,59 @@ class Database:
         return None
 
     def _unavailable(self, exc: BaseException, pool: asyncpg.Pool | None) -> DatabaseUnavailable:
-        reason, reason_zh = str(exc) or type(exc).__name__, str(exc) or type(exc).__name__
-        if isinstance(exc, TimeoutError):
-            wait_s = self._settings.connect_timeout_s
-            reason, reason_zh = f"no answer within {wait_s:g} s", f"{wait_s:g} 秒内无应答"
-            if pool is not None and pool.get_size() >= pool.get_max_size() and pool.get_idle_size() == 0:
-                reason = f"all {pool.get_max_size()} connections were in use for {wait_s:g} s"
-                reason_zh = f"全部 {pool.get_max_size()} 个连接在 {wait_s:g} 秒内均被占用"
-        if self._role is not None and f'role "{self._role}" does not exist' in reason:
-            reason, reason_zh = f"{reason}: run `wattring migrate`", f"{reason_zh}:请运行 `wattring migrate`"
-        return DatabaseUnavailable(f"database {self.place}: {reason}", message_zh=f"数据库 {self.place}:{reason_zh}")
+        url, wait_s = self._settings.url, self._settings.connect_timeout_s
+        busy = pool is not None and pool.get_size() >= pool.get_max_size() and pool.get_idle_size() == 0
+        if isinstance(exc, TimeoutError) and pool is not None and busy:
+            return DatabaseUnavailable(
+                f"database {self.place}: all {pool.get_max_size()} connections were in use for {wait_s:g} s",
+                message_zh=f"数据库 {self.place}:全部 {pool.get_max_size()} 个连接在 {wait_s:g} 秒内均被占用",
+            )
+        if self._role is not None and f'role "{self._role}" does not exist' in str(exc):
+            return DatabaseUnavailable(
+                f"database {self.place}: {exc}: run `wattring migrate`",
+                message_zh=f"数据库 {self.place}:{exc}:请运行 `wattring migrate`",
+            )
+        return not_reached("" if url is None else url.get_secret_value(), exc, waited_s=wait_s)
 
 
-_NOT_REACHED = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-"""Whatever happens before there is a connection: nothing of the caller's has been done yet."""
+def place_of(url: str) -> str:
+    """Return host, port and database of a URL without its credentials, for messages."""
+    parts = urlsplit(url)
+    hosts = parts.netloc.rpartition("@")[2] or "local socket"
+    return f"{hosts if re.search(r':[0-9]+$', hosts) else hosts + ':5432'}{parts.path}"
+
+
+def not_reached(url: str, exc: BaseException, *, waited_s: float | None = None) -> DatabaseUnavailable:
+    """Return why there is no connection, with the address and, where that may be wrong, the setting that says it.
+
+    Args:
+        url: Where the server should be; its credentials are not shown.
+        exc: What the driver or the system said.
+        waited_s: How long an answer was waited for. [s]
+    """
+    reason = reason_zh = str(exc) or type(exc).__name__
+    if isinstance(exc, TimeoutError) and exc.errno is None:
+        reason, reason_zh = "no answer", "无应答"
+        if waited_s is not None:
+            reason, reason_zh = f"no answer within {waited_s:g} s", f"{waited_s:g} 秒内无应答"
+    elif isinstance(exc, OSError) and exc.errno in _UNREACHED_ZH:
+        reason, reason_zh = os.strerror(exc.errno), _UNREACHED_ZH[exc.errno]
+    elif isinstance(exc, socket.gaierror):
+        reason, reason_zh = f"the host cannot be looked up ({exc.strerror})", "无法解析主机名"
+    # The embedded server is on a socket, and its address is nobody's mistake.
+    if isinstance(exc, REFUSED) or (isinstance(exc, OSError) and urlsplit(url).netloc.rpartition("@")[2]):
+        reason, reason_zh = f"{reason}; check DATABASE_URL", f"{reason_zh};请检查 DATABASE_URL"
+    place = place_of(url)
+    return DatabaseUnavailable(f"database {place}: {reason}", message_zh=f"数据库 {place}:{reason_zh}")
+
+
+_UNREACHED_ZH = {
+    errno.ECONNREFUSED: "连接被拒绝",
+    errno.ECONNRESET: "连接被重置",
+    errno.ETIMEDOUT: "连接超时",
+    errno.EHOSTUNREACH: "主机不可达",
+    errno.ENETUNREACH: "网络不可达",
+}
 
 
 def _is_being_cancelled() -> bool:

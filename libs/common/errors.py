@@ -24,6 +24,10 @@ class Bilingual(NamedTuple):
     chinese: str
 
 
+PROBLEMS_SHOWN = 200
+"""Wrong places of one file that are told; a file of millions of them would be an answer of gigabytes."""
+
+
 class PlatformError(Exception):
     """An error whose reader can act on it."""
 
@@ -64,15 +68,22 @@ class InvalidFile(InvalidInput):
     title_zh = "文件有误"
 
     def __init__(self, source: str, problems: "list[Problem]") -> None:
-        lines = "\n".join(f"  {source}:{problem}" for problem in problems)
-        lines_zh = "\n".join(f"  {source}:{problem.text_zh()}" for problem in problems)
+        self.problems = problems[:PROBLEMS_SHOWN]
+        """The first wrong places."""
+        lines = [f"{source}: {len(problems)} problem(s), nothing was imported"]
+        lines_zh = [f"{source}:共 {len(problems)} 处错误,未导入任何内容"]
+        lines += [f"  {source}:{problem}" for problem in self.problems]
+        lines_zh += [f"  {source}:{problem.text_zh()}" for problem in self.problems]
+        if more := len(problems) - len(self.problems):
+            lines.append(f"  … and {more} more")
+            lines_zh.append(f"  …… 另有 {more} 处")
         super().__init__(
-            f"{source}: {len(problems)} problem(s), nothing was imported\n{lines}",
-            message_zh=f"{source}:共 {len(problems)} 处错误,未导入任何内容\n{lines_zh}",
+            "\n".join(lines),
+            message_zh="\n".join(lines_zh),
             source=source,
-            problems=[problem.as_dict() for problem in problems],
+            problems=[problem.as_dict() for problem in self.problems],
+            problem_count=len(problems),
         )
-        self.problems = problems
 
 
 class WrongValue(ValueError):

@@ -40,7 +40,7 @@ from typing import Any, Literal
 
 import asyncpg
 
-from libs.common.db import DatabaseUnavailable
+from libs.common.db import NOT_REACHED, DatabaseUnavailable, not_reached
 from libs.common.errors import PlatformError, Unavailable
 from libs.common.settings import SERVICES, DatabaseSettings
 
@@ -397,12 +397,11 @@ class SchemaGate:
         """
         if self._settings.url is None:
             raise DatabaseUnavailable("no database: set DATABASE_URL", message_zh="未配置数据库:请设置 DATABASE_URL")
+        url, patience_s = self._settings.url.get_secret_value(), self._settings.connect_timeout_s
         try:
-            conn = await asyncpg.connect(
-                self._settings.url.get_secret_value(), timeout=self._settings.connect_timeout_s
-            )
-        except (OSError, TimeoutError, asyncpg.PostgresError) as exc:
-            raise DatabaseUnavailable(f"database: {exc or type(exc).__name__}") from exc
+            conn = await asyncpg.connect(url, timeout=patience_s)
+        except NOT_REACHED as exc:
+            raise not_reached(url, exc, waited_s=patience_s) from exc
         try:
             for schema in self._schemas:
                 await require_current(conn, schema)

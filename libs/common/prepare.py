@@ -17,6 +17,7 @@ import asyncpg
 
 from libs.common.bus import open_bus, topics
 from libs.common.clock import SystemClock
+from libs.common.db import REFUSED, not_reached
 from libs.common.errors import PlatformError, Unavailable
 from libs.common.log import setup_logging
 from libs.common.migrations import Phase, migrate
@@ -31,12 +32,19 @@ async def prepare(settings: CommonSettings, schemas: Sequence[str] | None, phase
     """Bring schemas up to date and create missing topics.
 
     Raises:
-        PlatformError: No database is named, a revision fails, the broker does not answer.
-        OSError, asyncpg.PostgresError: The database cannot be reached.
+        PlatformError: No database is named, it cannot be reached, a revision fails, the broker does not answer.
+        OSError: Something else of the system's.
     """
     if settings.database.url is None:
         raise PlatformError("no database: set DATABASE_URL", message_zh="未配置数据库:请设置 DATABASE_URL")
-    await migrate(settings.database.url.get_secret_value(), schemas, phase=phase)
+    url = settings.database.url.get_secret_value()
+    try:
+        await migrate(url, schemas, phase=phase)
+    except (*REFUSED, OSError, asyncpg.PostgresError) as exc:
+        away = not_reached(url, exc)
+        if isinstance(exc, OSError):
+            raise away from exc
+        raise PlatformError(away.message, message_zh=away.message_zh) from exc  # it is there, and will not let us
     if settings.bus.effective_kind == "kafka":
         bus = open_bus(settings, SystemClock())
         try:
@@ -62,7 +70,7 @@ def main() -> int:
     setup_logging(settings, "prepare")
     try:
         asyncio.run(prepare(settings, arguments.schemas or None, arguments.phase))
-    except (PlatformError, OSError, asyncpg.PostgresError) as exc:
+    except (PlatformError, OSError) as exc:
         reason = str(exc) or type(exc).__name__
         if arguments.if_reachable and isinstance(exc, Unavailable | OSError):
             logger.error("left unprepared", extra={"reason": reason})

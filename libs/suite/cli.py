@@ -217,20 +217,13 @@ def _database_url(words: Words) -> str:
 
 async def _reaching_the_database(url: str, work: Any) -> Any:
     import asyncpg
-    from pydantic import SecretStr
 
-    from libs.common.db import Database
-    from libs.common.settings import DatabaseSettings
+    from libs.common.db import REFUSED, not_reached
 
     try:
         return await work
-    except (OSError, TimeoutError, asyncpg.PostgresError) as exc:
-        place = Database(DatabaseSettings(url=SecretStr(url)), schema="public").place
-        reason = str(exc) or type(exc).__name__
-        raise PlatformError(
-            f"database {place}: {reason}; check DATABASE_URL",
-            message_zh=f"数据库 {place}:{reason};请检查 DATABASE_URL",
-        ) from exc
+    except (*REFUSED, OSError, asyncpg.PostgresError) as exc:
+        raise not_reached(url, exc) from exc
 
 
 def _say(line: str) -> None:

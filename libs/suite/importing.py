@@ -1,11 +1,11 @@
 """``wattring import``: hand a registry file to the running suite, and say what came of it, line by line."""
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from libs.common.errors import PlatformError, Problem
+from libs.common.errors import PlatformError
 from libs.common.settings import CommonSettings
 from libs.suite.api import LocalApi, Refused
 from libs.suite.words import Words
@@ -37,13 +37,12 @@ def import_file(settings: CommonSettings, file: Path, words: Words, say: Callabl
         try:
             job = api.upload("imports", content, media_type="application/yaml", kind="registry", file=file.name)
         except Refused as exc:
-            raise _refused(file, exc.facts.get("problems"), exc) from exc
+            raise _refused(file, exc) from exc
         while job["state"] in ("queued", "running"):
             time.sleep(POLL_S)
             job = api.get(f"imports/{job['id']}")
     if job["state"] != "succeeded":
-        problem = PlatformError(job.get("detail") or job["state"], message_zh=job.get("detail_zh"))
-        raise _refused(file, job.get("problems"), problem)
+        raise _refused(file, PlatformError(job.get("detail") or job["state"], message_zh=job.get("detail_zh")))
     created, changed, same = (
         sum(((job.get("counts") or {}).get(name) or {}).values()) for name in ("created", "changed", "unchanged")
     )
@@ -55,24 +54,10 @@ def import_file(settings: CommonSettings, file: Path, words: Words, say: Callabl
     )
 
 
-def _refused(file: Path, problems: Any, problem: PlatformError) -> NotImported:
-    """Return the error with a line per wrong place."""
-    if not problems:
-        return NotImported(problem.message, message_zh=problem.message_zh)
-    places = [
-        Problem(
-            line=one.get("line"),
-            field=str(one.get("field")),
-            expected=str(one.get("expected")),
-            expected_zh=one.get("expected_zh"),
-            found=one.get("found"),
-        )
-        for one in problems
-    ]
-    lines = [f"  {file}:{place}" for place in places]
-    lines_zh = [f"  {file}:{place.text_zh()}" for place in places]
-    many = "problem" if len(places) == 1 else "problems"
-    return NotImported(
-        "\n".join([f"{len(places)} {many}, nothing was imported:", *lines]),
-        message_zh="\n".join([f"共 {len(places)} 处错误,未导入任何内容:", *lines_zh]),
+def _refused(file: Path, problem: PlatformError) -> NotImported:
+    """Return the suite's answer, which has a line per wrong place, with the file as it is called here."""
+    english, chinese = (
+        re.sub(rf"^( *){re.escape(file.name)}(?=[::])", lambda found: f"{found[1]}{file}", text, flags=re.MULTILINE)
+        for text in problem.both
     )
+    return NotImported(english, message_zh=chinese)

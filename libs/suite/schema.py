@@ -9,9 +9,7 @@ import asyncio
 import sys
 import time
 
-import asyncpg
-
-from libs.common.db import Database
+from libs.common.db import NOT_REACHED, REFUSED, not_reached
 from libs.common.errors import PlatformError
 from libs.common.migrations import Revision, migrate, pending
 from libs.common.settings import CommonSettings, load_common
@@ -19,11 +17,6 @@ from libs.suite.words import Words, words_for
 
 PATIENCE = (0.05, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 """Waits between attempts to reach the database; the last one repeats. [s]"""
-REFUSED = (
-    asyncpg.InvalidPasswordError, asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError,
-    asyncpg.ClientConfigurationError,
-)  # fmt: skip
-"""What the server says of a wrong user, password or name; waiting mends none of them."""
 QUIET_S = 2.0
 """A database that answers within this is not worth a line. [s]"""
 
@@ -37,7 +30,7 @@ async def bring_up_to_date(settings: CommonSettings, words: Words) -> None:
     if settings.database.url is None:
         raise PlatformError("no database: set DATABASE_URL", message_zh="未配置数据库:请设置 DATABASE_URL")
     url = settings.database.url.get_secret_value()
-    missing = await _patiently(url, Database(settings.database, schema="public").place, words)
+    missing = await _patiently(url, words)
     if not missing:
         return
     print(words(f"updating the schemas: {len(missing)} changes", f"正在更新数据库结构:{len(missing)} 项"))  # noqa: T201
@@ -45,22 +38,19 @@ async def bring_up_to_date(settings: CommonSettings, words: Words) -> None:
     await migrate(url, phase="post")
 
 
-async def _patiently(url: str, place: str, words: Words) -> list[Revision]:
+async def _patiently(url: str, words: Words) -> list[Revision]:
     began, said = time.monotonic(), ""
     for attempt in range(1_000_000_000):
         try:
             return await pending(url)
-        except REFUSED as exc:
-            raise PlatformError(
-                f"database {place}: {exc}; check DATABASE_URL", message_zh=f"数据库 {place}:{exc};请检查 DATABASE_URL"
-            ) from exc
-        except (OSError, TimeoutError, asyncpg.PostgresError) as exc:
-            reason = str(exc) or type(exc).__name__
-            if reason != said and time.monotonic() - began > QUIET_S:
-                said = reason
-                print(  # noqa: T201
-                    words(f"waiting for the database {place}: {reason}", f"等待数据库 {place}:{reason}"), flush=True
-                )
+        except NOT_REACHED as exc:
+            trouble = not_reached(url, exc)
+            if isinstance(exc, REFUSED):
+                raise trouble from exc
+            if trouble.message != said and time.monotonic() - began > QUIET_S:
+                said = trouble.message
+                english, chinese = trouble.both
+                print(words(f"waiting for the {english}", f"等待{chinese}"), flush=True)  # noqa: T201
         await asyncio.sleep(PATIENCE[min(attempt, len(PATIENCE) - 1)])
     raise AssertionError("unreachable")
 

@@ -369,7 +369,7 @@ class Supervisor:
     # -- ready ------------------------------------------------------------------------------------
 
     async def _until_ready(self) -> None:
-        said: dict[str, str] = {}
+        began, said = time.monotonic(), dict[str, str]()
         while reasons := await self._not_ready():
             for child in self._children:
                 if child.ends >= EARLY_ENDS or not child.mends:
@@ -379,7 +379,7 @@ class Supervisor:
                         f"{child.name} does not start: {english}\nits log: {log}",
                         message_zh=f"{child.name} 无法启动:{chinese}\n日志:{log}",
                     )
-            if time.monotonic() - self._began > SLOW_START_S and _kinds(reasons) != said:
+            if time.monotonic() - began > SLOW_START_S and _kinds(reasons) != said:
                 said = _kinds(reasons)
                 self._line("", self._words("waiting: ", "等待:") + _listed(reasons))
             await asyncio.sleep(READY_POLL_S)

@@ -472,4 +472,4 @@ def bus_errors() -> Iterator[None]:
     except BusUnavailable:
         raise
     except Unavailable as exc:
-        raise BusUnavailable(f"bus: {exc.message}", message_zh=exc.message_zh) from exc
+        raise BusUnavailable(exc.message, message_zh=exc.message_zh) from exc

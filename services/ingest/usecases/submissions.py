@@ -11,7 +11,7 @@ import orjson
 from libs.common.clock import Clock
 from libs.common.db import Database
 from libs.common.errors import NotFound, Unavailable
-from libs.common.ids import DeviceId, new_id
+from libs.common.ids import DeviceId, SiteId, new_id
 from libs.common.profiles import ProfileCatalogue
 from services.ingest import metrics
 from services.ingest.domain.acceptance import Refused
@@ -107,7 +107,7 @@ class Submissions:
                 until = now + timedelta(seconds=self._park_s)
                 parked.append(Parked(new_id(), found.device_id, source, now, until, raw))
             else:
-                rejections.append(_rejection(found, raw, source, now))
+                rejections.append(self._rejection(found, raw, source, now, may))
                 answer.problems.append(Problem(index, found.reason, found.detail, found.detail_zh))
         if parked:
             async with self._db.write() as conn:
@@ -139,7 +139,17 @@ class Submissions:
             SpoolFull: It is not.
         """
         now = self._clock.now()
-        await self._acceptor.reject([_rejection(refused, body, source, now, content_type=content_type)])
+        rejection = Rejection(
+            reason=refused.reason,
+            source=source,
+            received_at=now,
+            raw=body,
+            detail=refused.detail,
+            detail_zh=refused.detail_zh,
+            driver=DRIVER,
+            content_type=content_type,
+        )
+        await self._acceptor.reject([rejection])
 
     async def replay(self, rejected_id: str, *, mended: bytes, source: str, may: Callable[[str], bool]) -> Answer:
         """Send something that was rejected again; with ``mended`` in its place when that is not empty.
@@ -195,7 +205,7 @@ class Submissions:
                 reports.append(found)
             else:
                 refused = unknown_device(one.device_id) if isinstance(found, Submission) else found
-                rejections.append(_rejection(refused, one.raw, one.source, one.received_at))
+                rejections.append(self._rejection(refused, one.raw, one.source, one.received_at))
         if rejections:
             await self._acceptor.reject(rejections)
         await self._acceptor.accept(reports)
@@ -212,6 +222,25 @@ class Submissions:
             return unknown_device(found.device_id)
         profile = None if device.profile is None else self._catalogue.find(device.profile, device.profile_version)
         return report_of(found, device, profile, now, DRIVER)
+
+    def _rejection(
+        self, refused: Refused, raw: bytes, source: str, now: datetime, may: Callable[[str], bool] = lambda site: True
+    ) -> Rejection:
+        """Return the record of a refusal; with its site, for whoever is limited to it, where the sender may say so."""
+        device_id = _device_named(raw)
+        device = None if device_id is None else self._topology.device(device_id, now)
+        return Rejection(
+            reason=refused.reason,
+            source=source,
+            received_at=now,
+            raw=raw,
+            detail=refused.detail,
+            detail_zh=refused.detail_zh,
+            device_id=device_id,
+            site_id=SiteId(device.site) if device is not None and may(device.site) else None,
+            driver=DRIVER,
+            content_type="application/json",
+        )
 
 
 def split_batch(body: bytes) -> list[bytes]:
@@ -232,23 +261,13 @@ def split_batch(body: bytes) -> list[bytes]:
         return [body]
 
 
-def _rejection(
-    refused: Refused, raw: bytes, source: str, now: datetime, *, content_type: str = "application/json"
-) -> Rejection:
-    device_id = None
-    try:
-        payload = orjson.loads(raw)
+def _device_named(raw: bytes) -> DeviceId | None:
+    """Return the device that an object names, which may be no JSON for its numbers only."""
+    for load in (orjson.loads, json.loads):
+        try:
+            payload = load(raw)
+        except (ValueError, RecursionError):
+            continue
         device_id = payload.get("device_id") if isinstance(payload, dict) else None
-    except orjson.JSONDecodeError:
-        pass
-    return Rejection(
-        reason=refused.reason,
-        source=source,
-        received_at=now,
-        raw=raw,
-        detail=refused.detail,
-        detail_zh=refused.detail_zh,
-        device_id=DeviceId(device_id) if is_device_id(device_id) else None,
-        driver=DRIVER,
-        content_type=content_type,
-    )
+        return DeviceId(device_id) if is_device_id(device_id) else None
+    return None

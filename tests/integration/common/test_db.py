@@ -358,7 +358,7 @@ async def test_a_server_that_takes_the_call_and_says_nothing_is_given_up() -> No
     async with server:
         port = server.sockets[0].getsockname()[1]
         silent = Database(settings(f"postgresql://u:p@127.0.0.1:{port}/x", connect_timeout_s=0.2), schema="public")
-        assert await refused(silent) == f"database 127.0.0.1:{port}/x: no answer within 0.2 s"
+        assert await refused(silent) == f"database 127.0.0.1:{port}/x: no answer within 0.2 s; check DATABASE_URL"
 
 
 async def test_opening_twice_keeps_the_pool(db: Database) -> None:

@@ -41,7 +41,9 @@ async def test_gate_opens_when_the_schemas_are_prepared(empty_postgres_url: str)
 
 
 async def test_gate_waits_for_a_database_that_is_away() -> None:
-    with pytest.raises(DatabaseUnavailable):
+    with pytest.raises(
+        DatabaseUnavailable, match=r"database 127\.0\.0\.1:1/db: Connection refused; check DATABASE_URL"
+    ):
         await gate("postgresql://u:p@127.0.0.1:1/db", "alarm").__aenter__()
 
 
@@ -62,7 +64,10 @@ async def test_topics_are_made_where_a_broker_is_named(empty_postgres_url: str, 
     ("environ", "reason"),
     [
         ({}, "no database: set DATABASE_URL"),
-        ({"DATABASE_URL": "postgresql://u:p@127.0.0.1:1/db"}, "Connect call failed"),
+        (
+            {"DATABASE_URL": "postgresql://u:p@127.0.0.1:1/db"},
+            "database 127.0.0.1:1/db: Connection refused; check DATABASE_URL",
+        ),
         ({"WATTRING_DATABSE__URL": "x"}, "there is no such setting"),
     ],
 )

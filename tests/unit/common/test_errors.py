@@ -7,7 +7,7 @@ import pkgutil
 import pytest
 
 import libs.common
-from libs.common.errors import InvalidFile, InvalidInput, NotFound, PlatformError, Problem, Unavailable
+from libs.common.errors import PROBLEMS_SHOWN, InvalidFile, InvalidInput, NotFound, PlatformError, Problem, Unavailable
 
 
 def all_errors(root: type[PlatformError] = PlatformError) -> set[type[PlatformError]]:
@@ -89,6 +89,16 @@ def test_a_wrong_file_names_file_line_field_and_what_was_expected() -> None:
         "found": "-5",
     }
     assert (second["expected_zh"], second["found"]) == ("a list of sites", None)
+
+
+def test_a_file_with_endless_mistakes_is_told_in_bounds() -> None:
+    wrong = [Problem(line=line, field="kind", expected="a kind", expected_zh="类型") for line in range(1, 100_001)]
+    error = InvalidFile("sites.yaml", wrong)
+    head, *places, last = error.message.splitlines()
+    assert head == "sites.yaml: 100000 problem(s), nothing was imported"
+    assert (len(places), last) == (PROBLEMS_SHOWN, f"  … and {100_000 - PROBLEMS_SHOWN} more")
+    assert (error.message_zh or "").splitlines()[-1] == f"  …… 另有 {100_000 - PROBLEMS_SHOWN} 处"
+    assert (len(error.facts["problems"]), error.facts["problem_count"]) == (PROBLEMS_SHOWN, 100_000)
 
 
 def test_a_huge_value_does_not_fill_the_message() -> None:
