@@ -36,6 +36,8 @@ from libs.suite.words import Words
 
 ENGLISH = Words(chinese=False)
 SEED_VARIABLE = "WATTRING_TEST_KILL_SEED"
+KILL_VARIABLE = "WATTRING_TEST_KILL"
+"""``victim`` or ``victim@seconds after the seeding``: what is not drawn."""
 METER = "meter-tianhe-feed"
 """Whose voltage sags."""
 VICTIMS = (*SERVICES, "watchdog")
@@ -78,11 +80,15 @@ def say(line: str) -> None:
 
 
 def drawn(test: str, victims: Sequence[str], between_s: tuple[float, float]) -> Kill:
-    """Return a kill that the seed decides, and print the seed."""
+    """Return a kill that the seed decides, or the environment; print how to repeat it."""
     seed = os.environ.get(SEED_VARIABLE) or str(random.SystemRandom().randrange(10**9))
     draw = random.Random(f"{test} {seed}")
     kill = Kill(draw.choice(victims), round(draw.uniform(*between_s), 2), round(draw.uniform(*REVIVE_AFTER_S), 2))
-    say(f"{kill}; again with {SEED_VARIABLE}={seed}")
+    victim, _, at_s = os.environ.get(KILL_VARIABLE, "").partition("@")
+    if victim:
+        assert victim in VICTIMS, f"{KILL_VARIABLE}: expected one of {', '.join(VICTIMS)}, found {victim}"
+        kill = dataclasses.replace(kill, victim=victim, at_s=float(at_s) if at_s else kill.at_s)
+    say(f"{kill}; again with {KILL_VARIABLE}={kill.victim}@{kill.at_s:g} {SEED_VARIABLE}={seed}")
     return kill
 
 

@@ -3,7 +3,8 @@
 Seven processes and the import worker are started as the containers are, each with its own user of the database and
 its own keys; the field is the simulators' own process; all is seeded by the gateway's public API and judged by
 ``wattring demo-report``. Then again with one process killed at a moment that is drawn; ``WATTRING_TEST_KILL_SEED``
-repeats a draw. The broker is this test's own: topics cannot be shared with other tests.
+repeats a draw, ``WATTRING_TEST_KILL=control@31.5`` names victim and moment (or ``=control`` the victim alone). The
+broker is this test's own: topics cannot be shared with other tests.
 """
 
 import asyncio
