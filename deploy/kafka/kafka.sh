@@ -12,6 +12,8 @@
 # KAFKA_HEAP_MB     heap of its Java machine (default 384)
 # KAFKA_JAVA_OPTS   more options for it; -XX:TieredStopAtLevel=1 starts in half the time and runs slower
 # KAFKA_CACHE       folder for the jars (default .cache in the project)
+# KAFKA_SETTINGS    file with further settings of the node; they win (listeners with TLS or SASL, for tests)
+# KAFKA_FORMAT      options for the first start, such as --add-scram SCRAM-SHA-512=[name=…,password=…]
 #
 # A real installation uses a real cluster: name it in KAFKA_BOOTSTRAP_SERVERS and leave this script alone.
 set -euo pipefail
@@ -103,10 +105,12 @@ start() {
     answers && fail "port $port is taken; choose another with KAFKA_PORT"
     mkdir -p "$data"
     settings >"$data/server.properties"
+    [ -z "${KAFKA_SETTINGS:-}" ] || cat "$KAFKA_SETTINGS" >>"$data/server.properties"
     if [ ! -f "$data/log/meta.properties" ]; then
         # A cluster id is 16 random bytes in base64 without padding, and may not begin like an option.
         id=x$(head -c 32 /dev/urandom | base64 | tr -d '+/=\n' | cut -c1-21)
-        "${java[@]}" kafka.tools.StorageTool format --cluster-id "$id" --config "$data/server.properties" \
+        read -ra options <<<"${KAFKA_FORMAT:-}"
+        "${java[@]}" kafka.tools.StorageTool format --cluster-id "$id" --config "$data/server.properties" "${options[@]}" \
             >"$data/format.log" 2>&1 || fail "cannot format $data/log: $(tail -3 "$data/format.log")"
     fi
     setsid "${java[@]}" kafka.Kafka "$data/server.properties" >>"$data/node.log" 2>&1 </dev/null &

@@ -25,7 +25,8 @@ from libs.common.tracing import current_trace_id
 _context: ContextVar[Mapping[str, Any] | None] = ContextVar("wattring_log_context", default=None)
 
 QUIET = {
-    "aiokafka": logging.CRITICAL,  # ten lines a second while a broker is away; what matters comes out of its calls
+    # Ten lines a second while a broker is away, and passwords at DEBUG; what matters comes out of its calls.
+    "aiokafka": logging.CRITICAL,
     "asyncio": logging.WARNING,
     "httpx": logging.WARNING,
     "httpcore": logging.WARNING,

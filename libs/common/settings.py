@@ -109,6 +109,20 @@ class BusSettings(SettingsModel):
 
     kind: Literal["postgres", "kafka"] = Field(default="postgres", description="log in PostgreSQL, or Apache Kafka")
     bootstrap_servers: str | None = Field(default=None, description="host:port,host:port of Kafka; sets kind=kafka")
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        default="PLAINTEXT", description="what Kafka's port speaks: TLS with SSL, user and password with SASL"
+    )
+    ssl_cafile: Path | None = Field(
+        default=None, description="PEM file of the authority that signed Kafka's certificates; none means the system's"
+    )
+    ssl_certfile: Path | None = Field(default=None, description="PEM file of our certificate, where Kafka wants one")
+    ssl_keyfile: Path | None = Field(default=None, description="PEM file of its key, unless that is in ssl_certfile")
+    ssl_password: SecretStr | None = Field(default=None, description="password of that key, where it is encrypted")
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        default="SCRAM-SHA-512", description="how the password is shown to Kafka; PLAIN shows the password itself"
+    )
+    sasl_username: str | None = Field(default=None, min_length=1, description="our user at Kafka")
+    sasl_password: SecretStr | None = Field(default=None, min_length=1, description="its password")
     site_partitions: int | None = Field(
         default=None,
         ge=1,
@@ -129,6 +143,37 @@ class BusSettings(SettingsModel):
     )
     readings_retention_bytes: int = Field(default=4 << 30, gt=1 << 20, description="size at which they leave it")
     events_retention_s: float = Field(default=7 * 86400.0, gt=60, description="age at which events leave the bus")
+
+    @model_validator(mode="after")
+    def _is_as_secure_as_it_looks(self) -> Self:
+        """Refuse what would be ignored, or what a protocol lacks."""
+        protocol, prefix = self.security_protocol, f"{PREFIX}BUS__"
+        tls = {"SSL_CAFILE": self.ssl_cafile, "SSL_CERTFILE": self.ssl_certfile, "SSL_KEYFILE": self.ssl_keyfile}
+        sasl = {"SASL_USERNAME": self.sasl_username, "SASL_PASSWORD": self.sasl_password}
+        given = [] if self.speaks_tls else [prefix + name for name, value in tls.items() if value is not None]
+        given += [] if self.speaks_sasl else [prefix + name for name, value in sasl.items() if value is not None]
+        if given:
+            names, wanted = ", ".join(given), "SASL_SSL" if sasl["SASL_USERNAME"] else "SSL"
+            raise WrongValue(
+                f"{prefix}SECURITY_PROTOCOL={wanted} beside {names}; {protocol} does not use them",
+                f"配置 {names} 时 {prefix}SECURITY_PROTOCOL 应为 {wanted};{protocol} 不使用这些配置",
+            )
+        lacking = [prefix + name for name, value in sasl.items() if value is None] if self.speaks_sasl else []
+        lacking += [f"{prefix}SSL_CERTFILE"] if self.ssl_keyfile and not self.ssl_certfile else []
+        if lacking:
+            names, cause = ", ".join(lacking), protocol if self.speaks_sasl else f"{prefix}SSL_KEYFILE"
+            raise WrongValue(f"{names} beside {cause}", f"使用 {cause} 时还需配置 {names}")
+        return self
+
+    @property
+    def speaks_tls(self) -> bool:
+        """Whether the connections to Kafka are encrypted."""
+        return self.security_protocol in ("SSL", "SASL_SSL")
+
+    @property
+    def speaks_sasl(self) -> bool:
+        """Whether Kafka is shown a user and a password."""
+        return self.security_protocol in ("SASL_PLAINTEXT", "SASL_SSL")
 
     @property
     def effective_kind(self) -> Literal["postgres", "kafka"]:

@@ -36,6 +36,7 @@ from libs.common.bus.kafka_client import (
     within,
 )
 from libs.common.bus.kafka_member import KafkaMember
+from libs.common.bus.kafka_security import why_refused
 from libs.common.bus.port import (
     AtRisk,
     BusUnavailable,
@@ -69,8 +70,14 @@ class KafkaBus:
     """A Kafka cluster."""
 
     def __init__(self, settings: BusSettings, clock: Clock) -> None:
-        """Prepare the bus; ``settings.bootstrap_servers`` names the cluster."""
+        """Prepare the bus; ``settings.bootstrap_servers`` names the cluster.
+
+        Raises:
+            InvalidSettings: A certificate or key that the settings name cannot be used.
+        """
         self.settings = settings
+        self.client = client_settings(settings)
+        """What every client is made with; holds the password."""
         self.clock = clock
         self._producer: AIOKafkaProducer | None = None
         self._broken = False
@@ -107,7 +114,7 @@ class KafkaBus:
     async def ensure_topics(self, specs: Sequence[TopicSpec]) -> None:
         """Create the topics that are missing; those that exist are left as they are."""
         async with within(4 * CALL_TIMEOUT_S, "topics not created"):
-            admin = AIOKafkaAdminClient(**client_settings(self.settings))
+            admin = AIOKafkaAdminClient(**self.client)
             try:
                 await admin.start()
                 answer = await admin.create_topics([self._new_topic(spec) for spec in specs])
@@ -251,7 +258,7 @@ class KafkaBus:
 
     async def _open_producer(self) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
-            **client_settings(self.settings),
+            **self.client,
             acks="all",
             enable_idempotence=True,
             linger_ms=int(self.settings.linger_s * 1000),
@@ -261,8 +268,10 @@ class KafkaBus:
         )
         try:
             await producer.start()
-        except BaseException:
+        except BaseException as exc:
             await _close_producer(producer, flush_s=0.0)
+            if isinstance(exc, KafkaConnectionError) and (why := await why_refused(self.settings)) is not None:
+                raise BusUnavailable(f"Kafka, {why.english}", message_zh=f"Kafka,{why.chinese}") from exc
             raise
         return producer
 
@@ -294,7 +303,7 @@ class KafkaTailReader:
             for topic in self._topics
             for partition in range(await self._bus.partitions(topic))
         ]
-        consumer = AIOKafkaConsumer(**client_settings(self._bus.settings), **READING, group_id=None)
+        consumer = AIOKafkaConsumer(**self._bus.client, **READING, group_id=None)
         try:
             async with within(CALL_TIMEOUT_S, "tail not started"):
                 await consumer.start()

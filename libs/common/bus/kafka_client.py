@@ -12,6 +12,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
+from libs.common.bus.kafka_security import security
 from libs.common.bus.port import BusUnavailable, Received, TopicPartition
 from libs.common.settings import BusSettings
 
@@ -32,8 +33,13 @@ READING: dict[str, Any] = {
 
 
 def client_settings(settings: BusSettings) -> dict[str, Any]:
-    """Return what every client of the cluster is made with."""
+    """Return what every client of the cluster is made with.
+
+    Raises:
+        InvalidSettings: A file of the connection's security cannot be used.
+    """
     return {
+        **security(settings),
         "bootstrap_servers": settings.bootstrap_servers,
         "client_id": "wattring",
         "request_timeout_ms": REQUEST_TIMEOUT_MS,

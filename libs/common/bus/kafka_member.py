@@ -22,7 +22,6 @@ from aiokafka.errors import IllegalStateError, KafkaError
 from libs.common.bus.kafka_client import (
     CALL_TIMEOUT_S,
     READING,
-    client_settings,
     close_consumer,
     ends_of,
     starts_of,
@@ -180,7 +179,7 @@ class KafkaMember:
         for topic in self._topics:
             await self._bus.partitions(topic)  # a topic that is missing would look like an empty assignment
         consumer = AIOKafkaConsumer(
-            **client_settings(self._bus.settings),
+            **self._bus.client,
             **READING,
             group_id=self._group,
             group_instance_id=self._member_id,
