@@ -1,9 +1,13 @@
 """The profile file as it is written: one model per protocol, unknown fields refused."""
 
+import re
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from libs.common.errors import WrongValue
+from libs.common.jsonpath import parse_path
 from libs.common.profiles.model import (
     Area,
     Confidence,
@@ -11,6 +15,7 @@ from libs.common.profiles.model import (
     Order,
     RegisterType,
     Side,
+    TimeFormat,
     WriteFunction,
 )
 
@@ -20,7 +25,9 @@ Text = Annotated[str, Field(min_length=1)]
 Byte = Annotated[int, Field(ge=0, le=0xFF)]
 HexText = Annotated[str, Field(pattern=r"^0x[0-9A-Fa-f]{1,8}$")]
 HexByte = Annotated[str, Field(pattern=r"^[0-9A-F]{2}$")]
-Transport = Literal["tcp", "rtu", "rtu_over_tcp", "rs485", "mbus", "tcp_transparent", "nb_iot", "cellular"]
+Transport = Literal[
+    "tcp", "rtu", "rtu_over_tcp", "rs485", "mbus", "tcp_transparent", "nb_iot", "cellular", "opcua", "mqtt"
+]
 Scale = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -240,3 +247,194 @@ class AepFile(ProfileFile):
     time: AepTimeFile | None = None
     radio: AepRadioFile | None = None
     controls: list[AepControlFile] = []
+
+
+# Protocols whose devices speak by themselves.
+
+NODE_ID = re.compile(r"(?:nsu=[^;\s]+;(?:i=[0-9]+|[sgb]=\S.*)|i=[0-9]+)")
+PLACEHOLDER = re.compile(r"\{([A-Za-z_]+)\}")
+IN_COMMANDS = ("device", "value", "id", "unix_s", "unix_ms")
+MAX_TOPIC = 300
+
+
+def _json_path(text: str) -> str:
+    try:
+        parse_path(text)
+    except ValueError as exc:
+        raise WrongValue(
+            f"a path such as data.ua, $.list[0].v or $.p[?@.id=='Ua'].v ({exc})",
+            f"路径,如 data.ua、$.list[0].v 或 $.p[?@.id=='Ua'].v({exc})",
+        ) from None
+    return text
+
+
+def _zone(text: str) -> str:
+    try:
+        ZoneInfo(text)
+    except (KeyError, ValueError, OSError):  # unknown, no name at all, a folder of zones
+        raise WrongValue("an IANA time zone such as Asia/Shanghai", "IANA 时区,如 Asia/Shanghai") from None
+    return text
+
+
+def _node_id(text: str) -> str:
+    if not NODE_ID.fullmatch(text) or set(PLACEHOLDER.findall(text)) - {"device"}:
+        # An index of namespaces may be another after a restart of the server.
+        raise WrongValue(
+            "a node id with the namespace's URI, nsu=<uri>;s=… (not ns=<index>), with {device} for the address",
+            "含命名空间 URI 的节点标识 nsu=<uri>;s=…(不用 ns=<序号>),{device} 代表设备地址",
+        )
+    return text
+
+
+def _report_topic(text: str) -> str:
+    levels = text.split("/")
+    wild = any("#" in level for level in levels[:-1]) or ("#" in levels[-1] and levels[-1] != "#")
+    wild = wild or any("+" in level and level != "+" for level in levels)
+    if wild or "\0" in text or text.startswith("$") or PLACEHOLDER.findall(text) not in ([], ["device"]):
+        raise WrongValue("a topic filter of MQTT, with {device} at most once", "MQTT 主题过滤器,{device} 至多出现一次")
+    return text
+
+
+def _command_topic(text: str) -> str:
+    if set(text) & {"#", "+", "\0"} or text.startswith("$") or set(PLACEHOLDER.findall(text)) - {"device"}:
+        raise WrongValue(
+            "a topic without wildcards, with {device} for the address", "不含通配符的主题,{device} 代表设备地址"
+        )
+    return text
+
+
+def _payload(text: str) -> str:
+    unknown = set(PLACEHOLDER.findall(text)) - set(IN_COMMANDS)
+    if unknown:
+        known = ", ".join(f"{{{name}}}" for name in IN_COMMANDS)
+        raise WrongValue(f"of what is filled in only {known}", f"占位符仅限 {known}")
+    return text
+
+
+PathText = Annotated[str, AfterValidator(_json_path)]
+ZoneName = Annotated[str, AfterValidator(_zone)]
+NodeId = Annotated[str, Field(max_length=500), AfterValidator(_node_id)]
+ReportTopic = Annotated[str, Field(min_length=1, max_length=MAX_TOPIC), AfterValidator(_report_topic)]
+CommandTopic = Annotated[str, Field(min_length=1, max_length=MAX_TOPIC), AfterValidator(_command_topic)]
+CommandPayload = Annotated[str, Field(max_length=4000), AfterValidator(_payload)]
+WholeType = Literal["Boolean", "SByte", "Byte", "Int16", "UInt16", "Int32", "UInt32", "Int64", "UInt64"]
+
+
+class WordedPointFile(PointFile):
+    """A point whose value may come as a word."""
+
+    offset: Scale = 0.0
+    words: dict[str, float] | None = Field(default=None, min_length=1)
+
+
+class OpcUaPointFile(WordedPointFile):
+    """A variable of an OPC UA server."""
+
+    node: NodeId
+    index: int | None = Field(default=None, ge=0, le=65535)
+    deadband: float | None = Field(default=None, gt=0)
+
+
+class OpcUaControlFile(ControlFile):
+    """A write to a variable of an OPC UA server."""
+
+    node: NodeId
+    type: WholeType | Literal["Float", "Double"]
+    value: float | None
+
+
+class OpcUaFile(ProfileFile):
+    """The file of an OPC UA device."""
+
+    protocol: Literal["opcua"]
+    address: Text
+    publishing_ms: int = Field(default=1000, ge=50, le=3_600_000)
+    points: list[OpcUaPointFile] = Field(min_length=1)
+    controls: list[OpcUaControlFile] = []
+
+
+class MessageTimeFile(FileModel):
+    """``time`` of a report."""
+
+    path: PathText
+    format: Annotated[TimeFormat, Field(strict=False)]
+    zone: ZoneName | None = None
+    optional: bool = False
+
+
+class MqttReportFile(FileModel):
+    """One sort of message."""
+
+    topic: ReportTopic
+    device: PathText | None = None
+    items: PathText | None = None
+    time: MessageTimeFile | None = None
+    seq: PathText | None = None
+    message_id: PathText | None = None
+
+
+class MqttRequestFile(FileModel):
+    """``read_request``."""
+
+    topic: CommandTopic
+    payload: CommandPayload
+
+
+class MqttReplyFile(FileModel):
+    """``reply`` of a control."""
+
+    topic: CommandTopic
+    ok: PathText
+    value: bool | int | str
+    id: PathText | None = None
+
+
+class MqttPointFile(WordedPointFile):
+    """A value in a JSON message."""
+
+    path: PathText
+    as_text: bool = False
+
+
+class MqttControlFile(ControlFile):
+    """A message to a command topic."""
+
+    topic: CommandTopic
+    payload: CommandPayload
+    reply: MqttReplyFile | None = None
+
+
+class MqttFile(ProfileFile):
+    """The file of a product that sends JSON over MQTT."""
+
+    protocol: Literal["mqtt"]
+    address: Text
+    reports: list[MqttReportFile] = Field(min_length=1, max_length=20)
+    read_request: MqttRequestFile | None = None
+    points: list[MqttPointFile] = Field(min_length=1)
+    controls: list[MqttControlFile] = []
+
+
+class SparkplugPointFile(WordedPointFile):
+    """A metric of Sparkplug B."""
+
+    metric: Text
+
+
+class SparkplugControlFile(ControlFile):
+    """A command message of Sparkplug B."""
+
+    metric: Text
+    type: Literal[
+        "Boolean", "Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64", "Float", "Double"
+    ]
+    value: float | None
+
+
+class SparkplugFile(ProfileFile):
+    """The file of a Sparkplug B node or device."""
+
+    protocol: Literal["sparkplug-b"]
+    address: Text
+    points: list[SparkplugPointFile] = Field(min_length=1)
+    controls: list[SparkplugControlFile] = []

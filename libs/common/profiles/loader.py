@@ -26,8 +26,11 @@ from libs.common.profiles.files import (
     ModbusControlFile,
     ModbusFile,
     ModbusPointFile,
+    MqttFile,
+    OpcUaFile,
     PointFile,
     ProfileFile,
+    SparkplugFile,
 )
 from libs.common.profiles.model import (
     AepControl,
@@ -54,16 +57,27 @@ from libs.common.profiles.model import (
     register_count,
     single_phase,
 )
+from libs.common.profiles.telling import (
+    TellingFile,
+    check_telling,
+    takes_value,
+    telling_control,
+    telling_point,
+    with_telling,
+)
 from libs.common.units import UnknownUnit, unit_of
 from libs.common.yamlfile import Path, YamlDocument, parse_yaml, validate
 
-AnyFile = ModbusFile | Dlt645File | Cjt188File | AepFile
+AnyFile = ModbusFile | Dlt645File | Cjt188File | AepFile | TellingFile
 
-_FILES: Mapping[str, type[ModbusFile] | type[Dlt645File] | type[Cjt188File] | type[AepFile]] = {
+_FILES: Mapping[str, type[AnyFile]] = {
     Protocol.MODBUS: ModbusFile,
     Protocol.DLT645: Dlt645File,
     Protocol.CJT188: Cjt188File,
     Protocol.AEP: AepFile,
+    Protocol.OPCUA: OpcUaFile,
+    Protocol.MQTT: MqttFile,
+    Protocol.SPARKPLUG: SparkplugFile,
 }
 
 _SINGLE_PHASE_PAIRS = tuple(
@@ -195,8 +209,10 @@ class _Checks:
         elif isinstance(self.file, Cjt188File):
             for i, field in enumerate(self.file.points):
                 self._cjt188(i, field)
-        else:
+        elif isinstance(self.file, AepFile):
             self._aep(self.file)
+        else:
+            check_telling(self.file, self._refuse)
         self._controls(self.file.controls)
 
     def _refuse(self, path: Path, expected: str, expected_zh: str, found: object = None) -> None:
@@ -427,7 +443,9 @@ def _takes_value(control: ControlFile) -> bool:
     """Return whether a control writes what the command says, and no value of its own."""
     if isinstance(control, AepControlFile):
         return None in control.params.values()
-    return isinstance(control, ModbusControlFile) and control.value is None
+    if isinstance(control, ModbusControlFile):
+        return control.value is None
+    return takes_value(control)
 
 
 _PICTURE = re.compile(r"^[XN]+(\.[XN]+)?$")
@@ -543,9 +561,11 @@ def _profile(file: AnyFile, *, name: str, version: str) -> DeviceProfile:
         return replace(common, address_hint=file.address)
     if isinstance(file, AepFile):
         return replace(common, aep=_aep_product(file))
-    return replace(
-        common, address_hint=file.address, meter_type=int(file.meter_type, 16), read_di=int(file.read_di, 16)
-    )
+    if isinstance(file, Cjt188File):
+        return replace(
+            common, address_hint=file.address, meter_type=int(file.meter_type, 16), read_di=int(file.read_di, 16)
+        )
+    return with_telling(common, file)
 
 
 def _point(point: PointFile, file: ProfileFile) -> ProfilePoint:
@@ -624,7 +644,7 @@ def _point(point: PointFile, file: ProfileFile) -> ProfilePoint:
             service=point.service,
             param=point.param,
         )
-    raise TypeError(f"{type(point).__name__} in {type(file).__name__}")
+    return telling_point(point, mapped)
 
 
 def _aep_product(file: AepFile) -> AepProduct:
@@ -720,7 +740,7 @@ def _control(control: ControlFile, points: Mapping[str, ProfilePoint]) -> Contro
             params=dict(control.params),
             ttl_s=control.ttl_s,
         )
-    raise TypeError(f"{type(control).__name__} is no control of a known protocol")
+    return telling_control(control, read_back)
 
 
 def _serial(file: ProfileFile) -> Serial | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from libs.common.jsonpath import JsonPath
 from libs.common.points import POINTS, Point, PointKind, Quantity
 
 
@@ -18,6 +19,10 @@ class Protocol(StrEnum):
     CJT188 = "cjt188"
     AEP = "aep"
     """Through China Telecom's device platform (CTWing AEP): services and parameters in place of registers."""
+    OPCUA = "opcua"
+    MQTT = "mqtt"
+    """JSON in topics of the maker's own."""
+    SPARKPLUG = "sparkplug-b"
 
 
 class Confidence(StrEnum):
@@ -135,6 +140,8 @@ class ProfilePoint:
     """Canonical."""
     scale: float = 1.0
     """``value = raw * scale + offset``."""
+    offset: float = 0.0
+    """Added after the scale, in the canonical unit."""
     mask: int | None = None
     """Bits of the raw integer that count, not shifted."""
     value_map: Mapping[int, float] | None = None
@@ -168,8 +175,6 @@ class ModbusPoint(ProfilePoint):
     address: int
     """On the wire, from 0."""
     type: RegisterType
-    offset: float = 0.0
-    """Added after the scale, in the canonical unit."""
     encoding: Encoding | None = None
     invalid_raw: frozenset[int] = frozenset()
     """Bit patterns, unsigned, that mean "no value"; NaN always does."""
@@ -253,6 +258,100 @@ class AepProduct:
     pci_param: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WordedPoint(ProfilePoint):
+    """A value that may come as a word: ``ON``, ``closed``."""
+
+    words: Mapping[str, float] | None = None
+    """Word to raw number; a word that is not in it is no value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpcUaPoint(WordedPoint):
+    """A variable of an OPC UA server."""
+
+    node: str
+    """Expanded node id, ``nsu=<uri>;s=…``; ``{device}`` is the device's address."""
+    index: int | None = None
+    """Which element, where the variable is an array."""
+    deadband: float | None = None
+    """Smaller changes are not told, in raw units."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MqttPoint(WordedPoint):
+    """A value in a JSON message."""
+
+    path: JsonPath
+    as_text: bool = False
+    """The number is written as text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparkplugPoint(WordedPoint):
+    """A metric of a Sparkplug B node or device."""
+
+    metric: str
+
+
+class TimeFormat(StrEnum):
+    """How a message writes its time."""
+
+    UNIX_S = "unix_s"
+    UNIX_MS = "unix_ms"
+    RFC3339 = "rfc3339"
+    LOCAL = "local"
+    """Date and time of day without an offset, in the zone that the profile names."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageTime:
+    """Where a message has the time of its values."""
+
+    path: JsonPath
+    format: TimeFormat
+    zone: str | None = None
+    """IANA name, of local times."""
+    optional: bool = False
+    """Messages without it are of now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MqttReport:
+    """One sort of message that a product sends."""
+
+    topic: str
+    """With ``{device}`` where the address is part of it, and the wildcards of MQTT."""
+    device: JsonPath | None = None
+    """Where the address is in the message, if not in the topic."""
+    items: JsonPath | None = None
+    """List of reports in one message; each has its own device, time and points."""
+    time: MessageTime | None = None
+    """None: the values are of now."""
+    seq: JsonPath | None = None
+    message_id: JsonPath | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MqttRequest:
+    """A message that makes the device report at once."""
+
+    topic: str
+    payload: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MqttReply:
+    """How the device answers a command."""
+
+    topic: str
+    ok: JsonPath
+    value: str | int | bool
+    """What stands at ``ok`` when the command was taken."""
+    id: JsonPath | None = None
+    """Where the command's id is repeated; without it the next reply counts."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReadBack:
     """What proves a control."""
@@ -333,6 +432,37 @@ class AepControl(Control):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OpcUaControl(Control):
+    """A write to a variable of an OPC UA server."""
+
+    node: str
+    type: str
+    """Built-in type of the variable: ``Boolean``, ``Int16``, ``Double`` …"""
+    value: float | None
+    """Raw number; None takes the command's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MqttControl(Control):
+    """A message to a command topic."""
+
+    topic: str
+    payload: str
+    """``{device}``, ``{value}``, ``{id}``, ``{unix_s}`` and ``{unix_ms}`` are filled in."""
+    reply: MqttReply | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SparkplugControl(Control):
+    """A command message of Sparkplug B."""
+
+    metric: str
+    type: str
+    """Data type of the metric: ``Boolean``, ``Int32``, ``Double`` …"""
+    value: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceProfile:
     """Everything known about one model."""
 
@@ -370,6 +500,12 @@ class DeviceProfile:
     """CJ/T 188 identifier of the reading."""
     aep: AepProduct | None = None
     """Of a product on the device platform."""
+    publishing_ms: int = 1000
+    """How often an OPC UA server tells what has changed. [ms]"""
+    reports: tuple[MqttReport, ...] = ()
+    """What an MQTT product sends."""
+    read_request: MqttRequest | None = None
+    """What makes it report at once."""
     feedback: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()

@@ -125,7 +125,7 @@ def four_quadrant_power_factor(raw: float) -> float:
 
 
 def _convert(point: ProfilePoint) -> Convert:
-    scale, offset = point.scale, point.offset if isinstance(point, ModbusPoint) else 0.0
+    scale, offset = point.scale, point.offset
     mask, mapping = point.mask, point.value_map
     markers = point.invalid_raw if isinstance(point, ModbusPoint) else frozenset()
     type_ = point.type if isinstance(point, ModbusPoint) else None
