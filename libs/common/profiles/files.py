@@ -12,6 +12,7 @@ from libs.common.profiles.model import (
     Area,
     Confidence,
     Encoding,
+    ObjectType,
     Order,
     RegisterType,
     Side,
@@ -143,6 +144,40 @@ class Cjt188ControlFile(ControlFile):
     data: HexByte
 
 
+class ChangeEventFile(FileModel):
+    """``event`` of a point whose changes the device tells by itself."""
+
+    code: Name | None = None
+    text: Text
+    text_zh: Text
+    severity: int | None = Field(default=None, ge=1, le=4)
+    begin: int | None = None
+
+
+ObjectAddress = Annotated[int, Field(ge=0, le=0xFFFFFF)]
+
+
+class Iec60870PointFile(PointFile):
+    """An information object of IEC 60870-5-101 or -104."""
+
+    ioa: ObjectAddress
+    type: Annotated[ObjectType, Field(strict=False)]
+    offset: float = 0.0
+    event: ChangeEventFile | None = None
+
+
+class Iec60870ControlFile(ControlFile):
+    """A command of IEC 60870-5-101 or -104."""
+
+    ioa: ObjectAddress
+    type: Literal["single", "double", "normalised", "scaled", "float"]
+    value: int | None
+    select: bool = True
+    qualifier: int = Field(default=0, ge=0, le=31)
+    termination: bool = True
+    timed: bool = False
+
+
 class AepPointFile(PointFile):
     """A point of a product on the device platform."""
 
@@ -236,6 +271,16 @@ class Cjt188File(ProfileFile):
     read_di: HexText
     points: list[Cjt188PointFile] = Field(min_length=1)
     controls: list[Cjt188ControlFile] = []
+
+
+class Iec60870File(ProfileFile):
+    """The file of a device behind IEC 60870-5-101 or -104."""
+
+    protocol: Literal["iec60870-5"]
+    address: Text
+    single_read: bool = False
+    points: list[Iec60870PointFile] = Field(min_length=1)
+    controls: list[Iec60870ControlFile] = []
 
 
 class AepFile(ProfileFile):

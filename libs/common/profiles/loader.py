@@ -16,6 +16,7 @@ from libs.common.profiles.files import (
     AepControlFile,
     AepFile,
     AepPointFile,
+    ChangeEventFile,
     Cjt188ControlFile,
     Cjt188File,
     Cjt188PointFile,
@@ -23,6 +24,9 @@ from libs.common.profiles.files import (
     Dlt645ControlFile,
     Dlt645File,
     Dlt645PointFile,
+    Iec60870ControlFile,
+    Iec60870File,
+    Iec60870PointFile,
     ModbusControlFile,
     ModbusFile,
     ModbusPointFile,
@@ -38,6 +42,7 @@ from libs.common.profiles.model import (
     AepPoint,
     AepProduct,
     Area,
+    ChangeEvent,
     Cjt188Control,
     Cjt188Point,
     Control,
@@ -45,8 +50,11 @@ from libs.common.profiles.model import (
     Dlt645Control,
     Dlt645Point,
     Encoding,
+    Iec60870Control,
+    Iec60870Point,
     ModbusControl,
     ModbusPoint,
+    ObjectType,
     ProfilePoint,
     Protocol,
     Ratio,
@@ -68,7 +76,7 @@ from libs.common.profiles.telling import (
 from libs.common.units import UnknownUnit, unit_of
 from libs.common.yamlfile import Path, YamlDocument, parse_yaml, validate
 
-AnyFile = ModbusFile | Dlt645File | Cjt188File | AepFile | TellingFile
+AnyFile = ModbusFile | Dlt645File | Cjt188File | AepFile | Iec60870File | TellingFile
 
 _FILES: Mapping[str, type[AnyFile]] = {
     Protocol.MODBUS: ModbusFile,
@@ -78,6 +86,7 @@ _FILES: Mapping[str, type[AnyFile]] = {
     Protocol.OPCUA: OpcUaFile,
     Protocol.MQTT: MqttFile,
     Protocol.SPARKPLUG: SparkplugFile,
+    Protocol.IEC60870_5: Iec60870File,
 }
 
 _SINGLE_PHASE_PAIRS = tuple(
@@ -209,6 +218,8 @@ class _Checks:
         elif isinstance(self.file, Cjt188File):
             for i, field in enumerate(self.file.points):
                 self._cjt188(i, field)
+        elif isinstance(self.file, Iec60870File):
+            self._iec60870(self.file)
         elif isinstance(self.file, AepFile):
             self._aep(self.file)
         else:
@@ -384,6 +395,32 @@ class _Checks:
             both = (f"{wanted:g}, the last digit of {format_}", f"{wanted:g}({format_} 的末位)")
             self._refuse((*place, "scale"), *both, scale)
 
+    # IEC 60870-5
+
+    def _iec60870(self, file: Iec60870File) -> None:
+        seen: dict[int, Iec60870PointFile] = {}
+        for i, point in enumerate(file.points):
+            place = ("points", i)
+            other = seen.setdefault(point.ioa, point)
+            if other is not point and (point.mask is None or other.mask is None):
+                both = (f"an object once; {other.name} is it too", f"每个信息对象只用一次,{other.name} 已使用")
+                self._refuse((*place, "ioa"), *both, point.ioa)
+            if (point.mask is not None or point.map is not None) and not point.type.is_whole:
+                both = ("a whole number where mask or map is used", "整数类型(使用了 mask 或 map)")
+                self._refuse((*place, "type"), *both, point.type)
+            if point.event is not None and point.type not in (ObjectType.SINGLE, ObjectType.DOUBLE):
+                both = ("single or double where changes are events", "single 或 double(变位为事件)")
+                self._refuse((*place, "type"), *both, point.type)
+        for i, control in enumerate(file.controls):
+            fixed = {"single": (0, 1), "double": (1, 2)}.get(control.type)
+            place = ("controls", i)
+            if fixed is not None and control.value not in fixed:
+                words = " or ".join(map(str, fixed))
+                self._refuse((*place, "value"), words, words.replace("or", "或"), control.value)
+            elif fixed is None and (control.value is not None or control.min is None or control.max is None):
+                both = ("null, with min and max: a set point takes the command's value", "null,并给出 min 和 max")
+                self._refuse((*place, "value"), *both, control.value)
+
     # CTWing AEP
 
     def _aep(self, file: AepFile) -> None:
@@ -443,7 +480,7 @@ def _takes_value(control: ControlFile) -> bool:
     """Return whether a control writes what the command says, and no value of its own."""
     if isinstance(control, AepControlFile):
         return None in control.params.values()
-    if isinstance(control, ModbusControlFile):
+    if isinstance(control, ModbusControlFile | Iec60870ControlFile):
         return control.value is None
     return takes_value(control)
 
@@ -559,6 +596,8 @@ def _profile(file: AnyFile, *, name: str, version: str) -> DeviceProfile:
         )
     if isinstance(file, Dlt645File):
         return replace(common, address_hint=file.address)
+    if isinstance(file, Iec60870File):
+        return replace(common, address_hint=file.address, single_read=file.single_read)
     if isinstance(file, AepFile):
         return replace(common, aep=_aep_product(file))
     if isinstance(file, Cjt188File):
@@ -629,6 +668,8 @@ def _point(point: PointFile, file: ProfileFile) -> ProfilePoint:
             format=point.format,
             unit_byte_offset=point.unit_byte_offset,
         )
+    if isinstance(point, Iec60870PointFile):
+        return _iec60870_point(point, mapped)
     if isinstance(point, AepPointFile):
         return AepPoint(
             name=point.name,
@@ -645,6 +686,36 @@ def _point(point: PointFile, file: ProfileFile) -> ProfilePoint:
             param=point.param,
         )
     return telling_point(point, mapped)
+
+
+_DOUBLE_POSITIONS: Mapping[int, float] = {1: 0.0, 2: 1.0}
+"""Off and on of a double point; its other two values are no positions."""
+
+
+def _iec60870_point(point: Iec60870PointFile, mapped: Mapping[int, float] | None) -> Iec60870Point:
+    positions = _DOUBLE_POSITIONS if point.type is ObjectType.DOUBLE and mapped is None else mapped
+    return Iec60870Point(
+        name=point.name,
+        unit=point.unit,
+        scale=point.scale,
+        offset=point.offset,
+        mask=point.mask,
+        value_map=positions,
+        optional=point.optional,
+        slow=point.slow,
+        # The station counts in 32 bits, what it counts may roll over before: only the profile's author knows.
+        modulus=point.modulus,
+        note=point.note,
+        object_address=point.ioa,
+        type=point.type,
+        event=_change_event(point.event, point.name),
+    )
+
+
+def _change_event(event: ChangeEventFile | None, point: str) -> ChangeEvent | None:
+    if event is None:
+        return None
+    return ChangeEvent(event.code or point, event.text, event.text_zh, event.severity, event.begin)
 
 
 def _aep_product(file: AepFile) -> AepProduct:
@@ -726,6 +797,23 @@ def _control(control: ControlFile, points: Mapping[str, ProfilePoint]) -> Contro
             control_code=control.control_code,
             di=control.di,
             data=bytes.fromhex(control.data),
+        )
+    if isinstance(control, Iec60870ControlFile):
+        return Iec60870Control(
+            name=control.name,
+            read_back=read_back,
+            settle_s=control.settle_s,
+            verify_within_s=control.verify_within_s,
+            min=control.min,
+            max=control.max,
+            note=control.note,
+            object_address=control.ioa,
+            type=ObjectType(control.type),
+            value=control.value,
+            select=control.select,
+            qualifier=control.qualifier,
+            termination=control.termination,
+            timed=control.timed,
         )
     if isinstance(control, AepControlFile):
         return AepControl(

@@ -23,6 +23,8 @@ class Protocol(StrEnum):
     MQTT = "mqtt"
     """JSON in topics of the maker's own."""
     SPARKPLUG = "sparkplug-b"
+    IEC60870_5 = "iec60870-5"
+    """IEC 60870-5-101 and -104: information objects of a station."""
 
 
 class Confidence(StrEnum):
@@ -353,6 +355,51 @@ class MqttReply:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeEvent:
+    """What a change of a point means that the device tells by itself."""
+
+    code: str
+    """What alarm's table knows it by."""
+    text: str
+    text_zh: str
+    severity: int | None = None
+    """1 the worst to 4."""
+    begin: int | None = None
+    """Raw value with which it begins, any other ends it; None is an event that just happens, with each change."""
+
+
+class ObjectType(StrEnum):
+    """How an information object of IEC 60870-5 is coded, with or without a time tag."""
+
+    SINGLE = "single"
+    DOUBLE = "double"
+    """1 off, 2 on; 0 and 3 are no positions."""
+    STEP = "step"
+    BITSTRING = "bitstring"
+    NORMALISED = "normalised"
+    """Fraction of the full range, -1 to 1: the scale is the full range."""
+    SCALED = "scaled"
+    FLOAT = "float"
+    COUNTER = "counter"
+    """Integrated total, 32 bits."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the raw value is an integer."""
+        return self not in (ObjectType.NORMALISED, ObjectType.FLOAT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Iec60870Point(ProfilePoint):
+    """An information object of IEC 60870-5-101 or -104."""
+
+    object_address: int
+    """From the beginning of the device's objects in its station: see ``Address`` of the line's devices."""
+    type: ObjectType
+    event: ChangeEvent | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ReadBack:
     """What proves a control."""
 
@@ -415,6 +462,27 @@ class Cjt188Control(Control):
     control_code: int
     di: int
     data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Iec60870Control(Control):
+    """A command of IEC 60870-5-101 or -104."""
+
+    object_address: int
+    """As for points."""
+    type: ObjectType
+    """``single``, ``double``, ``normalised``, ``scaled`` or ``float``."""
+    value: int | None
+    """0 and 1 of a single, 1 (off) and 2 (on) of a double command; None takes the command's value, turned into a raw
+    one by scale and offset of the read-back point."""
+    select: bool = True
+    """Select before operate."""
+    qualifier: int = 0
+    """0 as the station has it, 1 short pulse, 2 long pulse, 3 persistent."""
+    termination: bool = True
+    """Whether the station tells the end of the command; simple ones do not."""
+    timed: bool = False
+    """With a time tag (types 58 to 63, 104 only): the station drops it when it is old."""
 
 
 AepValue = int | float | str | bool | None
@@ -498,6 +566,8 @@ class DeviceProfile:
     """CJ/T 188 type byte."""
     read_di: int | None = None
     """CJ/T 188 identifier of the reading."""
+    single_read: bool = False
+    """IEC 60870-5: whether the station answers the read command for single objects."""
     aep: AepProduct | None = None
     """Of a product on the device platform."""
     publishing_ms: int = 1000
@@ -531,6 +601,10 @@ class DeviceProfile:
     def dlt645_points(self) -> Iterator[Dlt645Point]:
         """Yield the points that DL/T 645 reads."""
         return (point for point in self.points.values() if isinstance(point, Dlt645Point))
+
+    def iec60870_points(self) -> Iterator[Iec60870Point]:
+        """Yield the information objects of IEC 60870-5."""
+        return (point for point in self.points.values() if isinstance(point, Iec60870Point))
 
     def cjt188_points(self) -> Iterator[Cjt188Point]:
         """Yield the points in a CJ/T 188 answer."""

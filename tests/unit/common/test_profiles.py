@@ -21,6 +21,8 @@ from libs.common.profiles import (
     Dlt645Control,
     Dlt645Point,
     Encoding,
+    Iec60870Control,
+    Iec60870Point,
     ModbusControl,
     ModbusPoint,
     MqttControl,
@@ -118,6 +120,7 @@ class TestShipped:
             Protocol.OPCUA: (OpcUaPoint, OpcUaControl),
             Protocol.MQTT: (MqttPoint, MqttControl),
             Protocol.SPARKPLUG: (SparkplugPoint, SparkplugControl),
+            Protocol.IEC60870_5: (Iec60870Point, Iec60870Control),
         }
         counted = dict.fromkeys(Protocol, 0)
         for found in CATALOGUE:
@@ -127,7 +130,7 @@ class TestShipped:
             counted[found.protocol] += 1
         assert counted == {
             Protocol.MODBUS: 20, Protocol.DLT645: 2, Protocol.CJT188: 2, Protocol.AEP: 1,
-            Protocol.OPCUA: 1, Protocol.MQTT: 1, Protocol.SPARKPLUG: 1,
+            Protocol.OPCUA: 1, Protocol.MQTT: 1, Protocol.SPARKPLUG: 1, Protocol.IEC60870_5: 2,
         }  # fmt: skip
 
     def test_dtsu666_as_its_manual_says(self) -> None:
