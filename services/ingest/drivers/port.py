@@ -5,7 +5,7 @@ told by devices that speak by themselves. Both turn the protocol's words into ra
 into the ones below; when to ask or to connect again is decided by whoever calls.
 """
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol, runtime_checkable
@@ -179,6 +179,13 @@ class LineSink(Protocol):
 
         Raises:
             SpoolFull: It is not accepted; do not acknowledge it.
+        """
+
+    async def reports(self, told: Sequence[tuple[str, RawReport]]) -> None:
+        """Accept reports of several devices at once, in their order: what has waited goes in one step to the bus.
+
+        Raises:
+            SpoolFull: At least one is not accepted; acknowledge none. Those that were are told as duplicates later.
         """
 
     async def event(self, device_id: str, event: DeviceEvent) -> None:

@@ -8,7 +8,7 @@ device says never ends this task.
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,7 +24,7 @@ from libs.common.errors import InvalidInput, PlatformError
 from libs.common.ids import DeviceId, LineId
 from libs.common.profiles import DeviceProfile
 from services.ingest.domain.normalise import Normaliser
-from services.ingest.domain.report import Rejection
+from services.ingest.domain.report import Rejection, Report
 from services.ingest.drivers.port import (
     Address,
     DeviceEvent,
@@ -95,17 +95,31 @@ class Intake:
 
     async def report(self, device_id: str, report: RawReport) -> None:
         """Accept a report."""
+        await self.reports([(device_id, report)])
+
+    async def reports(self, told: Sequence[tuple[str, RawReport]]) -> None:
+        """Accept reports of several devices at once."""
+        live: list[Report] = []
+        archived: list[Report] = []
+        for device_id, report in told:
+            made = self._made(device_id, report)
+            if made is not None:
+                (archived if report.archive else live).append(made)
+        for reports, history in ((live, False), (archived, True)):
+            if reports:
+                await self._acceptor.accept(reports, history=history)
+
+    def _made(self, device_id: str, report: RawReport) -> Report | None:
+        """Return the report of a device; None when there is no number in it, or no such device."""
         told = self.devices.get(device_id)
         if told is None:
             self._note_stranger(device_id)
-            return
+            return None
         self._status.texts(device_id, report.texts)
-        made = report_of(
+        return report_of(
             report, device=told.device, profile=told.profile, normaliser=told.normaliser, driver=self._protocol,
             line_id=self._line_id,
         )  # fmt: skip
-        if made is not None:
-            await self._acceptor.accept([made], history=report.archive)
 
     async def event(self, device_id: str, event: DeviceEvent) -> None:
         """Accept an event."""
@@ -425,6 +439,9 @@ class _Deaf:
         self.is_up = asyncio.Event()
 
     async def report(self, device_id: str, report: RawReport) -> None:
+        self._refuse()
+
+    async def reports(self, told: Sequence[tuple[str, RawReport]]) -> None:
         self._refuse()
 
     async def event(self, device_id: str, event: DeviceEvent) -> None:

@@ -32,6 +32,7 @@ class FakeBus:
 
     def __init__(self) -> None:
         self.published: list[Message] = []
+        self.steps = 0
         self.away = False
         self.refuses: bytes | None = None
 
@@ -42,6 +43,7 @@ class FakeBus:
             if self.refuses is not None and self.refuses in (message.value or b"") and "rejected" not in message.topic:
                 raise MessageRefused(message, "too large")
         self.published += messages
+        self.steps += 1
 
     async def check(self) -> None:
         if self.away:

@@ -134,6 +134,21 @@ async def test_report_keeps_the_devices_time_number_and_quality(tmp_path: Path) 
         assert (reading.line_id, reading.driver, reading.profile) == ("line-1", "fake", "lx47le_125")
 
 
+async def test_reports_that_have_waited_go_to_the_bus_in_one_step_and_in_order(tmp_path: Path) -> None:
+    async with field_of(tmp_path, "m-1", "m-2") as field_:
+        now = field_.clock.now()
+        told = [
+            (device_id, RawReport({"voltage_a": 230 + second}, now, source_time=now - timedelta(seconds=9 - second)))
+            for second in range(3)
+            for device_id in ("m-1", "m-2", "stranger")
+        ]
+        steps = field_.bus.steps
+        await field_.driver.says().reports(told)
+        assert field_.bus.steps == steps + 1
+        found = [(str(reading.device_id), reading.points["voltage_a"]) for reading in field_.readings()]
+        assert found == [(device_id, 230.0 + second) for second in range(3) for device_id in ("m-1", "m-2")]
+
+
 async def test_what_is_asked_of_a_devices_memory_goes_to_backfill(tmp_path: Path) -> None:
     async with field_of(tmp_path, "m-1") as field_:
         old = RawReport({"voltage_a": 230}, field_.clock.now(), source_time=field_.clock.now(), archive=True)
