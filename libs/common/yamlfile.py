@@ -67,6 +67,19 @@ def field_name(path: Path) -> str:
     return text or "document"
 
 
+def plain_scalar(text: str) -> JsonValue:
+    """Return what a text means that stands there without quotes."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INT.match(text):
+        return int(text)
+    if _HEX.match(text):
+        return int(text, 16)
+    if _FLOAT.match(text) and not _LEADING_ZERO.match(text):
+        return float(text)
+    return text
+
+
 def parse_yaml(text: str, source: str) -> YamlDocument:
     """Parse one document.
 
@@ -251,15 +264,7 @@ class _Reader:
         self.texts[path] = text
         if node.style in ("'", '"', "|", ">"):
             return text
-        if text in _WORDS:
-            return _WORDS[text]
-        if _INT.match(text):
-            return int(text)
-        if _HEX.match(text):
-            return int(text, 16)
-        if _FLOAT.match(text) and not _LEADING_ZERO.match(text):
-            return float(text)
-        return text
+        return plain_scalar(text)
 
     def _refuse(self, node: yaml.Node, path: Path, expected: str, expected_zh: str) -> None:
         line = node.start_mark.line + 1

@@ -24,6 +24,7 @@ from libs.common.profiles import ProfileCatalogue
 from libs.common.runtime import Check, Health, Platform, Service, Worker, run
 from libs.common.settings import load_common, load_section
 from libs.common.web import create_app
+from services.ingest.api import devices as devices_api
 from services.ingest.api import direct as direct_api
 from services.ingest.api import imports as imports_api
 from services.ingest.api import readings as readings_api
@@ -40,6 +41,7 @@ from services.ingest.store.snapshot import load_snapshot
 from services.ingest.store.status import PgStatusStore
 from services.ingest.usecases.acceptor import Acceptor
 from services.ingest.usecases.boards import LastSeen
+from services.ingest.usecases.coverage import Coverages
 from services.ingest.usecases.findings import Findings
 from services.ingest.usecases.history import HistoryHandler
 from services.ingest.usecases.imports import Imports
@@ -47,6 +49,7 @@ from services.ingest.usecases.orders import Orders
 from services.ingest.usecases.readings import Readings
 from services.ingest.usecases.registry import Registry
 from services.ingest.usecases.rejected import RejectedHandler
+from services.ingest.usecases.replacement import Replacements
 from services.ingest.usecases.results import Results
 from services.ingest.usecases.status import StatusBoard
 from services.ingest.usecases.submissions import Submissions
@@ -205,6 +208,14 @@ def build(platform: Platform) -> Service:
     health.always_open = ("/direct/",)
     app.include_router(
         direct_api.build_router(orders=orders, book=book, seen=seen, topology=topology, lines=lines, clock=clock)
+    )
+    app.include_router(
+        devices_api.build_router(
+            registry=registry,
+            replacements=Replacements(db, clock, registry, relay.wake),
+            coverages=Coverages(db, clock, topology),
+            topology=topology,
+        )
     )
     app.include_router(registry_api.build_router(registry=registry, topology=topology, catalogue=catalogue, db=db))
     app.include_router(readings_api.build_router(readings=readings, topology=topology, db=db, polling=settings.polling))

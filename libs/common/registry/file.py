@@ -1,4 +1,4 @@
-"""The registry as a YAML file: read whole, or refused with every place that is wrong.
+"""The registry as a file: read whole, or refused with every place that is wrong.
 
 The format is described in ``docs/registry-file.md``: one list per kind of entity, the fields those of the registry.
 """
@@ -36,11 +36,27 @@ def parse_registry_yaml(
     known: Mapping[str, EntityKind] | None = None,
     profiles: Collection[str] | None = None,
 ) -> list[Entity]:
-    """Return the entities that a file describes, each in version 1, what is referred to first.
+    """Return the entities that a YAML file describes; the arguments are those of ``read_registry``.
+
+    Raises:
+        InvalidFile: Something is wrong; all places are listed with line and field, and nothing is returned.
+    """
+    document = parse_yaml(text, source)
+    return read_registry(document, valid_from=valid_from, changed_by=changed_by, known=known, profiles=profiles)
+
+
+def read_registry(
+    document: YamlDocument,
+    *,
+    valid_from: datetime,
+    changed_by: str,
+    known: Mapping[str, EntityKind] | None = None,
+    profiles: Collection[str] | None = None,
+) -> list[Entity]:
+    """Return the entities that a parsed file describes, each in version 1, what is referred to first.
 
     Args:
-        text: The file.
-        source: Its name, for messages.
+        document: The file.
         valid_from: Since when it holds where the file does not say.
         changed_by: Who imports it, such as ``import:registry.yaml``.
         known: What the registry holds already, id to kind: may be referred to, and may be described anew.
@@ -49,11 +65,10 @@ def parse_registry_yaml(
     Raises:
         InvalidFile: Something is wrong; all places are listed with line and field, and nothing is returned.
     """
-    document = parse_yaml(text, source)
     reader = _Reader(document, known or {}, profiles)
     entities = reader.read(valid_from=valid_from, changed_by=changed_by)
     if reader.problems:
-        raise InvalidFile(source, sorted(reader.problems, key=lambda problem: problem.line or 0))
+        raise InvalidFile(document.source, sorted(reader.problems, key=lambda problem: problem.line or 0))
     return entities
 
 

@@ -43,6 +43,8 @@ class ImportOut(BaseModel):
     counts: dict[str, Any] | None = None
     problems: list[dict[str, Any]] | None = None
     """Wrong places: line, field, what was expected, what was found."""
+    changes: list[dict[str, Any]] | None = None
+    """Of a registry file: per entity the fields that differ, before and after; the first five hundred."""
     detail: str | None = None
     detail_zh: str | None = None
 

@@ -76,7 +76,7 @@ REPLAY_BODY: dict[str, Any] = {"requestBody": {"required": False, "content": {"a
 FILE_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "the file: a registry in YAML, or readings with one JSON object a line; plain or gzip",
+        "description": "the file: a registry as YAML or Excel workbook, or readings with one JSON object a line",
         "content": {
             "application/yaml": {"schema": {"type": "string"}},
             "application/x-ndjson": {"schema": {"type": "string"}},

@@ -25,6 +25,8 @@ class Import:
     problems: Sequence[Mapping[str, Any]] | None = None
     detail: str | None = None
     detail_zh: str | None = None
+    changes: Sequence[Mapping[str, Any]] | None = None
+    """Of a registry file: what is new in the first entities, field by field."""
     finished_at: datetime | None = None
     done: int | None = None
     """Lines or entities that are done, while it runs."""
@@ -53,11 +55,13 @@ async def finish(
     problems: Sequence[Mapping[str, Any]] | None = None,
     detail: str | None = None,
     detail_zh: str | None = None,
+    changes: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
     """Note what came of an import."""
     await conn.execute(
         """
-        update imports set state = $2, finished_at = $3, counts = $4, problems = $5, detail = $6, detail_zh = $7
+        update imports set state = $2, finished_at = $3, counts = $4, problems = $5, detail = $6, detail_zh = $7,
+                           changes = $8
          where id = $1
         """,
         import_id,
@@ -67,6 +71,7 @@ async def finish(
         problems,
         detail,
         detail_zh,
+        changes,
     )
 
 
@@ -80,7 +85,8 @@ async def fetch_page(conn: ReadConn, *, before: str | None, limit: int, import_i
     """Return imports, the youngest first, below the id ``before``; a job that has ended badly ends its import."""
     rows = await conn.fetch(
         """
-        select i.id, i.kind, i.file, i.actor, i.dry_run, i.bytes, i.job_id, i.counts, i.problems, i.created_at,
+        select i.id, i.kind, i.file, i.actor, i.dry_run, i.bytes, i.job_id, i.counts, i.problems,
+               i.changes, i.created_at,
                case when i.state in ('queued', 'running') and j.state is not null then j.state else i.state end
                    as state,
                coalesce(i.detail, j.error->>'detail', j.note) as detail,

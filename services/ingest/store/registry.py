@@ -86,6 +86,20 @@ async def fetch_referring(conn: WriteConn, entity_id: str, *, when: datetime, li
     return [f"{row['kind']} {row['id']}" for row in rows]
 
 
+async def fetch_referring_ids(conn: ReadConn | WriteConn, entity_id: str) -> list[str]:
+    """Return the ids of active entities that name this one now, or have named it."""
+    rows = await conn.fetch(
+        """
+        select distinct e.id
+          from entity_versions v join entities e on e.id = v.id
+         where v.refers_to @> array[$1] and e.state = 'active'
+         order by 1
+        """,
+        entity_id,
+    )
+    return [row["id"] for row in rows]
+
+
 async def fetch_page(
     conn: ReadConn,
     kind: EntityKind,

@@ -7,7 +7,7 @@ import orjson
 from libs.common.bus import envelope, outbox, topics
 from libs.common.bus.port import Message
 from libs.common.contracts.device import Battery, Connectivity, DeviceStatus, RadioSignal, SimState
-from libs.common.db import Database
+from libs.common.db import Database, ReadConn
 from libs.common.ids import DeviceId, LineId, SiteId
 from services.ingest.bus import SOURCE
 from services.ingest.usecases.status import StatusRow
@@ -92,3 +92,13 @@ def status_message(row: StatusRow) -> Message:
         partition_key=row.site_id,
         subject=row.device_id,
     )
+
+
+async def fetch_online(conn: ReadConn, device_ids: Sequence[str]) -> frozenset[str]:
+    """Return those of the devices that were last told to be online."""
+    rows = await conn.fetch(
+        "select device_id from device_status where connectivity = $1 and device_id = any($2::text[])",
+        Connectivity.ONLINE.value,
+        device_ids,
+    )
+    return frozenset(row["device_id"] for row in rows)

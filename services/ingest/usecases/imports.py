@@ -26,16 +26,19 @@ from libs.common.db import Database
 from libs.common.errors import Forbidden, InvalidFile, NotFound, Problem
 from libs.common.ids import DeviceId, new_id
 from libs.common.profiles import ProfileCatalogue, parse_profile
-from libs.common.registry import parse_registry_yaml
+from libs.common.registry import read_registry
+from libs.common.yamlfile import YamlDocument, parse_yaml
 from services.ingest import metrics
 from services.ingest.bus import reading_message, rejected_message
 from services.ingest.domain.acceptance import Limits, Refused, judge
 from services.ingest.domain.report import Rejection, Report
 from services.ingest.domain.submission import Submission, parse_submission, report_of, unknown_device
+from services.ingest.files import workbook
+from services.ingest.files.registry_book import read_registry_book
 from services.ingest.store import imports as store
 from services.ingest.store import registry as registry_store
 from services.ingest.store.imports import Import
-from services.ingest.usecases.registry import Actor, Registry
+from services.ingest.usecases.registry import Actor, ImportCounts, Registry
 from services.ingest.usecases.topology import in_use
 
 logger = logging.getLogger(__name__)
@@ -156,8 +159,12 @@ class Imports:
             InvalidFile: The file is wrong; that is kept too.
         """
         try:
+            problems: list[dict[str, Any]] = []
+            changes: list[dict[str, Any]] | None = None
+            counts: Mapping[str, Any]
             if kind == "registry":
-                counts, problems = await self.take_registry(file, body, actor, dry_run=dry_run), []
+                taken = await self.take_registry(file, body, actor, dry_run=dry_run)
+                counts, changes = taken.as_dict(), taken.changes
             else:
                 result = await self.take_readings(file, body, dry_run=dry_run, progress=progress, done=done)
                 counts, problems = dict(result.counts), result.problems
@@ -176,7 +183,13 @@ class Imports:
             raise
         async with self._db.write() as conn:
             await store.finish(
-                conn, import_id, state="succeeded", at=self._clock.now(), counts=counts, problems=problems
+                conn,
+                import_id,
+                state="succeeded",
+                at=self._clock.now(),
+                counts=counts,
+                problems=problems,
+                changes=changes,
             )
         return counts
 
@@ -197,29 +210,23 @@ class Imports:
         async with self._db.read() as conn:
             return await store.fetch_page(conn, before=before, limit=limit)
 
-    async def take_registry(self, file: str, body: bytes, actor: str, *, dry_run: bool) -> dict[str, Any]:
-        """Take a registry file, all of it or nothing.
+    async def take_registry(self, file: str, body: bytes, actor: str, *, dry_run: bool) -> ImportCounts:
+        """Take a registry file, YAML or a workbook, all of it or nothing.
 
         Raises:
             InvalidFile: It is wrong.
         """
-        try:
-            text = b"".join(_unpacked(body, file, limit=MAX_REGISTRY_BYTES)).decode("utf-8-sig")
-        except UnicodeDecodeError as exc:
-            raise _unusable(file, "UTF-8 text", "UTF-8 文本", exc) from exc
-        if _PROFILE.search(text):
-            await asyncio.to_thread(_refuse_profile, text, file)
+        document = await asyncio.to_thread(_registry_document, body, file)
         entities = await asyncio.to_thread(
-            parse_registry_yaml,
-            text,
-            file,
+            read_registry,
+            document,
             valid_from=self._clock.now(),
             changed_by=f"import:{file}",
             known=await self._registry.known(),
             profiles=self._catalogue.names,
         )
         counts = await self._registry.take(entities, Actor(name=actor, door="import"), dry_run=dry_run, note=file)
-        return counts.as_dict()
+        return counts
 
     async def take_readings(
         self, file: str, body: bytes, *, dry_run: bool, progress: Progress, done: int = 0
@@ -325,6 +332,23 @@ def _rejection(
         driver=DRIVER,
         content_type="application/json",
     )
+
+
+def _registry_document(body: bytes, file: str) -> YamlDocument:
+    """Return a registry file as parsed, not yet judged.
+
+    Raises:
+        InvalidFile: It is neither plain YAML nor a workbook, or it is a device profile.
+    """
+    if body.startswith(workbook.MAGIC):
+        return read_registry_book(body, file)
+    try:
+        text = b"".join(_unpacked(body, file, limit=MAX_REGISTRY_BYTES)).decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise _unusable(file, "UTF-8 text", "UTF-8 文本", exc) from exc
+    if _PROFILE.search(text):
+        _refuse_profile(text, file)
+    return parse_yaml(text, file)
 
 
 _PROFILE = re.compile(r"^schema:\s*[\"']?device-profile/", re.MULTILINE)

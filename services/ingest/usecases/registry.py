@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 SAVE_AT_A_TIME = 500
 """Records written and published in one statement."""
+MAX_SHOWN_CHANGES = 500
+"""Entities of an import whose changes are shown field by field; all are counted."""
 MAX_RECORD_BYTES = MAX_MESSAGE_BYTES - 4096
 """An entity with all its versions; the rest is for the headers. [B]"""
 
@@ -109,6 +111,17 @@ class ImportCounts:
     created: Counter[str] = field(default_factory=Counter)
     changed: Counter[str] = field(default_factory=Counter)
     unchanged: Counter[str] = field(default_factory=Counter)
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    """What is new in the first entities: kind, id, and per field the value before and after."""
+
+    def note(self, before: Entity | None, after: Entity) -> None:
+        """Count a change, and show it unless there are many."""
+        (self.created if before is None else self.changed)[after.kind_of.value] += 1
+        if len(self.changes) < MAX_SHOWN_CHANGES:
+            old, new = {} if before is None else facts(before), facts(after)
+            differing = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+            fields = {name: [old.get(name), new.get(name)] for name in differing if name != "id"}
+            self.changes.append({"kind": after.kind_of.value, "id": after.id, "new": before is None, "fields": fields})
 
     def as_dict(self) -> dict[str, dict[str, int]]:
         """Return the counts per kind."""
@@ -160,7 +173,7 @@ class Registry:
             InvalidEntity, VersionConflict, Forbidden: As they say.
         """
         now = self._clock.now()
-        entity = self._parsed(kind, entity_id, body, actor, now)
+        entity = self.parsed(kind, entity_id, body, actor, now)
         async with self._db.write() as conn:
             await store.lock_entities(conn, [entity_id])
             known = await store.fetch_record(conn, entity_id)
@@ -172,9 +185,9 @@ class Registry:
             else:
                 before = None
             record = amended(known, entity)
-            await self._check_references(conn, entity)
+            await self.check_references(conn, entity)
             site = await self._site_of(conn, entity)
-            _check_site(actor, site)
+            check_site(actor, site)
             await self._write(conn, [Change(record, site)], now)
             await outbox.put(conn, [_audit(actor, f"{kind}.put", entity, before, now, site)])
         self._published()
@@ -194,7 +207,7 @@ class Registry:
                 raise unknown(kind, entity_id)
             _check_expected(known, expected, only_new=False)
             site = (await store.fetch_sites(conn, [entity_id])).get(entity_id)
-            _check_site(actor, site)
+            check_site(actor, site)
             users = await store.fetch_referring(conn, entity_id, when=now, limit=6)
             if users:
                 shown = ", ".join(users[:5]) + (" …" if len(users) > 5 else "")
@@ -242,16 +255,16 @@ class Registry:
             ids = [entity.id for entity in entities]
             await store.lock_entities(conn, ids)
             known = await store.fetch_records(conn, ids)
-            sites = await self._sites_of_all(conn, entities, known)
+            sites = await self._sites_of_all(conn, entities)
             changes: list[Change] = []
             for entity in entities:
                 record = known.get(entity.id)
                 if record is not None and record.is_active and facts(current(record, now)) == facts(entity):
                     counts.unchanged[entity.kind_of.value] += 1
                     continue
-                _check_site(actor, sites[entity.id])
+                check_site(actor, sites[entity.id])
                 changes.append(Change(amended(record, entity), sites[entity.id]))
-                (counts.created if record is None else counts.changed)[entity.kind_of.value] += 1
+                counts.note(current(record, now) if record is not None and record.is_active else None, entity)
             if dry_run:
                 return counts
             for at in range(0, len(changes), SAVE_AT_A_TIME):
@@ -276,9 +289,25 @@ class Registry:
             self._published()
         return len(behind)
 
-    def _parsed(
+    async def all_active(self) -> dict[EntityKind, list[Entity]]:
+        """Return everything that is there, as it holds now, by kind and id."""
+        found: dict[EntityKind, list[Entity]] = {}
+        now = self._clock.now()
+        async with self._db.read() as conn:
+            ids = sorted(await store.fetch_kinds(conn, None))
+            for at in range(0, len(ids), SAVE_AT_A_TIME):
+                for record in (await store.fetch_records(conn, ids[at : at + SAVE_AT_A_TIME])).values():
+                    found.setdefault(record.kind, []).append(current(record, now))
+        return found
+
+    def parsed(
         self, kind: EntityKind, entity_id: str, body: Mapping[str, JsonValue], actor: Actor, now: datetime
     ) -> Entity:
+        """Return an entity as a body describes it.
+
+        Raises:
+            InvalidEntity: A field is wrong, or the profile is not known.
+        """
         cls = ENTITY_TYPES[kind]
         given = {name: value for name, value in body.items() if name not in ("version", "changed_by", "state")}
         unknown_fields = sorted(given.keys() - cls.model_fields.keys())
@@ -310,7 +339,12 @@ class Registry:
                 )
         return entity
 
-    async def _check_references(self, conn: WriteConn, entity: Entity) -> None:
+    async def check_references(self, conn: WriteConn, entity: Entity) -> None:
+        """Check that what an entity names is there, and of the right kind.
+
+        Raises:
+            InvalidEntity: It is not.
+        """
         named = references_of(entity)
         kinds = await store.fetch_kinds(conn, sorted({entity_id for _, _, entity_id in named}))
         for path, kind, entity_id in named:
@@ -330,9 +364,7 @@ class Registry:
             return direct
         return (await store.fetch_sites(conn, [through])).get(through)
 
-    async def _sites_of_all(
-        self, conn: WriteConn, entities: Sequence[Entity], known: Mapping[str, RegistryRecord]
-    ) -> dict[str, str | None]:
+    async def _sites_of_all(self, conn: WriteConn, entities: Sequence[Entity]) -> dict[str, str | None]:
         ways = {entity.id: _site_or_way(entity) for entity in entities}
         outside = sorted({way for _, way in ways.values() if way is not None and way not in ways})
         found: dict[str, str | None] = dict(await store.fetch_sites(conn, outside))
@@ -340,6 +372,15 @@ class Registry:
             direct, way = ways[entity.id]
             found[entity.id] = direct if direct is not None or way is None else found.get(way)
         return found
+
+    async def write(self, conn: WriteConn, records: Sequence[RegistryRecord], now: datetime) -> None:
+        """Write and publish records that change together, within the caller's transaction.
+
+        Raises:
+            HistoryFull: One of them cannot be published any more.
+        """
+        sites = await self._sites_of_all(conn, [record.latest for record in records])
+        await self._write(conn, [Change(record, sites[record.id]) for record in records], now)
 
     async def _write(self, conn: WriteConn, changes: Sequence[Change], now: datetime) -> None:
         messages = [_record_message(change.record, now) for change in changes]
@@ -388,7 +429,12 @@ def _check_expected(known: RegistryRecord | None, expected: int | None, *, only_
         )
 
 
-def _check_site(actor: Actor, site: str | None) -> None:
+def check_site(actor: Actor, site: str | None) -> None:
+    """Check that somebody may change what belongs to a site.
+
+    Raises:
+        Forbidden: They may not.
+    """
     if actor.sites is not None and site not in actor.sites:
         raise Forbidden(
             f"{actor.name} may not change what belongs to {site or 'no single site'}",

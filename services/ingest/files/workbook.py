@@ -1,0 +1,173 @@
+"""Excel workbooks in and out, within bounds: a workbook is a zip of XML and can be a bomb in both respects."""
+
+import io
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, time
+
+import openpyxl
+from openpyxl.cell import Cell as BookCell
+from openpyxl.cell import WriteOnlyCell
+from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
+from openpyxl.styles import Alignment, Font, PatternFill
+from openpyxl.utils import get_column_letter
+from openpyxl.worksheet.worksheet import Worksheet
+
+from libs.common.errors import InvalidFile, Problem
+
+MAGIC = b"PK\x03\x04"
+"""How a workbook begins; so does every zip."""
+MAX_UNPACKED_BYTES = 256 << 20
+"""All parts of a workbook together. [B]"""
+MAX_ROWS = 200_000
+"""Rows of all sheets together; larger archives come as text."""
+MAX_COLUMNS = 600
+MEDIA_TYPE = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+
+_HEAD = Font(bold=True)
+_HEAD_FILL = PatternFill("solid", fgColor="DDE7F0")
+
+Cell = str | int | float | bool | datetime | date | time | None
+
+
+@dataclass(frozen=True, slots=True)
+class SheetRow:
+    """One row that is not empty."""
+
+    number: int
+    """As Excel shows it, counted from 1."""
+    cells: Mapping[str, Cell]
+    """By the heading of the column; empty cells are absent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A sheet whose first row names its columns."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[SheetRow]
+
+
+def read_workbook(body: bytes, source: str) -> list[Sheet]:
+    """Return the sheets of a workbook; empty ones are left out.
+
+    Raises:
+        InvalidFile: It is no workbook, is too large, or a sheet has no usable headings.
+    """
+    _check_size(body, source)
+    try:
+        book = openpyxl.load_workbook(io.BytesIO(body), read_only=True, data_only=True, keep_links=False)
+    except Exception as exc:  # openpyxl lets many kinds through: KeyError, ValueError, BadZipFile, ParseError …
+        raise unusable(source, "an undamaged Excel workbook (.xlsx)", "完好的 Excel 工作簿(.xlsx)", exc) from exc
+    try:
+        return list(_sheets(book.worksheets, source))
+    except InvalidFile:
+        raise
+    except Exception as exc:  # the same for the sheets, which are read only now
+        raise unusable(source, "an undamaged Excel workbook (.xlsx)", "完好的 Excel 工作簿(.xlsx)", exc) from exc
+    finally:
+        book.close()
+
+
+def write_workbook(sheets: Iterable[Sheet], widths: Mapping[str, int] | None = None) -> bytes:
+    """Return a workbook with a frozen, bold first row and a filter per sheet.
+
+    Texts stay texts: an address with leading zeros is not made a number, and nothing becomes a formula.
+    """
+    book = openpyxl.Workbook(write_only=True)
+    for sheet in sheets:
+        page = book.create_sheet(sheet.title)
+        page.freeze_panes = "A2"
+        for place, column in enumerate(sheet.columns, start=1):
+            letter = get_column_letter(place)
+            page.column_dimensions[letter].width = (widths or {}).get(column, max(12, min(len(column) + 4, 40)))
+        page.auto_filter.ref = f"A1:{get_column_letter(max(len(sheet.columns), 1))}{len(sheet.rows) + 1}"
+        page.append([_head(page, column) for column in sheet.columns])
+        for row in sheet.rows:
+            page.append([_cell(page, row.cells.get(column)) for column in sheet.columns])
+    found = io.BytesIO()
+    book.save(found)
+    return found.getvalue()
+
+
+def unusable(source: str, expected: str, expected_zh: str, found: object = None) -> InvalidFile:
+    """Return the error for a file that cannot be read at all."""
+    problem = Problem(line=None, field="file", expected=expected, expected_zh=expected_zh, found=found)
+    return InvalidFile(source, [problem])
+
+
+def _check_size(body: bytes, source: str) -> None:
+    try:
+        with zipfile.ZipFile(io.BytesIO(body)) as archive:
+            total = sum(part.file_size for part in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, OSError) as exc:
+        raise unusable(source, "an undamaged Excel workbook (.xlsx)", "完好的 Excel 工作簿(.xlsx)", exc) from exc
+    if total > MAX_UNPACKED_BYTES:
+        most = MAX_UNPACKED_BYTES
+        raise unusable(source, f"at most {most} bytes when unpacked", f"解压后不超过 {most} 字节", total)
+
+
+def _sheets(pages: Iterable[object], source: str) -> Iterator[Sheet]:
+    left = MAX_ROWS
+    for page in pages:
+        if not hasattr(page, "iter_rows"):
+            continue  # a chart on a sheet of its own
+        lines = page.iter_rows(values_only=True, max_col=MAX_COLUMNS)
+        head = next(lines, None)
+        if head is None or all(value is None for value in head):
+            continue
+        columns = _columns(head, source, page.title)  # type: ignore[attr-defined]  # has rows, so has a title
+        rows: list[SheetRow] = []
+        for number, values in enumerate(lines, start=2):
+            cells = {
+                column: _plain(value)
+                for column, value in zip(columns, values, strict=False)
+                if column and value is not None and value != ""
+            }
+            if not cells:
+                continue
+            left -= 1
+            if left < 0:
+                raise unusable(source, f"at most {MAX_ROWS} rows", f"不超过 {MAX_ROWS} 行")
+            rows.append(SheetRow(number, cells))
+        yield Sheet(page.title, [column for column in columns if column], rows)  # type: ignore[attr-defined]
+
+
+def _columns(head: Sequence[object], source: str, title: str) -> list[str]:
+    columns = ["" if value is None else str(value).strip() for value in head]
+    twice = next((name for name in columns if name and columns.count(name) > 1), None)
+    if twice is not None:
+        problem = Problem(
+            line=1, field=title, expected=f"each heading once; {twice} stands twice",
+            expected_zh=f"每个列名只出现一次,{twice} 重复",
+        )  # fmt: skip
+        raise InvalidFile(source, [problem])
+    return columns
+
+
+def _plain(value: object) -> Cell:
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)  # Excel knows no integers
+    if isinstance(value, str):
+        return value.strip()
+    return value if isinstance(value, bool | int | float | datetime | date | time) else str(value)
+
+
+def _head(page: Worksheet, text: str) -> BookCell:
+    cell = WriteOnlyCell(page, text)
+    cell.font, cell.fill, cell.alignment = _HEAD, _HEAD_FILL, Alignment(vertical="center")
+    return cell
+
+
+def _cell(page: Worksheet, value: Cell) -> BookCell | None:
+    if value is None:
+        return None
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        value = value.isoformat()
+    cell = WriteOnlyCell(page, ILLEGAL_CHARACTERS_RE.sub("", value) if isinstance(value, str) else value)  # type: ignore[arg-type]  # its stubs know no date
+    if isinstance(value, str):
+        cell.data_type = "s"  # a text that begins with = is no formula
+        cell.number_format = "@"
+    return cell
