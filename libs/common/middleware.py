@@ -21,6 +21,7 @@ from libs.common.health import Health
 from libs.common.ids import new_id
 from libs.common.log import log_context
 from libs.common.problems import problem
+from libs.common.redact import shown_path
 from libs.common.tracing import span
 
 logger = logging.getLogger(__name__)
@@ -112,7 +113,9 @@ class Envelope:
             if not self._health.draining or not await answer.finish(scope, receive):
                 raise
         except Exception:
-            logger.exception("unexpected error in a request", extra={"path": scope["path"], "method": scope["method"]})
+            logger.exception(
+                "unexpected error in a request", extra={"path": shown_path(scope["path"]), "method": scope["method"]}
+            )
             if not answer.status:
                 failure = problem(
                     500, code="internal", title="Internal error", detail="unexpected error; it was logged",

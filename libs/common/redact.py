@@ -53,6 +53,12 @@ def redact(text: str) -> str:
     return text
 
 
+def shown_path(path: str) -> str:
+    """Return the path of a request as anyone may read it: ``/push/<kind>/<line>/<token>`` without its token."""
+    parts = path.split("/")
+    return "/".join([*parts[:4], HIDDEN]) if path.startswith("/push/") and len(parts) > 4 else path
+
+
 def presentable(value: object, name: str = "", *, depth: int = 0) -> Any:
     """Return a copy that JSON can carry and anyone may read.
 

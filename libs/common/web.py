@@ -25,6 +25,7 @@ from libs.common.expected import expected
 from libs.common.health import Health
 from libs.common.middleware import MAX_BODY_BYTES, Envelope
 from libs.common.problems import ProblemDetail, problem, problem_of, problem_response, status_of
+from libs.common.redact import shown_path
 from libs.common.serving import Platform
 from libs.common.tokens import Principal
 
@@ -152,7 +153,8 @@ def require(scope: str) -> Callable[[Request], Awaitable[Principal]]:
 async def _platform_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, errors.PlatformError)  # noqa: S101  # registered for this class only
     if status_of(exc) >= 500:
-        logger.warning("request refused", extra={"code": exc.code, "reason": exc.message, "path": request.url.path})
+        path = shown_path(request.url.path)
+        logger.warning("request refused", extra={"code": exc.code, "reason": exc.message, "path": path})
     return problem_of(exc)
 
 

@@ -24,6 +24,7 @@ from services.gateway.domain import SERVICES
 from services.gateway.live import TOPICS, LiveHub
 from services.gateway.pages import add_pages
 from services.gateway.proxy import Proxy
+from services.gateway.push import PushDoor
 from services.gateway.settings import GatewaySettings
 from services.gateway.sites import SiteScope
 from services.gateway.usecases import Accounts
@@ -88,6 +89,12 @@ def build(platform: Platform) -> Service:
     @app.api_route("/api/v1/{path:path}", methods=["GET", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False)
     async def forward(request: Request, who: Annotated[Principal, Depends(identify)]) -> Response:
         return await proxy.forward(request, who)
+
+    push_door = PushDoor(proxy, settings.push)
+
+    @app.post("/push/{path:path}", include_in_schema=False)
+    async def push(request: Request) -> Response:
+        return await push_door.take(request)
 
     add_pages(app, describe)
     return Service(

@@ -78,6 +78,34 @@ class Proxy:
         kept = {name: value for name, value in answer.headers.items() if name not in DROPPED_BACK}
         return StreamingResponse(answer.aiter_raw(), answer.status_code, kept, background=BackgroundTask(answer.aclose))
 
+    async def post(
+        self,
+        service: str,
+        path: str,
+        body: bytes,
+        *,
+        headers: Mapping[str, str],
+        subject: str,
+        scope: str,
+        timeout_s: float,
+    ) -> httpx.Response:
+        """Post a body for somebody who has no account, with one right; ``subject`` is the address it came from.
+
+        Raises:
+            Unavailable: The service does not answer.
+        """
+        token = self._platform.keys.sign_token(
+            "gateway", audience=service, subject=subject, kind="service", scopes=[scope]
+        )
+        try:
+            return await self._client(service).post(
+                path, content=body, headers={**headers, "authorization": f"Bearer {token}"}, timeout=timeout_s
+            )
+        except httpx.HTTPError as exc:
+            raise Unavailable(
+                f"{service} does not answer: {exc or type(exc).__name__}", message_zh=f"服务 {service} 没有应答"
+            ) from exc
+
     async def openapi(self, service: str) -> Mapping[str, object] | None:
         """Return a service's description, None when it does not answer."""
         try:
