@@ -31,6 +31,7 @@ from services.ingest.api import readings as readings_api
 from services.ingest.api import registry as registry_api
 from services.ingest.domain.resolution import rounded_points
 from services.ingest.jobs import limits_of
+from services.ingest.secretstore import SecretStore
 from services.ingest.settings import IngestSettings
 from services.ingest.spool import Spool
 from services.ingest.store import history as history_store
@@ -82,6 +83,7 @@ def build(platform: Platform) -> Service:
     db = platform.database(NAME)
     catalogue = ProfileCatalogue.load(platform.settings.profile_dirs)
     folder = platform.settings.data_dir / NAME / instance
+    secrets = SecretStore(settings.secrets_dir or platform.settings.data_dir / "secrets")
 
     relay = OutboxRelay(bus=bus, db=db, clock=clock, owner=member)
     topology = Topology()
@@ -116,6 +118,7 @@ def build(platform: Platform) -> Service:
         findings=findings,
         clock=clock,
         settings=settings.polling,
+        secrets=secrets,
         instance=member,
     )
     readings = Readings(db)
@@ -125,7 +128,7 @@ def build(platform: Platform) -> Service:
     commands = PgCommandStore(db)
     results = Results(outbox=commands, bus=bus, kept=kept_results, clock=clock, instance=instance, published=relay.wake)
     switcher = Switcher(
-        reach=LineReach(lines=lines, clock=clock, settings=settings.polling),
+        reach=LineReach(lines=lines, clock=clock, settings=settings.polling, secrets=secrets),
         seen=seen,
         power=PgLatestPower(readings),
         clock=clock,

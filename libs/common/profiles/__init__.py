@@ -43,6 +43,11 @@ from libs.common.profiles.model import (
     TimeFormat,
     WordedPoint,
     WriteFunction,
+    Yd1363Alarm,
+    Yd1363Control,
+    Yd1363Equipment,
+    Yd1363Point,
+    Yd1363Table,
     register_count,
 )
 
@@ -89,6 +94,11 @@ __all__ = [
     "UnknownProfile",
     "WordedPoint",
     "WriteFunction",
+    "Yd1363Alarm",
+    "Yd1363Control",
+    "Yd1363Equipment",
+    "Yd1363Point",
+    "Yd1363Table",
     "load_profile",
     "parse_profile",
     "register_count",

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from libs.common.errors import WrongValue
 from libs.common.jsonpath import parse_path
+from libs.common.profiles.layout import FieldType
 from libs.common.profiles.model import (
     Area,
     Confidence,
@@ -26,6 +27,7 @@ Text = Annotated[str, Field(min_length=1)]
 Byte = Annotated[int, Field(ge=0, le=0xFF)]
 HexText = Annotated[str, Field(pattern=r"^0x[0-9A-Fa-f]{1,8}$")]
 HexByte = Annotated[str, Field(pattern=r"^[0-9A-F]{2}$")]
+HexBytes = Annotated[str, Field(pattern=r"^(?:[0-9A-F]{2})*$", max_length=64)]
 Transport = Literal[
     "tcp", "rtu", "rtu_over_tcp", "rs485", "mbus", "tcp_transparent", "nb_iot", "cellular", "opcua", "mqtt"
 ]
@@ -178,6 +180,45 @@ class Iec60870ControlFile(ControlFile):
     timed: bool = False
 
 
+class Yd1363PointFile(PointFile):
+    """A point of a YD/T 1363.3 device."""
+
+    table: Name
+    field: Text
+    offset: float = 0.0
+
+
+class Yd1363TableFile(FileModel):
+    """``tables`` of a YD/T 1363.3 device."""
+
+    name: Name
+    cid2: Byte
+    info: HexBytes = ""
+    layout: Text
+    slow: bool = False
+    optional: bool = False
+
+
+class Yd1363AlarmFile(FileModel):
+    """``alarms`` of a YD/T 1363.3 device."""
+
+    table: Name
+    field: Text
+    code: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_{}]{0,63}$")]
+    text: Text
+    text_zh: Text
+    severity: int | None = Field(default=None, ge=1, le=4)
+    values: dict[str, Name] | None = Field(default=None, min_length=1)
+
+
+class Yd1363ControlFile(ControlFile):
+    """A control of a YD/T 1363.3 device."""
+
+    cid2: Byte = 0x45
+    info: HexBytes
+    value_type: Annotated[FieldType, Field(strict=False)] | None = None
+
+
 class AepPointFile(PointFile):
     """A point of a product on the device platform."""
 
@@ -281,6 +322,19 @@ class Iec60870File(ProfileFile):
     single_read: bool = False
     points: list[Iec60870PointFile] = Field(min_length=1)
     controls: list[Iec60870ControlFile] = []
+
+
+class Yd1363File(ProfileFile):
+    """The file of a YD/T 1363.3 device."""
+
+    protocol: Literal["yd1363"]
+    address: Text
+    cid1: Byte
+    protocol_version: Byte
+    tables: list[Yd1363TableFile] = Field(min_length=1)
+    points: list[Yd1363PointFile] = Field(min_length=1)
+    alarms: list[Yd1363AlarmFile] = []
+    controls: list[Yd1363ControlFile] = []
 
 
 class AepFile(ProfileFile):

@@ -35,7 +35,11 @@ from libs.common.profiles.files import (
     PointFile,
     ProfileFile,
     SparkplugFile,
+    Yd1363ControlFile,
+    Yd1363File,
+    Yd1363PointFile,
 )
+from libs.common.profiles.layout import Layout, parse_layout, without_numbers
 from libs.common.profiles.model import (
     AepControl,
     AepEvent,
@@ -62,6 +66,11 @@ from libs.common.profiles.model import (
     RegisterType,
     Serial,
     WriteFunction,
+    Yd1363Alarm,
+    Yd1363Control,
+    Yd1363Equipment,
+    Yd1363Point,
+    Yd1363Table,
     register_count,
     single_phase,
 )
@@ -76,12 +85,13 @@ from libs.common.profiles.telling import (
 from libs.common.units import UnknownUnit, unit_of
 from libs.common.yamlfile import Path, YamlDocument, parse_yaml, validate
 
-AnyFile = ModbusFile | Dlt645File | Cjt188File | AepFile | Iec60870File | TellingFile
+AnyFile = ModbusFile | Dlt645File | Cjt188File | Yd1363File | AepFile | Iec60870File | TellingFile
 
 _FILES: Mapping[str, type[AnyFile]] = {
     Protocol.MODBUS: ModbusFile,
     Protocol.DLT645: Dlt645File,
     Protocol.CJT188: Cjt188File,
+    Protocol.YD1363: Yd1363File,
     Protocol.AEP: AepFile,
     Protocol.OPCUA: OpcUaFile,
     Protocol.MQTT: MqttFile,
@@ -220,6 +230,8 @@ class _Checks:
                 self._cjt188(i, field)
         elif isinstance(self.file, Iec60870File):
             self._iec60870(self.file)
+        elif isinstance(self.file, Yd1363File):
+            self._yd1363(self.file)
         elif isinstance(self.file, AepFile):
             self._aep(self.file)
         else:
@@ -421,6 +433,53 @@ class _Checks:
                 both = ("null, with min and max: a set point takes the command's value", "null,并给出 min 和 max")
                 self._refuse((*place, "value"), *both, control.value)
 
+    # YD/T 1363.3
+
+    def _yd1363(self, file: Yd1363File) -> None:
+        layouts: dict[str, Layout] = {}
+        for i, table in enumerate(file.tables):
+            if table.name in layouts:
+                self._refuse(("tables", i, "name"), "each table once", "每个表只出现一次", table.name)
+            try:
+                layouts[table.name] = parse_layout(table.layout)
+            except ValueError as exc:
+                self._refuse(("tables", i, "layout"), f"a layout: {exc}", f"数据布局:{exc}", table.layout)
+        for i, point in enumerate(file.points):
+            self._yd1363_field(("points", i), layouts, point.table, point.field, every=False)
+        for i, alarm in enumerate(file.alarms):
+            self._yd1363_field(("alarms", i), layouts, alarm.table, alarm.field, every=True)
+            groups = re.findall(r"([a-z][a-z0-9_]*)\[\*\]", alarm.field)
+            if set(_names_in(alarm.code)) != set(groups):
+                both = (
+                    f"the number of each group that is repeated: {', '.join(f'{{{g}}}' for g in groups) or 'none'}",
+                    f"每个重复组的编号:{', '.join(f'{{{g}}}' for g in groups) or '无'}",
+                )
+                self._refuse(("alarms", i, "code"), *both, alarm.code)
+            for key in alarm.values or {}:
+                if _integer(key) is None or not 0 < (_integer(key) or 0) <= 0xFF:
+                    self._refuse(("alarms", i, "values", key), "a byte other than 0", "非 0 的字节", key)
+        for i, control in enumerate(file.controls):
+            if control.value_type is not None and (control.min is None or control.max is None):
+                both = ("min and max for a value from outside", "取外部值时须有 min 和 max")
+                self._refuse(("controls", i, "value_type"), *both)
+
+    def _yd1363_field(self, place: Path, layouts: Mapping[str, Layout], table: str, field: str, *, every: bool) -> None:
+        """Refuse a way that the table's layout does not have, or that does not say which of a group is meant."""
+        if table not in layouts:
+            if any(table == one.name for one in getattr(self.file, "tables", ())):
+                return  # its layout is wrong, and that is said already
+            self._refuse((*place, "table"), "a table of this profile", "本模板中的表", table)
+            return
+        fields = layouts[table].fields()
+        *groups, last = field.split(".")
+        numbered = all(_NUMBERED.fullmatch(group) and (every or "*" not in group) for group in groups)
+        if not numbered or "[" in last or without_numbers(field) not in fields:
+            both = (
+                f"a field of table {table}: {', '.join(fields)}, groups with their number",
+                f"表 {table} 中的字段:{', '.join(fields)},重复组须带编号",
+            )
+            self._refuse((*place, "field"), *both, field)
+
     # CTWing AEP
 
     def _aep(self, file: AepFile) -> None:
@@ -480,11 +539,14 @@ def _takes_value(control: ControlFile) -> bool:
     """Return whether a control writes what the command says, and no value of its own."""
     if isinstance(control, AepControlFile):
         return None in control.params.values()
+    if isinstance(control, Yd1363ControlFile):
+        return control.value_type is not None
     if isinstance(control, ModbusControlFile | Iec60870ControlFile):
         return control.value is None
     return takes_value(control)
 
 
+_NUMBERED = re.compile(r"[a-z][a-z0-9_]*\[(?:[1-9][0-9]*|\*)\]")
 _PICTURE = re.compile(r"^[XN]+(\.[XN]+)?$")
 
 
@@ -600,6 +662,8 @@ def _profile(file: AnyFile, *, name: str, version: str) -> DeviceProfile:
         return replace(common, address_hint=file.address, single_read=file.single_read)
     if isinstance(file, AepFile):
         return replace(common, aep=_aep_product(file))
+    if isinstance(file, Yd1363File):
+        return replace(common, address_hint=file.address, yd1363=_equipment(file))
     if isinstance(file, Cjt188File):
         return replace(
             common, address_hint=file.address, meter_type=int(file.meter_type, 16), read_di=int(file.read_di, 16)
@@ -670,6 +734,21 @@ def _point(point: PointFile, file: ProfileFile) -> ProfilePoint:
         )
     if isinstance(point, Iec60870PointFile):
         return _iec60870_point(point, mapped)
+    if isinstance(point, Yd1363PointFile):
+        return Yd1363Point(
+            name=point.name,
+            unit=point.unit,
+            scale=point.scale,
+            mask=point.mask,
+            value_map=mapped,
+            optional=point.optional,
+            slow=point.slow,
+            modulus=point.modulus,
+            note=point.note,
+            table=point.table,
+            field=point.field,
+            offset=point.offset,
+        )
     if isinstance(point, AepPointFile):
         return AepPoint(
             name=point.name,
@@ -716,6 +795,48 @@ def _change_event(event: ChangeEventFile | None, point: str) -> ChangeEvent | No
     if event is None:
         return None
     return ChangeEvent(event.code or point, event.text, event.text_zh, event.severity, event.begin)
+
+
+def _equipment(file: Yd1363File) -> Yd1363Equipment:
+    tables = {
+        table.name: Yd1363Table(
+            name=table.name,
+            cid2=table.cid2,
+            info=bytes.fromhex(table.info),
+            layout=parse_layout(table.layout),
+            slow=table.slow,
+            optional=table.optional,
+        )
+        for table in file.tables
+    }
+    alarms = tuple(
+        Yd1363Alarm(
+            table=alarm.table,
+            field=alarm.field,
+            code=alarm.code,
+            text=alarm.text,
+            text_zh=alarm.text_zh,
+            severity=alarm.severity,
+            values=ALARM_BYTES if alarm.values is None else {int(key, 0): name for key, name in alarm.values.items()},
+        )
+        for alarm in file.alarms
+    )
+    return Yd1363Equipment(file.cid1, file.protocol_version, tables, alarms)
+
+
+ALARM_BYTES: Mapping[int, str] = {
+    0x01: "low",
+    0x02: "high",
+    0x03: "phase_loss",
+    0x04: "fuse_blown",
+    0x05: "switch_open",
+    0xF0: "fault",
+}
+"""Bytes of YD/T 1363.3 alarms other than 00, normal."""
+
+
+def _names_in(text: str) -> list[str]:
+    return re.findall(r"\{([a-z][a-z0-9_]*)\}", text)
 
 
 def _aep_product(file: AepFile) -> AepProduct:
@@ -814,6 +935,19 @@ def _control(control: ControlFile, points: Mapping[str, ProfilePoint]) -> Contro
             qualifier=control.qualifier,
             termination=control.termination,
             timed=control.timed,
+        )
+    if isinstance(control, Yd1363ControlFile):
+        return Yd1363Control(
+            name=control.name,
+            read_back=read_back,
+            settle_s=control.settle_s,
+            verify_within_s=control.verify_within_s,
+            min=control.min,
+            max=control.max,
+            note=control.note,
+            cid2=control.cid2,
+            info=bytes.fromhex(control.info),
+            value_type=control.value_type,
         )
     if isinstance(control, AepControlFile):
         return AepControl(

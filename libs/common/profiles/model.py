@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from libs.common.jsonpath import JsonPath
 from libs.common.points import POINTS, Point, PointKind, Quantity
+from libs.common.profiles.layout import FieldType, Layout
 
 
 class Protocol(StrEnum):
@@ -17,6 +18,8 @@ class Protocol(StrEnum):
     MODBUS = "modbus"
     DLT645 = "dlt645-2007"
     CJT188 = "cjt188"
+    YD1363 = "yd1363"
+    """YD/T 1363.3 (电总): rectifiers, distribution panels, batteries, air conditioners, environment."""
     AEP = "aep"
     """Through China Telecom's device platform (CTWing AEP): services and parameters in place of registers."""
     OPCUA = "opcua"
@@ -25,6 +28,11 @@ class Protocol(StrEnum):
     SPARKPLUG = "sparkplug-b"
     IEC60870_5 = "iec60870-5"
     """IEC 60870-5-101 and -104: information objects of a station."""
+
+    @property
+    def code(self) -> str:
+        """What readings name as their driver: without the year of the standard."""
+        return self.value.partition("-")[0]
 
 
 class Confidence(StrEnum):
@@ -219,6 +227,56 @@ class Cjt188Point(ProfilePoint):
     format: str
     unit_byte_offset: int | None = None
     """Where the unit code of the value is; convert from it, the profile's unit is what it usually is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Yd1363Point(ProfilePoint):
+    """A value in one of the tables of a YD/T 1363.3 device."""
+
+    table: str
+    field: str
+    """Its way through the table's layout: ``voltage``, ``module[1].current``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Yd1363Table:
+    """One question to a device, and what its answer holds."""
+
+    name: str
+    cid2: int
+    info: bytes
+    """Sent along: a group number, mostly nothing."""
+    layout: Layout
+    slow: bool
+    optional: bool
+    """Not all makers have it: a refusal is no fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Yd1363Alarm:
+    """A byte of an answer that is an alarm of the device itself."""
+
+    table: str
+    field: str
+    """Its way through the layout; ``[*]`` stands for every number of a group."""
+    code: str
+    """What alarm's table knows it by; ``{module}`` is the number of that group."""
+    text: str
+    text_zh: str
+    severity: int | None
+    values: Mapping[int, str]
+    """Byte to what is added to the code: ``low``, ``high`` …; a byte that is not in it adds itself as ``x80``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Yd1363Equipment:
+    """What concerns all questions to a kind of equipment."""
+
+    cid1: int
+    version: int
+    """Of the protocol, as the device wants it in every request: ``0x20``, ``0x21`` …"""
+    tables: Mapping[str, Yd1363Table]
+    alarms: tuple[Yd1363Alarm, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -485,6 +543,16 @@ class Iec60870Control(Control):
     """With a time tag (types 58 to 63, 104 only): the station drops it when it is old."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Yd1363Control(Control):
+    """A remote control or a parameter of YD/T 1363.3."""
+
+    cid2: int
+    info: bytes
+    value_type: FieldType | None
+    """How the command's value follows ``info``; None where the control takes none."""
+
+
 AepValue = int | float | str | bool | None
 
 
@@ -568,6 +636,8 @@ class DeviceProfile:
     """CJ/T 188 identifier of the reading."""
     single_read: bool = False
     """IEC 60870-5: whether the station answers the read command for single objects."""
+    yd1363: Yd1363Equipment | None = None
+    """Of power-room equipment on YD/T 1363.3."""
     aep: AepProduct | None = None
     """Of a product on the device platform."""
     publishing_ms: int = 1000
@@ -605,6 +675,10 @@ class DeviceProfile:
     def iec60870_points(self) -> Iterator[Iec60870Point]:
         """Yield the information objects of IEC 60870-5."""
         return (point for point in self.points.values() if isinstance(point, Iec60870Point))
+
+    def yd1363_points(self) -> Iterator[Yd1363Point]:
+        """Yield the points in the tables of YD/T 1363.3."""
+        return (point for point in self.points.values() if isinstance(point, Yd1363Point))
 
     def cjt188_points(self) -> Iterator[Cjt188Point]:
         """Yield the points in a CJ/T 188 answer."""

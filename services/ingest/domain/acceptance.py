@@ -1,7 +1,8 @@
 """Whether a report is believed, which time it carries, and whether it is live or late.
 
 A delivery can be delayed but never early. So a device time far ahead of ours is a wrong clock; one far behind
-is a wrong clock only when it runs in step with ours from report to report, else it is a delayed delivery.
+is a wrong clock only when it runs in step with ours from report to report, else it is a delayed delivery. A clock that
+was read beside values of now dates nothing: it is right or wrong by itself, and the values are good either way.
 
 Source:
     contracts.md 4.
@@ -99,7 +100,10 @@ def judge(report: Report, last: DeviceMemory | None, limits: Limits, *, history:
         )
     device_time = report.device_time or report.source_time
     skew = None
-    if not history and _clock_is_wrong(device_time, report.received_at, last, limits.max_skew_s):
+    if report.tells_clock:
+        off_s = (device_time - report.received_at).total_seconds()
+        skew = off_s if abs(off_s) > limits.max_skew_s else None
+    elif not history and _clock_is_wrong(device_time, report.received_at, last, limits.max_skew_s):
         skew = (device_time - report.received_at).total_seconds()
         report = replace(
             report,

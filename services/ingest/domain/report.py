@@ -30,6 +30,16 @@ class Report:
     pt_ratio: float | None = None
     energy_ratio: float | None = None
 
+    @property
+    def tells_clock(self) -> bool:
+        """Whether the device's clock was read beside values that are of now."""
+        return self.device_time is not None and self.source_time == self.received_at
+
+    @property
+    def is_dated_by_device(self) -> bool:
+        """Whether anything is known of the device's clock from it."""
+        return self.device_time is not None or self.source_time != self.received_at
+
     def content(self) -> int:
         """Return a number that two deliveries of one report have in common, for telling a duplicate.
 

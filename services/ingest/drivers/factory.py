@@ -10,11 +10,15 @@ from libs.common.errors import InvalidInput
 from libs.common.profiles import DeviceProfile, Protocol
 from services.ingest.drivers import modbus_rtu
 from services.ingest.drivers.channel import SerialChannel, TcpChannel
+from services.ingest.drivers.cjt188 import Cjt188Device
+from services.ingest.drivers.dlt645 import ClockSetting, Dlt645Device
 from services.ingest.drivers.endpoint import parse_endpoint
-from services.ingest.drivers.line_settings import one_of, seconds
+from services.ingest.drivers.line_settings import flag, one_of, seconds
 from services.ingest.drivers.modbus_tcp import ModbusTcpLine
 from services.ingest.drivers.port import Channel, LineDriver, Opening, TellingLine
 from services.ingest.drivers.stream import Sessions, StreamLine
+from services.ingest.drivers.yd1363 import Yd1363Device
+from services.ingest.secretstore import SecretStore
 from services.ingest.settings import PollingSettings
 
 STREAM_KINDS = frozenset({LineKind.RTU_OVER_TCP, LineKind.SERIAL})
@@ -48,23 +52,27 @@ def is_served(line: Line) -> bool:
     return line.kind in POLLED_KINDS or line.kind in TELLING
 
 
-def open_line(line: Line, clock: Clock, settings: PollingSettings, *, beside: bool = False) -> LineDriver | TellingLine:
+def open_line(
+    line: Line, clock: Clock, settings: PollingSettings, secrets: SecretStore, *, beside: bool = False
+) -> LineDriver | TellingLine:
     """Return the driver of a line; it connects at the first request, or when it is run.
 
     A line's own ``settings`` may hold ``timeout_s`` and ``quiet_s`` in place of the general ones, and for a serial
-    port ``baud``, ``data``, ``parity`` and ``stop``.
+    port ``baud``, ``data``, ``parity`` and ``stop``. ``set_clock: true`` lets the clocks of DL/T 645 meters on a stream
+    be set by broadcast.
 
     Args:
         line: Of the registry.
         clock: Ours.
         settings: What holds where the line says nothing.
+        secrets: Where the line's ``credentials_ref`` leads to.
         beside: It is a second connection for one order, while somebody else may hold the line.
 
     Raises:
         InvalidInput: The line's kind has no driver, or its endpoint or settings are wrong.
     """
     if line.kind in TELLING:
-        return TELLING[line.kind].open(Opening(line, clock, beside))
+        return TELLING[line.kind].open(Opening(line, clock, secrets, beside))
     timeout_s = seconds(line, "timeout_s", settings.response_timeout_s)
     pacing_s = (line.pacing_ms or 0.0) / 1000
     match line.kind:
@@ -86,7 +94,7 @@ def open_line(line: Line, clock: Clock, settings: PollingSettings, *, beside: bo
             )
     return StreamLine(
         channel,
-        sessions=_sessions(settings),
+        sessions=_sessions(line, settings, secrets),
         clock=clock,
         timeout_s=timeout_s,
         pacing_s=pacing_s,
@@ -101,13 +109,26 @@ def supports(line: Line, profile: DeviceProfile) -> bool:
     match profile.protocol:
         case Protocol.MODBUS:
             return any(True for _ in profile.modbus_points())
+        case Protocol.DLT645 | Protocol.CJT188 | Protocol.YD1363:
+            return line.kind in STREAM_KINDS
         case _:
             return False
 
 
-def _sessions(settings: PollingSettings) -> Sessions:
+def _sessions(line: Line, settings: PollingSettings, secrets: SecretStore) -> Sessions:
     """Return how the protocols that a stream can carry are spoken."""
-    return {Protocol.MODBUS: partial(modbus_rtu.device, max_gap=settings.max_gap)}
+    ref = line.credentials_ref
+    clock_setting = ClockSetting(enabled=flag(line, "set_clock"))
+    return {
+        Protocol.MODBUS: partial(modbus_rtu.device, max_gap=settings.max_gap),
+        Protocol.DLT645: partial(
+            Dlt645Device,
+            credentials=None if ref is None else partial(secrets.read, ref),
+            clock_setting=clock_setting,
+        ),
+        Protocol.CJT188: Cjt188Device,
+        Protocol.YD1363: Yd1363Device,
+    }
 
 
 def _serial(line: Line, baud: int) -> SerialChannel:

@@ -20,6 +20,21 @@ def one_of(line: Line, name: str, value: object, known: tuple[int, ...] | tuple[
     )
 
 
+def flag(line: Line, name: str, *, default: bool = False) -> bool:
+    """Return the line's setting of this name, true or false.
+
+    Raises:
+        InvalidInput: It is neither.
+    """
+    value = (line.settings or {}).get(name, default)
+    if not isinstance(value, bool):
+        raise InvalidInput(
+            f"line {line.id}: settings.{name}: expected true or false, found {value!r}",
+            message_zh=f"线路 {line.id}:settings.{name} 应为 true 或 false,实际为 {value!r}",
+        )
+    return value
+
+
 def seconds(line: Line, name: str, default: float, *, most: float = 60) -> float:
     """Return the line's setting of this name, a time above 0. [s]
 

@@ -16,6 +16,7 @@ from libs.common.contracts.registry import Line
 from libs.common.contracts.telemetry import Quality, RejectReason
 from libs.common.errors import PlatformError, Unavailable
 from libs.common.profiles import Control, DeviceProfile
+from services.ingest.secretstore import SecretStore
 
 
 class LineDown(Unavailable):
@@ -73,6 +74,8 @@ class RawReport:
     """What its protocol tells deliveries apart by."""
     archive: bool = False
     """Asked for later, from the device's memory: goes to backfill and is never judged live."""
+    events: "tuple[DeviceEvent, ...]" = ()
+    """Alarms of the device that began or ended since it was last asked; of lines that ask. Others tell the sink."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +235,8 @@ class Opening:
 
     line: Line
     clock: Clock
+    secrets: SecretStore
+    """Where the line's ``credentials_ref`` and certificates lead to."""
     beside: bool
     """A second connection for one order, while another process may hold the line: it must not push that one out."""
 

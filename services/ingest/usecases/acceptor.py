@@ -161,7 +161,7 @@ class Acceptor:
             learned[report.device_id] = verdict.memory
             if verdict.skew_s is not None:
                 self._watch.clock_wrong(report.device_id, report.site_id, verdict.skew_s)
-            elif verdict.route is Route.LIVE:
+            elif verdict.route is Route.LIVE and report.is_dated_by_device:
                 self._watch.clock_right(report.device_id, report.site_id)
             answers.append(Accepted(_OUTCOMES[verdict.route], verdict.report))
             if verdict.route is Route.DUPLICATE:

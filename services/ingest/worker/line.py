@@ -38,7 +38,7 @@ from services.ingest.settings import PollingSettings
 from services.ingest.spool import SpoolFull
 from services.ingest.usecases.acceptor import Acceptor
 from services.ingest.usecases.status import StatusBoard
-from services.ingest.worker.reports import ratios_of, report_of
+from services.ingest.worker.reports import event_of, ratios_of, report_of
 from services.ingest.worker.waiting import wait_for
 
 logger = logging.getLogger(__name__)
@@ -235,7 +235,7 @@ class LineRunner:
                 done.set_result(None)
 
     async def _poll(self, polled: Polled) -> None:
-        protocol = polled.profile.protocol
+        protocol = polled.profile.protocol.code
         began, wall = self._clock.monotonic(), self._clock.now().timestamp()
         if polled.slot is not None:
             missed = missed_slots(polled.slot, wall, polled.interval_s)
@@ -323,7 +323,7 @@ class LineRunner:
             device_id=DeviceId(polled.device.id),
             site_id=polled.device.site,
             line_id=LineId(self.line.id),
-            driver=polled.profile.protocol,
+            driver=polled.profile.protocol.code,
         )
         try:
             await self._acceptor.reject([rejection])
@@ -332,16 +332,21 @@ class LineRunner:
 
     async def _deliver(self, polled: Polled, raw: RawReport) -> None:
         self._status.texts(polled.device.id, raw.texts)
+        driver = polled.profile.protocol.code
         report = report_of(
-            raw, device=polled.device, profile=polled.profile, normaliser=polled.normaliser,
-            driver=polled.profile.protocol, line_id=self.line.id,
+            raw, device=polled.device, profile=polled.profile, normaliser=polled.normaliser, driver=driver,
+            line_id=self.line.id,
         )  # fmt: skip
-        if report is None:
-            return
+        events = [
+            event_of(event, device=polled.device, driver=driver, received_at=raw.received_at) for event in raw.events
+        ]
         try:
-            await self._acceptor.accept([report], history=raw.archive)
+            if events:
+                await self._acceptor.accept_events(events)
+            if report is not None:
+                await self._acceptor.accept([report], history=raw.archive)
         except SpoolFull:
-            metrics.DROPPED.labels("spool_full").inc(len(report.points))
+            metrics.DROPPED.labels("spool_full").inc(len(events) + (0 if report is None else len(report.points)))
 
     def _schedule(self, polled: Polled) -> None:
         now, wall = self._clock.monotonic(), self._clock.now().timestamp()

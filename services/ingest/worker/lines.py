@@ -20,6 +20,7 @@ from libs.common.profiles import ProfileCatalogue
 from services.ingest import metrics
 from services.ingest.drivers.factory import open_line
 from services.ingest.drivers.port import TellingLine
+from services.ingest.secretstore import SecretStore
 from services.ingest.settings import PollingSettings
 from services.ingest.usecases.acceptor import Acceptor
 from services.ingest.usecases.status import StatusBoard
@@ -76,10 +77,13 @@ class LineManager:
         findings: LineFindings,
         clock: Clock,
         settings: PollingSettings,
+        secrets: SecretStore,
         instance: str,
     ) -> None:
         self._topology = topology
-        self._wanted = WantedLines(topology=topology, catalogue=catalogue, clock=clock, settings=settings)
+        self._wanted = WantedLines(
+            topology=topology, catalogue=catalogue, clock=clock, settings=settings, secrets=secrets
+        )
         self._keeper = keeper
         self._instances = instances
         self._acceptor = acceptor
@@ -87,6 +91,7 @@ class LineManager:
         self._findings = findings
         self._clock = clock
         self._settings = settings
+        self._secrets = secrets
         self._instance = instance
         self._held: dict[str, Held] = {}
         self._wake = asyncio.Event()
@@ -209,7 +214,7 @@ class LineManager:
                 listener(line_id)
 
     def _runner(self, line: Line) -> Runner:
-        driver = open_line(line, self._clock, self._settings)
+        driver = open_line(line, self._clock, self._settings, self._secrets)
         if isinstance(driver, TellingLine):
             return TellingRunner(
                 line=line, driver=driver, acceptor=self._acceptor, status=self._status, findings=self._findings,

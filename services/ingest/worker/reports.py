@@ -1,11 +1,14 @@
 """From what a driver brought of one device to the report that is accepted."""
 
+from datetime import datetime
+
+from libs.common.contracts import device as contracts
 from libs.common.contracts.registry import Device
 from libs.common.ids import DeviceId, LineId
 from libs.common.profiles import DeviceProfile
 from services.ingest.domain.normalise import Normaliser, Ratios
 from services.ingest.domain.report import Report
-from services.ingest.drivers.port import RawReport
+from services.ingest.drivers.port import DeviceEvent, RawReport
 
 
 def report_of(
@@ -33,6 +36,24 @@ def report_of(
         ct_ratio=device.ct_ratio,
         pt_ratio=device.pt_ratio,
         energy_ratio=measured.energy_ratio,
+    )
+
+
+def event_of(event: DeviceEvent, *, device: Device, driver: str, received_at: datetime) -> contracts.DeviceEvent:
+    """Return the event as it is published."""
+    return contracts.DeviceEvent(
+        device_id=DeviceId(device.id),
+        site_id=device.site,
+        source_time=event.source_time,
+        code=event.code,
+        phase=event.phase,
+        text=event.text,
+        received_at=received_at,
+        driver=driver,
+        severity=event.severity,
+        point=event.point,
+        value=event.value,
+        seq=event.seq,
     )
 
 

@@ -16,7 +16,6 @@ from typing import NoReturn, TypeVar
 
 from libs.common.backoff import Backoff
 from libs.common.clock import Clock
-from libs.common.contracts import device as contracts
 from libs.common.contracts.base import PLATFORM_SITE
 from libs.common.contracts.registry import Device, Line
 from libs.common.contracts.telemetry import RejectReason
@@ -40,7 +39,7 @@ from services.ingest.spool import SpoolFull
 from services.ingest.usecases.acceptor import Acceptor
 from services.ingest.usecases.status import StatusBoard
 from services.ingest.worker.line import DOWN_TOLD_AFTER_S, LineFindings
-from services.ingest.worker.reports import ratios_of, report_of
+from services.ingest.worker.reports import event_of, ratios_of, report_of
 from services.ingest.worker.waiting import wait_for
 
 logger = logging.getLogger(__name__)
@@ -127,21 +126,8 @@ class Intake:
         if told is None:
             self._note_stranger(device_id)
             return
-        published = contracts.DeviceEvent(
-            device_id=DeviceId(device_id),
-            site_id=told.device.site,
-            source_time=event.source_time,
-            code=event.code,
-            phase=event.phase,
-            text=event.text,
-            received_at=self._clock.now(),
-            driver=self._protocol,
-            severity=event.severity,
-            point=event.point,
-            value=event.value,
-            seq=event.seq,
-        )
-        await self._acceptor.accept_events([published])
+        made = event_of(event, device=told.device, driver=self._protocol, received_at=self._clock.now())
+        await self._acceptor.accept_events([made])
 
     async def reject(self, reason: RejectReason, raw: bytes, detail: str, *, device_id: str | None = None) -> None:
         """Put something that cannot be understood on record."""

@@ -10,6 +10,7 @@ from libs.common.contracts.registry import Device, EntityKind, Line
 from libs.common.errors import InvalidInput
 from libs.common.profiles import DeviceProfile, ProfileCatalogue
 from services.ingest.drivers.factory import is_served, open_line, supports
+from services.ingest.secretstore import SecretStore
 from services.ingest.settings import PollingSettings
 from services.ingest.usecases.topology import Topology
 
@@ -32,13 +33,20 @@ class WantedLines:
     """The lines of the registry that there are drivers for."""
 
     def __init__(
-        self, *, topology: Topology, catalogue: ProfileCatalogue, clock: Clock, settings: PollingSettings
+        self,
+        *,
+        topology: Topology,
+        catalogue: ProfileCatalogue,
+        clock: Clock,
+        settings: PollingSettings,
+        secrets: SecretStore,
     ) -> None:
         self.lines: dict[str, WantedLine] = {}
         self._topology = topology
         self._catalogue = catalogue
         self._clock = clock
         self._settings = settings
+        self._secrets = secrets
         self._changed: dict[str, None] = {}
         self._known: set[str] = set()
         self._in_turn: deque[str] = deque()
@@ -99,7 +107,7 @@ class WantedLines:
         if not devices:
             return None
         try:
-            open_line(line, self._clock, self._settings)  # connects to nothing; says what is wrong
+            open_line(line, self._clock, self._settings, self._secrets)  # connects to nothing; says what is wrong
         except InvalidInput as exc:
             self._say_once(line_id, exc.message)
             return None

@@ -17,6 +17,7 @@ from libs.common.errors import InvalidInput
 from libs.common.profiles import ProfileCatalogue
 from services.ingest.drivers.factory import open_line
 from services.ingest.drivers.port import Address, DeviceSession, DeviceSilent, LineDown, LineDriver
+from services.ingest.secretstore import SecretStore
 from services.ingest.settings import PollingSettings
 from tests.conftest import ROOT, missing
 from tests.peers.environments import peer_python
@@ -87,7 +88,7 @@ def opened(port: str, **settings: bool | int | float | str) -> LineDriver:
         id="line-1", name="Line", valid_from=datetime(2026, 1, 1, tzinfo=UTC), version=1, changed_by="user:test",
         kind=LineKind.SERIAL, endpoint=port, settings={"baud": 115200, **settings},
     )  # fmt: skip
-    return open_line(line, SystemClock(), PollingSettings())
+    return open_line(line, SystemClock(), PollingSettings(), SecretStore(Path("secrets")))
 
 
 def meter(line: LineDriver, unit: int) -> DeviceSession:

@@ -40,6 +40,8 @@ from libs.common.profiles import (
     SparkplugPoint,
     UnknownProfile,
     WriteFunction,
+    Yd1363Control,
+    Yd1363Point,
     load_profile,
     parse_profile,
     register_count,
@@ -105,7 +107,7 @@ class TestShipped:
         assert found.points
         for name, point in found.points.items():
             assert point.name == name
-            assert point.unit == POINTS[name].unit
+            assert name.startswith("x_") or point.unit == POINTS[name].unit
         for control in found.controls.values():
             assert control.read_back.points
             assert set(control.read_back.points) <= found.points.keys()
@@ -116,6 +118,7 @@ class TestShipped:
             Protocol.MODBUS: (ModbusPoint, ModbusControl),
             Protocol.DLT645: (Dlt645Point, Dlt645Control),
             Protocol.CJT188: (Cjt188Point, Cjt188Control),
+            Protocol.YD1363: (Yd1363Point, Yd1363Control),
             Protocol.AEP: (AepPoint, AepControl),
             Protocol.OPCUA: (OpcUaPoint, OpcUaControl),
             Protocol.MQTT: (MqttPoint, MqttControl),
@@ -129,7 +132,7 @@ class TestShipped:
             assert all(isinstance(c, control) for c in found.controls.values())
             counted[found.protocol] += 1
         assert counted == {
-            Protocol.MODBUS: 20, Protocol.DLT645: 2, Protocol.CJT188: 2, Protocol.AEP: 1,
+            Protocol.MODBUS: 20, Protocol.DLT645: 2, Protocol.CJT188: 2, Protocol.YD1363: 7, Protocol.AEP: 1,
             Protocol.OPCUA: 1, Protocol.MQTT: 1, Protocol.SPARKPLUG: 1, Protocol.IEC60870_5: 2,
         }  # fmt: skip
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from libs.common.bus.port import BusUnavailable, Message, MessageRefused, TopicSpec
@@ -22,9 +23,12 @@ from services.ingest.drivers.port import (
     LineSink,
     RawReport,
 )
+from services.ingest.secretstore import SecretStore
 from services.ingest.usecases.topology import Topology
 
 LONG_AGO = datetime.fromisoformat("2025-01-01T00:00:00+00:00")
+SECRETS = SecretStore(Path("no-such-folder"))
+"""No line has a secret."""
 
 
 class FakeBus:

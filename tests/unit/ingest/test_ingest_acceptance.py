@@ -105,6 +105,15 @@ def test_slow_clock_that_runs_in_step_is_skew() -> None:
     assert (third.route, third.skew_s) == (Route.LIVE, -3600)
 
 
+@pytest.mark.parametrize(("off_s", "skew_s"), [(-3600, -3600), (400, 400), (-299, None)])
+def test_clock_read_beside_values_of_now_is_judged_at_once_and_spoils_no_value(
+    off_s: float, skew_s: float | None
+) -> None:
+    verdict = accepted(replace(report(), device_time=NOON + timedelta(seconds=off_s)))
+    assert (verdict.skew_s, verdict.route, verdict.report.quality) == (skew_s, Route.LIVE, {})
+    assert verdict.report.source_time == NOON
+
+
 @pytest.mark.parametrize(
     ("age_s", "last_s", "live"),
     [(59, None, True), (61, None, False), (30, -31, True), (30, -29, False)],

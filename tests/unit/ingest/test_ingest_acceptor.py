@@ -214,6 +214,8 @@ async def test_device_clock_that_is_wrong_is_told_and_that_it_is_right_again(doo
     await door.acceptor.accept([door.report(age_s=-400)])
     await door.clock.advance(60)
     await door.acceptor.accept([door.report()])
+    assert door.watch.said == ["m-1 +400 s"]  # a report that the device did not date says nothing of its clock
+    await door.acceptor.accept([door.report(age_s=-1)])
     assert door.watch.said == ["m-1 +400 s", "clock right"]
 
 
