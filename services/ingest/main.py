@@ -20,6 +20,7 @@ from libs.common.errors import Unavailable
 from libs.common.ids import DeviceId
 from libs.common.lease import LeaseKeeper
 from libs.common.migrations import BUS, SchemaGate
+from libs.common.outgoing import AddressGuard
 from libs.common.profiles import ProfileCatalogue
 from libs.common.runtime import Check, Health, Platform, Service, Worker, run
 from libs.common.settings import load_common, load_section
@@ -30,6 +31,8 @@ from services.ingest.api import imports as imports_api
 from services.ingest.api import readings as readings_api
 from services.ingest.api import registry as registry_api
 from services.ingest.domain.resolution import rounded_points
+from services.ingest.drivers.means import Means
+from services.ingest.drivers.pushed import PushBoard
 from services.ingest.jobs import limits_of
 from services.ingest.secretstore import SecretStore
 from services.ingest.settings import IngestSettings
@@ -83,7 +86,14 @@ def build(platform: Platform) -> Service:
     db = platform.database(NAME)
     catalogue = ProfileCatalogue.load(platform.settings.profile_dirs)
     folder = platform.settings.data_dir / NAME / instance
-    secrets = SecretStore(settings.secrets_dir or platform.settings.data_dir / "secrets")
+    readings = Readings(db)
+    power = PgLatestPower(readings)
+    means = Means(
+        secrets=SecretStore(settings.secrets_dir or platform.settings.data_dir / "secrets"),
+        guard=AddressGuard(settings.outgoing_allowed),
+        pushes=PushBoard(clock),
+        latest=power.latest,
+    )
 
     relay = OutboxRelay(bus=bus, db=db, clock=clock, owner=member)
     topology = Topology()
@@ -118,19 +128,18 @@ def build(platform: Platform) -> Service:
         findings=findings,
         clock=clock,
         settings=settings.polling,
-        secrets=secrets,
+        means=means,
         instance=member,
     )
-    readings = Readings(db)
     book = OffBook(folder / "off-leases")
     boot = _boot_id()
     kept_results = Spool(folder / "results", max_bytes=RESULTS_MAX_BYTES, wall=lambda: clock.now().timestamp())
     commands = PgCommandStore(db)
     results = Results(outbox=commands, bus=bus, kept=kept_results, clock=clock, instance=instance, published=relay.wake)
     switcher = Switcher(
-        reach=LineReach(lines=lines, clock=clock, settings=settings.polling, secrets=secrets),
+        reach=LineReach(lines=lines, clock=clock, settings=settings.polling, means=means),
         seen=seen,
-        power=PgLatestPower(readings),
+        power=power,
         clock=clock,
         settings=settings.switching,
     )

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from libs.common.outgoing import AddressGuard
 from libs.common.settings import SettingsModel
 
 
@@ -85,8 +86,18 @@ class IngestSettings(SettingsModel):
         default=None,
         description="folder with one file per stored secret, named as credentials_ref; default <data_dir>/secrets",
     )
+    outgoing_allowed: tuple[str, ...] = Field(
+        default=(),
+        description="JSON list of networks, addresses and host names inside that lines may call; others are refused",
+    )
     import_sync_bytes: int = Field(
         default=64 * 1024,
         ge=0,
         description="an import up to this size is done at once, a larger one by the job worker",
     )
+
+    @field_validator("outgoing_allowed")
+    @classmethod
+    def _can_be_allowed(cls, allowed: tuple[str, ...]) -> tuple[str, ...]:
+        AddressGuard(allowed)
+        return allowed

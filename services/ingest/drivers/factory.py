@@ -14,6 +14,7 @@ from services.ingest.drivers.cjt188 import Cjt188Device
 from services.ingest.drivers.dlt645 import ClockSetting, Dlt645Device
 from services.ingest.drivers.endpoint import parse_endpoint
 from services.ingest.drivers.line_settings import flag, one_of, seconds
+from services.ingest.drivers.means import Means
 from services.ingest.drivers.modbus_tcp import ModbusTcpLine
 from services.ingest.drivers.port import Channel, LineDriver, Opening, TellingLine
 from services.ingest.drivers.stream import Sessions, StreamLine
@@ -53,7 +54,7 @@ def is_served(line: Line) -> bool:
 
 
 def open_line(
-    line: Line, clock: Clock, settings: PollingSettings, secrets: SecretStore, *, beside: bool = False
+    line: Line, clock: Clock, settings: PollingSettings, means: Means, *, beside: bool = False
 ) -> LineDriver | TellingLine:
     """Return the driver of a line; it connects at the first request, or when it is run.
 
@@ -65,14 +66,14 @@ def open_line(
         line: Of the registry.
         clock: Ours.
         settings: What holds where the line says nothing.
-        secrets: Where the line's ``credentials_ref`` leads to.
+        means: What all drivers share: among it where the line's ``credentials_ref`` leads to.
         beside: It is a second connection for one order, while somebody else may hold the line.
 
     Raises:
         InvalidInput: The line's kind has no driver, or its endpoint or settings are wrong.
     """
     if line.kind in TELLING:
-        return TELLING[line.kind].open(Opening(line, clock, secrets, beside))
+        return TELLING[line.kind].open(Opening(line, clock, means, beside))
     timeout_s = seconds(line, "timeout_s", settings.response_timeout_s)
     pacing_s = (line.pacing_ms or 0.0) / 1000
     match line.kind:
@@ -94,7 +95,7 @@ def open_line(
             )
     return StreamLine(
         channel,
-        sessions=_sessions(line, settings, secrets),
+        sessions=_sessions(line, settings, means.secrets),
         clock=clock,
         timeout_s=timeout_s,
         pacing_s=pacing_s,

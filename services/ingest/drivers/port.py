@@ -16,6 +16,7 @@ from libs.common.contracts.registry import Line
 from libs.common.contracts.telemetry import Quality, RejectReason
 from libs.common.errors import PlatformError, Unavailable
 from libs.common.profiles import Control, DeviceProfile
+from services.ingest.drivers.means import Means
 from services.ingest.secretstore import SecretStore
 
 
@@ -235,10 +236,14 @@ class Opening:
 
     line: Line
     clock: Clock
-    secrets: SecretStore
-    """Where the line's ``credentials_ref`` and certificates lead to."""
+    means: Means
     beside: bool
     """A second connection for one order, while another process may hold the line: it must not push that one out."""
+
+    @property
+    def secrets(self) -> SecretStore:
+        """Where the line's ``credentials_ref`` and certificates lead to."""
+        return self.means.secrets
 
 
 class Channel(Protocol):

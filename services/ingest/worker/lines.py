@@ -19,8 +19,8 @@ from libs.common.lease import Lease, LeaseKeeper
 from libs.common.profiles import ProfileCatalogue
 from services.ingest import metrics
 from services.ingest.drivers.factory import open_line
+from services.ingest.drivers.means import Means
 from services.ingest.drivers.port import TellingLine
-from services.ingest.secretstore import SecretStore
 from services.ingest.settings import PollingSettings
 from services.ingest.usecases.acceptor import Acceptor
 from services.ingest.usecases.status import StatusBoard
@@ -77,13 +77,11 @@ class LineManager:
         findings: LineFindings,
         clock: Clock,
         settings: PollingSettings,
-        secrets: SecretStore,
+        means: Means,
         instance: str,
     ) -> None:
         self._topology = topology
-        self._wanted = WantedLines(
-            topology=topology, catalogue=catalogue, clock=clock, settings=settings, secrets=secrets
-        )
+        self._wanted = WantedLines(topology=topology, catalogue=catalogue, clock=clock, settings=settings, means=means)
         self._keeper = keeper
         self._instances = instances
         self._acceptor = acceptor
@@ -91,7 +89,7 @@ class LineManager:
         self._findings = findings
         self._clock = clock
         self._settings = settings
-        self._secrets = secrets
+        self._means = means
         self._instance = instance
         self._held: dict[str, Held] = {}
         self._wake = asyncio.Event()
@@ -214,7 +212,7 @@ class LineManager:
                 listener(line_id)
 
     def _runner(self, line: Line) -> Runner:
-        driver = open_line(line, self._clock, self._settings, self._secrets)
+        driver = open_line(line, self._clock, self._settings, self._means)
         if isinstance(driver, TellingLine):
             return TellingRunner(
                 line=line, driver=driver, acceptor=self._acceptor, status=self._status, findings=self._findings,

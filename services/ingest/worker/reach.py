@@ -14,8 +14,8 @@ from libs.common.errors import PlatformError
 from libs.common.profiles import DeviceProfile
 from services.ingest.domain.normalise import Normaliser
 from services.ingest.drivers.factory import open_line
+from services.ingest.drivers.means import Means
 from services.ingest.drivers.port import Address, LineDown, TellingLine
-from services.ingest.secretstore import SecretStore
 from services.ingest.settings import PollingSettings
 from services.ingest.usecases.reach import Handle, Points, Target
 from services.ingest.worker.lines import LineManager
@@ -29,11 +29,11 @@ Result = TypeVar("Result")
 class LineReach:
     """Ways to devices over lines; implements ``Reach``."""
 
-    def __init__(self, *, lines: LineManager, clock: Clock, settings: PollingSettings, secrets: SecretStore) -> None:
+    def __init__(self, *, lines: LineManager, clock: Clock, settings: PollingSettings, means: Means) -> None:
         self._lines = lines
         self._clock = clock
         self._settings = settings
-        self._secrets = secrets
+        self._means = means
         self._normalisers: dict[tuple[str, str], Normaliser] = {}
 
     async def use(self, target: Target, job: Callable[[Handle], Awaitable[Result]], *, alone: bool) -> Result:
@@ -45,7 +45,7 @@ class LineReach:
             return await runner.first(lambda: job(Handle(runner.session(address), normaliser)))
         if not alone:
             raise LineDown(f"line {target.line.id} is not held by this process")
-        driver = open_line(target.line, self._clock, self._settings, self._secrets, beside=True)
+        driver = open_line(target.line, self._clock, self._settings, self._means, beside=True)
         if isinstance(driver, TellingLine):
             async with connected(driver, address):
                 return await job(Handle(driver.session(address), normaliser))

@@ -10,7 +10,7 @@ from libs.common.contracts.registry import Device, EntityKind, Line
 from libs.common.errors import InvalidInput
 from libs.common.profiles import DeviceProfile, ProfileCatalogue
 from services.ingest.drivers.factory import is_served, open_line, supports
-from services.ingest.secretstore import SecretStore
+from services.ingest.drivers.means import Means
 from services.ingest.settings import PollingSettings
 from services.ingest.usecases.topology import Topology
 
@@ -39,14 +39,14 @@ class WantedLines:
         catalogue: ProfileCatalogue,
         clock: Clock,
         settings: PollingSettings,
-        secrets: SecretStore,
+        means: Means,
     ) -> None:
         self.lines: dict[str, WantedLine] = {}
         self._topology = topology
         self._catalogue = catalogue
         self._clock = clock
         self._settings = settings
-        self._secrets = secrets
+        self._means = means
         self._changed: dict[str, None] = {}
         self._known: set[str] = set()
         self._in_turn: deque[str] = deque()
@@ -107,7 +107,7 @@ class WantedLines:
         if not devices:
             return None
         try:
-            open_line(line, self._clock, self._settings, self._secrets)  # connects to nothing; says what is wrong
+            open_line(line, self._clock, self._settings, self._means)  # connects to nothing; says what is wrong
         except InvalidInput as exc:
             self._say_once(line_id, exc.message)
             return None

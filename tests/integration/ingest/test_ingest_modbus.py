@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -26,9 +25,9 @@ from services.ingest.drivers.port import (
     LineDown,
     LineDriver,
 )
-from services.ingest.secretstore import SecretStore
 from services.ingest.settings import PollingSettings
 from tests.integration.ingest.conftest import Peer
+from tests.unit.ingest.ingest_fakes import MEANS
 
 CATALOGUE = ProfileCatalogue.load()
 
@@ -154,7 +153,7 @@ def opened(port: int, framing: Literal["tcp", "rtu"] = "tcp", **settings: Any) -
         id="line-1", name="Line", valid_from=datetime(2026, 1, 1, tzinfo=UTC), version=1, changed_by="user:test",
         kind=kind, endpoint=f"127.0.0.1:{port}", settings=settings or None,
     )  # fmt: skip
-    return open_line(line, SystemClock(), PollingSettings(), SecretStore(Path("secrets")))
+    return open_line(line, SystemClock(), PollingSettings(), MEANS)
 
 
 def unit(line: LineDriver, number: int = 1, profile: DeviceProfile = PROFILE) -> DeviceSession:

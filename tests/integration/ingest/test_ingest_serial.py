@@ -17,10 +17,10 @@ from libs.common.errors import InvalidInput
 from libs.common.profiles import ProfileCatalogue
 from services.ingest.drivers.factory import open_line
 from services.ingest.drivers.port import Address, DeviceSession, DeviceSilent, LineDown, LineDriver
-from services.ingest.secretstore import SecretStore
 from services.ingest.settings import PollingSettings
 from tests.conftest import ROOT, missing
 from tests.peers.environments import peer_python
+from tests.unit.ingest.ingest_fakes import MEANS
 
 pytestmark = pytest.mark.integration
 
@@ -88,7 +88,7 @@ def opened(port: str, **settings: bool | int | float | str) -> LineDriver:
         id="line-1", name="Line", valid_from=datetime(2026, 1, 1, tzinfo=UTC), version=1, changed_by="user:test",
         kind=LineKind.SERIAL, endpoint=port, settings={"baud": 115200, **settings},
     )  # fmt: skip
-    return open_line(line, SystemClock(), PollingSettings(), SecretStore(Path("secrets")))
+    return open_line(line, SystemClock(), PollingSettings(), MEANS)
 
 
 def meter(line: LineDriver, unit: int) -> DeviceSession:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 from libs.common.bus.port import BusUnavailable, Message, MessageRefused, TopicSpec
 from libs.common.clock import Clock
@@ -13,7 +14,10 @@ from libs.common.contracts.registry import Device, Entity, Line, LineKind, Load,
 from libs.common.errors import Unavailable
 from libs.common.ids import LineId, SiteId
 from libs.common.lease import Lease
+from libs.common.outgoing import AddressGuard
 from libs.common.profiles import Control
+from libs.common.testing.clock import FakeClock
+from services.ingest.drivers.means import Means
 from services.ingest.drivers.port import (
     Address,
     BadAnswer,
@@ -23,12 +27,18 @@ from services.ingest.drivers.port import (
     LineSink,
     RawReport,
 )
+from services.ingest.drivers.pushed import PushBoard
 from services.ingest.secretstore import SecretStore
 from services.ingest.usecases.topology import Topology
 
 LONG_AGO = datetime.fromisoformat("2025-01-01T00:00:00+00:00")
-SECRETS = SecretStore(Path("no-such-folder"))
-"""No line has a secret."""
+MEANS = Means(
+    secrets=SecretStore(Path("no-such-folder")),
+    guard=AddressGuard(),
+    pushes=PushBoard(FakeClock()),
+    latest=AsyncMock(return_value=None),
+)
+"""No line has a secret, nothing was pushed, nothing inside may be called."""
 
 
 class FakeBus:

@@ -31,7 +31,7 @@ from services.ingest.usecases.switching import Switched, Switcher
 from services.ingest.worker import reach, telling
 from services.ingest.worker.lines import LineManager
 from services.ingest.worker.telling import TellingRunner
-from tests.unit.ingest.ingest_fakes import SECRETS, FakeBus, FakeTellingLine, device, line
+from tests.unit.ingest.ingest_fakes import MEANS, FakeBus, FakeTellingLine, device, line
 
 PROFILE: DeviceProfile = ProfileCatalogue.load().get("lx47le_125")
 SETTINGS = PollingSettings(interval_s=10.0, reconnect_cap_s=8.0)
@@ -369,7 +369,7 @@ class NoPower:
 
 
 def switcher_of(lines: HeldLines, clock: FakeClock) -> Switcher:
-    ways = reach.LineReach(lines=cast(LineManager, lines), clock=clock, settings=SETTINGS, secrets=SECRETS)
+    ways = reach.LineReach(lines=cast(LineManager, lines), clock=clock, settings=SETTINGS, means=MEANS)
     settings = SwitchingSettings(settle_s=0, meter_wait_s=0)
     return Switcher(reach=ways, seen=LastSeen(clock), power=NoPower(), clock=clock, settings=settings)
 

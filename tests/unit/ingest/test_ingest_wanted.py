@@ -9,7 +9,7 @@ from libs.common.testing.clock import FakeClock
 from services.ingest.settings import PollingSettings
 from services.ingest.usecases.topology import Topology
 from services.ingest.worker.wanted import WantedLines
-from tests.unit.ingest.ingest_fakes import LONG_AGO, SECRETS, device, line, site, topology
+from tests.unit.ingest.ingest_fakes import LONG_AGO, MEANS, device, line, site, topology
 
 
 def wanted(found: Topology, clock: FakeClock | None = None) -> WantedLines:
@@ -18,7 +18,7 @@ def wanted(found: Topology, clock: FakeClock | None = None) -> WantedLines:
         catalogue=ProfileCatalogue.load(),
         clock=clock or FakeClock(),
         settings=PollingSettings(),
-        secrets=SECRETS,
+        means=MEANS,
     )
 
     def changed(kind: EntityKind, entity_id: str) -> None:

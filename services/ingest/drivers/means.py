@@ -1,0 +1,24 @@
+"""What all drivers of a process share: secrets, the way out, and what has come in by pushes."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from libs.common.outgoing import AddressGuard
+from services.ingest.drivers.pushed import PushBoard
+from services.ingest.secretstore import SecretStore
+
+Latest = Callable[[str], Awaitable[tuple[Mapping[str, float | None], datetime] | None]]
+"""A device's latest report as the history has it, in canonical units; None where there is none or it is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What drivers may use."""
+
+    secrets: SecretStore
+    """Where a line's ``credentials_ref`` and certificates lead to."""
+    guard: AddressGuard
+    """Which addresses may be called."""
+    pushes: PushBoard
+    latest: Latest

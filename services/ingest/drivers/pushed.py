@@ -1,0 +1,80 @@
+"""What devices have said by pushes that come to the process and not to a line's own connection.
+
+A platform pushes over HTTP to whichever process answers; the line's driver, which issues commands, looks here for
+what became of them. Memory only, and bounded: what is lost with the process is asked of the platform again.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
+
+from libs.common.clock import Clock
+from services.ingest.domain.aep import TaskState
+
+MAX_TASKS = 10_000
+MAX_DEVICES = 100_000
+
+Raw = Mapping[str, float | int | None]
+Key = TypeVar("Key")
+Kept = TypeVar("Kept")
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """The last value of one point that a device has pushed."""
+
+    value: float | int | None
+    received_at: datetime
+    monotonic: float
+    """When that was. [s]"""
+
+
+class PushBoard:
+    """The last raw values of devices, and how far commands are."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._said: OrderedDict[str, dict[str, Said]] = OrderedDict()
+        self._tasks: OrderedDict[tuple[str, str], TaskState] = OrderedDict()
+        self._changed = asyncio.Condition()
+
+    async def note_values(self, device_id: str, raw: Raw, received_at: datetime) -> None:
+        """Take what a device has reported, after it was accepted."""
+        points = self._said.setdefault(device_id, {})
+        now = self._clock.monotonic()
+        points.update({name: Said(value, received_at, now) for name, value in raw.items()})
+        _keep_within(self._said, device_id, MAX_DEVICES)
+        await self._tell()
+
+    async def note_task(self, line_id: str, task: str, state: TaskState) -> None:
+        """Take news of a command; older ones than known change nothing."""
+        known = self._tasks.get((line_id, task))
+        self._tasks[line_id, task] = state if known is None else max(known, state)
+        _keep_within(self._tasks, (line_id, task), MAX_TASKS)
+        await self._tell()
+
+    def said(self, device_id: str) -> Mapping[str, Said]:
+        """Return the last values of a device's points, as far as they came to this process."""
+        return self._said.get(device_id, {})
+
+    def task(self, line_id: str, task: str) -> TaskState | None:
+        """Return how far a command is, None when nothing was pushed about it."""
+        return self._tasks.get((line_id, task))
+
+    async def change(self) -> None:
+        """Return when something new has come."""
+        async with self._changed:
+            await self._changed.wait()
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+def _keep_within(kept: OrderedDict[Key, Kept], key: Key, most: int) -> None:
+    kept.move_to_end(key)
+    while len(kept) > most:
+        kept.popitem(last=False)
