@@ -38,6 +38,7 @@ async def _import(context: JobContext, kind: Kind) -> Mapping[str, Any]:
         context.body or b"",
         payload["actor"],
         dry_run=payload["dry_run"],
+        timezone=payload.get("timezone"),
         progress=context.progress,
         done=context.job.done,
     )

@@ -1,10 +1,15 @@
 """Files and pushed reports over HTTP."""
 
+import codecs
+import csv
+import io
 import zlib
+from collections.abc import AsyncIterator
 from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from libs.common.contracts.telemetry import RejectReason
@@ -23,6 +28,7 @@ MAX_REPORTS = 1000
 MAX_PUSH_BYTES = 16 << 20
 """A pushed batch, unpacked. [B]"""
 GZIP = b"\x1f\x8b"
+CSV_ANSWER: dict[str, Any] = {"content": {"text/csv": {}}, "description": "line, reason, detail, detail_zh"}
 
 
 class ImportOut(BaseModel):
@@ -47,6 +53,15 @@ class ImportOut(BaseModel):
     """Of a registry file: per entity the fields that differ, before and after; the first five hundred."""
     detail: str | None = None
     detail_zh: str | None = None
+
+
+class WrongLineOut(BaseModel):
+    """A line that was not taken."""
+
+    line: int
+    reason: str
+    detail: str
+    detail_zh: str
 
 
 class ProblemOut(BaseModel):
@@ -82,15 +97,18 @@ def build_router(*, imports: Imports, submissions: Submissions, topology: Topolo
         kind: Kind = "registry",
         file: Annotated[str, Query(max_length=200, pattern=r"^[^/\\\x00-\x1f]+$", description="its name")] = "upload",
         dry_run: bool = False,
+        timezone: Annotated[
+            str | None, Query(max_length=64, description="IANA zone of times in tables that have no offset")
+        ] = None,
     ) -> ImportOut:
-        """Import a registry file (YAML) or an archive of readings (one JSON object a line); the body is the file.
+        """Import a registry file (YAML, Excel) or readings (JSON lines, CSV, Excel); the body is the file.
 
-        Plain or gzip. A small file is done when this answers (201, or 400 with every wrong place); a large one is
+        Text plain or gzip. A small file is done when this answers (201, or 400 with every wrong place); a large one is
         queued (202): ask again under ``Location``.
         """
-        found = await imports.start(
-            kind, file, await request.body(), actor_of(principal, request, topology), dry_run=dry_run
-        )
+        actor = actor_of(principal, request, topology)
+        body = await request.body()
+        found = await imports.start(kind, file, body, actor, dry_run=dry_run, timezone=timezone)
         response.headers["location"] = f"/api/v1/imports/{found.id}"
         response.status_code = 202 if found.state == "queued" else 201
         return _shown(found)
@@ -106,6 +124,35 @@ def build_router(*, imports: Imports, submissions: Submissions, topology: Topolo
     async def get_import(import_id: str, _: Reader) -> ImportOut:
         """Return one import."""
         return _shown(await imports.get(import_id))
+
+    @router.get("/imports/{import_id}/lines")
+    async def wrong_lines(import_id: str, _: Reader, cursor: Cursor = None, limit: Limit = 100) -> Page[WrongLineOut]:
+        """Return the lines of an archive that were not taken (in a dry run: would not be), in order."""
+        after = read_key_cursor(cursor)
+        found = await imports.wrong_lines(import_id, after=_line(after), limit=limit + 1)
+        items = [
+            WrongLineOut(line=one.line, reason=one.reason, detail=one.detail, detail_zh=one.detail_zh)
+            for one in found[:limit]
+        ]
+        return Page(items=items, next_cursor=key_cursor(str(items[-1].line)) if len(found) > limit else None)
+
+    @router.get("/imports/{import_id}/lines.csv", response_class=Response, responses={200: CSV_ANSWER})
+    async def wrong_lines_csv(import_id: str, _: Reader) -> StreamingResponse:
+        """Return the same whole, as a table."""
+        await imports.get(import_id)
+
+        async def rows() -> AsyncIterator[bytes]:
+            yield codecs.BOM_UTF8 + b"line,reason,detail,detail_zh\r\n"  # with it Excel knows the encoding
+            after = 0
+            while found := await imports.wrong_lines(import_id, after=after, limit=1000):
+                text = io.StringIO()
+                csv.writer(text).writerows((one.line, one.reason, one.detail, one.detail_zh) for one in found)
+                yield text.getvalue().encode()
+                after = found[-1].line
+
+        return StreamingResponse(
+            rows(), media_type="text/csv", headers={"content-disposition": f'attachment; filename="{import_id}.csv"'}
+        )
 
     @router.post("/readings", tags=["readings"], openapi_extra=PUSH_BODY)
     async def push(request: Request, principal: Writer) -> PushOut:
@@ -141,6 +188,12 @@ def build_router(*, imports: Imports, submissions: Submissions, topology: Topolo
         return _pushed(answer)
 
     return router
+
+
+def _line(cursor: str | None) -> int:
+    if cursor is not None and not cursor.isdecimal():
+        raise InvalidInput("cursor: expected one that a page gave", message_zh="cursor 无效")
+    return int(cursor or 0)
 
 
 def _pushed(answer: Answer) -> PushOut:

@@ -105,6 +105,46 @@ async def fetch_page(conn: ReadConn, *, before: str | None, limit: int, import_i
 
 
 @dataclass(frozen=True, slots=True)
+class WrongLine:
+    """A line of an archive that was not taken."""
+
+    line: int
+    reason: str
+    detail: str
+    detail_zh: str
+
+
+async def list_wrong_lines(conn: WriteConn, import_id: str, lines: Sequence[WrongLine]) -> None:
+    """Keep wrong lines; one that an earlier attempt has kept stays."""
+    await conn.execute(
+        """
+        insert into import_lines (import_id, line, reason, detail, detail_zh)
+        select $1, * from unnest($2::bigint[], $3::text[], $4::text[], $5::text[])
+        on conflict do nothing
+        """,
+        import_id,
+        [one.line for one in lines],
+        [one.reason for one in lines],
+        [one.detail for one in lines],
+        [one.detail_zh for one in lines],
+    )
+
+
+async def fetch_wrong_lines(conn: ReadConn, import_id: str, *, after: int, limit: int) -> list[WrongLine]:
+    """Return wrong lines in order, from behind ``after``."""
+    rows = await conn.fetch(
+        """
+        select line, reason, detail, detail_zh from import_lines
+         where import_id = $1 and line > $2 order by line limit $3
+        """,
+        import_id,
+        after,
+        limit,
+    )
+    return [WrongLine(**dict(row.items())) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
 class Parked:
     """A report of a device that the registry does not know yet."""
 

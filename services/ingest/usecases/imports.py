@@ -5,25 +5,22 @@ goes on behind the last line that is committed.
 """
 
 import asyncio
-import gzip
-import io
 import logging
 import re
-import zlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, NoReturn
+from zoneinfo import ZoneInfo
 
 from libs.common import jobs, yamlfile
 from libs.common.bus import outbox, topics
 from libs.common.bus.port import Message
 from libs.common.clock import Clock
 from libs.common.contracts.registry import Device, DeviceRecord
-from libs.common.contracts.telemetry import RejectReason
 from libs.common.db import Database
-from libs.common.errors import Forbidden, InvalidFile, NotFound, Problem
+from libs.common.errors import Forbidden, InvalidFile, InvalidInput, NotFound, Problem
 from libs.common.ids import DeviceId, new_id
 from libs.common.profiles import ProfileCatalogue, parse_profile
 from libs.common.registry import read_registry
@@ -32,12 +29,13 @@ from services.ingest import metrics
 from services.ingest.bus import reading_message, rejected_message
 from services.ingest.domain.acceptance import Limits, Refused, judge
 from services.ingest.domain.report import Rejection, Report
-from services.ingest.domain.submission import Submission, parse_submission, report_of, unknown_device
+from services.ingest.domain.submission import Submission, report_of, unknown_device
 from services.ingest.files import workbook
+from services.ingest.files.archive import Entry, open_archive, unpacked, unpacks_to
 from services.ingest.files.registry_book import read_registry_book
 from services.ingest.store import imports as store
 from services.ingest.store import registry as registry_store
-from services.ingest.store.imports import Import
+from services.ingest.store.imports import Import, WrongLine
 from services.ingest.usecases.registry import Actor, ImportCounts, Registry
 from services.ingest.usecases.topology import in_use
 
@@ -51,16 +49,31 @@ LINES_AT_A_TIME = 500
 OUTBOX_CROWDED = 2000
 """Messages in the outbox above which an import waits: what is behind them waits for a tenth of a second."""
 OUTBOX_LOOK_S = 0.1
-MAX_UNPACKED_BYTES = 1 << 30
-"""A compressed archive may become this large, and no larger. [B]"""
 MAX_REGISTRY_BYTES = yamlfile.MAX_BYTES
-GZIP = b"\x1f\x8b"
-MAX_LINE_BYTES = 256 * 1024
 MAX_PROBLEMS = 100
-"""Wrong lines that are shown with the import; all of them are listed under ``/api/v1/rejected``."""
+"""Wrong lines that are shown with the import itself."""
+MAX_LISTED_LINES = 100_000
+"""Wrong lines that are listed one by one; those of a real import are all under ``/api/v1/rejected`` besides."""
 DRIVER = "import"
 
 Progress = Callable[[int], Awaitable[None]]
+
+
+def zone_of(name: str | None) -> ZoneInfo | None:
+    """Return a time zone by its name.
+
+    Raises:
+        InvalidInput: There is none of that name.
+    """
+    if name is None:
+        return None
+    try:
+        return ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as exc:
+        raise InvalidInput(
+            f"timezone: expected an IANA name such as Asia/Shanghai, found {name!r}",
+            message_zh=f"timezone:应为 IANA 时区名,如 Asia/Shanghai,实际为 {name!r}",
+        ) from exc
 
 
 class UnknownImport(NotFound):
@@ -108,16 +121,22 @@ class Imports:
         self._published = published
         self._sync_bytes = sync_bytes
 
-    async def start(self, kind: Kind, file: str, body: bytes, actor: Actor, *, dry_run: bool) -> Import:
+    async def start(
+        self, kind: Kind, file: str, body: bytes, actor: Actor, *, dry_run: bool, timezone: str | None = None
+    ) -> Import:
         """Do a small import, or put a large one into the queue.
+
+        ``timezone`` is the IANA name of the zone of times in tables that have no offset.
 
         Raises:
             InvalidFile: A small file is wrong; nothing of it was taken, and the import is on record as failed.
+            InvalidInput: There is no such time zone.
             Forbidden: The actor is limited to some sites.
         """
+        zone_of(timezone)
         if actor.sites is not None:
             raise Forbidden("imports are for those who see all sites", message_zh="仅不限局站的账号可以导入")
-        at_once = len(body) <= self._sync_bytes and _unpacks_to(body, self._sync_bytes)
+        at_once = len(body) <= self._sync_bytes and unpacks_to(body, self._sync_bytes)
         found = Import(
             id=new_id(),
             kind=kind,
@@ -131,14 +150,18 @@ class Imports:
         if not at_once:
             async with self._db.write() as conn:
                 job = REGISTRY_JOB if kind == "registry" else READINGS_JOB
-                payload = {"import_id": found.id, "file": file, "dry_run": dry_run, "actor": actor.name}
+                payload = {
+                    "import_id": found.id, "file": file, "dry_run": dry_run, "actor": actor.name, "timezone": timezone
+                }  # fmt: skip
                 job_id = await jobs.enqueue(conn, job, payload, actor=actor.name, body=body)
                 found = replace(found, job_id=job_id)
                 await store.insert(conn, found)
             return found
         async with self._db.write() as conn:
             await store.insert(conn, found)
-        await self.run(found.id, kind, file, body, actor.name, dry_run=dry_run, progress=_no_progress)
+        await self.run(
+            found.id, kind, file, body, actor.name, dry_run=dry_run, timezone=timezone, progress=_no_progress
+        )
         return await self.get(found.id)
 
     async def run(
@@ -151,6 +174,7 @@ class Imports:
         *,
         dry_run: bool,
         progress: Progress,
+        timezone: str | None = None,
         done: int = 0,
     ) -> Mapping[str, Any]:
         """Do an import and keep what came of it; return its counts.
@@ -166,7 +190,9 @@ class Imports:
                 taken = await self.take_registry(file, body, actor, dry_run=dry_run)
                 counts, changes = taken.as_dict(), taken.changes
             else:
-                result = await self.take_readings(file, body, dry_run=dry_run, progress=progress, done=done)
+                result = await self.take_readings(
+                    import_id, file, body, dry_run=dry_run, progress=progress, zone=zone_of(timezone), done=done
+                )
                 counts, problems = dict(result.counts), result.problems
         except InvalidFile as exc:
             async with self._db.write() as conn:
@@ -205,6 +231,16 @@ class Imports:
             raise UnknownImport(f"there is no import {import_id}", message_zh=f"导入任务 {import_id} 不存在")
         return found
 
+    async def wrong_lines(self, import_id: str, *, after: int, limit: int) -> list[WrongLine]:
+        """Return the lines of an archive that were not taken, in order, from behind the line ``after``.
+
+        Raises:
+            UnknownImport: There is no such import.
+        """
+        await self.get(import_id)
+        async with self._db.read() as conn:
+            return await store.fetch_wrong_lines(conn, import_id, after=after, limit=limit)
+
     async def page(self, *, before: str | None, limit: int) -> list[Import]:
         """Return imports, the youngest first."""
         async with self._db.read() as conn:
@@ -229,35 +265,44 @@ class Imports:
         return counts
 
     async def take_readings(
-        self, file: str, body: bytes, *, dry_run: bool, progress: Progress, done: int = 0
+        self,
+        import_id: str,
+        file: str,
+        body: bytes,
+        *,
+        dry_run: bool,
+        progress: Progress,
+        zone: ZoneInfo | None = None,
+        done: int = 0,
     ) -> ReadingsResult:
-        """Take an archive of readings, one JSON object a line; wrong lines are rejected, the others go in.
+        """Take an archive of readings; wrong lines are rejected, the others go in.
 
         Args:
+            import_id: Under which its wrong lines are listed.
             file: Its name.
-            body: Plain or gzip.
-            dry_run: Count only.
+            body: JSON lines, CSV or a workbook; text plain or gzip.
+            dry_run: Count and list only.
+            zone: Of times in tables that have no offset.
             progress: Told the number of lines that are committed.
             done: Lines that an earlier attempt has committed; they are counted as ``skipped``.
 
         Raises:
-            InvalidFile: It cannot be unpacked.
+            InvalidFile: It cannot be unpacked, or its headings cannot be used.
         """
-        await asyncio.to_thread(_check_unpacks, body, file)  # before the first line is taken: all or nothing of it
+        entries = await asyncio.to_thread(open_archive, body, file, zone)
         result = ReadingsResult()
-        chunk: list[tuple[int, bytes]] = []
-        for number, line in enumerate(_lines(body, file), start=1):
-            if number <= done:
+        chunk: list[Entry] = []
+        for entry in entries:
+            if entry.line <= done:
                 result.counts["skipped"] += 1
                 continue
-            if line.strip():
-                chunk.append((number, line))
+            chunk.append(entry)
             if len(chunk) == LINES_AT_A_TIME:
-                await self._wait_for_room(progress, number - len(chunk))
-                await self._take_chunk(file, chunk, result, dry_run=dry_run)
-                await progress(number)
+                await self._wait_for_room(progress, chunk[0].line - 1)
+                await self._take_chunk(import_id, file, chunk, result, dry_run=dry_run)
+                await progress(entry.line)
                 chunk = []
-        await self._take_chunk(file, chunk, result, dry_run=dry_run)
+        await self._take_chunk(import_id, file, chunk, result, dry_run=dry_run)
         return result
 
     async def _wait_for_room(self, progress: Progress, done: int) -> None:
@@ -270,32 +315,37 @@ class Imports:
             await self._clock.sleep(OUTBOX_LOOK_S)
 
     async def _take_chunk(
-        self, file: str, chunk: Sequence[tuple[int, bytes]], result: ReadingsResult, *, dry_run: bool
+        self, import_id: str, file: str, chunk: Sequence[Entry], result: ReadingsResult, *, dry_run: bool
     ) -> None:
         if not chunk:
             return
         now = self._clock.now()
-        read = [(number, line, _parsed(line)) for number, line in chunk]
-        devices = await self._devices({found.device_id for _, _, found in read if isinstance(found, Submission)})
+        devices = await self._devices({one.found.device_id for one in chunk if isinstance(one.found, Submission)})
         messages: list[Message] = []
-        for number, line, found in read:
+        wrong: list[WrongLine] = []
+        for entry in chunk:
+            found = entry.found
             report = self._report(found, devices, now) if isinstance(found, Submission) else found
             if isinstance(report, Report):
                 verdict = judge(report, None, self._limits, history=True)
                 report = verdict if isinstance(verdict, Refused) else verdict.report
             if isinstance(report, Refused):
-                result.refuse(number, report)
+                result.refuse(entry.line, report)
+                wrong.append(WrongLine(entry.line, report.reason, report.detail, report.detail_zh))
                 device_id = found.device_id if isinstance(found, Submission) else None
-                messages.append(rejected_message(_rejection(report, line, file, number, now, device_id)))
+                messages.append(rejected_message(_rejection(report, entry, file, now, device_id)))
                 metrics.REJECTED.labels(report.reason).inc()
                 continue
             result.counts["accepted"] += 1
             metrics.POINTS.labels(DRIVER, "late").inc(len(report.points))
             messages.append(reading_message(report, topics.BACKFILL))
-        if dry_run:
+        if dry_run and not wrong:
             return
         async with self._db.write() as conn:
-            await outbox.put(conn, messages)
+            if wrong and result.counts["rejected"] - len(wrong) < MAX_LISTED_LINES:
+                await store.list_wrong_lines(conn, import_id, wrong)
+            if not dry_run:
+                await outbox.put(conn, messages)
         self._published()
 
     async def _devices(self, ids: set[str]) -> dict[str, DeviceRecord]:
@@ -312,25 +362,17 @@ class Imports:
         return report_of(found, device, profile, now, DRIVER)
 
 
-def _parsed(line: bytes) -> Submission | Refused:
-    if len(line) > MAX_LINE_BYTES:
-        return Refused(RejectReason.TOO_LARGE, f"expected a line of at most {MAX_LINE_BYTES} bytes", "该行超出长度限制")
-    return parse_submission(line)
-
-
-def _rejection(
-    refused: Refused, line: bytes, file: str, number: int, now: datetime, device_id: str | None
-) -> Rejection:
+def _rejection(refused: Refused, entry: Entry, file: str, now: datetime, device_id: str | None) -> Rejection:
     return Rejection(
         reason=refused.reason,
         source=f"import:{file}",
         received_at=now,
-        raw=line,
-        detail=f"line {number}: {refused.detail}",
-        detail_zh=f"第 {number} 行:{refused.detail_zh}",
+        raw=entry.raw,
+        detail=f"line {entry.line}: {refused.detail}",
+        detail_zh=f"第 {entry.line} 行:{refused.detail_zh}",
         device_id=None if device_id is None else DeviceId(device_id),
         driver=DRIVER,
-        content_type="application/json",
+        content_type=entry.content_type,
     )
 
 
@@ -343,9 +385,9 @@ def _registry_document(body: bytes, file: str) -> YamlDocument:
     if body.startswith(workbook.MAGIC):
         return read_registry_book(body, file)
     try:
-        text = b"".join(_unpacked(body, file, limit=MAX_REGISTRY_BYTES)).decode("utf-8-sig")
+        text = b"".join(unpacked(body, file, limit=MAX_REGISTRY_BYTES)).decode("utf-8-sig")
     except UnicodeDecodeError as exc:
-        raise _unusable(file, "UTF-8 text", "UTF-8 文本", exc) from exc
+        raise workbook.unusable(file, "UTF-8 text", "UTF-8 文本", exc) from exc
     if _PROFILE.search(text):
         _refuse_profile(text, file)
     return parse_yaml(text, file)
@@ -370,67 +412,6 @@ def _refuse_profile(text: str, file: str) -> NoReturn:
         found="device-profile/1",
     )
     raise InvalidFile(file, [problem])
-
-
-def _unusable(file: str, expected: str, expected_zh: str, found: object = None) -> InvalidFile:
-    return InvalidFile(
-        file, [Problem(line=None, field="file", expected=expected, expected_zh=expected_zh, found=found)]
-    )
-
-
-def _unpacks_to(body: bytes, limit: int) -> bool:
-    """Return whether a file is at most this long when it is unpacked; a damaged one is told as soon as it is read."""
-    if not body.startswith(GZIP):
-        return True
-    try:
-        return len(zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(body, limit + 1)) <= limit
-    except zlib.error:
-        return True
-
-
-def _check_unpacks(body: bytes, file: str) -> None:
-    """Unpack a file to its end and keep nothing.
-
-    Raises:
-        InvalidFile: It is damaged, or becomes too large.
-    """
-    for _ in _unpacked(body, file):
-        pass
-
-
-def _unpacked(body: bytes, file: str, *, limit: int = MAX_UNPACKED_BYTES) -> Iterator[bytes]:
-    """Yield a file in pieces, unpacked when it is gzip, up to a bound.
-
-    Raises:
-        InvalidFile: It is damaged, or becomes too large.
-    """
-    if not body.startswith(GZIP):
-        yield body
-        return
-    total = 0
-    try:
-        with gzip.GzipFile(fileobj=io.BytesIO(body)) as unpacked:
-            while piece := unpacked.read(1 << 20):
-                total += len(piece)
-                if total > limit:
-                    raise _unusable(file, f"at most {limit} bytes when unpacked", f"解压后不超过 {limit} 字节")
-                yield piece
-    except (OSError, EOFError, zlib.error) as exc:
-        raise _unusable(file, "an undamaged gzip", "完好的 gzip 文件", exc) from exc
-
-
-def _lines(body: bytes, file: str) -> Iterator[bytes]:
-    """Yield the lines of a file; one that never ends is cut into pieces, which are rejected as too large."""
-    rest = b""
-    for piece in _unpacked(body, file):
-        rest += piece
-        *whole, rest = rest.split(b"\n")
-        yield from whole
-        while len(rest) > 2 * MAX_LINE_BYTES:
-            yield rest[: MAX_LINE_BYTES + 1]
-            rest = rest[MAX_LINE_BYTES + 1 :]
-    if rest:
-        yield rest
 
 
 async def _no_progress(_: int) -> None:

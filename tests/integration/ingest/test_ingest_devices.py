@@ -141,8 +141,8 @@ async def test_coverage_counts_sites_with_a_meter_that_is_heard(ingest: RunningI
         await conn.close()
 
     async def counted() -> Any:
-        [found] = (await ingest.get("/api/v1/sites/coverage"))["items"]
-        return found if found["metered"] == 2 else None
+        found = (await ingest.get("/api/v1/sites/coverage"))["items"]
+        return found[0] if found and (found[0]["sites"], found[0]["metered"]) == (3, 2) else None
 
     assert await until(counted, "the sites") == {
         "group": None, "name": None, "sites": 3, "metered": 2, "live": 1, "ratio": pytest.approx(1 / 3)
@@ -182,3 +182,32 @@ async def test_the_workbook_is_exported_changed_and_imported(ingest: RunningInge
         2,
         "devices[0].name",
     )
+
+
+async def test_a_table_of_readings_is_tried_and_taken_with_a_list_of_its_wrong_lines(ingest: RunningIngest) -> None:
+    await upload(ingest, FILE)
+    table = (
+        "device_id,source_time,voltage_a\n"
+        "meter-3,2026-11-01 12:00,230\nmeter-3,2026-11-01 12:15,x\nnobody,2026-11-01 12:30,230\n"
+    )
+    args = {"kind": "readings", "file": "old.csv", "timezone": "Asia/Shanghai"}
+    status, tried = await upload(ingest, table.encode("gb18030"), dry_run=True, **args)
+    assert (status, tried["counts"]) == (201, {"accepted": 1, "rejected": 2})
+    expected = [(3, "not_a_number"), (4, "unknown_device")]
+    lines = (await ingest.get(f"/api/v1/imports/{tried['id']}/lines"))["items"]
+    assert [(line["line"], line["reason"]) for line in lines] == expected
+    assert (await ingest.get("/api/v1/rejected"))["items"] == []
+
+    status, found = await upload(ingest, table, **args)
+    assert (status, found["counts"]) == (201, {"accepted": 1, "rejected": 2})
+    text = (await ingest.http.get(f"/api/v1/imports/{found['id']}/lines.csv", headers=ingest.headers())).text
+    assert [row.split(",")[:2] for row in text.splitlines()[1:]] == [["3", "not_a_number"], ["4", "unknown_device"]]
+
+    async def stored() -> Any:
+        params = {"device": "meter-3", "from": "2026-11-01T00:00:00Z", "to": "2026-11-02T00:00:00Z"}
+        return (await ingest.get("/api/v1/readings", **params))["items"]
+
+    [item] = await until(stored, "the reading")
+    assert (item["source_time"], item["points"]) == ("2026-11-01T04:00:00Z", {"voltage_a": 230})
+    status, refused = await upload(ingest, table, kind="readings", timezone="Mars/Olympus")
+    assert (status, "timezone" in refused["detail"]) == (400, True)
