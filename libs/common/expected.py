@@ -48,6 +48,8 @@ _PLAIN: Mapping[str, tuple[str, str]] = {
     "date_from_datetime_parsing": ("a date such as 2026-01-31", "日期,如 2026-01-31"),
     "date_from_datetime_inexact": ("a date such as 2026-01-31", "日期,如 2026-01-31"),
     "time_type": ("a time of day such as 23:59:59", "时刻,如 23:59:59"),
+    "ip_any_address": ("an IP address", "IP 地址"),
+    "ip_any_network": ("a network such as 10.1.0.0/16", "网段,如 10.1.0.0/16"),
     "time_parsing": ("a time of day such as 23:59:59", "时刻,如 23:59:59"),
 }
 

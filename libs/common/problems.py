@@ -21,6 +21,7 @@ STATUS: Sequence[tuple[type[errors.PlatformError], int]] = (
     (errors.Unavailable, 503),
     (errors.PlatformError, 500),
 )
+PROBLEM_TYPE = "application/problem+json"
 RETRY_AFTER_S = 2
 """When to ask again what is unavailable. [s]"""
 _WORD = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
@@ -85,7 +86,7 @@ def problem_response(
     return Response(
         orjson.dumps(content),
         status_code=status,
-        media_type="application/problem+json",
+        media_type=PROBLEM_TYPE,
         headers={**asked, **(headers or {})},
     )
 

@@ -24,7 +24,7 @@ from libs.common.contracts.base import EARLIEST, LATEST, UtcTime
 from libs.common.expected import expected
 from libs.common.health import Health
 from libs.common.middleware import MAX_BODY_BYTES, Envelope
-from libs.common.problems import ProblemDetail, problem, problem_of, problem_response, status_of
+from libs.common.problems import PROBLEM_TYPE, ProblemDetail, problem, problem_of, problem_response, status_of
 from libs.common.redact import shown_path
 from libs.common.serving import Platform
 from libs.common.tokens import Principal
@@ -63,6 +63,23 @@ class Page(BaseModel, Generic[Item]):
     next_cursor: str | None = None
 
 
+PROBLEMS = (400, 401, 403, 404, 409, 413, 422, 503)
+"""What any operation may answer in place of what was asked."""
+
+
+class _Described(FastAPI):
+    """An application whose description says of problems that they are problem+json."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            for operations in super().openapi()["paths"].values():
+                for operation in operations.values():
+                    for status, answer in operation["responses"].items():
+                        if status.startswith(("4", "5")) and "application/json" in answer.get("content", {}):
+                            answer["content"] = {PROBLEM_TYPE: answer["content"]["application/json"]}
+        return super().openapi()
+
+
 def create_app(
     service: str, platform: Platform, health: Health, *, title: str, max_body_bytes: int = MAX_BODY_BYTES
 ) -> FastAPI:
@@ -72,7 +89,7 @@ def create_app(
     ``/version`` names the build. Until the service is ready every other path answers 503 with the reasons.
     A query parameter that an operation does not have is refused: a misspelt filter would answer with everything.
     """
-    app = FastAPI(
+    app = _Described(
         title=title,
         version=build_version(service),
         docs_url=None,
@@ -80,13 +97,7 @@ def create_app(
         openapi_url="/openapi.json",
         redirect_slashes=False,  # behind the gateway the way back would name an address inside
         dependencies=[Depends(_as_described)],
-        responses={
-            400: {"model": ProblemDetail},
-            401: {"model": ProblemDetail},
-            403: {"model": ProblemDetail},
-            422: {"model": ProblemDetail},
-            503: {"model": ProblemDetail},
-        },
+        responses={status: {"model": ProblemDetail} for status in PROBLEMS},
     )
     app.state.service = service
     app.state.platform = platform

@@ -6,7 +6,7 @@ newer writer does not break it. Numbers are finite, times carry an offset and ar
 
 import math
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, time
 from enum import StrEnum
 from typing import Annotated, ClassVar, Self
 
@@ -20,6 +20,7 @@ __all__ = [
     "EARLIEST",
     "LATEST",
     "PLATFORM_SITE",
+    "CalendarDate",
     "Code",
     "EntityKey",
     "Fraction",
@@ -28,6 +29,7 @@ __all__ = [
     "Payload",
     "Phase",
     "PointName",
+    "TimeOfDay",
     "UtcTime",
     "Value",
     "needs",
@@ -68,6 +70,28 @@ def _to_utc(value: datetime) -> datetime:
 
 UtcTime = Annotated[AwareDatetime, BeforeValidator(_refuse_guessing), AfterValidator(_to_utc)]
 """An instant of our times; written by anyone with any offset, held in UTC."""
+
+
+def _refuse_counts(value: object, wanted: str, wanted_zh: str) -> object:
+    """Refuse numbers and bare digits, which pydantic would count from 1970 or from midnight."""
+    if isinstance(value, int | float) or (isinstance(value, str) and value.lstrip("+-").replace(".", "", 1).isdigit()):
+        raise WrongValue(wanted, wanted_zh)
+    return value
+
+
+def _refuse_days(value: object) -> object:
+    return _refuse_counts(value, "a date such as 2026-01-31", "日期,如 2026-01-31")
+
+
+def _refuse_seconds(value: object) -> object:
+    return _refuse_counts(value, "a time of day such as 23:59:59", "时刻,如 23:59:59")
+
+
+CalendarDate = Annotated[date, BeforeValidator(_refuse_days)]
+"""A date of a calendar; the zone is another matter."""
+
+TimeOfDay = Annotated[time, BeforeValidator(_refuse_seconds)]
+"""What a clock on a wall shows."""
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """A finite number; text that looks like one is refused."""

@@ -6,7 +6,7 @@ Versions are half-open, ``[valid_from, valid_to)``; an open end is absent.
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 from zoneinfo import ZoneInfo
@@ -15,7 +15,7 @@ import orjson
 from pydantic import Discriminator, Field, TypeAdapter, field_validator, model_validator
 
 from libs.common.clock import CIVIL_ZONE
-from libs.common.contracts.base import Code, EntityKey, Number, Payload, UtcTime
+from libs.common.contracts.base import CalendarDate, Code, EntityKey, Number, Payload, UtcTime
 from libs.common.errors import WrongValue
 from libs.common.ids import (
     CircuitId,
@@ -274,7 +274,7 @@ class Sim(Entity):
     msisdn: str | None = Field(default=None, pattern=r"^[0-9]{11,15}$")
     imei_bound: str | None = Field(default=None, pattern=r"^[0-9]{14,16}$")
     product: str | None = None
-    expires_on: date | None = None
+    expires_on: CalendarDate | None = None
 
 
 class Device(Entity):

@@ -12,7 +12,7 @@ from libs.common.clock import Clock
 from libs.common.contracts.base import UtcTime
 from libs.common.contracts.control import CommandAction, CommandState, Priority
 from libs.common.db import Database, WriteConn
-from libs.common.errors import Forbidden, InvalidInput, NotFound, Unavailable
+from libs.common.errors import Forbidden, InvalidInput, NotFound, Unavailable, WrongValue
 from libs.common.ids import new_id
 from libs.common.tokens import Principal
 from libs.common.web import Cursor, Limit, Page, ProblemDetail, read_time_cursor, time_cursor
@@ -68,7 +68,9 @@ class CommandIn(Model):
     def _one_target(self) -> "CommandIn":
         given = [self.load_id is not None, bool(self.load_ids), self.site_id is not None, self.tag is not None]
         if sum(given) != 1:
-            raise ValueError("expected exactly one of load_id, load_ids, site_id and tag")
+            raise WrongValue(
+                "exactly one of load_id, load_ids, site_id and tag", "load_id、load_ids、site_id、tag 中恰好一项"
+            )
         return self
 
 

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import orjson
 from fastapi import Depends, Header, Response
@@ -116,7 +116,7 @@ class Idempotent:
         if key is None:
             async with self.db.write() as conn:
                 status, answer = await work(conn)
-            return _reply(status, answer.model_dump(mode="json", exclude_none=True))
+            return _reply(status, _body(status, answer))
         caller = actor_of(principal)
         body_hash = hashlib.sha256(path.encode() + b"\0" + orjson.dumps(request.model_dump(mode="json"))).digest()
         async with self.db.write() as conn:
@@ -134,9 +134,14 @@ class Idempotent:
                     )  # fmt: skip
                 return _reply(known[1], known[2])
             status, answer = await work(conn)
-            body = answer.model_dump(mode="json", exclude_none=True)
+            body = _body(status, answer)
             await order_store.put_key(conn, caller, key, body_hash, status, body, self.clock.now())
         return _reply(status, body)
+
+
+def _body(status: int, answer: BaseModel) -> dict[str, Any]:
+    """Return what is sent: of an answer every field that is described, of a problem those that say something."""
+    return answer.model_dump(mode="json", exclude_none=status >= 400)
 
 
 def _reply(status: int, body: object) -> Response:

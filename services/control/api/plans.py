@@ -1,14 +1,14 @@
 """Plans, occurrences and calendars over HTTP."""
 
 from collections.abc import Callable, Sequence
-from datetime import date, datetime, time
+from datetime import date, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Path
 from pydantic import Field
 
 from libs.common.clock import CIVIL_ZONE
-from libs.common.contracts.base import UtcTime
+from libs.common.contracts.base import CalendarDate, TimeOfDay, UtcTime
 from libs.common.contracts.control import OccurrenceState
 from libs.common.db import Database
 from libs.common.errors import NotFound
@@ -36,9 +36,9 @@ from services.control.usecases.ports import Loads
 class WindowModel(Model):
     """When the loads are off, on the clock face of the plan's zone."""
 
-    start: time = Field(examples=["23:59:59"])
+    start: TimeOfDay = Field(examples=["23:59:59"])
     """OFF."""
-    end: time = Field(examples=["06:00:00"])
+    end: TimeOfDay = Field(examples=["06:00:00"])
     """ON; on the next day unless it is later than ``start``."""
 
 
@@ -47,16 +47,16 @@ class ScheduleModel(Model):
 
     load_ids: tuple[str, ...] = Field(min_length=1, max_length=100_000)
     """Loads to be shut down; one that may never be off is refused and listed."""
-    first_date: date = Field(examples=["2022-05-01"])
+    first_date: CalendarDate = Field(examples=["2022-05-01"])
     """First date on which a window starts."""
-    last_date: date = Field(examples=["2022-06-01"])
+    last_date: CalendarDate = Field(examples=["2022-06-01"])
     """Last date on which a window starts; the last wake-up may be on the day after."""
     windows: tuple[WindowModel, ...] = Field(min_length=1, max_length=24)
     zone: str = CIVIL_ZONE.key
     """IANA time zone."""
     weekdays: tuple[int, ...] = tuple(sorted(ALL_WEEKDAYS))
     """ISO weekdays on which a window may start, 1 is Monday."""
-    exceptions: tuple[date, ...] = Field(default=(), max_length=1000)
+    exceptions: tuple[CalendarDate, ...] = Field(default=(), max_length=1000)
     """Dates on which none starts."""
     calendar_ids: tuple[str, ...] = Field(default=(), max_length=20)
     """Calendars whose dates are exceptions too."""
@@ -156,7 +156,7 @@ class OccurrenceView(View):
 class DayModel(Model):
     """A date with the reason for it."""
 
-    day: date
+    day: CalendarDate
     label: str = Field(default="", max_length=100)
 
 

@@ -169,6 +169,7 @@ async def one_key(found: Installation) -> None:
     answer = await found.call("POST", "/api/v1/wake-ups", {"scope": "site", "target": "site-1", "reason": "storm"})
     assert answer.status_code == 202
     wake_up_id = answer.json()["wake_up_id"]
+    assert answer.json()["released_at"] is None  # every field that the description promises is there
 
     async def done() -> bool:
         return bool((await found.get(f"/api/v1/wake-ups/{wake_up_id}"))["state"] == "done")
@@ -193,6 +194,11 @@ async def guards_and_calendars(found: Installation) -> None:
     del preview["name"]
     assert (await found.call("POST", "/api/v1/plans/preview", preview)).json()["count"] == 31
     refused(await found.call("PUT", "/api/v1/calendars/no spaces", calendar), 422)
+    refused(
+        await found.call("PUT", "/api/v1/calendars/cn-2099", {**calendar, "days": [{"day": 0}]}), 422, "a date such as"
+    )
+    counted = {**preview, "windows": [{"start": 3600, "end": "06:00:00"}]}
+    refused(await found.call("POST", "/api/v1/plans/preview", counted), 422, "a time of day such as 23:59:59")
 
 
 async def test_the_api(postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

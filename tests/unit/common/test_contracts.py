@@ -2,21 +2,21 @@
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from typing import Any
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from libs.common.bus import topics
 from libs.common.bus.envelope import event_type, message
 from libs.common.bus.port import Received
 from libs.common.contracts.alarm import AlarmEvent, AlarmLevel, EndReason, MaintenanceScope, MaintenanceWindow
 from libs.common.contracts.audit import AuditEvent
-from libs.common.contracts.base import Payload, Phase
+from libs.common.contracts.base import CalendarDate, Payload, Phase, TimeOfDay
 from libs.common.contracts.carbon import Interval, IntervalFlag, Medium
 from libs.common.contracts.catalogue import CATALOGUE, TopicContract, contract_of
 from libs.common.contracts.control import (
@@ -177,6 +177,18 @@ def test_times_of_any_offset_are_held_in_utc() -> None:
 def test_time_is_never_guessed(time: object) -> None:
     with pytest.raises(ValidationError, match="source_time"):
         Reading.model_validate(reading(source_time=time))
+
+
+@pytest.mark.parametrize("counted", [0, 3600, 1.5, "0", "86400", "-1", True], ids=repr)
+@pytest.mark.parametrize("kind", [CalendarDate, TimeOfDay], ids=["date", "time of day"])
+def test_dates_and_times_of_day_are_written_not_counted(kind: Any, counted: object) -> None:
+    with pytest.raises(ValidationError, match=r"a date such as|a time of day such as"):
+        TypeAdapter(kind).validate_python(counted)
+
+
+def test_dates_and_times_of_day_are_taken_as_people_write_them() -> None:
+    assert TypeAdapter(CalendarDate).validate_python("2026-01-31") == date(2026, 1, 31)
+    assert TypeAdapter(TimeOfDay).validate_python("23:59:59") == time(23, 59, 59)
 
 
 @pytest.mark.parametrize("number", [b"NaN", b"Infinity", b"-Infinity", b"1e999", b'"230"', b"true"], ids=bytes.decode)

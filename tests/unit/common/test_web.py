@@ -406,8 +406,8 @@ async def test_the_version_is_that_of_the_installed_distribution(world: World) -
 async def test_the_description_names_the_problem_for_every_refusal(world: World) -> None:
     description = (await world.get("/openapi.json")).json()
     responses = description["paths"]["/readings"]["post"]["responses"]
-    for status in ("400", "401", "403", "422", "503"):
-        schema = responses[status]["content"]["application/json"]["schema"]
+    for status in ("400", "401", "403", "404", "409", "413", "422", "503"):
+        schema = responses[status]["content"]["application/problem+json"]["schema"]
         assert schema == {"$ref": "#/components/schemas/ProblemDetail"}
     assert "HTTPValidationError" not in description["components"]["schemas"]
 
