@@ -18,6 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from libs.common.errors import PlatformError
+from libs.common.inside import Inside
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ class Listener:
     uds: Path | None = None
     setting: str = "PORT"
     """Variable that chooses another port, for the message when this one is taken."""
+    internal: bool = False
+    """Only what monitoring asks, and all of it: for an address that nobody else reaches."""
 
     @property
     def place(self) -> str:
@@ -65,9 +68,12 @@ class Serving:
 
     def __init__(self, place: Listener) -> None:
         self._place = place
+        app: ASGIApp = place.app
+        if place.internal or place.uds is not None:
+            app = Inside(app, probes_only=place.internal)
         self._server = _Server(
             uvicorn.Config(
-                place.app,
+                app,
                 uds=None if place.uds is None else str(place.uds),
                 log_config=None,
                 access_log=False,

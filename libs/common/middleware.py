@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from libs.common import metrics
 from libs.common.health import Health
 from libs.common.ids import new_id
+from libs.common.inside import PROBES
 from libs.common.log import log_context
 from libs.common.problems import problem
 from libs.common.redact import shown_path
@@ -28,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 32 << 20
 """Largest request body taken. [B]"""
-PROBES = ("/livez", "/readyz", "/metrics", "/version", "/openapi.json")
-"""Answered from the first moment, and not counted."""
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 CLIENT_GONE = 499
 """What is counted for a request whose client did not wait for the answer."""

@@ -237,9 +237,16 @@ def listeners(services: Sequence[Service], settings: CommonSettings) -> list[Lis
 
     One service alone has the configured address: the socket ``uds`` if there is one, else host and port. Of several
     in one process the gateway has host and port, and each (the gateway too) has a Unix socket at its
-    ``service_urls`` place, by which the others call it.
+    ``service_urls`` place, by which the others call it. The internal listener, if one is wanted, is that of the first
+    service: metrics are the whole process's.
     """
     extra = [place for service in services for place in service.extra_listeners]
+    if settings.internal_port is not None:
+        place = Listener(
+            services[0].app, host=settings.internal_host, port=settings.internal_port,
+            setting="WATTRING_INTERNAL_PORT", internal=True,
+        )  # fmt: skip
+        extra.append(place)
     if len(services) == 1 and settings.uds is not None:
         return [Listener(services[0].app, uds=settings.uds), *extra]
     if len(services) == 1:

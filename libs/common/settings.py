@@ -193,6 +193,13 @@ class CommonSettings(SettingsModel):
     host: str = Field(default="127.0.0.1", description="address the HTTP listeners bind to")
     port: int = Field(default=8000, ge=0, le=65535, description="port of the HTTP listener")
     uds: Path | None = Field(default=None, description="Unix socket of the HTTP listener in place of host and port")
+    internal_host: str = Field(default="127.0.0.1", description="address that the internal listener binds to")
+    internal_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="port of the internal listener: /metrics, and /readyz with reasons; none opens none",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="least severe log line")
     log_format: Literal["json", "text"] = Field(default="json", description="JSON for machines, text for people")
     instance: str = Field(default="0", pattern=r"^[a-z0-9-]{1,40}$", description="stable name of this replica")

@@ -23,6 +23,7 @@ from libs.common.client import CALL_TIMEOUT_S, ServiceClient, http_client
 from libs.common.contracts.base import EARLIEST, LATEST, UtcTime
 from libs.common.expected import expected
 from libs.common.health import Health
+from libs.common.inside import came_inside
 from libs.common.middleware import MAX_BODY_BYTES, Envelope
 from libs.common.problems import PROBLEM_TYPE, ProblemDetail, problem, problem_of, problem_response, status_of
 from libs.common.redact import shown_path
@@ -86,7 +87,8 @@ def create_app(
     """Return the application of a service with its probes and error replies.
 
     ``/livez`` speaks of progress only, ``/readyz`` of the ability to work, ``/metrics`` is for Prometheus,
-    ``/version`` names the build. Until the service is ready every other path answers 503 with the reasons.
+    ``/version`` names the build. Names, reasons and metrics are for those inside, see ``inside.py``. Until the service
+    has started every other path answers 503 with the reason.
     A query parameter that an operation does not have is refused: a misspelt filter would answer with everything.
     """
     app = _Described(
@@ -107,24 +109,37 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
 
+    look = require(f"{service}:read")
+
+    async def sees_all(request: Request) -> bool:
+        if came_inside(request):
+            return True
+        with suppress(errors.PlatformError):  # a probe is answered whatever it brings along
+            await look(request)
+            return True
+        return False
+
     @app.get("/livez", include_in_schema=False)
-    async def livez() -> Response:
+    async def livez(request: Request) -> Response:
         stuck = health.stuck()
-        return JSONResponse({"status": "stuck" if stuck else "ok", "stuck": stuck}, 503 if stuck else 200)
+        body: dict[str, Any] = {"status": "stuck" if stuck else "ok"}
+        if await sees_all(request):
+            body["stuck"] = stuck
+        return JSONResponse(body, 503 if stuck else 200)
 
     @app.get("/readyz", include_in_schema=False)
-    async def readyz() -> Response:
+    async def readyz(request: Request) -> Response:
         reasons = await health.not_ready()
-        body = {
-            "service": service,
-            "status": "not ready" if reasons else "ready",
-            "reasons": {name: reason.english for name, reason in reasons.items()},
-            "reasons_zh": {name: reason.chinese for name, reason in reasons.items()},
-        }
+        body: dict[str, Any] = {"service": service, "status": "not ready" if reasons else "ready"}
+        if await sees_all(request):
+            body["reasons"] = {name: reason.english for name, reason in reasons.items()}
+            body["reasons_zh"] = {name: reason.chinese for name, reason in reasons.items()}
         return JSONResponse(body, 503 if reasons else 200)
 
     @app.get("/metrics", include_in_schema=False)
-    async def metrics_page() -> Response:
+    async def metrics_page(request: Request) -> Response:
+        if not came_inside(request):
+            await look(request)
         return Response(metrics.render(), media_type=metrics.CONTENT_TYPE)
 
     @app.get("/version", include_in_schema=False)

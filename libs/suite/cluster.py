@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -175,7 +176,12 @@ class Cluster:
         if code is not None:
             raise ClusterError(f"{name} ended with {code}\n{self.last_words(name)}")
         try:
-            answer = httpx.get(f"http://127.0.0.1:{self.ports[name]}/readyz", timeout=6.0, trust_env=False)
+            answer = httpx.get(
+                f"http://127.0.0.1:{self.ports[name]}/readyz",
+                headers=self._credentials("jobs" if name in JOBS else name),
+                timeout=6.0,
+                trust_env=False,
+            )
         except httpx.HTTPError as exc:
             return str(exc) or type(exc).__name__
         return None if answer.status_code == 200 else answer.text
@@ -238,12 +244,10 @@ class Cluster:
         Raises:
             ClusterError: It refuses.
         """
-        keys = KeyRing.open(self._keys("cli"), SystemClock())
-        token = keys.sign_token("cli", audience=service, scopes=["*:*"])
         answer = httpx.request(
             method,
             f"http://127.0.0.1:{self.ports[service]}{path}",
-            headers={"authorization": f"Bearer {token}"},
+            headers=self._credentials(service),
             timeout=60.0,
             trust_env=False,
             **arguments,
@@ -251,6 +255,13 @@ class Cluster:
         if answer.is_error:
             raise ClusterError(f"{method} {path}: {answer.status_code} {answer.text}")
         return orjson.loads(answer.content) if answer.content else None
+
+    def _credentials(self, audience: str) -> dict[str, str]:
+        return {"authorization": f"Bearer {self._ring.sign_token('cli', audience=audience, scopes=['*:*'])}"}
+
+    @cached_property
+    def _ring(self) -> KeyRing:
+        return KeyRing.open(self._keys("cli"), SystemClock())
 
     def _keys(self, issuer: str) -> Path:
         return self.folder / "keys" / issuer

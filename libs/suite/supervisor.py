@@ -294,6 +294,8 @@ class Supervisor:
     def _keep_peer(self, name: str, command: Sequence[str], *, nice: int = 0) -> None:
         """Keep a process that listens on its own socket."""
         environ = {**self._environment(), "WATTRING_UDS": str(self._folder.socket(name))}
+        for variable in ("WATTRING_INTERNAL_PORT", "WATTRING_INTERNAL_PORT_FILE"):
+            environ.pop(variable, None)  # the suite has it
         program = Program(name, command, self._folder.log(name), environ, nice)
         self._keep(program, probes=[self._folder.socket(name)])
 

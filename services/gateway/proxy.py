@@ -119,10 +119,15 @@ class Proxy:
 
     async def readiness(self, service: str) -> Mapping[str, Bilingual]:
         """Return what keeps a service from working, by name."""
+        token = self._platform.keys.sign_token("gateway", audience=service, scopes=(f"{service}:read",))
         try:
-            answer = await self._client(service).get("/readyz", timeout=6.0)
+            answer = await self._client(service).get(
+                "/readyz", timeout=6.0, headers={"authorization": f"Bearer {token}"}
+            )
             found = answer.json()
-            english, chinese = found["reasons"], found["reasons_zh"]
+            if found["status"] != "ready" and "reasons" not in found:
+                return {"process": Bilingual("it does not tell us why; do the clocks agree?", "未告知原因;请检查时钟")}
+            english, chinese = found.get("reasons", {}), found.get("reasons_zh", {})
         except (httpx.HTTPError, ValueError, KeyError, Unavailable) as exc:
             reason = str(exc) or type(exc).__name__
             return {"process": Bilingual(f"does not answer: {reason}", f"没有应答:{reason}")}

@@ -211,10 +211,15 @@ class Running:
     def get(self, path: str) -> httpx.Response:
         return httpx.get(f"http://127.0.0.1:{self.env['PORT']}{path}", timeout=PATIENCE_S, trust_env=False)
 
+    def monitored(self, path: str) -> httpx.Response:
+        """Return what monitoring is told, on the internal listener."""
+        url = f"http://127.0.0.1:{self.env['WATTRING_INTERNAL_PORT']}{path}"
+        return httpx.get(url, timeout=PATIENCE_S, trust_env=False)
+
     def readiness(self) -> tuple[int, dict[str, str], dict[str, str]]:
         """Return status and reasons, in both languages; 0 while nobody listens."""
         try:
-            answer = self.get("/readyz")
+            answer = self.monitored("/readyz")
         except httpx.TransportError:
             return 0, {}, {}
         found = answer.json()
@@ -300,8 +305,9 @@ def test_broker_that_is_away_is_named_and_found(tmp_path: Path, postgres_url: st
     KeyRing.create(tmp_path / "keys")
     with door_to_broker(kafka_bootstrap) as door:
         env = environment(
-            tmp_path, DATABASE_URL=postgres_url, KAFKA_BOOTSTRAP_SERVERS=f"127.0.0.1:{door.port}", PORT=str(free_port())
-        )
+            tmp_path, DATABASE_URL=postgres_url, KAFKA_BOOTSTRAP_SERVERS=f"127.0.0.1:{door.port}",
+            PORT=str(free_port()), WATTRING_INTERNAL_PORT=str(free_port()),
+        )  # fmt: skip
         away = f"nobody at 127.0.0.1:{door.port}; check KAFKA_BOOTSTRAP_SERVERS"
         listed = wattring("topics", env=env)
         assert listed.returncode == 1
@@ -325,7 +331,7 @@ def test_story_of_a_suite_that_is_given_nothing_but_trouble(
     door, url = door_to_database(empty_postgres_url)
     env = environment(
         small_disk, DATABASE_URL=url, PORT=str(free_port()), WATTRING_INGEST__ACCEPTANCE__PARK_S="1",
-        WATTRING_DATABASE__CONNECT_TIMEOUT_S="2",
+        WATTRING_DATABASE__CONNECT_TIMEOUT_S="2", WATTRING_INTERNAL_PORT=str(free_port()),
     )  # fmt: skip
     with door, Running("up", env=env, output=tmp_path / "up.out") as suite:
         database_is_away_and_then_there(suite, door, url)
@@ -433,7 +439,8 @@ def wrong_readings_are_refused_counted_and_shown(suite: Running, api: LocalApi) 
 
 
 def counted_rejections(suite: Running) -> dict[str, float]:
-    found = re.findall(r'^wattring_ingest_rejected_total\{reason="(\w+)"\} (\S+)$', suite.get("/metrics").text, re.M)
+    page = suite.monitored("/metrics").text
+    found = re.findall(r'^wattring_ingest_rejected_total\{reason="(\w+)"\} (\S+)$', page, re.M)
     return {reason: float(count) for reason, count in found}
 
 

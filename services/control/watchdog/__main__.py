@@ -80,7 +80,16 @@ async def run(common: CommonSettings, settings: WatchdogSettings, clock: Clock) 
         watchdog, keys, version=_version(), stuck_for_s=lambda: clock.monotonic() - turned_at,
         stuck_after_s=STUCK_AFTER_S,
     )  # fmt: skip
-    async with calls, listening(routes, host=common.host, port=common.port, uds=common.uds):
+    answer = routes.answer if common.uds is None else routes.answer_inside
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(calls)
+        await stack.enter_async_context(listening(answer, host=common.host, port=common.port, uds=common.uds))
+        if common.internal_port is not None:
+            monitoring = listening(routes.answer_monitoring, host=common.internal_host, port=common.internal_port)
+            try:
+                await stack.enter_async_context(monitoring)
+            except OSError as exc:  # loads are woken without it
+                logger.error("no internal listener", extra={"reason": str(exc), "setting": "WATTRING_INTERNAL_PORT"})
         logger.info("watching", extra={"leases": len(journal.book.leases), "complete": journal.book.is_complete})
         watching = asyncio.create_task(watch(), name="watch")
         stopping = asyncio.create_task(stop.wait(), name="stop")

@@ -8,7 +8,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,8 @@ class Request:
     path: str
     headers: Mapping[bytes, bytes]
     body: bytes
+    inside: bool = False
+    """It came by an address that only those reach who may see all that the probes know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +76,20 @@ class Routes:
         self._stuck_after_s = stuck_after_s
 
     async def answer(self, request: Request) -> Answer:
-        """Return the answer to any request."""
+        """Return the answer to any request from anywhere."""
+        return self._safely(self._answer, request)
+
+    async def answer_inside(self, request: Request) -> Answer:
+        """Return the answer to a request on an address that only our own account reaches."""
+        return self._safely(self._answer, replace(request, inside=True))
+
+    async def answer_monitoring(self, request: Request) -> Answer:
+        """Return the answer to a request on the internal listener: probes, and all that they know."""
+        return self._safely(self._probe, replace(request, inside=True))
+
+    def _safely(self, answer: Callable[[Request], Answer], request: Request) -> Answer:
         try:
-            return self._answer(request)
+            return answer(request)
         except StaleEpoch as exc:
             return Answer.problem(409, "stale_epoch", str(exc))
         except Unauthenticated as exc:
@@ -104,18 +117,35 @@ class Routes:
                 if wanted is not None and not isinstance(wanted, list):
                     raise InvalidInput("load_ids: expected a list, or nothing for all")
                 return Answer.of(202, {"load_ids": self._watchdog.end_leases(wanted)})
+            case _:
+                return self._probe(request)
+
+    def _probe(self, request: Request) -> Answer:
+        match request.method, request.path:
             case "GET", "/livez" | "/readyz":
                 silent_s = self._stuck_for_s()
                 stuck = silent_s > self._stuck_after_s
-                reasons = {"loop": f"no turn for {silent_s:.0f} s"} if stuck else {}
-                body = {"service": "watchdog", "status": "stuck" if stuck else "ready", "reasons": reasons}
+                body: dict[str, object] = {"service": "watchdog", "status": "stuck" if stuck else "ready"}
+                if self._sees_all(request):
+                    body["reasons"] = {"loop": f"no turn for {silent_s:.0f} s"} if stuck else {}
+                    body["reasons_zh"] = {"loop": f"{silent_s:.0f} 秒没有动作"} if stuck else {}
                 return Answer.of(503 if stuck else 200, body)
             case "GET", "/metrics":
+                if not request.inside:
+                    self._require(request, "watchdog:read")
                 return Answer(200, render(), "text/plain; version=0.0.4; charset=utf-8")
             case "GET", "/version":
                 return Answer.of(200, {"service": "watchdog", "version": self._version})
             case _:
                 return Answer.problem(404, "not_found", f"no {request.method} {request.path}")
+
+    def _sees_all(self, request: Request) -> bool:
+        if request.inside:
+            return True
+        with contextlib.suppress(PlatformError):
+            self._require(request, "watchdog:read")
+            return True
+        return False
 
     def _require(self, request: Request, scope: str) -> None:
         scheme, _, token = request.headers.get(b"authorization", b"").decode("latin-1").partition(" ")
@@ -134,7 +164,9 @@ def _object(body: bytes) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def listening(routes: Routes, *, host: str, port: int, uds: Path | None) -> AsyncIterator[asyncio.Server]:
+async def listening(
+    answer: Callable[[Request], Awaitable[Answer]], *, host: str, port: int, uds: Path | None = None
+) -> AsyncIterator[asyncio.Server]:
     """Serve within the block, on a Unix socket or on a port."""
 
     connections: set[asyncio.Task[None]] = set()
@@ -144,7 +176,7 @@ async def listening(routes: Routes, *, host: str, port: int, uds: Path | None) -
         assert task is not None  # noqa: S101 - asyncio runs this in a task of its own
         connections.add(task)
         try:
-            await _connection(reader, writer, routes.answer)
+            await _connection(reader, writer, answer)
         except asyncio.CancelledError:
             # We stop. Passed on, Python 3.11's streams would report every open connection as a failed callback.
             logger.debug("connection ended by us")

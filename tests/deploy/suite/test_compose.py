@@ -109,6 +109,8 @@ def test_only_the_doors_are_published_and_on_loopback() -> None:
     published = {name: container["ports"] for name, container in CONTAINERS.items() if "ports" in container}
     assert set(published) == {"gateway", "export"}
     assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
+    inside = {port.rpartition(":")[2] for ports in published.values() for port in ports}
+    assert IMAGE["WATTRING_INTERNAL_PORT"] not in inside, "metrics are for those on the network inside"
 
 
 def test_broker_is_the_version_that_the_tests_use() -> None:

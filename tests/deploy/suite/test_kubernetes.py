@@ -1,6 +1,7 @@
 """The base manifests: every process, probed, with few rights, and settings that exist."""
 
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_names_agree(name: str) -> None:
     assert workload(name)["spec"]["selector"]["matchLabels"] == label
     assert workload(name)["spec"]["template"]["metadata"]["labels"] == label
     ports = {port["name"] for port in container(name)["ports"]}
-    assert {port["targetPort"] for port in service["spec"]["ports"]} == ports
+    assert {port["targetPort"] for port in service["spec"]["ports"]} == ports - {"internal"}
     budgets = [one for one in documents("disruption.yaml") if one["spec"]["selector"]["matchLabels"] == label]
     assert len(budgets) == 1
 
@@ -115,6 +116,38 @@ def test_containers_are_given_what_their_processes_need(name: str, tmp_path: Pat
         assert user == (
             None if name == "watchdog" else {"secretKeyRef": {"name": "wattring-database", "key": f"{name}-url"}}
         )
+
+
+def test_monitoring_reaches_every_process_and_nobody_else_does() -> None:
+    """Prometheus finds pods by label and ports by name; what stands in no Service, no ingress leads to."""
+    job = yaml.safe_load((BASE.parent / "prometheus-scrape.yaml").read_text(encoding="utf-8"))
+    assert "metrics_path" not in job, "its default is /metrics"
+    kept = {rule["source_labels"][0]: rule["regex"] for rule in job["relabel_configs"] if rule.get("action") == "keep"}
+    [config] = documents("config.yaml")
+    watched: set[str] = set()
+    for name in PROCESSES:
+        labels = workload(name)["spec"]["template"]["metadata"]["labels"]
+        assert re.fullmatch(
+            kept["__meta_kubernetes_pod_label_app_kubernetes_io_name"], labels["app.kubernetes.io/name"]
+        )
+        taken: list[int] = []
+        for one in pod(name)["containers"]:
+            env = {variable["name"]: variable.get("value", "") for variable in one["env"]}
+            listens = load_common({**IMAGE, **config["data"], "WATTRING_PORT": "8000", **env, "DATABASE_URL": ""})
+            ports = {port["name"]: port["containerPort"] for port in one["ports"]}
+            [internal] = [
+                number
+                for port, number in ports.items()
+                if re.fullmatch(kept["__meta_kubernetes_pod_container_port_name"], port)
+            ]
+            assert (listens.internal_host, listens.internal_port) == ("0.0.0.0", internal)
+            taken += ports.values()
+            watched.add(one["name"])
+            for service in documents(f"{name}.yaml"):
+                if service["kind"] == "Service":
+                    assert not any(port["targetPort"].startswith("internal") for port in service["spec"]["ports"])
+        assert len(taken) == len(set(taken)), "the containers of a pod share its address"
+    assert watched == {*PROCESSES, "jobs"}
 
 
 def test_preparations_hold_up_nobody_who_wakes_loads() -> None:

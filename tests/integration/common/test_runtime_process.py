@@ -15,7 +15,9 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from libs.common.clock import SystemClock
 from libs.common.migrations import migrate
 from libs.common.tokens import KeyRing
 from libs.suite.postgres import EXPENDABLE, EmbeddedPostgres
@@ -60,8 +62,14 @@ class Probe:
     def url(self) -> str:
         return f"http://{self.said('listening')['address']}"
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """What a service of ours sends, to be told all."""
+        keys = KeyRing.open(Path(self.environ["WATTRING_DATA_DIR"]) / "keys", SystemClock())
+        return {"authorization": f"Bearer {keys.sign_token('cli', audience='alarm', scopes=['alarm:read'])}"}
+
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=PATIENCE_S, trust_env=False)
+        return httpx.get(self.url + path, headers=self.headers, timeout=PATIENCE_S, trust_env=False)
 
     def ready(self) -> "Probe":
         self.until("readiness", lambda: self.get("/readyz").status_code == 200)
@@ -126,7 +134,8 @@ def test_the_settings_in_use_are_printed_without_secrets(start: Callable[..., Pr
 
 def test_while_draining_it_says_so_and_finishes_what_was_asked(start: Callable[..., Probe]) -> None:
     probe = start("tidy", WATTRING_DRAIN_S="20").ready()
-    with httpx.Client(base_url=probe.url, timeout=PATIENCE_S, trust_env=False) as http, ThreadPoolExecutor() as pool:
+    inside = httpx.Client(base_url=probe.url, headers=probe.headers, timeout=PATIENCE_S, trust_env=False)
+    with inside as http, ThreadPoolExecutor() as pool:
         slow = pool.submit(probe.get, "/api/v1/slow")
         probe.said("slow began")
         probe.terminate().said("tidying")
@@ -268,6 +277,23 @@ def only_line(probe: Probe, *, code: int = 1) -> dict[str, Any]:
     (line,) = probe.lines("cannot run")
     assert line["level"] == "CRITICAL"
     return line
+
+
+def test_monitoring_has_a_port_of_its_own_and_sees_all_there(start: Callable[..., Probe]) -> None:
+    probe = start(WATTRING_INTERNAL_PORT="0").ready()
+    public, internal = (f"http://{line['address']}" for line in probe.lines("listening"))
+    with httpx.Client(timeout=PATIENCE_S, trust_env=False) as stranger:
+        assert stranger.get(f"{public}/readyz").json() == {"service": "alarm", "status": "ready"}
+        assert stranger.get(f"{public}/livez").json() == {"status": "ok"}
+        assert stranger.get(f"{public}/metrics").status_code == 401
+        assert stranger.get(f"{internal}/readyz").json()["reasons"] == {}
+        scraped = stranger.get(f"{internal}/metrics")
+        families = {family.name for family in text_string_to_metric_families(scraped.text)}
+        assert {"wattring_build_info", "wattring_http_requests"} <= families
+        assert stranger.get(f"{internal}/api/v1/slow").status_code == 404
+    taken = only_line(start(WATTRING_INTERNAL_PORT=internal.rpartition(":")[2]))
+    assert "Choose another with WATTRING_INTERNAL_PORT=" in taken["reason"]
+    assert probe.terminate().ended() == 0
 
 
 def test_a_second_start_on_a_taken_port_says_which_and_goes(start: Callable[..., Probe]) -> None:

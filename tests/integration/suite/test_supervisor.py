@@ -173,6 +173,19 @@ async def test_children_are_told_where_everything_is_and_no_password_in_the_open
         assert watchdog["WATTRING_UDS"].endswith("/watchdog.sock")
 
 
+async def test_internal_port_is_the_suites_and_not_its_peers_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATTRING_INTERNAL_PORT", "9000")
+    async with running(Run(tmp_path / "data")) as run:
+        await until(lambda: all((run.folder / f"environ-{name}").exists() for name in ("ingest", "watchdog", "jobs")))
+        having = {
+            name: json.loads((run.folder / f"environ-{name}").read_text()).get("WATTRING_INTERNAL_PORT")
+            for name in ("ingest", "watchdog", "jobs")
+        }
+        assert having == {"ingest": "9000", "watchdog": None, "jobs": None}
+
+
 @pytest.mark.parametrize("name", ["suite", "watchdog", "jobs", "postgres"])
 async def test_killed_process_is_started_again_and_said(tmp_path: Path, name: str) -> None:
     async with running(Run(tmp_path / "data")) as run:

@@ -484,6 +484,8 @@ async def test_where_services_listen(world: World) -> None:
         (None, None, Path("/run/x.sock")),
         ("127.0.0.1", 8080, None),
     ]
+    watched = listeners([gateway, alarm], CommonSettings(internal_port=9000))
+    assert [(one.app, one.host, one.port) for one in watched if one.internal] == [(gateway.app, "127.0.0.1", 9000)]
     together = listeners([alarm, gateway], CommonSettings(host="0.0.0.0", port=81, service_urls=urls))
     assert {(one.app, one.host, one.port, one.uds) for one in together} == {
         (extra.app, "127.0.0.1", 8080, None),

@@ -22,6 +22,7 @@ from libs.common import errors, metrics
 from libs.common.bus.port import Bus
 from libs.common.errors import Bilingual, InvalidFile, PlatformError, Problem
 from libs.common.health import Check, Health, Worker
+from libs.common.inside import PROBES, Inside
 from libs.common.log import current_context
 from libs.common.middleware import Envelope
 from libs.common.problems import ProblemDetail, problem
@@ -62,6 +63,14 @@ class World:
     async def get(self, path: str, **headers: str) -> httpx.Response:
         async with self.client() as client:
             return await client.get(path, headers=headers)
+
+    def token(self, scopes: list[str]) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.keys.sign_token('gateway', audience='alarm', scopes=scopes)}"}
+
+    async def get_inside(self, path: str, *, probes_only: bool = False) -> httpx.Response:
+        inside = httpx.ASGITransport(app=Inside(self.app, probes_only=probes_only))
+        async with httpx.AsyncClient(transport=inside, base_url="http://alarm") as client:
+            return await client.get(path)
 
 
 def _add_paths(world: World, app: FastAPI) -> None:
@@ -338,13 +347,13 @@ async def test_requests_are_counted_by_method_and_status_and_nothing_else(world:
 
 async def test_probes_are_not_counted(world: World) -> None:
     before = counted("GET", "200")
-    for path in ("/livez", "/readyz", "/version", "/metrics", "/openapi.json"):
-        assert (await world.get(path)).status_code == 200
+    for path in PROBES:
+        assert (await world.get_inside(path)).status_code == 200
     assert counted("GET", "200") == before
 
 
 async def test_the_metrics_page_is_what_prometheus_reads(world: World) -> None:
-    answer = await world.get("/metrics")
+    answer = await world.get_inside("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert "# TYPE wattring_http_request_duration_seconds histogram" in answer.text
 
@@ -360,7 +369,7 @@ async def test_before_the_start_the_probes_answer_and_the_api_says_why_it_does_n
         503, "starting", "waiting for bus: away", "等待 bus:不可用",
     )  # fmt: skip
     assert answer.headers["retry-after"]
-    ready = await world.get("/readyz")
+    ready = await world.get_inside("/readyz")
     assert (ready.status_code, ready.json()) == (
         503,
         {
@@ -371,7 +380,7 @@ async def test_before_the_start_the_probes_answer_and_the_api_says_why_it_does_n
         },
     )
     for path in ("/livez", "/version", "/metrics", "/openapi.json"):
-        assert (await world.get(path)).status_code == 200
+        assert (await world.get_inside(path)).status_code == 200
     assert (await world.get("/direct/loads")).status_code == 503
     world.health.always_open = ("/direct/",)
     assert (await world.get("/direct/loads")).json() == "open"
@@ -384,7 +393,7 @@ async def test_readiness_and_liveness_over_http(world: World) -> None:
 
     assert (await world.get("/readyz")).json()["status"] == "ready"
     world.health.checks = [Check("bus", away)]
-    answer = await world.get("/readyz")
+    answer = await world.get_inside("/readyz")
     assert (answer.status_code, answer.json()["reasons"]) == (503, {"bus": "no broker"})
     assert (await world.get("/livez")).status_code == 200
     assert (await world.get("/seen")).status_code == 200  # it may well answer what it can
@@ -394,8 +403,38 @@ async def test_readiness_and_liveness_over_http(world: World) -> None:
 
     world.health.beat(Worker("slow", body, max_silence_s=5))
     await world.clock.advance(6)
-    answer = await world.get("/livez")
+    answer = await world.get_inside("/livez")
     assert (answer.status_code, answer.json()) == (503, {"status": "stuck", "stuck": ["slow"]})
+
+
+async def test_strangers_learn_whether_it_lives_and_works_and_nothing_else(world: World) -> None:
+    async def away() -> None:
+        raise errors.Unavailable("database db.example:5432/secret-name: no answer", message_zh="数据库没有应答")
+
+    async def body(_: object) -> None:
+        pass
+
+    world.health.checks = [Check("database", away)]
+    world.health.beat(Worker("slow", body, max_silence_s=5))
+    await world.clock.advance(6)
+    bare = {"service": "alarm", "status": "not ready"}
+    for headers in ({}, {"authorization": "Bearer rubbish"}, world.token(["gateway:read"]), world.token([])):
+        answer = await world.get("/readyz", **headers)
+        assert (answer.status_code, answer.json()) == (503, bare)
+        assert (await world.get("/livez", **headers)).json() == {"status": "stuck"}
+    assert detail_of(await world.get("/metrics"))["status"] == 401
+    assert detail_of(await world.get("/metrics", authorization="Bearer rubbish"))["status"] == 401
+    assert detail_of(await world.get("/metrics", **world.token(["gateway:read"])))["status"] == 403
+
+
+async def test_services_and_monitoring_are_told_all(world: World) -> None:
+    assert (await world.get("/readyz", **world.token(["alarm:read"]))).json()["reasons"] == {}
+    assert (await world.get("/metrics", **world.token(["alarm:read"]))).status_code == 200
+    assert (await world.get_inside("/seen")).status_code == 200
+    for path in PROBES:
+        assert (await world.get_inside(path, probes_only=True)).status_code == 200
+    answer = await world.get_inside("/seen", probes_only=True)
+    assert (answer.status_code, answer.json()["code"]) == (404, "http_404")
 
 
 async def test_the_version_is_that_of_the_installed_distribution(world: World) -> None:

@@ -39,7 +39,7 @@ class Door:
 
 
 @asynccontextmanager
-async def door(folder: Path) -> AsyncIterator[Door]:
+async def door(folder: Path, where: str = "inside") -> AsyncIterator[Door]:
     clock = FakeClock()
     KeyRing.create(folder / "keys")
     keys = KeyRing.open(folder / "keys", clock)
@@ -47,7 +47,8 @@ async def door(folder: Path) -> AsyncIterator[Door]:
     with Journal(folder / "journal") as journal:
         dog = Watchdog(journal=journal, reach=Field(), clock=clock, boot="b", settings=WatchdogSettings())
         routes = Routes(dog, keys, version="1", stuck_for_s=lambda: silent[0], stuck_after_s=60.0)
-        async with listening(routes, host="", port=0, uds=folder / "dog.sock"):
+        answer = {"anywhere": routes.answer, "inside": routes.answer_inside, "monitoring": routes.answer_monitoring}
+        async with listening(answer[where], host="", port=0, uds=folder / "dog.sock"):
             transport = httpx.AsyncHTTPTransport(uds=str(folder / "dog.sock"))
             async with httpx.AsyncClient(transport=transport, base_url="http://dog") as client:
                 yield Door(client, keys, journal, silent)
@@ -121,6 +122,26 @@ async def test_a_full_disk_is_no_acknowledgement(tmp_path: Path, monkeypatch: py
         monkeypatch.setattr("services.control.watchdog.journal.os.fsync", full)
         assert (await found.put(PUT)).status_code == 503
         monkeypatch.undo()
+        assert found.journal.book.leases == {}
+
+
+async def test_strangers_learn_whether_it_lives_and_nothing_else(tmp_path: Path) -> None:
+    async with door(tmp_path, "anywhere") as found:
+        found.silent[0] = 61.0
+        answer = await found.client.get("/readyz")
+        assert (answer.status_code, answer.json()) == (503, {"service": "watchdog", "status": "stuck"})
+        assert (await found.client.get("/metrics")).status_code == 401
+        token = found.keys.sign_token("gateway", audience="watchdog", scopes=("watchdog:read",))
+        headers = {"authorization": f"Bearer {token}"}
+        assert (await found.client.get("/readyz", headers=headers)).json()["reasons"] == {"loop": "no turn for 61 s"}
+        assert (await found.client.get("/metrics", headers=headers)).status_code == 200
+
+
+async def test_monitoring_sees_the_probes_and_nothing_else(tmp_path: Path) -> None:
+    async with door(tmp_path, "monitoring") as found:
+        assert (await found.client.get("/readyz")).json()["reasons"] == {}
+        assert "wattring_watchdog_leases" in (await found.client.get("/metrics")).text
+        assert (await found.put(PUT)).status_code == 404
         assert found.journal.book.leases == {}
 
 
