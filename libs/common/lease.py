@@ -102,6 +102,37 @@ class LeaseKeeper:
         epochs = {row["name"]: row["epoch"] for row in rows}
         return [self._lease(name, epochs[name], asked_at) for name in dict.fromkeys(names) if name in epochs]
 
+    async def take_over(self, names: Sequence[str]) -> list[Lease]:
+        """Take leases also from whoever holds them; in the order of ``names``.
+
+        Only for what its holder cannot use any more, and whoever takes can show that: the former holder believes
+        in its lease until it next renews.
+        """
+        if not names:
+            return []
+        asked_at = self._clock.monotonic()
+        async with self._db.write() as conn:
+            await conn.execute(
+                "insert into leases (name) select unnest($1::text[]) on conflict (name) do nothing", sorted(names)
+            )
+            rows = await conn.fetch(
+                """
+                with wanted as (
+                    select l.name from leases l where l.name = any($1::text[]) order by l.name for update of l
+                )
+                update leases l
+                   set owner = $2, epoch = l.epoch + 1, until = clock_timestamp() + make_interval(secs => $3)
+                  from wanted
+                 where l.name = wanted.name
+                returning l.name, l.epoch
+                """,
+                names,
+                self._owner,
+                self._ttl_s,
+            )
+        epochs = {row["name"]: row["epoch"] for row in rows}
+        return [self._lease(name, epochs[name], asked_at) for name in dict.fromkeys(names)]
+
     async def renew(self, lease: Lease) -> Lease | None:
         """Return the lease with a new end under the same epoch, or None when it ran out or was taken."""
         found = await self.renew_many([lease])

@@ -13,12 +13,15 @@ import typer
 from libs.common.clock import SystemClock
 from libs.common.errors import InvalidInput, PlatformError, Unavailable
 from libs.common.log import setup_logging
+from libs.common.registry.packets import parse_packet
+from libs.common.registry.rules import split_host_port
 from libs.common.settings import load_common
 from libs.fieldsim.aep.platform import Account, DevicePlatform, Oddities
 from libs.fieldsim.breaker import MOTOR_DELAY_S
 from libs.fieldsim.control_api import ControlServer, UnitCall, UnitCommand, answer_facts
 from libs.fieldsim.demo import HISTORY_HOURS, HISTORY_PERIOD_S, Wishes, run_demo
 from libs.fieldsim.device import modbus_profile
+from libs.fieldsim.dtu import Dialling, Terminal
 from libs.fieldsim.faults import parse_order
 from libs.fieldsim.field import Field
 from libs.fieldsim.fieldfile import DevicePart, FieldFile, LinePart, LoadPart, StoryPart, load_field_file
@@ -302,6 +305,63 @@ def aep(
 
 
 @app.command()
+def dtu(
+    server: Annotated[str, typer.Option(help="Where the terminals dial to, HOST:PORT.")],
+    registration: Annotated[
+        str, typer.Option(help="Registration packet: text, or hex: and bytes; {n} is the terminal's number.")
+    ] = "DTU{n}",
+    count: Annotated[int, typer.Option(min=1, help="Terminals.")] = 1,
+    slave: Annotated[
+        str | None,
+        typer.Option(help="What is on the pair of each, HOST:PORT (a meter with --framing rtu); none: nothing."),
+    ] = None,
+    heartbeat: Annotated[str, typer.Option(help="Heartbeat packet, as above; empty: none.")] = "",
+    heartbeat_every_s: Annotated[float, typer.Option(min=0.1, help="Between two of them. [s]")] = 60.0,
+    redial_s: Annotated[float, typer.Option(min=0, help="Pause before a terminal dials again. [s]")] = 5.0,
+    latency_s: Annotated[float, typer.Option(min=0, help="One way through the network. [s]")] = 0.0,
+    control_port: ControlOption = 0,
+    ready_file: ReadyOption = None,
+) -> None:
+    """Run data terminals (DTU) that dial in, register and carry bytes to a simulated slave.
+
+    运行 DTU：主动拨入、发送注册包和心跳包，并透传到模拟从站。
+    """
+    dialling = Dialling(
+        [
+            Terminal(
+                server=_place(server, "--server"),
+                registration=_packet(registration.replace("{n}", str(n)), "--registration"),
+                slave=None if slave is None else _place(slave, "--slave"),
+                heartbeat=_packet(heartbeat, "--heartbeat") if heartbeat else b"",
+                heartbeat_every_s=heartbeat_every_s,
+                redial_s=redial_s,
+                latency_s=latency_s,
+            )
+            for n in range(1, count + 1)
+        ],
+        clock=SystemClock(),
+    )
+    control = ControlServer(control_port)
+
+    async def run(stop: asyncio.Event) -> None:
+        running = asyncio.create_task(dialling.run(), name="terminals")
+        try:
+            await serve(
+                field=None,
+                centre=None,
+                control=control,
+                describe=lambda: {"control_url": control.url, "terminals": count},
+                announce=announcer(ready_file),
+                stop=stop,
+            )
+        finally:
+            running.cancel()
+            await asyncio.wait([running])
+
+    _run(run)
+
+
+@app.command()
 def history(
     field: Annotated[Path | None, typer.Option(help="Field file; none: the demonstration.")] = None,
     hours: Annotated[float, typer.Option(min=0, help="Length. [h]")] = HISTORY_HOURS,
@@ -496,6 +556,20 @@ def _unit_urls(texts: list[str]) -> dict[str, str]:
         unit_id, separator, url = text.partition("=")
         urls.update({unit_id: url} if separator and "/" not in unit_id else {"*": text})
     return urls
+
+
+def _place(text: str, option: str) -> tuple[str, int]:
+    try:
+        return split_host_port(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not HOST:PORT", param_hint=option) from None
+
+
+def _packet(text: str, option: str) -> bytes:
+    try:
+        return parse_packet(text)
+    except ValueError as exc:
+        raise typer.BadParameter(f"{text!r}: {exc}", param_hint=option) from None
 
 
 def _nth_port(port: int, number: int) -> int:

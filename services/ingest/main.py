@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -62,6 +63,7 @@ from services.ingest.usecases.topology import Topology
 from services.ingest.worker.commands import CommandWorker
 from services.ingest.worker.lines import LineManager
 from services.ingest.worker.reach import LineReach
+from services.ingest.worker.terminals import Terminals
 from services.ingest.worker.upkeep import Heartbeats, HistoryUpkeep, RegistryKeeper, SnapshotKeeper
 from services.ingest.worker.waking import WakeKeeper
 
@@ -118,6 +120,16 @@ def build(platform: Platform) -> Service:
     seen = LastSeen(clock)
     acceptor.on_live(status.heard)
     acceptor.on_live(seen.heard)
+    terminals = None
+    if settings.dtu.port is not None:
+        terminals = Terminals(
+            topology=topology,
+            acceptor=acceptor,
+            clock=clock,
+            settings=settings.dtu,
+            complete=lambda: registry_tail.ready,
+        )
+        means = replace(means, hub=terminals.hub)
     lines = LineManager(
         topology=topology,
         catalogue=catalogue,
@@ -131,6 +143,8 @@ def build(platform: Platform) -> Service:
         means=means,
         instance=member,
     )
+    if terminals is not None:
+        terminals.on_connected(lines.terminal_connected)
     book = OffBook(folder / "off-leases")
     boot = _boot_id()
     kept_results = Spool(folder / "results", max_bytes=RESULTS_MAX_BYTES, wall=lambda: clock.now().timestamp())
@@ -249,6 +263,7 @@ def build(platform: Platform) -> Service:
             Worker("ingest.waking", waking.run),
             Worker("ingest.results", results.run),
             Worker("ingest.findings", findings.run),
+            *([] if terminals is None else [Worker("ingest.terminals", terminals.run)]),
         ),
         resources=(SchemaGate(platform.settings.database, BUS, NAME), db, spool, _remembering(acceptor, db)),
         workers=(
@@ -261,6 +276,7 @@ def build(platform: Platform) -> Service:
             Worker("ingest.parked", submissions.run),
             Worker("ingest.lines", lines.run),
             Worker("ingest.status", status.run),
+            *([] if terminals is None else [Worker("ingest.terminals-record", terminals.record)]),
             Worker("ingest.commands", command_worker.run),
             Worker(
                 "ingest.snapshot",

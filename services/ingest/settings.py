@@ -67,6 +67,19 @@ class SwitchingSettings(SettingsModel):
     )
 
 
+class DtuSettings(SettingsModel):
+    """Where data terminals (DTU) dial in."""
+
+    port: int | None = Field(default=None, ge=0, le=65535, description="to listen on; none: lines of kind dtu are off")
+    host: str = Field(default="0.0.0.0", description="address to listen on")  # noqa: S104  # the terminals are outside
+    registration_within_s: float = Field(default=10.0, gt=0, le=300, description="from connecting to being known")
+    max_registration_bytes: int = Field(default=512, ge=1, le=4096, description="of a registration packet")
+    max_connections: int = Field(default=20_000, ge=1, le=1_000_000, description="terminals at one process")
+    idle_s: float = Field(default=900.0, gt=0, le=86400, description="a terminal silent for so long is disconnected")
+    timeout_s: float = Field(default=5.0, gt=0, le=60, description="for one answer through a terminal")
+    quiet_s: float = Field(default=2.0, gt=0, le=60, description="silence on a terminal's line after a failure")
+
+
 class HistorySettings(SettingsModel):
     """How long readings are kept."""
 
@@ -81,6 +94,7 @@ class IngestSettings(SettingsModel):
     polling: PollingSettings = PollingSettings()
     acceptance: AcceptanceSettings = AcceptanceSettings()
     switching: SwitchingSettings = SwitchingSettings()
+    dtu: DtuSettings = DtuSettings()
     history: HistorySettings = HistorySettings()
     secrets_dir: Path | None = Field(
         default=None,

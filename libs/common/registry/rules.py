@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import orjson
 
 from libs.common.contracts.registry import Entity, Line, LineKind
+from libs.common.registry.packets import parse_packet, parse_pattern
 
 MAX_ENTITY_BYTES = 16 << 10
 """An entity as JSON; its whole history travels in one message, which a bus takes up to a megabyte. [B]"""
@@ -45,6 +46,24 @@ def broken_rules(entity: Entity) -> Iterator[Broken]:
             split_host_port(entity.endpoint, 502)
         except ValueError:
             yield Broken("endpoint", "host:port", "主机:端口", entity.endpoint)
+    if isinstance(entity, Line) and entity.kind is LineKind.DTU:
+        yield from _broken_packets(entity)
+
+
+def _broken_packets(line: Line) -> Iterator[Broken]:
+    try:
+        parse_packet(line.endpoint)
+    except ValueError as exc:
+        both = ("a registration packet: text, or hex: and bytes", "注册包:文本,或 hex: 加字节")
+        yield Broken("endpoint", *both, f"{line.endpoint} ({exc})")
+    heartbeat = (line.settings or {}).get("heartbeat")
+    if heartbeat is None:
+        return
+    try:
+        parse_pattern(str(heartbeat))
+    except ValueError as exc:
+        both = ("text or hex: and bytes, ? and one * for any", "文本,或 hex: 加字节,可用 ? 和一个 * 表示任意字节")
+        yield Broken("settings.heartbeat", *both, f"{heartbeat} ({exc})")
 
 
 def split_host_port(text: str, default_port: int | None = None) -> tuple[str, int]:

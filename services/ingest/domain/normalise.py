@@ -105,6 +105,21 @@ class Normaliser:
         return found
 
 
+class Normalisers:
+    """One normaliser per profile, however many devices have it: it is thirty kilobytes, and devices are many."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], tuple[DeviceProfile, Normaliser]] = {}
+
+    def of(self, profile: DeviceProfile) -> Normaliser:
+        """Return the normaliser of a profile."""
+        key = (profile.name, profile.version)
+        found = self._known.get(key)
+        if found is None or found[0] is not profile:
+            found = self._known[key] = (profile, Normaliser(profile))
+        return found[1]
+
+
 def energy_ratio(profile: DeviceProfile, ratios: Ratios) -> float | None:
     """Return what energy registers still have to be multiplied with, None when nothing is left to do."""
     if Quantity.ENERGY not in profile.ratio_applies_to:

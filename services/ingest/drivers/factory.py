@@ -12,6 +12,7 @@ from services.ingest.drivers import modbus_rtu
 from services.ingest.drivers.channel import SerialChannel, TcpChannel
 from services.ingest.drivers.cjt188 import Cjt188Device
 from services.ingest.drivers.dlt645 import ClockSetting, Dlt645Device
+from services.ingest.drivers.dtu import DtuHub, Registration
 from services.ingest.drivers.endpoint import parse_endpoint
 from services.ingest.drivers.line_settings import flag, one_of, seconds
 from services.ingest.drivers.means import Means
@@ -22,7 +23,7 @@ from services.ingest.drivers.yd1363 import Yd1363Device
 from services.ingest.secretstore import SecretStore
 from services.ingest.settings import PollingSettings
 
-STREAM_KINDS = frozenset({LineKind.RTU_OVER_TCP, LineKind.SERIAL})
+STREAM_KINDS = frozenset({LineKind.RTU_OVER_TCP, LineKind.SERIAL, LineKind.DTU})
 """Lines that are a stream of bytes: whatever protocol a device on it speaks, several at a time."""
 POLLED_KINDS = STREAM_KINDS | {LineKind.TCP}
 """Lines that ingest reads by asking."""
@@ -74,6 +75,8 @@ def open_line(
     """
     if line.kind in TELLING:
         return TELLING[line.kind].open(Opening(line, clock, means, beside))
+    if line.kind is LineKind.DTU:
+        return _dtu(line, clock, _sessions(line, settings, means.secrets), means.hub)
     timeout_s = seconds(line, "timeout_s", settings.response_timeout_s)
     pacing_s = (line.pacing_ms or 0.0) / 1000
     match line.kind:
@@ -130,6 +133,34 @@ def _sessions(line: Line, settings: PollingSettings, secrets: SecretStore) -> Se
         Protocol.CJT188: Cjt188Device,
         Protocol.YD1363: Yd1363Device,
     }
+
+
+def _dtu(line: Line, clock: Clock, sessions: Sessions, hub: DtuHub | None) -> StreamLine:
+    registration_of(line)
+    if hub is None:
+        raise InvalidInput(
+            f"line {line.id}: nobody listens for terminals; WATTRING_INGEST__DTU__PORT says where to",
+            message_zh=f"线路 {line.id}:未启用 DTU 监听,请设置 WATTRING_INGEST__DTU__PORT",
+        )
+    return StreamLine(
+        hub.channel(line.id),
+        sessions=sessions,
+        clock=clock,
+        timeout_s=seconds(line, "timeout_s", hub.settings.timeout_s),
+        pacing_s=(line.pacing_ms or 0.0) / 1000,
+        quiet_s=seconds(line, "quiet_s", hub.settings.quiet_s),
+        renews=False,
+    )
+
+
+def registration_of(line: Line) -> Registration:
+    """Return how the terminal of a line makes itself known.
+
+    Raises:
+        InvalidInput: The line does not say that in a way that can be read.
+    """
+    heartbeat = (line.settings or {}).get("heartbeat")
+    return Registration.of(line.endpoint, None if heartbeat is None else str(heartbeat))
 
 
 def _serial(line: Line, baud: int) -> SerialChannel:

@@ -3,10 +3,14 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from libs.common.outgoing import AddressGuard
 from services.ingest.drivers.pushed import PushBoard
 from services.ingest.secretstore import SecretStore
+
+if TYPE_CHECKING:  # it stands on the port, which shows these means to drivers
+    from services.ingest.drivers.dtu import DtuHub
 
 Latest = Callable[[str], Awaitable[tuple[Mapping[str, float | None], datetime] | None]]
 """A device's latest report as the history has it, in canonical units; None where there is none or it is not known."""
@@ -22,3 +26,5 @@ class Means:
     """Which addresses may be called."""
     pushes: PushBoard
     latest: Latest
+    hub: "DtuHub | None" = None
+    """Where terminals dial in; None where this process does not listen for them."""

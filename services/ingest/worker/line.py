@@ -21,7 +21,7 @@ from libs.common.errors import InvalidInput, PlatformError
 from libs.common.ids import DeviceId, LineId
 from libs.common.profiles import DeviceProfile
 from services.ingest import metrics
-from services.ingest.domain.normalise import Normaliser
+from services.ingest.domain.normalise import Normaliser, Normalisers
 from services.ingest.domain.polling import BreakerLimits, DeviceBreaker, missed_slots, next_slot, offset_s
 from services.ingest.domain.report import Rejection
 from services.ingest.drivers.port import (
@@ -94,8 +94,10 @@ class LineRunner:
         findings: LineFindings,
         clock: Clock,
         settings: PollingSettings,
+        normalisers: Normalisers | None = None,
     ) -> None:
         self.line = line
+        self._normalisers = normalisers or Normalisers()
         self._driver = driver
         self._acceptor = acceptor
         self._status = status
@@ -200,6 +202,11 @@ class LineRunner:
                 found.due = self._clock.monotonic()
         self._wake.set()
 
+    def connect_now(self) -> None:
+        """Do not wait any longer: the line is there."""
+        self._connect_at = float("-inf")
+        self.poll_soon(self.device_ids)
+
     def _add(self, device: Device, profile: DeviceProfile) -> None:
         try:
             session = self._driver.session(Address(device.id, device.address, profile))
@@ -210,7 +217,7 @@ class LineRunner:
         self._polled[device.id] = Polled(
             device=device,
             profile=profile,
-            normaliser=Normaliser(profile),
+            normaliser=self._normalisers.of(profile),
             session=session,
             interval_s=interval_s,
             breaker=DeviceBreaker(self._limits),

@@ -8,7 +8,7 @@ the lease runs out by our own clock, and with it the right to open a breaker.
 import asyncio
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from libs.common.errors import Unavailable
 from libs.common.lease import Lease, LeaseKeeper
 from libs.common.profiles import ProfileCatalogue
 from services.ingest import metrics
+from services.ingest.domain.normalise import Normalisers
 from services.ingest.drivers.factory import open_line
 from services.ingest.drivers.means import Means
 from services.ingest.drivers.port import TellingLine
@@ -90,6 +91,7 @@ class LineManager:
         self._clock = clock
         self._settings = settings
         self._means = means
+        self._normalisers = Normalisers()
         self._instance = instance
         self._held: dict[str, Held] = {}
         self._wake = asyncio.Event()
@@ -107,6 +109,14 @@ class LineManager:
     def keep_while(self, needed: Callable[[str], bool]) -> None:
         """Give no line away of its own accord for which ``needed`` says true (a breaker on it is open)."""
         self._keeps = needed
+
+    def terminal_connected(self, line_id: str) -> None:
+        """A terminal has dialled in to this process: take its line, and use it at once."""
+        runner = self.runner(line_id)
+        if isinstance(runner, LineRunner):
+            runner.connect_now()
+        else:
+            self._wake.set()
 
     def runner(self, line_id: str) -> Runner | None:
         """Return the task of a line, None when this process does not hold it."""
@@ -148,6 +158,7 @@ class LineManager:
                     await self._stop_unwanted()
                     try:
                         await self._keep_leases()
+                        await self._take_heard(group)
                         await self._take_more(group)
                         self._said_away = False
                     except Unavailable as exc:
@@ -188,12 +199,26 @@ class LineManager:
             if lease is None:
                 logger.warning("line lost to another process", extra={"line_id": line_id})
                 await self._stop(line_id)
+                if self._means.hub is not None:
+                    # Its terminal has dialled in there; what we have is a connection that nobody has ended.
+                    self._means.hub.drop(line_id)
             else:
                 self._held[line_id].lease = lease
         surplus = len(self._held) - self._share()
         if surplus > 0:
-            spare = [line_id for line_id in sorted(self._held) if not self._keeps(line_id)][:surplus]
+            heard = self._heard()
+            spare = [line for line in sorted(self._held) if line not in heard and not self._keeps(line)][:surplus]
             await self._release([await self._stop(line_id) for line_id in spare])
+
+    def _heard(self) -> Collection[str]:
+        """Return the lines whose terminals have dialled in to this process."""
+        return () if self._means.hub is None else self._means.hub.connected()
+
+    async def _take_heard(self, group: asyncio.TaskGroup) -> None:
+        """Take the lines whose terminals are here, from whoever holds them: nobody else can reach them."""
+        heard = [line_id for line_id in self._heard() if line_id in self._wanted.lines and line_id not in self._held]
+        for lease in await self._keeper.take_over([LEASE_PREFIX + line_id for line_id in sorted(heard)]):
+            self._start(group, lease)
 
     async def _take_more(self, group: asyncio.TaskGroup) -> None:
         room = self._share() - len(self._held)
@@ -202,25 +227,29 @@ class LineManager:
         free = [line_id for line_id in sorted(self._wanted.lines) if line_id not in self._held]
         leases = await self._keeper.acquire_many([LEASE_PREFIX + line_id for line_id in free], room)
         for lease in leases:
-            line_id = lease.name.removeprefix(LEASE_PREFIX)
-            wanted = self._wanted.lines[line_id]
-            runner = self._runner(wanted.line)
-            runner.update(wanted.devices)
-            task = group.create_task(self._keep_running(runner), name=f"line {line_id}")
-            self._held[line_id] = Held(lease, runner, task)
-            for listener in self._on_taken:
-                listener(line_id)
+            self._start(group, lease)
+
+    def _start(self, group: asyncio.TaskGroup, lease: Lease) -> None:
+        """Begin to serve a line whose lease was taken."""
+        line_id = lease.name.removeprefix(LEASE_PREFIX)
+        wanted = self._wanted.lines[line_id]
+        runner = self._runner(wanted.line)
+        runner.update(wanted.devices)
+        task = group.create_task(self._keep_running(runner), name=f"line {line_id}")
+        self._held[line_id] = Held(lease, runner, task)
+        for listener in self._on_taken:
+            listener(line_id)
 
     def _runner(self, line: Line) -> Runner:
         driver = open_line(line, self._clock, self._settings, self._means)
         if isinstance(driver, TellingLine):
             return TellingRunner(
                 line=line, driver=driver, acceptor=self._acceptor, status=self._status, findings=self._findings,
-                clock=self._clock, settings=self._settings,
+                clock=self._clock, settings=self._settings, normalisers=self._normalisers,
             )  # fmt: skip
         return LineRunner(
             line=line, driver=driver, acceptor=self._acceptor, status=self._status, findings=self._findings,
-            clock=self._clock, settings=self._settings,
+            clock=self._clock, settings=self._settings, normalisers=self._normalisers,
         )  # fmt: skip
 
     def _share(self) -> int:

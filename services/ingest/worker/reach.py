@@ -11,8 +11,7 @@ from typing import TypeVar
 
 from libs.common.clock import Clock
 from libs.common.errors import PlatformError
-from libs.common.profiles import DeviceProfile
-from services.ingest.domain.normalise import Normaliser
+from services.ingest.domain.normalise import Normalisers
 from services.ingest.drivers.factory import open_line
 from services.ingest.drivers.means import Means
 from services.ingest.drivers.port import Address, LineDown, TellingLine
@@ -34,12 +33,12 @@ class LineReach:
         self._clock = clock
         self._settings = settings
         self._means = means
-        self._normalisers: dict[tuple[str, str], Normaliser] = {}
+        self._normalisers = Normalisers()
 
     async def use(self, target: Target, job: Callable[[Handle], Awaitable[Result]], *, alone: bool) -> Result:
         """Do ``job`` with the device, before any poll of its line."""
         address = Address(target.device_id, target.address, target.profile)
-        normaliser = self._normaliser(target.profile)
+        normaliser = self._normalisers.of(target.profile)
         runner = self._lines.runner(target.line.id)
         if runner is not None:
             return await runner.first(lambda: job(Handle(runner.session(address), normaliser)))
@@ -70,9 +69,3 @@ class LineReach:
         runner = self._lines.runner(line_id)
         if runner is not None:
             runner.poll_soon(device_ids)
-
-    def _normaliser(self, profile: DeviceProfile) -> Normaliser:
-        key = (profile.name, profile.version)
-        if key not in self._normalisers:
-            self._normalisers[key] = Normaliser(profile)
-        return self._normalisers[key]

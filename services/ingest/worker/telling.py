@@ -22,7 +22,7 @@ from libs.common.contracts.telemetry import RejectReason
 from libs.common.errors import InvalidInput, PlatformError
 from libs.common.ids import DeviceId, LineId
 from libs.common.profiles import DeviceProfile
-from services.ingest.domain.normalise import Normaliser
+from services.ingest.domain.normalise import Normaliser, Normalisers
 from services.ingest.domain.report import Rejection, Report
 from services.ingest.drivers.port import (
     Address,
@@ -171,8 +171,10 @@ class TellingRunner:
         findings: LineFindings,
         clock: Clock,
         settings: PollingSettings,
+        normalisers: Normalisers | None = None,
     ) -> None:
         self.line = line
+        self._normalisers = normalisers or Normalisers()
         self._driver = driver
         self._status = status
         self._findings = findings
@@ -276,7 +278,7 @@ class TellingRunner:
             if self._intake.devices.pop(device.id, None) is not None:
                 self._status.forget(device.id)
             return
-        self._intake.devices[device.id] = Told(device, profile, Normaliser(profile), address)
+        self._intake.devices[device.id] = Told(device, profile, self._normalisers.of(profile), address)
         interval_s = self._settings.interval_of(device.kind, device.period_s)
         self._status.watch(device.id, site_id=device.site, line_id=device.line, interval_s=interval_s)
 

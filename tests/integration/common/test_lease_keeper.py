@@ -129,3 +129,14 @@ async def test_of_many_who_grab_at_once_each_lease_goes_to_one(db: Database) -> 
     assert len(held) == len(set(held))
     rest = [lease.name for lease in await keepers[0].acquire_many([n for n in names if n not in held], 20)]
     assert sorted(held + rest) == sorted(names)
+
+
+async def test_a_lease_that_is_taken_over_is_lost_to_its_former_owner(db: Database) -> None:
+    one, two = (LeaseKeeper(db, SystemClock(), owner, TTL_S) for owner in ("one", "two"))
+    first = await one.acquire("line-1")
+    assert first is not None
+    taken = await two.take_over(["line-2", "line-1"])
+    assert [(lease.name, lease.epoch) for lease in taken] == [("line-2", 1), ("line-1", 2)]
+    assert await one.renew(first) is None
+    assert {lease.name for lease in await two.renew_many(taken)} == {"line-1", "line-2"}
+    assert await two.take_over([]) == []

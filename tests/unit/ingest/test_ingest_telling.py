@@ -406,7 +406,7 @@ async def test_load_is_woken_over_a_connection_of_its_own_that_takes_no_reports(
     driver.devices["m-1"].raw["breaker_state"] = 15
     asked: list[bool] = []
 
-    def open_line(*_: Any, beside: bool) -> FakeTellingLine:
+    def open_line(*_: Any, beside: bool, **__: Any) -> FakeTellingLine:
         asked.append(beside)
         return driver
 
