@@ -205,9 +205,9 @@ def _time(value: Any, zone: ZoneInfo | None) -> str | Refused | None:
     if isinstance(value, datetime):
         naive = value
     elif isinstance(value, str) and (found := _LOCAL.match(value)):
-        text = "{year}-{month:0>2}-{day:0>2}T{hour:0>2}:{minute}:{second}.{micro:0<6}".format(**found.groupdict("0"))
+        text = "{year}-{month:0>2}-{day:0>2}T{hour:0>2}:{minute}:{second:0>2}.{micro:0<6}".format(**found.groupdict("0"))
         try:
-            naive = datetime.fromisoformat(text.replace(":0.", ":00."))
+            naive = datetime.fromisoformat(text)
         except ValueError:
             naive = None
     if naive is None:
