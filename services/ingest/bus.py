@@ -50,7 +50,7 @@ def reading_message(report: Report, topic: str) -> Message:
 
 
 _OPTIONAL = (
-    "seq", "device_time", "message_id", "line_id", "profile", "profile_version", "ct_ratio", "pt_ratio",
+    "seq", "device_time", "message_id", "replaces", "line_id", "profile", "profile_version", "ct_ratio", "pt_ratio",
     "energy_ratio",
 )  # fmt: skip
 

@@ -29,6 +29,7 @@ from libs.common.web import create_app
 from services.ingest.api import devices as devices_api
 from services.ingest.api import direct as direct_api
 from services.ingest.api import imports as imports_api
+from services.ingest.api import manual as manual_api
 from services.ingest.api import readings as readings_api
 from services.ingest.api import registry as registry_api
 from services.ingest.domain.resolution import rounded_points
@@ -50,6 +51,7 @@ from services.ingest.usecases.coverage import Coverages
 from services.ingest.usecases.findings import Findings
 from services.ingest.usecases.history import HistoryHandler
 from services.ingest.usecases.imports import Imports
+from services.ingest.usecases.manual import ManualReadings
 from services.ingest.usecases.orders import Orders
 from services.ingest.usecases.readings import Readings
 from services.ingest.usecases.registry import Registry
@@ -244,6 +246,16 @@ def build(platform: Platform) -> Service:
         )
     )
     app.include_router(registry_api.build_router(registry=registry, topology=topology, catalogue=catalogue, db=db))
+    manual = ManualReadings(
+        db=db,
+        clock=clock,
+        topology=topology,
+        catalogue=catalogue,
+        readings=readings,
+        limits=limits,
+        published=relay.wake,
+    )
+    app.include_router(manual_api.build_router(manual=manual, topology=topology))
     app.include_router(readings_api.build_router(readings=readings, topology=topology, db=db, polling=settings.polling))
     app.include_router(imports_api.build_router(imports=imports, submissions=submissions, topology=topology))
 

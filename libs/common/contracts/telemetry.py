@@ -70,6 +70,8 @@ class Reading(Payload):
     """What the device's clock said, where ``source_time`` is not it."""
     message_id: str | None = None
     """Identity that the source gave the report, where the profile names it as the duplicate key."""
+    replaces: str | None = None
+    """``message_id`` of a report of the same device and time that was wrong, and whose place this one takes."""
     line_id: LineId | None = None
     profile: str | None = None
     profile_version: str | None = None

@@ -23,6 +23,7 @@ class Report:
     seq: int | None = None
     device_time: datetime | None = None
     message_id: str | None = None
+    replaces: str | None = None
     line_id: LineId | None = None
     profile: str | None = None
     profile_version: str | None = None

@@ -56,7 +56,7 @@ class LayoutKey:
         )  # fmt: skip
 
 
-_EXTRA = ("raw", "seq", "device_time", "message_id")
+_EXTRA = ("raw", "seq", "device_time", "message_id", "replaces")
 
 
 def stored_report(payload: Mapping[str, Any], *, backfill: bool) -> StoredReport:

@@ -70,7 +70,11 @@ def csv_reports(lines: Iterable[str], source: str, zone: ZoneInfo | None) -> Ite
     if len(head) > MAX_HEAD_CHARS:
         raise _headings(source, f"headings of at most {MAX_HEAD_CHARS} characters", "长度合理的列名")
     delimiter = max(DELIMITERS, key=head.count)
-    columns = _columns([name.strip() for name in next(csv.reader([head], delimiter=delimiter), [])], source)
+    try:
+        names = next(csv.reader([head], delimiter=delimiter), [])
+    except csv.Error as exc:
+        raise _headings(source, "a row of CSV", "合法的 CSV 行", exc) from exc
+    columns = _columns([name.strip() for name in names], source)
     yield from _reports(_csv_rows(feed, delimiter), columns, zone)
 
 
@@ -205,7 +209,9 @@ def _time(value: Any, zone: ZoneInfo | None) -> str | Refused | None:
     if isinstance(value, datetime):
         naive = value
     elif isinstance(value, str) and (found := _LOCAL.match(value)):
-        text = "{year}-{month:0>2}-{day:0>2}T{hour:0>2}:{minute}:{second:0>2}.{micro:0<6}".format(**found.groupdict("0"))
+        text = "{year}-{month:0>2}-{day:0>2}T{hour:0>2}:{minute}:{second:0>2}.{micro:0<6}".format(
+            **found.groupdict("0")
+        )
         try:
             naive = datetime.fromisoformat(text)
         except ValueError:

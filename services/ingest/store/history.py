@@ -112,6 +112,24 @@ async def insert_rows(conn: WriteConn, rows: Sequence[Row]) -> int:
     return int(status.rpartition(" ")[2])
 
 
+async def replace_row(conn: WriteConn, row: Row) -> bool:
+    """Put a correction in the place of the report that it names; False when that one does not stand there.
+
+    ``extra.replaced`` keeps the ids of all that stood there, to know them again when they are delivered again.
+    """
+    status = await conn.execute(
+        """
+        update readings
+           set received_at = $3, layout = $4, flags = $5, body = $6, quality = $7,
+               extra = $8::jsonb || jsonb_build_object(
+                   'replaced', coalesce(extra -> 'replaced', '[]'::jsonb) || (extra -> 'message_id'))
+         where device_no = $1 and source_time = $2 and extra ->> 'message_id' = $8::jsonb ->> 'replaces'
+        """,
+        row.device_no, row.source_time, row.received_at, row.layout_no, row.flags, row.body, row.quality, row.extra,
+    )  # fmt: skip
+    return bool(status != "UPDATE 0")
+
+
 async def fetch_rows_at(conn: WriteConn, keys: Iterable[tuple[int, datetime]]) -> dict[tuple[int, datetime], Row]:
     """Return the rows that stand under these keys."""
     wanted = list(keys)

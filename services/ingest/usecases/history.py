@@ -5,7 +5,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import numpy as np
 
@@ -183,7 +183,9 @@ class HistoryHandler:
             return LatestRow(youngest.device_id, youngest.site_id, row_of[id(youngest)], self._key(youngest), older)
         standing_points = self._points_in(standing.row)
         seen += [standing_points, standing.older]
-        if standing.row.source_time >= youngest.source_time:
+        corrects = (youngest.extra or {}).get("replaces") is not None
+        ahead = standing.row.source_time - youngest.source_time
+        if ahead > timedelta() or (ahead == timedelta() and not corrects):
             older = older_points(standing_points, seen)
             return None if older == standing.older else replace(standing, older=older)
         older = older_points(youngest.points, seen)
@@ -213,12 +215,18 @@ class HistoryHandler:
         A device whose clock stands still sends ever new values under one time: dropping them would lose them all.
         """
         kept = 0
-        open_ = list(zip(reports, rows, strict=True))
+        open_ = [
+            (report, row)
+            for report, row in zip(reports, rows, strict=True)
+            # A correction takes the place of what it names.
+            if (report.extra or {}).get("replaces") is None or not await store.replace_row(conn, row)
+        ]
         for attempt in range(MAX_MOVES):
             standing = await store.fetch_rows_at(conn, {(row.device_no, row.source_time) for _, row in open_})
             different = [
                 report
                 for report, row in open_
+                if not _is_replaced(report, standing.get((row.device_no, row.source_time)))
                 if not await self._same(conn, standing.get((row.device_no, row.source_time)), row)
             ]
             if not different:
@@ -254,6 +262,12 @@ class HistoryHandler:
         values = layout.unpack([row.body])[0]
         points = {name: float(value) for name, value in zip(layout.points, values, strict=True) if value == value}
         return LayoutKey.of(layout), points, {k: str(v) for k, v in layout.unpack_quality(row.quality).items()}
+
+
+def _is_replaced(report: StoredReport, standing: Row | None) -> bool:
+    """Return whether a correction of the report stands in its place already."""
+    replaced = [] if standing is None or standing.extra is None else standing.extra.get("replaced", [])
+    return (report.extra or {}).get("message_id") in replaced
 
 
 def _report(received: Received) -> StoredReport | None:
