@@ -158,7 +158,28 @@ def chain() -> list[Measurement]:
     ]
 
 
-BENCHMARKS: Mapping[str, Benchmark] = {"start": start, "chain": chain}
+def history() -> list[Measurement]:
+    """What a point of the history costs on disk, hot and cold, and how fast reports are stored, moved and read."""
+    from libs.suite.bench_history import METERS, POINTS, PROFILES, ROUNDS, measure
+
+    found: list[Measurement] = []
+    for profile in PROFILES:
+        one = asyncio.run(measure(profile))
+        note = f"{METERS} meters {profile}, {POINTS} points, {ROUNDS} reports each, the measured curves"
+        found += [
+            Measurement(
+                "history: reports stored", one.points_per_s, "points/s", "300,000", one.points_per_s >= 300_000, note
+            ),
+            Measurement("history: a hot point with index", one.hot_bytes, "B", "under 8 B", one.hot_bytes < 8, note),
+            Measurement("history: a cold point", one.cold_bytes, "B", "under 2 B", one.cold_bytes < 2, note),
+            Measurement("history: moved to files and compared", one.moved_points_per_s, "points/s", "", None, note),
+            Measurement("history: a meter's day by the hour, hot", one.hot_read_s * 1000, "ms", "", None, note),
+            Measurement("history: a meter's day by the hour, cold", one.cold_read_s * 1000, "ms", "", None, note),
+        ]
+    return found
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {"start": start, "chain": chain, "history": history}
 
 
 def peer_figures() -> list[dict[str, str]]:

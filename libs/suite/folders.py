@@ -77,6 +77,8 @@ class DataFolder:
         self.root = root.absolute()
         self.keys = self.root / "keys"
         self.postgres = self.root / "postgres"
+        self.cold = self.root / "history"
+        """Days of the readings that are no longer new, as Parquet files."""
         self.run = self.root / "run"
         self.logs = self.root / "log"
         self.sockets = socket_folder(self.run)

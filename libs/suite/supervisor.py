@@ -56,6 +56,8 @@ STOP_BOUND_S = 75.0
 
 UNIT_HOST_VARIABLE = "WATTRING_EXPORT__UNIT_HOST"
 UNIT_PORT_VARIABLE = "WATTRING_EXPORT__UNIT_PORT"
+COLD_VARIABLE = "WATTRING_INGEST__HISTORY__COLD__URL"
+"""An empty one keeps all days in PostgreSQL."""
 UNIT_PORT = 8080
 """Where a supervision centre looks for units unless told otherwise."""
 DEMO_SETTINGS: Mapping[str, str] = {
@@ -319,6 +321,8 @@ class Supervisor:
         environ["WATTRING_KEYS_DIR"] = str(self._folder.keys)
         environ["WATTRING_SERVICE_URLS"] = json.dumps({name: f"unix:{self._folder.socket(name)}" for name in LISTENING})
         environ["PYTHONUNBUFFERED"] = "1"
+        if COLD_VARIABLE not in environ and f"{COLD_VARIABLE}_FILE" not in environ:
+            environ[COLD_VARIABLE] = str(self._folder.cold)
         if self._server is not None:
             environ["WATTRING_DATABASE__URL_FILE"] = str(self._folder.database_url)
         if self._demo:

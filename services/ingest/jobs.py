@@ -1,7 +1,8 @@
-"""Long work of ingest, done by the job worker: imports too large for the service's own loop."""
+"""Long work of ingest, done by the job worker: large imports, and days of the history that go into files."""
 
 import sys
 from collections.abc import Mapping
+from datetime import date
 from typing import Any
 
 from libs.common.jobs import Handler, JobContext
@@ -10,6 +11,9 @@ from libs.common.profiles import ProfileCatalogue
 from libs.common.settings import load_common, load_section
 from services.ingest.domain.acceptance import Limits
 from services.ingest.settings import IngestSettings
+from services.ingest.store.coldfiles import open_cold_files
+from services.ingest.store.days import COOL_JOB
+from services.ingest.usecases.cooling import Cooling
 from services.ingest.usecases.imports import READINGS_JOB, REGISTRY_JOB, Imports, Kind
 from services.ingest.usecases.registry import Registry
 
@@ -44,6 +48,15 @@ async def _import(context: JobContext, kind: Kind) -> Mapping[str, Any]:
     )
 
 
+async def _cool(context: JobContext) -> Mapping[str, Any]:
+    settings = load_section("ingest", IngestSettings)
+    files = open_cold_files(settings.history.cold)
+    if files is None:
+        return {"outcome": "no place for cold days is configured"}
+    cooling = Cooling(db=context.db, files=files, clock=context.clock)
+    return await cooling.cool(date.fromisoformat(context.job.payload["day"]), context.progress)
+
+
 async def _import_registry(context: JobContext) -> Mapping[str, Any]:
     return await _import(context, "registry")
 
@@ -62,7 +75,7 @@ def limits_of(settings: IngestSettings) -> Limits:
     )
 
 
-JOB_HANDLERS: Mapping[str, Handler] = {REGISTRY_JOB: _import_registry, READINGS_JOB: _import_readings}
+JOB_HANDLERS: Mapping[str, Handler] = {REGISTRY_JOB: _import_registry, READINGS_JOB: _import_readings, COOL_JOB: _cool}
 
 
 def main() -> int:

@@ -40,6 +40,7 @@ from services.ingest.secretstore import SecretStore
 from services.ingest.settings import IngestSettings
 from services.ingest.spool import Spool
 from services.ingest.store import history as history_store
+from services.ingest.store.coldfiles import open_cold_files
 from services.ingest.store.commands import PgCommandStore, PgLatestPower
 from services.ingest.store.instances import PgInstances
 from services.ingest.store.offbook import OffBook
@@ -90,7 +91,8 @@ def build(platform: Platform) -> Service:
     db = platform.database(NAME)
     catalogue = ProfileCatalogue.load(platform.settings.profile_dirs)
     folder = platform.settings.data_dir / NAME / instance
-    readings = Readings(db)
+    cold = open_cold_files(settings.history.cold)
+    readings = Readings(db, cold)
     power = PgLatestPower(readings)
     means = Means(
         secrets=SecretStore(settings.secrets_dir or platform.settings.data_dir / "secrets"),
@@ -197,7 +199,7 @@ def build(platform: Platform) -> Service:
         clock=clock,
         group="ingest.history",
         topics=(topics.READINGS, topics.BACKFILL),
-        handler=HistoryHandler(partial(_resolution, catalogue)),
+        handler=HistoryHandler(clock, partial(_resolution, catalogue)),
         member_id=member,
         max_batch=settings.history.max_batch,
     )
@@ -230,6 +232,7 @@ def build(platform: Platform) -> Service:
     heartbeats = Heartbeats(
         acceptor=acceptor, bus=bus, clock=clock, instance=instance, every_s=settings.acceptance.heartbeat_s
     )
+    upkeep = HistoryUpkeep(db, commands, clock, settings.history, cold)
     keeper = RegistryKeeper(registry=registry, topology=topology, tail=registry_tail, clock=clock)
 
     app = create_app(NAME, platform, health, title="Wattring ingest")
@@ -295,7 +298,7 @@ def build(platform: Platform) -> Service:
                 SnapshotKeeper(path=snapshot, topology=topology, tail=registry_tail, clock=clock).run,
             ),
             Worker("ingest.heartbeats", heartbeats.run),
-            Worker("ingest.partitions", HistoryUpkeep(db, commands, clock, settings.history).run, max_silence_s=1200.0),
+            Worker("ingest.partitions", upkeep.run, max_silence_s=1200.0),
         ),
         checks=(
             Check("database", db.check),

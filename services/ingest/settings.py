@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 
 from libs.common.outgoing import AddressGuard
 from libs.common.settings import SettingsModel
@@ -80,10 +80,30 @@ class DtuSettings(SettingsModel):
     quiet_s: float = Field(default=2.0, gt=0, le=60, description="silence on a terminal's line after a failure")
 
 
-class HistorySettings(SettingsModel):
-    """How long readings are kept."""
+class ColdSettings(SettingsModel):
+    """Where days that are no longer new are kept as Parquet files."""
 
-    retention_days: int = Field(default=400, ge=1, le=36500, description="daily partitions older than this are dropped")
+    url: str | None = Field(
+        default=None,
+        min_length=1,
+        description="a folder or s3://bucket/prefix, the same for every process of ingest; "
+        "none keeps all days in PostgreSQL. `wattring up` takes a folder below its data",
+    )
+    s3_endpoint: str | None = Field(default=None, min_length=1, description="http(s)://host:port; none is AWS")
+    s3_region: str | None = Field(default=None, min_length=1, description="such as cn-north-1")
+    s3_access_key: str | None = Field(default=None, min_length=1, description="none: as the AWS environment says")
+    s3_secret_key: SecretStr | None = Field(default=None, description="belongs to the access key")
+
+
+class HistorySettings(SettingsModel):
+    """How long readings are kept, and where."""
+
+    retention_days: int = Field(default=400, ge=1, le=36500, description="days older than this are dropped")
+    hot_days: int = Field(default=8, ge=3, le=36500, description="older days are moved to cold files, if there are any")
+    settle_s: float = Field(
+        default=900.0, ge=0, le=86400, description="an old day that is written to is moved when this long nobody did"
+    )
+    cold: ColdSettings = ColdSettings()
     days_ahead: int = Field(default=3, ge=1, le=60, description="daily partitions made in advance")
     max_batch: int = Field(default=5000, ge=1, le=50000, description="reports stored in one transaction")
 

@@ -1,15 +1,10 @@
 """Many reports as few: minimum, maximum, mean and last of each point per bucket of time."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
 
-import numpy as np
-import numpy.typing as npt
-
-from libs.common.clock import CIVIL_ZONE
 from libs.common.errors import InvalidInput
-from services.ingest.domain.layout import Matrix
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 MIN_BUCKET_S, MAX_BUCKET_S = 1, 31 * 86400
@@ -30,35 +25,16 @@ def parse_bucket(text: str) -> int:
     return length
 
 
-def bucket_start(when: datetime, length_s: int) -> datetime:
-    """Return the beginning of the bucket that a time falls into.
-
-    Buckets of a day and more begin at civil midnight; shorter ones count from there too, so that days are whole.
-    """
-    offset = CIVIL_ZONE.utcoffset(when.astimezone(CIVIL_ZONE).replace(tzinfo=None)) or timedelta()
-    local = when.timestamp() + offset.total_seconds()
-    return datetime.fromtimestamp(local - local % length_s - offset.total_seconds(), tz=UTC)
-
-
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Statistics:
     """One point in one bucket."""
 
-    count: int = 0
-    minimum: float = float("inf")
-    maximum: float = float("-inf")
-    total: float = 0.0
-    last: float = float("nan")
-
-    def add(self, values: npt.NDArray[np.float64]) -> None:
-        """Take more values, in order of time, none of them NaN."""
-        if len(values) == 0:
-            return
-        self.count += len(values)
-        self.minimum = min(self.minimum, float(values.min()))
-        self.maximum = max(self.maximum, float(values.max()))
-        self.total += float(values.sum())
-        self.last = float(values[-1])
+    count: int
+    """Of values, at least one."""
+    minimum: float
+    maximum: float
+    total: float
+    last: float
 
     @property
     def mean(self) -> float:
@@ -66,19 +42,10 @@ class Statistics:
         return self.total / self.count
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Bucket:
     """All points in one bucket."""
 
     start: datetime
-    points: dict[str, Statistics] = field(default_factory=dict)
-    reports: int = 0
-
-    def add(self, names: Sequence[str], rows: Matrix) -> None:
-        """Take rows of reports, in order of time; a column per name."""
-        self.reports += len(rows)
-        for column, name in enumerate(names):
-            values = rows[:, column]
-            present = values[~np.isnan(values)]
-            if len(present):
-                self.points.setdefault(name, Statistics()).add(present)
+    reports: int
+    points: Mapping[str, Statistics]

@@ -5,12 +5,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import orjson
 
 from libs.common.contracts.telemetry import Quality
 from libs.common.db import ReadConn, WriteConn
 from services.ingest.domain.latest import OlderPoint
 from services.ingest.domain.layout import Layout
+from services.ingest.domain.series import Times
 
 PARTITION_LOCK = 0x77725F70
 """Key of the advisory lock under which partitions are made ("wr_p")."""
@@ -273,6 +275,115 @@ async def fetch_range(
     return [_row(row) for row in rows]
 
 
+@dataclass(frozen=True, slots=True)
+class PackedBlock:
+    """Reports of one device in one layout, the oldest first, each column as one string of bytes."""
+
+    device_no: int
+    layout_no: int
+    times: bytes
+    """As PostgreSQL sends them: microseconds since 2000, 64 bits, high byte first."""
+    received: bytes
+    flags: bytes
+    """16 bits, high byte first."""
+    bodies: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OddRow:
+    """What few reports have beside their body."""
+
+    device_no: int
+    source_time: datetime
+    layout_no: int
+    quality: bytes | None
+    extra: Mapping[str, Any] | None
+
+
+async def fetch_series(
+    conn: ReadConn, device_id: str, *, start: datetime, end: datetime, after: datetime | None, limit: int
+) -> list[PackedBlock]:
+    """Return a device's first ``limit`` reports in ``[start, end)`` from behind ``after``, a block per layout."""
+    rows = await conn.fetch(
+        f"""
+        with page as (
+            select r.device_no, r.source_time, r.received_at, r.layout, r.flags, r.body
+              from devices d join readings r on r.device_no = d.no
+             where d.device_id = $1 and r.source_time >= $2 and r.source_time < $3
+               and ($4::timestamptz is null or r.source_time > $4)
+             order by r.source_time
+             limit $5)
+        select {_PACKED_COLUMNS} from page group by device_no, layout
+        """,  # noqa: S608 - a constant
+        device_id,
+        start,
+        end,
+        after,
+        limit,
+    )
+    return [PackedBlock(**dict(row)) for row in rows]
+
+
+async def fetch_day(conn: ReadConn, day: date, device_nos: Sequence[int]) -> tuple[list[PackedBlock], list[OddRow]]:
+    """Return what devices reported on a UTC day."""
+    start = datetime(day.year, day.month, day.day, tzinfo=UTC)
+    blocks = await conn.fetch(
+        f"""
+        select {_PACKED_COLUMNS} from readings
+         where source_time >= $1 and source_time < $2 and device_no = any($3::integer[])
+         group by device_no, layout
+        """,  # noqa: S608 - a constant
+        start,
+        start + timedelta(days=1),
+        device_nos,
+    )
+    odd = await conn.fetch(
+        """
+        select device_no, source_time, layout as layout_no, quality, extra from readings
+         where source_time >= $1 and source_time < $2 and device_no = any($3::integer[])
+           and (quality is not null or extra is not null)
+        """,
+        start,
+        start + timedelta(days=1),
+        device_nos,
+    )
+    return [PackedBlock(**dict(row)) for row in blocks], [OddRow(**dict(row)) for row in odd]
+
+
+_PACKED_COLUMNS = """
+    device_no, layout as layout_no,
+    string_agg(timestamptz_send(source_time), ''::bytea order by source_time) as times,
+    string_agg(timestamptz_send(received_at), ''::bytea order by source_time) as received,
+    string_agg(int2send(flags), ''::bytea order by source_time) as flags,
+    string_agg(body, ''::bytea order by source_time) as bodies
+"""
+
+
+def times_of(packed: bytes) -> Times:
+    """Return times as PostgreSQL sends them, as microseconds since 1970."""
+    return np.frombuffer(packed, dtype=">i8").astype(np.int64) + POSTGRES_EPOCH_US
+
+
+POSTGRES_EPOCH_US = 946_684_800_000_000
+"""From 1970 to 2000. [µs]"""
+
+
+async def count_per_device(conn: ReadConn, day: date) -> dict[int, tuple[str, int]]:
+    """Return the id and the number of reports of each device with reports on a UTC day, by its number."""
+    start = datetime(day.year, day.month, day.day, tzinfo=UTC)
+    rows = await conn.fetch(
+        """
+        select d.no, d.device_id, c.reports
+          from (select device_no, count(*) as reports from readings
+                 where source_time >= $1 and source_time < $2 group by device_no) as c
+          join devices d on d.no = c.device_no
+        """,
+        start,
+        start + timedelta(days=1),
+    )
+    return {row["no"]: (row["device_id"], row["reports"]) for row in rows}
+
+
 async def count_per_hour(
     conn: ReadConn, device_ids: Sequence[str], *, start: datetime, end: datetime
 ) -> dict[tuple[str, datetime], int]:
@@ -323,6 +434,12 @@ async def drop_partition(conn: WriteConn, day: date) -> None:
     """Remove a day; gives way when it cannot have its lock at once."""
     await conn.execute("set local lock_timeout = '2s'")
     await conn.execute(f"drop table if exists {_partition(day)}")
+
+
+async def has_partition(conn: ReadConn, day: date) -> bool:
+    """Return whether a day has a partition."""
+    found: bool = await conn.fetchval("select to_regclass($1) is not null", _partition(day))
+    return found
 
 
 def _partition(day: date) -> str:

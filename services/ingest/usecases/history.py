@@ -7,28 +7,29 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 
-import numpy as np
-
 from libs.common.bus import topics
 from libs.common.bus.consumer import PoisonMessage
 from libs.common.bus.port import Received
+from libs.common.clock import Clock
 from libs.common.db import WriteConn
 from services.ingest import metrics
 from services.ingest.bus import is_heartbeat, parsed
 from services.ingest.domain.latest import OlderPoint, older_points, points_key
 from services.ingest.domain.layout import DoesNotFit, Layout, Matrix, empty_layout, values_of
+from services.ingest.domain.resolution import rounded
 from services.ingest.domain.stored import LayoutKey, StoredReport, by_device, days_of, moved, stored_report
 from services.ingest.store import history as store
+from services.ingest.store.days import touch_days
 from services.ingest.store.history import LatestRow, Row
 
 logger = logging.getLogger(__name__)
 
 MAX_MOVES = 20
 """Different reports of one device under one time and one arrival that are kept; more of them is no device."""
+OLD = timedelta(days=2)
+"""From its first instant on: no day before yesterday is new. A day is moved to a file a day later at the earliest."""
 MAX_POINT_SETS = 10_000
 """Different sets of points that are remembered; a device that leaves out others each time must not fill the memory."""
-ROUNDED_BELOW = 1e9
-"""A larger number is not rounded: it has no digits behind the point that mean anything."""
 
 Resolution = Callable[[str | None, str | None], Mapping[str, int]]
 """Profile and version to the points that are rounded, with the digits that they keep behind the point."""
@@ -37,9 +38,10 @@ Resolution = Callable[[str | None, str | None], Mapping[str, int]]
 class HistoryHandler:
     """Effects of the group ``ingest.history``; what it remembers are numbers that never change."""
 
-    def __init__(self, resolution: Resolution = lambda profile, version: {}) -> None:
+    def __init__(self, clock: Clock, resolution: Resolution = lambda profile, version: {}) -> None:
+        self._clock = clock
         self._resolution = resolution
-        self._digits: dict[LayoutKey, Mapping[str, int]] = {}
+        self._resolutions: dict[LayoutKey, Mapping[str, int]] = {}
         self._numbers: dict[str, int] = {}
         self._layouts: dict[int, Layout] = {}
         self._current: dict[LayoutKey, tuple[int, Layout]] = {}
@@ -83,9 +85,14 @@ class HistoryHandler:
         return stored
 
     async def _make_room(self, conn: WriteConn, reports: Sequence[StoredReport]) -> None:
-        for day in sorted(days_of(reports) - self._days):
+        days = days_of(reports)
+        # A day before yesterday may be on its way to a file: it is taken first, and its partition may be gone since.
+        old = sorted(day for day in days if self._clock.now() - day >= OLD)
+        if old:
+            await touch_days(conn, [day.date() for day in old], self._clock.now())
+        for day in sorted((days - self._days).union(old)):
             await store.ensure_partition(conn, day)
-            self._days.add(day)
+        self._days |= days
         unknown = {report.device_id for report in reports} - self._numbers.keys()
         if unknown:
             self._numbers.update(await store.fetch_device_numbers(conn, sorted(unknown)))
@@ -136,14 +143,12 @@ class HistoryHandler:
         return number, layout, layout.pack(values[:, [columns.index(name) for name in layout.points]])
 
     def _rounded(self, key: LayoutKey, names: Sequence[str], values: Matrix) -> Matrix:
-        if key not in self._digits:
-            self._digits[key] = self._resolution(key.profile, key.profile_version)
-        digits = self._digits[key]
+        if key not in self._resolutions:
+            self._resolutions[key] = self._resolution(key.profile, key.profile_version)
+        decimals = self._resolutions[key]
         for column, name in enumerate(names):
-            if name in digits:
-                part = values[:, column]
-                near = np.abs(part) < ROUNDED_BELOW
-                part[near] = np.round(part[near], digits[name])
+            if name in decimals:
+                values[:, column] = rounded(values[:, column], decimals[name])
         return values
 
     async def _keep_latest(self, conn: WriteConn, reports: Sequence[StoredReport], rows: Sequence[Row]) -> None:

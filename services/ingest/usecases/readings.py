@@ -1,21 +1,33 @@
-"""Questions to the history: what a device said, as it was or by buckets, and what all of a site say now."""
+"""Questions to the history: what a device said, as it was or by buckets, and what all of a site say now.
 
+A day lies in a partition of PostgreSQL, in a file, or, when late data have come for a cold day, in both.
+"""
+
+import asyncio
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
+import numpy as np
+import orjson
+import polars as pl
+
 from libs.common.contracts.telemetry import Quality
 from libs.common.db import Database, ReadConn
-from services.ingest.domain.buckets import Bucket, bucket_start
+from services.ingest.domain.buckets import Bucket
 from services.ingest.domain.latest import OlderPoint
 from services.ingest.domain.layout import Layout
+from services.ingest.domain.series import Series, bucket_starts, downsampled, joined, moment
 from services.ingest.domain.stored import RowFlag
+from services.ingest.store import frames
 from services.ingest.store import history as store
-from services.ingest.store.history import Row
+from services.ingest.store.coldfiles import ColdFiles, ColdUnavailable, reading
+from services.ingest.store.days import fetch_files_of_device
+from services.ingest.store.history import PackedBlock, Row, times_of
 
-ROWS_AT_A_TIME = 5000
-"""Reports fetched and decoded in one step: some milliseconds of the event loop."""
+ROWS_AT_A_TIME = 10_000
+"""Reports made into columns in one step: some milliseconds of the event loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +55,9 @@ class StoredReading:
 class Readings:
     """Reads the history."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, files: ColdFiles | None = None) -> None:
         self._db = db
+        self._files = files
         self._layouts: dict[int, Layout] = {}
 
     async def latest(
@@ -53,7 +66,7 @@ class Readings:
         """Return the last report of devices, and points that it lacks, by device id, from behind ``after``."""
         async with self._db.read() as conn:
             found = await store.fetch_latest(conn, site_ids=sites, device_ids=devices, after=after, limit=limit)
-            await self._learn_layouts(conn, [latest.row for latest in found])
+            await self._learn_layouts(conn, [latest.row.layout_no for latest in found])
         return [
             replace(reading, site_id=latest.site_id, older=latest.older)
             for latest in found
@@ -70,11 +83,24 @@ class Readings:
         after: datetime | None,
         limit: int,
     ) -> list[StoredReading]:
-        """Return a device's reports in ``[start, end)``, oldest first, from behind ``after``."""
+        """Return a device's reports in ``[start, end)``, oldest first, from behind ``after``.
+
+        Raises:
+            ColdUnavailable: Some of them lie in a file that cannot be read.
+        """
+        # The partition first, then the files: a day that is moved in between is found twice, and taken once.
         async with self._db.read() as conn:
             rows = await store.fetch_range(conn, device_id, start=start, end=end, after=after, limit=limit)
-            await self._learn_layouts(conn, rows)
-        return self._decoded(device_id, rows, points)
+            await self._learn_layouts(conn, [row.layout_no for row in rows])
+        hot = self._decoded(device_id, rows, points)
+        horizon = hot[-1].source_time if len(hot) == limit else None
+        frame = await self._cold(device_id, points, start=start, end=end, after=after, upto=horizon, limit=limit)
+        if frame is None:
+            return hot
+        cold = _readings_of(frame)
+        if len(cold) == limit:  # what lies behind has not been looked at
+            hot = [reading for reading in hot if reading.source_time <= cold[-1].source_time]
+        return _taken_once(cold, hot)[:limit]
 
     async def buckets(
         self, device_id: str, *, points: Sequence[str] | None, start: datetime, end: datetime, bucket_s: int, limit: int
@@ -82,22 +108,88 @@ class Readings:
         """Return the buckets that hold reports in ``[start, end)``, at most ``limit``, oldest first.
 
         A bucket is complete or not there: the last one of a full page is followed by the next page.
+
+        Raises:
+            ColdUnavailable: Some reports lie in a file that cannot be read.
         """
         found: list[Bucket] = []
+        carried: list[Series] = []
         after: datetime | None = None
         while True:
-            async with self._db.read() as conn:
-                rows = await store.fetch_range(conn, device_id, start=start, end=end, after=after, limit=ROWS_AT_A_TIME)
-                await self._learn_layouts(conn, rows)
-            for began, group in itertools.groupby(rows, key=lambda row: bucket_start(row.source_time, bucket_s)):
-                if not found or found[-1].start != began:
-                    if len(found) == limit:
-                        return found
-                    found.append(Bucket(began))
-                self._add(found[-1], list(group), points)
-            if len(rows) < ROWS_AT_A_TIME:
-                return found
-            after = rows[-1].source_time
+            series, last = await self._page(device_id, points, start=start, end=end, after=after)
+            series = joined([*carried, series])
+            if last:
+                return (found + downsampled(series, bucket_s))[:limit]
+            after = moment(int(series.times[-1]))
+            # The last bucket of a page may go on in the next.
+            starts = bucket_starts(series.times, bucket_s)
+            complete = int(np.searchsorted(starts, starts[-1]))
+            found += downsampled(series.slice(0, complete), bucket_s)
+            if len(found) >= limit:
+                return found[:limit]
+            carried = [series.slice(complete, len(series))]
+
+    async def _page(
+        self, device_id: str, points: Sequence[str] | None, *, start: datetime, end: datetime, after: datetime | None
+    ) -> tuple[Series, bool]:
+        """Return the next reports as columns, and whether they are the last."""
+        async with self._db.read() as conn:
+            blocks = await store.fetch_series(conn, device_id, start=start, end=end, after=after, limit=ROWS_AT_A_TIME)
+            await self._learn_layouts(conn, [block.layout_no for block in blocks])
+        hot = joined([self._series(block) for block in blocks], points)
+        full = len(hot) == ROWS_AT_A_TIME
+        horizon = moment(int(hot.times[-1])) if full else None
+        frame = await self._cold(
+            device_id, points, start=start, end=end, after=after, upto=horizon, limit=ROWS_AT_A_TIME
+        )
+        if frame is None:
+            return hot, not full
+        cold = await asyncio.to_thread(frames.series_of, frame)
+        if len(cold) == ROWS_AT_A_TIME:
+            full = True
+            hot = hot.slice(0, int(np.searchsorted(hot.times, cold.times[-1], side="right")))
+        # Of two reports with one time the one in the file stands; if the other differs, it comes in with the next move.
+        return joined([hot, cold]), not full
+
+    async def _cold(
+        self,
+        device_id: str,
+        points: Sequence[str] | None,
+        *,
+        start: datetime,
+        end: datetime,
+        after: datetime | None,
+        upto: datetime | None,
+        limit: int,
+    ) -> pl.DataFrame | None:
+        """Return a device's first ``limit`` reports out of files, up to ``upto`` and that included; None: no file."""
+        first = start if after is None else max(start, after)
+        last = end if upto is None else upto
+        async with self._db.read() as conn:
+            files = await fetch_files_of_device(conn, device_id, first.date(), last.date())
+        if not files:
+            return None
+        if self._files is None:
+            raise ColdUnavailable(
+                f"reports of {files[0].day} lie in files, and WATTRING_INGEST__HISTORY__COLD__URL does not say where",
+                message_zh="部分历史数据存于冷数据文件,但未配置 WATTRING_INGEST__HISTORY__COLD__URL",
+            )
+        wanted = (
+            (pl.col("device_id") == device_id)
+            & (pl.col("source_time") >= start)
+            & (pl.col("source_time") < end)
+            & (pl.col("source_time") <= last)
+            & (pl.lit(True) if after is None else pl.col("source_time") > after)
+        )
+        found: list[pl.DataFrame] = []
+        missing = limit
+        for file in files:
+            part = await asyncio.to_thread(_read, self._files, file.name, wanted, points, missing)
+            found.append(part)
+            missing -= len(part)
+            if missing == 0:
+                break
+        return pl.concat(found, how="diagonal")
 
     async def completeness(
         self, device_ids: Sequence[str], *, start: datetime, end: datetime
@@ -106,14 +198,9 @@ class Readings:
         async with self._db.read() as conn:
             return await store.count_per_hour(conn, device_ids, start=start, end=end)
 
-    def _add(self, bucket: Bucket, rows: Sequence[Row], points: Sequence[str] | None) -> None:
-        for number, group in itertools.groupby(rows, key=lambda row: row.layout_no):
-            members = list(group)
-            layout = self._layouts[number]
-            matrix = layout.unpack([row.body for row in members])
-            names = [name for name in layout.points if points is None or name in points]
-            columns = [layout.points.index(name) for name in names]
-            bucket.add(names, matrix[:, columns])
+    def _series(self, block: PackedBlock) -> Series:
+        layout, times = self._layouts[block.layout_no], times_of(block.times)
+        return Series(times, layout.points, layout.unpack_blob(block.bodies, len(times)))
 
     def _decoded(self, device_id: str, rows: Sequence[Row], points: Sequence[str] | None) -> list[StoredReading]:
         found: list[StoredReading] = []
@@ -146,10 +233,67 @@ class Readings:
                 )
         return found
 
-    async def _learn_layouts(self, conn: ReadConn, rows: Sequence[Row]) -> None:
-        missing = sorted({row.layout_no for row in rows} - self._layouts.keys())
+    async def _learn_layouts(self, conn: ReadConn, numbers: Iterable[int]) -> None:
+        missing = sorted(set(numbers) - self._layouts.keys())
         if missing:
             self._layouts.update(await store.fetch_layouts(conn, missing))
+
+
+def _taken_once(cold: Sequence[StoredReading], hot: Sequence[StoredReading]) -> list[StoredReading]:
+    """Return reports of files and of partitions in order, as they will lie when the partitions have been moved."""
+    found = {one.source_time: one for one in cold}
+    for one in hot:
+        at = one.source_time
+        while at in found and not _same(found[at], one):
+            at += timedelta(microseconds=1)
+        if at not in found:
+            found[at] = one if at == one.source_time else replace(one, source_time=at, moved=True)
+    return [found[time] for time in sorted(found)]
+
+
+def _same(one: StoredReading, other: StoredReading) -> bool:
+    return (one.driver, one.profile, one.points, one.quality) == (
+        other.driver, other.profile, other.points, other.quality,
+    )  # fmt: skip
+
+
+def _read(files: ColdFiles, name: str, wanted: pl.Expr, points: Sequence[str] | None, limit: int) -> pl.DataFrame:
+    with reading(name):
+        scanned = files.scan(name)
+        columns = scanned.collect_schema().names()
+        kept = [column for column in columns if column in frames.META or points is None or column in points]
+        return scanned.filter(wanted).select(kept).head(limit).collect()
+
+
+def _readings_of(frame: pl.DataFrame) -> list[StoredReading]:
+    """Return a device's reports out of files."""
+    names = frames.points_of(frame.columns)
+    values = frames.matrix_of(frame, names).tolist()
+    found: list[StoredReading] = []
+    for row, numbers in zip(frame.select(*frames.META).iter_rows(named=True), values, strict=True):
+        quality = {name: Quality(flag) for name, flag in orjson.loads(row["quality"] or b"{}").items()}
+        found.append(
+            StoredReading(
+                device_id=row["device_id"],
+                source_time=row["source_time"],
+                received_at=row["source_time"] + timedelta(microseconds=row["lag_us"]),
+                driver=row["driver"],
+                profile=row["profile"],
+                ct_ratio=row["ct_ratio"],
+                pt_ratio=row["pt_ratio"],
+                energy_ratio=row["energy_ratio"],
+                points={
+                    name: None if value != value else value
+                    for name, value in zip(names, numbers, strict=True)
+                    if value == value or name in quality
+                },
+                quality={name: flag for name, flag in quality.items() if name in names},
+                late=row["late"],
+                moved=row["moved"],
+                extra=None if row["extra"] is None else orjson.loads(row["extra"]),
+            )
+        )
+    return found
 
 
 def hours_between(start: datetime, end: datetime) -> list[datetime]:

@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, timedelta
 from pathlib import Path
 
 import asyncpg
 
+from libs.common import jobs
 from libs.common.bus import topics
 from libs.common.bus.port import Bus
 from libs.common.bus.tail import Tail
@@ -17,7 +18,8 @@ from libs.common.db import Database
 from libs.common.errors import Unavailable
 from services.ingest.settings import HistorySettings
 from services.ingest.spool import SpoolFull
-from services.ingest.store import history, rejected
+from services.ingest.store import days, history, rejected
+from services.ingest.store.coldfiles import ColdFiles
 from services.ingest.store.commands import PgCommandStore
 from services.ingest.store.snapshot import same, save_snapshot, snapshot_of
 from services.ingest.usecases.acceptor import Acceptor
@@ -32,6 +34,8 @@ RECONCILE_EVERY_S = 600.0
 REJECTED_KEPT_S = 90 * 86400.0
 """How long what was not understood can be looked at. [s]"""
 DELETE_AT_A_TIME = 10_000
+DAYS_AT_A_TIME = 20
+"""Days that are put into the queue at once; the next ones come at the next look."""
 
 
 class Heartbeats:
@@ -62,13 +66,21 @@ class Heartbeats:
 
 
 class HistoryUpkeep:
-    """Makes daily partitions ahead and drops those that are older than the policy keeps."""
+    """Makes daily partitions ahead, has old ones moved to files and drops what is older than the policy keeps."""
 
-    def __init__(self, db: Database, commands: PgCommandStore, clock: Clock, settings: HistorySettings) -> None:
+    def __init__(
+        self,
+        db: Database,
+        commands: PgCommandStore,
+        clock: Clock,
+        settings: HistorySettings,
+        files: ColdFiles | None = None,
+    ) -> None:
         self._db = db
         self._commands = commands
         self._clock = clock
         self._settings = settings
+        self._files = files
 
     async def run(self, beat: Callable[[], None]) -> None:
         """Look after the partitions, for ever."""
@@ -78,25 +90,50 @@ class HistoryUpkeep:
             try:
                 await self.once()
             except Unavailable as exc:
-                logger.warning("partitions wait for the database", extra={"reason": exc.message})
+                logger.warning("the history's upkeep waits", extra={"reason": exc.message})
                 wait_s = 10.0
             await self._clock.sleep(wait_s)
 
     async def once(self) -> None:
-        """Make what is missing, drop what is too old."""
+        """Make what is missing, move what is no longer new, drop what is too old."""
         today = self._clock.now().astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
         for ahead in range(self._settings.days_ahead + 1):
             async with self._db.write() as conn:
                 await history.ensure_partition(conn, today + timedelta(days=ahead))
         oldest = (today - timedelta(days=self._settings.retention_days)).date()
         async with self._db.read() as conn:
-            days = await history.fetch_partition_days(conn)
-        for day in days:
+            partitions = await history.fetch_partition_days(conn)
+        for day in partitions:
             if day < oldest:
                 await self._drop(day)
+        if self._files is not None:
+            await self._cool([day for day in partitions if oldest <= day < (today - self._hot).date()])
+            await self._drop_files(self._files, oldest)
         await self._commands.forget(self._clock.now())
         async with self._db.write() as conn:
             await rejected.delete_before(conn, self._clock.now() - timedelta(seconds=REJECTED_KEPT_S), DELETE_AT_A_TIME)
+
+    @property
+    def _hot(self) -> timedelta:
+        return timedelta(days=self._settings.hot_days)
+
+    async def _cool(self, candidates: Sequence[date]) -> None:
+        """Put some days into the queue of the job worker, the oldest first."""
+        quiet_since = self._clock.now() - timedelta(seconds=self._settings.settle_s)
+        async with self._db.write() as conn:
+            for day in (await days.fetch_quiet_days(conn, candidates, quiet_since))[:DAYS_AT_A_TIME]:
+                await jobs.enqueue(conn, days.COOL_JOB, {"day": day.isoformat()}, actor="ingest")
+
+    async def _drop_files(self, files: ColdFiles, oldest: date) -> None:
+        async with self._db.write() as conn:
+            dropping = await days.mark_dropping(conn, oldest)
+        for file in dropping:
+            await asyncio.to_thread(files.delete, file.name)
+            async with self._db.write() as conn:
+                await days.forget_file(conn, file)
+            logger.info("cold file dropped by policy", extra={"day": str(file.day), "part": file.part})
+        async with self._db.write() as conn:
+            await days.forget_days(conn, oldest)
 
     async def _drop(self, day: date) -> None:
         try:

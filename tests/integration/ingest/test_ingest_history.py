@@ -13,6 +13,7 @@ from libs.common.bus.port import Received
 from libs.common.contracts.telemetry import Quality
 from libs.common.db import Database
 from libs.common.settings import DatabaseSettings
+from libs.common.testing.clock import FakeClock
 from services.ingest.bus import heartbeat_message
 from services.ingest.domain.latest import OlderPoint
 from services.ingest.store import history as store
@@ -68,19 +69,19 @@ async def stored(db: Database, device: str = "m-1") -> list[tuple[datetime, dict
 
 
 async def test_counter_keeps_its_last_digit_and_gauge_its_look(db: Database) -> None:
-    await handle(db, HistoryHandler(), reading())
+    await handle(db, HistoryHandler(FakeClock(NOON)), reading())
     assert await stored(db) == [(NOON, {"voltage_a": 230.1, "energy_active_import": 999999.99})]
 
 
 async def test_report_that_comes_twice_is_stored_once(db: Database) -> None:
-    handler = HistoryHandler()
+    handler = HistoryHandler(FakeClock(NOON))
     await handle(db, handler, reading(), reading())
     await handle(db, handler, reading())
     assert len(await stored(db)) == 1
 
 
 async def test_two_reports_under_one_time_are_both_kept_and_the_second_is_flagged(db: Database) -> None:
-    handler = HistoryHandler()
+    handler = HistoryHandler(FakeClock(NOON))
     other = reading(points={"voltage_a": 231.0, "energy_active_import": 5.0})
     other["received_at"] = (NOON + timedelta(seconds=3)).isoformat()
     await handle(db, handler, reading(), other)
@@ -99,12 +100,12 @@ async def test_stuck_clock_loses_nothing(db: Database) -> None:
     for i in range(5):
         report = reading(points={"voltage_a": 230.0 + i})
         reports.append(report)  # all of one time and one arrival
-    await handle(db, HistoryHandler(), *reports)
+    await handle(db, HistoryHandler(FakeClock(NOON)), *reports)
     assert sorted(points["voltage_a"] or 0 for _, points in await stored(db)) == [230.0, 231.0, 232.0, 233.0, 234.0]
 
 
 async def test_report_with_a_new_point_is_no_other_report(db: Database) -> None:
-    handler = HistoryHandler()
+    handler = HistoryHandler(FakeClock(NOON))
     await handle(db, handler, reading())
     await handle(db, handler, reading(at=NOON + timedelta(minutes=1), points={"voltage_a": 1.0, "frequency": 50.0}))
     await handle(db, handler, reading())  # the layout has grown since
@@ -115,7 +116,7 @@ async def test_report_with_a_new_point_is_no_other_report(db: Database) -> None:
 
 
 async def test_latest_is_by_the_time_of_the_device_and_not_by_arrival(db: Database) -> None:
-    handler = HistoryHandler()
+    handler = HistoryHandler(FakeClock(NOON))
     await handle(db, handler, reading(at=NOON + timedelta(minutes=5), points={"voltage_a": 235.0}))
     await handle(db, handler, reading(at=NOON, points={"voltage_a": 230.0}), topic=topics.BACKFILL)
     latest = await Readings(db).latest(sites=["s-1"], devices=None, after=None, limit=10)
@@ -123,7 +124,7 @@ async def test_latest_is_by_the_time_of_the_device_and_not_by_arrival(db: Databa
 
 
 async def test_daily_registers_do_not_vanish_from_latest(db: Database) -> None:
-    handler = HistoryHandler()
+    handler = HistoryHandler(FakeClock(NOON))
     fast = {"voltage_a": 230.0, "energy_active_import": 100.0}
     slow = {"temperature_device": 31.5, "ct_ratio": 40.0}
     minute = timedelta(minutes=1)
@@ -139,7 +140,7 @@ async def test_daily_registers_do_not_vanish_from_latest(db: Database) -> None:
 
 
 async def test_latest_of_a_device_that_sends_point_by_point_is_all_of_them(db: Database) -> None:
-    handler = HistoryHandler()
+    handler = HistoryHandler(FakeClock(NOON))
     values = [("voltage_a", 230.0), ("voltage_b", 231.0), ("voltage_a", 232.0), ("voltage_c", 233.0)]
     reports = [reading(at=NOON + timedelta(seconds=i), points={name: value}) for i, (name, value) in enumerate(values)]
     await handle(db, handler, *reports[:2])  # in one batch
@@ -156,7 +157,7 @@ async def test_latest_of_a_device_that_sends_point_by_point_is_all_of_them(db: D
 
 
 async def test_late_report_brings_a_point_that_latest_lacks_and_none_that_is_younger(db: Database) -> None:
-    handler = HistoryHandler()
+    handler = HistoryHandler(FakeClock(NOON))
     await handle(db, handler, reading(points={"voltage_a": 230.0}))
     late = reading(at=NOON - timedelta(hours=1), points={"voltage_a": 1.0, "ct_ratio": 40.0})
     await handle(db, handler, late, topic=topics.BACKFILL)
@@ -168,7 +169,7 @@ async def test_late_report_brings_a_point_that_latest_lacks_and_none_that_is_you
 
 
 async def test_float_registers_are_rounded_to_what_meters_show_and_others_are_not(db: Database) -> None:
-    handler = HistoryHandler(lambda profile, version: {"voltage_a": 2} if profile == "acme" else {})
+    handler = HistoryHandler(FakeClock(NOON), lambda profile, version: {"voltage_a": 2} if profile == "acme" else {})
     points = {"voltage_a": 230.1234567, "energy_active_import": 0.123456789}
     await handle(db, handler, reading(profile="acme", points=points), reading("m-2", profile="other", points=points))
     assert await stored(db) == [(NOON, {"voltage_a": 230.12, "energy_active_import": 0.123456789})]
@@ -177,7 +178,9 @@ async def test_float_registers_are_rounded_to_what_meters_show_and_others_are_no
 
 async def test_null_and_its_flag_come_back(db: Database) -> None:
     await handle(
-        db, HistoryHandler(), reading(points={"voltage_a": None, "current_a": 1.5}, quality={"voltage_a": "invalid"})
+        db,
+        HistoryHandler(FakeClock(NOON)),
+        reading(points={"voltage_a": None, "current_a": 1.5}, quality={"voltage_a": "invalid"}),
     )
     (found,) = await Readings(db).range(
         "m-1", points=None, start=NOON, end=NOON + timedelta(hours=1), after=None, limit=10
@@ -188,7 +191,7 @@ async def test_null_and_its_flag_come_back(db: Database) -> None:
 
 async def test_heartbeat_is_no_report(db: Database) -> None:
     beat = heartbeat_message("0", 3, NOON, 1)
-    handler = HistoryHandler()
+    handler = HistoryHandler(FakeClock(NOON))
     async with db.effects() as conn:
         await handler.load(conn, frozenset({3}))
         await handler.handle(conn, [Received(beat.topic, 3, 0, beat.key, beat.value, beat.headers, NOON)])
@@ -199,13 +202,13 @@ async def test_what_is_no_reading_is_poison(db: Database) -> None:
     broken = reading()
     del broken["points"]
     with pytest.raises(PoisonMessage, match="points"):
-        await handle(db, HistoryHandler(), broken)
+        await handle(db, HistoryHandler(FakeClock(NOON)), broken)
 
 
 async def test_people_can_decode_a_report_with_sql(db: Database) -> None:
     await handle(
         db,
-        HistoryHandler(),
+        HistoryHandler(FakeClock(NOON)),
         reading(
             points={
                 "voltage_a": -12.5,
@@ -237,7 +240,7 @@ async def test_buckets_have_min_max_mean_and_last(db: Database) -> None:
         reading(at=NOON + timedelta(minutes=i), points={"voltage_a": 230.0 + i % 7, "energy_active_import": 100.0 + i})
         for i in range(60)
     ]
-    await handle(db, HistoryHandler(), *reports)
+    await handle(db, HistoryHandler(FakeClock(NOON)), *reports)
     buckets = await Readings(db).buckets(
         "m-1", points=["energy_active_import"], start=NOON, end=NOON + timedelta(hours=2), bucket_s=900, limit=10
     )
