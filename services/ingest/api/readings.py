@@ -3,11 +3,14 @@
 import base64
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from datetime import datetime, timedelta
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import BaseModel
+from starlette.background import BackgroundTask
 
 from libs.common.contracts.base import UtcTime
 from libs.common.contracts.registry import Device, EntityKind
@@ -30,12 +33,25 @@ from services.ingest.api.common import Reader, allowed_sites, sees_device
 from services.ingest.domain.buckets import parse_bucket
 from services.ingest.settings import PollingSettings
 from services.ingest.store import rejected as rejected_store
+from services.ingest.usecases.downloads import Downloads, check_size, temporary_file
 from services.ingest.usecases.readings import Readings, StoredReading, hours_between
 from services.ingest.usecases.registry import unknown
 from services.ingest.usecases.topology import Topology, in_use
 
 LATEST_SPAN = timedelta(days=1)
 MAX_COMPLETENESS = timedelta(days=31)
+MAX_DOWNLOAD_DEVICES = 100
+PARQUET = "application/vnd.apache.parquet"
+FILES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "a line or row per report: device_id, source_time, received_at, late, moved, quality (JSON "
+        "object of the points that are not good), then the points",
+        "content": {
+            "text/csv": {"schema": {"type": "string"}},
+            PARQUET: {"schema": {"type": "string", "format": "binary"}},
+        },
+    }
+}
 
 
 class ReadingOut(BaseModel):
@@ -116,6 +132,7 @@ class RejectedOut(BaseModel):
 def build_router(*, readings: Readings, topology: Topology, db: Database, polling: PollingSettings) -> APIRouter:
     """Return the router."""
     router = APIRouter(prefix="/api/v1", tags=["readings"])
+    downloads = Downloads(readings)
 
     @router.get("/readings/latest", response_model_exclude_none=True)
     async def latest(
@@ -153,7 +170,7 @@ def build_router(*, readings: Readings, topology: Topology, db: Database, pollin
         until = end or request.app.state.platform.clock.now()
         since = start or until - LATEST_SPAN
         check_span(since, until)
-        names = None if points is None else [name.strip() for name in points.split(",") if name.strip()]
+        names = _names(points)
         after = None if cursor is None else read_time_cursor(cursor)[0]
         if bucket is None:
             found = await readings.range(device, points=names, start=since, end=until, after=after, limit=limit + 1)
@@ -178,6 +195,38 @@ def build_router(*, readings: Readings, topology: Topology, db: Database, pollin
         ]
         more = time_cursor(buckets[limit].start, device) if len(buckets) > limit else None
         return Page(items=shown, next_cursor=more)
+
+    @router.get("/readings/download", responses=FILES, response_class=Response)
+    async def download(
+        request: Request,
+        principal: Reader,
+        device: Annotated[list[str], Query(min_length=1, max_length=MAX_DOWNLOAD_DEVICES, description="device ids")],
+        start: Annotated[UtcTime, Query(alias="from", description="start, RFC 3339 with offset")],
+        end: Annotated[UtcTime, Query(alias="to", description="end, not included")],
+        points: Annotated[str | None, Query(description="names, separated by commas; all without")] = None,
+        file_format: Annotated[Literal["csv", "parquet"], Query(alias="format")] = "csv",
+    ) -> Response:
+        """Return the reports of devices in ``[from, to)`` as one file, by device and time; times are UTC."""
+        allowed = allowed_sites(principal, topology, request)
+        for one in device:
+            if not sees_device(one, allowed, topology):
+                raise unknown(EntityKind.DEVICE, one)
+        check_span(start, end)
+        check_size(device, start, end)
+        columns = await downloads.columns(device, _names(points))
+        name = f"readings-{start:%Y%m%dT%H%M%SZ}-{end:%Y%m%dT%H%M%SZ}.{file_format}"
+        headers = {"content-disposition": f'attachment; filename="{name}"'}
+        if file_format == "csv":
+            pieces = downloads.csv(device, columns=columns, start=start, end=end)
+            return StreamingResponse(pieces, media_type="text/csv; charset=utf-8", headers=headers)
+        stack = ExitStack()
+        path = stack.enter_context(temporary_file())
+        try:
+            await downloads.parquet(path, device, columns=columns, start=start, end=end)
+        except BaseException:
+            stack.close()
+            raise
+        return FileResponse(path, media_type=PARQUET, headers=headers, background=BackgroundTask(stack.close))
 
     @router.get("/completeness")
     async def completeness(
@@ -279,6 +328,10 @@ def _reading(found: StoredReading) -> ReadingOut:
         late=found.late,
         moved=found.moved,
     )
+
+
+def _names(points: str | None) -> list[str] | None:
+    return None if points is None else [name.strip() for name in points.split(",") if name.strip()]
 
 
 def _completeness(

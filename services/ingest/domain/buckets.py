@@ -36,6 +36,16 @@ class Statistics:
     total: float
     last: float
 
+    def followed_by(self, other: "Statistics") -> "Statistics":
+        """Return the statistics of these values and later ones."""
+        return Statistics(
+            count=self.count + other.count,
+            minimum=min(self.minimum, other.minimum),
+            maximum=max(self.maximum, other.maximum),
+            total=self.total + other.total,
+            last=other.last,
+        )
+
     @property
     def mean(self) -> float:
         """Arithmetic mean of the values."""
@@ -49,3 +59,10 @@ class Bucket:
     start: datetime
     reports: int
     points: Mapping[str, Statistics]
+
+    def followed_by(self, other: "Bucket") -> "Bucket":
+        """Return this bucket with those of its reports that come later."""
+        points = dict(self.points)
+        for name, one in other.points.items():
+            points[name] = points[name].followed_by(one) if name in points else one
+        return Bucket(self.start, self.reports + other.reports, points)

@@ -27,6 +27,7 @@ import polars as pl
 from services.ingest.domain.layout import Layout, Matrix, fits_float32, shortest
 from services.ingest.domain.series import Series, Times
 from services.ingest.domain.stored import RowFlag
+from services.ingest.store.history import PackedBlock, times_of
 
 UTC_TIME = pl.Datetime("us", "UTC")
 META: Mapping[str, pl.DataType] = {
@@ -72,6 +73,18 @@ class Oddity:
     layout_no: int
     quality: bytes | None
     extra: Mapping[str, Any] | None
+
+
+def unpacked(packed: PackedBlock, device_id: str) -> Block:
+    """Return a block as it comes out of the database."""
+    return Block(
+        device_id=device_id,
+        layout_no=packed.layout_no,
+        times=times_of(packed.times),
+        received=times_of(packed.received),
+        flags=np.frombuffer(packed.flags, dtype=">i2").astype(np.int16),
+        bodies=packed.bodies,
+    )
 
 
 def frame_of(

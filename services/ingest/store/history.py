@@ -350,6 +350,22 @@ async def fetch_day(conn: ReadConn, day: date, device_nos: Sequence[int]) -> tup
     return [PackedBlock(**dict(row)) for row in blocks], [OddRow(**dict(row)) for row in odd]
 
 
+async def fetch_odd(conn: ReadConn, device_id: str, *, first: datetime, last: datetime) -> list[OddRow]:
+    """Return what a device's reports of ``[first, last]`` have beside their bodies."""
+    rows = await conn.fetch(
+        """
+        select r.device_no, r.source_time, r.layout as layout_no, r.quality, r.extra
+          from devices d join readings r on r.device_no = d.no
+         where d.device_id = $1 and r.source_time between $2 and $3
+           and (r.quality is not null or r.extra is not null)
+        """,
+        device_id,
+        first,
+        last,
+    )
+    return [OddRow(**dict(row)) for row in rows]
+
+
 _PACKED_COLUMNS = """
     device_no, layout as layout_no,
     string_agg(timestamptz_send(source_time), ''::bytea order by source_time) as times,

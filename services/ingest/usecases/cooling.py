@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import numpy as np
 import polars as pl
 
 from libs.common.clock import Clock
@@ -30,8 +29,8 @@ from services.ingest.domain.layout import DoesNotFit, Layout
 from services.ingest.store import days, frames, history
 from services.ingest.store.coldfiles import ColdFiles, reading
 from services.ingest.store.days import ColdFile
-from services.ingest.store.frames import KEY, Block, Oddity
-from services.ingest.store.history import OddRow, PackedBlock, times_of
+from services.ingest.store.frames import KEY, Block, Oddity, unpacked
+from services.ingest.store.history import OddRow, PackedBlock
 
 logger = logging.getLogger(__name__)
 
@@ -201,7 +200,7 @@ class Cooling:
         old: ColdFile | None,
     ) -> None:
         """Put some devices' reports, those of the file and those of the partition, into a piece of the new file."""
-        read = [_block(block, ids[block.device_no]) for block in blocks]
+        read = [unpacked(block, ids[block.device_no]) for block in blocks]
         odd_of = [Oddity(ids[row.device_no], row.source_time, row.layout_no, row.quality, row.extra) for row in odd]
         known = {name for block in read for name in layouts[block.layout_no].points}
         frame = frames.frame_of(read, odd_of, layouts, [*points, *known])
@@ -282,17 +281,6 @@ async def _missing_layouts(
     """Return layouts that were made since the pass began."""
     missing = sorted({block.layout_no for block in blocks} - known.keys())
     return await history.fetch_layouts(conn, missing) if missing else {}
-
-
-def _block(packed: PackedBlock, device_id: str) -> Block:
-    return Block(
-        device_id=device_id,
-        layout_no=packed.layout_no,
-        times=times_of(packed.times),
-        received=times_of(packed.received),
-        flags=np.frombuffer(packed.flags, dtype=">i2").astype(np.int16),
-        bodies=packed.bodies,
-    )
 
 
 def _must_be_packed_alike(frame: pl.DataFrame, blocks: Sequence[Block], layouts: Mapping[int, Layout]) -> None:

@@ -18,12 +18,13 @@ from libs.common.db import Database, ReadConn
 from services.ingest.domain.buckets import Bucket
 from services.ingest.domain.latest import OlderPoint
 from services.ingest.domain.layout import Layout
-from services.ingest.domain.series import Series, bucket_starts, downsampled, joined, moment
+from services.ingest.domain.series import Series, downsampled, joined, moment
 from services.ingest.domain.stored import RowFlag
 from services.ingest.store import frames
 from services.ingest.store import history as store
 from services.ingest.store.coldfiles import ColdFiles, ColdUnavailable, reading
 from services.ingest.store.days import fetch_files_of_device
+from services.ingest.store.frames import Block, Oddity, unpacked
 from services.ingest.store.history import PackedBlock, Row, times_of
 
 ROWS_AT_A_TIME = 10_000
@@ -113,21 +114,61 @@ class Readings:
             ColdUnavailable: Some reports lie in a file that cannot be read.
         """
         found: list[Bucket] = []
-        carried: list[Series] = []
         after: datetime | None = None
         while True:
             series, last = await self._page(device_id, points, start=start, end=end, after=after)
-            series = joined([*carried, series])
-            if last:
-                return (found + downsampled(series, bucket_s))[:limit]
-            after = moment(int(series.times[-1]))
-            # The last bucket of a page may go on in the next.
-            starts = bucket_starts(series.times, bucket_s)
-            complete = int(np.searchsorted(starts, starts[-1]))
-            found += downsampled(series.slice(0, complete), bucket_s)
-            if len(found) >= limit:
+            buckets = downsampled(series, bucket_s)
+            if found and buckets and found[-1].start == buckets[0].start:  # it goes on from the page before
+                found[-1] = found[-1].followed_by(buckets.pop(0))
+            found += buckets
+            if last or len(found) > limit:
                 return found[:limit]
-            carried = [series.slice(complete, len(series))]
+            after = moment(int(series.times[-1]))
+
+    async def frame(
+        self,
+        device_id: str,
+        *,
+        points: Sequence[str] | None,
+        start: datetime,
+        end: datetime,
+        after: datetime | None,
+        limit: int,
+    ) -> tuple[pl.DataFrame, bool]:
+        """Return a device's reports as ``range`` does, as rows of a table (``store/frames.py``), and whether it is all.
+
+        Raises:
+            ColdUnavailable: Some of them lie in a file that cannot be read.
+        """
+        async with self._db.read() as conn:
+            blocks = await store.fetch_series(conn, device_id, start=start, end=end, after=after, limit=limit)
+            await self._learn_layouts(conn, [block.layout_no for block in blocks])
+            read = [unpacked(block, device_id) for block in blocks]
+            times = [moment(int(time)) for block in read for time in (block.times[0], block.times[-1])]
+            odd = await store.fetch_odd(conn, device_id, first=min(times), last=max(times)) if times else []
+        oddities = [Oddity(device_id, row.source_time, row.layout_no, row.quality, row.extra) for row in odd]
+        full = sum(len(block.times) for block in read) == limit
+        horizon = max(times) if full else None
+        cold = await self._cold(device_id, points, start=start, end=end, after=after, upto=horizon, limit=limit)
+        frame = await asyncio.to_thread(self._frame, read, oddities, cold, points, limit)
+        return frame.head(limit), not full and (cold is None or len(cold) < limit)
+
+    def _frame(
+        self,
+        blocks: Sequence[Block],
+        oddities: Sequence[Oddity],
+        cold: pl.DataFrame | None,
+        points: Sequence[str] | None,
+        limit: int,
+    ) -> pl.DataFrame:
+        known = {name for block in blocks for name in self._layouts[block.layout_no].points}
+        hot = frames.frame_of(blocks, oddities, self._layouts, sorted(known))
+        hot = hot.select(*frames.META, *[name for name in sorted(known) if points is None or name in points])
+        if cold is None:
+            return hot
+        if len(cold) == limit:  # what lies behind has not been looked at
+            hot = hot.filter(pl.col("source_time") <= cold["source_time"].max())
+        return frames.merged(cold, hot)
 
     async def _page(
         self, device_id: str, points: Sequence[str] | None, *, start: datetime, end: datetime, after: datetime | None

@@ -13,6 +13,7 @@ import pytest
 
 from libs.common.contracts.telemetry import Quality
 from libs.common.db import Database
+from libs.common.errors import InvalidInput
 from libs.common.settings import DatabaseSettings
 from libs.common.testing.clock import FakeClock
 from services.ingest.domain.series import downsampled
@@ -22,6 +23,7 @@ from services.ingest.store import days, history
 from services.ingest.store.coldfiles import ColdFiles, ColdUnavailable, LocalFiles
 from services.ingest.store.commands import PgCommandStore
 from services.ingest.usecases.cooling import Cooling, NotTheSame
+from services.ingest.usecases.downloads import COLUMNS, Downloads, check_size
 from services.ingest.usecases.history import HistoryHandler
 from services.ingest.usecases.readings import Readings
 from services.ingest.worker.upkeep import HistoryUpkeep
@@ -343,6 +345,56 @@ async def test_file_that_is_gone_is_an_error_and_not_a_gap(db: Database, files: 
     path.unlink()
     with pytest.raises(ColdUnavailable, match="part-00000"):
         await read(db, files)
+
+
+async def test_downloads_are_what_the_range_gives_hot_and_cold(
+    db: Database, files: LocalFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.ingest.usecases.downloads.PAGE_REPORTS", 7)
+    flagged = report("m-1", FIRST, {"voltage_a": None, "current_a": 3.5}, quality={"voltage_a": Quality.INVALID})
+    reports = some_reports(11, 60)
+    await store(db, [flagged, *reports[:40]])
+    await cool(db, files)
+    await store(db, reports[40:])
+    expected = await read(db, files)
+    downloads = Downloads(Readings(db, files))
+    columns = await downloads.columns(DEVICES, None)
+    assert columns[6:] == sorted({name for one in [flagged, *reports] for name in one.points})
+
+    lines = b"".join([piece async for piece in downloads.csv(DEVICES, columns=columns, start=FIRST, end=END)])
+    table = pl.read_csv(lines, try_parse_dates=True, infer_schema_length=None)
+    path = tmp_path / "download.parquet"
+    await downloads.parquet(path, DEVICES, columns=columns, start=FIRST, end=END)
+    for found in (table, pl.read_parquet(path)):
+        assert found.columns == columns
+        rows = {(row["device_id"], row["source_time"]): row for row in found.to_dicts()}
+        assert list(rows) == [(device, time) for device in DEVICES for time in sorted(expected[device])]
+        for (device, time), row in rows.items():
+            values = {name: row[name] for name in columns[6:] if row[name] is not None}
+            assert values == {name: value for name, value in expected[device][time].items() if value is not None}
+        assert rows["m-1", FIRST]["quality"] == '{"voltage_a":"invalid"}'
+    some = [*COLUMNS, "voltage_a"]
+    head, *rest = [piece async for piece in downloads.csv(["m-9"], columns=some, start=FIRST, end=END)]
+    assert (head, rest) == (b"device_id,source_time,received_at,late,moved,quality,voltage_a\n", [])
+
+
+async def test_download_that_is_too_large_or_of_no_point_is_refused(db: Database) -> None:
+    check_size(["m-1"], FIRST, FIRST + 4000 * DAY)
+    with pytest.raises(InvalidInput, match="4000 days"):
+        check_size(["m-1", "m-2"], FIRST, FIRST + 2001 * DAY)
+    with pytest.raises(InvalidInput, match="device_id"):
+        await Downloads(Readings(db)).columns(["m-1"], ["voltage_a", "device_id"])
+
+
+async def test_bucket_that_is_longer_than_a_page_is_one(
+    db: Database, files: LocalFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.ingest.usecases.readings.ROWS_AT_A_TIME", 7)
+    reports = some_reports(13, 60)
+    await store(db, reports[:40])
+    await cool(db, files)
+    await store(db, reports[40:])
+    await buckets_are_right(db, files, await read(db, files))
 
 
 async def test_upkeep_queues_quiet_old_days_once_and_drops_files_by_policy(
