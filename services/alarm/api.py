@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from libs.common.contracts.base import UtcTime
+from libs.common.contracts.base import Flag, UtcTime
 from libs.common.tokens import Principal
 from libs.common.web import (
     Cursor,
@@ -153,7 +153,7 @@ class OverrideBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
-    enabled: bool | None = None
+    enabled: Flag | None = None
     level: int | None = Field(default=None, description="1 (worst) to 4")
     threshold: float | None = None
     hysteresis: float | None = None

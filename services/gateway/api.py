@@ -10,7 +10,7 @@ from fastapi import APIRouter, Cookie, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field, SecretStr
 
-from libs.common.contracts.base import UtcTime
+from libs.common.contracts.base import Flag, UtcTime
 from libs.common.db import Database
 from libs.common.errors import Forbidden, InvalidInput, Unauthenticated
 from libs.common.tokens import Principal
@@ -68,7 +68,7 @@ class UserChange(BaseModel):
 
     roles: list[Role] = Field(min_length=1)
     sites: Sites = None
-    disabled: bool = False
+    disabled: Flag = False
 
 
 class NewUser(BaseModel):

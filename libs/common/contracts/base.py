@@ -23,6 +23,7 @@ __all__ = [
     "CalendarDate",
     "Code",
     "EntityKey",
+    "Flag",
     "Fraction",
     "JsonObject",
     "Number",
@@ -95,6 +96,9 @@ TimeOfDay = Annotated[time, BeforeValidator(_refuse_seconds)]
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """A finite number; text that looks like one is refused."""
+
+Flag = Annotated[bool, Field(strict=True)]
+"""True or false; neither 0 and 1 nor words that mean them."""
 
 Fraction = Annotated[float, Field(strict=True, ge=0.0, le=1.0)]
 """A share, 0 to 1. [1]"""

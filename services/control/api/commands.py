@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field, model_validator
 
 from libs.common.clock import Clock
-from libs.common.contracts.base import UtcTime
+from libs.common.contracts.base import Flag, UtcTime
 from libs.common.contracts.control import CommandAction, CommandState, Priority
 from libs.common.db import Database, WriteConn
 from libs.common.errors import Forbidden, InvalidInput, NotFound, Unavailable, WrongValue
@@ -170,7 +170,7 @@ class WakeUpIn(Model):
     load_ids: tuple[str, ...] = Field(default=(), max_length=100_000)
     """For the scope ``loads``."""
     reason: str = Field(default="", max_length=500)
-    suspend_plans: bool = True
+    suspend_plans: Flag = True
     """Plans over these loads rest until the order is released."""
 
 

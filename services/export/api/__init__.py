@@ -7,6 +7,7 @@ from typing import Annotated, Protocol
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr
 
+from libs.common.contracts.base import Flag
 from libs.common.contracts.delivery import DeliveryState
 from libs.common.db import Database
 from libs.common.errors import Forbidden, NotFound
@@ -59,7 +60,7 @@ class OptionsBody(_Body):
     retry_first_s: float = Field(default=_DEFAULT.retry_first_s, gt=0, le=3600)
     retry_cap_s: float = Field(default=_DEFAULT.retry_cap_s, gt=0, le=86400)
     time_tolerance_s: float = Field(default=_DEFAULT.time_tolerance_s, gt=0, le=86400)
-    allow_write_registration: bool = Field(
+    allow_write_registration: Flag = Field(
         default=False, description="whether the centre may move its units to another address (SET_LOGININFO)"
     )
     peers: tuple[IPvAnyNetwork, ...] = Field(default=(), description="networks the centre polls from")
@@ -84,7 +85,7 @@ class ConnectionBody(_Body):
     dialect: str = Field(default="T", description="variant of the B interface")
     url: str = Field(max_length=500, description="registration address, such as http://10.20.0.1:8080")
     options: OptionsBody = OptionsBody()
-    enabled: bool = True
+    enabled: Flag = True
     account: AccountBody | None = Field(default=None, description="absent: the stored one stays")
 
     def connection(self, connection_id: str) -> Connection:

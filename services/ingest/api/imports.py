@@ -219,6 +219,8 @@ def _reports(body: bytes) -> list[bytes] | Refused:
     plain = _plain(body)
     if isinstance(plain, Refused):
         return plain
+    if not plain.strip():
+        return Refused(RejectReason.UNDECODABLE, "the body is empty, expected a report or an array", "请求体为空")
     raws = split_batch(plain)
     if len(raws) <= MAX_REPORTS:
         return raws

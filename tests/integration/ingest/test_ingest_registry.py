@@ -253,6 +253,8 @@ async def test_pushed_reading_is_live_and_bad_ones_are_rejected_with_their_bytes
         return any(record["id"] == "meter-1" for record in await ingest.messages(topics.REGISTRY))
 
     await until(known, "the device on the topic")
+    nothing = await ingest.http.post("/api/v1/readings", content=b" ", headers=ingest.headers())
+    assert (nothing.status_code, nothing.json()["facts"]["reason"]) == (400, "undecodable")
     now = SystemClock().now().isoformat()
     good, bad = line(now, 231.5), line(now, 231.5, units={"voltage_a": "A"})
 

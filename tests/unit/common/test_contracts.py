@@ -16,7 +16,7 @@ from libs.common.bus.envelope import event_type, message
 from libs.common.bus.port import Received
 from libs.common.contracts.alarm import AlarmEvent, AlarmLevel, EndReason, MaintenanceScope, MaintenanceWindow
 from libs.common.contracts.audit import AuditEvent
-from libs.common.contracts.base import CalendarDate, Payload, Phase, TimeOfDay
+from libs.common.contracts.base import CalendarDate, Flag, Payload, Phase, TimeOfDay
 from libs.common.contracts.carbon import Interval, IntervalFlag, Medium
 from libs.common.contracts.catalogue import CATALOGUE, TopicContract, contract_of
 from libs.common.contracts.control import (
@@ -184,6 +184,12 @@ def test_time_is_never_guessed(time: object) -> None:
 def test_dates_and_times_of_day_are_written_not_counted(kind: Any, counted: object) -> None:
     with pytest.raises(ValidationError, match=r"a date such as|a time of day such as"):
         TypeAdapter(kind).validate_python(counted)
+
+
+@pytest.mark.parametrize("meant", [0, 1, "true", "no", None], ids=repr)
+def test_a_flag_is_true_or_false(meant: object) -> None:
+    with pytest.raises(ValidationError):
+        TypeAdapter(Flag).validate_python(meant)
 
 
 def test_dates_and_times_of_day_are_taken_as_people_write_them() -> None:
