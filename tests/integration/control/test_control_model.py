@@ -88,6 +88,8 @@ class Nights(RuleBasedStateMachine):
         self.clock = FakeClock()
         self.real = database(self.url)
         self.mortal = Mortal(self.real)
+        self.ahead_h = self.ahead_at_most_h = 0
+        """How far the wall clock has been set ahead, and was at the most."""
         self.do(self.begin())
 
     def do(self, work: Any) -> Any:
@@ -209,6 +211,8 @@ class Nights(RuleBasedStateMachine):
     @rule(jump_h=st.sampled_from([-1, 1]))
     def wall_clock_set(self, jump_h: int) -> None:
         self.clock.set_wall(self.clock.now() + timedelta(hours=jump_h))
+        self.ahead_h += jump_h
+        self.ahead_at_most_h = max(self.ahead_at_most_h, self.ahead_h)
 
     @rule()
     def commands_lost_on_the_way(self) -> None:
@@ -287,9 +291,9 @@ class Nights(RuleBasedStateMachine):
         for breaker in self.world.field.breakers.values():
             breaker.answers = breaker.reachable = True
             breaker.local_lock, breaker.trip_reason = False, 0
-        # Longer than the longest window, its grace, and an hour by which the clock may have been put back.
+        # Longer than the longest window, its grace, and the hours by which the clock has been put back.
         await self.pass_time(600, 30)
-        await self.pass_time(4800, 120)
+        await self.pass_time(1200 + 3600 * (self.ahead_at_most_h - self.ahead_h), 120)
         await self.pass_time(600, 20)
         for load_id, breaker in self.world.field.breakers.items():
             assert breaker.closed, f"{load_id} is not awake"
