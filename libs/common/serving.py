@@ -22,13 +22,14 @@ from typing import Any
 from fastapi import FastAPI
 
 from libs.common.bus.port import Bus
+from libs.common.bus.risks import RiskWatch
 from libs.common.clock import Clock
 from libs.common.db import Database
 from libs.common.errors import Bilingual, PlatformError, Unavailable
 from libs.common.health import Check, Health, Worker, disk_check
 from libs.common.listening import Listener, Serving
 from libs.common.log import log_context
-from libs.common.settings import CommonSettings
+from libs.common.settings import SERVICES, CommonSettings
 from libs.common.tokens import KeyRing
 
 logger = logging.getLogger(__name__)
@@ -194,6 +195,9 @@ class _Run:
             self._started.add(service.name)
             service.health.checks = (*service.checks, disk_check(self._platform.settings.data_dir))
             self._work(service, service.workers)
+            if service.name in SERVICES:
+                watch = RiskWatch(self._platform.bus, clock, service.name)
+                self._work(service, [Worker("bus-risks", watch.run)])
             service.health.starting = None
             logger.info("service started", extra={"service": service.name})
             await self._release_resources.wait()

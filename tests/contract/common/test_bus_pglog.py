@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import asyncpg
+import orjson
 import pytest
 
-from libs.common.bus import pglog, pglog_read
+from libs.common.bus import pglog, pglog_read, topics
 from libs.common.bus.pglog import PgLogBus
 from libs.common.bus.port import (
     BusUnavailable,
@@ -20,6 +21,7 @@ from libs.common.bus.port import (
     TopicPartition,
     TopicSpec,
 )
+from libs.common.bus.risks import RiskWatch
 from libs.common.clock import SystemClock
 from libs.common.settings import BusSettings, DatabaseSettings
 from libs.common.testing.bus import until
@@ -196,6 +198,27 @@ async def test_a_group_that_retention_is_about_to_overtake_is_at_risk(
         assert caplog.text.count("about to lose messages") == 1
         await member.commit({TopicPartition("t", 0): 36 if by_size else 20})
         assert await bus.at_risk() == []
+
+
+async def test_risk_of_a_service_is_a_finding_from_its_begin_to_its_end(place: Place, bus: PgLogBus) -> None:
+    await bus.ensure_topics([TopicSpec("t", 1, retention_s=3600.0), TopicSpec(topics.CONDITIONS, 1)])
+    await publish(bus, "t", 20)
+    watch = RiskWatch(bus, SystemClock(), "alarm")
+    async with bus.member("alarm.rules", ["t"], Watcher(), member_id="m") as member:
+        await member.fetch(max_messages=1, timeout_s=0.0)
+        await member.commit({TopicPartition("t", 0): 4})
+        await place.age("t", 20, "50 minutes")
+        await watch.look()
+        await watch.look()  # nothing has changed, so nothing is said
+        await member.commit({TopicPartition("t", 0): 20})
+        await watch.look()
+    async with bus.tail([topics.CONDITIONS], StartAt(beginning=True)) as tail:
+        said = [orjson.loads(one.value or b"") for one in await tail.fetch(max_messages=10, timeout_s=5.0)]
+    assert [(one["kind"], one["phase"], one["subject"]) for one in said] == [
+        ("retention_risk", "begin", "alarm"),
+        ("retention_risk", "end", "alarm"),
+    ]
+    assert "16 messages are not read" in said[0]["detail"]
 
 
 # Compaction.

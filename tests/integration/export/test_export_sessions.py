@@ -236,6 +236,7 @@ async def _told(centre: ScriptedCentre, name: str) -> bool:
 
 
 async def _conditions(export: Export) -> list[dict[str, object]]:
+    """Return the findings about centres."""
     import orjson
 
     from libs.common.bus import topics
@@ -247,4 +248,4 @@ async def _conditions(export: Export) -> list[dict[str, object]]:
             for each in batch:
                 assert each.value is not None
                 found.append(orjson.loads(each.value))
-    return found
+    return [one for one in found if one["subject"] != "export"]  # what is said of the service itself

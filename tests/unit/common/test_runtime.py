@@ -5,15 +5,17 @@ import errno
 import logging
 import os
 import resource
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
-from libs.common.bus.port import Bus, BusUnavailable
+from libs.common.bus import topics
+from libs.common.bus.port import AtRisk, Bus, BusUnavailable, Message
 from libs.common.errors import Bilingual, InvalidInput, Unavailable
 from libs.common.health import Beat, Check, Health, Worker, flag_check
 from libs.common.runtime import Listener, listeners, raise_file_limit
@@ -30,6 +32,8 @@ class FakeBus:
     def __init__(self, happened: list[str]) -> None:
         self.happened = happened
         self.away: Exception | None = None
+        self.risks: list[AtRisk] = []
+        self.published: list[Message] = []
 
     async def start(self) -> None:
         if self.away is not None:
@@ -38,6 +42,12 @@ class FakeBus:
 
     async def stop(self) -> None:
         self.happened.append("bus stopped")
+
+    async def at_risk(self) -> Sequence[AtRisk]:
+        return self.risks
+
+    async def publish(self, messages: Sequence[Message], *, timeout_s: float) -> None:
+        self.published += messages
 
 
 @dataclass
@@ -185,6 +195,20 @@ async def test_a_worker_may_take_its_time_to_stop_within_the_bound(world: World)
         await world.until(lambda: service.health.starting is None)
     await task
     assert world.happened[-3:] == ["tidied", "database left", "bus stopped"]
+
+
+async def test_every_service_says_when_it_is_about_to_lose_messages(world: World) -> None:
+    bus = world.bus
+    bus.risks = [AtRisk("alarm.rules", topics.READINGS, 0, records=7, left_s=600.0)]
+    async with world.running(world.service("alarm"), world.service("carbon")) as task:
+        await world.until(lambda: len(bus.published) == 2)
+    await task
+    found = {one["source"]: one for one in (orjson.loads(message.value or b"") for message in bus.published)}
+    assert {message.topic for message in bus.published} == {topics.CONDITIONS}
+    assert {name: one["phase"] for name, one in found.items()} == {"alarm": "begin", "carbon": "end"}
+    assert (found["alarm"]["kind"], found["alarm"]["subject"]) == ("retention_risk", "alarm")
+    wanted = f"alarm.rules ({topics.READINGS}): 7 messages are not read and the first expire in 10 min"
+    assert found["alarm"]["detail"] == wanted
 
 
 # -- waiting --------------------------------------------------------------------------------------
