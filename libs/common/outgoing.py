@@ -39,7 +39,7 @@ class NotAllowed(Forbidden):
 
 
 class CallFailed(Unavailable):
-    """Nobody answered, or not in time, or too much."""
+    """Nobody answered, or not in time, or too much; ``facts["sent"]``: whether the request may have been read."""
 
     code = "call_failed"
     title_zh = "外部调用失败"
@@ -101,7 +101,9 @@ class AddressGuard:
                 found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError, TimeoutError) as exc:
             reason = str(exc) or "no answer in time"
-            raise CallFailed(f"{host}: no address: {reason}", message_zh=f"{host}:无法解析地址:{reason}") from exc
+            raise CallFailed(
+                f"{host}: no address: {reason}", message_zh=f"{host}:无法解析地址:{reason}", sent=False
+            ) from exc
         addresses = [str(entry[4][0]).partition("%")[0] for entry in found]
         if host.lower().rstrip(".") not in self._names:
             for address in addresses:
@@ -197,7 +199,7 @@ class GuardedClient:
             raise _failed(target, f"no answer within {timeout_s:g} s", f"{timeout_s:g} 秒内无应答") from exc
         except (httpx.HTTPError, httpx.StreamError) as exc:
             reason = str(exc) or type(exc).__name__
-            raise _failed(target, reason, reason) from exc
+            raise _failed(target, reason, reason, sent=not isinstance(exc, httpx.ConnectError)) from exc
 
     async def _request(
         self,
@@ -254,6 +256,6 @@ def parse_url(url: str) -> httpx.URL:
     return found
 
 
-def _failed(target: httpx.URL, reason: str, reason_zh: str) -> CallFailed:
+def _failed(target: httpx.URL, reason: str, reason_zh: str, *, sent: bool = True) -> CallFailed:
     place = f"{target.scheme}://{target.netloc.decode()}"  # the path and the query may hold secrets
-    return CallFailed(f"{place}: {reason}", message_zh=f"{place}:{reason_zh}")
+    return CallFailed(f"{place}: {reason}", message_zh=f"{place}:{reason_zh}", sent=sent)

@@ -51,7 +51,7 @@ def reading_message(report: Report, topic: str) -> Message:
 
 _OPTIONAL = (
     "seq", "device_time", "message_id", "replaces", "line_id", "profile", "profile_version", "ct_ratio", "pt_ratio",
-    "energy_ratio",
+    "energy_ratio", "load_id",
 )  # fmt: skip
 
 

@@ -30,6 +30,7 @@ from services.ingest.api import devices as devices_api
 from services.ingest.api import direct as direct_api
 from services.ingest.api import imports as imports_api
 from services.ingest.api import manual as manual_api
+from services.ingest.api import push as push_api
 from services.ingest.api import readings as readings_api
 from services.ingest.api import registry as registry_api
 from services.ingest.domain.resolution import rounded_points
@@ -47,6 +48,7 @@ from services.ingest.store.offbook import OffBook
 from services.ingest.store.snapshot import load_snapshot
 from services.ingest.store.status import PgStatusStore
 from services.ingest.usecases.acceptor import Acceptor
+from services.ingest.usecases.addresses import Addresses, LoadNames
 from services.ingest.usecases.boards import LastSeen
 from services.ingest.usecases.coverage import Coverages
 from services.ingest.usecases.findings import Findings
@@ -63,6 +65,7 @@ from services.ingest.usecases.status import StatusBoard
 from services.ingest.usecases.submissions import Submissions
 from services.ingest.usecases.switching import Switcher
 from services.ingest.usecases.topology import Topology
+from services.ingest.worker.aep import AepPushes
 from services.ingest.worker.commands import CommandWorker
 from services.ingest.worker.lines import LineManager
 from services.ingest.worker.reach import LineReach
@@ -189,6 +192,7 @@ def build(platform: Platform) -> Service:
         clock=clock,
         settings=settings.switching,
     )
+    addresses, load_names = Addresses(topology), LoadNames(topology)
     snapshot = folder / "registry.ndjson"
     # From here on loads can be closed, whatever is away.
     book.load(orders.moment())
@@ -215,11 +219,24 @@ def build(platform: Platform) -> Service:
     submissions = Submissions(
         acceptor=acceptor,
         topology=topology,
+        loads=load_names,
         catalogue=catalogue,
         db=db,
         clock=clock,
         park_s=settings.acceptance.park_s,
     )
+    aep = AepPushes(
+        topology=topology,
+        addresses=addresses,
+        catalogue=catalogue,
+        acceptor=acceptor,
+        submissions=submissions,
+        status=status,
+        pushes=means.pushes,
+        secrets=means.secrets,
+        clock=clock,
+    )
+    submissions.read_by("aep", aep)
     imports = Imports(
         db=db,
         clock=clock,
@@ -261,6 +278,8 @@ def build(platform: Platform) -> Service:
     app.include_router(manual_api.build_router(manual=manual, topology=topology))
     app.include_router(readings_api.build_router(readings=readings, topology=topology, db=db, polling=settings.polling))
     app.include_router(imports_api.build_router(imports=imports, submissions=submissions, topology=topology))
+
+    app.include_router(push_api.build_router(aep=aep))
 
     async def registry_read() -> None:
         if not registry_tail.ready:

@@ -26,3 +26,4 @@ COMMANDS = metrics.counter("ingest_commands_total", "Commands at the line, by st
 OFF_LEASES = metrics.gauge("ingest_off_leases", "Loads that this process has opened and must close again")
 OVERDUE_CLOSINGS = metrics.gauge("ingest_overdue_closings", "Loads past their restore time and not seen closed")
 PARKED = metrics.gauge("ingest_parked_reports", "Reports of unknown devices that wait for the registry")
+PUSHES = metrics.counter("ingest_pushes_total", "Messages pushed by the device platform", ("kind", "outcome"))

@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from libs.common.contracts.base import Code, Number, Payload, PointName, UtcTime
-from libs.common.ids import DeviceId, LineId, SiteId
+from libs.common.ids import DeviceId, LineId, LoadId, SiteId
 
 HEARTBEAT_TYPE = "wattring.telemetry.heartbeat.v1"
 """``ce_type`` by which a heartbeat is told from a reading on the readings topic."""
@@ -81,6 +81,9 @@ class Reading(Payload):
     """Voltage transformer ratio that held for this report. [1]"""
     energy_ratio: Number | None = Field(default=None, gt=0)
     """What energy counters still have to be multiplied with; absent is 1 (the meter applied its ratios). [1]"""
+
+    load_id: LoadId | None = None
+    """Of the traffic of a load (``traffic_load``): which. Such a report stands under the load's id in ``device_id``."""
 
     def quality_of(self, point: str) -> Quality | None:
         """Return the flag of a point, None for good."""

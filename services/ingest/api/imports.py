@@ -159,7 +159,9 @@ def build_router(*, imports: Imports, submissions: Submissions, topology: Topolo
         """Take one report or an array of up to 1,000 (JSON, plain or gzip), live.
 
         A report: ``device_id``, ``source_time`` (RFC 3339 with offset), ``points`` (name to number), and if need be
-        ``units`` (name to unit), ``quality``, ``seq``, ``message_id``. 503 means that nothing is promised: send again.
+        ``units`` (name to unit), ``quality``, ``seq``, ``message_id``. The traffic of a load has ``load_id``, or
+        ``network_element_id`` and ``sector``, in place of ``device_id``, and the one point ``traffic_load`` in per
+        cent. 503 means that nothing is promised: send again.
         """
         body, source = await request.body(), f"{principal.kind}:{principal.subject}"
         raws = _reports(body)
@@ -233,15 +235,22 @@ def _reports(body: bytes) -> list[bytes] | Refused:
 
 def _plain(body: bytes) -> bytes | Refused:
     """Return a body unpacked, up to a bound."""
-    plain = body
-    if body.startswith(GZIP):
+    plain, packed = b"", body
+    while packed.startswith(GZIP) and len(plain) <= MAX_PUSH_BYTES:
         unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
         try:
-            plain = unpacker.decompress(body, MAX_PUSH_BYTES + 1)
+            plain += unpacker.decompress(packed, MAX_PUSH_BYTES + 1 - len(plain))
         except zlib.error as exc:
             return Refused(RejectReason.UNDECODABLE, f"the body is no undamaged gzip: {exc}", "gzip 数据损坏")
         if len(plain) <= MAX_PUSH_BYTES and not unpacker.eof:
             return Refused(RejectReason.UNDECODABLE, "the gzip of the body is cut off", "gzip 数据不完整")
+        packed = unpacker.unused_data  # a gzip may have several members, one behind the other
+    if not body.startswith(GZIP):
+        plain = body
+    elif packed.strip(b"\0") and len(plain) <= MAX_PUSH_BYTES:
+        return Refused(
+            RejectReason.UNDECODABLE, "something that is no gzip stands behind the gzip", "gzip 之后有多余数据"
+        )
     if len(plain) > MAX_PUSH_BYTES:
         return Refused(
             RejectReason.TOO_LARGE,

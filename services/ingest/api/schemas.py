@@ -63,11 +63,31 @@ REPORT: dict[str, Any] = {
     },
 }
 
+TRAFFIC: dict[str, Any] = {
+    "type": "object",
+    "description": "the traffic of a load, by load_id, or by network_element_id and sector",
+    "required": ["source_time", "points"],
+    "properties": {
+        "load_id": {"type": "string"},
+        "network_element_id": {"type": ["string", "integer"]},
+        "sector": {"type": ["string", "integer"]},
+        "source_time": {"type": "string", "format": "date-time"},
+        "points": {
+            "type": "object",
+            "required": ["traffic_load"],
+            "properties": {"traffic_load": {"type": ["number", "null"], "description": "[%]"}},
+            "additionalProperties": False,
+        },
+    },
+}
+PUSHED: dict[str, Any] = {"anyOf": [REPORT, TRAFFIC]}
 PUSH_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {
-            "application/json": {"schema": {"anyOf": [REPORT, {"type": "array", "items": REPORT, "maxItems": 1000}]}},
+            "application/json": {
+                "schema": {"anyOf": [REPORT, TRAFFIC, {"type": "array", "items": PUSHED, "maxItems": 1000}]}
+            },
             "application/gzip": {"schema": {"type": "string", "format": "binary"}},
         },
     }

@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Any
 
@@ -26,12 +26,9 @@ from libs.common.contracts.telemetry import RejectReason
 from libs.common.points import POINTS, PointKind
 from libs.common.profiles import AepControl, AepEvent, AepPoint, AepProduct
 from services.ingest.domain.acceptance import Refused
+from services.ingest.domain.loose import number_of, text_of, time_of, whole_of
 
-NO_IDS = frozenset({"", "undefined", "null", "none", "-1"})
-"""Texts that stand where there is no id or no value."""
-_NUMBER = re.compile(r"[-+]?([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})([eE][-+]?[0-9]{1,3})?")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class PushKind(StrEnum):
@@ -112,7 +109,7 @@ def parse_push(raw: bytes) -> Push | Refused:
             f"messageType: expected one of {names}, found {found}",
             f"messageType 应为 {names} 之一,实际为 {found}",
         )
-    device = _text(message.get("deviceId"))
+    device = text_of(message.get("deviceId"))
     if device is None or _ID.fullmatch(device) is None:
         return _refused(
             RejectReason.MISSING_FIELD,
@@ -128,12 +125,12 @@ def parse_push(raw: bytes) -> Push | Refused:
         )
     common: dict[str, Any] = {
         "kind": kind,
-        "tenant": _text(message.get("tenantId")),
-        "product": _text(message.get("productId")),
+        "tenant": text_of(message.get("tenantId")),
+        "product": text_of(message.get("productId")),
         "device": device,
         "at": at,
         "ids": _sim_ids(message),
-        "service": _text(message.get("serviceId")),
+        "service": text_of(message.get("serviceId")),
     }
     push = _READERS[kind](common, message)
     try:
@@ -175,11 +172,11 @@ def _event(common: Mapping[str, Any], message: Mapping[str, Any]) -> Push | Refu
         )
     if common["service"] is None:
         return _refused(RejectReason.MISSING_FIELD, "serviceId: which event it is is missing", "缺少 serviceId")
-    return Push(**common, payload=content or {}, event_type=_whole(message.get("eventType")))
+    return Push(**common, payload=content or {}, event_type=whole_of(message.get("eventType")))
 
 
 def _response(common: Mapping[str, Any], message: Mapping[str, Any]) -> Push | Refused:
-    task, result = _text(message.get("taskId")), message.get("result")
+    task, result = text_of(message.get("taskId")), message.get("result")
     code = result.get("resultCode") if isinstance(result, dict) else result
     if task is None or not isinstance(code, str) or not code:
         return _refused(
@@ -193,7 +190,7 @@ def _response(common: Mapping[str, Any], message: Mapping[str, Any]) -> Push | R
 
 def _connectivity(common: Mapping[str, Any], message: Mapping[str, Any]) -> Push | Refused:
     event_type = message.get("eventType")
-    state = _whole(event_type)
+    state = whole_of(event_type)
     if state not in (0, 1):
         return _refused(
             RejectReason.UNDECODABLE,
@@ -253,20 +250,20 @@ class PushDecoder:
             value = push.payload[point.param]
             canonical = POINTS.get(point.name)
             if canonical is not None and canonical.kind is PointKind.TEXT:
-                text = _text(value)
+                text = text_of(value)
                 if text is not None:
                     texts[point.name] = text[:200]
                 continue
             raw[point.name] = number_of(value)
         product = self._product
         told = None if product.time_param is None else push.payload.get(product.time_param)
-        cell = None if product.cell_id_param is None else _text(push.payload.get(product.cell_id_param))
+        cell = None if product.cell_id_param is None else text_of(push.payload.get(product.cell_id_param))
         return Decoded(
             raw=raw,
             texts=texts,
             device_time=None if told is None else time_of(told, product.time_unit),
             cell_id=None if cell is None else cell[:64],
-            pci=None if product.pci_param is None else _whole(push.payload.get(product.pci_param)),
+            pci=None if product.pci_param is None else whole_of(push.payload.get(product.pci_param)),
         )
 
     def events(self, push: Push) -> list["EventFound"]:
@@ -298,39 +295,6 @@ class EventFound:
     param: str | None
 
 
-def number_of(value: object) -> float | int | None:
-    """Return the number that a parameter is, None where it is none."""
-    if isinstance(value, bool):
-        return int(value)
-    if isinstance(value, int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if not isinstance(value, str):
-        return None
-    text = value.strip()
-    if len(text) > 90 or _NUMBER.fullmatch(text) is None:
-        return None
-    found = int(text) if text.lstrip("+-").isdigit() and len(text) <= 18 else float(text)
-    return found if math.isfinite(found) else None
-
-
-def time_of(value: object, unit: str) -> datetime | None:
-    """Return a time that was given as a number since 1970, None where it cannot be one.
-
-    Args:
-        value: Number, or text that is one.
-        unit: ``ms`` or ``s``.
-    """
-    number = None if isinstance(value, bool) else number_of(value)
-    if number is None or number < 1:
-        return None
-    try:
-        return _EPOCH + (timedelta(milliseconds=number) if unit == "ms" else timedelta(seconds=number))
-    except OverflowError:
-        return None
-
-
 def _by_service(events: tuple[AepEvent, ...]) -> dict[str, list[AepEvent]]:
     found: dict[str, list[AepEvent]] = {}
     for event in events:
@@ -344,25 +308,12 @@ def _severity(push: Push) -> int | None:
 
 def _sim_ids(message: Mapping[str, Any]) -> SimIds:
     named = {name.lower(): value for name, value in message.items() if isinstance(name, str)}
-    imei, imsi, iccid = (_text(named.get(name)) for name in ("imei", "imsi", "iccid"))
+    imei, imsi, iccid = (text_of(named.get(name)) for name in ("imei", "imsi", "iccid"))
     return SimIds(
         imei=imei if imei is not None and re.fullmatch(r"[0-9]{14,16}", imei) else None,
         imsi=imsi if imsi is not None and re.fullmatch(r"[0-9]{15}", imsi) else None,
         iccid=iccid if iccid is not None and re.fullmatch(r"[0-9A-Fa-f]{19,20}", iccid) else None,
     )
-
-
-def _text(value: object) -> str | None:
-    """Return an id or text that may have come as a number, None where it stands for nothing."""
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        return None
-    text = str(value).strip()
-    return None if text.lower() in NO_IDS else text
-
-
-def _whole(value: object) -> int | None:
-    number = number_of(value)
-    return int(number) if number is not None and number == int(number) and abs(number) < 2**53 else None
 
 
 def _shown(value: object) -> str:
@@ -500,5 +451,5 @@ def task_state_of(code: object) -> TaskState | None:
     """Return the state that a push or an answer names, by word or by number; None for one that is not known."""
     if isinstance(code, str) and code.upper() in _RESULTS:
         return _RESULTS[code.upper()]
-    number = _whole(code)
+    number = whole_of(code)
     return None if number is None else _STATES.get(number)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from libs.common.contracts.telemetry import Quality, RejectReason
-from libs.common.ids import DeviceId, LineId, SiteId
+from libs.common.ids import DeviceId, LineId, LoadId, SiteId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,8 @@ class Report:
     ct_ratio: float | None = None
     pt_ratio: float | None = None
     energy_ratio: float | None = None
+    load_id: LoadId | None = None
+    """Of a load's traffic, which stands under the load's id in place of a device's."""
 
     @property
     def tells_clock(self) -> bool:

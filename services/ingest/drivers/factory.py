@@ -8,7 +8,7 @@ from libs.common.clock import Clock
 from libs.common.contracts.registry import Line, LineKind
 from libs.common.errors import InvalidInput
 from libs.common.profiles import DeviceProfile, Protocol
-from services.ingest.drivers import modbus_rtu
+from services.ingest.drivers import aep, modbus_rtu
 from services.ingest.drivers.channel import SerialChannel, TcpChannel
 from services.ingest.drivers.cjt188 import Cjt188Device
 from services.ingest.drivers.dlt645 import ClockSetting, Dlt645Device
@@ -45,7 +45,7 @@ class Telling:
     """Whether it understands devices of a profile."""
 
 
-TELLING: Mapping[LineKind, Telling] = {}
+TELLING: Mapping[LineKind, Telling] = {LineKind.AEP: Telling(aep.open_aep, aep.supports)}
 """Lines whose devices speak by themselves."""
 
 

@@ -150,10 +150,19 @@ class Parked:
 
     id: str
     device_id: str
+    """As the sender calls it."""
     source: str
     received_at: datetime
     until: datetime
     raw: bytes
+    driver: str = "push"
+    """Who can read it."""
+    line_id: str | None = None
+    """Line that the name of the device belongs to; None is the registry's own."""
+
+
+Stranger = tuple[str, str | None, str]
+"""Driver, line and name of a device that the registry does not know yet."""
 
 
 async def outbox_is_crowded(conn: ReadConn, limit: int) -> bool:
@@ -165,28 +174,41 @@ async def outbox_is_crowded(conn: ReadConn, limit: int) -> bool:
 async def park(conn: WriteConn, reports: Sequence[Parked]) -> None:
     """Keep reports until their time is up."""
     await conn.executemany(
-        "insert into parked (id, device_id, source, received_at, until, raw) values ($1, $2, $3, $4, $5, $6)",
-        [(one.id, one.device_id, one.source, one.received_at, one.until, one.raw) for one in reports],
+        """
+        insert into parked (id, device_id, source, received_at, until, raw, driver, line_id)
+        values ($1, $2, $3, $4, $5, $6, $7, $8)
+        """,
+        [
+            (one.id, one.device_id, one.source, one.received_at, one.until, one.raw, one.driver, one.line_id)
+            for one in reports
+        ],
     )
 
 
-async def take_parked(conn: WriteConn, *, now: datetime, known: Sequence[str], limit: int) -> list[Parked]:
+async def take_parked(conn: WriteConn, *, now: datetime, known: Sequence[Stranger], limit: int) -> list[Parked]:
     """Remove and return parked reports whose time is up or whose device is known; oldest first."""
     rows = await conn.fetch(
         """
         delete from parked where id in (
-               select id from parked where until <= $1 or device_id = any($2::text[])
-                order by received_at limit $3 for update skip locked)
-        returning id, device_id, source, received_at, until, raw
+               select id from parked
+                where until <= $1
+                   or (driver, coalesce(line_id, ''), device_id) in
+                      (select * from unnest($2::text[], $3::text[], $4::text[]))
+                order by received_at limit $5 for update skip locked)
+        returning id, device_id, source, received_at, until, raw, driver, line_id
         """,
         now,
-        known,
+        [driver for driver, _, _ in known],
+        [line_id or "" for _, line_id, _ in known],
+        [device_id for _, _, device_id in known],
         limit,
     )
     return sorted((Parked(**dict(row.items())) for row in rows), key=lambda one: (one.received_at, one.id))
 
 
-async def fetch_parked_devices(conn: ReadConn) -> dict[str, int]:
+async def fetch_parked_devices(conn: ReadConn) -> dict[Stranger, int]:
     """Return the devices that reports are parked for, and how many."""
-    rows = await conn.fetch("select device_id, count(*) as reports from parked group by device_id")
-    return {row["device_id"]: row["reports"] for row in rows}
+    rows = await conn.fetch(
+        "select driver, line_id, device_id, count(*) as reports from parked group by driver, line_id, device_id"
+    )
+    return {(row["driver"], row["line_id"], row["device_id"]): row["reports"] for row in rows}

@@ -24,7 +24,8 @@ class PgStatusStore:
         async with self._db.read() as conn:
             rows = await conn.fetch(
                 """
-                select device_id, site_id, connectivity, since, last_report_at, reason, line_id, published_at, texts
+                select device_id, site_id, connectivity, since, last_report_at, reason, line_id, published_at, texts,
+                       signal, battery, sim
                   from device_status where device_id = any($1::text[])
                 """,
                 device_ids,
@@ -35,6 +36,9 @@ class PgStatusStore:
                     **dict(row.items()),
                     "connectivity": Connectivity(row["connectivity"]),
                     "texts": orjson.loads(row["texts"]),
+                    "signal": RadioSignal.from_json(row["signal"]),
+                    "battery": Battery.from_json(row["battery"]),
+                    "sim": SimState.from_json(row["sim"]),
                 }
             )
             for row in rows
@@ -47,13 +51,16 @@ class PgStatusStore:
             await conn.execute(
                 """
                 insert into device_status
-                       (device_id, site_id, connectivity, since, last_report_at, reason, line_id, published_at, texts)
+                       (device_id, site_id, connectivity, since, last_report_at, reason, line_id, published_at, texts,
+                        signal, battery, sim)
                 select * from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[],
-                                     $6::text[], $7::text[], $8::timestamptz[], $9::jsonb[])
+                                     $6::text[], $7::text[], $8::timestamptz[], $9::jsonb[], $10::jsonb[], $11::jsonb[],
+                                     $12::jsonb[])
                 on conflict (device_id) do update
                    set site_id = excluded.site_id, connectivity = excluded.connectivity, since = excluded.since,
                        last_report_at = excluded.last_report_at, reason = excluded.reason,
-                       line_id = excluded.line_id, published_at = excluded.published_at, texts = excluded.texts
+                       line_id = excluded.line_id, published_at = excluded.published_at, texts = excluded.texts,
+                       signal = excluded.signal, battery = excluded.battery, sim = excluded.sim
                 """,
                 [row.device_id for row in ordered],
                 [row.site_id for row in ordered],
@@ -64,6 +71,9 @@ class PgStatusStore:
                 [row.line_id for row in ordered],
                 [row.published_at for row in ordered],
                 [orjson.dumps(row.texts).decode() for row in ordered],
+                [row.signal.to_json().decode() for row in ordered],
+                [row.battery.to_json().decode() for row in ordered],
+                [row.sim.to_json().decode() for row in ordered],
             )
             await outbox.put(conn, [status_message(row) for row in ordered])
 
@@ -75,9 +85,9 @@ def status_message(row: StatusRow) -> Message:
         site_id=SiteId(row.site_id),
         connectivity=row.connectivity,
         texts=row.texts,
-        signal=RadioSignal(),
-        battery=Battery(),
-        sim=SimState(),
+        signal=row.signal,
+        battery=row.battery,
+        sim=row.sim,
         last_report_at=row.last_report_at,
         connectivity_since=row.since,
         line_id=None if row.line_id is None else LineId(row.line_id),

@@ -10,7 +10,7 @@ Source:
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Protocol
@@ -63,6 +63,16 @@ class Accepted:
     report: Report
     refused: Refused | None = None
     """Why it was rejected."""
+
+
+@dataclass(slots=True)
+class Judged:
+    """Reports that were judged and are not durable yet."""
+
+    answers: list[Accepted] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    """What has to be made durable, in order: reports, and rejections of what was not believed."""
+    learned: dict[DeviceId, DeviceMemory] = field(default_factory=dict)
 
 
 class Watch(Protocol):
@@ -147,36 +157,44 @@ class Acceptor:
         Raises:
             SpoolFull: Nothing was accepted; the sender must keep its reports.
         """
-        answers: list[Accepted] = []
-        messages: list[Message] = []
-        live: list[Report] = []
-        learned: dict[DeviceId, DeviceMemory] = {}
+        judged = self.judge(reports, history=history)
+        await self._make_durable(judged.messages)
+        self.settle(judged)
+        return judged.answers
+
+    def judge(self, reports: Sequence[Report], *, history: bool = False) -> Judged:
+        """Judge reports and promise nothing: whoever makes ``messages`` durable by himself then calls ``settle``.
+
+        For what is noted in one transaction with how far a source was read, so that neither goes without the other.
+        """
+        judged = Judged()
         for report in reports:
-            known = learned.get(report.device_id) or self._memory.get(report.device_id)
+            known = judged.learned.get(report.device_id) or self._memory.get(report.device_id)
             verdict = judge(report, known, self._limits, history=history)
             if isinstance(verdict, Refused):
-                messages.append(rejected_message(_rejection(report, verdict)))
-                answers.append(Accepted(Outcome.REJECTED, report, verdict))
+                judged.messages.append(rejected_message(_rejection(report, verdict)))
+                judged.answers.append(Accepted(Outcome.REJECTED, report, verdict))
                 continue
-            learned[report.device_id] = verdict.memory
+            judged.learned[report.device_id] = verdict.memory
             if verdict.skew_s is not None:
                 self._watch.clock_wrong(report.device_id, report.site_id, verdict.skew_s)
             elif verdict.route is Route.LIVE and report.is_dated_by_device:
                 self._watch.clock_right(report.device_id, report.site_id)
-            answers.append(Accepted(_OUTCOMES[verdict.route], verdict.report))
+            judged.answers.append(Accepted(_OUTCOMES[verdict.route], verdict.report))
             if verdict.route is Route.DUPLICATE:
                 continue
             topic = topics.READINGS if verdict.route is Route.LIVE else topics.BACKFILL
-            messages.append(reading_message(verdict.report, topic))
-            if verdict.route is Route.LIVE:
-                live.append(verdict.report)
-        await self._make_durable(messages)
-        self._memory.update(learned)
-        for report in live:
-            for listener in self._listeners:
-                listener(report)
-        _count(answers)
-        return answers
+            judged.messages.append(reading_message(verdict.report, topic))
+        return judged
+
+    def settle(self, judged: Judged) -> None:
+        """Learn from reports that are durable now, and let the listeners hear of the live ones."""
+        self._memory.update(judged.learned)
+        for answer in judged.answers:
+            if answer.outcome is Outcome.ACCEPTED:
+                for listener in self._listeners:
+                    listener(answer.report)
+        _count(judged.answers)
 
     async def reject(self, rejections: Sequence[Rejection]) -> None:
         """Return once what could not be understood is on record.

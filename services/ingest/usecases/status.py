@@ -10,10 +10,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from libs.common.clock import Clock
-from libs.common.contracts.device import Connectivity
+from libs.common.contracts.device import Battery, Connectivity, RadioSignal, SimState
 from libs.common.errors import Unavailable
 from services.ingest import metrics
 from services.ingest.domain.report import Report
@@ -26,6 +26,9 @@ DEVICES_PER_S = 20_000
 DEVICES_AT_A_TIME = 2_000
 REFRESH_S = 300.0
 """A device that stays online is told about again after this, with a younger ``last_report_at``. [s]"""
+
+
+NO_SIGNAL, NO_BATTERY, NO_SIM = RadioSignal(), Battery(), SimState()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,9 @@ class StatusRow:
     published_at: datetime
     texts: Mapping[str, str] = field(default_factory=dict)
     """Text points, such as ``meter_address``, as last read."""
+    signal: RadioSignal = NO_SIGNAL
+    battery: Battery = NO_BATTERY
+    sim: SimState = NO_SIM
 
 
 class StatusStore(Protocol):
@@ -67,6 +73,11 @@ class _Watched:
     last_report_at: datetime | None = None
     reason: str | None = None
     texts: dict[str, str] = field(default_factory=dict)
+    signal: RadioSignal = NO_SIGNAL
+    battery: Battery = NO_BATTERY
+    sim: SimState = NO_SIM
+    lost_at: datetime | None = None
+    """When the platform behind which it is said that it is offline; None once it was heard after that."""
 
 
 class StatusBoard:
@@ -96,9 +107,16 @@ class StatusBoard:
     def heard(self, report: Report) -> None:
         """A report of the device has been accepted."""
         found = self._watched.get(report.device_id)
-        if found is not None:
-            found.last_report_at = report.received_at
-            found.reason = None
+        if found is None:
+            return
+        found.signal = _updated(found.signal, report, _SIGNAL)
+        found.battery = _updated(found.battery, report, _BATTERY)
+        if report.points.get(ONLINE_POINT) == 0:
+            found.lost_at, found.reason = report.received_at, LOST_REASON
+            return
+        found.last_report_at = report.received_at
+        found.lost_at = None
+        found.reason = None
 
     def failed(self, device_id: str, reason: str) -> None:
         """The device did not answer; the reason is told when it becomes offline."""
@@ -111,6 +129,22 @@ class StatusBoard:
         found = self._watched.get(device_id)
         if found is not None:
             found.texts.update(texts)
+
+    def sim(self, device_id: str, sim: SimState) -> None:
+        """The device's card and module are known; they are told when they are others than before."""
+        found = self._watched.get(device_id)
+        if found is not None:
+            given = {name: value for name in _SIM if (value := getattr(sim, name)) is not None}
+            found.sim = found.sim.model_copy(update={**given, "at": sim.at})
+
+    def cell(self, device_id: str, *, cell_id: str | None, pci: int | None) -> None:
+        """The cell that the device is in is known; it is told with what else changes."""
+        found = self._watched.get(device_id)
+        if found is not None:
+            given = {"cell_id": cell_id, "pci": pci}
+            found.signal = found.signal.model_copy(
+                update={name: value for name, value in given.items() if value is not None}
+            )
 
     def connectivity(self, device_id: str) -> Connectivity | None:
         """Return what holds for a device now, None when we do not listen to it."""
@@ -147,6 +181,9 @@ class StatusBoard:
                     if found.told is not None:
                         found.last_report_at = found.last_report_at or found.told.last_report_at
                         found.texts = {**found.told.texts, **found.texts}
+                        found.signal = _over(found.told.signal, found.signal)
+                        found.battery = _over(found.told.battery, found.battery)
+                        found.sim = _over(found.told.sim, found.sim)
             self._unknown.difference_update(asked)
         now = self._clock.now()
         rows: list[StatusRow] = []
@@ -169,6 +206,8 @@ class StatusBoard:
         return len(rows)
 
     def _judge(self, found: _Watched, now: datetime) -> Connectivity:
+        if found.lost_at is not None:
+            return Connectivity.OFFLINE
         limit = timedelta(seconds=max(self._missed * found.interval_s, 5.0))
         last = found.last_report_at
         if last is not None and last >= found.since:
@@ -184,6 +223,7 @@ class StatusBoard:
             told is None
             or told.connectivity is not connectivity
             or (told.site_id, told.line_id, told.texts) != (found.site_id, found.line_id, found.texts)
+            or any(getattr(told.sim, name) != getattr(found.sim, name) for name in _SIM)
         )
         stale = (
             told is not None
@@ -203,4 +243,43 @@ class StatusBoard:
             line_id=found.line_id,
             published_at=now,
             texts=dict(found.texts),
+            signal=found.signal,
+            battery=found.battery,
+            sim=found.sim,
         )
+
+
+ONLINE_POINT = "online_state"
+"""What a platform says of a device behind it, 1 or 0; not heard from the device itself."""
+LOST_REASON = "platform_event"
+_SIM = ("iccid", "imsi", "imei")
+_SIGNAL = {
+    "signal_rsrp": "rsrp_dbm",
+    "signal_rsrq": "rsrq_db",
+    "signal_rssi": "rssi_dbm",
+    "signal_sinr": "sinr_db",
+    "coverage_level": "coverage_level",
+}
+_BATTERY = {"battery_level": "level_percent", "battery_voltage": "voltage_v"}
+
+Told = TypeVar("Told", RadioSignal, Battery, SimState)
+
+
+def _updated(known: Told, report: Report, names: Mapping[str, str]) -> Told:
+    """Return what is known with what a report adds; a coverage level is 0, 1 or 2."""
+    given: dict[str, float | int | datetime] = {}
+    for point, name in names.items():
+        value = report.points.get(point)
+        flag = report.quality.get(point)
+        if value is None or (flag is not None and flag.is_bad):
+            continue
+        if point != "coverage_level":
+            given[name] = value
+        elif value in (0, 1, 2):
+            given[name] = int(value)
+    return known.model_copy(update={**given, "at": report.received_at}) if given else known
+
+
+def _over(told: Told, found: Told) -> Told:
+    """Return what was told before, with what has been found since over it."""
+    return told.model_copy(update=found.model_dump(exclude_none=True))

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Protocol
 
 import orjson
 
@@ -17,16 +18,20 @@ from services.ingest import metrics
 from services.ingest.domain.acceptance import Refused
 from services.ingest.domain.report import Rejection, Report
 from services.ingest.domain.submission import Submission, is_device_id, parse_submission, report_of, unknown_device
+from services.ingest.domain.traffic import TrafficReport, names_a_load, read_traffic, report_of_load, unknown_load
 from services.ingest.store import imports as store
 from services.ingest.store import rejected as rejected_store
-from services.ingest.store.imports import Parked
+from services.ingest.store.imports import Parked, Stranger
+from services.ingest.store.rejected import RejectedRow
 from services.ingest.usecases.acceptor import Acceptor, Outcome
+from services.ingest.usecases.addresses import LoadNames
 from services.ingest.usecases.topology import Topology, in_use
 
 logger = logging.getLogger(__name__)
 
 DRIVER = "push"
 LOOK_S = 1.0
+LOAD_FIELDS = (b'"load_id"', b'"network_element_id"')
 PARKED_AT_A_TIME = 500
 
 
@@ -59,6 +64,16 @@ class Answer:
     problems: list[Problem] = field(default_factory=list)
 
 
+class OtherReader(Protocol):
+    """Reads again what a driver has parked, or what was rejected of it: messages in a form of its own."""
+
+    def knows(self, line_id: str | None, device: str) -> bool:
+        """Return whether a device, as the driver's messages name it, is in the registry now."""
+
+    async def again(self, raw: bytes, *, line_id: str | None, received_at: datetime) -> Refused | None:
+        """Take a message; return why it is refused (on record again), None when it was taken. Raises ``SpoolFull``."""
+
+
 class Submissions:
     """The door for reports in JSON."""
 
@@ -67,6 +82,7 @@ class Submissions:
         *,
         acceptor: Acceptor,
         topology: Topology,
+        loads: LoadNames,
         catalogue: ProfileCatalogue,
         db: Database,
         clock: Clock,
@@ -74,10 +90,16 @@ class Submissions:
     ) -> None:
         self._acceptor = acceptor
         self._topology = topology
+        self._loads = loads
         self._catalogue = catalogue
         self._db = db
         self._clock = clock
         self._park_s = park_s
+        self._others: dict[str, OtherReader] = {}
+
+    def read_by(self, driver: str, reader: OtherReader) -> None:
+        """Let another reader have what is parked or rejected of a driver."""
+        self._others[driver] = reader
 
     async def submit(
         self, raws: Sequence[bytes], *, source: str, may: Callable[[str], bool] = lambda site: True
@@ -132,6 +154,16 @@ class Submissions:
         answer.problems.sort(key=lambda problem: problem.index)
         return answer
 
+    async def park(self, raw: bytes, *, device: str, driver: str, line_id: str, received_at: datetime) -> None:
+        """Keep a message of another driver until its device may have become known.
+
+        Raises:
+            DatabaseUnavailable: It is not kept.
+        """
+        until = received_at + timedelta(seconds=self._park_s)
+        async with self._db.write() as conn:
+            await store.park(conn, [Parked(new_id(), device, line_id, received_at, until, raw, driver, line_id)])
+
     async def refuse(self, body: bytes, refused: Refused, *, source: str, content_type: str) -> None:
         """Put a delivery that is not even looked into on record.
 
@@ -164,11 +196,26 @@ class Submissions:
                 f"there is no rejection {rejected_id} that can be replayed",
                 message_zh=f"没有可重放的拒收记录 {rejected_id}",
             )
-        answer = await self.submit([mended or found.raw], source=source, may=may)
+        other = None if found.driver is None else self._others.get(found.driver)
+        if other is not None:
+            answer = await self._read_again(other, mended or found.raw, found, may)
+        else:
+            answer = await self.submit([mended or found.raw], source=source, may=may)
         if not answer.rejected:
             async with self._db.write() as conn:
                 await rejected_store.note_replayed(conn, rejected_id, self._clock.now())
         return answer
+
+    async def _read_again(
+        self, other: OtherReader, raw: bytes, found: RejectedRow, may: Callable[[str], bool]
+    ) -> Answer:
+        if may(found.site_id or ""):
+            refused = await other.again(raw, line_id=found.line_id, received_at=self._clock.now())
+        else:
+            refused = unknown_device(found.device_id or "")
+        if refused is None:
+            return Answer(accepted=1)
+        return Answer(rejected=1, problems=[Problem(0, refused.reason, refused.detail, refused.detail_zh)])
 
     async def run(self, beat: Callable[[], None]) -> None:
         """Settle what is parked, for ever."""
@@ -189,17 +236,26 @@ class Submissions:
         metrics.PARKED.set(sum(waiting.values()))
         if not waiting:
             return 0
-        known = [device_id for device_id in waiting if self._topology.device(device_id, now) is not None]
+        known = [stranger for stranger in waiting if self._is_known(stranger, now)]
         async with self._db.write() as conn:
             # Gone from the table only when all of them are durable elsewhere: the transaction ends after that.
             taken = await store.take_parked(conn, now=now, known=known, limit=PARKED_AT_A_TIME)
             await self._settle(taken)
         return len(taken)
 
+    def _is_known(self, stranger: Stranger, now: datetime) -> bool:
+        driver, line_id, device = stranger
+        if driver in self._others:
+            return self._others[driver].knows(line_id, device)
+        return self._topology.device(device, now) is not None
+
     async def _settle(self, taken: Sequence[Parked]) -> None:
         reports: list[Report] = []
         rejections: list[Rejection] = []
         for one in taken:
+            if one.driver in self._others:
+                await self._others[one.driver].again(one.raw, line_id=one.line_id, received_at=one.received_at)
+                continue
             found = self._read(one.raw, one.received_at, lambda site: True)
             if isinstance(found, Report):
                 reports.append(found)
@@ -212,6 +268,9 @@ class Submissions:
 
     def _read(self, raw: bytes, now: datetime, may: Callable[[str], bool]) -> Report | Submission | Refused:
         """Return a report, or a submission whose device is not known, or why it is refused."""
+        traffic = _traffic(raw)
+        if traffic is not None:
+            return self._load_report(traffic, now, may)
         found = parse_submission(raw)
         if isinstance(found, Refused):
             return found
@@ -222,6 +281,16 @@ class Submissions:
             return unknown_device(found.device_id)
         profile = None if device.profile is None else self._catalogue.find(device.profile, device.profile_version)
         return report_of(found, device, profile, now, DRIVER)
+
+    def _load_report(
+        self, traffic: TrafficReport | Refused, now: datetime, may: Callable[[str], bool]
+    ) -> Report | Refused:
+        if isinstance(traffic, Refused):
+            return traffic
+        load = self._loads.find(traffic.load, now)
+        if load is None or not may(load.site):
+            return unknown_load(traffic.load)
+        return report_of_load(traffic.said, load, now, DRIVER)
 
     def _rejection(
         self, refused: Refused, raw: bytes, source: str, now: datetime, may: Callable[[str], bool] = lambda site: True
@@ -259,6 +328,17 @@ def split_batch(body: bytes) -> list[bytes]:
         return [json.dumps(item).encode() for item in json.loads(body)]
     except (ValueError, RecursionError):
         return [body]
+
+
+def _traffic(raw: bytes) -> TrafficReport | Refused | None:
+    """Return what a report about a load says, None for one about a device."""
+    if not any(name in raw for name in LOAD_FIELDS):
+        return None
+    try:
+        payload = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return None  # said by whoever reads it as a device's
+    return read_traffic(payload) if names_a_load(payload) else None
 
 
 def _device_named(raw: bytes) -> DeviceId | None:

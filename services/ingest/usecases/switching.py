@@ -185,7 +185,11 @@ class Switcher:
         look.take(points, at)
         self._seen.looked(target.device_id, points, at)
         power = await self._power_now(meter, at)
-        return Switched(Stage.VERIFIED, _evidence(switch, look, meter, power))
+        evidence = _evidence(switch, look, meter, power)
+        if evidence.feedback_value is None:
+            # A device that can only be listened to has said nothing since; that is no proof of anything.
+            return Switched(Stage.UNKNOWN, evidence, "no_answer")
+        return Switched(Stage.VERIFIED, evidence)
 
     async def set_value(self, target: Target, control: Control, value: float, *, settle_s: float | None) -> Switched:
         """Write a value and look until the read-back point shows it."""

@@ -103,13 +103,15 @@ async def test_an_answer_has_a_largest_size_unpacked(peer: Peer) -> None:
 
 async def test_no_answer_in_time_and_nobody_there(peer: Peer) -> None:
     peer.reply = Reply(delay_s=30)
-    with pytest.raises(CallFailed, match=r"no answer within 0\.3 s"):
+    with pytest.raises(CallFailed, match=r"no answer within 0\.3 s") as late:
         await get(peer.url + "/path?token=hidden", "127.0.0.1", timeout_s=0.3)
+    assert late.value.facts["sent"] is True
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         with pytest.raises(CallFailed) as caught:
             await get(f"http://127.0.0.1:{free.getsockname()[1]}/path?token=hidden", "127.0.0.1")
     assert "hidden" not in caught.value.message
+    assert caught.value.facts["sent"] is False
 
 
 @pytest.mark.parametrize(

@@ -71,10 +71,12 @@ async def until(
 
 @asynccontextmanager
 async def running(
-    postgres_url: str, folder: Path, *, instance: str = "0", wait: bool = True
+    postgres_url: str, folder: Path, *, instance: str = "0", wait: bool = True, profile_dirs: tuple[Path, ...] = ()
 ) -> AsyncIterator[RunningIngest]:
     """Run ingest until the block ends; without ``wait`` it need not become ready, only answer."""
-    settings = CommonSettings(data_dir=folder, database={"url": postgres_url}, instance=instance, drain_s=3.0)
+    settings = CommonSettings(
+        data_dir=folder, database={"url": postgres_url}, instance=instance, drain_s=3.0, profile_dirs=profile_dirs
+    )
     clock = SystemClock()
     KeyRing.create(settings.effective_keys_dir)
     platform = Platform(settings, clock, open_bus(settings, clock), KeyRing.open(settings.effective_keys_dir, clock))

@@ -21,12 +21,11 @@ from services.ingest.domain.aep import (
     SimIds,
     TaskState,
     command_body,
-    number_of,
     parse_push,
     signed_headers,
     task_state_of,
-    time_of,
 )
+from services.ingest.domain.loose import number_of, time_of
 
 PROFILE = ProfileCatalogue.load().get("aep_breaker_example")
 assert PROFILE.aep is not None

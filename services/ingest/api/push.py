@@ -1,0 +1,37 @@
+"""Pushes of platforms that cannot sign in: the gateway passes them on and says where they come from."""
+
+from collections.abc import Mapping
+from typing import Annotated, Protocol
+
+from fastapi import APIRouter, Depends, Request, Response
+
+from libs.common.contracts.registry import Line
+from libs.common.tokens import Principal
+from libs.common.web import require
+
+Pusher = Annotated[Principal, Depends(require("ingest:push"))]
+"""The gateway; its subject is the address of the sender."""
+
+
+class Pushes(Protocol):
+    """Takes the messages of one platform."""
+
+    def line_of(self, line_id: str, token: str, sender: str) -> Line:
+        """Return the line that a path belongs to; raises ``NotFound`` whatever is wrong with it."""
+
+    async def take(self, line: Line, body: bytes, headers: Mapping[str, str]) -> None:
+        """Take one message; on return it is safe, or on record as refused. Raises ``SpoolFull``."""
+
+
+def build_router(*, aep: Pushes) -> APIRouter:
+    """Return the router."""
+    router = APIRouter(prefix="/push", tags=["push"])
+
+    @router.post("/aep/{line_id}/{token}", response_class=Response)
+    async def from_aep(request: Request, sender: Pusher, line_id: str, token: str) -> Response:
+        """Take a message that the device platform (CTWing AEP) pushes; 200 once it is safe, 503 to be tried again."""
+        line = aep.line_of(line_id, token, sender.subject)
+        await aep.take(line, await request.body(), request.headers)
+        return Response(status_code=200)
+
+    return router

@@ -1,0 +1,431 @@
+"""A product on China Telecom's device platform (CTWing AEP): commands over its signed API.
+
+What devices report comes by pushes over HTTP, to whichever process is called; ``Means.pushes`` has what has come to
+this one. So nothing can be read here: a "read" is what the device said last, and of a switch only what it said after
+the last command and a short while ago. Its lock and its last trip count however old they are.
+
+A command is on its way for as long as its ttl. While the same one still waits at the platform (the device sleeps) it
+is not issued again, and what contradicts a new one is taken back.
+"""
+
+import asyncio
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from libs.common.clock import Clock
+from libs.common.contracts.registry import Line
+from libs.common.errors import InvalidInput, PlatformError
+from libs.common.outgoing import Answer, CallFailed, GuardedClient, NotAllowed, parse_url
+from libs.common.profiles import AepControl, AepPoint, Control, DeviceProfile, ProfilePoint, Protocol
+from services.ingest.domain.aep import AppKey, Interface, TaskState, command_body, signed_headers, task_state_of
+from services.ingest.domain.switching import LOCK_POINT, TRIP_POINT
+from services.ingest.drivers.line_settings import seconds
+from services.ingest.drivers.means import Means
+from services.ingest.drivers.port import (
+    Address,
+    BadAnswer,
+    DeviceRefused,
+    DeviceSession,
+    DeviceSilent,
+    LineDown,
+    LineSink,
+    Opening,
+    RawReport,
+)
+
+logger = logging.getLogger(__name__)
+
+CLOCK_EVERY_S = 300.0
+"""The platform's clock is looked at this often: requests that are too far off are refused. [s]"""
+TIMEOUT_S = 10.0
+NEWS_WITHIN_S = 5.0
+"""A command waits this long for the platform to say what became of it, then its feedback decides. [s]"""
+FRESH_S = 60.0
+"""What a device said longer ago is no state that one could switch by. [s]"""
+OPERATOR = "wattring"
+MAX_ANSWER_BYTES = 1 << 20
+LASTING = frozenset({LOCK_POINT, TRIP_POINT})
+"""What holds until the device says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A command that was issued."""
+
+    task: str
+    control: str
+    value: float | None
+    kept_until: float
+    """Monotonic time at which the platform gives it up. [s]"""
+
+
+class AepLine:
+    """One product; implements ``TellingLine``."""
+
+    protocol = "aep"
+
+    def __init__(
+        self,
+        *,
+        line: Line,
+        clock: Clock,
+        means: Means,
+        timeout_s: float = TIMEOUT_S,
+        news_within_s: float = NEWS_WITHIN_S,
+        fresh_s: float = FRESH_S,
+    ) -> None:
+        """Prepare a line; nothing is called before it is run or a command is given.
+
+        Args:
+            line: Of the registry: ``endpoint`` is the API's base URL, ``settings`` has ``product``,
+                ``credentials_ref`` names a secret with ``app_key``, ``app_secret`` and ``master_key``.
+            clock: Ours.
+            means: Secrets, the way out, what was pushed.
+            timeout_s: For one call of the platform. [s]
+            news_within_s: For the platform to say what became of a command. [s]
+            fresh_s: How old a pushed state may be to count as read. [s]
+
+        Raises:
+            InvalidInput: The endpoint is no URL, or the product is missing.
+        """
+        parse_url(line.endpoint)
+        self.line = line
+        self.product = product_of(line)
+        self.orders: dict[str, list[Order]] = {}
+        self.written: dict[str, tuple[float, datetime]] = {}
+        """Device to the moment of its last command, by both clocks."""
+        self.news_within_s = news_within_s
+        self.fresh_s = fresh_s
+        self.api = PlatformApi(line, clock, means, timeout_s)
+        self.means = means
+        self.clock = clock
+
+    async def run(self, devices: Mapping[str, Address], sink: LineSink) -> None:
+        """Keep an eye on the platform: its clock and whether it can be called.
+
+        Raises:
+            LineDown, DeviceRefused: It cannot.
+        """
+        while True:
+            await self.api.synchronise()
+            sink.up()
+            await self.clock.sleep(CLOCK_EVERY_S)
+
+    def session(self, address: Address) -> DeviceSession:
+        """Return a session for one device.
+
+        Raises:
+            InvalidInput: The device has no id on the platform.
+        """
+        return AepDevice(self, address)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self.api.close()
+
+
+class AepDevice:
+    """One device of the product; implements ``DeviceSession``."""
+
+    def __init__(self, line: AepLine, address: Address) -> None:
+        if not address.text:
+            raise InvalidInput(
+                f"device {address.device_id}: address: expected its deviceId on the platform",
+                message_zh=f"设备 {address.device_id}:address 应为其在平台上的 deviceId",
+            )
+        self._line = line
+        self._device_id = address.device_id
+        self._platform_id = address.text
+        self._points = {name: point for name, point in address.profile.points.items() if isinstance(point, AepPoint)}
+
+    async def read(self) -> RawReport:
+        """Return what the device said last."""
+        return await self.read_points(self._points)
+
+    async def read_points(self, names: Collection[str]) -> RawReport:
+        """Return what the device said last of some points; those that cannot be known now are absent."""
+        raw: dict[str, float | int | None] = {}
+        times: list[datetime] = []
+        said = self._line.means.pushes.said(self._device_id)
+        unknown: list[str] = []
+        for name in names:
+            point = self._points.get(name)
+            if point is None:
+                continue
+            one = said.get(point.copy_of or name)
+            if one is not None and self._counts(name, one.received_at, self._line.clock.monotonic() - one.monotonic):
+                raw[name] = one.value
+                times.append(one.received_at)
+            else:
+                unknown.append(name)
+        if unknown:
+            # The push may have come to another process.
+            found = await self._line.means.latest(self._device_id)
+            points, at = ({}, None) if found is None else found
+            for name in unknown:
+                value = points.get(name)
+                age_s = 0.0 if at is None else (self._line.clock.now() - at).total_seconds()
+                if value is not None and at is not None and self._counts(name, at, age_s):
+                    raw[name] = raw_of(self._points[name], value)
+                    times.append(at)
+        return RawReport(raw=raw, received_at=max(times, default=self._line.clock.now()))
+
+    async def write(self, control: Control, value: float | None) -> str:
+        """Issue a command and return what the platform says of it.
+
+        Raises:
+            InvalidInput: It is no command of this platform, or the value is not within its bounds.
+            LineDown: Nothing was sent.
+            DeviceRefused: Platform or device said no.
+            DeviceSilent, BadAnswer: What became of it is not known.
+        """
+        if not isinstance(control, AepControl):
+            raise InvalidInput(f"{control.name} is no command of the device platform")
+        line = self._line
+        waiting = await self._still_waiting(control, value)
+        if waiting is not None:
+            return f"command {waiting.task}: it still waits at the platform"
+        try:
+            body = command_body(
+                product=line.product, device=self._platform_id, operator=OPERATOR, control=control, value=value
+            )
+        except ValueError as exc:
+            raise InvalidInput(str(exc)) from exc
+        line.written[self._device_id] = (line.clock.monotonic(), line.clock.now())
+        result = await line.api.call("POST", "/aep_device_command/command", Interface.COMMAND, body=body)
+        task = _id(result.get("commandId"))
+        if task is None:
+            raise BadAnswer("the platform gave the command no id")
+        before = line.orders.get(self._device_id, [])
+        line.orders[self._device_id] = [Order(task, control.name, value, line.clock.monotonic() + control.ttl_s)]
+        await self._take_back(before)
+        return _judged(task, await self._news(task))
+
+    def _counts(self, name: str, at: datetime, age_s: float) -> bool:
+        """Return whether something said at a time tells how things are now."""
+        if name in LASTING:
+            return True
+        written = self._line.written.get(self._device_id)
+        return age_s <= self._line.fresh_s and (written is None or at > written[1])
+
+    async def _still_waiting(self, control: AepControl, value: float | None) -> Order | None:
+        """Return the same command when the platform still keeps it for the device."""
+        orders = self._line.orders.get(self._device_id, [])
+        last = orders[-1] if orders else None
+        if last is None or (last.control, last.value) != (control.name, value):
+            return None
+        if self._line.clock.monotonic() >= last.kept_until:
+            return None
+        return last if await self._state(last.task) in (TaskState.SAVED, TaskState.SENT) else None
+
+    async def _news(self, task: str) -> TaskState | None:
+        """Return how far a command is: at once when that is final, else after a while."""
+        pushes, line_id = self._line.means.pushes, self._line.line.id
+        try:
+            async with asyncio.timeout(self._line.news_within_s):
+                while True:
+                    state = pushes.task(line_id, task)
+                    if state is not None and state.is_final:
+                        return state
+                    await pushes.change()
+        except TimeoutError:
+            return await self._state(task)
+
+    async def _state(self, task: str) -> TaskState | None:
+        """Return how far a command is, as it was pushed or as the platform says when it is asked."""
+        pushed = self._line.means.pushes.task(self._line.line.id, task)
+        if pushed is not None and pushed.is_final:
+            return pushed
+        params = {"commandId": task, "productId": self._line.product, "deviceId": self._platform_id}
+        try:
+            result = await self._line.api.call(
+                "GET", "/aep_device_command/command", Interface.COMMAND_STATE, params=params
+            )
+        except PlatformError as exc:
+            logger.info("state of a command is not known", extra={"command": task, "reason": exc.message})
+            return pushed
+        asked = task_state_of(result.get("commandStatus"))
+        return max((state for state in (pushed, asked) if state is not None), default=None)
+
+    async def _take_back(self, orders: Collection[Order]) -> None:
+        """Cancel what an earlier command still has under way, so that it does not come after the new one."""
+        for order in orders:
+            if self._line.clock.monotonic() >= order.kept_until:
+                continue
+            body = orjson.dumps(
+                {"commandId": order.task, "productId": _number(self._line.product), "deviceId": self._platform_id}
+            )
+            try:
+                await self._line.api.call("PUT", "/aep_device_command/cancelCommand", Interface.CANCEL, body=body)
+            except PlatformError as exc:
+                # Delivered already, as a rule: then it came before the new one.
+                logger.info("earlier command not taken back", extra={"command": order.task, "reason": exc.message})
+
+
+class PlatformApi:
+    """The signed API, with the platform's clock."""
+
+    def __init__(self, line: Line, clock: Clock, means: Means, timeout_s: float) -> None:
+        self._line = line
+        self._clock = clock
+        self._means = means
+        self._timeout_s = timeout_s
+        self._client: GuardedClient | None = None
+        self._offset_ms: float | None = None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    async def synchronise(self) -> None:
+        """Learn how far the platform's clock is from ours.
+
+        Raises:
+            LineDown: It does not answer, or may not be called.
+        """
+        answer = await self._send("GET", "/echo", {}, {}, b"")
+        stamp = answer.headers.get("x-ag-timestamp", "")
+        if not stamp.isdigit():
+            raise LineDown(f"line {self._line.id}: {self._line.endpoint}/echo gave no x-ag-timestamp")
+        self._offset_ms = int(stamp) - self._clock.now().timestamp() * 1000
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        version: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: bytes = b"",
+    ) -> Mapping[str, Any]:
+        """Call an interface and return its ``result``.
+
+        Raises:
+            InvalidInput: The secret cannot be used.
+            LineDown: Nothing was sent.
+            DeviceRefused: The platform said no.
+            DeviceSilent: There was no answer.
+            BadAnswer: The answer is none.
+        """
+        if self._offset_ms is None:
+            await self.synchronise()
+        app = self._app()
+        now_ms = int(self._clock.now().astimezone(UTC).timestamp() * 1000 + (self._offset_ms or 0.0))
+        headers = signed_headers(app, timestamp_ms=now_ms, version=version, params=params or {}, body=body)
+        answer = await self._send(method, path, headers, params or {}, body)
+        if answer.status >= 500:
+            raise DeviceSilent(f"{path}: the platform answered {answer.status}")
+        try:
+            found = answer.json()
+        except orjson.JSONDecodeError as exc:
+            raise BadAnswer(f"{path}: answered {answer.status} without JSON", raw=answer.body[:512]) from exc
+        if not isinstance(found, dict):
+            raise BadAnswer(f"{path}: expected an object", raw=answer.body[:512])
+        if not answer.is_success or str(found.get("code")) != "0":
+            raise DeviceRefused(f"{path}: code {found.get('code')}: {str(found.get('msg'))[:200]}")
+        result = found.get("result")
+        return result if isinstance(result, dict) else {}
+
+    def _app(self) -> AppKey:
+        if self._line.credentials_ref is None:
+            raise InvalidInput(
+                f"line {self._line.id}: credentials_ref: commands need a secret",
+                message_zh=f"线路 {self._line.id}:下发指令需要 credentials_ref",
+            )
+        secret = self._means.secrets.read(self._line.credentials_ref)
+        return AppKey(secret.require("app_key"), secret.require("app_secret"), secret.require("master_key"))
+
+    async def _send(
+        self, method: str, path: str, headers: Mapping[str, str], params: Mapping[str, str], body: bytes
+    ) -> Answer:
+        if self._client is None:
+            self._client = GuardedClient(self._means.guard)
+        try:
+            return await self._client.request(
+                method,
+                self._line.endpoint.rstrip("/") + path,
+                headers=headers,
+                params=params,
+                content=body or None,
+                timeout_s=self._timeout_s,
+                max_bytes=MAX_ANSWER_BYTES,
+            )
+        except NotAllowed as exc:
+            raise LineDown(f"line {self._line.id}: {exc.message}", message_zh=exc.message_zh) from exc
+        except CallFailed as exc:
+            if exc.facts.get("sent") and method != "GET":
+                raise DeviceSilent(f"line {self._line.id}: {exc.message}", message_zh=exc.message_zh) from exc
+            raise LineDown(f"line {self._line.id}: {exc.message}", message_zh=exc.message_zh) from exc
+
+
+def open_aep(opening: Opening) -> AepLine:
+    """Return the driver of a line. Raises ``InvalidInput``."""
+    line = opening.line
+    return AepLine(
+        line=line,
+        clock=opening.clock,
+        means=opening.means,
+        timeout_s=seconds(line, "timeout_s", TIMEOUT_S),
+        news_within_s=seconds(line, "news_within_s", NEWS_WITHIN_S),
+        fresh_s=seconds(line, "fresh_s", FRESH_S, most=3600),
+    )
+
+
+def supports(profile: DeviceProfile) -> bool:
+    """Return whether devices of a profile can be on the platform."""
+    return profile.protocol is Protocol.AEP
+
+
+def product_of(line: Line) -> str:
+    """Return the product that a line is.
+
+    Raises:
+        InvalidInput: The line does not say.
+    """
+    value = (line.settings or {}).get("product")
+    if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).strip():
+        raise InvalidInput(
+            f"line {line.id}: settings.product: expected the productId, found {value!r}",
+            message_zh=f"线路 {line.id}:settings.product 应为 productId,实际为 {value!r}",
+        )
+    return str(value).strip()
+
+
+def raw_of(point: ProfilePoint, value: float) -> float | int | None:
+    """Return the raw number that a point's value comes from; None where the profile has none for it."""
+    if point.value_map is not None:
+        return next((raw for raw, meant in point.value_map.items() if meant == value), None)
+    return value / point.scale
+
+
+def _judged(task: str, state: TaskState | None) -> str:
+    """Return the answer to a command.
+
+    Raises:
+        DeviceRefused: It failed.
+        DeviceSilent: It was not delivered, or the device did not answer; whether it was done is not known.
+    """
+    match state:
+        case TaskState.FAILED:
+            raise DeviceRefused(f"command {task}: the platform says that it failed")
+        case TaskState.EXPIRED | TaskState.CANCELLED | TaskState.TIMED_OUT:
+            raise DeviceSilent(f"command {task}: {state.name.lower()}")
+        case None:
+            return f"command {task} was taken by the platform"
+        case _:
+            return f"command {task}: {state.name.lower()}"
+
+
+def _id(value: object) -> str | None:
+    return str(value) if isinstance(value, int | str) and not isinstance(value, bool) and str(value) else None
+
+
+def _number(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
