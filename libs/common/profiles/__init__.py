@@ -1,6 +1,7 @@
 """Device profiles: loaded strictly from YAML, shipped in ``data/device_profiles`` and extended by folders."""
 
 from libs.common.profiles.catalogue import ProfileCatalogue, UnknownProfile, load_profile
+from libs.common.profiles.files import PLACEHOLDER
 from libs.common.profiles.loader import parse_profile
 from libs.common.profiles.model import (
     AepControl,
@@ -52,6 +53,7 @@ from libs.common.profiles.model import (
 )
 
 __all__ = [
+    "PLACEHOLDER",
     "AepControl",
     "AepEvent",
     "AepPoint",

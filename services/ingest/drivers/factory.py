@@ -8,7 +8,7 @@ from libs.common.clock import Clock
 from libs.common.contracts.registry import Line, LineKind
 from libs.common.errors import InvalidInput
 from libs.common.profiles import DeviceProfile, Protocol
-from services.ingest.drivers import aep, modbus_rtu
+from services.ingest.drivers import aep, modbus_rtu, mqtt
 from services.ingest.drivers.channel import SerialChannel, TcpChannel
 from services.ingest.drivers.cjt188 import Cjt188Device
 from services.ingest.drivers.dlt645 import ClockSetting, Dlt645Device
@@ -17,6 +17,7 @@ from services.ingest.drivers.endpoint import parse_endpoint
 from services.ingest.drivers.line_settings import flag, one_of, seconds
 from services.ingest.drivers.means import Means
 from services.ingest.drivers.modbus_tcp import ModbusTcpLine
+from services.ingest.drivers.mqtt_open import open_mqtt
 from services.ingest.drivers.port import Channel, LineDriver, Opening, TellingLine
 from services.ingest.drivers.stream import Sessions, StreamLine
 from services.ingest.drivers.yd1363 import Yd1363Device
@@ -45,7 +46,10 @@ class Telling:
     """Whether it understands devices of a profile."""
 
 
-TELLING: Mapping[LineKind, Telling] = {LineKind.AEP: Telling(aep.open_aep, aep.supports)}
+TELLING: Mapping[LineKind, Telling] = {
+    LineKind.AEP: Telling(aep.open_aep, aep.supports),
+    LineKind.MQTT: Telling(open_mqtt, mqtt.supports),
+}
 """Lines whose devices speak by themselves."""
 
 

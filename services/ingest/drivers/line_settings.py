@@ -1,5 +1,7 @@
 """The settings that a line of the registry may have of its own, checked."""
 
+from collections.abc import Collection
+
 from libs.common.contracts.registry import Line
 from libs.common.errors import InvalidInput
 
@@ -48,3 +50,47 @@ def seconds(line: Line, name: str, default: float, *, most: float = 60) -> float
             message_zh=f"线路 {line.id}:settings.{name} 应为大于 0、不超过 {most:g} 的秒数,实际为 {value!r}",
         )
     return float(value)
+
+
+def whole(line: Line, name: str, default: int, *, least: int, most: int) -> int:
+    """Return the line's setting of this name, a whole number within limits.
+
+    Raises:
+        InvalidInput: It is none.
+    """
+    value = (line.settings or {}).get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise InvalidInput(
+            f"line {line.id}: settings.{name}: expected a whole number from {least} to {most}, found {value!r}",
+            message_zh=f"线路 {line.id}:settings.{name} 应为 {least} 至 {most} 的整数,实际为 {value!r}",
+        )
+    return value
+
+
+def words(line: Line, name: str) -> str | None:
+    """Return the line's setting of this name, a text; None where it has none.
+
+    Raises:
+        InvalidInput: It is none.
+    """
+    value = (line.settings or {}).get(name)
+    if value is not None and (not isinstance(value, str) or not value.strip()):
+        raise InvalidInput(
+            f"line {line.id}: settings.{name}: expected text, found {value!r}",
+            message_zh=f"线路 {line.id}:settings.{name} 应为文本,实际为 {value!r}",
+        )
+    return value
+
+
+def only(line: Line, known: Collection[str]) -> None:
+    """Let the line have no other settings than these: a misspelt one would be a default that nobody notices.
+
+    Raises:
+        InvalidInput: It has.
+    """
+    for name in sorted(set(line.settings or {}) - set(known)):
+        names = ", ".join(sorted(known))
+        raise InvalidInput(
+            f"line {line.id}: settings.{name}: there is no such setting; known are {names}",
+            message_zh=f"线路 {line.id}:没有 settings.{name} 这一设置;可用的有 {names}",
+        )
