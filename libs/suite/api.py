@@ -1,7 +1,7 @@
 """The running suite's API from the command line, as the service ``cli`` whose key lies in the data folder."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -67,6 +67,21 @@ class LocalApi:
         """Return the parsed answer of a POST of a file's content."""
         return self._call("POST", path, content=content, headers={"content-type": media_type}, params=params)
 
+    def lines(self, path: str, **params: Any) -> Iterator[Any]:
+        """Yield the JSON lines of a GET below ``/api/v1`` as they come; empty ones are passed over."""
+        token = self._keys.sign_token("cli", audience="gateway", scopes=["*:*"])
+        wanted = {name: value for name, value in params.items() if value is not None}
+        try:
+            with self._client.stream(
+                "GET", f"/api/v1/{path}", params=wanted, headers={"authorization": f"Bearer {token}"}
+            ) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise _refusal(answer)
+                yield from (json.loads(line) for line in answer.iter_lines() if line)
+        except httpx.HTTPError as exc:
+            raise self._not_there(exc) from exc
+
     def _call(self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **arguments: Any) -> Any:
         token = self._keys.sign_token("cli", audience="gateway", scopes=["*:*"])
         try:
@@ -74,13 +89,16 @@ class LocalApi:
                 method, f"/api/v1/{path}", headers={"authorization": f"Bearer {token}", **(headers or {})}, **arguments
             )
         except httpx.HTTPError as exc:
-            raise Unavailable(
-                f"no Wattring answers at {self.address} ({exc or type(exc).__name__}); is it running?",
-                message_zh=f"{self.address} 没有应答({exc or type(exc).__name__});Wattring 是否已启动?",
-            ) from exc
+            raise self._not_there(exc) from exc
         if answer.is_success:
             return answer.json() if answer.content else None
         raise _refusal(answer)
+
+    def _not_there(self, exc: httpx.HTTPError) -> Unavailable:
+        return Unavailable(
+            f"no Wattring answers at {self.address} ({exc or type(exc).__name__}); is it running?",
+            message_zh=f"{self.address} 没有应答({exc or type(exc).__name__});Wattring 是否已启动?",
+        )
 
     def __enter__(self) -> Self:
         return self

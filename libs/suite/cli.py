@@ -59,6 +59,7 @@ def build(words: Words) -> typer.Typer:
 
     _add_running(app, words)
     _add_administration(app, words)
+    _add_line(app, words)
     _add_services(app, words)
     return app
 
@@ -163,6 +164,79 @@ def _add_administration(app: typer.Typer, words: Words) -> None:
         from importlib.metadata import version as installed
 
         _say(f"wattring {installed('wattring')}")
+
+
+def _add_line(app: typer.Typer, words: Words) -> None:
+    """Add the helpers for a person who commissions a line."""
+    line = typer.Typer(
+        help=words("look at a line in the field: who is on it, and what goes by", "查看现场线路:设备、寄存器、报文"),
+        no_args_is_help=True,
+    )
+    app.add_typer(line, name="line")
+
+    @line.command(help=words("look for Modbus units", "搜索 Modbus 单元号"))
+    def scan(
+        line_id: Annotated[str, typer.Argument(metavar="LINE", help=words("id of the line", "线路编号"))],
+        first: Annotated[int, typer.Option(min=0, max=255)] = 1,
+        last: Annotated[int, typer.Option(min=0, max=255)] = 247,
+        timeout_s: Annotated[float, typer.Option(min=0.01, max=5, help=words("for each answer", "每次应答时限"))] = 0.5,
+    ) -> None:
+        from libs.suite import fieldwork
+
+        fieldwork.scan(_settings(), line_id, first=first, last=last, timeout_s=timeout_s, words=words, say=_say)
+
+    @line.command(help=words("ask a device what it is", "读取设备标识"))
+    def identify(
+        line_id: Annotated[str, typer.Argument(metavar="LINE", help=words("id of the line", "线路编号"))],
+        unit: Annotated[
+            int | None, typer.Argument(min=0, max=255, help=words("Modbus unit id", "Modbus 单元号"))
+        ] = None,
+        timeout_s: Annotated[float, typer.Option(min=0.01, max=5, help=words("for each answer", "每次应答时限"))] = 0.5,
+    ) -> None:
+        from libs.suite import fieldwork
+
+        fieldwork.identify(_settings(), line_id, unit=unit, timeout_s=timeout_s, words=words, say=_say)
+
+    @line.command(help=words("try the known profiles on a device", "为设备匹配模板"))
+    def propose(
+        line_id: Annotated[str, typer.Argument(metavar="LINE", help=words("id of the line", "线路编号"))],
+        address: Annotated[str, typer.Argument(help=words("address on the line", "线路上的地址"))],
+        protocol: Annotated[str, typer.Option(help="modbus, dlt645-2007, cjt188")] = "modbus",
+    ) -> None:
+        from libs.suite import fieldwork
+
+        fieldwork.propose(_settings(), line_id, address=address, protocol=protocol, words=words, say=_say)
+
+    @line.command(help=words("read points at their address, before and behind it", "在地址前后各读一个寄存器,核对偏移"))
+    def probe(
+        line_id: Annotated[str, typer.Argument(metavar="LINE", help=words("id of the line", "线路编号"))],
+        unit: Annotated[int, typer.Argument(min=0, max=255, help=words("Modbus unit id", "Modbus 单元号"))],
+        profile: Annotated[str, typer.Argument(help=words("what it is believed to be", "拟用的设备模板"))],
+        point: Annotated[list[str] | None, typer.Option(help=words("these points only", "仅这些测点"))] = None,
+        timeout_s: Annotated[float, typer.Option(min=0.01, max=5, help=words("for each answer", "每次应答时限"))] = 0.5,
+    ) -> None:
+        from libs.suite import fieldwork
+
+        fieldwork.probe(
+            _settings(),
+            line_id,
+            unit=unit,
+            profile=profile,
+            points=point or [],
+            timeout_s=timeout_s,
+            words=words,
+            say=_say,
+        )
+
+    @line.command(help=words("show raw frames as they go by", "实时显示原始报文"))
+    def trace(
+        line_id: Annotated[str, typer.Argument(metavar="LINE", help=words("id of the line", "线路编号"))],
+        device: Annotated[str | None, typer.Option(help=words("of this device only", "仅该设备"))] = None,
+        for_s: Annotated[float, typer.Option(min=0.1, max=600, help=words("how long [s]", "时长 [s]"))] = 60.0,
+    ) -> None:
+        from libs.suite import fieldwork
+
+        fieldwork.trace(_settings(), line_id, device=device, for_s=for_s, say=_say)
 
 
 def _add_services(app: typer.Typer, words: Words) -> None:

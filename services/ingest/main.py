@@ -28,6 +28,7 @@ from libs.common.settings import load_common, load_section
 from libs.common.web import create_app
 from services.ingest.api import devices as devices_api
 from services.ingest.api import direct as direct_api
+from services.ingest.api import fieldwork as fieldwork_api
 from services.ingest.api import imports as imports_api
 from services.ingest.api import manual as manual_api
 from services.ingest.api import push as push_api
@@ -51,6 +52,7 @@ from services.ingest.usecases.acceptor import Acceptor
 from services.ingest.usecases.addresses import Addresses, LoadNames
 from services.ingest.usecases.boards import LastSeen
 from services.ingest.usecases.coverage import Coverages
+from services.ingest.usecases.fieldwork import Fieldwork
 from services.ingest.usecases.findings import Findings
 from services.ingest.usecases.history import HistoryHandler
 from services.ingest.usecases.imports import Imports
@@ -67,6 +69,7 @@ from services.ingest.usecases.switching import Switcher
 from services.ingest.usecases.topology import Topology
 from services.ingest.worker.aep import AepPushes
 from services.ingest.worker.commands import CommandWorker
+from services.ingest.worker.fieldline import FieldLines
 from services.ingest.worker.lines import LineManager
 from services.ingest.worker.reach import LineReach
 from services.ingest.worker.terminals import Terminals
@@ -137,10 +140,11 @@ def build(platform: Platform) -> Service:
             complete=lambda: registry_tail.ready,
         )
         means = replace(means, hub=terminals.hub)
+    leases = LeaseKeeper(db, clock, member, settings.polling.lease_s)
     lines = LineManager(
         topology=topology,
         catalogue=catalogue,
-        keeper=LeaseKeeper(db, clock, member, settings.polling.lease_s),
+        keeper=leases,
         instances=PgInstances(db, alive_s=settings.polling.lease_s),
         acceptor=acceptor,
         status=status,
@@ -252,6 +256,11 @@ def build(platform: Platform) -> Service:
     upkeep = HistoryUpkeep(db, commands, clock, settings.history, cold)
     keeper = RegistryKeeper(registry=registry, topology=topology, tail=registry_tail, clock=clock)
 
+    access = FieldLines(
+        lines=lines, topology=topology, keeper=leases, means=means, clock=clock, settings=settings.polling
+    )
+    fieldwork = Fieldwork(access=access, catalogue=catalogue, clock=clock)
+
     app = create_app(NAME, platform, health, title="Wattring ingest")
     health.always_open = ("/direct/",)
     app.include_router(
@@ -265,6 +274,7 @@ def build(platform: Platform) -> Service:
             topology=topology,
         )
     )
+    app.include_router(fieldwork_api.build_router(fieldwork=fieldwork, catalogue=catalogue, topology=topology))
     app.include_router(registry_api.build_router(registry=registry, topology=topology, catalogue=catalogue, db=db))
     manual = ManualReadings(
         db=db,

@@ -83,7 +83,9 @@ class ModbusPointFile(PointFile):
     """A point of a Modbus device."""
 
     area: Annotated[Area, Field(strict=False)]
-    addr: Address
+    addr: Address | None = None
+    addrs: list[Address] | None = Field(default=None, min_length=2, max_length=4)
+    count: int | None = Field(default=None, ge=1, le=125)
     type: Annotated[RegisterType, Field(strict=False)]
     offset: float = 0.0
     encoding: Annotated[Encoding, Field(strict=False)] | None = None
@@ -127,7 +129,9 @@ class ModbusControlFile(ControlFile):
     function: Annotated[WriteFunction, Field(strict=False)]
     area: Literal["holding", "coil"]
     addr: Address
-    value: int | None = Field(ge=0, le=0xFFFF)
+    value: int | None = Field(default=None, ge=0, le=0xFFFF)
+    values: list[Annotated[int, Field(ge=0, le=0xFFFF)]] | None = Field(default=None, min_length=1, max_length=123)
+    type: Annotated[RegisterType, Field(strict=False)] | None = None
 
 
 class Dlt645ControlFile(ControlFile):

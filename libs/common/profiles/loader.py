@@ -58,6 +58,7 @@ from libs.common.profiles.model import (
     Iec60870Point,
     ModbusControl,
     ModbusPoint,
+    ModbusTextPoint,
     ObjectType,
     ProfilePoint,
     Protocol,
@@ -306,6 +307,9 @@ class _Checks:
 
     def _modbus_point(self, i: int, point: ModbusPointFile, longest: int) -> None:
         place = ("points", i)
+        if not self._modbus_place(place, point):
+            return
+        first, count = _place_of(point)
         if point.area.is_bits != (point.type is RegisterType.BOOL):
             both = (
                 "bool in coil and discrete, a number in holding and input",
@@ -313,31 +317,65 @@ class _Checks:
             )
             self._refuse((*place, "type"), *both, point.type)
             return
-        count = register_count(point.type)
-        if point.addr + count - 1 > 0xFFFF:
+        if first + count - 1 > 0xFFFF:
             last = 0x10000 - count
             both = (
                 f"at most {last}: a {point.type} ends beyond 65535",
                 f"不大于 {last} 的地址:{point.type} 超出 65535",
             )
-            self._refuse((*place, "addr"), *both, point.addr)
-        if count > longest:
+            self._refuse((*place, "addr"), *both, first)
+        if count > longest and point.addrs is not None:
+            both = (
+                f"addresses within {longest} registers, the longest read: values are never read in two",
+                f"地址跨度不超过单次读取上限 {longest} 个寄存器(一个值不得分两次读取)",
+            )
+            self._refuse((*place, "addrs"), *both, point.addrs)
+        elif count > longest:
             both = (
                 f"a type of at most {longest} registers, the longest read (max_registers_per_read)",
                 f"不超过 {longest} 个寄存器的类型(单次读取上限 max_registers_per_read)",
             )
             self._refuse((*place, "type"), *both, point.type)
-        if (point.mask is not None or point.map is not None) and point.type.is_float:
+        numbers = point.type.is_float or point.type is RegisterType.STRING
+        if (point.mask is not None or point.map is not None) and numbers:
             both = ("an integer where mask or map is used", "整数类型(使用了 mask 或 map)")
             self._refuse((*place, "type"), *both, point.type)
         if point.encoding is not None and not point.type.is_float:
             both = (f"a float for {Encoding.SCHNEIDER_4Q_PF}", f"浮点类型({Encoding.SCHNEIDER_4Q_PF} 要求)")
             self._refuse((*place, "encoding"), *both, point.type)
 
+    def _modbus_place(self, place: Path, point: ModbusPointFile) -> bool:
+        """Check that a point says where it is, once; return whether it does."""
+        if (point.addr is None) == (point.addrs is None):
+            both = ("either addr or, for registers that lie apart, addrs", "addr,或(寄存器不相邻时)addrs,二者取一")
+            self._refuse((*place, "addr"), *both)
+            return False
+        if point.type is RegisterType.STRING:
+            if point.count is None or point.addr is None:
+                both = ("addr and count, the string's registers", "addr 和 count(字符串占用的寄存器数)")
+                self._refuse((*place, "count"), *both, point.count)
+                return False
+            canonical = POINTS.get(point.name)
+            if canonical is not None and canonical.kind is not PointKind.TEXT:
+                both = ("the name of a text, or x_<vendor>_<name>", "文本类测点名,或 x_<厂商>_<名称>")
+                self._refuse((*place, "name"), *both, point.name)
+            return True
+        if point.count is not None:
+            self._refuse((*place, "count"), "only with type: string", "仅与 type: string 一起填写", point.count)
+            return False
+        if point.addrs is not None and (
+            len(set(point.addrs)) != register_count(point.type) or len(point.addrs) != register_count(point.type)
+        ):
+            count = register_count(point.type)
+            both = (f"{count} different addresses, those of a {point.type}", f"{point.type} 的 {count} 个不同地址")
+            self._refuse((*place, "addrs"), *both, point.addrs)
+            return False
+        return True
+
     def _overlaps(self, points: Sequence[ModbusPointFile]) -> None:
         """Refuse values that share some of their registers but not all: one of the addresses is wrong."""
         placed = sorted(
-            ((p.area, p.addr, register_count(p.type), i) for i, p in enumerate(points)),
+            ((p.area, *_place_of(p), i) for i, p in enumerate(points) if p.addr is not None),
             key=lambda item: (item[0], item[1], -item[2]),
         )
         for (area, addr, count, _), (next_area, next_addr, next_count, i) in itertools.pairwise(placed):
@@ -362,15 +400,42 @@ class _Checks:
 
     def _modbus_control(self, i: int, control: ModbusControlFile) -> None:
         place = ("controls", i)
-        if (control.area == "coil") != (control.function is WriteFunction.COIL):
+        if (control.area == "coil") != (control.function in (WriteFunction.COIL, WriteFunction.COILS)):
             both = (f"a write that fits the area {control.area}", f"适用于 {control.area} 区的写功能")
             self._refuse((*place, "function"), *both, control.function)
+        if control.values is not None:
+            self._modbus_values(place, control, control.values)
+            return
+        if control.type is not None:
+            self._modbus_value_type(place, control, control.type)
         if control.area == "coil" and control.value not in (0x0000, 0xFF00):
             # 0x5500 toggles on some relays: a repeated toggle undoes itself, so it is never sent.
             self._refuse((*place, "value"), "0xFF00 or 0x0000 for a coil", "线圈只能写 0xFF00 或 0x0000", control.value)
         if control.value is None and (control.min is None or control.max is None):
             both = ("a value, or min and max for a value from outside", "固定值;取外部值时须有 min 和 max")
             self._refuse((*place, "value"), *both)
+
+    def _modbus_values(self, place: Path, control: ModbusControlFile, values: Sequence[int]) -> None:
+        """Check a write of several fixed words."""
+        if not control.function.is_multiple:
+            both = ("only with write_multiple_registers or write_multiple_coils", "仅用于写多个寄存器或写多个线圈")
+            self._refuse((*place, "values"), *both, control.function)
+        if control.value is not None or control.type is not None:
+            both = ("values alone, without value or type", "values 不得与 value、type 同用")
+            self._refuse((*place, "values"), *both)
+        if control.area == "coil" and not set(values) <= {0, 1}:
+            self._refuse((*place, "values"), "0 and 1 for coils", "线圈只能为 0 或 1", values)
+        if control.addr + len(values) > 0x10000:
+            self._refuse((*place, "values"), "an end at 65535 at most", "末地址不超过 65535", control.addr)
+
+    def _modbus_value_type(self, place: Path, control: ModbusControlFile, type_: RegisterType) -> None:
+        """Check how a command's value is written."""
+        if control.value is not None or type_ in (RegisterType.BOOL, RegisterType.STRING):
+            both = ("a number's type, for a value from outside", "数值类型,且仅用于取外部值的控制")
+            self._refuse((*place, "type"), *both, type_)
+        elif register_count(type_) > 1 and control.function is not WriteFunction.REGISTERS:
+            both = (f"write_multiple_registers for a {type_}", f"{type_} 须用 write_multiple_registers")
+            self._refuse((*place, "function"), *both, control.function)
 
     # DL/T 645 and CJ/T 188
 
@@ -541,7 +606,9 @@ def _takes_value(control: ControlFile) -> bool:
         return None in control.params.values()
     if isinstance(control, Yd1363ControlFile):
         return control.value_type is not None
-    if isinstance(control, ModbusControlFile | Iec60870ControlFile):
+    if isinstance(control, ModbusControlFile):
+        return control.value is None and control.values is None
+    if isinstance(control, Iec60870ControlFile):
         return control.value is None
     return takes_value(control)
 
@@ -568,7 +635,7 @@ def _integer(text: str) -> int | None:
 
 def _types_of(key: str) -> list[RegisterType]:
     """Return the register types that a key of ``invalid_values`` stands for."""
-    whole = [t for t in RegisterType if not t.is_float and t is not RegisterType.BOOL]
+    whole = [t for t in RegisterType if not t.is_float and t not in (RegisterType.BOOL, RegisterType.STRING)]
     match key:
         case "signed":
             return [t for t in whole if t.is_signed]
@@ -577,7 +644,7 @@ def _types_of(key: str) -> list[RegisterType]:
         case "float":
             return [t for t in RegisterType if t.is_float]
         case _:
-            return [t for t in RegisterType if t == key and t is not RegisterType.BOOL]
+            return [t for t in RegisterType if t == key and (t in whole or t.is_float)]
 
 
 def _marker(text: str, type_: RegisterType) -> int | None:
@@ -674,6 +741,12 @@ def _profile(file: AnyFile, *, name: str, version: str) -> DeviceProfile:
 def _point(point: PointFile, file: ProfileFile) -> ProfilePoint:
     mapped = None if point.map is None else {int(key, 0): value for key, value in point.map.items()}
     counter = _is_counter(point.name)
+    if isinstance(point, ModbusPointFile) and point.type is RegisterType.STRING:
+        first, count = _place_of(point)
+        return ModbusTextPoint(
+            name=point.name, unit=point.unit, optional=point.optional, slow=True, note=point.note,
+            area=point.area, address=first, count=count,
+        )  # fmt: skip
     if isinstance(point, ModbusPointFile) and isinstance(file, ModbusFile):
         return ModbusPoint(
             name=point.name,
@@ -686,7 +759,8 @@ def _point(point: PointFile, file: ProfileFile) -> ProfilePoint:
             modulus=point.modulus or (_register_modulus(point) if counter else None),
             note=point.note,
             area=point.area,
-            address=point.addr,
+            address=_place_of(point)[0],
+            parts=tuple(point.addrs or ()),
             type=point.type,
             offset=point.offset,
             encoding=point.encoding,
@@ -850,6 +924,14 @@ def _aep_product(file: AepFile) -> AepProduct:
     )
 
 
+def _place_of(point: ModbusPointFile) -> tuple[int, int]:
+    """Return the first address of a point and how many it takes, those between its parts included."""
+    if point.addrs is not None:
+        return min(point.addrs), max(point.addrs) - min(point.addrs) + 1
+    count = 1 if point.type is RegisterType.STRING else register_count(point.type)
+    return point.addr or 0, point.count or count
+
+
 def _register_modulus(point: ModbusPointFile) -> float | None:
     """Return the first value that an integer register cannot show; a float's is not in its type."""
     if point.type.is_float or point.type is RegisterType.BOOL:
@@ -892,6 +974,8 @@ def _control(control: ControlFile, points: Mapping[str, ProfilePoint]) -> Contro
             area=Area(control.area),
             address=control.addr,
             value=control.value,
+            values=tuple(control.values or ()),
+            type=control.type,
         )
     if isinstance(control, Dlt645ControlFile):
         return Dlt645Control(

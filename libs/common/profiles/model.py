@@ -84,11 +84,19 @@ class RegisterType(StrEnum):
     UINT64 = "uint64"
     FLOAT32 = "float32"
     FLOAT64 = "float64"
+    STRING = "string"
+    """Characters, two in a register; how many registers the point says."""
 
     @property
     def bits(self) -> int:
-        """Width. [bit]"""
-        return 1 if self is RegisterType.BOOL else int(self.value[-2:])
+        """Width; a string has none of its own. [bit]"""
+        match self:
+            case RegisterType.BOOL:
+                return 1
+            case RegisterType.STRING:
+                raise ValueError("how long a string is its point says")
+            case _:
+                return int(self.value[-2:])
 
     @property
     def is_float(self) -> bool:
@@ -188,16 +196,35 @@ class ModbusPoint(ProfilePoint):
     encoding: Encoding | None = None
     invalid_raw: frozenset[int] = frozenset()
     """Bit patterns, unsigned, that mean "no value"; NaN always does."""
+    parts: tuple[int, ...] = ()
+    """Addresses of its registers, most significant first, where they do not lie side by side; they are read in one
+    request all the same, so that no carry falls between them."""
 
     @property
     def count(self) -> int:
-        """How many addresses it takes."""
-        return register_count(self.type)
+        """How many addresses it takes, those between its parts included."""
+        return max(self.parts) - min(self.parts) + 1 if self.parts else register_count(self.type)
 
     @property
     def end(self) -> int:
         """Address after its last."""
         return self.address + self.count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModbusTextPoint(ProfilePoint):
+    """Characters in registers: a serial number, a version."""
+
+    area: Area
+    address: int
+    """On the wire, from 0."""
+    count: int
+    """Registers."""
+
+    @property
+    def is_text(self) -> bool:
+        """A text, whatever its name."""
+        return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -490,17 +517,27 @@ class WriteFunction(StrEnum):
     COIL = "write_single_coil"
     REGISTER = "write_single_register"
     REGISTERS = "write_multiple_registers"
+    COILS = "write_multiple_coils"
+
+    @property
+    def is_multiple(self) -> bool:
+        """Whether it can write several."""
+        return self in (WriteFunction.REGISTERS, WriteFunction.COILS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModbusControl(Control):
-    """A write to one register or coil."""
+    """A write to registers or coils."""
 
     function: WriteFunction
     area: Area
     address: int
     value: int | None
-    """Raw word; None takes the command's, turned into a raw word by scale and offset of the read-back point."""
+    """Raw word; None takes ``values``, or the command's value by scale and offset of the read-back point."""
+    values: tuple[int, ...] = ()
+    """Raw words, or 0 and 1 for coils, of a write to several."""
+    type: RegisterType | None = None
+    """How the command's value is written; None is as the read-back point is, where that is one register."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -667,6 +704,10 @@ class DeviceProfile:
     def modbus_points(self) -> Iterator[ModbusPoint]:
         """Yield the points that Modbus reads."""
         return (point for point in self.points.values() if isinstance(point, ModbusPoint))
+
+    def modbus_texts(self) -> Iterator[ModbusTextPoint]:
+        """Yield the texts that Modbus reads."""
+        return (point for point in self.points.values() if isinstance(point, ModbusTextPoint))
 
     def dlt645_points(self) -> Iterator[Dlt645Point]:
         """Yield the points that DL/T 645 reads."""

@@ -91,34 +91,58 @@ def pattern(value: float, type_: RegisterType) -> int | None:
     return None if type_.is_float else int(value) & ((1 << type_.bits) - 1)
 
 
+def text(registers: Sequence[int], *, big_bytes: bool = True) -> str | None:
+    """Return the characters that registers hold, None where there are none.
+
+    What stands behind the first NUL and spaces around are left out; what is no UTF-8 is GB 18030.
+
+    Args:
+        registers: As read, two characters in each.
+        big_bytes: Whether the first character is the high byte.
+    """
+    packed = struct.pack(f"{'>' if big_bytes else '<'}{len(registers)}H", *registers)
+    raw = packed.partition(b"\0")[0].rstrip(b"\xff")
+    try:
+        found = raw.decode()
+    except UnicodeDecodeError:
+        found = raw.decode("gb18030", errors="replace")
+    return "".join(letter for letter in found if letter.isprintable()).strip() or None
+
+
 def block_decoder(
-    items: Sequence[tuple[int, RegisterType, ByteOrder]],
+    items: Sequence[tuple[Sequence[int], RegisterType, ByteOrder]],
 ) -> Callable[[Sequence[int]], list[float | int | None]]:
     """Return a function that decodes many values of one block at once, as ``decode`` does one by one.
 
     Args:
-        items: Offset from the block's first register, type and order of each value.
+        items: Of each value: where its registers stand, counted from the block's first, its type and its order.
     """
     plans = [
-        (offset, None, type_, order) if type_ is RegisterType.BOOL
-        else (offset, struct.Struct((">" if order is ByteOrder.ABCD else "<") + _CODES[type_]), type_, order)
-        for offset, type_, order in items
+        (places, _straight(places, type_, order), type_, order)
+        for places, type_, order in items
     ]  # fmt: skip
     isfinite = math.isfinite
 
     def decode_block(registers: Sequence[int]) -> list[float | int | None]:
         straight = struct.pack(f">{len(registers)}H", *registers)
         found: list[float | int | None] = []
-        for offset, code, type_, order in plans:
-            if code is None or order is not ByteOrder.ABCD:
-                end = offset + (1 if code is None else code.size // 2)
-                found.append(decode(registers[offset:end], type_, order))
+        for places, code, type_, order in plans:
+            if code is None:
+                found.append(decode([registers[place] for place in places], type_, order))
                 continue
-            (value,) = code.unpack_from(straight, 2 * offset)
+            (value,) = code.unpack_from(straight, 2 * places[0])
             found.append(value if isfinite(value) else None)
         return found
 
     return decode_block
+
+
+def _straight(places: Sequence[int], type_: RegisterType, order: ByteOrder) -> struct.Struct | None:
+    """Return how a value is taken from the block as it came, None where its bytes must be put in order first."""
+    side_by_side = list(places) == list(range(places[0], places[0] + len(places)))
+    if type_ is RegisterType.BOOL or order is not ByteOrder.ABCD or not side_by_side:
+        return None
+    return struct.Struct(">" + _CODES[type_])
 
 
 def _bytes(registers: Sequence[int], order: ByteOrder) -> bytes:

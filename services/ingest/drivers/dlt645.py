@@ -156,7 +156,7 @@ class Dlt645Device:
         request = self._control(control, await self._meter_time() + COMMAND_HOLDS)
         what = f"{self._device_id} {control.name}"
         try:
-            frame = await self._ask(request, what, lambda frame: True)
+            frame = await self._ask(request, what, lambda frame: True, secret=True)
         except DeviceSilent as exc:
             # Without the bytes that came: an echo of the request among them would hold the password.
             raise DeviceSilent(exc.message) from None
@@ -284,7 +284,9 @@ class Dlt645Device:
             frame = await self._ask(request, what, lambda frame: _repeats(frame, di, number))  # noqa: B023 - used at once
             content += frame.data[4:-1]
 
-    async def _ask(self, request: Frame, what: str, is_answer: Callable[[Frame], bool]) -> Frame:
+    async def _ask(
+        self, request: Frame, what: str, is_answer: Callable[[Frame], bool], *, secret: bool = False
+    ) -> Frame:
         """Send a request and return the frame of this meter that answers it.
 
         Raises:
@@ -304,7 +306,7 @@ class Dlt645Device:
                     return done, frame
 
         wire = dlt645.WAKE_UP + dlt645.encode(request)
-        return await self._line.exchange(wire, scan, device=self._device_id, what=what)
+        return await self._line.exchange(wire, scan, device=self._device_id, what=what, secret=secret)
 
     def _take(self, found: _Round, di: int, content: bytes, points: Sequence[Dlt645Point]) -> None:
         """Put what an item holds into ``found``.

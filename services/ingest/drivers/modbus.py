@@ -5,18 +5,14 @@ few requests is made from the profile, and what the device refuses is remembered
 """
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
 from pymodbus.pdu import ExceptionResponse, ModbusPDU
-from pymodbus.pdu.bit_message import ReadCoilsRequest, ReadDiscreteInputsRequest, WriteSingleCoilRequest
-from pymodbus.pdu.register_message import (
-    ReadHoldingRegistersRequest,
-    ReadInputRegistersRequest,
-    WriteMultipleRegistersRequest,
-    WriteSingleRegisterRequest,
-)
+from pymodbus.pdu.bit_message import ReadCoilsRequest, ReadDiscreteInputsRequest
+from pymodbus.pdu.register_message import ReadHoldingRegistersRequest, ReadInputRegistersRequest
 
 from libs.common.clock import Clock
 from libs.common.errors import InvalidInput
@@ -25,12 +21,13 @@ from libs.common.profiles import (
     Control,
     ModbusControl,
     ModbusPoint,
+    ModbusTextPoint,
     Order,
     RegisterType,
-    WriteFunction,
 )
 from services.ingest.domain.read_plan import Block, Span, plan, split
-from services.ingest.domain.registers import BYTE_ORDERS, ByteOrder, block_decoder, encode
+from services.ingest.domain.registers import BYTE_ORDERS, ByteOrder, block_decoder, text
+from services.ingest.drivers.modbus_writes import repeated, write_request
 from services.ingest.drivers.port import Address, BadAnswer, DeviceRefused, DeviceSilent, LineDown, RawReport
 
 logger = logging.getLogger(__name__)
@@ -63,8 +60,13 @@ READS: Mapping[Area, type[ModbusPDU]] = {
 class Asking(Protocol):
     """Carries requests to units, one at a time."""
 
-    async def request(self, what: str, pdu: ModbusPDU) -> ModbusPDU:
+    async def request(self, what: str, pdu: ModbusPDU, *, timeout_s: float | None = None) -> ModbusPDU:
         """Send a request to the unit that it names and return what came back, an exception answer too.
+
+        Args:
+            what: For messages.
+            pdu: The request.
+            timeout_s: Other than the line's.
 
         Raises:
             LineDown, DeviceSilent: As the port says.
@@ -85,6 +87,20 @@ class Round(StrEnum):
     """Some answers were wrong or refused for the moment."""
     CUT = "cut"
     """The device fell silent on the way."""
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a round of requests has brought so far."""
+
+    raw: dict[str, float | int | None] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was read."""
+        return not self.raw and not self.texts
 
 
 class ModbusDevice:
@@ -109,6 +125,7 @@ class ModbusDevice:
         self._points: Mapping[str, ModbusPoint] = {
             point.name: point for point in self._profile.modbus_points() if point.copy_of is None and not point.is_text
         }
+        self._texts = {point.name: point for point in self._profile.modbus_texts()}
         self._order = ByteOrder.of(
             big_bytes=self._profile.byte_order is Order.BIG, big_words=self._profile.word_order is Order.BIG
         )
@@ -121,60 +138,67 @@ class ModbusDevice:
 
     async def read(self) -> RawReport:
         """Read what is due."""
-        raw: dict[str, float | int | None] = {}
-        failed: dict[str, str] = {}
+        found = _Found()
         ended = Round.COMPLETE
         if self._clock.monotonic() >= self._slow_due_at:
             # Once a day everything is tried again: what was refused may exist after a change of firmware.
             self._replan()
-            ended = await self._read_blocks(self._slow, raw, failed)
+            ended = await self._read_blocks(self._slow, found)
             wait_s = SLOW_EVERY_S if ended is Round.COMPLETE else SLOW_AGAIN_S
             self._slow_due_at = self._clock.monotonic() + wait_s
-            self._learn_float_order(raw, ended)
+            self._learn_float_order(found.raw, ended)
         if ended is not Round.CUT and self._float_order is not None:
-            await self._read_blocks(self._fast, raw, failed)
-        return self._report(raw, failed)
+            await self._read_blocks(self._fast, found)
+        return self._report(found)
 
     async def read_points(self, names: Collection[str]) -> RawReport:
         """Read some points now."""
-        wanted = [_span(self._points[name]) for name in names if name in self._points]
-        blocks = list(plan(wanted, max_registers=self._profile.max_registers_per_read, max_gap=self._max_gap))
-        raw: dict[str, float | int | None] = {}
-        failed: dict[str, str] = {}
-        await self._read_blocks(blocks, raw, failed)
-        return self._report(raw, failed)
+        points = [self._points[name] for name in names if name in self._points]
+        found = _Found()
+        if any(point.type.is_float for point in points) and not await self._knows_float_order(found):
+            lost = {point.name: "the order of its bytes is not known" for point in points if point.type.is_float}
+            points = [point for point in points if point.name not in lost]
+            found.failed.update(lost)
+        await self._read_blocks(self._plan(map(_span, points)), found)
+        return self._report(found)
 
     async def write(self, control: Control, value: float | None) -> str:
         """Do a control."""
         if not isinstance(control, ModbusControl):
             raise InvalidInput(f"{control.name} is no Modbus control")
-        word = control.value if control.value is not None else self._word(control, value)
         what = f"{self._device_id} {control.name}"
-        match control.function:
-            case WriteFunction.COIL:
-                pdu: ModbusPDU = WriteSingleCoilRequest(address=control.address, bits=[word != 0], dev_id=self._unit)
-            case WriteFunction.REGISTER:
-                pdu = WriteSingleRegisterRequest(address=control.address, registers=[word], dev_id=self._unit)
-            case WriteFunction.REGISTERS:
-                pdu = WriteMultipleRegistersRequest(address=control.address, registers=[word], dev_id=self._unit)
+        shown_by = self._points.get(control.read_back.points[0])
+        order = self._order
+        if control.type is not None and control.type.is_float:
+            if not await self._knows_float_order(_Found()):
+                raise DeviceRefused(f"{what}: the order of the float's bytes cannot be read; nothing was written")
+            order = self._order_of(control.type)
+        pdu = write_request(control, value, shown_by=shown_by, order=order, unit=self._unit)
         answer = await self._request(what, pdu)
-        if _repeated(answer) != _repeated(pdu):
+        if repeated(answer) != repeated(pdu):
             raw = self._line.distrust()
-            raise BadAnswer(f"{what}: asked {_repeated(pdu)}, answered {_repeated(answer)}", raw=raw)
+            raise BadAnswer(f"{what}: asked {repeated(pdu)}, answered {repeated(answer)}", raw=raw)
         return f"{control.function} {control.address:#06x} acknowledged"
 
     def _replan(self) -> None:
         fast = [_span(point) for point in self._points.values() if not point.slow]
         slow = [_span(point) for point in self._points.values() if point.slow]
-        longest = self._profile.max_registers_per_read
-        self._fast = list(plan(fast, max_registers=longest, max_gap=self._max_gap))
-        self._slow = list(plan(slow, max_registers=longest, max_gap=self._max_gap))
+        slow += [_span(point) for point in self._texts.values()]
+        self._fast, self._slow = self._plan(fast), self._plan(slow)
         self._decoders.clear()
 
-    async def _read_blocks(
-        self, blocks: list[Block], raw: dict[str, float | int | None], failed: dict[str, str]
-    ) -> "Round":
-        """Read blocks one after the other into ``raw``.
+    def _plan(self, spans: Iterable[Span]) -> list[Block]:
+        return list(plan(spans, max_registers=self._profile.max_registers_per_read, max_gap=self._max_gap))
+
+    async def _knows_float_order(self, found: _Found) -> bool:
+        """Return whether the order of the floats is known; ask the device for it once."""
+        if self._float_order is None:
+            ended = await self._read_blocks(self._plan([_span(self._points[FLOAT_ORDER_POINT])]), found)
+            self._learn_float_order(found.raw, ended)
+        return self._float_order is not None
+
+    async def _read_blocks(self, blocks: list[Block], found: _Found) -> Round:
+        """Read blocks one after the other into ``found``.
 
         The list is changed in place where the device taught something about itself. Silence ends the round at
         once: whatever is wrong, the next request would only cost another time limit.
@@ -187,7 +211,7 @@ class ModbusDevice:
         while todo:
             block = todo.pop(0)
             try:
-                values = await self._read_block(block)
+                await self._read_block(block, found)
             except DeviceRefused as exc:
                 if exc.facts.get("exception") in (ILLEGAL_ADDRESS, ILLEGAL_FUNCTION, ILLEGAL_VALUE):
                     smaller = split(block) if exc.facts["exception"] == ILLEGAL_ADDRESS else (block,)
@@ -195,23 +219,22 @@ class ModbusDevice:
                     if len(smaller) > 1:
                         todo = [*smaller, *todo]
                         continue
-                    self._note_absent(block, exc.message)
+                    if blocks is self._fast or blocks is self._slow:
+                        self._note_absent(block, exc.message)
                 else:
                     ended = Round.PARTIAL
-                failed.update({span.point: exc.message for span in block.spans if not self._optional(span)})
+                found.failed.update({span.point: exc.message for span in block.spans if not self._optional(span)})
             except BadAnswer as exc:
                 ended = Round.PARTIAL
-                failed.update({span.point: exc.message for span in block.spans})
+                found.failed.update({span.point: exc.message for span in block.spans})
             except (LineDown, DeviceSilent) as exc:
-                if not raw:
+                if found.empty:
                     raise
-                failed.update({span.point: exc.message for rest in (block, *todo) for span in rest.spans})
+                found.failed.update({span.point: exc.message for rest in (block, *todo) for span in rest.spans})
                 return Round.CUT
-            else:
-                raw.update(zip((span.point for span in block.spans), values, strict=True))
         return ended
 
-    async def _read_block(self, block: Block) -> list[float | int | None]:
+    async def _read_block(self, block: Block, found: _Found) -> None:
         try:
             answer = await self._ask(block)
         except DeviceRefused as exc:
@@ -223,7 +246,15 @@ class ModbusDevice:
         if len(values) != block.count:
             raw = self._line.distrust()
             raise BadAnswer(f"{self._device_id}: asked for {block.count} of {block.area}, got {len(values)}", raw=raw)
-        return self._decoder(block)(values)
+        names = [span.point for span in block.spans]
+        numbers = self._decoder(block)(values) if any(name in self._points for name in names) else []
+        found.raw.update(zip((name for name in names if name in self._points), numbers, strict=True))
+        big_bytes = self._profile.byte_order is Order.BIG
+        for name in names:
+            if name in self._texts:
+                start = self._texts[name].address - block.start
+                words = text(values[start : start + self._texts[name].count], big_bytes=big_bytes)
+                found.texts[name] = words or ""
 
     async def _ask(self, block: Block) -> ModbusPDU:
         what = f"{self._device_id} {block.area} {block.start:#06x}+{block.count}"
@@ -248,13 +279,13 @@ class ModbusDevice:
     def _decoder(self, block: Block) -> Callable[[Sequence[int]], list[float | int | None]]:
         found = self._decoders.get(block)
         if found is None:
-            points = [self._points[span.point] for span in block.spans]
+            points = [self._points[span.point] for span in block.spans if span.point in self._points]
             found = self._decoders[block] = block_decoder(
-                [(point.address - block.start, point.type, self._order_of(point)) for point in points]
+                [(_places(point, block), point.type, self._order_for(point)) for point in points]
             )
         return found
 
-    def _learn_float_order(self, raw: Mapping[str, float | int | None], ended: "Round") -> None:
+    def _learn_float_order(self, raw: Mapping[str, float | int | None], ended: Round) -> None:
         """Take the order of the floats from the meter's own setting; from the profile when it has none."""
         number = raw.get(FLOAT_ORDER_POINT)
         if number is not None and 0 <= number < len(BYTE_ORDERS):
@@ -263,11 +294,17 @@ class ModbusDevice:
             self._float_order = self._order
         self._decoders.clear()
 
-    def _order_of(self, point: ModbusPoint) -> ByteOrder:
-        return self._float_order or self._order if point.type.is_float else self._order
+    def _order_for(self, point: ModbusPoint) -> ByteOrder:
+        if not point.parts:
+            return self._order_of(point.type)
+        # Its registers are listed, most significant first.
+        return ByteOrder.of(big_bytes=self._profile.byte_order is Order.BIG, big_words=True)
+
+    def _order_of(self, type_: RegisterType) -> ByteOrder:
+        return self._float_order or self._order if type_.is_float else self._order
 
     def _optional(self, span: Span) -> bool:
-        return self._points[span.point].optional
+        return self._profile.points[span.point].optional
 
     def _note_absent(self, block: Block, reason: str) -> None:
         missing = [span.point for span in block.spans if not self._optional(span)]
@@ -283,28 +320,10 @@ class ModbusDevice:
             at = blocks.index(block)
             blocks[at : at + 1] = by
 
-    def _report(self, raw: Mapping[str, float | int | None], failed: Mapping[str, str]) -> RawReport:
-        if not raw and failed:
-            raise DeviceRefused(f"{self._device_id}: nothing could be read; {next(iter(failed.values()))}")
-        return RawReport(raw=raw, received_at=self._clock.now(), failed=failed)
-
-    def _word(self, control: ModbusControl, value: float | None) -> int:
-        """Return the raw word of a control that takes its value from the command.
-
-        Raises:
-            InvalidInput: No value, or one outside the device's limits.
-        """
-        low = control.min if control.min is not None else float("-inf")
-        high = control.max if control.max is not None else float("inf")
-        if value is None or not low <= value <= high:
-            raise InvalidInput(
-                f"{control.name} takes a value from {low:g} to {high:g}, not {value}",
-                message_zh=f"{control.name} 的取值范围为 {low:g} 至 {high:g},收到 {value}",
-            )
-        point = self._points.get(control.read_back.points[0])
-        scale, offset = (point.scale, point.offset) if point is not None else (1.0, 0.0)
-        type_ = point.type if point is not None and point.count == 1 else RegisterType.UINT16
-        return encode(round((value - offset) / scale), type_)[0]
+    def _report(self, found: _Found) -> RawReport:
+        if found.empty and found.failed:
+            raise DeviceRefused(f"{self._device_id}: nothing could be read; {next(iter(found.failed.values()))}")
+        return RawReport(raw=found.raw, received_at=self._clock.now(), failed=found.failed, texts=found.texts)
 
 
 def unit_of(address: Address, *, least: int = 0, most: int = 255) -> int:
@@ -323,16 +342,10 @@ def unit_of(address: Address, *, least: int = 0, most: int = 255) -> int:
     return number
 
 
-def _repeated(pdu: ModbusPDU) -> tuple[object, ...]:
-    """Return what the answer to a write repeats of it."""
-    match pdu.function_code:
-        case WriteSingleCoilRequest.function_code:
-            return (pdu.address, bool(pdu.bits[0]))
-        case WriteSingleRegisterRequest.function_code:
-            return (pdu.address, pdu.registers[0])
-        case _:
-            return (pdu.address, pdu.count)
-
-
-def _span(point: ModbusPoint) -> Span:
+def _span(point: ModbusPoint | ModbusTextPoint) -> Span:
     return Span(point.area, point.address, point.count, point.name)
+
+
+def _places(point: ModbusPoint, block: Block) -> Sequence[int]:
+    """Return where in a block the registers of a point stand."""
+    return [address - block.start for address in point.parts or range(point.address, point.end)]

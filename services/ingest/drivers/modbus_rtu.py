@@ -16,7 +16,9 @@ from services.ingest.drivers.stream import StreamLine
 
 UNITS = (1, 247)
 """0 is everybody's and never answered: a write to it would switch every device on the pair. 248 up is reserved."""
-READS = range(1, 5)
+COUNTED = (1, 2, 3, 4, 17)
+"""Functions whose answer has its byte count after them: reads, and the report of a server's id."""
+IDENTIFICATION = 43
 EXCEPTION = 0x80
 EXCEPTION_BYTES = 5
 ECHO_BYTES = 8
@@ -68,28 +70,31 @@ def device(line: StreamLine, address: Address, *, max_gap: int) -> ModbusDevice:
         InvalidInput: The address is no unit id.
     """
     unit = unit_of(address, least=UNITS[0], most=UNITS[1])
-    return ModbusDevice(_Asking(line, address.device_id), address, unit=unit, clock=line.clock, max_gap=max_gap)
+    return ModbusDevice(RtuAsking(line, address.device_id), address, unit=unit, clock=line.clock, max_gap=max_gap)
 
 
-class _Asking:
-    """Carries a device's requests over a stream."""
+class RtuAsking:
+    """Carries requests over a stream; empty ``device_id`` for units that nobody knows."""
 
     def __init__(self, line: StreamLine, device_id: str) -> None:
         self._line = line
         self._device_id = device_id
 
-    async def request(self, what: str, pdu: ModbusPDU) -> ModbusPDU:
+    async def request(self, what: str, pdu: ModbusPDU, *, timeout_s: float | None = None) -> ModbusPDU:
+        """Send one request and return its answer. Raises as ``modbus.Asking``."""
         try:
             request = frame(pdu)
         except ValueError as exc:
             raise InvalidInput(f"{what}: {exc}") from exc
         scan = partial(scan_answer, unit=pdu.dev_id, function=pdu.function_code)
-        answer = _DECODER.decode(await self._line.exchange(request, scan, device=self._device_id, what=what))
+        found = await self._line.exchange(request, scan, device=self._device_id, what=what, timeout_s=timeout_s)
+        answer = _DECODER.decode(found)
         if answer is None:
             raise BadAnswer(f"{what}: no Modbus answer", raw=self.distrust())
         return answer
 
     def distrust(self) -> bytes:
+        """Say that the last answer was wrong, and return its bytes."""
         return self._line.distrust()
 
 
@@ -102,9 +107,23 @@ def _length(data: bytes, start: int, function: int) -> int | None:
         return EXCEPTION_BYTES
     if found != function:
         return 0
-    if function not in READS:
+    if function == IDENTIFICATION:
+        return _identification_length(data, start)
+    if function not in COUNTED:
         return ECHO_BYTES
     return 5 + data[start + 2] if start + 2 < len(data) else None
+
+
+def _identification_length(data: bytes, start: int) -> int | None:
+    """Return how long the answer to a read of the identification is: objects, each with a length of its own."""
+    at = start + 8
+    if at > len(data):
+        return None
+    for _ in range(data[at - 1]):
+        if at + 2 > len(data):
+            return None
+        at += 2 + data[at + 1]
+    return at + 2 - start
 
 
 def _crc(data: bytes) -> bytes:

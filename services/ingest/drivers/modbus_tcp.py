@@ -23,6 +23,7 @@ from libs.common.profiles import Protocol
 from services.ingest.drivers.liveness import Liveness
 from services.ingest.drivers.modbus import ModbusDevice, unit_of
 from services.ingest.drivers.port import Address, BadAnswer, DeviceSilent, LineDown
+from services.ingest.drivers.taps import Taps
 
 # The library logs every unanswered request as an error; silence is counted and judged here.
 logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)
@@ -67,6 +68,8 @@ class ModbusTcpLine:
         self._last_request_at = float("-inf")
         self._liveness = Liveness()
         self._heard = b""
+        self._asked = ""
+        self.taps = Taps()
 
     def session(self, address: Address) -> ModbusDevice:
         """Return a session for one unit.
@@ -81,7 +84,8 @@ class ModbusTcpLine:
                 message_zh=f"设备 {address.device_id}:{address.profile.protocol} 应接在 rtu_over_tcp、serial 或 dtu "
                 "类型的线路上,tcp 类型的线路是 Modbus TCP",
             )
-        return ModbusDevice(self, address, unit=unit_of(address), clock=self._clock, max_gap=self._max_gap)
+        asking = TcpAsking(self, address.device_id)
+        return ModbusDevice(asking, address, unit=unit_of(address), clock=self._clock, max_gap=self._max_gap)
 
     async def close(self) -> None:
         """Close the connection."""
@@ -90,8 +94,14 @@ class ModbusTcpLine:
         if client is not None:
             client.close()
 
-    async def request(self, what: str, pdu: ModbusPDU) -> ModbusPDU:
+    async def request(self, what: str, pdu: ModbusPDU, *, device: str, timeout_s: float | None = None) -> ModbusPDU:
         """Send one request and return its answer; one at a time, by whoever owns the line.
+
+        Args:
+            what: For messages.
+            pdu: The request.
+            device: Who is asked; empty: nobody that is known to be there, whose silence says nothing of the line.
+            timeout_s: Other than the line's, and at most ``CONNECT_TIMEOUT_S``.
 
         Raises:
             LineDown, DeviceSilent, BadAnswer: As the port says.
@@ -99,14 +109,14 @@ class ModbusTcpLine:
         """
         client = await self._connected()
         await self._keep_pace()
-        self._heard = b""
-        unit = str(pdu.dev_id)
+        self._heard, self._asked = b"", device
+        limit_s = self._timeout_s if timeout_s is None else min(timeout_s, CONNECT_TIMEOUT_S)
         try:
-            answer = await self._within_time(client.execute(False, pdu))
+            answer = await self._within_time(client.execute(False, pdu), limit_s)
         except TimeoutError:
-            if self._liveness.silent(unit):
+            if device and self._liveness.silent(device):
                 await self.close()
-            raise DeviceSilent(f"{what}: no answer within {self._timeout_s:g} s", raw=self._heard) from None
+            raise DeviceSilent(f"{what}: no answer within {limit_s:g} s", raw=self._heard) from None
         except ConnectionException as exc:
             await self.close()
             raise LineDown(f"{self._host}:{self._port}: {exc}") from exc
@@ -118,12 +128,15 @@ class ModbusTcpLine:
             raise InvalidInput(f"{what}: {exc}") from exc
         finally:
             self._last_request_at = self._clock.monotonic()
-        self._liveness.answered(unit)
+        if device:
+            self._liveness.answered(device)
         if answer is None:
             raise BadAnswer(f"{what}: no answer object", raw=self._heard)
         return answer
 
-    async def _within_time(self, asking: Coroutine[object, object, ModbusPDU | None]) -> ModbusPDU | None:
+    async def _within_time(
+        self, asking: Coroutine[object, object, ModbusPDU | None], limit_s: float
+    ) -> ModbusPDU | None:
         """Return the answer, or raise ``TimeoutError``.
 
         The request is a task of its own: the library waits by ``asyncio.wait_for``, which in Python 3.11 swallows a
@@ -131,7 +144,7 @@ class ModbusTcpLine:
         """
         task = asyncio.create_task(asking, name="modbus request")
         try:
-            await asyncio.wait([task], timeout=self._timeout_s)
+            await asyncio.wait([task], timeout=limit_s)
         finally:
             while not task.done():
                 task.cancel()
@@ -140,8 +153,9 @@ class ModbusTcpLine:
             raise TimeoutError
         return task.result()
 
-    def distrust(self) -> bytes:
-        """Return the bytes of the last answer, which was wrong; the next one carries a number of its own."""
+    @property
+    def heard(self) -> bytes:
+        """What came after the last request."""
         return self._heard
 
     async def _connected(self) -> AsyncModbusTcpClient:
@@ -175,8 +189,25 @@ class ModbusTcpLine:
             await self._clock.sleep(wait_s)
 
     def _trace(self, sending: bool, data: bytes) -> bytes:
+        self.taps.tell(self._asked, data, sent=sending)
         if sending:
             return data
         # The library shows all that it holds each time, not only what is new.
         self._heard = data[:MAX_KEPT_BYTES]
         return data
+
+
+class TcpAsking:
+    """Carries a device's requests over the line; empty ``device_id`` for units that nobody knows."""
+
+    def __init__(self, line: ModbusTcpLine, device_id: str) -> None:
+        self._line = line
+        self._device_id = device_id
+
+    async def request(self, what: str, pdu: ModbusPDU, *, timeout_s: float | None = None) -> ModbusPDU:
+        """Send one request and return its answer. Raises as ``modbus.Asking``."""
+        return await self._line.request(what, pdu, device=self._device_id, timeout_s=timeout_s)
+
+    def distrust(self) -> bytes:
+        """Return the bytes of the last answer, which was wrong; the next one carries a number of its own."""
+        return self._line.heard

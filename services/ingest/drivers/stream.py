@@ -14,6 +14,7 @@ from libs.common.clock import Clock
 from libs.common.errors import InvalidInput
 from services.ingest.drivers.liveness import Liveness
 from services.ingest.drivers.port import Address, Channel, DeviceSession, DeviceSilent, LineDown
+from services.ingest.drivers.taps import Taps
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ class StreamLine:
         """
         self.clock = clock
         self.timeout_s = timeout_s
+        self.taps = Taps()
         self._channel = channel
         self._sessions = sessions
         self._pacing_s = pacing_s
@@ -91,16 +93,25 @@ class StreamLine:
         return make(self, address)
 
     async def exchange(
-        self, request: bytes, scan: Scan[F], *, device: str, what: str, timeout_s: float | None = None
+        self,
+        request: bytes,
+        scan: Scan[F],
+        *,
+        device: str,
+        what: str,
+        timeout_s: float | None = None,
+        secret: bool = False,
     ) -> F:
         """Send a request and return the frame that answers it.
 
         Args:
             request: A whole frame.
             scan: Finds the answer; it must check everything that the answer repeats of the request.
-            device: Who is asked; one that is silent does not make the line doubtful to others.
+            device: Who is asked; one that is silent does not make the line doubtful to others. Empty: nobody that
+                is known to be there, whose silence says nothing of the line.
             what: What is asked for, for messages.
             timeout_s: Other than the line's.
+            secret: The request holds a password, and nobody who listens in may see it.
 
         Raises:
             LineDown: Nothing was sent.
@@ -109,10 +120,11 @@ class StreamLine:
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         await self._be_ready()
         await self._channel.send(request)
+        self.taps.tell(device, request, sent=True, hidden=secret)
         try:
-            frame = await self._answer(scan, limit_s)
+            frame = await self._answer(scan, limit_s, device, secret)
         except TimeoutError:
-            if self._liveness.silent(device) and self._renews:
+            if device and self._liveness.silent(device) and self._renews:
                 await self.close()
             raise DeviceSilent(f"{what}: no answer within {limit_s:g} s", raw=bytes(self._heard)) from None
         except LineDown as exc:
@@ -121,13 +133,15 @@ class StreamLine:
             raise DeviceSilent(f"{what}: {exc.message}", raw=bytes(self._heard)) from exc
         finally:
             self._last_at = self.clock.monotonic()
-        self._liveness.answered(device)
+        if device:
+            self._liveness.answered(device)
         return frame
 
     async def announce(self, request: bytes) -> None:
         """Send a frame that nobody answers. Raises ``LineDown``."""
         await self._be_ready()
         await self._channel.send(request)
+        self.taps.tell("", request, sent=True)
         self._doubtful = False
         self._last_at = self.clock.monotonic()
 
@@ -155,7 +169,7 @@ class StreamLine:
         if wait_s > 0:
             await self.clock.sleep(wait_s)
         try:
-            await self._channel.receive(0)
+            self.taps.tell("", await self._channel.receive(0), sent=False)
         except TimeoutError:
             pass
         except LineDown:
@@ -166,13 +180,14 @@ class StreamLine:
         self._doubtful = True
         self._heard.clear()
 
-    async def _answer(self, scan: Scan[F], limit_s: float) -> F:
+    async def _answer(self, scan: Scan[F], limit_s: float, device: str, secret: bool) -> F:
         """Return the first frame that ``scan`` finds. Raises ``TimeoutError``, ``LineDown``."""
         give_up_at = self.clock.monotonic() + limit_s
         rest = b""
         heard = 0
         while True:
             data = await self._channel.receive(give_up_at - self.clock.monotonic())
+            self.taps.tell(device, data, sent=False, hidden=secret)
             self._heard += data[: MAX_KEPT_BYTES - len(self._heard)]
             heard += len(data)
             rest += data
@@ -193,7 +208,7 @@ class StreamLine:
         give_up_at = self.clock.monotonic() + MAX_DRAIN * max(self._quiet_s, self.timeout_s)
         while self.clock.monotonic() < give_up_at:
             try:
-                await self._channel.receive(self._quiet_s)
+                self.taps.tell("", await self._channel.receive(self._quiet_s), sent=False)
             except TimeoutError:
                 self._doubtful = False
                 return

@@ -113,6 +113,11 @@ class LineRunner:
         self._limits = BreakerLimits(settings.breaker_failures, settings.breaker_waits_s)
 
     @property
+    def driver(self) -> LineDriver:
+        """The line's driver; to be used within ``first`` only."""
+        return self._driver
+
+    @property
     def device_ids(self) -> frozenset[str]:
         """The devices that are polled."""
         return frozenset(self._polled)

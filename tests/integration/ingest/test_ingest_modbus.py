@@ -1,6 +1,7 @@
 """The Modbus driver against a server that this project did not write, and against peers that misbehave."""
 
 import asyncio
+import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -352,6 +353,71 @@ async def test_answer_of_another_unit_is_no_answer() -> None:
                 await unit(line).read()
 
 
+@pytest.mark.parametrize("framing", ["tcp", "rtu"])
+async def test_two_answers_in_one_segment_do_not_shift_the_next(framing: Literal["tcp", "rtu"]) -> None:
+    """The second one would be taken for the answer to what is asked next: same unit, function and byte count."""
+
+    async def answer(peer: Peer0, number: int, pdu: bytes) -> bytes | None:
+        return bytes([3, 2, 0, len(peer.requests)])
+
+    async def twice(writer: asyncio.StreamWriter, blob: bytes) -> None:
+        writer.write(blob * 2)
+
+    peer = Peer0(framing, answer=answer, send=twice)
+    async with line_to(peer) as line:
+        device = unit(line)
+        for number in range(1, 4):
+            assert (await device.read_points(["voltage_a"])).raw == {"voltage_a": number}
+
+
+@pytest.mark.parametrize("framing", ["tcp", "rtu"])
+async def test_answer_to_another_function_is_no_answer(framing: Literal["tcp", "rtu"]) -> None:
+    async def answer(peer: Peer0, number: int, pdu: bytes) -> bytes | None:
+        reply = await honest(peer, number, pdu)
+        assert reply is not None
+        return bytes([4]) + reply[1:] if len(peer.requests) == 1 else reply
+
+    async with line_to(Peer0(framing, answer=answer)) as line:
+        device = unit(line)
+        with pytest.raises((DeviceSilent, BadAnswer, DeviceRefused)):
+            await device.read_points(["voltage_a"])
+        assert (await device.read_points(["voltage_a"])).raw == {"voltage_a": 2301}
+
+
+async def test_gateway_that_answers_with_a_foreign_transaction_is_left_and_found_again() -> None:
+    """Seen in the field: every answer carries the number of an earlier request until the connection is made anew."""
+
+    async def answer(peer: Peer0, number: int, pdu: bytes) -> bytes | None:
+        reply = await honest(peer, number, pdu)
+        assert reply is not None
+        return reply if peer.connections > 1 else b"RAW" + peer.frame(b"\x77\x77", number, reply)
+
+    peer = Peer0(answer=answer)
+    async with line_to(peer) as line:
+        device = unit(line)
+        for _ in range(3):
+            with pytest.raises(DeviceSilent):
+                await device.read()
+        assert (await device.read()).raw == FULL
+        assert peer.connections == 2
+
+
+@pytest.mark.parametrize("framing", ["tcp", "rtu"])
+async def test_peer_that_resets_instead_of_answering_leaves_the_outcome_open(framing: Literal["tcp", "rtu"]) -> None:
+    async def reset(writer: asyncio.StreamWriter, blob: bytes) -> None:
+        sock = writer.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.close()
+
+    peer = Peer0(framing, send=reset)
+    async with line_to(peer) as line:
+        device = unit(line)
+        with pytest.raises(DeviceSilent):
+            await device.write(PROFILE.controls["breaker_open"], None)
+        peer.send = None
+        assert (await device.read()).raw == FULL
+
+
 async def test_answer_with_too_few_registers_is_refused_and_gives_no_values() -> None:
     async def answer(peer: Peer0, number: int, pdu: bytes) -> bytes | None:
         return bytes([3, 4]) + b"\0\1\0\2"
@@ -450,6 +516,109 @@ async def test_write_says_whether_it_was_done_refused_or_cannot_be_known() -> No
         peer.answer = nothing
         with pytest.raises(DeviceSilent):
             await device.write(control, None)
+
+
+# Texts, registers that lie apart, and writes of several.
+
+WIDE = parse_profile(
+    """
+schema: device-profile/1
+vendor: Test
+vendor_zh: 测试
+model: Wide
+category: meter_3p
+protocol: modbus
+transports: [tcp]
+address_base: 0
+byte_order: big
+word_order: little
+max_registers_per_read: 60
+confidence: high
+side: primary
+points:
+  - {name: voltage_a, area: holding, addr: 0x40, type: float32, scale: 1, unit: V}
+  - {name: energy_active_import, area: holding, addrs: [0x30, 0x10], type: uint32, scale: 0.01, unit: kWh}
+  - {name: energy_active_export, area: holding, addr: 0x20, type: uint64, scale: 0.01, unit: kWh}
+  - {name: x_test_model, area: holding, addr: 0x100, count: 4, type: string, scale: 1, unit: "1"}
+  - {name: temperature_setpoint, area: holding, addr: 0x50, type: float32, scale: 1, unit: degC}
+  - {name: float_byte_order, area: holding, addr: 0x70, type: uint16, scale: 1, unit: "1", slow: true}
+  - {name: relay_1_state, area: coil, addr: 0, type: bool, scale: 1, unit: "1"}
+  - {name: relay_2_state, area: coil, addr: 1, type: bool, scale: 1, unit: "1"}
+controls:
+  - {name: ac_set_temperature, function: write_multiple_registers, area: holding, addr: 0x50, type: float32, min: 5,
+     max: 30}
+  - {name: relay_all_close, function: write_multiple_coils, area: coil, addr: 0, values: [1, 1]}
+source: [made for this test]
+""",
+    name="wide",
+    source="wide.yaml",
+)
+
+
+async def test_counter_whose_registers_lie_apart_is_read_in_one_request() -> None:
+    async def answer(peer: Peer0, number: int, pdu: bytes) -> bytes | None:
+        function, start, count = struct.unpack(">BHH", pdu[:5])
+        if function == 1:
+            return bytes([1, 1, 0])
+        registers = {0x30: 0x0001, 0x10: 0x0002, 0x70: 0, 0x20: 4, 0x21: 3, 0x22: 2, 0x23: 1}
+        values = [registers.get(address, 0) for address in range(start, start + count)]
+        return bytes([function, 2 * count]) + struct.pack(f">{count}H", *values)
+
+    peer = Peer0(answer=answer)
+    async with line_to(peer) as line:
+        raw = (await unit(line, profile=WIDE).read()).raw
+        assert raw["energy_active_import"] == 0x10002  # listed most significant first, whatever the word order
+        assert raw["energy_active_export"] == 0x0001_0002_0003_0004
+        holding = [(start, start + count) for start, count in starts(peer)]
+        for first, last in ((0x10, 0x30), (0x20, 0x23)):
+            assert [1 for start, end in holding if start <= first and last < end], holding
+            assert not [1 for start, end in holding if start <= first < end <= last], "a value was cut"
+
+
+async def test_text_is_read_and_goes_to_the_status_with_the_slow_points(meter: Peer) -> None:
+    meter.bank.set_holding_registers(0x100, list(struct.unpack(">4H", b"DTSU666\0")))
+    line = opened(meter.port)
+    device = unit(line, profile=WIDE)
+    assert (await device.read()).texts == {"x_test_model": "DTSU666"}
+    assert (await device.read()).texts == {}
+    await line.close()
+
+
+@pytest.mark.parametrize(("number", "order"), list(enumerate(["ABCD", "CDAB", "BADC", "DCBA"])))
+async def test_float_is_written_in_the_order_that_the_device_has(meter: Peer, number: int, order: str) -> None:
+    meter.bank.set_holding_registers(0x70, [number])
+    line = opened(meter.port)
+    device = unit(line, profile=WIDE)
+    await device.write(WIDE.controls["ac_set_temperature"], 21.5)
+    assert meter.bank.get_holding_registers(0x50, 2) == words(21.5, order)
+    # A session that was not read before knows it too.
+    assert (await unit(line, profile=WIDE).read_points(["temperature_setpoint"])).raw["temperature_setpoint"] == 21.5
+    await line.close()
+
+
+async def test_several_coils_are_written_at_once(meter: Peer) -> None:
+    line = opened(meter.port)
+    await unit(line, profile=WIDE).write(WIDE.controls["relay_all_close"], None)
+    assert meter.bank.get_coils(0, 3) == [True, True, False]
+    await line.close()
+
+
+async def test_float_of_unknown_order_is_neither_read_nor_written() -> None:
+    async def answer(peer: Peer0, number: int, pdu: bytes) -> bytes | None:
+        function, start, count = struct.unpack(">BHH", pdu[:5])
+        return bytes([0x83, 4]) if start == 0x70 else bytes([function, 2 * count]) + bytes(2 * count)
+
+    peer = Peer0(answer=answer)
+    async with line_to(peer) as line:
+        device = unit(line, profile=WIDE)
+        with pytest.raises(DeviceRefused, match="order of the float"):
+            await device.write(WIDE.controls["ac_set_temperature"], 21.5)
+        with pytest.raises(DeviceRefused, match="nothing could be read"):
+            await device.read_points(["voltage_a"])
+        found = await device.read_points(["voltage_a", "energy_active_export"])
+        assert found.raw == {"energy_active_export": 0}
+        assert set(found.failed) == {"voltage_a", "float_byte_order"}
+        assert {pdu[0] for _, pdu in peer.requests} == {3}
 
 
 # An independent server.

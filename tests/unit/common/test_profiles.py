@@ -69,6 +69,7 @@ side: primary
 source: [manual]
 """
 VOLTAGE = "{name: voltage_a, area: holding, addr: 0x10, type: float32, scale: 1, unit: V}"
+SERIAL_NUMBER = '{name: x_maker_serial_number, area: holding, addr: 0x100, count: 8, type: string, scale: 1, unit: "1"}'
 STATE = '{name: breaker_state, area: coil, addr: 0, type: bool, scale: 1, unit: "1"}'
 
 
@@ -341,6 +342,78 @@ class TestMistakes:
     def test_wrong_point_is_named(self, point: str, field: str, expected: str) -> None:
         found = problems(profile(point))
         assert any(line == FIRST_POINT and field == f and expected in e for line, f, e in found), found
+
+    def test_registers_that_lie_apart_are_one_value(self) -> None:
+        point = VOLTAGE.replace("addr: 0x10", "addrs: [0x30, 0x10]").replace("float32", "uint32")
+        (found,) = parse(profile(point)).modbus_points()
+        assert (found.parts, found.address, found.count, found.end) == ((0x30, 0x10), 0x10, 0x21, 0x31)
+
+    def test_string_is_a_text_read_now_and_then(self) -> None:
+        model = parse(profile(VOLTAGE, SERIAL_NUMBER))
+        (found,) = model.modbus_texts()
+        assert (found.name, found.address, found.count, found.is_text, found.slow) == (
+            "x_maker_serial_number", 0x100, 8, True, True,
+        )  # fmt: skip
+        assert [point.name for point in model.modbus_points()] == ["voltage_a"]
+
+    @pytest.mark.parametrize(
+        ("point", "field", "expected"),
+        [
+            (VOLTAGE.replace("addr: 0x10, ", ""), "points[0].addr", "either addr or, for registers that lie apart"),
+            (VOLTAGE.replace("addr: 0x10", "addr: 0x10, addrs: [1, 2]"), "points[0].addr", "either addr or"),
+            (VOLTAGE.replace("addr: 0x10", "addrs: [1, 2, 3]"), "points[0].addrs", "2 different addresses"),
+            (VOLTAGE.replace("addr: 0x10", "addrs: [1, 1]"), "points[0].addrs", "2 different addresses"),
+            (VOLTAGE.replace("addr: 0x10", "addrs: [1, 99]"), "points[0].addrs", "within 60 registers"),
+            (VOLTAGE.replace("addr: 0x10", "addr: 0x10, count: 2"), "points[0].count", "only with type: string"),
+            (SERIAL_NUMBER.replace(", count: 8", ""), "points[0].count", "addr and count"),
+            (SERIAL_NUMBER.replace("count: 8", "count: 61"), "points[0].type", "at most 60 registers"),
+            (SERIAL_NUMBER.replace("x_maker_serial_number", "voltage_a"), "points[0].name", "the name of a text"),
+            (SERIAL_NUMBER.replace("}", ", mask: 1}"), "points[0].type", "an integer where mask"),
+            (SERIAL_NUMBER.replace("holding", "coil"), "points[0].type", "bool in coil"),
+        ],
+    )
+    def test_wrong_place_of_a_modbus_value_is_named(self, point: str, field: str, expected: str) -> None:
+        found = problems(profile(point))
+        assert any(f == field and expected in e for _, f, e in found), found
+
+    def test_controls_that_write_several_registers(self) -> None:
+        state = '{name: ac_mode, area: holding, addr: 2, type: uint16, scale: 1, unit: "1"}'
+        several = "{name: ac_set_mode, function: write_multiple_registers, area: holding, addr: 0"
+        model = parse(profile(state, controls=(several + ", type: float32, min: 0, max: 9}",)))
+        control = model.controls["ac_set_mode"]
+        assert isinstance(control, ModbusControl)
+        assert (control.type, control.value, control.values) == (RegisterType.FLOAT32, None, ())
+        fixed = several + ", values: [1, 0x1234], read_back: {points: [ac_mode], value: 1}}"
+        control = parse(profile(state, controls=(fixed,))).controls["ac_set_mode"]
+        assert isinstance(control, ModbusControl)
+        assert (control.type, control.value, control.values) == (None, None, (1, 0x1234))
+
+    @pytest.mark.parametrize(
+        ("rest", "field", "expected"),
+        [
+            ("write_single_register, area: holding, addr: 0, values: [1, 2]", "values", "only with write_multiple"),
+            ("write_multiple_registers, area: holding, addr: 0, value: 1, values: [1]", "values", "values alone"),
+            ("write_multiple_coils, area: coil, addr: 0, values: [1, 2]", "values", "0 and 1 for coils"),
+            ("write_multiple_coils, area: holding, addr: 0, values: [1]", "function", "a write that fits the area"),
+            ("write_multiple_registers, area: holding, addr: 65535, values: [1, 2]", "values", "an end at 65535"),
+            (
+                "write_single_register, area: holding, addr: 0, type: float32, min: 0, max: 1",
+                "function",
+                "for a float32",
+            ),
+            ("write_single_register, area: holding, addr: 0, type: int16, value: 1", "type", "a number's type"),
+            (
+                "write_multiple_registers, area: holding, addr: 0, type: string, min: 0, max: 1",
+                "type",
+                "a number's type",
+            ),
+            ("write_single_register, area: holding, addr: 0", "value", "min and max"),
+        ],
+    )
+    def test_wrong_write_is_named(self, rest: str, field: str, expected: str) -> None:
+        state = '{name: breaker_state, area: holding, addr: 2, type: uint16, scale: 1, unit: "1"}'
+        found = problems(profile(state, controls=(f"{{name: breaker_open, function: {rest}}}",)))
+        assert any(f == f"controls[0].{field}" and expected in e for _, f, e in found), found
 
     def test_one_name_is_used_once(self) -> None:
         found = problems(profile(VOLTAGE, VOLTAGE.replace("0x10", "0x20")))

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.common.profiles import RegisterType
-from services.ingest.domain.registers import ByteOrder, NotWritable, block_decoder, decode, encode, pattern
+from services.ingest.domain.registers import ByteOrder, NotWritable, block_decoder, decode, encode, pattern, text
 
 FLOAT_TYPES = (RegisterType.FLOAT32, RegisterType.FLOAT64)
-INTEGERS = [type_ for type_ in RegisterType if not type_.is_float and type_ is not RegisterType.BOOL]
+NUMBERS = [type_ for type_ in RegisterType if type_ not in (RegisterType.BOOL, RegisterType.STRING)]
+INTEGERS = [type_ for type_ in NUMBERS if not type_.is_float]
 
 
 @pytest.mark.parametrize(
@@ -72,16 +73,51 @@ def test_block_is_decoded_as_its_values_one_by_one(data: st.DataObject) -> None:
     registers = data.draw(st.lists(st.integers(0, 0xFFFF), min_size=4, max_size=20))
     items = data.draw(
         st.lists(
-            st.sampled_from([type_ for type_ in RegisterType if type_ is not RegisterType.BOOL]).flatmap(
+            st.sampled_from(NUMBERS).flatmap(
                 lambda type_: st.tuples(
-                    st.integers(0, len(registers) - type_.bits // 16), st.just(type_), st.sampled_from(list(ByteOrder))
+                    side_by_side(len(registers), type_.bits // 16) | apart(len(registers), type_.bits // 16),
+                    st.just(type_),
+                    st.sampled_from(list(ByteOrder)),
                 )
             ),
             max_size=8,
         )
     )
-    alone = [decode(registers[at : at + type_.bits // 16], type_, order) for at, type_, order in items]
+    alone = [decode([registers[place] for place in places], type_, order) for places, type_, order in items]
     assert block_decoder(items)(registers) == alone
+
+
+def side_by_side(size: int, count: int) -> st.SearchStrategy[list[int]]:
+    return st.integers(0, size - count).map(lambda at: list(range(at, at + count)))
+
+
+def apart(size: int, count: int) -> st.SearchStrategy[list[int]]:
+    return st.lists(st.integers(0, size - 1), min_size=count, max_size=count)
+
+
+@pytest.mark.parametrize(
+    ("raw", "big_bytes", "found"),
+    [
+        (b"DTSU666\0", True, "DTSU666"),
+        (b"TDUS66 \0", False, "DTSU66"),
+        (b"  V1.2   ", True, "V1.2"),
+        ("电表".encode(), True, "电表"),
+        ("电表".encode("gb18030"), True, "电表"),
+        (b"\xff\xff\xff\xff", True, None),
+        (b"\0\0", True, None),
+        (b"SN1\0\x12\x34", True, "SN1"),
+        (b"A\x07B\x1b", True, "AB"),
+    ],
+)
+def test_text(raw: bytes, big_bytes: bool, found: str | None) -> None:
+    raw += b" " * (len(raw) % 2)
+    assert text(struct.unpack(f">{len(raw) // 2}H", raw), big_bytes=big_bytes) == found
+
+
+@given(st.lists(st.integers(0, 0xFFFF), max_size=60), st.booleans())
+def test_any_registers_are_some_text_or_none(registers: list[int], big_bytes: bool) -> None:
+    found = text(registers, big_bytes=big_bytes)
+    assert found is None or (found.isprintable() and found == found.strip() and found)
 
 
 @pytest.mark.parametrize(
