@@ -74,7 +74,7 @@ async def main(wanted: int) -> None:
     before_mb = resident_mb()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "libs.fieldsim.cli", "dtu", "--server", f"127.0.0.1:{hub.port}",
-        "--registration", "IMEI{n}.", "--count", str(count), "--heartbeat", "PING", "--heartbeat-every-s", "5",
+        "--registration", "IMEI{n}.", "--count", str(count), "--heartbeat", "PING", "--heartbeat-every-s", "2",
         stdout=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     tasks: list[asyncio.Task[None]] = []
@@ -102,7 +102,7 @@ async def main(wanted: int) -> None:
             tasks.append(asyncio.create_task(runner.run(), name=line.id))
         gc.collect()
         began, used = time.monotonic(), time.process_time()
-        while time.monotonic() - began < 6:  # a heartbeat of each comes in this time
+        while time.monotonic() - began < 3:  # a heartbeat of each comes in this time
             hub.sweep()
             await asyncio.sleep(0.5)
         found = {

@@ -121,14 +121,24 @@ async def test_profile_that_fits_is_proposed(ingest: RunningIngest, pair: str) -
         }
 
 
-async def test_wrong_base_of_addresses_is_shown(ingest: RunningIngest, peer: Peer) -> None:
-    """The manual counted from 1: everything stands one register further."""
+async def test_wrong_base_and_wrong_order_are_shown_and_the_device_says_what_it_is(
+    ingest: RunningIngest, peer: Peer
+) -> None:
     fill_dtsu666(peer)
     bank = peer.bank
+    await create_line(ingest, peer.endpoint, "tcp")
+    high, low = struct.unpack(">HH", struct.pack(">f", 2301.0))
+    bank.set_holding_registers(0x2006, [low, high])
+    answer = await post(ingest, "probe", unit=1, profile="chint_dtsu666", points=["voltage_a"])
+    (here,) = [one for one in answer["places"] if one["offset"] == 0]
+    assert here["by_order"]["CDAB"] == pytest.approx(230.1, abs=1e-3)
+    assert here["look"] == "wrong"
+
+    # The manual counted from 1: everything stands one register further.
+    bank.set_holding_registers(0x2006, [high, low])
     words = bank.get_holding_registers(0x2000, 0x60)
     bank.set_holding_registers(0x2000, [0x7F7F])
     bank.set_holding_registers(0x2001, words)
-    await create_line(ingest, peer.endpoint, "tcp")
     answer = await post(ingest, "probe", unit=1, profile="chint_dtsu666", points=["voltage_a", "voltage_b"])
     assert answer["offset"] == 1
     (right,) = [one for one in answer["places"] if (one["point"], one["offset"]) == ("voltage_a", 1)]
@@ -137,25 +147,9 @@ async def test_wrong_base_of_addresses_is_shown(ingest: RunningIngest, peer: Pee
     assert right["look"] == "fits"
     assert {one["look"] for one in answer["places"] if one["offset"] == 0} == {"wrong"}
 
-
-async def test_wrong_order_of_bytes_is_shown(ingest: RunningIngest, peer: Peer) -> None:
-    fill_dtsu666(peer)
-    high, low = struct.unpack(">HH", struct.pack(">f", 2301.0))
-    peer.bank.set_holding_registers(0x2006, [low, high])
-    await create_line(ingest, peer.endpoint, "tcp")
-    answer = await post(ingest, "probe", unit=1, profile="chint_dtsu666", points=["voltage_a"])
-    (here,) = [one for one in answer["places"] if one["offset"] == 0]
-    assert here["by_order"]["CDAB"] == pytest.approx(230.1, abs=1e-3)
-    assert here["look"] == "wrong"
-
-
-async def test_device_says_what_it_is(ingest: RunningIngest, peer: Peer) -> None:
     peer.server.device_id = DeviceIdentification(
         vendor_name=b"CHINT", product_code=b"DTSU666", major_minor_revision=b"V1.2"
     )
-    peer.server.engine = None
-    peer.server._service.server_address  # noqa: B018
-    await create_line(ingest, peer.endpoint, "tcp")
     answer = await post(ingest, "identify", unit=1)
     assert answer["objects"] == {"vendor": "CHINT", "product_code": "DTSU666", "revision": "V1.2"}
     assert answer["server_id_hex"] is None
