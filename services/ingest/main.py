@@ -56,6 +56,7 @@ from services.ingest.usecases.fieldwork import Fieldwork
 from services.ingest.usecases.findings import Findings
 from services.ingest.usecases.history import HistoryHandler
 from services.ingest.usecases.imports import Imports
+from services.ingest.usecases.loss import Losses
 from services.ingest.usecases.manual import ManualReadings
 from services.ingest.usecases.orders import Orders
 from services.ingest.usecases.readings import Readings
@@ -260,6 +261,7 @@ def build(platform: Platform) -> Service:
         lines=lines, topology=topology, keeper=leases, means=means, clock=clock, settings=settings.polling
     )
     fieldwork = Fieldwork(access=access, catalogue=catalogue, clock=clock)
+    losses = Losses(db=db, topology=topology, catalogue=catalogue, settings=settings.polling, clock=clock)
 
     app = create_app(NAME, platform, health, title="Wattring ingest")
     health.always_open = ("/direct/",)
@@ -286,7 +288,7 @@ def build(platform: Platform) -> Service:
         published=relay.wake,
     )
     app.include_router(manual_api.build_router(manual=manual, topology=topology))
-    app.include_router(readings_api.build_router(readings=readings, topology=topology, db=db, polling=settings.polling))
+    app.include_router(readings_api.build_router(readings=readings, loss=losses, topology=topology, db=db))
     app.include_router(imports_api.build_router(imports=imports, submissions=submissions, topology=topology))
 
     app.include_router(push_api.build_router(aep=aep))

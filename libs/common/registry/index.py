@@ -74,6 +74,10 @@ class RegistryIndex:
         """Return the whole history of an entity."""
         return self._by_kind[kind].get(entity_id)
 
+    def records(self, kind: EntityKind) -> list[RegistryRecord]:
+        """Return the whole history of every entity of a kind."""
+        return list(self._by_kind[kind].values())
+
     def at(self, kind: EntityKind, entity_id: str, when: datetime) -> Entity | None:
         """Return the version of an entity that held at a time."""
         record = self._by_kind[kind].get(entity_id)

@@ -1,7 +1,6 @@
 """What devices said, over HTTP: latest, range, buckets, completeness; and what was not understood."""
 
 import base64
-import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import datetime, timedelta
@@ -13,7 +12,7 @@ from pydantic import BaseModel
 from starlette.background import BackgroundTask
 
 from libs.common.contracts.base import UtcTime
-from libs.common.contracts.registry import Device, EntityKind
+from libs.common.contracts.registry import EntityKind
 from libs.common.contracts.telemetry import Quality
 from libs.common.db import Database
 from libs.common.errors import InvalidInput
@@ -31,12 +30,13 @@ from libs.common.web import (
 )
 from services.ingest.api.common import Reader, allowed_sites, sees_device
 from services.ingest.domain.buckets import parse_bucket
-from services.ingest.settings import PollingSettings
+from services.ingest.domain.completeness import Loss
 from services.ingest.store import rejected as rejected_store
 from services.ingest.usecases.downloads import Downloads, check_size, temporary_file
-from services.ingest.usecases.readings import Readings, StoredReading, hours_between
+from services.ingest.usecases.loss import By, Losses, Scope
+from services.ingest.usecases.readings import Readings, StoredReading
 from services.ingest.usecases.registry import unknown
-from services.ingest.usecases.topology import Topology, in_use
+from services.ingest.usecases.topology import Topology
 
 LATEST_SPAN = timedelta(days=1)
 MAX_COMPLETENESS = timedelta(days=31)
@@ -52,6 +52,10 @@ FILES: dict[int | str, dict[str, Any]] = {
         },
     }
 }
+
+
+Since = Annotated[UtcTime, Query(alias="from", description="start, RFC 3339 with offset")]
+Until = Annotated[UtcTime, Query(alias="to", description="end, not included")]
 
 
 class ReadingOut(BaseModel):
@@ -109,6 +113,36 @@ class CompletenessOut(BaseModel):
     """Received ÷ expected, at most 1."""
 
 
+class LossOut(BaseModel):
+    """Expected against received."""
+
+    expected: int
+    received: int
+    """Of those expected; what came too often is not counted."""
+    missing: int
+    loss_ratio: float | None
+    """Missing ÷ expected; null where nothing was expected."""
+    report_completeness: float | None
+    """Received ÷ expected."""
+
+
+class GroupLossOut(LossOut):
+    """What is added up under one key: a device, a site, a region or a protocol."""
+
+    key: str
+    devices: int
+
+
+class LossSummaryOut(BaseModel):
+    """What share of the reports is missing."""
+
+    by: By
+    total: LossOut
+    groups: int
+    """How many keys there are; ``items`` are the worst of them."""
+    items: list[GroupLossOut]
+
+
 class RejectedOut(BaseModel):
     """Something that was not taken."""
 
@@ -129,7 +163,7 @@ class RejectedOut(BaseModel):
     """When it was sent again, as it was or mended, and was taken."""
 
 
-def build_router(*, readings: Readings, topology: Topology, db: Database, polling: PollingSettings) -> APIRouter:
+def build_router(*, readings: Readings, loss: Losses, topology: Topology, db: Database) -> APIRouter:
     """Return the router."""
     router = APIRouter(prefix="/api/v1", tags=["readings"])
     downloads = Downloads(readings)
@@ -201,8 +235,8 @@ def build_router(*, readings: Readings, topology: Topology, db: Database, pollin
         request: Request,
         principal: Reader,
         device: Annotated[list[str], Query(min_length=1, max_length=MAX_DOWNLOAD_DEVICES, description="device ids")],
-        start: Annotated[UtcTime, Query(alias="from", description="start, RFC 3339 with offset")],
-        end: Annotated[UtcTime, Query(alias="to", description="end, not included")],
+        start: Since,
+        end: Until,
         points: Annotated[str | None, Query(description="names, separated by commas; all without")] = None,
         file_format: Annotated[Literal["csv", "parquet"], Query(alias="format")] = "csv",
     ) -> Response:
@@ -232,45 +266,57 @@ def build_router(*, readings: Readings, topology: Topology, db: Database, pollin
     async def completeness(
         request: Request,
         principal: Reader,
-        start: Annotated[UtcTime, Query(alias="from", description="start, RFC 3339 with offset")],
-        end: Annotated[UtcTime, Query(alias="to", description="end, not included")],
+        start: Since,
+        end: Until,
         site: str | None = None,
         device: str | None = None,
         cursor: Cursor = None,
         limit: Limit = 100,
     ) -> Page[CompletenessOut]:
         """Return reports received ÷ expected per device and hour that touches ``[from, to)``; a page is of devices."""
-        check_span(start, end)
-        if end - start > MAX_COMPLETENESS:
-            raise InvalidInput(
-                f"from, to: expected a span of at most {MAX_COMPLETENESS.days} days",
-                message_zh=f"from、to:时间范围最多 {MAX_COMPLETENESS.days} 天",
-            )
-        hours = hours_between(start, end)
-        allowed, after = allowed_sites(principal, topology, request), read_key_cursor(cursor)
-        candidates = sorted(
-            (
-                found
-                for found in topology.index.all_of(Device, end - timedelta(microseconds=1))
-                if found.profile is not None
-                and (site is None or found.site == site)
-                and (device is None or found.id == device)
-                and (allowed is None or found.site in allowed)
-                and (after is None or found.id > after)
-            ),
-            key=lambda found: found.id,
+        _check_completeness(start, end)
+        scope = Scope(
+            sites=allowed_sites(principal, topology, request), site=site, device=device, after=read_key_cursor(cursor)
         )
-        page = candidates[:limit]
-        counts = await readings.completeness(
-            [found.id for found in page], start=hours[0], end=hours[-1] + timedelta(hours=1)
-        )
+        found, more = await loss.hourly(scope, start, end, limit=limit)
         items = [
-            found
-            for one in page
-            for hour in hours
-            if (found := _completeness(one, hour, counts.get((one.id, hour), 0), end, polling, topology)) is not None
+            CompletenessOut(
+                device_id=one.device_id,
+                site_id=one.site_id,
+                hour=one.hour,
+                expected=one.loss.expected,
+                received=one.received,
+                report_completeness=one.loss.completeness or 0.0,
+            )
+            for one in found
         ]
-        return Page(items=items, next_cursor=key_cursor(page[-1].id) if len(candidates) > limit else None)
+        return Page(items=items, next_cursor=key_cursor(items[-1].device_id) if more else None)
+
+    @router.get("/completeness/summary")
+    async def summary(
+        request: Request,
+        principal: Reader,
+        start: Since,
+        end: Until,
+        by: By = By.SITE,
+        site: str | None = None,
+        region: Annotated[str | None, Query(description="a region, and those within it")] = None,
+        limit: Limit = 100,
+    ) -> LossSummaryOut:
+        """Return what share of the reports of ``[from, to)`` is missing: whole, and by key, the worst first."""
+        _check_completeness(start, end)
+        scope = Scope(sites=allowed_sites(principal, topology, request), site=site, region=region)
+        total, groups = await loss.summary(by, scope, start, end)
+        worst = sorted(groups.items(), key=lambda item: (-(item[1].loss.ratio or 0.0), item[0]))
+        return LossSummaryOut(
+            by=by,
+            total=_loss(total),
+            groups=len(groups),
+            items=[
+                GroupLossOut(key=key, devices=len(group.devices), **_loss(group.loss).model_dump())
+                for key, group in worst[:limit]
+            ],
+        )
 
     @router.get("/rejected")
     async def rejected(
@@ -334,27 +380,20 @@ def _names(points: str | None) -> list[str] | None:
     return None if points is None else [name.strip() for name in points.split(",") if name.strip()]
 
 
-def _completeness(
-    device: Device, hour: datetime, received: int, end: datetime, polling: PollingSettings, topology: Topology
-) -> CompletenessOut | None:
-    """Return one device's hour; None when it was not in use in it."""
-    until = min(hour + timedelta(hours=1), end)
-    begins = max([hour, *(time for time in (device.installed_at, _known_since(device, topology)) if time is not None)])
-    length_s = (until - begins).total_seconds()
-    if length_s <= 0 or not in_use(device, until - timedelta(microseconds=1)):
-        return None
-    interval_s = polling.interval_of(device.kind, device.period_s)
-    expected = max(math.floor(length_s / interval_s), 1)
-    return CompletenessOut(
-        device_id=device.id,
-        site_id=device.site,
-        hour=hour,
-        expected=expected,
-        received=received,
-        report_completeness=min(received / expected, 1.0),
+def _check_completeness(start: datetime, end: datetime) -> None:
+    check_span(start, end)
+    if end - start > MAX_COMPLETENESS:
+        raise InvalidInput(
+            f"from, to: expected a span of at most {MAX_COMPLETENESS.days} days",
+            message_zh=f"from、to:时间范围最多 {MAX_COMPLETENESS.days} 天",
+        )
+
+
+def _loss(found: Loss) -> LossOut:
+    return LossOut(
+        expected=found.expected,
+        received=found.received,
+        missing=found.expected - found.received,
+        loss_ratio=found.ratio,
+        report_completeness=found.completeness,
     )
-
-
-def _known_since(device: Device, topology: Topology) -> datetime | None:
-    record = topology.index.record(EntityKind.DEVICE, device.id)
-    return None if record is None else record.versions[0].valid_from

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import orjson
 import polars as pl
 
+from services.ingest.domain.corrections import in_its_place, takes_place_of, was_replaced_by
 from services.ingest.domain.layout import Layout, Matrix, fits_float32, shortest
 from services.ingest.domain.series import Series, Times
 from services.ingest.domain.stored import RowFlag
@@ -146,6 +147,19 @@ def matrix_of(frame: pl.DataFrame, points: Sequence[str]) -> Matrix:
     return values
 
 
+def hours_of(frame: pl.DataFrame) -> dict[str, npt.NDArray[np.int64]]:
+    """Return how many reports of one day each device has in each hour, shape (24,); moved ones are not counted."""
+    counted = (
+        frame.group_by("device_id", pl.col("source_time").dt.hour().alias("hour"))
+        .agg((~pl.col("moved")).sum().alias("reports"))
+        .rows()
+    )
+    found: dict[str, npt.NDArray[np.int64]] = {}
+    for device_id, hour, reports in counted:
+        found.setdefault(device_id, np.zeros(24, dtype=np.int64))[hour] = reports
+    return found
+
+
 def series_of(frame: pl.DataFrame) -> Series:
     """Return the points of one device's reports, in order, as columns of numbers."""
     names = points_of(frame.columns)
@@ -155,8 +169,8 @@ def series_of(frame: pl.DataFrame) -> Series:
 def merged(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
     """Return reports that are in a file and reports that have come since, each once, sorted.
 
-    A report that is in both is taken once. One with another content under a time that is taken is put a microsecond
-    behind it, and marked: both are kept.
+    A report that is in both is taken once. A correction takes the place of what it corrects. Another one, under a time
+    that is taken, is put a microsecond behind it and marked: both are kept.
     """
     points = sorted({*points_of(old.columns), *points_of(new.columns)})
     old, new = with_points(old, points), with_points(new, points)
@@ -165,10 +179,27 @@ def merged(old: pl.DataFrame, new: pl.DataFrame) -> pl.DataFrame:
         return pl.concat([old, new]).sort(KEY)
     content = [name for name in new.columns if name not in KEY and name not in _NOT_CONTENT]
     same = pl.all_horizontal(pl.col(name).eq_missing(pl.col(f"{name}{_OLD}")) for name in content)
-    differing = both.filter(~same).select(new.columns)
-    fresh = new.join(old, on=KEY, how="anti")
-    frame = pl.concat([old, fresh])
-    return pl.concat([frame, _moved(differing, frame, content)]).sort(KEY) if len(differing) else frame.sort(KEY)
+    corrections, others = _sorted_out(both.filter(~same), new.schema)
+    standing = old.join(corrections, on=KEY, how="anti") if len(corrections) else old
+    frame = pl.concat([standing, corrections, new.join(old, on=KEY, how="anti")])
+    return pl.concat([frame, _moved(others, frame, content)]).sort(KEY) if len(others) else frame.sort(KEY)
+
+
+def _sorted_out(both: pl.DataFrame, schema: pl.Schema) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Return those that correct what stands under their time, and those that are other reports.
+
+    One that has been corrected, and is delivered again, is neither.
+    """
+    corrections: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
+    for record in both.to_dicts():
+        report, standing = _loaded(record["extra"]), _loaded(record[f"extra{_OLD}"])
+        row = {name: record[name] for name in schema}
+        if takes_place_of(report, standing):
+            corrections.append({**row, "extra": orjson.dumps(in_its_place(report, standing)).decode()})
+        elif not was_replaced_by(report, standing):
+            others.append(row)
+    return pl.DataFrame(corrections, schema=schema), pl.DataFrame(others, schema=schema)
 
 
 def _moved(rows: pl.DataFrame, beside: pl.DataFrame, content: Sequence[str]) -> pl.DataFrame:
@@ -183,7 +214,7 @@ def _moved(rows: pl.DataFrame, beside: pl.DataFrame, content: Sequence[str]) -> 
         if (device_id, at) in taken:
             continue
         taken[device_id, at] = said
-        extra = {} if record["extra"] is None else orjson.loads(record["extra"])
+        extra = _loaded(record["extra"])
         extra.setdefault("source_time", record["source_time"].isoformat())
         behind_us = (at - record["source_time"]) // timedelta(microseconds=1)
         record.update(
@@ -229,6 +260,10 @@ def _frame_of_layout(number: int, layout: Layout, blocks: Sequence[Block]) -> pl
 
 def _type_of(point: str) -> pl.DataType:
     return pl.Float32() if fits_float32(point) else pl.Float64()
+
+
+def _loaded(extra: str | None) -> dict[str, Any]:
+    return {} if extra is None else dict(orjson.loads(extra))
 
 
 def _quality_json(layout: Layout, packed: bytes | None) -> str | None:

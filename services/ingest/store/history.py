@@ -14,6 +14,32 @@ from services.ingest.domain.latest import OlderPoint
 from services.ingest.domain.layout import Layout
 from services.ingest.domain.series import Times
 
+HOURS = tuple(f"h{hour:02d}" for hour in range(24))
+"""Columns of ``report_counts``."""
+COUNTED_MAX = 32767
+"""Reports of a device in an hour that are counted, nine a second."""
+
+_INSERT_AND_COUNT = f"""
+    with stored as (
+        insert into readings (device_no, source_time, received_at, layout, flags, body, quality, extra)
+        select * from unnest($1::integer[], $2::timestamptz[], $3::timestamptz[], $4::integer[], $5::smallint[],
+                             $6::bytea[], $7::bytea[], $8::jsonb[])
+        on conflict do nothing
+        returning device_no, source_time, flags),
+    hourly as (
+        select (source_time at time zone 'UTC')::date as day, device_no,
+               extract(hour from source_time at time zone 'UTC')::integer as hour, count(*) as n
+          from stored where flags & 1 = 0 group by 1, 2, 3),
+    counted as (
+        insert into report_counts as c (day, device_no, {", ".join(HOURS)})
+        select day, device_no,
+               {", ".join(f"least(coalesce(sum(n) filter (where hour = {h}), 0), {COUNTED_MAX})" for h in range(24))}
+          from hourly group by day, device_no order by day, device_no
+        on conflict (day, device_no) do update
+           set {", ".join(f"{name} = least(c.{name}::integer + excluded.{name}, {COUNTED_MAX})" for name in HOURS)})
+    select count(*) from stored
+"""  # noqa: S608 - constants
+
 PARTITION_LOCK = 0x77725F70
 """Key of the advisory lock under which partitions are made ("wr_p")."""
 
@@ -101,17 +127,9 @@ async def store_layout(conn: WriteConn, layout: Layout) -> int:
 
 
 async def insert_rows(conn: WriteConn, rows: Sequence[Row]) -> int:
-    """Insert rows whose key is free, in one statement; return how many were."""
-    status = await conn.execute(
-        """
-        insert into readings (device_no, source_time, received_at, layout, flags, body, quality, extra)
-        select * from unnest($1::integer[], $2::timestamptz[], $3::timestamptz[], $4::integer[], $5::smallint[],
-                             $6::bytea[], $7::bytea[], $8::jsonb[])
-        on conflict do nothing
-        """,
-        *_columns(rows),
-    )
-    return int(status.rpartition(" ")[2])
+    """Insert rows whose key is free, and count them by device and hour; return how many were."""
+    stored: int = await conn.fetchval(_INSERT_AND_COUNT, *_columns(rows))
+    return stored
 
 
 async def replace_row(conn: WriteConn, row: Row) -> bool:
@@ -384,38 +402,30 @@ POSTGRES_EPOCH_US = 946_684_800_000_000
 """From 1970 to 2000. [µs]"""
 
 
-async def count_per_device(conn: ReadConn, day: date) -> dict[int, tuple[str, int]]:
-    """Return the id and the number of reports of each device with reports on a UTC day, by its number."""
+@dataclass(frozen=True, slots=True)
+class DeviceDay:
+    """What a partition holds of one device."""
+
+    device_id: str
+    reports: int
+    youngest: datetime
+    """When the last of them came, a correction among them."""
+
+
+async def count_per_device(conn: ReadConn, day: date) -> dict[int, DeviceDay]:
+    """Return what the partition of a UTC day holds, by number of the device."""
     start = datetime(day.year, day.month, day.day, tzinfo=UTC)
     rows = await conn.fetch(
         """
-        select d.no, d.device_id, c.reports
-          from (select device_no, count(*) as reports from readings
+        select d.no, d.device_id, c.reports, c.youngest
+          from (select device_no, count(*) as reports, max(received_at) as youngest from readings
                  where source_time >= $1 and source_time < $2 group by device_no) as c
           join devices d on d.no = c.device_no
         """,
         start,
         start + timedelta(days=1),
     )
-    return {row["no"]: (row["device_id"], row["reports"]) for row in rows}
-
-
-async def count_per_hour(
-    conn: ReadConn, device_ids: Sequence[str], *, start: datetime, end: datetime
-) -> dict[tuple[str, datetime], int]:
-    """Return how many reports of each device fall into each hour of ``[start, end)``; moved ones are not counted."""
-    rows = await conn.fetch(
-        """
-        select d.device_id, date_trunc('hour', r.source_time, 'UTC') as hour, count(*) as reports
-          from devices d join readings r on r.device_no = d.no
-         where d.device_id = any($1::text[]) and r.source_time >= $2 and r.source_time < $3 and r.flags & 1 = 0
-         group by 1, 2
-        """,
-        device_ids,
-        start,
-        end,
-    )
-    return {(row["device_id"], row["hour"]): row["reports"] for row in rows}
+    return {row["no"]: DeviceDay(row["device_id"], row["reports"], row["youngest"]) for row in rows}
 
 
 async def ensure_partition(conn: WriteConn, day: datetime) -> bool:

@@ -26,11 +26,12 @@ from libs.common.db import Connection, Database, DatabaseBusy
 from libs.common.errors import PlatformError
 from services.ingest.domain.cold import ROW_GROUP, devices_of, file_of, folder_of, part_of
 from services.ingest.domain.layout import DoesNotFit, Layout
-from services.ingest.store import days, frames, history
+from services.ingest.store import counts, days, frames, history
 from services.ingest.store.coldfiles import ColdFiles, reading
+from services.ingest.store.counts import Hours
 from services.ingest.store.days import ColdFile
 from services.ingest.store.frames import KEY, Block, Oddity, unpacked
-from services.ingest.store.history import OddRow, PackedBlock
+from services.ingest.store.history import DeviceDay, OddRow, PackedBlock
 
 logger = logging.getLogger(__name__)
 
@@ -58,21 +59,21 @@ class _Pass:
     """One attempt to move a day."""
 
     version: int
-    counts: Mapping[int, tuple[str, int]]
-    """Device number to id and reports in the partition."""
+    held: Mapping[int, DeviceDay]
+    """By number of the device: what the partition holds of it."""
     layouts: Mapping[int, Layout]
     points: Sequence[str]
     """Of all layouts: every file of a day has the same columns."""
     old: Mapping[int, ColdFile]
-    written: dict[int, ColdFile] = field(default_factory=dict)
+    written: dict[int, "_Written"] = field(default_factory=dict)
 
-    def devices(self, part: int) -> dict[int, tuple[str, int]]:
+    def devices(self, part: int) -> dict[int, DeviceDay]:
         """Return the devices of a part that have reports in the partition."""
-        return {number: self.counts[number] for number in devices_of(part) if number in self.counts}
+        return {number: self.held[number] for number in devices_of(part) if number in self.held}
 
-    def holds(self, part: int) -> int:
+    def reports(self, part: int) -> int:
         """Return how many reports of a part are in the partition."""
-        return sum(count for _, count in self.devices(part).values())
+        return sum(held.reports for held in self.devices(part).values())
 
 
 class Cooling:
@@ -107,22 +108,22 @@ class Cooling:
             if found is None:
                 return {"day": day.isoformat(), "outcome": "nothing to move"}
             done = 0
-            for part in sorted({part_of(number) for number in found.counts}):
-                if before is not None and part in before.written and before.holds(part) == found.holds(part):
+            for part in sorted({part_of(number) for number in found.held}):
+                if before is not None and part in before.written and before.devices(part) == found.devices(part):
                     found.written[part] = before.written[part]
                 else:
                     # Should another process have taken over, we must not write over what it wrote.
                     await session.execute("select 1")
                     found.written[part] = await self._write_part(day, part, found, progress, done)
-                done += found.holds(part)
+                done += found.reports(part)
                 await progress(done)
             if await self._finish(day, found):
                 return {
                     "day": day.isoformat(),
                     "outcome": "moved",
-                    "reports": sum(count for _, count in found.counts.values()),
+                    "reports": sum(held.reports for held in found.held.values()),
                     "files": len(found.written),
-                    "bytes": sum(file.bytes for file in found.written.values()),
+                    "bytes": sum(written.file.bytes for written in found.written.values()),
                 }
             before = found
         return {"day": day.isoformat(), "outcome": "is being written to, left for later"}
@@ -137,7 +138,7 @@ class Cooling:
             layouts = await history.fetch_layouts(conn)
             return _Pass(
                 version=version,
-                counts=await history.count_per_device(conn, day),
+                held=await history.count_per_device(conn, day),
                 layouts=layouts,
                 points=sorted({name for layout in layouts.values() for name in layout.points}),
                 old=await days.fetch_files_of_day(conn, day),
@@ -149,8 +150,11 @@ class Cooling:
             async with self._db.write() as conn:
                 if await days.lock_version(conn, day) != found.version:
                     return False
-                for file in found.written.values():
-                    await days.put_file(conn, file, self._clock.now())
+                for written in found.written.values():
+                    await days.put_file(conn, written.file, self._clock.now())
+                    # What came twice while it was counted has been taken once.
+                    numbers = await history.fetch_device_numbers(conn, sorted(written.counts))
+                    await counts.set_counts(conn, day, {numbers[name]: one for name, one in written.counts.items()})
                 await history.drop_partition(conn, day)
         except asyncpg.LockNotAvailableError as exc:
             raise DatabaseBusy(
@@ -159,15 +163,15 @@ class Cooling:
         logger.info("day moved to files", extra={"day": str(day), "files": len(found.written)})
         return True
 
-    async def _write_part(self, day: date, part: int, found: _Pass, progress: Progress, done: int) -> ColdFile:
+    async def _write_part(self, day: date, part: int, found: _Pass, progress: Progress, done: int) -> "_Written":
         """Write the file of a part anew, read it back, and return what it is."""
         name, old = file_of(day, part), found.old.get(part)
         devices = found.devices(part)
-        sizes = dict(devices.values())
+        sizes = {held.device_id: held.reports for held in devices.values()}
         if old is not None:
             for device_id, count in (await asyncio.to_thread(self._old_sizes, old)).items():
                 sizes[device_id] = sizes.get(device_id, 0) + count
-        numbers = {device_id: number for number, (device_id, _) in devices.items()}
+        numbers = {held.device_id: number for number, held in devices.items()}
         with tempfile.TemporaryDirectory(prefix="wattring-cold-") as folder:
             pieces: list[_Piece] = []
             for ids in _chunks(sizes):
@@ -178,11 +182,12 @@ class Cooling:
                 piece = _Piece(Path(folder) / f"{len(pieces):06d}.arrow", ids[0], ids[-1])
                 await asyncio.to_thread(self._write_piece, piece, blocks, odd, here, layouts, found.points, old)
                 pieces.append(piece)
-                done += sum(devices[number][1] for number in here)
+                done += sum(devices[number].reports for number in here)
                 await progress(done)
             written = await asyncio.to_thread(self._files.put, name, lambda path: _write_parquet(pieces, path))
-            reports = await asyncio.to_thread(self._check, name, pieces)
-        return ColdFile(day, part, name, reports, written.bytes, written.sha256)
+            hours = await asyncio.to_thread(self._check, name, pieces)
+        reports = sum(piece.reports for piece in pieces)
+        return _Written(ColdFile(day, part, name, reports, written.bytes, written.sha256), hours)
 
     def _old_sizes(self, old: ColdFile) -> dict[str, int]:
         with reading(old.name):
@@ -211,13 +216,13 @@ class Cooling:
             frame = frames.merged(before, frame)
         frame.write_ipc(piece.path)
 
-    def _check(self, name: str, pieces: Sequence["_Piece"]) -> int:
-        """Read a file back, compare it with its pieces and return how many reports it holds.
+    def _check(self, name: str, pieces: Sequence["_Piece"]) -> dict[str, Hours]:
+        """Read a file back, compare it with its pieces and return the reports of each device in each hour.
 
         Raises:
             NotTheSame: It differs.
         """
-        reports = 0
+        hours: dict[str, Hours] = {}
         with reading(name):
             scanned = self._files.scan(name)
             total = scanned.select(pl.len()).collect().item()
@@ -230,19 +235,30 @@ class Cooling:
                     raise _differs(name, f"reports of {piece.first} to {piece.last}")
                 if expected.select(pl.struct(*KEY).n_unique()).item() != len(expected):
                     raise _differs(name, f"a report of {piece.first} to {piece.last} stands twice")
-                reports += len(expected)
-        if total != reports:
-            raise _differs(name, f"{total} reports instead of {reports}")
-        return reports
+                piece.reports = len(expected)
+                hours.update(frames.hours_of(expected))
+        if total != sum(piece.reports for piece in pieces):
+            raise _differs(name, f"{total} reports instead of {sum(piece.reports for piece in pieces)}")
+        return hours
 
 
 @dataclass(frozen=True, slots=True)
+class _Written:
+    """A file that was read back."""
+
+    file: ColdFile
+    counts: Mapping[str, Hours]
+    """Reports of each device in each hour."""
+
+
+@dataclass(slots=True)
 class _Piece:
     """Part of a file: neighbouring devices, as many as fit into memory together."""
 
     path: Path
     first: str
     last: str
+    reports: int = 0
 
 
 def _chunks(sizes: Mapping[str, int]) -> list[list[str]]:

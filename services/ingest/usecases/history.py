@@ -14,6 +14,7 @@ from libs.common.clock import Clock
 from libs.common.db import WriteConn
 from services.ingest import metrics
 from services.ingest.bus import is_heartbeat, parsed
+from services.ingest.domain.corrections import was_replaced_by
 from services.ingest.domain.latest import OlderPoint, older_points, points_key
 from services.ingest.domain.layout import DoesNotFit, Layout, Matrix, empty_layout, values_of
 from services.ingest.domain.resolution import rounded
@@ -231,8 +232,7 @@ class HistoryHandler:
             different = [
                 report
                 for report, row in open_
-                if not _is_replaced(report, standing.get((row.device_no, row.source_time)))
-                if not await self._same(conn, standing.get((row.device_no, row.source_time)), row)
+                if not await self._same(conn, standing.get((row.device_no, row.source_time)), report, row)
             ]
             if not different:
                 return kept
@@ -247,10 +247,12 @@ class HistoryHandler:
         logger.error("reports given up: too many differ under one time", extra={"reports": len(open_)})
         return kept
 
-    async def _same(self, conn: WriteConn, standing: Row | None, row: Row) -> bool:
-        """Return whether what stands under a report's time is that report."""
+    async def _same(self, conn: WriteConn, standing: Row | None, report: StoredReport, row: Row) -> bool:
+        """Return whether what stands under a report's time is that report, or a correction of it."""
         if standing is None or standing.same_content(row):
             return standing is not None
+        if was_replaced_by(report.extra, standing.extra):
+            return True
         if standing.layout_no == row.layout_no:
             return False
         # The layout has grown between two deliveries: compare the values, not the bytes.
@@ -267,12 +269,6 @@ class HistoryHandler:
         values = layout.unpack([row.body])[0]
         points = {name: float(value) for name, value in zip(layout.points, values, strict=True) if value == value}
         return LayoutKey.of(layout), points, {k: str(v) for k, v in layout.unpack_quality(row.quality).items()}
-
-
-def _is_replaced(report: StoredReport, standing: Row | None) -> bool:
-    """Return whether a correction of the report stands in its place already."""
-    replaced = [] if standing is None or standing.extra is None else standing.extra.get("replaced", [])
-    return (report.extra or {}).get("message_id") in replaced
 
 
 def _report(received: Received) -> StoredReport | None:

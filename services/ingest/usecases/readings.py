@@ -16,6 +16,7 @@ import polars as pl
 from libs.common.contracts.telemetry import Quality
 from libs.common.db import Database, ReadConn
 from services.ingest.domain.buckets import Bucket
+from services.ingest.domain.corrections import takes_place_of, was_replaced_by
 from services.ingest.domain.latest import OlderPoint
 from services.ingest.domain.layout import Layout
 from services.ingest.domain.series import Series, downsampled, joined, moment
@@ -232,13 +233,6 @@ class Readings:
                 break
         return pl.concat(found, how="diagonal")
 
-    async def completeness(
-        self, device_ids: Sequence[str], *, start: datetime, end: datetime
-    ) -> Mapping[tuple[str, datetime], int]:
-        """Return how many reports each device has in each hour."""
-        async with self._db.read() as conn:
-            return await store.count_per_hour(conn, device_ids, start=start, end=end)
-
     def _series(self, block: PackedBlock) -> Series:
         layout, times = self._layouts[block.layout_no], times_of(block.times)
         return Series(times, layout.points, layout.unpack_blob(block.bodies, len(times)))
@@ -285,6 +279,12 @@ def _taken_once(cold: Sequence[StoredReading], hot: Sequence[StoredReading]) -> 
     found = {one.source_time: one for one in cold}
     for one in hot:
         at = one.source_time
+        standing = found.get(at)
+        if standing is not None and takes_place_of(one.extra, standing.extra):
+            found[at] = one
+            continue
+        if standing is not None and was_replaced_by(one.extra, standing.extra):
+            continue
         while at in found and not _same(found[at], one):
             at += timedelta(microseconds=1)
         if at not in found:
@@ -335,10 +335,3 @@ def _readings_of(frame: pl.DataFrame) -> list[StoredReading]:
             )
         )
     return found
-
-
-def hours_between(start: datetime, end: datetime) -> list[datetime]:
-    """Return the hours that touch ``[start, end)``, as their beginnings."""
-    first = start.replace(minute=0, second=0, microsecond=0)
-    return [first + timedelta(hours=i) for i in range(int((end - first).total_seconds() // 3600) + 1)
-            if first + timedelta(hours=i) < end]  # fmt: skip

@@ -18,7 +18,7 @@ from libs.common.db import Database
 from libs.common.errors import Unavailable
 from services.ingest.settings import HistorySettings
 from services.ingest.spool import SpoolFull
-from services.ingest.store import days, history, rejected
+from services.ingest.store import counts, days, history, rejected
 from services.ingest.store.coldfiles import ColdFiles
 from services.ingest.store.commands import PgCommandStore
 from services.ingest.store.snapshot import same, save_snapshot, snapshot_of
@@ -109,6 +109,8 @@ class HistoryUpkeep:
         if self._files is not None:
             await self._cool([day for day in partitions if oldest <= day < (today - self._hot).date()])
             await self._drop_files(self._files, oldest)
+        async with self._db.write() as conn:
+            await counts.forget_counts(conn, oldest)
         await self._commands.forget(self._clock.now())
         async with self._db.write() as conn:
             await rejected.delete_before(conn, self._clock.now() - timedelta(seconds=REJECTED_KEPT_S), DELETE_AT_A_TIME)

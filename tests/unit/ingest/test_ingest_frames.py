@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
+import orjson
 import polars as pl
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,6 +110,19 @@ def test_other_content_under_one_time_is_kept_behind_it_and_marked_once() -> Non
     assert found["lag_us"].to_list() == [37, 36, 35]  # all of them came at the same time
     # A process that died after it wrote the file does it again.
     for again in (other, third):
+        assert merged(found, again).equals(found)
+
+
+def test_correction_takes_the_place_of_what_it_names_once() -> None:
+    def said(value: float, **extra: str) -> pl.DataFrame:
+        return frame("m-1", [{"voltage_a": value}]).with_columns(pl.lit(orjson.dumps(extra).decode()).alias("extra"))
+
+    first, second = said(1.0, message_id="one"), said(2.0, message_id="two", replaces="one")
+    third = said(3.0, message_id="three", replaces="two")
+    found = merged(merged(first, second), third)
+    assert found.select("voltage_a", "moved").rows() == [(3.0, False)]
+    assert orjson.loads(found["extra"][0])["replaced"] == ["one", "two"]
+    for again in (first, second, third):
         assert merged(found, again).equals(found)
 
 
