@@ -17,16 +17,19 @@ from libs.common.registry.packets import parse_packet
 from libs.common.registry.rules import split_host_port
 from libs.common.settings import load_common
 from libs.fieldsim.aep.platform import Account, DevicePlatform, Oddities
-from libs.fieldsim.breaker import MOTOR_DELAY_S
+from libs.fieldsim.breaker import MOTOR_DELAY_S, Breaker
 from libs.fieldsim.control_api import ControlServer, UnitCall, UnitCommand, answer_facts
 from libs.fieldsim.demo import HISTORY_HOURS, HISTORY_PERIOD_S, Wishes, run_demo
 from libs.fieldsim.device import modbus_profile
 from libs.fieldsim.dtu import Dialling, Terminal
-from libs.fieldsim.faults import parse_order
+from libs.fieldsim.electrical import Load, Mains
+from libs.fieldsim.events import EventLog
+from libs.fieldsim.faults import FaultBoard, parse_order
 from libs.fieldsim.field import Field
 from libs.fieldsim.fieldfile import DevicePart, FieldFile, LinePart, LoadPart, StoryPart, load_field_file
 from libs.fieldsim.history import past_reports
 from libs.fieldsim.modbus import Absent, Framing
+from libs.fieldsim.outstation import Outstation, Station, station_profile
 from libs.fieldsim.run import announcer, raise_file_limit, serve, stop_on_signals
 from libs.fieldsim.sc import messages
 from libs.fieldsim.sc.client import UnitClient
@@ -300,6 +303,71 @@ def aep(
             working.cancel()
             await asyncio.wait([working])
             await platform.stop()
+
+    _run(run)
+
+
+@app.command()
+def station(
+    port: Annotated[int, typer.Option(help="TCP port of 104, 0 is a free one.")] = 2404,
+    host: HostOption = LOOPBACK,
+    stations: Annotated[int, typer.Option(min=1, max=1000, help="Breakers with meter; common addresses 1, 2 …")] = 1,
+    profile: Annotated[
+        str, typer.Option(help="How each looks to a master: a shipped profile of iec60870-5, or a YAML file.")
+    ] = "iec60870_breaker_example",
+    power_kw: Annotated[float, typer.Option(min=0, help="What each breaker feeds. [kW]")] = 0.9,
+    motor_delay_s: Annotated[float, typer.Option(min=0, help="From command to position. [s]")] = MOTOR_DELAY_S,
+    zone: Annotated[str, typer.Option(help="What the stations' clocks are set to.")] = "Asia/Shanghai",
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(help="As of a breaker, may be repeated: silent, drop, ignore_command, sag, locked, trip …"),
+    ] = None,
+    ready_file: ReadyOption = None,
+) -> None:
+    """Run a telecontrol station of IEC 60870-5-104: interrogation, changes with time tags, counters, commands.
+
+    模拟 104 厂站：总召、带时标变位、电度召唤、遥控（选择/执行）。
+    """
+    board, events, clock = FaultBoard(), EventLog(), SystemClock()
+    breakers = {
+        n: Breaker(
+            f"breaker-{n}",
+            modbus_profile("lx47le_125"),
+            load=Load(f"load-{n}", phases="abc", constant_kw=power_kw, gain=0.02, shift_s=60.0 * n),
+            mains=Mains(),
+            faults=board,
+            events=events,
+            motor_delay_s=motor_delay_s,
+        )
+        for n in range(1, stations + 1)
+    }
+    for made in breakers.values():
+        for text in fault or []:
+            board.place(made.device_id, parse_order(text), clock.now().timestamp())
+    seen_as = station_profile(profile)
+    outstation = Outstation(
+        {n: Station(made, seen_as) for n, made in breakers.items()},
+        clock=clock,
+        faults=board,
+        host=host,
+        port=port,
+        zone=zone,
+    )
+    announce = announcer(ready_file)
+
+    async def run(stop: asyncio.Event) -> None:
+        try:
+            await outstation.start()
+        except OSError as exc:
+            raise Unavailable(f"cannot listen: {exc.strerror}", message_zh=f"无法监听端口：{exc.strerror}") from exc
+        working = asyncio.create_task(outstation.run(), name="station")
+        try:
+            announce({"endpoint": f"{host}:{outstation.port}", "common_addresses": list(breakers), "profile": profile})
+            await stop.wait()
+        finally:
+            working.cancel()
+            await asyncio.wait([working])
+            await outstation.stop()
 
     _run(run)
 

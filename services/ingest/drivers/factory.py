@@ -9,17 +9,19 @@ from libs.common.contracts.registry import Line, LineKind
 from libs.common.errors import InvalidInput
 from libs.common.profiles import DeviceProfile, Protocol
 from services.ingest.drivers import aep, modbus_rtu, mqtt
-from services.ingest.drivers.channel import SerialChannel, TcpChannel
+from services.ingest.drivers.channel import TcpChannel
 from services.ingest.drivers.cjt188 import Cjt188Device
 from services.ingest.drivers.dlt645 import ClockSetting, Dlt645Device
 from services.ingest.drivers.dtu import DtuHub, Registration
 from services.ingest.drivers.endpoint import parse_endpoint
-from services.ingest.drivers.line_settings import flag, one_of, seconds
+from services.ingest.drivers.iec60870 import iec101, iec104
+from services.ingest.drivers.line_settings import flag, seconds
 from services.ingest.drivers.means import Means
 from services.ingest.drivers.modbus_tcp import ModbusTcpLine
 from services.ingest.drivers.mqtt_open import open_mqtt
 from services.ingest.drivers.port import Channel, LineDriver, Opening, TellingLine
 from services.ingest.drivers.stream import Sessions, StreamLine
+from services.ingest.drivers.wire import baud_of, serial_channel
 from services.ingest.drivers.yd1363 import Yd1363Device
 from services.ingest.secretstore import SecretStore
 from services.ingest.settings import PollingSettings
@@ -29,8 +31,6 @@ STREAM_KINDS = frozenset({LineKind.RTU_OVER_TCP, LineKind.SERIAL, LineKind.DTU})
 POLLED_KINDS = STREAM_KINDS | {LineKind.TCP}
 """Lines that ingest reads by asking."""
 
-DEFAULT_BAUD = 9600
-MOST_BAUD = 4_000_000
 CHARACTERS_OF_SILENCE = 3.5
 """Between two frames on a serial line, by the Modbus specification."""
 BITS_OF_CHARACTER = 11
@@ -48,6 +48,8 @@ class Telling:
 
 TELLING: Mapping[LineKind, Telling] = {
     LineKind.AEP: Telling(aep.open_aep, aep.supports),
+    LineKind.IEC101: Telling(iec101.open_line, iec104.supports),
+    LineKind.IEC104: Telling(iec104.open_line, iec104.supports),
     LineKind.MQTT: Telling(open_mqtt, mqtt.supports),
 }
 """Lines whose devices speak by themselves."""
@@ -92,8 +94,8 @@ def open_line(
         case LineKind.RTU_OVER_TCP:
             channel: Channel = TcpChannel(*parse_endpoint(line.endpoint))
         case LineKind.SERIAL:
-            baud = _baud(line)
-            channel = _serial(line, baud)
+            baud = baud_of(line)
+            channel = serial_channel(line, baud)
             pacing_s = max(pacing_s, CHARACTERS_OF_SILENCE * BITS_OF_CHARACTER / baud)
         case _:
             raise InvalidInput(
@@ -165,24 +167,3 @@ def registration_of(line: Line) -> Registration:
     """
     heartbeat = (line.settings or {}).get("heartbeat")
     return Registration.of(line.endpoint, None if heartbeat is None else str(heartbeat))
-
-
-def _serial(line: Line, baud: int) -> SerialChannel:
-    settings = line.settings or {}
-    return SerialChannel(
-        line.endpoint,
-        baud=baud,
-        data_bits=int(one_of(line, "data", settings.get("data", 8), (7, 8))),
-        parity=str(one_of(line, "parity", settings.get("parity", "N"), ("N", "E", "O"))),
-        stop_bits=int(one_of(line, "stop", settings.get("stop", 1), (1, 2))),
-    )
-
-
-def _baud(line: Line) -> int:
-    value = (line.settings or {}).get("baud", DEFAULT_BAUD)
-    if isinstance(value, bool) or not isinstance(value, int) or not 50 <= value <= MOST_BAUD:
-        raise InvalidInput(
-            f"line {line.id}: settings.baud: expected bits per second, 50 to {MOST_BAUD}, found {value!r}",
-            message_zh=f"线路 {line.id}:settings.baud 应为 50 至 {MOST_BAUD} 的波特率,实际为 {value!r}",
-        )
-    return value

@@ -158,13 +158,16 @@ class LineDriver(Protocol):
         """Close the connection; the next request opens it again."""
 
 
+EventPhase = Literal[Phase.BEGIN, Phase.END, Phase.ONCE]
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceEvent:
     """An alarm or event that a device sends by itself."""
 
     code: str
     """In the protocol's or the platform's words; alarm's table knows what it means."""
-    phase: Literal[Phase.BEGIN, Phase.END, Phase.ONCE]
+    phase: EventPhase
     text: str
     """As the device or its profile words it; empty where neither does."""
     source_time: datetime

@@ -29,7 +29,8 @@ from services.ingest.settings import DtuSettings, PollingSettings
 from tests.conftest import ROOT
 from tests.integration.ingest.conftest import SITE, RunningIngest, quick, running, until
 from tests.integration.ingest.test_ingest_modbus import FULL, PROFILE, Peer0, crc16, honest
-from tests.integration.ingest.test_ingest_serial import pair, slave_on
+from tests.integration.ingest.test_ingest_serial import slave_on
+from tests.peers.terminals import pair
 from tests.unit.ingest.ingest_fakes import MEANS
 
 METER = ProfileCatalogue.load().get("chint_dtsu666")

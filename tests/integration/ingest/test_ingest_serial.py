@@ -1,7 +1,6 @@
 """Serial lines on pseudo terminals, with a slave of modbus-tk at the other end of the pair."""
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -18,8 +17,9 @@ from libs.common.profiles import ProfileCatalogue
 from services.ingest.drivers.factory import open_line
 from services.ingest.drivers.port import Address, DeviceSession, DeviceSilent, LineDown, LineDriver
 from services.ingest.settings import PollingSettings
-from tests.conftest import ROOT, missing
+from tests.conftest import ROOT
 from tests.peers.environments import peer_python
+from tests.peers.terminals import pair
 from tests.unit.ingest.ingest_fakes import MEANS
 
 pytestmark = pytest.mark.integration
@@ -47,24 +47,6 @@ class Slave:
         self._process.stdin.write(orjson.dumps(order) + b"\n")
         async with asyncio.timeout(20):
             return orjson.loads(await self._process.stdout.readline())
-
-
-@asynccontextmanager
-async def pair(folder: Path) -> AsyncIterator[tuple[str, str]]:
-    """Two pseudo terminals that are the ends of one line."""
-    if shutil.which("socat") is None:
-        missing("socat")
-    ends = (folder / "ttyA", folder / "ttyB")
-    options = "pty,raw,echo=0,link="
-    process = await asyncio.create_subprocess_exec("socat", f"{options}{ends[0]}", f"{options}{ends[1]}")
-    try:
-        async with asyncio.timeout(20):
-            while not all(end.exists() for end in ends):  # noqa: ASYNC110  # socat tells nobody
-                await asyncio.sleep(0.01)
-        yield str(ends[0]), str(ends[1])
-    finally:
-        process.kill()
-        await process.wait()
 
 
 @asynccontextmanager
