@@ -178,7 +178,7 @@ class Cluster:
         try:
             answer = httpx.get(
                 f"http://127.0.0.1:{self.ports[name]}/readyz",
-                headers=self._credentials("jobs" if name in JOBS else name),
+                headers=self.credentials("jobs" if name in JOBS else name),
                 timeout=6.0,
                 trust_env=False,
             )
@@ -247,7 +247,7 @@ class Cluster:
         answer = httpx.request(
             method,
             f"http://127.0.0.1:{self.ports[service]}{path}",
-            headers=self._credentials(service),
+            headers=self.credentials(service),
             timeout=60.0,
             trust_env=False,
             **arguments,
@@ -256,7 +256,8 @@ class Cluster:
             raise ClusterError(f"{method} {path}: {answer.status_code} {answer.text}")
         return orjson.loads(answer.content) if answer.content else None
 
-    def _credentials(self, audience: str) -> dict[str, str]:
+    def credentials(self, audience: str) -> dict[str, str]:
+        """Return the header by which a process knows the command line."""
         return {"authorization": f"Bearer {self._ring.sign_token('cli', audience=audience, scopes=['*:*'])}"}
 
     @cached_property
