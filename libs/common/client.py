@@ -9,7 +9,7 @@ import orjson
 
 from libs.common import errors
 from libs.common.log import current_context
-from libs.common.serving import Platform
+from libs.common.tokens import KeyRing
 from libs.common.tracing import current_traceparent
 
 CALL_TIMEOUT_S = 10.0
@@ -32,25 +32,26 @@ class ServiceClient:
     time, an answer that is not ours, a redirection. A refusal keeps its kind, code, message and facts.
     """
 
-    def __init__(self, platform: Platform, *, caller: str, audience: str, scopes: Sequence[str] = ("*:*",)) -> None:
+    def __init__(self, keys: KeyRing, url: str | None, *, caller: str, audience: str, scopes: Sequence[str]) -> None:
         """Prepare calls.
 
         Args:
-            platform: Knows the addresses and signs the tokens.
+            keys: Signs the tokens.
+            url: Where it is: ``http://host:port`` or ``unix:/path``; None says so at each call.
             caller: Whose token it is.
             audience: Whom to call.
             scopes: The rights that the token asks for.
         """
-        self._platform = platform
+        self.url = url
+        self._keys = keys
         self._caller = caller
         self._audience = audience
         self._scopes = scopes
         self._client: httpx.AsyncClient | None = None
 
     async def __aenter__(self) -> Self:
-        """Open the connections; without an address each call says so."""
-        url = self._platform.settings.service_urls.get(self._audience)
-        self._client = http_client(url) if url else None
+        """Open the connections."""
+        self._client = http_client(self.url) if self.url else None
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -63,14 +64,23 @@ class ServiceClient:
         """Return the parsed answer of a GET."""
         return await self._call("GET", path, timeout_s, params=params)
 
-    async def post(self, path: str, body: Any, *, timeout_s: float = CALL_TIMEOUT_S) -> Any:
+    async def post(
+        self, path: str, body: Any, *, timeout_s: float = CALL_TIMEOUT_S, idempotency_key: str | None = None
+    ) -> Any:
         """Return the parsed answer of a POST of JSON."""
-        return await self._call("POST", path, timeout_s, content=orjson.dumps(body))
+        headers = {} if idempotency_key is None else {"idempotency-key": idempotency_key}
+        return await self._call("POST", path, timeout_s, headers, content=orjson.dumps(body))
 
-    async def _call(self, method: str, path: str, timeout_s: float, **arguments: Any) -> Any:
+    async def put(self, path: str, body: Any, *, timeout_s: float = CALL_TIMEOUT_S) -> Any:
+        """Return the parsed answer of a PUT of JSON."""
+        return await self._call("PUT", path, timeout_s, content=orjson.dumps(body))
+
+    async def _call(
+        self, method: str, path: str, timeout_s: float, further: Mapping[str, str] | None = None, **arguments: Any
+    ) -> Any:
         if self._client is None:
             raise self._away("it is not connected; is its address in WATTRING_SERVICE_URLS?", "尚未连接或未配置地址")
-        headers = {"content-type": "application/json", "accept": "application/json"}
+        headers = {"content-type": "application/json", "accept": "application/json", **(further or {})}
         headers |= {"authorization": f"Bearer {self._token()}"}
         if (traceparent := current_traceparent()) is not None:
             headers["traceparent"] = traceparent
@@ -96,7 +106,7 @@ class ServiceClient:
         raise self._refusal(response.status_code, answer if isinstance(answer, dict) else {})
 
     def _token(self) -> str:
-        return self._platform.keys.sign_token(self._caller, audience=self._audience, scopes=self._scopes)
+        return self._keys.sign_token(self._caller, audience=self._audience, scopes=self._scopes)
 
     def _refusal(self, status: int, detail: Mapping[str, Any]) -> errors.PlatformError:
         said, said_zh = detail.get("detail"), detail.get("detail_zh")

@@ -1,8 +1,7 @@
-"""The direct door's answer as bytes: read by control and by the watchdog, which must not load more than it needs."""
+"""The direct door's answer: read by control and by the watchdog, which must not load more than it needs."""
 
 from typing import Annotated, Any
 
-import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from libs.common.contracts.base import UtcTime
@@ -53,16 +52,13 @@ class DoorLoad(BaseModel):
 _LOADS = TypeAdapter(list[DoorLoad])
 
 
-def read_loads(body: bytes) -> list[DoorLoad]:
+def read_loads(answer: Any) -> list[DoorLoad]:
     """Return the loads in a door's answer: a list, or an object that holds it under ``loads`` or ``items``.
 
     Raises:
         Unavailable: It is no such answer.
     """
     try:
-        parsed: Any = orjson.loads(body)
-        if isinstance(parsed, dict):
-            parsed = parsed.get("loads", parsed.get("items"))
-        return _LOADS.validate_python(parsed)
-    except (orjson.JSONDecodeError, ValidationError) as exc:
+        return _LOADS.validate_python(answer.get("loads", answer.get("items")) if isinstance(answer, dict) else answer)
+    except ValidationError as exc:
         raise Unavailable(f"the direct door answered something else: {str(exc)[:200]}") from exc

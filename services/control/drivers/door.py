@@ -8,13 +8,10 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-import httpx
-import orjson
-
+from libs.common.client import ServiceClient
 from libs.common.clock import Clock
-from libs.common.errors import Unavailable
+from libs.common.errors import PlatformError, Unavailable
 from libs.common.tokens import KeyRing
-from libs.common.web import http_client
 from services.control import metrics
 from services.control.domain.guards import Reading
 from services.control.frames import DoorLoad, read_loads
@@ -47,19 +44,16 @@ class Doors:
     """The direct doors of all ingest processes."""
 
     def __init__(self, urls: Sequence[str], keys: KeyRing, *, issuer: str = "control") -> None:
-        self._urls = tuple(urls)
-        self._keys = keys
-        self._issuer = issuer
-        self._clients: list[httpx.AsyncClient] = []
+        scopes = ("ingest:wake", "ingest:read")
+        self._doors = [ServiceClient(keys, url, caller=issuer, audience="ingest", scopes=scopes) for url in urls]
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> "Doors":
-        for url in self._urls:
-            self._clients.append(await self._stack.enter_async_context(http_client(url)))
+        for door in self._doors:
+            await self._stack.enter_async_context(door)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        self._clients.clear()
         await self._stack.aclose()
 
     async def loads(self) -> list[DoorLoad]:
@@ -68,11 +62,11 @@ class Doors:
         Raises:
             Unavailable: No door answered.
         """
-        answers = await asyncio.gather(*(self._look(client) for client in self._clients), return_exceptions=True)
+        answers = await asyncio.gather(*(_look(door) for door in self._doors), return_exceptions=True)
         found: dict[str, DoorLoad] = {}
         problems: list[str] = []
         for answer in answers:
-            if isinstance(answer, Unavailable):
+            if isinstance(answer, PlatformError):
                 problems.append(answer.message)
                 continue
             if isinstance(answer, BaseException):
@@ -81,7 +75,7 @@ class Doors:
                 known = found.get(load.load_id)
                 if known is None or _age(load) < _age(known):
                     found[load.load_id] = load
-        if len(problems) == len(self._clients):
+        if len(problems) == len(self._doors):
             raise Unavailable("; ".join(problems) or "no direct door is configured")
         return list(found.values())
 
@@ -97,18 +91,13 @@ class Doors:
             "reason": request.reason, "request_id": request.request_id, "released_trip": request.released_trip,
         }  # fmt: skip
         body = {name: value for name, value in wanted.items() if value is not None}
-        for client in self._clients:
+        for door in self._doors:
             try:
-                response = await client.post(
-                    "/direct/v1/on", content=orjson.dumps(body), timeout=ON_TIMEOUT_S, headers=self._headers()
-                )
-            except httpx.HTTPError as exc:
-                problems.append(str(exc) or type(exc).__name__)
-                continue
-            if response.is_success:
-                answer: Mapping[str, Any] = orjson.loads(response.content)
+                answer: Mapping[str, Any] = await door.post("/direct/v1/on", body, timeout_s=ON_TIMEOUT_S)
+            except PlatformError as exc:  # one that does not hold the line refuses
+                problems.append(f"{door.url}: {exc.message}")
+            else:
                 return answer
-            problems.append(f"{response.status_code}: {response.text[:200]}")
         if problems:
             raise Unavailable("; ".join(problems))
         return None
@@ -135,18 +124,9 @@ class Doors:
                 group.create_task(one(request), name=f"wake {request.load_id}")
         return failed
 
-    async def _look(self, client: httpx.AsyncClient) -> list[DoorLoad]:
-        try:
-            response = await client.get("/direct/v1/loads", timeout=LOOK_TIMEOUT_S, headers=self._headers())
-        except httpx.HTTPError as exc:
-            raise Unavailable(f"the direct door does not answer: {exc or type(exc).__name__}") from exc
-        if not response.is_success:
-            raise Unavailable(f"the direct door answered {response.status_code}: {response.text[:200]}")
-        return read_loads(response.content)
 
-    def _headers(self) -> dict[str, str]:
-        token = self._keys.sign_token(self._issuer, audience="ingest", scopes=("ingest:wake", "ingest:read"))
-        return {"authorization": f"Bearer {token}", "content-type": "application/json"}
+async def _look(door: ServiceClient) -> list[DoorLoad]:
+    return read_loads(await door.get("/direct/v1/loads", timeout_s=LOOK_TIMEOUT_S))
 
 
 def _age(load: DoorLoad) -> float:

@@ -1,15 +1,11 @@
 """Telling the watchdog what may be off: before an OFF is sent it has the lease on its own disk."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
 from datetime import datetime
 
-import httpx
-import orjson
-
-from libs.common.errors import Unavailable
+from libs.common.client import ServiceClient
+from libs.common.errors import Conflict, PlatformError, Unavailable
 from libs.common.tokens import KeyRing
-from libs.common.web import http_client
 from services.control.store.commands import OffLease
 
 PUT_TIMEOUT_S = 5.0
@@ -26,19 +22,15 @@ class Watchdog:
     """The watchdog's listener."""
 
     def __init__(self, url: str | None, keys: KeyRing) -> None:
-        self._url = url
-        self._keys = keys
-        self._client: httpx.AsyncClient | None = None
-        self._stack = AsyncExitStack()
+        scopes = ("watchdog:leases",)
+        self._client = ServiceClient(keys, url, caller="control", audience="watchdog", scopes=scopes)
 
     async def __aenter__(self) -> "Watchdog":
-        if self._url is not None:
-            self._client = await self._stack.enter_async_context(http_client(self._url))
+        await self._client.__aenter__()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        self._client = None
-        await self._stack.aclose()
+        await self._client.__aexit__(*exc)
 
     async def tell(
         self,
@@ -63,8 +55,6 @@ class Watchdog:
         Raises:
             Unavailable: It did not acknowledge.
         """
-        if self._client is None:
-            raise Unavailable("no address of the watchdog in WATTRING_SERVICE_URLS")
         body = {
             "epoch": epoch,
             "complete": complete,
@@ -72,18 +62,14 @@ class Watchdog:
             "ended": list(ended),
             "released_trips": dict(released_trips),
         }
-        token = self._keys.sign_token("control", audience="watchdog", scopes=("watchdog:leases",))
         try:
-            response = await self._client.put(
-                "/leases", content=orjson.dumps(body), timeout=PUT_TIMEOUT_S,
-                headers={"authorization": f"Bearer {token}", "content-type": "application/json"},
-            )  # fmt: skip
-        except httpx.HTTPError as exc:
-            raise Unavailable(f"the watchdog does not answer: {exc or type(exc).__name__}") from exc
-        if response.status_code == 409:
-            raise WatchdogRefuses(f"the watchdog refuses: {response.text[:200]}")
-        if not response.is_success:
-            raise Unavailable(f"the watchdog answered {response.status_code}: {response.text[:200]}")
+            await self._client.put("/leases", body, timeout_s=PUT_TIMEOUT_S)
+        except Unavailable:
+            raise
+        except Conflict as exc:
+            raise WatchdogRefuses(f"the watchdog refuses: {exc.message}") from exc
+        except PlatformError as exc:
+            raise Unavailable(f"the watchdog does not take it: {exc.message}") from exc
 
 
 def _lease(lease: OffLease, now: datetime) -> dict[str, object]:

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
-import httpx
 import orjson
 
-from libs.common.errors import Unavailable
+from libs.common.client import ServiceClient
+from libs.common.errors import PlatformError, Unavailable
 from libs.common.tokens import KeyRing
 from services.control.domain.watch import Judgement, Seen
 from services.control.frames import read_loads
@@ -25,25 +25,21 @@ class Calls:
     """Everything that the watchdog can reach."""
 
     def __init__(self, doors: Sequence[str], control: str | None, keys: KeyRing) -> None:
-        self._urls = tuple(doors)
-        self._control_url = control
-        self._keys = keys
-        self._doors: list[httpx.AsyncClient] = []
-        self._control: httpx.AsyncClient | None = None
+        self._doors = [
+            ServiceClient(keys, url, caller=ISSUER, audience="ingest", scopes=("ingest:wake",)) for url in doors
+        ]
+        scopes = ("control:switch", "control:watchdog")
+        self._control = ServiceClient(keys, control, caller=ISSUER, audience="control", scopes=scopes)
         self._stack = AsyncExitStack()
-        self._holders: dict[str, httpx.AsyncClient] = {}
+        self._holders: dict[str, ServiceClient] = {}
         """The door of the process that holds a load's line, as last seen."""
 
     async def __aenter__(self) -> "Calls":
-        for url in self._urls:
-            self._doors.append(await self._stack.enter_async_context(_client(url)))
-        if self._control_url:
-            self._control = await self._stack.enter_async_context(_client(self._control_url))
+        for client in (*self._doors, self._control):
+            await self._stack.enter_async_context(client)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        self._doors.clear()
-        self._control = None
         await self._stack.aclose()
 
     async def look(self) -> Look:
@@ -61,20 +57,13 @@ class Calls:
                     found[seen.load_id] = seen
         return Look(found, tuple(problems), any(not isinstance(answer, str) for answer in answers))
 
-    async def _look(self, door: httpx.AsyncClient) -> list[Seen] | str:
+    async def _look(self, door: ServiceClient) -> list[Seen] | str:
         """Return what one door shows, or why it does not."""
         try:
-            response = await door.get(
-                "/direct/v1/loads", timeout=LOOK_TIMEOUT_S, headers=self._headers("ingest", "ingest:wake")
-            )
-            if not response.is_success:
-                return f"{door.base_url}: {response.status_code}: {response.text[:200]}"
-            loads = read_loads(response.content)
-            self._holders.update({load.load_id: door for load in loads if load.held})
-        except httpx.HTTPError as exc:
-            return f"{door.base_url}: {exc or type(exc).__name__}"
-        except Unavailable as exc:
-            return f"{door.base_url}: {exc.message}"
+            loads = read_loads(await door.get("/direct/v1/loads", timeout_s=LOOK_TIMEOUT_S))
+        except PlatformError as exc:
+            return f"{door.url}: {exc.message}"
+        self._holders.update({load.load_id: door for load in loads if load.held})
         return [
             Seen(
                 load_id=load.load_id, device_id=load.device_id, site_id=load.site_id, channel=load.channel,
@@ -99,16 +88,11 @@ class Calls:
         holder = self._holders.get(load.load_id)
         for door in sorted(self._doors, key=lambda door: door is not holder):
             try:
-                response = await door.post(
-                    "/direct/v1/on", content=orjson.dumps(body), timeout=ON_TIMEOUT_S,
-                    headers=self._headers("ingest", "ingest:wake"),
-                )  # fmt: skip
-            except httpx.HTTPError as exc:
-                problems.append(f"{door.base_url}: {exc or type(exc).__name__}")
-                continue
-            if response.is_success:
-                return response.text[:500]
-            problems.append(f"{door.base_url}: {response.status_code}: {response.text[:200]}")
+                answer = await door.post("/direct/v1/on", body, timeout_s=ON_TIMEOUT_S)
+            except PlatformError as exc:
+                problems.append(f"{door.url}: {exc.message}")
+            else:
+                return orjson.dumps(answer).decode()[:500]
         raise Unavailable("; ".join(problems) or "no direct door is configured")
 
     async def ask_control(self, load_ids: Sequence[str], request_id: str, reason: str) -> None:
@@ -118,8 +102,7 @@ class Calls:
             Unavailable: It did not take the order.
         """
         body = {"scope": "loads", "load_ids": list(load_ids), "reason": reason, "suspend_plans": False}
-        headers = {"idempotency-key": request_id}
-        await self._to_control("/api/v1/wake-ups", body, "control:switch", headers)
+        await self._to_control("/api/v1/wake-ups", body, request_id)
 
     async def tell_control(self, findings: Sequence[Mapping[str, Any]]) -> None:
         """Leave findings with control, which publishes them.
@@ -127,33 +110,16 @@ class Calls:
         Raises:
             Unavailable: It did not take them.
         """
-        await self._to_control("/watchdog/v1/findings", {"findings": list(findings)}, "control:watchdog", {})
+        await self._to_control("/watchdog/v1/findings", {"findings": list(findings)}, None)
 
-    async def _to_control(self, path: str, body: object, scope: str, headers: Mapping[str, str]) -> None:
-        if self._control is None:
-            raise Unavailable("control's address is not configured")
+    async def _to_control(self, path: str, body: object, request_id: str | None) -> None:
         try:
-            response = await self._control.post(
-                path, content=orjson.dumps(body), timeout=CONTROL_TIMEOUT_S,
-                headers=self._headers("control", scope) | dict(headers),
-            )  # fmt: skip
-        except httpx.HTTPError as exc:
-            raise Unavailable(f"control does not answer: {exc or type(exc).__name__}") from exc
-        if not response.is_success:
-            raise Unavailable(f"control answered {response.status_code}: {response.text[:200]}")
-
-    def _headers(self, audience: str, scope: str) -> dict[str, str]:
-        token = self._keys.sign_token(ISSUER, audience=audience, scopes=(scope,))
-        return {"authorization": f"Bearer {token}", "content-type": "application/json"}
+            await self._control.post(path, body, timeout_s=CONTROL_TIMEOUT_S, idempotency_key=request_id)
+        except Unavailable:
+            raise
+        except PlatformError as exc:
+            raise Unavailable(f"control does not take it: {exc.message}") from exc
 
 
 def _age(seen: Seen) -> float:
     return float("inf") if seen.age_s is None else seen.age_s
-
-
-def _client(url: str) -> httpx.AsyncClient:
-    """Return a client for ``http://host:port`` or ``unix:/path``."""
-    if url.startswith("unix:"):
-        transport = httpx.AsyncHTTPTransport(uds=url.removeprefix("unix:"))
-        return httpx.AsyncClient(transport=transport, base_url="http://localhost", trust_env=False)
-    return httpx.AsyncClient(base_url=url, trust_env=False)

@@ -167,6 +167,12 @@ async def test_a_head_request_gets_the_head_of_a_problem_and_no_body(keys_folder
         assert answer.headers["content-type"] == "application/problem+json"
 
 
+def calls(ours: Platform) -> ServiceClient:
+    """Return what export would call control with."""
+    url = ours.settings.service_urls.get("control")
+    return ServiceClient(ours.keys, url, caller="export", audience="control", scopes=("*:*",))
+
+
 # -- calls that succeed ---------------------------------------------------------------------------
 
 
@@ -175,7 +181,7 @@ async def calling(request: pytest.FixtureRequest, keys_folder: Path, tmp_path: P
     place = None if request.param == "tcp" else Listener(None, uds=tmp_path / "control.sock")  # type: ignore[arg-type]  # replaced
     async with control(keys_folder, place) as url:
         ours = platform(keys_folder, control=url)
-        async with ServiceClient(ours, caller="export", audience="control") as client:
+        async with calls(ours) as client:
             yield client
 
 
@@ -231,7 +237,7 @@ async def test_a_service_that_does_not_take_our_token_is_not_available_and_blame
     KeyRing.create(strangers)
     async with control(keys_folder) as url:
         ours = platform(strangers, control=url)
-        async with ServiceClient(ours, caller="export", audience="control") as client:
+        async with calls(ours) as client:
             with pytest.raises(errors.Unavailable, match="control is not available: the token is not valid"):
                 await client.get("/who")
 
@@ -316,7 +322,7 @@ async def test_whatever_goes_wrong_the_service_is_not_available(
 ) -> None:
     async with impostor(serve, kind, tmp_path) as url:
         ours = platform(keys_folder, control=url)
-        async with ServiceClient(ours, caller="export", audience="control") as client:
+        async with calls(ours) as client:
             with pytest.raises(errors.Unavailable, match="control is not available: ") as caught:
                 await client.get("/x", timeout_s=0.3 if "within" in reason else 20.0)
     assert reason in caught.value.message
@@ -329,7 +335,7 @@ async def test_whatever_goes_wrong_the_service_is_not_available(
 @pytest.mark.parametrize("body", [b"[]", b'"text"', b"null", b'{"detail": 7, "facts": [1], "code": null}', b"17"])
 async def test_an_error_that_is_no_problem_is_still_of_its_kind(keys_folder: Path, tmp_path: Path, body: bytes) -> None:
     async with impostor(says(http("409 Conflict", body)), "tcp", tmp_path) as url:
-        async with ServiceClient(platform(keys_folder, control=url), caller="export", audience="control") as client:
+        async with calls(platform(keys_folder, control=url)) as client:
             with pytest.raises(errors.Conflict, match="it answered 409") as caught:
                 await client.post("/x", {})
     assert (caught.value.code, caught.value.facts) == ("conflict", {})
@@ -345,7 +351,7 @@ async def test_a_redirection_is_not_followed(keys_folder: Path, tmp_path: Path) 
     async with impostor(elsewhere, "tcp", tmp_path) as other:
         moved = says(http("307 Temporary Redirect", b"", b"Location: " + other.encode()))
         async with impostor(moved, "unix", tmp_path) as url:
-            async with ServiceClient(platform(keys_folder, control=url), caller="export", audience="control") as client:
+            async with calls(platform(keys_folder, control=url)) as client:
                 with pytest.raises(errors.Unavailable):
                     await client.get("/x")
     assert asked == []  # or our token would have gone there
@@ -356,7 +362,7 @@ async def test_a_service_that_never_answers_is_given_up(keys_folder: Path, tmp_p
         await asyncio.Event().wait()
 
     async with impostor(silent, "tcp", tmp_path) as url:
-        async with ServiceClient(platform(keys_folder, control=url), caller="export", audience="control") as client:
+        async with calls(platform(keys_folder, control=url)) as client:
             with pytest.raises(errors.Unavailable, match=r"no answer within 0\.2 s"):
                 await client.get("/x", timeout_s=0.2)
 
@@ -366,13 +372,13 @@ async def test_nobody_there(keys_folder: Path, tmp_path: Path) -> None:
         nobody.bind(("127.0.0.1", 0))
         closed = f"http://127.0.0.1:{nobody.getsockname()[1]}"
         for url in (closed, f"unix:{tmp_path / 'absent.sock'}", "http://no.such.host.invalid:80"):
-            async with ServiceClient(platform(keys_folder, control=url), caller="export", audience="control") as client:
+            async with calls(platform(keys_folder, control=url)) as client:
                 with pytest.raises(errors.Unavailable, match="control is not available: "):
                     await client.get("/x")
 
 
 async def test_no_address_is_said_at_the_call_and_does_not_hold_the_start(keys_folder: Path) -> None:
-    async with ServiceClient(platform(keys_folder), caller="export", audience="control") as client:
+    async with calls(platform(keys_folder)) as client:
         with pytest.raises(errors.Unavailable, match="is its address in WATTRING_SERVICE_URLS"):
             await client.get("/x")
     with pytest.raises(errors.Unavailable, match="not connected"):
@@ -387,14 +393,14 @@ async def test_no_proxy_of_the_environment_comes_between(
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere")
     async with impostor(says(http("200 OK", b'{"here": true}')), kind, tmp_path) as url:
-        async with ServiceClient(platform(keys_folder, control=url), caller="export", audience="control") as client:
+        async with calls(platform(keys_folder, control=url)) as client:
             assert await client.get("/x") == {"here": True}
 
 
 async def test_after_a_restart_of_the_service_the_next_call_works(keys_folder: Path, tmp_path: Path) -> None:
     place = Listener(None, uds=tmp_path / "control.sock")  # type: ignore[arg-type]  # replaced
     ours = platform(keys_folder, control=f"unix:{place.uds}")
-    async with ServiceClient(ours, caller="export", audience="control") as client:
+    async with calls(ours) as client:
         for _ in range(3):
             async with control(keys_folder, place):
                 assert (await client.get("/who"))["actor"] == "service:export"
