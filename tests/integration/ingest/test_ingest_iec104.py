@@ -95,7 +95,7 @@ async def test_breaker_is_selected_operated_and_proven(tmp_path: Path) -> None:
         await eventually(lambda: [event.value for event in field.events()] == [0, 1], "both movements")
 
 
-async def test_breaker_that_refuses_or_stands_still_is_no_success(tmp_path: Path) -> None:
+async def test_breaker_that_refuses_is_no_success(tmp_path: Path) -> None:
     port = free_port()
     async with station(port) as peer_, held(tmp_path, port) as field:
         await eventually(lambda: field.last("breaker_state"), "interrogation")
@@ -103,7 +103,13 @@ async def test_breaker_that_refuses_or_stands_still_is_no_success(tmp_path: Path
         await peer_.ask(refuse=True)
         refused = await field.switcher.open(target, SWITCH, channel=None, meter=None, may_write=lambda: None)
         assert (refused.stage, refused.reason) == ("failed", "device_refused")
-        await peer_.ask(refuse=False, obey=False)
+
+
+async def test_breaker_that_confirms_and_stands_still_is_no_success(tmp_path: Path) -> None:
+    port = free_port()
+    async with station(port) as peer_, held(tmp_path, port) as field:
+        await eventually(lambda: field.last("breaker_state"), "interrogation")
+        await peer_.ask(obey=False)
         session = field.runner.session(field.runner._intake.devices["b-1"].address)
         await field.runner.first(lambda: session.write(PROFILE.controls["breaker_open"], None))
         read = await field.runner.read_now("b-1", ["breaker_state"])

@@ -105,9 +105,7 @@ def habits_of(line: Line) -> Habits:
         interrogation_s=seconds(line, "interrogation_s", 60.0, most=DAY_S),
         counter_interrogation_s=seconds(line, "counter_interrogation_s", 60.0, most=DAY_S),
         freeze_counters=flag(line, "freeze_counters"),
-        clock_sync_s=seconds(line, "clock_sync_s", 3600.0, most=DAY_S)
-        if flag(line, "set_clock", default=True)
-        else 0.0,
+        clock_sync_s=clock_sync_s if flag(line, "set_clock", default=True) else 0.0,
         confirm_s=seconds(line, "confirm_s", 10.0),
         terminate_s=seconds(line, "terminate_s", 20.0, most=300),
     )
