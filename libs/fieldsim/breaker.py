@@ -7,6 +7,7 @@ next run.
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from pydantic import BaseModel
@@ -18,6 +19,7 @@ from libs.fieldsim.events import EventLog
 from libs.fieldsim.faults import Bounce, FaultBoard, IgnoresCommands, Locked, Trip, TripReason, VoltageSag, Welded
 
 MOTOR_DELAY_S = 1.5
+INSTALLED_AT = datetime(2025, 1, 1, tzinfo=UTC)
 INRUSH_SHARE = 1.8
 """Part of the load's demand that flows right after closing: capacitors fill, fans start."""
 INRUSH_S = 3.0
@@ -64,6 +66,7 @@ class Breaker(Device):
         poles: 1 or 3; with 1 the optional points of phases b and c do not exist.
         motor_delay_s: From the command to the new position. [s]
         refresh_s: See ``Device``.
+        installed_at: When its energy register stood at 0, where it has one.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Breaker(Device):
         poles: int = 3,
         motor_delay_s: float = MOTOR_DELAY_S,
         refresh_s: float = 0.0,
+        installed_at: datetime = INSTALLED_AT,
     ) -> None:
         super().__init__(
             device_id,
@@ -87,9 +91,11 @@ class Breaker(Device):
             events=events,
             refresh_s=refresh_s,
         )
+        self.poles = poles
         self.load = load
         if load is not None:
             load.switch = self
+        self._installed_s = installed_at.timestamp()
         self._mains = mains
         self._motor_delay_s = motor_delay_s
         self._kept = Kept(settings=dict(DEFAULT_SETTINGS))
@@ -113,6 +119,8 @@ class Breaker(Device):
     def values(self, time_s: float) -> Mapping[str, float]:
         """Return position, own measurements and settings at a time."""
         seen = self._seen(time_s)
+        if self.load is not None and "energy_active_import" in self.names:
+            seen.energy = self.load.energy(self._installed_s, time_s)
         points = electrical_points(seen)
         amps = max(seen.currents)
         terminal_degc = AMBIENT_DEGC + DEGC_PER_AMP2 * amps * amps
@@ -147,7 +155,7 @@ class Breaker(Device):
             return
         for control in controls:
             if control.value == word:
-                self._obey(control, now_s)
+                self.order(control.name == "breaker_close", now_s)
                 return
         raise RefusedRequest(ExceptionCode.ILLEGAL_VALUE)
 
@@ -165,6 +173,23 @@ class Breaker(Device):
                 self._move(kept.pending.pop(0))
             else:
                 return
+
+    def order(self, close: bool, now_s: float) -> None:
+        """Take a command to close or to open: it is obeyed unless something at the device is in its way."""
+        kept = self._kept
+        kept.command = close
+        self.changed()
+        obstacle = self._obstacle(close, now_s)
+        self.events.record(now_s, self.device_id, "command", close=close, obstacle=obstacle)
+        if obstacle is not None:
+            return
+        kept.pending = self._plan(close, now_s + self._motor_delay_s, now_s)
+
+    def permit(self, now_s: float) -> None:
+        """Take the permission to close: somebody at the device has to press its button."""
+        self._kept.command = True
+        self.changed()
+        self.events.record(now_s, self.device_id, "permitted")
 
     def trip(self, reason: TripReason, at_s: float) -> None:
         """Open at once, as a protection or whatever else the reason says."""
@@ -223,17 +248,6 @@ class Breaker(Device):
 
     def _is_locked(self, time_s: float) -> bool:
         return self._kept.locked or self.faults.active(self.device_id, Locked, time_s) is not None
-
-    def _obey(self, control: ModbusControl, now_s: float) -> None:
-        close = control.name == "breaker_close"
-        kept = self._kept
-        kept.command = close
-        self.changed()
-        obstacle = self._obstacle(close, now_s)
-        self.events.record(now_s, self.device_id, "command", close=close, obstacle=obstacle)
-        if obstacle is not None:
-            return
-        kept.pending = self._plan(close, now_s + self._motor_delay_s, now_s)
 
     def _obstacle(self, close: bool, now_s: float) -> str | None:
         """Return why a command is acknowledged and not obeyed."""

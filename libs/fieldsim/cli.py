@@ -13,6 +13,7 @@ import typer
 from libs.common.clock import SystemClock
 from libs.common.errors import InvalidInput, PlatformError, Unavailable
 from libs.common.log import setup_logging
+from libs.common.profiles import Protocol
 from libs.common.registry.packets import parse_packet
 from libs.common.registry.rules import split_host_port
 from libs.common.settings import load_common
@@ -20,13 +21,13 @@ from libs.fieldsim.aep.platform import Account, DevicePlatform, Oddities
 from libs.fieldsim.breaker import MOTOR_DELAY_S, Breaker
 from libs.fieldsim.control_api import ControlServer, UnitCall, UnitCommand, answer_facts
 from libs.fieldsim.demo import HISTORY_HOURS, HISTORY_PERIOD_S, Wishes, run_demo
-from libs.fieldsim.device import modbus_profile
+from libs.fieldsim.device import modbus_profile, spoken_profile
 from libs.fieldsim.dtu import Dialling, Terminal
 from libs.fieldsim.electrical import Load, Mains
 from libs.fieldsim.events import EventLog
 from libs.fieldsim.faults import FaultBoard, parse_order
 from libs.fieldsim.field import Field
-from libs.fieldsim.fieldfile import DevicePart, FieldFile, LinePart, LoadPart, StoryPart, load_field_file
+from libs.fieldsim.fieldfile import PASSWORD, DevicePart, FieldFile, LinePart, LoadPart, StoryPart, load_field_file
 from libs.fieldsim.history import past_reports
 from libs.fieldsim.modbus import Absent, Framing
 from libs.fieldsim.outstation import Outstation, Station, station_profile
@@ -57,7 +58,7 @@ FaultOption = Annotated[
     typer.Option(
         help="Fault of every device, may be repeated: kind[:name=value,...] with after_s, duration_s, every_s. "
         "Kinds: silent, slow, exception, garbage, drop, stale, frozen, nan, sag, clock, ignore_command, bounce, "
-        "locked, welded, trip."
+        "locked, welded, alarm, trip."
     ),
 ]
 ControlOption = Annotated[int, typer.Option(help="Port of the control API on loopback, 0 is a free one.")]
@@ -183,6 +184,67 @@ def breaker(
         ),
         single_phase=poles == 1,
         meter_profile=meter_profile,
+    )
+    _run_field(file, host, control_port, ready_file, state=state_file)
+
+
+@app.command()
+def stream(
+    device: Annotated[
+        list[str],
+        typer.Option(
+            help="PROFILE@ADDRESS, may be repeated: dlt645_2007_meter@1234, dlt645_2007_breaker@5678, "
+            "cjt188_water_meter@112233445566, yd1363_rectifier@1, eastron_sdm120@7 (a Modbus RTU unit) ..."
+        ),
+    ],
+    port: Annotated[int, typer.Option(help="TCP port, 0 is a free one.")] = 15040,
+    pty: Annotated[
+        Path | None, typer.Option(help="Link to a pseudo terminal that the line is on, instead of a port.")
+    ] = None,
+    host: HostOption = LOOPBACK,
+    power_kw: Annotated[float, typer.Option(min=0, help="Power behind each device. [kW]")] = 1.0,
+    password: Annotated[str, typer.Option(help="DL/T 645: six digits that a control has to bring.")] = PASSWORD,
+    blocks: Annotated[bool, typer.Option(help="DL/T 645: answer blocks of items.")] = True,
+    clock_offset_s: Annotated[float, typer.Option(help="DL/T 645: how wrong the clocks are. [s]")] = 0.0,
+    state_file: Annotated[Path | None, typer.Option(help="Keep positions here; a second run continues.")] = None,
+    fault: FaultOption = None,
+    control_port: ControlOption = 0,
+    ready_file: ReadyOption = None,
+) -> None:
+    """Run a line that several protocols share: DL/T 645, CJ/T 188, YD/T 1363.3 and Modbus RTU, over TCP or a terminal.
+
+    运行多协议共用的线路：DL/T 645、CJ/T 188、电总协议与 Modbus RTU。
+    """
+    loads, devices = [], []
+    for number, text in enumerate(device, start=1):
+        profile, at, address = text.rpartition("@")
+        found = spoken_profile(profile) if at else None
+        if found is None or (found.protocol is Protocol.MODBUS and not address.isdecimal()):
+            raise typer.BadParameter(f"{text!r} is not PROFILE@ADDRESS", param_hint="--device")
+        is_modbus = found.protocol is Protocol.MODBUS
+        phases = "a" if found.is_single_phase else "abc"
+        loads.append(LoadPart(id=f"load-{number}", phases=phases, constant_kw=power_kw, gain=0.02, shift_h=number / 60))
+        devices.append(
+            DevicePart(
+                id=f"{found.category.replace('_', '-')}-{number}",
+                site=SITE,
+                line="line-1",
+                unit=int(address) if is_modbus else None,
+                address="" if is_modbus else address,
+                profile=profile,
+                loads=(f"load-{number}",),
+                password=password,
+                blocks=blocks,
+                clock_offset_s=clock_offset_s,
+            )
+        )
+    orders = [parse_order(text) for text in fault or []]
+    file = FieldFile(
+        schema="field/1",
+        loads=tuple(loads),
+        lines=(LinePart(id="line-1", port=port, framing=Framing.STREAM, pty=pty),),
+        devices=tuple(devices),
+        story=tuple(StoryPart(device=part.id, fault=order) for part in devices for order in orders),
     )
     _run_field(file, host, control_port, ready_file, state=state_file)
 
@@ -530,7 +592,13 @@ def _run_field(file: FieldFile, host: str, control_port: int, ready_file: Path |
             "control_url": control.url,
             "lines": parts.endpoints,
             "devices": [
-                {"device_id": part.id, "line_id": part.line, "unit": part.unit, "profile": part.profile}
+                {
+                    "device_id": part.id,
+                    "line_id": part.line,
+                    "unit": part.unit,
+                    "address": part.place,
+                    "profile": part.profile,
+                }
                 for part in file.devices
             ],
         }

@@ -20,10 +20,10 @@ from libs.common.clock import Clock
 from libs.common.contracts.registry import LineKind
 from libs.common.errors import InvalidFile, Problem
 from libs.fieldsim.control_api import ControlServer
-from libs.fieldsim.device import modbus_profile
+from libs.fieldsim.device import spoken_profile
 from libs.fieldsim.faults import Placed
 from libs.fieldsim.field import Field
-from libs.fieldsim.fieldfile import FieldFile
+from libs.fieldsim.fieldfile import FieldFile, LinePart
 from libs.fieldsim.history import write_history
 from libs.fieldsim.modbus import Framing
 from libs.fieldsim.run import announcer, serve
@@ -146,6 +146,7 @@ async def run_demo(file: FieldFile, wishes: Wishes, *, clock: Clock, stop: async
                     "site_id": part.site,
                     "line_id": part.line,
                     "unit": part.unit,
+                    "address": part.place,
                     "loads": part.loads,
                 }
                 for part in file.devices
@@ -177,18 +178,18 @@ def registry_document(file: FieldFile, endpoints: Mapping[str, str]) -> dict[str
     devices = {part.id: part for part in file.devices}
     wired_lines: dict[str, dict[str, JsonValue]] = {
         name: {
-            "kind": (LineKind.TCP if part.framing is Framing.TCP else LineKind.RTU_OVER_TCP).value,
+            "kind": _line_kind(part).value,
             "endpoint": endpoints[name],
         }
         for name, part in lines.items()
     }
     wired_devices: dict[str, dict[str, JsonValue]] = {
         name: {
-            "kind": modbus_profile(part.profile).category,
+            "kind": spoken_profile(part.profile).category,
             "site": part.site,
             "line": part.line,
-            "address": str(part.unit),
-            "profile": modbus_profile(part.profile).name,
+            "address": part.place,
+            "profile": spoken_profile(part.profile).name,
             "ct_ratio": part.ct_ratio,
             "pt_ratio": part.pt_ratio,
             "installed_at": part.installed_at.astimezone(UTC).isoformat(),
@@ -198,6 +199,12 @@ def registry_document(file: FieldFile, endpoints: Mapping[str, str]) -> dict[str
     document["lines"] = _wired(document.get("lines"), wired_lines, "lines")
     document["devices"] = _wired(document.get("devices"), wired_devices, "devices")
     return document
+
+
+def _line_kind(part: LinePart) -> LineKind:
+    if part.pty is not None:
+        return LineKind.SERIAL
+    return LineKind.TCP if part.framing is Framing.TCP else LineKind.RTU_OVER_TCP
 
 
 def planned_events(field: Field, *, until_s: float) -> list[dict[str, object]]:

@@ -1,7 +1,7 @@
 """What every simulated device has: a profile, values as a function of time, faults and a memory that is read."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
@@ -63,6 +63,9 @@ class Device(ABC):
     ) -> None:
         self.device_id = device_id
         self.profile = profile
+        self.names = frozenset(names)
+        self.shows: Callable[[Mapping[str, float]], dict[str, float | None]] | None = None
+        """What a perfect reader gets of canonical values, for a device that is not read by registers."""
         self.faults = faults
         self.events = events
         self.ct_ratio = ct_ratio
@@ -88,6 +91,8 @@ class Device(ABC):
 
         Voltage, current and power are primary side, energy is as the register shows it.
         """
+        if self.shows is not None:
+            return self.shows(self.values(time_s))
         return self.registers.shown(self.registers.encode(self.values(time_s)))
 
     def write(self, area: Area, address: int, words: Sequence[int], now_s: float) -> None:
@@ -133,19 +138,40 @@ class Device(ABC):
         ]
 
 
+SPOKEN = frozenset({Protocol.MODBUS, Protocol.DLT645, Protocol.CJT188, Protocol.YD1363})
+"""Protocols that the simulators speak."""
+
+
 @cache
-def modbus_profile(name: str) -> DeviceProfile:
+def spoken_profile(name: str) -> DeviceProfile:
     """Return a shipped profile by name, or one from a YAML file by path.
+
+    Raises:
+        NotFound: There is no such profile.
+        InvalidInput: It is for a protocol that no simulator speaks, or the file is wrong.
+    """
+    profile = load_profile(Path(name)) if name.endswith((".yaml", ".yml")) else _catalogue().get(name)
+    if profile.protocol not in SPOKEN:
+        names = ", ".join(sorted(SPOKEN))
+        raise InvalidInput(
+            f"profile {name} is for {profile.protocol}, these simulators speak {names}",
+            message_zh=f"设备模板 {name} 的协议为 {profile.protocol}，模拟器支持 {names}",
+        )
+    return profile
+
+
+def modbus_profile(name: str) -> DeviceProfile:
+    """Return a profile as ``spoken_profile`` does, of a Modbus device.
 
     Raises:
         NotFound: There is no such profile.
         InvalidInput: It is not for Modbus, or the file is wrong.
     """
-    profile = load_profile(Path(name)) if name.endswith((".yaml", ".yml")) else _catalogue().get(name)
+    profile = spoken_profile(name)
     if profile.protocol is not Protocol.MODBUS:
         raise InvalidInput(
-            f"profile {name} is for {profile.protocol}, these simulators speak Modbus",
-            message_zh=f"设备模板 {name} 的协议为 {profile.protocol}，模拟器只支持 Modbus",
+            f"profile {name} is for {profile.protocol}, this line speaks Modbus",
+            message_zh=f"设备模板 {name} 的协议为 {profile.protocol}，该线路只支持 Modbus",
         )
     return profile
 

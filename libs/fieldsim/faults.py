@@ -88,6 +88,7 @@ class GarbageShape(StrEnum):
     WRONG_FUNCTION = "wrong_function"
     WRONG_COUNT = "wrong_count"
     WRONG_TRANSACTION = "wrong_transaction"
+    WRONG_CHECKSUM = "wrong_checksum"
     TRUNCATED = "truncated"
     DOUBLED = "doubled"
     SPLIT = "split"
@@ -174,6 +175,15 @@ class Welded(Order):
     share: float = Field(1.0, gt=0, le=1)
 
 
+class RaisesAlarm(Order):
+    """A byte of a YD/T 1363.3 alarm table leaves normal."""
+
+    kind: Literal["alarm"] = "alarm"
+    field: str = Field(min_length=1)
+    """Its way through the table: ``module[2].fault``."""
+    byte: int = Field(1, ge=1, le=255)
+
+
 class Trip(Order):
     """A breaker opens by itself at each beginning."""
 
@@ -196,6 +206,7 @@ AnyOrder = Annotated[
     | Bounce
     | Locked
     | Welded
+    | RaisesAlarm
     | Trip,
     Field(discriminator="kind"),
 ]

@@ -1,4 +1,4 @@
-"""A simulated field: loads, breakers and meters wired to each other, behind Modbus ports."""
+"""A simulated field: loads, breakers and meters wired to each other, behind Modbus ports and other lines."""
 
 import asyncio
 import logging
@@ -8,16 +8,24 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from libs.common.clock import Clock
+from libs.common.profiles import Protocol
 from libs.fieldsim.breaker import Breaker
-from libs.fieldsim.device import Device, modbus_profile
+from libs.fieldsim.device import Device, modbus_profile, spoken_profile
 from libs.fieldsim.electrical import HOUR_S, Load, Mains, Step
+from libs.fieldsim.equipment import PowerEquipment
 from libs.fieldsim.events import EventLog
 from libs.fieldsim.faults import FaultBoard
-from libs.fieldsim.fieldfile import DevicePart, FieldFile
+from libs.fieldsim.fieldfile import DevicePart, FieldFile, LinePart
+from libs.fieldsim.flow import FlowMeter
 from libs.fieldsim.meter import Meter, RoomSensor
-from libs.fieldsim.modbus import ModbusServer
+from libs.fieldsim.modbus import Framing, ModbusServer
 from libs.fieldsim.plain import PlainDevice
 from libs.fieldsim.state import StateFile
+from libs.fieldsim.stream.cjt188 import Cjt188Face
+from libs.fieldsim.stream.dlt645 import Dlt645Face
+from libs.fieldsim.stream.rtu import RtuFace
+from libs.fieldsim.stream.server import Face, StreamServer
+from libs.fieldsim.stream.yd1363 import Yd1363Face
 
 logger = logging.getLogger(__name__)
 
@@ -72,17 +80,7 @@ class Field:
         self._mains = {part.site: Mains(part.shift_h * HOUR_S) for part in file.mains}
         self.devices: dict[str, Device] = {part.id: self._device(part) for part in file.devices}
         self.servers = {
-            part.id: ModbusServer(
-                {device.unit: self.devices[device.id] for device in file.devices if device.line == part.id},
-                clock=clock,
-                faults=self.faults,
-                host=host,
-                port=(ports or {}).get(part.id, part.port),
-                framing=part.framing,
-                absent=part.absent,
-                pace_s=part.pace_s,
-            )
-            for part in file.lines
+            part.id: self._server(part, host=host, port=(ports or {}).get(part.id, part.port)) for part in file.lines
         }
 
     @property
@@ -92,8 +90,8 @@ class Field:
 
     @property
     def endpoints(self) -> dict[str, str]:
-        """``host:port`` by line id; real ports once started."""
-        return {name: f"{server.host}:{server.port}" for name, server in self.servers.items()}
+        """``host:port``, or the path of a terminal, by line id; real ports once started."""
+        return {name: server.endpoint for name, server in self.servers.items()}
 
     async def start(self) -> None:
         """Take over the state of the last run, tell the story to the fault board and listen.
@@ -153,11 +151,72 @@ class Field:
             if name in self.loads:
                 self.loads[name].restore(_STEPS.validate_python(steps))
 
+    def _server(self, part: LinePart, *, host: str, port: int) -> ModbusServer | StreamServer:
+        devices = [device for device in self.file.devices if device.line == part.id]
+        if part.framing is Framing.STREAM:
+            return StreamServer(
+                [self._face(device) for device in devices],
+                clock=self.clock,
+                faults=self.faults,
+                host=host,
+                port=port,
+                pty=part.pty,
+                pace_s=part.pace_s,
+            )
+        for device in devices:
+            modbus_profile(device.profile)  # says what is wrong with any other
+        return ModbusServer(
+            {device.unit: self.devices[device.id] for device in devices if device.unit is not None},
+            clock=self.clock,
+            faults=self.faults,
+            host=host,
+            port=port,
+            framing=part.framing,
+            absent=part.absent,
+            pace_s=part.pace_s,
+        )
+
+    def _face(self, part: DevicePart) -> Face:
+        """Return how a device looks on a line of several protocols."""
+        device = self.devices[part.id]
+        match device.profile.protocol:
+            case Protocol.DLT645:
+                dlt645 = Dlt645Face(
+                    device,
+                    address=part.place,
+                    password=part.password,
+                    blocks=part.blocks,
+                    clock_offset_s=part.clock_offset_s,
+                )
+                device.shows = dlt645.shown
+                return dlt645
+            case Protocol.CJT188:
+                face: Face = Cjt188Face(device, address=part.place)
+            case Protocol.YD1363:
+                face = Yd1363Face(device, address=part.place, counts=part.counts)
+            case _:
+                return RtuFace(device, unit=-1 if part.unit is None else part.unit)
+        device.shows = face.shown
+        return face
+
     def _device(self, part: DevicePart) -> Device:
-        profile = modbus_profile(part.profile)
+        profile = spoken_profile(part.profile)
         mains = self._mains.get(part.site, Mains())
         loads = [self.loads[name] for name in part.loads]
-        if profile.category.startswith("meter"):
+        if profile.protocol is Protocol.CJT188:
+            return FlowMeter(
+                part.id,
+                profile,
+                loads=loads,
+                installed_at=part.installed_at,
+                faults=self.faults,
+                events=self.events,
+            )
+        if profile.protocol is Protocol.YD1363 and profile.category not in ("env_sensor", "ac_panel"):
+            return PowerEquipment(
+                part.id, profile, values=part.values, loads=loads, faults=self.faults, events=self.events
+            )
+        if profile.category.startswith("meter") or profile.category == "ac_panel":
             return Meter(
                 part.id,
                 profile,
@@ -183,6 +242,7 @@ class Field:
                 poles=part.poles,
                 motor_delay_s=part.motor_delay_s,
                 refresh_s=self._refresh_s,
+                installed_at=part.installed_at,
             )
         if profile.category == "env_sensor":
             return RoomSensor(

@@ -16,6 +16,7 @@ from libs.fieldsim.modbus import Absent, Framing
 from libs.fieldsim.registers import GAP_REGISTERS
 
 DEMO = "demo_site.yaml"
+PASSWORD = "000000"  # noqa: S105 - of simulated meters, as they leave the factory
 INSTALLED_AT = datetime(2025, 1, 1, tzinfo=UTC)
 
 
@@ -55,15 +56,26 @@ class LinePart(Part):
     framing: Framing = Framing.TCP
     absent: Absent = Absent.EXCEPTION
     pace_s: float = Field(0.0, ge=0)
+    pty: Path | None = None
+    """Of a stream: link to a pseudo terminal that the line is on, instead of a port."""
+
+    @model_validator(mode="after")
+    def _is_a_terminal_only_as_a_stream(self) -> "LinePart":
+        if self.pty is not None and self.framing is not Framing.STREAM:
+            raise ValueError(f"line {self.id}: pty only with framing stream")
+        return self
 
 
 class DevicePart(Part):
-    """A device; which of the figures it takes depends on the category of its profile."""
+    """A device; which of the figures it takes depends on protocol and category of its profile."""
 
     id: str
     site: str
     line: str
-    unit: int = Field(ge=0, le=255)
+    unit: int | None = Field(None, ge=0, le=255)
+    """Of Modbus; others have an address."""
+    address: str = ""
+    """DL/T 645: at most 12 digits; CJ/T 188: 14; YD/T 1363.3: 1 to 254."""
     profile: str
     loads: tuple[str, ...] = ()
     """What a meter measures, or the one load that a breaker feeds."""
@@ -77,6 +89,25 @@ class DevicePart(Part):
     values: dict[str, float] = {}
     """Of a device that is neither meter, breaker nor sensor: what stands in its points."""
     gap_registers: int = Field(GAP_REGISTERS, ge=0)
+    password: str = Field(PASSWORD, pattern="^[0-9]{6}$")
+    """DL/T 645: what a control has to bring."""
+    blocks: bool = True
+    """DL/T 645: whether it answers blocks of items."""
+    clock_offset_s: float = 0.0
+    """DL/T 645: how wrong its clock is. [s]"""
+    counts: dict[str, int] = {}
+    """YD/T 1363.3: how often groups of its answers are repeated, by their way: ``module``, ``panel[1].input``."""
+
+    @model_validator(mode="after")
+    def _has_a_place(self) -> "DevicePart":
+        if (self.unit is None) == (not self.address):
+            raise ValueError(f"device {self.id}: unit or address, one of them")
+        return self
+
+    @property
+    def place(self) -> str:
+        """Its unit or address on the line."""
+        return self.address if self.unit is None else str(self.unit)
 
 
 def _read_order(value: object) -> object:
@@ -111,16 +142,16 @@ class FieldFile(Part):
     @model_validator(mode="after")
     def _refers_to_what_is_there(self) -> "FieldFile":
         loads, lines = {load.id for load in self.loads}, {line.id for line in self.lines}
-        places: set[tuple[str, int]] = set()
+        places: set[tuple[str, str]] = set()
         for device in self.devices:
             if device.line not in lines:
                 raise ValueError(f"device {device.id}: a line of this file, found {device.line!r}")
             for load in device.loads:
                 if load not in loads:
                     raise ValueError(f"device {device.id}: loads of this file, found {load!r}")
-            if (device.line, device.unit) in places:
-                raise ValueError(f"device {device.id}: unit {device.unit} on line {device.line} once")
-            places.add((device.line, device.unit))
+            if (device.line, device.place) in places:
+                raise ValueError(f"device {device.id}: address {device.place} on line {device.line} once")
+            places.add((device.line, device.place))
         devices = [device.id for device in self.devices]
         if len(set(devices)) != len(devices):
             raise ValueError("every device id once")

@@ -18,8 +18,6 @@ from libs.fieldsim.faults import ClockOffset
 from libs.fieldsim.field import Field
 from libs.fieldsim.fieldfile import DevicePart
 
-DRIVER = "modbus"
-
 
 def past_reports(
     field: Field,
@@ -83,7 +81,7 @@ def _report(field: Field, part: DevicePart, time_s: float, received_at: datetime
         site_id=SiteId(part.site),
         source_time=moment if wrong is None else moment + timedelta(seconds=wrong.offset_s),
         received_at=moment,
-        driver=DRIVER,
+        driver=profile.protocol.code,
         points=points,
         line_id=LineId(part.line),
         profile=profile.name,

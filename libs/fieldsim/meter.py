@@ -26,6 +26,7 @@ ROOM_HUMIDITY_PCT = 45.0
 ROOM_SHARE = 0.15
 """How much of the weather's swing gets into an air-conditioned room."""
 TERMINAL_DEGC = 28.0
+CLOCK_BATTERY_V = 3.6
 DC_VOLTAGE_V = 53.5
 """Float voltage of a -48 V plant."""
 
@@ -97,6 +98,10 @@ class Meter(Device):
         points["ct_ratio"] = self.ct_ratio
         points["pt_ratio"] = self.pt_ratio
         points["temperature_device"] = TERMINAL_DEGC
+        points["energy_reactive_1"] = points["energy_reactive_import"]
+        points["energy_reactive_2"] = points["energy_reactive_export"]
+        points["battery_voltage"] = CLOCK_BATTERY_V
+        points["meter_status_word_3"] = 0.0
         if self.profile.category == "meter_dc":
             points["voltage_dc"] = DC_VOLTAGE_V
             points["active_power_dc"] = points["active_power_total"]

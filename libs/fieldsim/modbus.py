@@ -55,6 +55,8 @@ class Framing(StrEnum):
 
     TCP = "tcp"
     RTU = "rtu"
+    STREAM = "stream"
+    """Frames of each device's own protocol, several protocols at a time; see ``stream``."""
 
 
 class Absent(StrEnum):
@@ -114,6 +116,11 @@ class ModbusServer:
         self._pace_s = pace_s
         self._line_free_at = 0.0
         self._server: asyncio.Server | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """``host:port``."""
+        return f"{self.host}:{self.port}"
 
     async def start(self) -> None:
         """Listen; afterwards ``port`` is the real one.
@@ -394,6 +401,8 @@ def _garble(shape: GarbageShape, request: _Request, pdu: bytes) -> list[bytes]:
             return [request.frame(pdu[:1] + bytes((pdu[1] ^ 0x02,)) + pdu[2:])]
         case GarbageShape.WRONG_TRANSACTION:
             return [request.frame(pdu, transaction=((request.transaction or 0) + 1) & 0xFFFF)]
+        case GarbageShape.WRONG_CHECKSUM:
+            return [frame[:-1] + bytes((frame[-1] ^ 0x01,))]
         case GarbageShape.TRUNCATED:
             return [frame[: len(frame) // 2]]
         case GarbageShape.DOUBLED:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from libs.common.points import Quantity
-from libs.common.profiles import Area, DeviceProfile, Encoding, ModbusPoint, Order, RegisterType
+from libs.common.profiles import Area, DeviceProfile, Encoding, ModbusPoint, Order, ProfilePoint, RegisterType
 
 GAP_REGISTERS = 16
 """Unused registers between two points that still answer, with 0; beyond them an address does not exist."""
@@ -120,7 +120,7 @@ class RegisterMap:
         self.points = tuple(point for point in profile.modbus_points() if point.name in names)
         self._low_word_first = profile.word_order is Order.LITTLE
         self._ratio = {
-            point.name: _ratio(profile, point, ct_ratio=ct_ratio, pt_ratio=pt_ratio) for point in self.points
+            point.name: ratio_of(profile, point, ct_ratio=ct_ratio, pt_ratio=pt_ratio) for point in self.points
         }
         self._spans = _spans(self.points, gap_registers)
         masked = {(p.area, p.address) for p in self.points if p.mask is not None}
@@ -221,7 +221,7 @@ class RegisterMap:
         return b"".join(words[index : index + 2] for index in range(len(words) - 2, -1, -2))
 
 
-def _ratio(profile: DeviceProfile, point: ModbusPoint, *, ct_ratio: float, pt_ratio: float) -> float:
+def ratio_of(profile: DeviceProfile, point: ProfilePoint, *, ct_ratio: float, pt_ratio: float) -> float:
     """Return what a primary-side value is divided by on its way into the register."""
     quantity = Quantity.OTHER if point.canonical is None else point.canonical.quantity
     if quantity not in profile.ratio_applies_to:

@@ -166,9 +166,9 @@ class DtuHub:
         return None if self._server is None else int(self._server.sockets[0].getsockname()[1])
 
     @property
-    def lines(self) -> Collection[str]:
-        """The lines that could dial in."""
-        return self._lines.keys()
+    def knows_lines(self) -> bool:
+        """Whether any line could dial in."""
+        return bool(self._lines)
 
     def learn(self, line_id: str, registration: Registration | None) -> str | None:
         """Learn how a line registers, None when it is gone or no line of terminals any more.

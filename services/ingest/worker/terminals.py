@@ -23,8 +23,6 @@ from services.ingest.usecases.topology import Topology
 logger = logging.getLogger(__name__)
 
 SWEEP_S = 1.0
-LOOK_AT_ALL_S = 300.0
-"""Lines that begin or end by their own date are found within this. [s]"""
 LISTEN_AGAIN_S = 5.0
 """After the port could not be had. [s]"""
 RECORD_AGAIN_S = 600.0
@@ -73,16 +71,12 @@ class Terminals:
 
     async def run(self, beat: Callable[[], None]) -> None:
         """Listen and sweep, for ever; disconnect all when cancelled."""
-        looked_at = float("-inf")
+        self._changed.update((line.id, None) for line in self._topology.lines(self._clock.now()))
         try:
             while True:
                 beat()
-                if self._clock.monotonic() - looked_at >= LOOK_AT_ALL_S:
-                    looked_at = self._clock.monotonic()
-                    self._changed.update((line.id, None) for line in self._topology.lines(self._clock.now()))
-                    self._changed.update(dict.fromkeys(self.hub.lines))
                 self._learn()
-                if self.hub.port is None and (self.hub.lines or self._complete()):
+                if self.hub.port is None and (self.hub.knows_lines or self._complete()):
                     await self._listen()
                 self.hub.sweep()
                 await self._clock.sleep(SWEEP_S)

@@ -13,7 +13,6 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from dlt645 import MeterServerService  # type: ignore[import-untyped]
 from hypothesis import given
 
 from libs.common.bus import topics
@@ -35,7 +34,6 @@ from tests.peers.terminals import pair
 from tests.unit.ingest.ingest_fakes import MEANS
 
 METER = ProfileCatalogue.load().get("chint_dtsu666")
-METER_645 = ProfileCatalogue.load().get("dlt645_2007_meter")
 
 
 class Watch:
@@ -302,29 +300,6 @@ async def test_slave_of_others_is_read_through_a_terminal(tmp_path: Path) -> Non
                 device = port.line().session(Address("meter", "7", METER))
                 for _ in range(5):
                     assert (await device.read_points(["ct_ratio"])).raw == {"ct_ratio": 40}
-
-
-@pytest.mark.integration
-async def test_dlt645_meter_of_others_is_read_through_a_terminal() -> None:
-    service = MeterServerService.new_tcp_server("127.0.0.1", 0, 5.0)
-    service.set_address("341200000000")  # as on the wire: meter 000000001234
-    service.set_00(0x00010000, 1234.56)
-    service.set_02(0x02010100, 230.1)
-    assert await asyncio.to_thread(service.server.start)
-    try:
-        async with port_for("IMEI1", heartbeat="hex:FE FE") as port:
-            assert port.hub.port is not None
-            terminal = Terminal(
-                server=("127.0.0.1", port.hub.port), registration=b"IMEI1", slave=("127.0.0.1", service.server.port),
-                heartbeat=b"\xfe\xfe", heartbeat_every_s=0.01,
-            )  # fmt: skip
-            async with dialling(terminal):
-                await port.until(lambda: port.hub.connected(), "connected")
-                device = port.line().session(Address("meter", "000000001234", METER_645))
-                found = await device.read_points(["energy_active_import", "voltage_a"])
-                assert found.raw == {"energy_active_import": 123456, "voltage_a": 2301}
-    finally:
-        await asyncio.to_thread(service.server.stop)
 
 
 @asynccontextmanager

@@ -68,7 +68,7 @@ class TestFieldFile:
     def test_a_unit_is_there_once(self, tmp_path: Path) -> None:
         two = "".join(f"  - {{id: {n}, site: s, line: l, unit: 1, profile: xy_md02}}\n" for n in "ab")
         path = self.write(tmp_path, f"schema: field/1\nlines: [{{id: l}}]\ndevices:\n{two}")
-        with pytest.raises(InvalidFile, match="unit 1 on line l once"):
+        with pytest.raises(InvalidFile, match="address 1 on line l once"):
             load_field_file(path)
 
     def test_a_wrong_fault_in_the_story_is_told(self, tmp_path: Path) -> None:
