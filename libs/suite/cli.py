@@ -60,6 +60,7 @@ def build(words: Words) -> typer.Typer:
     _add_running(app, words)
     _add_administration(app, words)
     _add_line(app, words)
+    _add_profile(app, words)
     _add_services(app, words)
     return app
 
@@ -164,6 +165,31 @@ def _add_administration(app: typer.Typer, words: Words) -> None:
         from importlib.metadata import version as installed
 
         _say(f"wattring {installed('wattring')}")
+
+
+def _add_profile(app: typer.Typer, words: Words) -> None:
+    profile = typer.Typer(
+        help=words("look at device profiles", "查看设备模板"), no_args_is_help=True, rich_markup_mode=None
+    )
+    app.add_typer(profile, name="profile")
+
+    @profile.command(help=words("read every point of a profile from a live device", "用真实设备逐点测试设备模板"))
+    def test(
+        profile: Annotated[str, typer.Argument(help=words("name, or a .yaml file", "模板名或 .yaml 文件"))],
+        endpoint: Annotated[str, typer.Argument(help=words("host:port, or a serial device", "主机:端口,或串口设备"))],
+        address: Annotated[str | None, typer.Option(help=words("unit id or meter address", "单元号或表地址"))] = None,
+        kind: Annotated[str, typer.Option(help="tcp, rtu_over_tcp, serial")] = "tcp",
+        baud: Annotated[int | None, typer.Option(min=50)] = None,
+        parity: Annotated[str | None, typer.Option(help="N, E, O")] = None,
+        timeout_s: Annotated[float, typer.Option(min=0.1, max=60)] = 1.0,
+    ) -> None:
+        from libs.suite.profiletest import KINDS, Device, try_profile
+
+        if kind not in KINDS:
+            raise typer.BadParameter(", ".join(KINDS))
+        device = Device(kind, endpoint, address, baud, parity, timeout_s)
+        fits = try_profile(profile, device, _settings().profile_dirs, words, _say)
+        raise typer.Exit(0 if fits else 1)
 
 
 def _add_line(app: typer.Typer, words: Words) -> None:
