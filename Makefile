@@ -37,7 +37,7 @@ test: setup ## set up real Kafka, PostgreSQL and a browser, and run every test
 	@if [ -z "$$KAFKA_BOOTSTRAP_SERVERS" ] && command -v java mvn >/dev/null; then deploy/kafka/kafka.sh jars >/dev/null; fi
 	$(BIN)/pytest -n $(JOBS) --reruns $(RERUNS) $(T)
 ifeq ($(T),tests)
-	deploy/setup/with-system-postgres $(BIN)/pytest -n $(JOBS) --reruns $(RERUNS) -m postgres tests
+	deploy/setup/with-system-postgres $(BIN)/pytest -n $(JOBS) --reruns $(RERUNS) -m "postgres and not e2e" tests
 endif
 
 lint: setup ## check style, import rules and the lock file
