@@ -187,6 +187,7 @@ class DtuHub:
             return None
         other = self._by_packet.get(registration.packet)
         if other is not None:
+            self.drop(line_id)
             return other
         self._lines[line_id] = registration
         self._by_packet[registration.packet] = line_id

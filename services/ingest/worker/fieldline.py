@@ -74,7 +74,7 @@ class FieldLines:
         line = self._line(line_id)
         runner = self._lines.runner(line_id)
         if isinstance(runner, LineRunner):
-            yield _Polled(runner)
+            yield _Polled(runner, lambda: self._lines.runner(line_id) is not runner)
             return
         driver = open_line(line, self._clock, self._settings, self._means)
         if runner is not None or isinstance(driver, TellingLine):
@@ -127,10 +127,14 @@ class FieldLines:
 class _Polled:
     """A line that is polled by this process."""
 
-    def __init__(self, runner: LineRunner) -> None:
+    def __init__(self, runner: LineRunner, given_up: Callable[[], bool]) -> None:
         self._runner = runner
+        self._given_up = given_up
 
     async def turn(self, job: Callable[[LineDriver], Awaitable[Result]]) -> Result:
+        if self._given_up():
+            # Nobody would come to do the job.
+            raise LineDown("the line was given up, or its settings have changed; ask again")
         runner = self._runner
         return await runner.first(lambda: job(runner.driver))
 

@@ -28,7 +28,11 @@ LISTEN_AGAIN_S = 5.0
 RECORD_AGAIN_S = 600.0
 """One and the same stranger, who dials every few seconds, is put on record this often. [s]"""
 MAX_STRANGERS = 1_000
-"""Strangers that are told apart, and refusals that wait for their record."""
+"""Strangers that are told apart."""
+RECORDS_AT_A_TIME = 10
+"""Refusals put on record in a second; whoever floods the port does not flood the bus, nor the log."""
+MAX_WAITING = 100
+"""Refusals that wait for their record; further ones are counted only."""
 DRIVER = "dtu"
 
 
@@ -62,7 +66,7 @@ class Terminals:
         self._changed: dict[str, None] = {}
         self._disputed: dict[str, str] = {}
         self._strangers: OrderedDict[bytes, float] = OrderedDict()
-        self._to_record: deque[Rejection] = deque(maxlen=MAX_STRANGERS)
+        self._to_record: deque[Rejection] = deque()
         topology.on_change(self._note)
 
     def on_connected(self, listener: Callable[[str], None]) -> None:
@@ -87,8 +91,7 @@ class Terminals:
         """Put refusals on record, for ever."""
         while True:
             beat()
-            waiting = list(self._to_record)
-            self._to_record.clear()
+            waiting = [self._to_record.popleft() for _ in range(min(len(self._to_record), RECORDS_AT_A_TIME))]
             if waiting:
                 try:
                     await self._acceptor.reject(waiting)
@@ -107,7 +110,8 @@ class Terminals:
             logger.debug("connection at the terminals' port refused", extra={"peer": place, "reason": reason})
             return
         now = self._clock.monotonic()
-        if now - self._strangers.get(packet, float("-inf")) < RECORD_AGAIN_S:
+        known = now - self._strangers.get(packet, float("-inf")) < RECORD_AGAIN_S
+        if known or len(self._to_record) >= MAX_WAITING:
             return
         self._strangers[packet] = now
         self._strangers.move_to_end(packet)

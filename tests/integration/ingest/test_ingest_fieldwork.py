@@ -211,6 +211,22 @@ async def test_frames_of_a_device_are_shown_as_they_go_by(ingest: RunningIngest,
     assert (response.status_code, response.headers["content-type"]) == (200, "application/x-ndjson")
 
 
+async def test_scan_of_a_line_that_is_changed_meanwhile_ends(ingest: RunningIngest, pair: str) -> None:
+    await create_line(ingest, pair)
+    await create_meter(ingest)
+    headers = ingest.headers()
+    body = {"first": 100, "last": 240, "timeout_s": 0.2, "budget_s": 20}
+    scanning = asyncio.create_task(
+        ingest.http.post("/api/v1/lines/line-1/scan", json=body, headers=headers), name="scanning"
+    )
+    before = {"if-match": '"1"'}
+    line = {"name": "Pair", "kind": "rtu_over_tcp", "endpoint": pair, "settings": {"quiet_s": 0.05}}
+    assert (await ingest.put("/api/v1/lines/line-1", line, **before)).status_code == 200
+    answer = await scanning
+    assert answer.status_code == 503
+    assert answer.json()["code"] in ("line_down", "device_silent")  # between two turns, or in the middle of one
+
+
 async def test_line_of_another_process_is_named(ingest: RunningIngest, pair: str, postgres_url: str) -> None:
     await create_line(ingest, pair)
     db = Database(ingest.platform.settings.database, schema="ingest")
