@@ -11,6 +11,7 @@ from libs.common.jsonpath import parse_path
 from libs.common.profiles.layout import FieldType
 from libs.common.profiles.model import (
     Area,
+    CdtElement,
     Confidence,
     Encoding,
     ObjectType,
@@ -163,13 +164,25 @@ class ChangeEventFile(FileModel):
 ObjectAddress = Annotated[int, Field(ge=0, le=0xFFFFFF)]
 
 
-class Iec60870PointFile(PointFile):
+class StationPointFile(PointFile):
+    """A point of a telecontrol station, which tells changes by itself."""
+
+    offset: float = 0.0
+    event: ChangeEventFile | None = None
+
+
+class Iec60870PointFile(StationPointFile):
     """An information object of IEC 60870-5-101 or -104."""
 
     ioa: ObjectAddress
     type: Annotated[ObjectType, Field(strict=False)]
-    offset: float = 0.0
-    event: ChangeEventFile | None = None
+
+
+class CdtPointFile(StationPointFile):
+    """A value in the frames of CDT."""
+
+    element: Annotated[CdtElement, Field(strict=False)]
+    number: int = Field(ge=0, le=511)
 
 
 class Iec60870ControlFile(ControlFile):
@@ -339,6 +352,15 @@ class Yd1363File(ProfileFile):
     points: list[Yd1363PointFile] = Field(min_length=1)
     alarms: list[Yd1363AlarmFile] = []
     controls: list[Yd1363ControlFile] = []
+
+
+class CdtFile(ProfileFile):
+    """The file of a device behind CDT, which can only be listened to."""
+
+    protocol: Literal["cdt"]
+    address: Text
+    points: list[CdtPointFile] = Field(min_length=1)
+    controls: list[ControlFile] = Field(default=[], max_length=0)
 
 
 class AepFile(ProfileFile):

@@ -16,7 +16,7 @@ from libs.common.profiles.files import (
     AepControlFile,
     AepFile,
     AepPointFile,
-    ChangeEventFile,
+    CdtFile,
     Cjt188ControlFile,
     Cjt188File,
     Cjt188PointFile,
@@ -26,7 +26,6 @@ from libs.common.profiles.files import (
     Dlt645PointFile,
     Iec60870ControlFile,
     Iec60870File,
-    Iec60870PointFile,
     ModbusControlFile,
     ModbusFile,
     ModbusPointFile,
@@ -35,6 +34,7 @@ from libs.common.profiles.files import (
     PointFile,
     ProfileFile,
     SparkplugFile,
+    StationPointFile,
     Yd1363ControlFile,
     Yd1363File,
     Yd1363PointFile,
@@ -46,7 +46,6 @@ from libs.common.profiles.model import (
     AepPoint,
     AepProduct,
     Area,
-    ChangeEvent,
     Cjt188Control,
     Cjt188Point,
     Control,
@@ -54,12 +53,9 @@ from libs.common.profiles.model import (
     Dlt645Control,
     Dlt645Point,
     Encoding,
-    Iec60870Control,
-    Iec60870Point,
     ModbusControl,
     ModbusPoint,
     ModbusTextPoint,
-    ObjectType,
     ProfilePoint,
     Protocol,
     Ratio,
@@ -75,6 +71,14 @@ from libs.common.profiles.model import (
     register_count,
     single_phase,
 )
+from libs.common.profiles.stations import (
+    StationFile,
+    check_station,
+    station_control,
+    station_point,
+    station_takes_value,
+    with_station,
+)
 from libs.common.profiles.telling import (
     TellingFile,
     check_telling,
@@ -86,7 +90,7 @@ from libs.common.profiles.telling import (
 from libs.common.units import UnknownUnit, unit_of
 from libs.common.yamlfile import Path, YamlDocument, parse_yaml, validate
 
-AnyFile = ModbusFile | Dlt645File | Cjt188File | Yd1363File | AepFile | Iec60870File | TellingFile
+AnyFile = ModbusFile | Dlt645File | Cjt188File | Yd1363File | AepFile | StationFile | TellingFile
 
 _FILES: Mapping[str, type[AnyFile]] = {
     Protocol.MODBUS: ModbusFile,
@@ -98,6 +102,7 @@ _FILES: Mapping[str, type[AnyFile]] = {
     Protocol.MQTT: MqttFile,
     Protocol.SPARKPLUG: SparkplugFile,
     Protocol.IEC60870_5: Iec60870File,
+    Protocol.CDT: CdtFile,
 }
 
 _SINGLE_PHASE_PAIRS = tuple(
@@ -229,8 +234,8 @@ class _Checks:
         elif isinstance(self.file, Cjt188File):
             for i, field in enumerate(self.file.points):
                 self._cjt188(i, field)
-        elif isinstance(self.file, Iec60870File):
-            self._iec60870(self.file)
+        elif isinstance(self.file, StationFile):
+            check_station(self.file, self._refuse)
         elif isinstance(self.file, Yd1363File):
             self._yd1363(self.file)
         elif isinstance(self.file, AepFile):
@@ -472,32 +477,6 @@ class _Checks:
             both = (f"{wanted:g}, the last digit of {format_}", f"{wanted:g}({format_} 的末位)")
             self._refuse((*place, "scale"), *both, scale)
 
-    # IEC 60870-5
-
-    def _iec60870(self, file: Iec60870File) -> None:
-        seen: dict[int, Iec60870PointFile] = {}
-        for i, point in enumerate(file.points):
-            place = ("points", i)
-            other = seen.setdefault(point.ioa, point)
-            if other is not point and (point.mask is None or other.mask is None):
-                both = (f"an object once; {other.name} is it too", f"每个信息对象只用一次,{other.name} 已使用")
-                self._refuse((*place, "ioa"), *both, point.ioa)
-            if (point.mask is not None or point.map is not None) and not point.type.is_whole:
-                both = ("a whole number where mask or map is used", "整数类型(使用了 mask 或 map)")
-                self._refuse((*place, "type"), *both, point.type)
-            if point.event is not None and point.type not in (ObjectType.SINGLE, ObjectType.DOUBLE):
-                both = ("single or double where changes are events", "single 或 double(变位为事件)")
-                self._refuse((*place, "type"), *both, point.type)
-        for i, control in enumerate(file.controls):
-            fixed = {"single": (0, 1), "double": (1, 2)}.get(control.type)
-            place = ("controls", i)
-            if fixed is not None and control.value not in fixed:
-                words = " or ".join(map(str, fixed))
-                self._refuse((*place, "value"), words, words.replace("or", "或"), control.value)
-            elif fixed is None and (control.value is not None or control.min is None or control.max is None):
-                both = ("null, with min and max: a set point takes the command's value", "null,并给出 min 和 max")
-                self._refuse((*place, "value"), *both, control.value)
-
     # YD/T 1363.3
 
     def _yd1363(self, file: Yd1363File) -> None:
@@ -608,9 +587,7 @@ def _takes_value(control: ControlFile) -> bool:
         return control.value_type is not None
     if isinstance(control, ModbusControlFile):
         return control.value is None and control.values is None
-    if isinstance(control, Iec60870ControlFile):
-        return control.value is None
-    return takes_value(control)
+    return takes_value(control) or station_takes_value(control)
 
 
 _NUMBERED = re.compile(r"[a-z][a-z0-9_]*\[(?:[1-9][0-9]*|\*)\]")
@@ -725,8 +702,8 @@ def _profile(file: AnyFile, *, name: str, version: str) -> DeviceProfile:
         )
     if isinstance(file, Dlt645File):
         return replace(common, address_hint=file.address)
-    if isinstance(file, Iec60870File):
-        return replace(common, address_hint=file.address, single_read=file.single_read)
+    if isinstance(file, StationFile):
+        return with_station(common, file)
     if isinstance(file, AepFile):
         return replace(common, aep=_aep_product(file))
     if isinstance(file, Yd1363File):
@@ -806,8 +783,8 @@ def _point(point: PointFile, file: ProfileFile) -> ProfilePoint:
             format=point.format,
             unit_byte_offset=point.unit_byte_offset,
         )
-    if isinstance(point, Iec60870PointFile):
-        return _iec60870_point(point, mapped)
+    if isinstance(point, StationPointFile):
+        return station_point(point, mapped)
     if isinstance(point, Yd1363PointFile):
         return Yd1363Point(
             name=point.name,
@@ -839,36 +816,6 @@ def _point(point: PointFile, file: ProfileFile) -> ProfilePoint:
             param=point.param,
         )
     return telling_point(point, mapped)
-
-
-_DOUBLE_POSITIONS: Mapping[int, float] = {1: 0.0, 2: 1.0}
-"""Off and on of a double point; its other two values are no positions."""
-
-
-def _iec60870_point(point: Iec60870PointFile, mapped: Mapping[int, float] | None) -> Iec60870Point:
-    positions = _DOUBLE_POSITIONS if point.type is ObjectType.DOUBLE and mapped is None else mapped
-    return Iec60870Point(
-        name=point.name,
-        unit=point.unit,
-        scale=point.scale,
-        offset=point.offset,
-        mask=point.mask,
-        value_map=positions,
-        optional=point.optional,
-        slow=point.slow,
-        # The station counts in 32 bits, what it counts may roll over before: only the profile's author knows.
-        modulus=point.modulus,
-        note=point.note,
-        object_address=point.ioa,
-        type=point.type,
-        event=_change_event(point.event, point.name),
-    )
-
-
-def _change_event(event: ChangeEventFile | None, point: str) -> ChangeEvent | None:
-    if event is None:
-        return None
-    return ChangeEvent(event.code or point, event.text, event.text_zh, event.severity, event.begin)
 
 
 def _equipment(file: Yd1363File) -> Yd1363Equipment:
@@ -1003,23 +950,6 @@ def _control(control: ControlFile, points: Mapping[str, ProfilePoint]) -> Contro
             di=control.di,
             data=bytes.fromhex(control.data),
         )
-    if isinstance(control, Iec60870ControlFile):
-        return Iec60870Control(
-            name=control.name,
-            read_back=read_back,
-            settle_s=control.settle_s,
-            verify_within_s=control.verify_within_s,
-            min=control.min,
-            max=control.max,
-            note=control.note,
-            object_address=control.ioa,
-            type=ObjectType(control.type),
-            value=control.value,
-            select=control.select,
-            qualifier=control.qualifier,
-            termination=control.termination,
-            timed=control.timed,
-        )
     if isinstance(control, Yd1363ControlFile):
         return Yd1363Control(
             name=control.name,
@@ -1046,6 +976,8 @@ def _control(control: ControlFile, points: Mapping[str, ProfilePoint]) -> Contro
             params=dict(control.params),
             ttl_s=control.ttl_s,
         )
+    if isinstance(control, Iec60870ControlFile):
+        return station_control(control, read_back)
     return telling_control(control, read_back)
 
 

@@ -28,6 +28,8 @@ class Protocol(StrEnum):
     SPARKPLUG = "sparkplug-b"
     IEC60870_5 = "iec60870-5"
     """IEC 60870-5-101 and -104: information objects of a station."""
+    CDT = "cdt"
+    """DL 451-91: what a station sends round and round."""
 
     @property
     def code(self) -> str:
@@ -475,13 +477,37 @@ class ObjectType(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Iec60870Point(ProfilePoint):
+class StationPoint(ProfilePoint):
+    """A point of a telecontrol station, which tells changes by itself."""
+
+    event: ChangeEvent | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Iec60870Point(StationPoint):
     """An information object of IEC 60870-5-101 or -104."""
 
     object_address: int
     """From the beginning of the device's objects in its station: see ``Address`` of the line's devices."""
     type: ObjectType
-    event: ChangeEvent | None = None
+
+
+class CdtElement(StrEnum):
+    """The three sorts of values of CDT."""
+
+    TELEMETRY = "telemetry"
+    """Twelve bits, signed."""
+    STATE = "state"
+    COUNTER = "counter"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CdtPoint(StationPoint):
+    """A value in the frames of CDT."""
+
+    element: CdtElement
+    number: int
+    """Among its sort: telemetry 0 to 255, states 0 to 511, counters 0 to 63."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -712,6 +738,10 @@ class DeviceProfile:
     def dlt645_points(self) -> Iterator[Dlt645Point]:
         """Yield the points that DL/T 645 reads."""
         return (point for point in self.points.values() if isinstance(point, Dlt645Point))
+
+    def cdt_points(self) -> Iterator[CdtPoint]:
+        """Yield the values in the frames of CDT."""
+        return (point for point in self.points.values() if isinstance(point, CdtPoint))
 
     def iec60870_points(self) -> Iterator[Iec60870Point]:
         """Yield the information objects of IEC 60870-5."""

@@ -8,7 +8,7 @@ from libs.common.clock import Clock
 from libs.common.contracts.registry import Line, LineKind
 from libs.common.errors import InvalidInput
 from libs.common.profiles import DeviceProfile, Protocol
-from services.ingest.drivers import aep, modbus_rtu, mqtt
+from services.ingest.drivers import aep, cdt, modbus_rtu, mqtt
 from services.ingest.drivers.channel import TcpChannel
 from services.ingest.drivers.cjt188 import Cjt188Device
 from services.ingest.drivers.dlt645 import ClockSetting, Dlt645Device
@@ -48,6 +48,7 @@ class Telling:
 
 TELLING: Mapping[LineKind, Telling] = {
     LineKind.AEP: Telling(aep.open_aep, aep.supports),
+    LineKind.CDT: Telling(cdt.open_line, cdt.supports),
     LineKind.IEC101: Telling(iec101.open_line, iec104.supports),
     LineKind.IEC104: Telling(iec104.open_line, iec104.supports),
     LineKind.MQTT: Telling(open_mqtt, mqtt.supports),

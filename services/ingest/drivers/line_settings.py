@@ -1,6 +1,7 @@
 """The settings that a line of the registry may have of its own, checked."""
 
 from collections.abc import Collection
+from zoneinfo import ZoneInfo
 
 from libs.common.contracts.registry import Line
 from libs.common.errors import InvalidInput
@@ -94,3 +95,19 @@ def only(line: Line, known: Collection[str]) -> None:
             f"line {line.id}: settings.{name}: there is no such setting; known are {names}",
             message_zh=f"线路 {line.id}:没有 settings.{name} 这一设置;可用的有 {names}",
         )
+
+
+def zone(line: Line) -> ZoneInfo:
+    """Return what the clocks of a line's devices are set to: its setting ``zone``, Beijing time without.
+
+    Raises:
+        InvalidInput: There is no such time zone.
+    """
+    name = str((line.settings or {}).get("zone", "Asia/Shanghai"))
+    try:
+        return ZoneInfo(name)
+    except (ValueError, OSError, KeyError):
+        raise InvalidInput(
+            f"line {line.id}: settings.zone: expected a time zone such as Asia/Shanghai, found {name!r}",
+            message_zh=f"线路 {line.id}:settings.zone 应为时区名(如 Asia/Shanghai),实际为 {name!r}",
+        ) from None

@@ -15,8 +15,10 @@ from libs.common.profiles import (
     AepControl,
     AepPoint,
     Area,
+    CdtPoint,
     Cjt188Control,
     Cjt188Point,
+    Control,
     DeviceProfile,
     Dlt645Control,
     Dlt645Point,
@@ -125,6 +127,7 @@ class TestShipped:
             Protocol.MQTT: (MqttPoint, MqttControl),
             Protocol.SPARKPLUG: (SparkplugPoint, SparkplugControl),
             Protocol.IEC60870_5: (Iec60870Point, Iec60870Control),
+            Protocol.CDT: (CdtPoint, Control),
         }
         counted = dict.fromkeys(Protocol, 0)
         for found in CATALOGUE:
@@ -134,7 +137,7 @@ class TestShipped:
             counted[found.protocol] += 1
         assert counted == {
             Protocol.MODBUS: 20, Protocol.DLT645: 2, Protocol.CJT188: 2, Protocol.YD1363: 7, Protocol.AEP: 1,
-            Protocol.OPCUA: 1, Protocol.MQTT: 1, Protocol.SPARKPLUG: 1, Protocol.IEC60870_5: 2,
+            Protocol.OPCUA: 1, Protocol.MQTT: 1, Protocol.SPARKPLUG: 1, Protocol.IEC60870_5: 2, Protocol.CDT: 1,
         }  # fmt: skip
 
     def test_dtsu666_as_its_manual_says(self) -> None:

@@ -10,7 +10,6 @@ Source:
 import asyncio
 import logging
 from collections.abc import Callable
-from zoneinfo import ZoneInfo
 
 from hat.drivers import net
 from hat.drivers.iec60870 import apci
@@ -23,7 +22,7 @@ from services.ingest.drivers.iec60870.asdu import WIDTHS_104
 from services.ingest.drivers.iec60870.line import Iec60870Line
 from services.ingest.drivers.iec60870.master import Habits, Link
 from services.ingest.drivers.iec60870.objects import Directory
-from services.ingest.drivers.line_settings import flag, only, seconds, whole
+from services.ingest.drivers.line_settings import flag, only, seconds, whole, zone
 from services.ingest.drivers.port import LineDown, Opening
 
 # The library tells every broken connection with a traceback; here it is a line that is down.
@@ -100,7 +99,7 @@ def habits_of(line: Line) -> Habits:
     clock_sync_s = seconds(line, "clock_sync_s", 3600.0, most=DAY_S)
     return Habits(
         originator=whole(line, "originator", 0, least=0, most=255),
-        zone=_zone(line),
+        zone=zone(line),
         use_times=flag(line, "time_tags", default=True),
         interrogation_s=seconds(line, "interrogation_s", 60.0, most=DAY_S),
         counter_interrogation_s=seconds(line, "counter_interrogation_s", 60.0, most=DAY_S),
@@ -118,17 +117,6 @@ def supports(profile: DeviceProfile) -> bool:
 
 def _window(line: Line, name: str, default: int) -> int:
     return whole(line, name, default, least=1, most=MOST_UNACKNOWLEDGED)
-
-
-def _zone(line: Line) -> ZoneInfo:
-    name = str((line.settings or {}).get("zone", "Asia/Shanghai"))
-    try:
-        return ZoneInfo(name)
-    except (ValueError, OSError, KeyError):
-        raise InvalidInput(
-            f"line {line.id}: settings.zone: expected a time zone such as Asia/Shanghai, found {name!r}",
-            message_zh=f"线路 {line.id}:settings.zone 应为时区名(如 Asia/Shanghai),收到 {name!r}",
-        ) from None
 
 
 class _Link:

@@ -1,0 +1,160 @@
+"""Profiles of devices behind telecontrol stations: IEC 60870-5-101 and -104, CDT."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from libs.common.profiles.files import (
+    CdtFile,
+    CdtPointFile,
+    ChangeEventFile,
+    ControlFile,
+    Iec60870ControlFile,
+    Iec60870File,
+    Iec60870PointFile,
+    PointFile,
+    StationPointFile,
+)
+from libs.common.profiles.model import (
+    CdtElement,
+    CdtPoint,
+    ChangeEvent,
+    Control,
+    DeviceProfile,
+    Iec60870Control,
+    Iec60870Point,
+    ObjectType,
+    ProfilePoint,
+    ReadBack,
+    StationPoint,
+)
+from libs.common.yamlfile import Path
+
+StationFile = Iec60870File | CdtFile
+Refuse = Callable[[Path, str, str, object], None]
+
+DOUBLE_POSITIONS: Mapping[int, float] = {1: 0.0, 2: 1.0}
+"""Off and on of a double point; its other two values are no positions."""
+CDT_COUNTS: Mapping[CdtElement, int] = {CdtElement.TELEMETRY: 256, CdtElement.STATE: 512, CdtElement.COUNTER: 64}
+"""How many of each sort the function codes of CDT leave room for."""
+
+
+def check_station(file: StationFile, refuse: Refuse) -> None:
+    """Refuse what one field alone cannot break."""
+    if isinstance(file, Iec60870File):
+        _check_objects(file, refuse)
+        _check_commands(file, refuse)
+    else:
+        _check_cdt(file, refuse)
+
+
+def station_takes_value(control: ControlFile) -> bool:
+    """Return whether a control of these protocols writes the value of its command, not a fixed one."""
+    return isinstance(control, Iec60870ControlFile) and control.value is None
+
+
+def with_station(common: DeviceProfile, file: StationFile) -> DeviceProfile:
+    """Return a profile with what only its protocol has."""
+    single_read = isinstance(file, Iec60870File) and file.single_read
+    return replace(common, address_hint=file.address, single_read=single_read)
+
+
+def station_point(point: StationPointFile, value_map: Mapping[int, float] | None) -> ProfilePoint:
+    """Return a point of one of these protocols."""
+    common = StationPoint(
+        name=point.name,
+        unit=point.unit,
+        scale=point.scale,
+        offset=point.offset,
+        mask=point.mask,
+        value_map=value_map,
+        optional=point.optional,
+        slow=point.slow,
+        # A station counts in bits of its own; where the meter behind it rolls over only the profile's author knows.
+        modulus=point.modulus,
+        note=point.note,
+        event=_event(point.event, point.name),
+    )
+    shared = {name: getattr(common, name) for name in StationPoint.__dataclass_fields__}
+    match point:
+        case Iec60870PointFile():
+            if point.type is ObjectType.DOUBLE and value_map is None:
+                shared["value_map"] = DOUBLE_POSITIONS
+            return Iec60870Point(**shared, object_address=point.ioa, type=point.type)
+        case CdtPointFile():
+            return CdtPoint(**shared, element=point.element, number=point.number)
+        case _:
+            raise TypeError(f"{type(point).__name__} is no point of a known protocol")
+
+
+def station_control(control: Iec60870ControlFile, read_back: ReadBack) -> Control:
+    """Return a control of one of these protocols."""
+    return Iec60870Control(
+        name=control.name,
+        read_back=read_back,
+        settle_s=control.settle_s,
+        verify_within_s=control.verify_within_s,
+        min=control.min,
+        max=control.max,
+        note=control.note,
+        object_address=control.ioa,
+        type=ObjectType(control.type),
+        value=control.value,
+        select=control.select,
+        qualifier=control.qualifier,
+        termination=control.termination,
+        timed=control.timed,
+    )
+
+
+def _check_objects(file: Iec60870File, refuse: Refuse) -> None:
+    seen: dict[int, Iec60870PointFile] = {}
+    for i, point in enumerate(file.points):
+        other = seen.setdefault(point.ioa, point)
+        if other is not point and (point.mask is None or other.mask is None):
+            both = (f"an object once; {other.name} is it too", f"每个信息对象只用一次,{other.name} 已使用")
+            refuse(("points", i, "ioa"), *both, point.ioa)
+        if not point.type.is_whole:
+            _refuse_masks(i, point, refuse)
+        if point.event is not None and point.type not in (ObjectType.SINGLE, ObjectType.DOUBLE):
+            both = ("single or double where changes are events", "single 或 double(变位为事件)")
+            refuse(("points", i, "type"), *both, point.type)
+
+
+def _check_commands(file: Iec60870File, refuse: Refuse) -> None:
+    for i, control in enumerate(file.controls):
+        fixed = {"single": (0, 1), "double": (1, 2)}.get(control.type)
+        place = ("controls", i, "value")
+        if fixed is not None and control.value not in fixed:
+            words = " or ".join(map(str, fixed))
+            refuse(place, words, words.replace("or", "或"), control.value)
+        elif fixed is None and (control.value is not None or control.min is None or control.max is None):
+            both = ("null, with min and max: a set point takes the command's value", "null,并给出 min 和 max")
+            refuse(place, *both, control.value)
+
+
+def _check_cdt(file: CdtFile, refuse: Refuse) -> None:
+    seen: dict[tuple[CdtElement, int], CdtPointFile] = {}
+    for i, point in enumerate(file.points):
+        most = CDT_COUNTS[point.element] - 1
+        if point.number > most:
+            both = (f"0 to {most} for {point.element}", f"0 至 {most}({point.element})")
+            refuse(("points", i, "number"), *both, point.number)
+        other = seen.setdefault((point.element, point.number), point)
+        if other is not point and (point.mask is None or other.mask is None):
+            both = (f"a value once; {other.name} is it too", f"每个值只用一次,{other.name} 已使用")
+            refuse(("points", i, "number"), *both, point.number)
+        if point.event is not None and point.element is not CdtElement.STATE:
+            both = ("state where changes are events", "state(变位为事件)")
+            refuse(("points", i, "element"), *both, point.element)
+
+
+def _refuse_masks(i: int, point: PointFile, refuse: Refuse) -> None:
+    if point.mask is not None or point.map is not None:
+        both = ("a whole number where mask or map is used", "整数类型(使用了 mask 或 map)")
+        refuse(("points", i, "type"), *both, getattr(point, "type", None))
+
+
+def _event(event: ChangeEventFile | None, point: str) -> ChangeEvent | None:
+    if event is None:
+        return None
+    return ChangeEvent(event.code or point, event.text, event.text_zh, event.severity, event.begin)
