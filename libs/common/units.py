@@ -193,15 +193,6 @@ def convert(value: float, unit: str, wanted: str) -> float:
     return float((base - target.offset) / target.factor)
 
 
-def check_convertible(unit: str, wanted: str) -> None:
-    """Do nothing when numbers in ``unit`` can become numbers in ``wanted``.
-
-    Raises:
-        UnknownUnit: As ``convert``.
-    """
-    _pair(unit, wanted)
-
-
 def _pair(unit: str, wanted: str) -> tuple[Unit, Unit]:
     """Return both units.
 

@@ -63,16 +63,6 @@ class RegistryDirectory:
             found += [str(binding.device) for binding in self._view.bindings(load.meter)]
         return sorted(set(found))
 
-    def device_name(self, device_id: str) -> tuple[str | None, str | None]:
-        """Return a device's name in English and Chinese."""
-        device = self._view.device(DeviceId(device_id))
-        return (None, None) if device is None else (device.name, device.name_zh)
-
-    def site_name(self, site_id: str) -> tuple[str | None, str | None]:
-        """Return a site's name in English and Chinese."""
-        site = self._view.site(SiteId(site_id))
-        return (None, None) if site is None else (site.name, site.name_zh)
-
     def has_site(self, site_id: str) -> bool:
         """Return whether there is such a site."""
         return self._view.site(SiteId(site_id)) is not None

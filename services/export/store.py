@@ -289,7 +289,11 @@ async def lock_silent_units(
 
 
 async def claim_login(conn: WriteConn, key: UnitKey, *, now: datetime, interval_s: float) -> bool:
-    """Write the time of a LOGIN before it is sent; return whether it may be sent."""
+    """Write the time of a LOGIN before it is sent; return whether it may be sent.
+
+    A last LOGIN further in the future than the interval is nonsense (the wall clock was set back); one that is less
+    far may be another replica's clock, and is believed.
+    """
     done = await conn.execute(
         """
         update units set last_login_at = $2, devices_changed = false

@@ -66,11 +66,6 @@ def event_type(received: Received) -> str | None:
     return _text(received, "ce_type")
 
 
-def event_source(received: Received) -> str | None:
-    """Return who wrote the event, None when it is not said."""
-    return _text(received, "ce_source")
-
-
 def traceparent(received: Received) -> str | None:
     """Return the trace context that came with the event, None when there is none."""
     return _text(received, "traceparent")

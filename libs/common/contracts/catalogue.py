@@ -193,15 +193,3 @@ CATALOGUE: tuple[TopicContract, ...] = (
         description="Every change by a person, a key or a service.",
     ),
 )
-
-
-def contract_of(topic: str) -> TopicContract:
-    """Return the contract of a topic.
-
-    Raises:
-        KeyError: There is no such topic.
-    """
-    return _BY_NAME[topic]
-
-
-_BY_NAME = {contract.name: contract for contract in CATALOGUE}

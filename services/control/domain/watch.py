@@ -148,10 +148,6 @@ class Book:
             "is_complete": self.is_complete,
         }
 
-    def of_load(self, load_id: str) -> list[Lease]:
-        """Return a load's leases."""
-        return [lease for lease in self.leases.values() if lease.load_id == load_id]
-
 
 def read_lease(raw: Mapping[str, Any]) -> Lease:
     """Return the lease of a journal record."""

@@ -8,7 +8,7 @@ left (nobody listens there) does not count. A removed unit is *leaving* until it
 
 import ipaddress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import StrEnum
 from typing import NewType
 from urllib.parse import urlsplit, urlunsplit
@@ -118,19 +118,6 @@ class Unit:
     def site_id(self) -> str | None:
         """The site that stands for the unit where one is wanted."""
         return self.sites[0] if self.sites else None
-
-
-def login_due_at(unit: Unit, interval_s: float, now: datetime) -> datetime:
-    """Return when the unit may send its next LOGIN.
-
-    A last LOGIN further in the future than the interval is nonsense (the wall clock was set back); one that is
-    less far may be another replica's clock, and is believed.
-    """
-    interval = timedelta(seconds=interval_s)
-    due = unit.login_not_before or now
-    if unit.last_login_at is not None and unit.last_login_at <= now + interval:
-        due = max(due, unit.last_login_at + interval)
-    return max(due, now)
 
 
 def service_url(connection: Connection, assigned: str | None) -> str:

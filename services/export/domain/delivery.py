@@ -24,7 +24,6 @@ from services.export.domain.connection import ConnectionId, UnitKey
 
 SERIAL_LIMIT = 1 << 32
 """Serial numbers are 0 to 4,294,967,295."""
-FIRST_SERIAL = 1
 
 OPEN_STATES = (DeliveryState.QUEUED, DeliveryState.RETRYING, DeliveryState.REFUSED)
 """Still to be delivered; a refused alarm is tried again without limit until a person gives it up."""

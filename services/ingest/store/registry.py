@@ -16,8 +16,6 @@ from libs.common.contracts.registry import (
 )
 from libs.common.db import ReadConn, WriteConn
 
-FETCH_AT_A_TIME = 1000
-
 
 @dataclass(frozen=True, slots=True)
 class Change:

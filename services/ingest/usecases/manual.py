@@ -19,7 +19,7 @@ from libs.common.contracts.telemetry import Quality
 from libs.common.db import Database, WriteConn
 from libs.common.errors import Conflict, InvalidInput, NotFound
 from libs.common.ids import DeviceId, SiteId, new_id
-from libs.common.profiles import DeviceProfile, ProfileCatalogue
+from libs.common.profiles import ProfileCatalogue
 from services.ingest.bus import SOURCE, reading_message
 from services.ingest.domain.acceptance import Limits as TimeLimits
 from services.ingest.domain.acceptance import Refused
@@ -250,11 +250,6 @@ def _read(payload: Mapping[str, Any]) -> Submission:
     if not any(value is not None for value in found.points.values()):
         raise InvalidInput("points: expected at least one value", message_zh="points:至少一个读数")
     return found
-
-
-def _moduli(profile: DeviceProfile | None) -> dict[str, float]:
-    points = {} if profile is None else profile.points
-    return {name: point.modulus for name, point in points.items() if point.modulus is not None}
 
 
 def _photo_type(photo: bytes | None) -> str | None:

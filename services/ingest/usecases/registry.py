@@ -502,8 +502,3 @@ def _import_audit(actor: Actor, note: str, counts: ImportCounts, now: datetime) 
         request_id=actor.request_id,
     )
     return envelope.message(topics.AUDIT, actor.name, event, source=SOURCE, time=now)
-
-
-def fields_of(entity: Entity) -> dict[str, Any]:
-    """Return an entity as the API shows it."""
-    return entity.model_dump(mode="json", exclude_none=True)

@@ -210,6 +210,7 @@ async def test_two_replicas_do_not_both_log_in(postgres_url: str) -> None:
         assert await waiting(now + timedelta(seconds=178)) == 0
         assert not await claim(now + timedelta(seconds=178))
         assert not await claim(now - timedelta(seconds=5)), "another replica's clock may be behind"
+        assert await claim(now - timedelta(days=1)), "a clock that was put back holds nobody up"
         later = now + timedelta(seconds=182)
         assert await waiting(later) == 1
         assert await claim(later)

@@ -18,7 +18,7 @@ from libs.common.contracts.alarm import AlarmEvent, AlarmLevel, EndReason, Maint
 from libs.common.contracts.audit import AuditEvent
 from libs.common.contracts.base import CalendarDate, Flag, Payload, Phase, TimeOfDay
 from libs.common.contracts.carbon import Interval, IntervalFlag, Medium
-from libs.common.contracts.catalogue import CATALOGUE, TopicContract, contract_of
+from libs.common.contracts.catalogue import CATALOGUE, TopicContract
 from libs.common.contracts.control import (
     Command,
     CommandAction,
@@ -52,6 +52,7 @@ from libs.common.ids import CircuitId, DeviceId, SiteId
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 NAIVE = T0.replace(tzinfo=None)
 
+BY_TOPIC = {contract.name: contract for contract in CATALOGUE}
 REQUIRED: Mapping[str, set[str]] = {
     topics.READINGS: {"device_id", "site_id", "source_time", "received_at", "driver", "points"},
     topics.BACKFILL: {"device_id", "site_id", "source_time", "received_at", "driver", "points"},
@@ -112,7 +113,7 @@ def test_every_topic_keyed_by_site_names_its_site() -> None:
 def test_catalogue_and_topic_names_agree() -> None:
     assert sorted(contract.name for contract in CATALOGUE) == sorted(topics.ALL)
     assert sorted(c.name for c in CATALOGUE if c.compacted) == sorted(topics.COMPACTED)
-    assert contract_of(topics.READINGS).area == "telemetry.readings"
+    assert BY_TOPIC[topics.READINGS].area == "telemetry.readings"
 
 
 def test_fields_beyond_the_required_ones_default_to_absent() -> None:
@@ -266,7 +267,7 @@ def test_heartbeat_is_told_from_a_reading_by_its_type() -> None:
 
     assert event_type(received(example_of(Heartbeat))) == HEARTBEAT_TYPE
     assert event_type(received(example_of(Reading))) == topics.READINGS
-    assert contract_of(topics.READINGS).ce_type(Heartbeat) == HEARTBEAT_TYPE
+    assert BY_TOPIC[topics.READINGS].ce_type(Heartbeat) == HEARTBEAT_TYPE
 
 
 class TestCommand:

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from libs.common.errors import Unavailable
 from libs.common.testing.clock import FakeClock
 from services.control.domain.guards import PROTECTION_TRIPS
-from services.control.domain.watch import Judgement, Seen
+from services.control.domain.watch import Judgement, Lease, Seen
 from services.control.watchdog.engine import Look, StaleEpoch, Watchdog
 from services.control.watchdog.journal import Journal
 from services.control.watchdog.settings import WatchdogSettings
@@ -96,6 +96,9 @@ class Kennel:
             {"epoch": epoch, "complete": complete, "leases": list(leases), "ended": list(ended),
              "released_trips": dict(trips or {})}
         )  # fmt: skip
+
+    def leases_of(self, load_id: str) -> list[Lease]:
+        return [lease for lease in self.journal.book.leases.values() if lease.load_id == load_id]
 
     def lease(self, load_id: str, length_s: float, **changes: Any) -> dict[str, Any]:
         return {
@@ -349,7 +352,7 @@ class Nights(RuleBasedStateMachine):
         if load in self.field.locked or self.field.trips.get(load):
             return
         self.field.closed[load] = True
-        leases = [one.command_id for one in self.kennel.journal.book.of_load(load)]
+        leases = [one.command_id for one in self.kennel.leases_of(load)]
         self.kennel.put(ended=leases)
         self.rights.pop(load, None)
         self.disturbed()
@@ -413,7 +416,7 @@ class Nights(RuleBasedStateMachine):
                 # Without a door an opening that nobody had leased cannot be seen.
                 assert self.kennel is not None
                 asked = load in self.field.asked or not self.field.control
-                assert asked or not self.kennel.journal.book.of_load(load), "no door, and control was not asked"
+                assert asked or not self.kennel.leases_of(load), "no door, and control was not asked"
             elif stopped:
                 assert not self.field.control or (load, "wake_up_stopped") in self.field.alarms
             else:
