@@ -327,7 +327,8 @@ async def test_direct_door_closes_without_database(
         await create_load(first, breaker.peer.endpoint)
 
         async def saved() -> bool:
-            return (tmp_path / "ingest/0/registry.ndjson").exists()
+            file = tmp_path / "ingest/0/registry.ndjson"
+            return file.exists() and b"load-1" in file.read_bytes()  # it is saved while the registry is still growing
 
         await until(saved, "the registry saved for waking")
     breaker.closed = False
