@@ -10,7 +10,7 @@ import asyncio
 import json
 import sys
 
-from dlt645 import AsyncMeterServerService
+from dlt645.aio import AsyncMeterServerService
 
 
 async def main(address: str, values: dict[str, dict[str, float]]) -> None:
