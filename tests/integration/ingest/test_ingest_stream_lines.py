@@ -216,7 +216,7 @@ def opened(port: int, address: str, profile: str = "dlt645_2007_meter") -> tuple
         kind=LineKind.RTU_OVER_TCP, endpoint=f"127.0.0.1:{port}", settings={"timeout_s": 5},
     )  # fmt: skip
     opened_line = open_line(line, SystemClock(), PollingSettings(), MEANS)
-    session = opened_line.session(Address("meter-1", address, ProfileCatalogue.load().get(profile)))  # type: ignore[union-attr]
+    session = opened_line.session(Address("meter-1", address, ProfileCatalogue.load().get(profile)))
     assert isinstance(session, Dlt645Device)
     return opened_line, session
 
