@@ -14,7 +14,6 @@ from libs.common.registry import RegistryView
 from libs.common.runtime import Beat, Check, Health, Platform, Service, Worker, group_check, run, wait_beating
 from libs.common.settings import load_common, load_section
 from libs.common.web import create_app
-from services.alarm import store
 from services.alarm.api import build_router
 from services.alarm.bus import audit_message
 from services.alarm.dictionary import load_shipped
@@ -22,15 +21,12 @@ from services.alarm.directory import RegistryDirectory
 from services.alarm.domain.engine import Limits
 from services.alarm.domain.model import SECOND_US
 from services.alarm.settings import AlarmSettings
-from services.alarm.usecases import Alarms, Rules
-from services.alarm.worker import (
-    DELIVERIES_GROUP,
-    RULES_GROUP,
-    RULES_TOPICS,
-    DeliveriesHandler,
-    JudgeHandler,
-    Measure,
-)
+from services.alarm.store import rulebook as rulebook_store
+from services.alarm.usecases.alarms import Alarms
+from services.alarm.usecases.rules import Rules
+from services.alarm.worker.deliveries import DELIVERIES_GROUP, DeliveriesHandler
+from services.alarm.worker.judging import RULES_GROUP, RULES_TOPICS, JudgeHandler
+from services.alarm.worker.measure import Measure
 
 
 class ShippedTable:
@@ -43,7 +39,7 @@ class ShippedTable:
     async def __aenter__(self) -> Self:
         table = load_shipped()
         async with self._db.write() as conn:
-            await store.seed(conn, table)
+            await rulebook_store.seed(conn, table)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -94,10 +90,8 @@ def build(platform: Platform) -> Service:
     async def audit(conn: WriteConn, event: AuditEvent) -> None:
         await outbox.put(conn, [audit_message(event)])
 
-    rules = Rules(
-        db=db, store=store, directory=directory, clock=platform.clock, audit=audit, class_map=settings.classes
-    )
-    alarms = Alarms(db=db, store=store, directory=directory, clock=platform.clock, audit=audit)
+    rules = Rules(db=db, directory=directory, clock=platform.clock, audit=audit, class_map=settings.classes)
+    alarms = Alarms(db=db, directory=directory, clock=platform.clock, audit=audit)
     health = Health(platform.clock)
     app = create_app("alarm", platform, health, title="Wattring alarm")
     app.include_router(build_router(rules, alarms))

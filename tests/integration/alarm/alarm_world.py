@@ -19,11 +19,11 @@ from libs.common.db import Database
 from libs.common.ids import DeviceId, SiteId
 from libs.common.settings import DatabaseSettings
 from libs.common.tokens import Principal
-from services.alarm import store
 from services.alarm.dictionary import load_shipped
 from services.alarm.domain.engine import Limits
 from services.alarm.domain.rulebook import Target
-from services.alarm.worker import JudgeHandler
+from services.alarm.store import rulebook as rulebook_store
+from services.alarm.worker.judging import JudgeHandler
 
 START = datetime(2026, 3, 1, 4, tzinfo=UTC)
 CLASSES = {"A": "A", "B": "B", "C": "C", "D": "D", "E": "D"}
@@ -200,11 +200,11 @@ class World:
                     rule_id=rule_id,
                     scope=Scope.SITE,
                     scope_id=SITE,
-                    version=await store.next_book_version(conn),
+                    version=await rulebook_store.next_book_version(conn),
                     start_delay_s=start_s,
                     end_delay_s=end_s,
                 )
-                await store.put_override(conn, StoredOverride(override, "user:test", START, None))
+                await rulebook_store.put_override(conn, StoredOverride(override, "user:test", START, None))
 
 
 @asynccontextmanager
@@ -213,7 +213,7 @@ async def database(postgres_url: str) -> AsyncIterator[Database]:
     await db.open()
     try:
         async with db.write() as conn:
-            await store.seed(conn, load_shipped())
+            await rulebook_store.seed(conn, load_shipped())
         yield db
     finally:
         await db.close()

@@ -18,10 +18,11 @@ from libs.common.runtime import Health, Platform
 from libs.common.settings import CommonSettings
 from libs.common.tokens import KeyRing
 from libs.common.web import create_app
-from services.alarm import store
 from services.alarm.api import build_router
 from services.alarm.bus import audit_message
-from services.alarm.usecases import Alarms, Rules
+from services.alarm.store import deliveries as deliveries_store
+from services.alarm.usecases.alarms import Alarms
+from services.alarm.usecases.rules import Rules
 from tests.integration.alarm.alarm_world import CLASSES, FAILURE, LOW, SITE, World, at
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres]
@@ -83,8 +84,8 @@ async def door(world: World, tmp_path: Path) -> AsyncIterator[Door]:
     world.registry.add("m-2", site_id="site-2", station_class="A")
     world.registry.add("t-1", kind="env_sensor")
     app = create_app("alarm", platform, health, title="alarm")
-    rules = Rules(db=world.db, store=store, directory=world.registry, clock=clock, audit=audit, class_map=CLASSES)
-    alarms = Alarms(db=world.db, store=store, directory=world.registry, clock=clock, audit=audit)
+    rules = Rules(db=world.db, directory=world.registry, clock=clock, audit=audit, class_map=CLASSES)
+    alarms = Alarms(db=world.db, directory=world.registry, clock=clock, audit=audit)
     app.include_router(build_router(rules, alarms))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://alarm") as client:
         yield Door(world, client, keys)
@@ -294,7 +295,7 @@ class TestAlarms:
              "at": at(181), "item_kind": "alarm_begin", "alarm_id": alarm_id}
         )  # fmt: skip
         async with door.world.db.write() as conn:
-            await store.put_deliveries(conn, [(alarm_id, delivered)])
+            await deliveries_store.put_deliveries(conn, [(alarm_id, delivered)])
         await door.ask("POST", f"/alarms/{alarm_id}/notes", {"note": "生产厂家已通知"}, status=201)
         alarm = await door.ask("GET", f"/alarms/{alarm_id}")
         assert [event["phase"] for event in alarm["events"]] == ["begin"]

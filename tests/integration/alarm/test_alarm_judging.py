@@ -16,10 +16,13 @@ from libs.common.contracts.control import CommandAction, CommandState, ControlEv
 from libs.common.contracts.delivery import DeliveryEvent, DeliveryState
 from libs.common.contracts.telemetry import Quality
 from libs.common.ids import CommandId, DeviceId, LoadId, OccurrenceId, SiteId
-from services.alarm import store
 from services.alarm.domain.rulebook import Override, Scope
+from services.alarm.store import alarms as alarms_store
+from services.alarm.store import deliveries as deliveries_store
+from services.alarm.store import rulebook as rulebook_store
 from services.alarm.views import AlarmFilter, StoredOverride
-from services.alarm.worker import DeliveriesHandler, Measure
+from services.alarm.worker.deliveries import DeliveriesHandler
+from services.alarm.worker.measure import Measure
 from tests.integration.alarm.alarm_world import FAILURE, LOW, START, World, at
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres]
@@ -169,9 +172,9 @@ async def test_not_json_is_poison(world: World) -> None:
 
 async def change(world: World, rule_id: str = LOW, **params: object) -> None:
     async with world.db.write() as conn:
-        version = await store.next_book_version(conn)
+        version = await rulebook_store.next_book_version(conn)
         override = Override(rule_id, Scope.DEVICE, "m-1", version, **params)  # type: ignore[arg-type]
-        await store.put_override(conn, StoredOverride(override, "user:test", START, None))
+        await rulebook_store.put_override(conn, StoredOverride(override, "user:test", START, None))
 
 
 async def test_a_changed_rule_re_evaluates_with_the_next_batch_and_says_so(world: World) -> None:
@@ -359,7 +362,7 @@ async def test_deliveries_are_noted_per_centre_and_never_go_back(world: World) -
         async with world.db.effects() as conn:
             await handler.handle(conn, batch)
     async with world.db.read() as conn:
-        [row] = (await store.fetch_deliveries(conn, [begin.alarm_id]))[begin.alarm_id]
+        [row] = (await deliveries_store.fetch_deliveries(conn, [begin.alarm_id]))[begin.alarm_id]
     assert (row.destination, row.state, row.at, row.attempts) == ("sc-demo", "delivered", at(5), 2)
 
 
@@ -372,7 +375,7 @@ async def test_alarms_are_found_by_what_one_asks_for(world: World) -> None:
 
     async def found(**wanted: object) -> list[str | None]:
         async with world.db.read() as conn:
-            rows = await store.fetch_alarms(conn, AlarmFilter(**wanted), after=None, limit=10)  # type: ignore[arg-type]
+            rows = await alarms_store.fetch_alarms(conn, AlarmFilter(**wanted), after=None, limit=10)  # type: ignore[arg-type]
         return [row.device_id for row in rows]
 
     assert await found() == ["m-2", "m-1"]
@@ -390,10 +393,10 @@ async def test_the_shipped_table_is_taken_over_once(world: World) -> None:
     from services.alarm.dictionary import load_shipped
 
     async with world.db.write() as conn:
-        before = await store.fetch_book_version(conn)
-        assert not await store.seed(conn, load_shipped())
-        assert await store.fetch_book_version(conn) == before
-        assert len(await store.fetch_signals(conn)) == len(load_shipped().signals)
+        before = await rulebook_store.fetch_book_version(conn)
+        assert not await rulebook_store.seed(conn, load_shipped())
+        assert await rulebook_store.fetch_book_version(conn) == before
+        assert len(await rulebook_store.fetch_signals(conn)) == len(load_shipped().signals)
 
 
 async def test_metrics_count_reports_steps_and_active_alarms(world: World) -> None:

@@ -1,4 +1,4 @@
-"""The consumers of alarm: judging what arrives, noting what became of deliveries, counting for metrics.
+"""Judging what arrives.
 
 ``JudgeHandler`` is the only writer of episodes and of rule alarms of its partitions; everything that a batch
 changes, the events in the outbox among it, is one transaction with the positions.
@@ -14,23 +14,25 @@ from libs.common.bus import outbox, topics
 from libs.common.bus.port import Received
 from libs.common.clock import Clock
 from libs.common.contracts.alarm import AlarmEvent
-from libs.common.db import Database, WriteConn
-from libs.common.errors import Unavailable
+from libs.common.db import WriteConn
 from libs.common.tracing import current_traceparent, span
-from services.alarm import bus, store
+from services.alarm import bus
 from services.alarm.conditions import events_of, key_of
 from services.alarm.domain import engine
 from services.alarm.domain.engine import Changes, Engine, Limits
-from services.alarm.domain.model import LEVELS, SECOND_US, AlarmStep, EndReason, Signal, StepPhase
+from services.alarm.domain.model import SECOND_US, AlarmStep, EndReason, Signal, StepPhase
 from services.alarm.domain.rulebook import RuleBook
 from services.alarm.domain.shutdowns import Shutdown, Shutdowns
+from services.alarm.store import alarms as alarms_store
+from services.alarm.store import rulebook as rulebook_store
+from services.alarm.store import state as state_store
+
+logger = logging.getLogger(__name__)
 
 logger = logging.getLogger(__name__)
 
 RULES_GROUP = "alarm.rules"
 RULES_TOPICS = (topics.READINGS, topics.CONDITIONS, topics.CONTROL_EVENTS)
-DELIVERIES_GROUP = "alarm.deliveries"
-
 EVENTS_AT_ONCE = 500
 """Written with one statement; in between others get their turn: some milliseconds."""
 
@@ -42,7 +44,6 @@ LATENCY = metrics.histogram(
     "From the acceptance of the deciding report to the commit of the alarm event",
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
-ACTIVE = metrics.gauge("alarm_active", "Active alarms of the whole installation", ("level", "inhibited"))
 CONDITIONS = metrics.counter("alarm_conditions_total", "Findings of the platform itself", ("phase",))
 
 
@@ -97,8 +98,10 @@ class JudgeHandler:
     async def load(self, conn: WriteConn, partitions: frozenset[int]) -> None:
         """Read rules and state of partitions."""
         await self._refresh_book(conn)
-        self._shutdowns.load(await store.fetch_shutdowns(conn, partitions))
-        self._engine.load(await store.fetch_judged(conn, partitions), await store.fetch_episodes(conn, partitions))
+        self._shutdowns.load(await state_store.fetch_shutdowns(conn, partitions))
+        self._engine.load(
+            await state_store.fetch_judged(conn, partitions), await state_store.fetch_episodes(conn, partitions)
+        )
 
     def drop(self, partitions: frozenset[int]) -> None:
         """Forget partitions."""
@@ -151,11 +154,11 @@ class JudgeHandler:
 
     async def _refresh_book(self, conn: WriteConn) -> None:
         """Take the rules over when they have changed; a batch is judged by one version of them."""
-        version = await store.fetch_book_version(conn)
+        version = await rulebook_store.fetch_book_version(conn)
         if version == self._engine.book.version and self._signals:
             return
-        self._signals = await store.fetch_signals(conn)
-        self._engine.set_book(await store.fetch_book(conn, self._class_map))
+        self._signals = await rulebook_store.fetch_signals(conn)
+        self._engine.set_book(await rulebook_store.fetch_book(conn, self._class_map))
         logger.info("rules loaded", extra={"version": self._engine.book.version})
 
     # Readings
@@ -189,7 +192,7 @@ class JudgeHandler:
                 changed = self._take_note(said, device_id, received.partition)
                 if changed is not None:
                     news[device_id] = changed
-        await store.put_shutdowns(conn, news.values())
+        await state_store.put_shutdowns(conn, news.values())
         self._engine.inhibit(sorted(news), changes)
 
     def _take_note(self, said: bus.SupplyNews, device_id: str, partition: int) -> Shutdown | None:
@@ -202,7 +205,7 @@ class JudgeHandler:
     async def _lift(self, conn: WriteConn, partitions: Iterable[int], changes: Changes) -> None:
         over = [device_id for partition in sorted(partitions) for device_id in self._engine.lift(partition, changes)]
         if over:
-            await store.delete_shutdowns(conn, over)
+            await state_store.delete_shutdowns(conn, over)
             for device_id in over:
                 self._shutdowns.remove(device_id)
 
@@ -210,12 +213,12 @@ class JudgeHandler:
 
     async def _store_state(self, conn: WriteConn, changes: Changes) -> None:
         if changes.judged:
-            await store.put_judged(conn, [self._engine.judged(slot) for slot in sorted(changes.judged)])
+            await state_store.put_judged(conn, [self._engine.judged(slot) for slot in sorted(changes.judged)])
         if changes.episodes:
             devices = {device_id for device_id, _ in changes.episodes}
             partitions = {device_id: self._engine.partition_of(device_id) for device_id in devices}
             known = {device_id: number for device_id, number in partitions.items() if number is not None}
-            await store.put_episodes(conn, changes.episodes, known)
+            await state_store.put_episodes(conn, changes.episodes, known)
 
     def _event(self, step: AlarmStep) -> AlarmEvent:
         return bus.event_of(step, self._signals.get(step.signal), self._clock.now())
@@ -225,7 +228,7 @@ class JudgeHandler:
         trace = current_traceparent()
         told: list[AlarmEvent] = []
         for first in range(0, len(events), EVENTS_AT_ONCE):
-            news = await store.put_events(conn, events[first : first + EVENTS_AT_ONCE])
+            news = await alarms_store.put_events(conn, events[first : first + EVENTS_AT_ONCE])
             await outbox.put(conn, [bus.alarm_message(event, trace) for event in news])
             told += news
         return told
@@ -236,68 +239,10 @@ class JudgeHandler:
             condition = bus.read_condition(received)
             CONDITIONS.labels(condition.phase.value).inc()
             key = key_of(condition)
-            last = await store.fetch_condition_alarm(conn, key)
+            last = await alarms_store.fetch_condition_alarm(conn, key)
             at = bus.condition_time(received, condition)
             events = events_of(condition, at, last, self._signals, self._clock.now())
             told += await self._publish(conn, events)
             if events and events[0].sequence == 1:
-                await store.set_condition_key(conn, events[0].alarm_id, key)
+                await alarms_store.set_condition_key(conn, events[0].alarm_id, key)
         return told
-
-
-class DeliveriesHandler:
-    """Notes where the delivery of each alarm event stands (上报状态); keeps nothing in memory."""
-
-    async def load(self, conn: WriteConn, partitions: frozenset[int]) -> None:
-        """Nothing is kept in memory."""
-
-    def drop(self, partitions: frozenset[int]) -> None:
-        """Nothing is kept in memory."""
-
-    async def handle(self, conn: WriteConn, batch: Sequence[Received]) -> None:
-        """Write the states of deliveries that concern alarms.
-
-        Raises:
-            PoisonMessage: A message cannot be read.
-        """
-        found = []
-        for received in batch:
-            event = bus.read_delivery(received)
-            if event.alarm_id is not None:
-                found.append((str(event.alarm_id), event))
-        await store.put_deliveries(conn, found)
-
-    def committed(self) -> None:
-        """Nobody waits for it."""
-
-
-class Measure:
-    """Counts active alarms for the metrics."""
-
-    def __init__(self, *, db: Database, clock: Clock, every_s: float) -> None:
-        """Count every ``every_s`` seconds."""
-        self._db = db
-        self._clock = clock
-        self._every_s = every_s
-
-    async def run(self, beat: Callable[[], None]) -> None:
-        """Count for ever; a database that is away is somebody else's news."""
-        while True:
-            beat()
-            try:
-                await self.measure()
-            except Unavailable as exc:
-                logger.debug("active alarms not counted", extra={"reason": exc.message})
-            await self._clock.sleep(self._every_s)
-
-    async def measure(self) -> None:
-        """Count once.
-
-        Raises:
-            Unavailable: The database is away.
-        """
-        async with self._db.read() as conn:
-            counts = await store.count_active(conn)
-        for level in LEVELS:
-            for inhibited in (False, True):
-                ACTIVE.labels(str(level), str(inhibited).lower()).set(counts.get((level, inhibited), 0))

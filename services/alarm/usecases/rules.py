@@ -1,15 +1,12 @@
-"""What people and services do with rules and alarms: look, override, acknowledge, note."""
+"""Rules, overrides, and what holds for a device."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Protocol
+from dataclasses import dataclass
 
 from libs.common.clock import Clock
 from libs.common.contracts.audit import AuditEvent
 from libs.common.contracts.base import JsonObject
-from libs.common.db import ReadConn, WriteConn
+from libs.common.db import Database
 from libs.common.errors import Forbidden, InvalidInput, NotFound
 from libs.common.ids import SiteId
 from libs.common.points import POINTS
@@ -27,84 +24,11 @@ from services.alarm.domain.rulebook import (
     order_faults,
     override_faults,
 )
-from services.alarm.views import AlarmFilter, AlarmRow, DeliveryRow, Note, StoredOverride
+from services.alarm.store import rulebook as rulebook_store
+from services.alarm.usecases.ports import Audit, Directory, actor_of
+from services.alarm.views import StoredOverride
 
 STATION_CLASSES = ("A", "B", "C", "D", "E")
-
-
-class Transactions(Protocol):
-    """Where connections come from."""
-
-    def read(self) -> AbstractAsyncContextManager[ReadConn]:
-        """Yield a connection that changes nothing."""
-
-    def write(self) -> AbstractAsyncContextManager[WriteConn]:
-        """Yield a connection in one transaction."""
-
-
-class Directory(Protocol):
-    """The registry in alarm's words."""
-
-    def target(self, device_id: str) -> Target | None:
-        """Return what the rules need to know of a device."""
-
-    def targets(self) -> Iterable[Target]:
-        """Return all devices."""
-
-    def has_site(self, site_id: str) -> bool:
-        """Return whether there is such a site."""
-
-    def sites_of(self, who: Principal) -> frozenset[str] | None:
-        """Return the sites that somebody is limited to, None for all."""
-
-
-class Store(Protocol):
-    """The SQL that is needed here."""
-
-    async def fetch_signals(self, conn: ReadConn | WriteConn) -> dict[str, Signal]:
-        """Return the signal table, in order of the codes."""
-
-    async def fetch_book(self, conn: ReadConn | WriteConn, class_map: Mapping[str, str]) -> RuleBook:
-        """Return all rules and overrides."""
-
-    async def fetch_overrides(self, conn: ReadConn | WriteConn, rule_id: str | None = None) -> list[StoredOverride]:
-        """Return all overrides, or those of a rule."""
-
-    async def next_book_version(self, conn: WriteConn) -> int:
-        """Raise the version; others who change rules wait."""
-
-    async def put_override(self, conn: WriteConn, stored: StoredOverride) -> None:
-        """Write an override."""
-
-    async def fetch_alarms(
-        self, conn: ReadConn, wanted: AlarmFilter, *, after: tuple[datetime, str] | None, limit: int
-    ) -> list[AlarmRow]:
-        """Return alarms, the youngest first."""
-
-    async def fetch_alarm(self, conn: ReadConn | WriteConn, alarm_id: str, *, lock: bool = False) -> AlarmRow | None:
-        """Return an alarm."""
-
-    async def fetch_events(self, conn: ReadConn, alarm_id: str) -> list[JsonObject]:
-        """Return an alarm's events, in order."""
-
-    async def fetch_notes(self, conn: ReadConn, alarm_id: str) -> list[Note]:
-        """Return an alarm's notes, oldest first."""
-
-    async def fetch_deliveries(self, conn: ReadConn, alarm_ids: Sequence[str]) -> dict[str, list[DeliveryRow]]:
-        """Return deliveries by alarm."""
-
-    async def put_note(self, conn: WriteConn, alarm_id: str, note: Note) -> None:
-        """Add a note to an alarm."""
-
-    async def acknowledge(self, conn: WriteConn, alarm_id: str, *, actor: str, at: datetime) -> None:
-        """Note who took an alarm up first."""
-
-
-class Audit(Protocol):
-    """Publishes what somebody changed, in the transaction of the change."""
-
-    async def __call__(self, conn: WriteConn, event: AuditEvent) -> None:
-        """Publish one change."""
 
 
 class InvalidRule(InvalidInput):
@@ -137,13 +61,6 @@ class UnknownRule(NotFound):
     title_zh = "告警规则不存在"
 
 
-class UnknownAlarm(NotFound):
-    """There is no alarm of that id, or none that the asker may see."""
-
-    code = "unknown_alarm"
-    title_zh = "告警不存在"
-
-
 @dataclass(frozen=True, slots=True)
 class OverrideRequest:
     """What somebody wants to change; None leaves a parameter to the more general scopes."""
@@ -166,8 +83,7 @@ class Rules:
     def __init__(
         self,
         *,
-        db: Transactions,
-        store: Store,
+        db: Database,
         directory: Directory,
         clock: Clock,
         audit: Audit,
@@ -175,7 +91,6 @@ class Rules:
     ) -> None:
         """Keep what is needed."""
         self._db = db
-        self._store = store
         self._directory = directory
         self._clock = clock
         self._audit = audit
@@ -184,7 +99,7 @@ class Rules:
     async def signals(self) -> list[Signal]:
         """Return the signal table, in order of the codes."""
         async with self._db.read() as conn:
-            return list((await self._store.fetch_signals(conn)).values())
+            return list((await rulebook_store.fetch_signals(conn)).values())
 
     async def signal(self, code: str) -> Signal:
         """Return one row of the table.
@@ -193,7 +108,7 @@ class Rules:
             NotFound: There is none of that code.
         """
         async with self._db.read() as conn:
-            found = (await self._store.fetch_signals(conn)).get(code)
+            found = (await rulebook_store.fetch_signals(conn)).get(code)
         if found is None:
             raise NotFound(f"there is no signal {code}", message_zh=f"信号 {code} 不存在")
         return found
@@ -201,7 +116,7 @@ class Rules:
     async def book(self) -> tuple[RuleBook, dict[str, Signal]]:
         """Return all rules and the table."""
         async with self._db.read() as conn:
-            return await self._store.fetch_book(conn, self._class_map), await self._store.fetch_signals(conn)
+            return await rulebook_store.fetch_book(conn, self._class_map), await rulebook_store.fetch_signals(conn)
 
     async def rule(self, rule_id: str) -> tuple[Rule, Signal, list[StoredOverride]]:
         """Return a rule with its overrides, without those that were taken back.
@@ -210,10 +125,10 @@ class Rules:
             UnknownRule: There is none.
         """
         async with self._db.read() as conn:
-            book = await self._store.fetch_book(conn, self._class_map)
+            book = await rulebook_store.fetch_book(conn, self._class_map)
             rule = _known(book, rule_id)
-            signals = await self._store.fetch_signals(conn)
-            overrides = await self._store.fetch_overrides(conn, rule_id)
+            signals = await rulebook_store.fetch_signals(conn)
+            overrides = await rulebook_store.fetch_overrides(conn, rule_id)
         return rule, signals[rule.signal], [one for one in overrides if not one.override.empty]
 
     async def effective(self, device_id: str, who: Principal) -> tuple[Target, list[EffectiveRule], dict[str, Signal]]:
@@ -245,8 +160,8 @@ class Rules:
         """
         self._may_change(scope, scope_id, who)
         async with self._db.write() as conn:
-            version = await self._store.next_book_version(conn)
-            book = await self._store.fetch_book(conn, self._class_map)
+            version = await rulebook_store.next_book_version(conn)
+            book = await rulebook_store.fetch_book(conn, self._class_map)
             rule = _known(book, rule_id)
             before = book.overrides.get((rule_id, scope, scope_id))
             override = Override(
@@ -259,8 +174,8 @@ class Rules:
             faults = self._faults(book, rule, override, wanted.unit)
             if faults:
                 raise InvalidRule(faults)
-            stored = StoredOverride(override, _actor(who), self._clock.now(), wanted.reason)
-            await self._store.put_override(conn, stored)
+            stored = StoredOverride(override, actor_of(who), self._clock.now(), wanted.reason)
+            await rulebook_store.put_override(conn, stored)
             await self._audit(conn, self._changed(stored, before, "alarm_rule.override", request_id))
         return stored
 
@@ -277,8 +192,8 @@ class Rules:
         """
         self._may_change(scope, scope_id, who)
         async with self._db.write() as conn:
-            version = await self._store.next_book_version(conn)
-            book = await self._store.fetch_book(conn, self._class_map)
+            version = await rulebook_store.next_book_version(conn)
+            book = await rulebook_store.fetch_book(conn, self._class_map)
             rule = _known(book, rule_id)
             before = book.overrides.get((rule_id, scope, scope_id))
             if before is None or before.empty:
@@ -290,8 +205,8 @@ class Rules:
             faults = self._order_faults(book.with_override(empty), rule, empty)
             if faults:
                 raise InvalidRule(faults)
-            stored = StoredOverride(empty, _actor(who), self._clock.now(), None)
-            await self._store.put_override(conn, stored)
+            stored = StoredOverride(empty, actor_of(who), self._clock.now(), None)
+            await rulebook_store.put_override(conn, stored)
             await self._audit(conn, self._changed(stored, before, "alarm_rule.take_back", request_id))
 
     def _may_change(self, scope: Scope, scope_id: str, who: Principal) -> None:
@@ -412,91 +327,6 @@ PLAUSIBLE: Mapping[str, tuple[float | None, float | None]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class AlarmDetail:
-    """An alarm with its events, notes and deliveries."""
-
-    alarm: AlarmRow
-    events: Sequence[JsonObject]
-    notes: Sequence[Note]
-    deliveries: Sequence[DeliveryRow]
-
-
-class Alarms:
-    """Active alarms and their history."""
-
-    def __init__(self, *, db: Transactions, store: Store, directory: Directory, clock: Clock, audit: Audit) -> None:
-        """Keep what is needed."""
-        self._db = db
-        self._store = store
-        self._directory = directory
-        self._clock = clock
-        self._audit = audit
-
-    async def page(
-        self, wanted: AlarmFilter, who: Principal, *, after: tuple[datetime, str] | None, limit: int
-    ) -> list[tuple[AlarmRow, Sequence[DeliveryRow]]]:
-        """Return alarms that the asker may see, the youngest first, with their deliveries."""
-        allowed = self._directory.sites_of(who)
-        if allowed is not None:
-            sites = allowed if wanted.sites is None else allowed.intersection(wanted.sites)
-            wanted = replace(wanted, sites=sorted(sites))
-        async with self._db.read() as conn:
-            alarms = await self._store.fetch_alarms(conn, wanted, after=after, limit=limit)
-            deliveries = await self._store.fetch_deliveries(conn, [alarm.alarm_id for alarm in alarms])
-        return [(alarm, deliveries.get(alarm.alarm_id, ())) for alarm in alarms]
-
-    async def detail(self, alarm_id: str, who: Principal) -> AlarmDetail:
-        """Return an alarm with everything about it.
-
-        Raises:
-            UnknownAlarm: There is none, or none that the asker may see.
-        """
-        async with self._db.read() as conn:
-            alarm = self._visible(await self._store.fetch_alarm(conn, alarm_id), alarm_id, who)
-            return AlarmDetail(
-                alarm,
-                await self._store.fetch_events(conn, alarm_id),
-                await self._store.fetch_notes(conn, alarm_id),
-                (await self._store.fetch_deliveries(conn, [alarm_id])).get(alarm_id, ()),
-            )
-
-    async def acknowledge(self, alarm_id: str, who: Principal, note: str | None, request_id: str | None) -> AlarmDetail:
-        """Take an alarm up; doing so again adds the note only.
-
-        Raises:
-            UnknownAlarm: There is none, or none that the asker may see.
-        """
-        async with self._db.write() as conn:
-            alarm = self._visible(await self._store.fetch_alarm(conn, alarm_id, lock=True), alarm_id, who)
-            actor, now = _actor(who), self._clock.now()
-            await self._store.acknowledge(conn, alarm_id, actor=actor, at=now)
-            if note is not None:
-                await self._store.put_note(conn, alarm_id, Note(now, actor, note))
-            if alarm.acknowledged_at is None or note is not None:
-                await self._audit(conn, _handled(alarm, "alarm.acknowledge", actor, now, note, request_id))
-        return await self.detail(alarm_id, who)
-
-    async def add_note(self, alarm_id: str, who: Principal, note: str, request_id: str | None) -> AlarmDetail:
-        """Write something about an alarm.
-
-        Raises:
-            UnknownAlarm: There is none, or none that the asker may see.
-        """
-        async with self._db.write() as conn:
-            alarm = self._visible(await self._store.fetch_alarm(conn, alarm_id), alarm_id, who)
-            actor, now = _actor(who), self._clock.now()
-            await self._store.put_note(conn, alarm_id, Note(now, actor, note))
-            await self._audit(conn, _handled(alarm, "alarm.note", actor, now, note, request_id))
-        return await self.detail(alarm_id, who)
-
-    def _visible(self, alarm: AlarmRow | None, alarm_id: str, who: Principal) -> AlarmRow:
-        allowed = self._directory.sites_of(who)
-        if alarm is None or (allowed is not None and alarm.site_id not in allowed):
-            raise UnknownAlarm(f"there is no alarm {alarm_id}", message_zh=f"告警 {alarm_id} 不存在")
-        return alarm
-
-
 def _known(book: RuleBook, rule_id: str) -> Rule:
     rule = book.rules.get(rule_id)
     if rule is None:
@@ -504,25 +334,6 @@ def _known(book: RuleBook, rule_id: str) -> Rule:
     return rule
 
 
-def _actor(who: Principal) -> str:
-    return f"{who.kind}:{who.subject}"
-
-
 def _parameters(override: Override) -> JsonObject | None:
     named = {name: getattr(override, name) for name in PARAMETERS if getattr(override, name) is not None}
     return named or None
-
-
-def _handled(
-    alarm: AlarmRow, action: str, actor: str, at: datetime, note: str | None, request_id: str | None
-) -> AuditEvent:
-    return AuditEvent(
-        actor=actor,
-        door="api",
-        action=action,
-        subject=f"alarm:{alarm.alarm_id}",
-        at=at,
-        reason=note,
-        request_id=request_id,
-        site_id=SiteId(alarm.site_id),
-    )

@@ -1,33 +1,27 @@
-"""HTTP of alarm: the signal table, rules with overrides and what holds for a device, alarms and their history."""
+"""HTTP of the signal table, rules with overrides, and what holds for a device."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Depends, Path, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from fastapi import APIRouter, Path, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
 
-from libs.common.contracts.base import Flag, UtcTime
-from libs.common.tokens import Principal
+from libs.common.contracts.base import Flag
 from libs.common.web import (
     Cursor,
     Limit,
     Page,
-    check_span,
     key_cursor,
     read_key_cursor,
-    read_time_cursor,
-    require,
-    time_cursor,
 )
+from services.alarm.api.common import Reader, Writer, request_id
 from services.alarm.domain.model import SECOND_US, EffectiveRule, Rule, Signal
 from services.alarm.domain.rulebook import Scope, Target, class_code
-from services.alarm.usecases import AlarmDetail, Alarms, OverrideRequest, Rules
-from services.alarm.views import AlarmFilter, AlarmRow, DeliveryRow, StoredOverride
+from services.alarm.usecases.rules import OverrideRequest, Rules
+from services.alarm.views import StoredOverride
 
-Reader = Annotated[Principal, Depends(require("alarm:read"))]
-Writer = Annotated[Principal, Depends(require("alarm:write"))]
 ScopeId = Annotated[str, Path(min_length=1, max_length=100)]
 
 
@@ -164,110 +158,9 @@ class OverrideBody(BaseModel):
     reason: str | None = Field(default=None, max_length=1000)
 
 
-class DeliveryReply(BaseModel):
-    """Where the delivery of one event to one centre or subscriber stands (上报状态)."""
+def add_signal_routes(router: APIRouter, rules: Rules) -> None:
+    """Add the routes of the signal table."""
 
-    destination: str
-    item: str
-    item_kind: str | None
-    state: str
-    attempts: int
-    at: datetime
-    error: str | None
-
-
-class AlarmReply(BaseModel):
-    """An alarm as it stands."""
-
-    alarm_id: str
-    state: Literal["active", "ended"]
-    site_id: str
-    device_id: str | None
-    rule_id: str | None
-    rule_version: int | None
-    subject: str | None
-    circuit_id: str | None
-    signal: str
-    signal_name: str | None
-    signal_name_zh: str | None
-    level: int
-    sequence: int
-    began_at: datetime = Field(description="when the condition first held, in the device's time")
-    raised_at: datetime = Field(description="when it was decided, by our clock")
-    ended_at: datetime | None = Field(description="when the condition stopped holding, in the device's time")
-    closed_at: datetime | None
-    end_reason: str | None
-    inhibited_by: str | None = Field(description="what keeps it from being told; null when it is told")
-    point: str | None
-    value: float | None
-    threshold: float | None
-    unit: str | None
-    detail: str | None
-    detail_zh: str | None
-    acknowledged_at: datetime | None
-    acknowledged_by: str | None
-    deliveries: Sequence[DeliveryReply]
-
-
-class NoteReply(BaseModel):
-    """What somebody wrote about an alarm."""
-
-    at: datetime
-    actor: str
-    note: str
-
-
-class AlarmDetailReply(AlarmReply):
-    """An alarm with its events and notes."""
-
-    events: Sequence[Mapping[str, JsonValue]] = Field(description="as published on alarm.events")
-    notes: Sequence[NoteReply]
-
-
-class AcknowledgeBody(BaseModel):
-    """What to write when taking an alarm up."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    note: str | None = Field(default=None, min_length=1, max_length=4000)
-
-
-class NoteBody(BaseModel):
-    """A note."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    note: str = Field(min_length=1, max_length=4000)
-
-
-class AlarmQuery(BaseModel):
-    """Which alarms."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    state: Literal["active", "ended", "all"] = "all"
-    site: list[str] | None = Field(default=None, max_length=1000)
-    device: str | None = None
-    signal: str | None = Field(default=None, description="code of the signal table")
-    level: list[Annotated[int, Field(ge=1, le=4)]] | None = None
-    acknowledged: bool | None = None
-    inhibited: bool | None = None
-    start: UtcTime | None = Field(default=None, alias="from", description="began then or later, RFC 3339 with offset")
-    end: UtcTime | None = Field(default=None, alias="to", description="began earlier")
-    limit: Limit = 100
-    cursor: Cursor = None
-
-
-def build_router(rules: Rules, alarms: Alarms) -> APIRouter:
-    """Return the routes of alarm."""
-    router = APIRouter(prefix="/api/v1")
-    _signal_routes(router, rules)
-    _rule_routes(router, rules)
-    _alarm_routes(router, alarms)
-    return router
-
-
-def _signal_routes(router: APIRouter, rules: Rules) -> None:
     @router.get("/signals", tags=["signals"], summary="The standard signal table")
     async def list_signals(
         _: Reader,
@@ -292,7 +185,9 @@ def _signal_routes(router: APIRouter, rules: Rules) -> None:
         return _signal(await rules.signal(code))
 
 
-def _rule_routes(router: APIRouter, rules: Rules) -> None:
+def add_rule_routes(router: APIRouter, rules: Rules) -> None:
+    """Add the routes of rules and overrides."""
+
     @router.get("/alarm-rules", tags=["alarm-rules"], summary="All rules as the table ships them")
     async def list_rules(_: Reader, limit: Limit = 200, cursor: Cursor = None) -> Page[RuleReply]:
         after = read_key_cursor(cursor)
@@ -329,7 +224,7 @@ def _rule_routes(router: APIRouter, rules: Rules) -> None:
         rule_id: str, scope: Scope, scope_id: ScopeId, body: OverrideBody, who: Writer, request: Request
     ) -> OverrideReply:
         wanted = OverrideRequest(**body.model_dump())
-        return _override(await rules.put_override(rule_id, scope, scope_id, wanted, who, _request_id(request)))
+        return _override(await rules.put_override(rule_id, scope, scope_id, wanted, who, request_id(request)))
 
     @router.delete(
         "/alarm-rules/{rule_id}/overrides/{scope}/{scope_id}",
@@ -338,49 +233,8 @@ def _rule_routes(router: APIRouter, rules: Rules) -> None:
         status_code=204,
     )
     async def delete_override(rule_id: str, scope: Scope, scope_id: ScopeId, who: Writer, request: Request) -> Response:
-        await rules.delete_override(rule_id, scope, scope_id, who, _request_id(request))
+        await rules.delete_override(rule_id, scope, scope_id, who, request_id(request))
         return Response(status_code=204)
-
-
-def _alarm_routes(router: APIRouter, alarms: Alarms) -> None:
-    @router.get("/alarms", tags=["alarms"], summary="Active alarms and history, the youngest first")
-    async def list_alarms(who: Reader, query: Annotated[AlarmQuery, Query()]) -> Page[AlarmReply]:
-        check_span(query.start, query.end)
-        after = None if query.cursor is None else read_time_cursor(query.cursor)
-        wanted = AlarmFilter(
-            active=None if query.state == "all" else query.state == "active",
-            sites=query.site,
-            device_id=query.device,
-            signal=query.signal,
-            levels=query.level,
-            acknowledged=query.acknowledged,
-            inhibited=query.inhibited,
-            began_from=query.start,
-            began_before=query.end,
-        )
-        found = await alarms.page(wanted, who, after=after, limit=query.limit + 1)
-        page = [AlarmReply(**_alarm(alarm, deliveries)) for alarm, deliveries in found[: query.limit]]
-        more = len(found) > query.limit
-        return Page(items=page, next_cursor=time_cursor(page[-1].began_at, page[-1].alarm_id) if more else None)
-
-    @router.get("/alarms/{alarm_id}", tags=["alarms"], summary="One alarm with its events, notes and deliveries")
-    async def get_alarm(alarm_id: str, who: Reader) -> AlarmDetailReply:
-        return _detail(await alarms.detail(alarm_id, who))
-
-    @router.post("/alarms/{alarm_id}/acknowledge", tags=["alarms"], summary="Take an alarm up, with a note if wanted")
-    async def acknowledge(
-        alarm_id: str, who: Writer, request: Request, body: AcknowledgeBody | None = None
-    ) -> AlarmDetailReply:
-        note = None if body is None else body.note
-        return _detail(await alarms.acknowledge(alarm_id, who, note, _request_id(request)))
-
-    @router.post("/alarms/{alarm_id}/notes", tags=["alarms"], summary="Write something about an alarm", status_code=201)
-    async def add_note(alarm_id: str, who: Writer, request: Request, body: NoteBody) -> AlarmDetailReply:
-        return _detail(await alarms.add_note(alarm_id, who, body.note, _request_id(request)))
-
-
-def _request_id(request: Request) -> str | None:
-    return request.headers.get("x-request-id")
 
 
 def _signal(signal: Signal) -> SignalReply:
@@ -465,32 +319,4 @@ def _effective(rule: EffectiveRule, signal: Signal, target: Target, dictionary_c
 def _override(stored: StoredOverride) -> OverrideReply:
     return OverrideReply(
         **asdict(stored.override), changed_by=stored.changed_by, changed_at=stored.changed_at, reason=stored.reason
-    )
-
-
-def _alarm(alarm: AlarmRow, deliveries: Sequence[DeliveryRow]) -> dict[str, object]:
-    return {
-        **asdict(alarm),
-        "state": "active" if alarm.ended_at is None else "ended",
-        "deliveries": [_delivery(one) for one in deliveries],
-    }
-
-
-def _delivery(row: DeliveryRow) -> DeliveryReply:
-    return DeliveryReply(
-        destination=row.destination,
-        item=row.item,
-        item_kind=row.item_kind,
-        state=row.state,
-        attempts=row.attempts,
-        at=row.at,
-        error=row.error,
-    )
-
-
-def _detail(detail: AlarmDetail) -> AlarmDetailReply:
-    return AlarmDetailReply(
-        **_alarm(detail.alarm, detail.deliveries),
-        events=detail.events,
-        notes=[NoteReply(at=note.at, actor=note.actor, note=note.note) for note in detail.notes],
     )

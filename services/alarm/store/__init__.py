@@ -1,0 +1,1 @@
+"""All SQL of alarm, a module per subject."""

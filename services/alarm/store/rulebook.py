@@ -1,0 +1,278 @@
+"""SQL of the signal table, its rules and their overrides."""
+
+from collections.abc import Mapping
+
+import asyncpg
+
+from libs.common.db import ReadConn, WriteConn
+from services.alarm.dictionary import SHIPPED_VERSION, RuleRow, SignalTable, make_rule
+from services.alarm.domain.model import (
+    Band,
+    Comparison,
+    Quantifier,
+    Rule,
+    Signal,
+    SignalKind,
+)
+from services.alarm.domain.rulebook import PARAMETERS, Override, RuleBook, Scope
+from services.alarm.views import StoredOverride
+
+
+async def seed(conn: WriteConn, table: SignalTable) -> bool:
+    """Take over the shipped table when it is newer than what is stored; return whether it was.
+
+    Rows that the table no longer has stay: alarms name them.
+    """
+    row = await conn.fetchrow("select version, shipped_version from rulebook for update")
+    if row["shipped_version"] >= SHIPPED_VERSION:
+        return False
+    version = row["version"] + 1
+    for dictionary in table.dictionaries:
+        await conn.execute(
+            """
+            insert into dictionaries (dictionary, name_zh, name_en, source) values ($1, $2, $3, $4)
+                on conflict (dictionary) do update set
+                   name_zh = excluded.name_zh, name_en = excluded.name_en, source = excluded.source
+            """,
+            dictionary.dictionary,
+            dictionary.name_zh,
+            dictionary.name_en,
+            dictionary.source,
+        )
+    for signal in table.signals.values():
+        await _put_signal(conn, signal, version)
+    for rule in table.rules.values():
+        await _put_rule(conn, rule, version)
+    await conn.execute("update rulebook set version = $1, shipped_version = $2", version, SHIPPED_VERSION)
+    return True
+
+
+async def _put_signal(conn: WriteConn, signal: Signal, version: int) -> None:
+    await conn.execute(
+        """
+        insert into signals (code, dictionary, equipment_type, equipment_zh, kind, name_zh, name_en, unit, levels,
+                             thresholds, start_delay_s, end_delay_s, period_s, absolute_change, alarm_text_zh,
+                             normal_text_zh, required, points, note, version)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
+            on conflict (code) do update set
+               dictionary = excluded.dictionary, equipment_type = excluded.equipment_type,
+               equipment_zh = excluded.equipment_zh, kind = excluded.kind, name_zh = excluded.name_zh,
+               name_en = excluded.name_en, unit = excluded.unit, levels = excluded.levels,
+               thresholds = excluded.thresholds, start_delay_s = excluded.start_delay_s,
+               end_delay_s = excluded.end_delay_s, period_s = excluded.period_s,
+               absolute_change = excluded.absolute_change, alarm_text_zh = excluded.alarm_text_zh,
+               normal_text_zh = excluded.normal_text_zh, required = excluded.required, points = excluded.points,
+               note = excluded.note, version = excluded.version
+        """,
+        signal.code,
+        signal.dictionary,
+        signal.equipment_type,
+        signal.equipment_zh,
+        signal.kind.value,
+        signal.name_zh,
+        signal.name_en,
+        signal.unit,
+        dict(signal.levels),
+        dict(signal.thresholds),
+        signal.start_delay_s,
+        signal.end_delay_s,
+        signal.period_s,
+        signal.absolute_change,
+        signal.alarm_text_zh,
+        signal.normal_text_zh,
+        signal.required,
+        list(signal.points),
+        signal.note,
+        version,
+    )
+
+
+async def _put_rule(conn: WriteConn, rule: RuleRow, version: int) -> None:
+    await conn.execute(
+        """
+        insert into rules (rule_id, signal, comparison, quantifier, points, unit, device_kinds, band, band_group,
+                           supply, threshold, hysteresis, max_gap_s, version)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+            on conflict (rule_id) do update set
+               signal = excluded.signal, comparison = excluded.comparison, quantifier = excluded.quantifier,
+               points = excluded.points, unit = excluded.unit, device_kinds = excluded.device_kinds,
+               band = excluded.band, band_group = excluded.band_group, supply = excluded.supply,
+               threshold = excluded.threshold, hysteresis = excluded.hysteresis, max_gap_s = excluded.max_gap_s,
+               version = excluded.version
+        """,
+        rule.rule_id,
+        rule.signal,
+        rule.comparison.value,
+        rule.quantifier.value,
+        list(rule.points),
+        rule.unit,
+        list(rule.device_kinds),
+        None if rule.band is None else rule.band.value,
+        rule.group,
+        rule.supply,
+        rule.threshold,
+        rule.hysteresis,
+        rule.max_gap_s,
+        version,
+    )
+
+
+async def fetch_book_version(conn: ReadConn | WriteConn) -> int:
+    """Return the version of table and overrides; it rises with every change."""
+    version: int = await conn.fetchval("select version from rulebook")
+    return version
+
+
+async def fetch_signals(conn: ReadConn | WriteConn) -> dict[str, Signal]:
+    """Return the whole signal table, in order of the codes."""
+    rows = await conn.fetch(
+        """
+        select code, dictionary, equipment_type, equipment_zh, kind, name_zh, name_en, unit, levels, thresholds,
+               start_delay_s, end_delay_s, period_s, absolute_change, alarm_text_zh, normal_text_zh, required, points,
+               note
+          from signals order by code
+        """
+    )
+    return {row["code"]: _signal(row) for row in rows}
+
+
+async def fetch_book(conn: ReadConn | WriteConn, class_map: Mapping[str, str]) -> RuleBook:
+    """Return all rules and overrides as of one statement's moment each; the version is read first.
+
+    A change in between only makes the book newer than its version says, and it is then read again.
+    """
+    version = await fetch_book_version(conn)
+    signals = await fetch_signals(conn)
+    rows = await conn.fetch(
+        """
+        select r.rule_id, r.signal, r.comparison, r.quantifier, r.points, r.unit, r.device_kinds, r.band,
+               r.band_group, r.supply, r.threshold, r.hysteresis, r.max_gap_s,
+               greatest(r.version, s.version) as version
+          from rules r join signals s on s.code = r.signal
+        """
+    )
+    overrides = [stored.override for stored in await fetch_overrides(conn)]
+    return RuleBook(
+        rules={row["rule_id"]: _rule(row, signals) for row in rows},
+        overrides={(one.rule_id, one.scope, one.scope_id): one for one in overrides},
+        class_map=class_map,
+        version=version,
+    )
+
+
+async def fetch_overrides(conn: ReadConn | WriteConn, rule_id: str | None = None) -> list[StoredOverride]:
+    """Return all overrides, or those of a rule; the empty ones that were taken back among them."""
+    rows = await conn.fetch(
+        """
+        select rule_id, scope, scope_id, version, enabled, level, threshold, hysteresis, start_delay_s, end_delay_s,
+               max_gap_s, changed_by, changed_at, reason
+          from rule_overrides
+         where $1::text is null or rule_id = $1
+         order by rule_id, scope, scope_id
+        """,
+        rule_id,
+    )
+    return [
+        StoredOverride(
+            override=Override(
+                rule_id=row["rule_id"],
+                scope=Scope(row["scope"]),
+                scope_id=row["scope_id"],
+                version=row["version"],
+                **{name: row[name] for name in PARAMETERS},
+            ),
+            changed_by=row["changed_by"],
+            changed_at=row["changed_at"],
+            reason=row["reason"],
+        )
+        for row in rows
+    ]
+
+
+async def next_book_version(conn: WriteConn) -> int:
+    """Raise the version and return it; whoever else changes rules waits until this transaction ends."""
+    version: int = await conn.fetchval("update rulebook set version = version + 1 returning version")
+    return version
+
+
+async def put_override(conn: WriteConn, stored: StoredOverride) -> None:
+    """Write an override in place of the one of its scope, and into the history."""
+    override = stored.override
+    values = [
+        override.rule_id,
+        override.scope.value,
+        override.scope_id,
+        override.version,
+        *(getattr(override, name) for name in PARAMETERS),
+        stored.changed_by,
+        stored.changed_at,
+        stored.reason,
+    ]
+    await conn.execute(
+        """
+        insert into rule_overrides (rule_id, scope, scope_id, version, enabled, level, threshold, hysteresis,
+                                    start_delay_s, end_delay_s, max_gap_s, changed_by, changed_at, reason)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+            on conflict (rule_id, scope, scope_id) do update set
+               version = excluded.version, enabled = excluded.enabled, level = excluded.level,
+               threshold = excluded.threshold, hysteresis = excluded.hysteresis,
+               start_delay_s = excluded.start_delay_s, end_delay_s = excluded.end_delay_s,
+               max_gap_s = excluded.max_gap_s, changed_by = excluded.changed_by, changed_at = excluded.changed_at,
+               reason = excluded.reason
+        """,
+        *values,
+    )
+    await conn.execute(
+        """
+        insert into rule_override_versions (rule_id, scope, scope_id, version, enabled, level, threshold, hysteresis,
+                                            start_delay_s, end_delay_s, max_gap_s, changed_by, changed_at, reason)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+        """,
+        *values,
+    )
+
+
+def _signal(row: asyncpg.Record) -> Signal:
+    return Signal(
+        code=row["code"],
+        dictionary=row["dictionary"],
+        equipment_type=row["equipment_type"],
+        equipment_zh=row["equipment_zh"],
+        kind=SignalKind(row["kind"]),
+        name_zh=row["name_zh"],
+        name_en=row["name_en"],
+        unit=row["unit"],
+        levels=row["levels"],
+        thresholds=row["thresholds"],
+        start_delay_s=row["start_delay_s"],
+        end_delay_s=row["end_delay_s"],
+        period_s=row["period_s"],
+        absolute_change=row["absolute_change"],
+        alarm_text_zh=row["alarm_text_zh"],
+        normal_text_zh=row["normal_text_zh"],
+        required=row["required"],
+        points=tuple(row["points"]),
+        note=row["note"],
+    )
+
+
+def _rule(row: asyncpg.Record, signals: Mapping[str, Signal]) -> Rule:
+    return make_rule(
+        RuleRow(
+            rule_id=row["rule_id"],
+            signal=row["signal"],
+            comparison=Comparison(row["comparison"]),
+            quantifier=Quantifier(row["quantifier"]),
+            points=tuple(row["points"]),
+            unit=row["unit"],
+            device_kinds=tuple(row["device_kinds"]),
+            band=None if row["band"] is None else Band(row["band"]),
+            group=row["band_group"],
+            supply=row["supply"],
+            threshold=row["threshold"],
+            hysteresis=row["hysteresis"],
+            max_gap_s=row["max_gap_s"],
+        ),
+        signals[row["signal"]],
+        row["version"],
+    )

@@ -1,0 +1,39 @@
+"""What the use cases of alarm are given."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+from libs.common.contracts.audit import AuditEvent
+from libs.common.db import WriteConn
+from libs.common.tokens import Principal
+from services.alarm.domain.rulebook import (
+    Target,
+)
+
+
+class Directory(Protocol):
+    """The registry in alarm's words."""
+
+    def target(self, device_id: str) -> Target | None:
+        """Return what the rules need to know of a device."""
+
+    def targets(self) -> Iterable[Target]:
+        """Return all devices."""
+
+    def has_site(self, site_id: str) -> bool:
+        """Return whether there is such a site."""
+
+    def sites_of(self, who: Principal) -> frozenset[str] | None:
+        """Return the sites that somebody is limited to, None for all."""
+
+
+class Audit(Protocol):
+    """Publishes what somebody changed, in the transaction of the change."""
+
+    async def __call__(self, conn: WriteConn, event: AuditEvent) -> None:
+        """Publish one change."""
+
+
+def actor_of(who: Principal) -> str:
+    """Return how the audit log names who acts."""
+    return f"{who.kind}:{who.subject}"

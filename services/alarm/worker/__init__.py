@@ -1,0 +1,1 @@
+"""The consumers of alarm and its measuring."""
