@@ -106,6 +106,7 @@ def build(platform: Platform) -> Service:
         guard=AddressGuard(settings.outgoing_allowed),
         pushes=PushBoard(clock),
         latest=power.latest,
+        folder=folder,
     )
 
     relay = OutboxRelay(bus=bus, db=db, clock=clock, owner=member)

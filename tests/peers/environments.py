@@ -1,5 +1,7 @@
 """Where the peers are that ``deploy/setup/test-peers`` fetched."""
 
+import os
+import shutil
 from pathlib import Path
 
 from tests.conftest import ROOT, missing
@@ -11,3 +13,11 @@ def peer_python(name: str) -> Path:
     if not found.exists():
         missing(f"the test peer {name}; `deploy/setup/test-peers` fetches it")
     return found
+
+
+def peer_node(name: str) -> dict[str, str]:
+    """Return the environment in which ``node`` finds a peer's packages; without them the test is skipped, or failed."""
+    found = ROOT / ".tools" / "peers" / name / "node_modules"
+    if not found.is_dir() or shutil.which("node") is None:
+        missing(f"the test peer {name}; `deploy/setup/test-peers` fetches it, and it needs Node.js")
+    return {**os.environ, "NODE_PATH": str(found)}

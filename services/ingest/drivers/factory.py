@@ -8,7 +8,7 @@ from libs.common.clock import Clock
 from libs.common.contracts.registry import Line, LineKind
 from libs.common.errors import InvalidInput
 from libs.common.profiles import DeviceProfile, Protocol
-from services.ingest.drivers import aep, cdt, modbus_rtu, mqtt
+from services.ingest.drivers import aep, cdt, modbus_rtu, mqtt, opcua
 from services.ingest.drivers.channel import TcpChannel
 from services.ingest.drivers.cjt188 import Cjt188Device
 from services.ingest.drivers.dlt645 import ClockSetting, Dlt645Device
@@ -19,6 +19,7 @@ from services.ingest.drivers.line_settings import flag, seconds
 from services.ingest.drivers.means import Means
 from services.ingest.drivers.modbus_tcp import ModbusTcpLine
 from services.ingest.drivers.mqtt_open import open_mqtt
+from services.ingest.drivers.opcua_open import open_opcua
 from services.ingest.drivers.port import Channel, LineDriver, Opening, TellingLine
 from services.ingest.drivers.stream import Sessions, StreamLine
 from services.ingest.drivers.wire import baud_of, serial_channel
@@ -52,6 +53,7 @@ TELLING: Mapping[LineKind, Telling] = {
     LineKind.IEC101: Telling(iec101.open_line, iec104.supports),
     LineKind.IEC104: Telling(iec104.open_line, iec104.supports),
     LineKind.MQTT: Telling(open_mqtt, mqtt.supports),
+    LineKind.OPCUA: Telling(open_opcua, opcua.supports),
 }
 """Lines whose devices speak by themselves."""
 

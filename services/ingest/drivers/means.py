@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from libs.common.outgoing import AddressGuard
@@ -26,5 +27,7 @@ class Means:
     """Which addresses may be called."""
     pushes: PushBoard
     latest: Latest
+    folder: Path
+    """This process's own, for what a driver keeps on disk: certificates."""
     hub: "DtuHub | None" = None
     """Where terminals dial in; None where this process does not listen for them."""

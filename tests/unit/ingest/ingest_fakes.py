@@ -37,6 +37,7 @@ MEANS = Means(
     guard=AddressGuard(),
     pushes=PushBoard(FakeClock()),
     latest=AsyncMock(return_value=None),
+    folder=Path("no-such-folder"),
 )
 """No line has a secret, nothing was pushed, nothing inside may be called."""
 
