@@ -82,7 +82,7 @@ async def _read(profile: DeviceProfile, device: Device) -> list[PointSeen]:
             message_zh=f"{profile.name} 使用 {profile.protocol} 协议,{device.kind} 类型线路不支持",
         )
     with TemporaryDirectory() as nowhere:
-        means = Means(SecretStore(Path(nowhere)), AddressGuard(), PushBoard(clock), _nothing)
+        means = Means(SecretStore(Path(nowhere)), AddressGuard(), PushBoard(clock), _nothing, Path(nowhere))
         driver = open_line(line, clock, PollingSettings(), means)
         try:
             session = driver.session(Address("device", device.address, profile))
