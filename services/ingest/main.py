@@ -54,6 +54,7 @@ from services.ingest.usecases.boards import LastSeen
 from services.ingest.usecases.coverage import Coverages
 from services.ingest.usecases.fieldwork import Fieldwork
 from services.ingest.usecases.findings import Findings
+from services.ingest.usecases.gaps import GapFinder
 from services.ingest.usecases.history import HistoryHandler
 from services.ingest.usecases.imports import Imports
 from services.ingest.usecases.loss import Losses
@@ -69,6 +70,7 @@ from services.ingest.usecases.submissions import Submissions
 from services.ingest.usecases.switching import Switcher
 from services.ingest.usecases.topology import Topology
 from services.ingest.worker.aep import AepPushes
+from services.ingest.worker.backfill import Backfill, GapKeeper
 from services.ingest.worker.commands import CommandWorker
 from services.ingest.worker.fieldline import FieldLines
 from services.ingest.worker.lines import LineManager
@@ -263,6 +265,14 @@ def build(platform: Platform) -> Service:
     )
     fieldwork = Fieldwork(access=access, catalogue=catalogue, clock=clock)
     losses = Losses(db=db, topology=topology, catalogue=catalogue, settings=settings.polling, clock=clock)
+    gap_keeper = GapKeeper(
+        finder=GapFinder(
+            db=db, losses=losses, topology=topology, findings=findings, clock=clock, settings=settings.gaps
+        ),
+        keeper=leases,
+        clock=clock,
+    )
+    backfill = Backfill(db=db, lines=lines, clock=clock, settings=settings.gaps)
 
     app = create_app(NAME, platform, health, title="Wattring ingest")
     health.always_open = ("/direct/",)
@@ -330,6 +340,8 @@ def build(platform: Platform) -> Service:
                 SnapshotKeeper(path=snapshot, topology=topology, tail=registry_tail, clock=clock).run,
             ),
             Worker("ingest.heartbeats", heartbeats.run),
+            Worker("ingest.gaps", gap_keeper.run, max_silence_s=600.0),
+            Worker("ingest.backfill", backfill.run, max_silence_s=600.0),
             Worker("ingest.partitions", upkeep.run, max_silence_s=1200.0),
         ),
         checks=(

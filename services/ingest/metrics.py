@@ -27,3 +27,4 @@ OFF_LEASES = metrics.gauge("ingest_off_leases", "Loads that this process has ope
 OVERDUE_CLOSINGS = metrics.gauge("ingest_overdue_closings", "Loads past their restore time and not seen closed")
 PARKED = metrics.gauge("ingest_parked_reports", "Reports of unknown devices that wait for the registry")
 PUSHES = metrics.counter("ingest_pushes_total", "Messages pushed by the device platform", ("kind", "outcome"))
+RECOVERED = metrics.counter("ingest_recovered_reports_total", "Reports of gaps that came out of devices' memories")

@@ -80,6 +80,21 @@ class DtuSettings(SettingsModel):
     quiet_s: float = Field(default=2.0, gt=0, le=60, description="silence on a terminal's line after a failure")
 
 
+class GapSettings(SettingsModel):
+    """When silence is a gap, and how gaps are filled."""
+
+    after_intervals: float = Field(default=3.0, ge=1.5, le=1000, description="silence of so many intervals is a gap")
+    settle_s: float = Field(default=300.0, ge=0, le=3600, description="an hour is looked at so long after its end")
+    filled_share: float = Field(default=0.9, gt=0, le=1, description="with so many of its reports a gap is filled")
+    late_wait_s: float = Field(
+        default=3600.0, ge=0, le=30 * 86400, description="late reports are waited for, of devices without a memory"
+    )
+    give_up_s: float = Field(default=7 * 86400.0, ge=60, description="what cannot be filled is given up after this")
+    share: float = Field(default=0.2, gt=0, le=1, description="of a line's time, at most, for asking what was missed")
+    lines_at_once: int = Field(default=20, ge=1, le=1000, description="lines of a process that are asked together")
+    retry_s: float = Field(default=300.0, ge=1, le=86400, description="between two attempts to fill a gap; it doubles")
+
+
 class ColdSettings(SettingsModel):
     """Where days that are no longer new are kept as Parquet files."""
 
@@ -116,6 +131,7 @@ class IngestSettings(SettingsModel):
     switching: SwitchingSettings = SwitchingSettings()
     dtu: DtuSettings = DtuSettings()
     history: HistorySettings = HistorySettings()
+    gaps: GapSettings = GapSettings()
     secrets_dir: Path | None = Field(
         default=None,
         description="folder with one file per stored secret, named as credentials_ref; default <data_dir>/secrets",

@@ -31,6 +31,8 @@ from libs.common.web import (
 from services.ingest.api.common import Reader, allowed_sites, sees_device
 from services.ingest.domain.buckets import parse_bucket
 from services.ingest.domain.completeness import Loss
+from services.ingest.domain.gaps import GapKind, GapState
+from services.ingest.store import gaps as gap_store
 from services.ingest.store import rejected as rejected_store
 from services.ingest.usecases.downloads import Downloads, check_size, temporary_file
 from services.ingest.usecases.loss import By, Losses, Scope
@@ -141,6 +143,32 @@ class LossSummaryOut(BaseModel):
     groups: int
     """How many keys there are; ``items`` are the worst of them."""
     items: list[GroupLossOut]
+
+
+class GapOut(BaseModel):
+    """A stretch without reports of one device."""
+
+    id: str
+    device_id: str
+    site_id: str
+    line_id: str | None
+    kind: GapKind
+    began_at: datetime
+    """Time of the last report before it."""
+    ended_at: datetime | None
+    """Time of the first report after it; null while there is none."""
+    missing: int
+    """Reports that were expected in it, or that the device's own numbers leave out."""
+    recovered: int
+    """Reports of it that came later."""
+    state: GapState
+    reason: str | None
+    """How it was filled (``memory``, ``late``) or why not: ``no_memory``, ``nothing_remembered``, ``not_reached``,
+    ``not_in_use``, or the last refusal of the device."""
+    asked_until: datetime | None
+    attempts: int
+    found_at: datetime
+    settled_at: datetime | None
 
 
 class RejectedOut(BaseModel):
@@ -317,6 +345,39 @@ def build_router(*, readings: Readings, loss: Losses, topology: Topology, db: Da
                 for key, group in worst[:limit]
             ],
         )
+
+    @router.get("/completeness/gaps")
+    async def gaps(
+        request: Request,
+        principal: Reader,
+        start: From = None,
+        end: To = None,
+        site: str | None = None,
+        device: str | None = None,
+        state: GapState | None = None,
+        cursor: Cursor = None,
+        limit: Limit = 100,
+    ) -> Page[GapOut]:
+        """Return stretches without reports that touch ``[from, to)``, the youngest first, and what came of them."""
+        check_span(start, end)
+        allowed = allowed_sites(principal, topology, request)
+        sites = None if allowed is None else sorted(allowed)
+        if site is not None:
+            sites = [site] if allowed is None or site in allowed else []
+        async with db.read() as conn:
+            found = await gap_store.fetch_page(
+                conn,
+                start=start,
+                end=end,
+                sites=sites,
+                device_id=device,
+                state=state,
+                before=None if cursor is None else read_time_cursor(cursor),
+                limit=limit + 1,
+            )
+        items = [GapOut(**{name: getattr(gap, name) for name in GapOut.model_fields}) for gap in found[:limit]]
+        more = time_cursor(found[limit - 1].began_at, found[limit - 1].id) if len(found) > limit else None
+        return Page(items=items, next_cursor=more)
 
     @router.get("/rejected")
     async def rejected(

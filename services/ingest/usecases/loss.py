@@ -88,7 +88,7 @@ class Losses:
         self, scope: Scope, start: datetime, end: datetime, *, limit: int
     ) -> tuple[list[HourlyLoss], bool]:
         """Return the hours that touch ``[start, end)`` of the first ``limit`` devices, and whether there are more."""
-        duties = await self._duties(scope, start, end)
+        duties = await self.duties(scope, start, end)
         devices = sorted({duty.device_id for duty in duties})
         shown = set(devices[:limit])
         duties = [duty for duty in duties if duty.device_id in shown]
@@ -110,7 +110,7 @@ class Losses:
 
     async def summary(self, by: By, scope: Scope, start: datetime, end: datetime) -> tuple[Loss, Mapping[str, Group]]:
         """Return the loss over ``[start, end)``, whole and by key."""
-        duties = await self._duties(scope, start, end)
+        duties = await self.duties(scope, start, end)
         of_duty = [NOTHING] * len(duties)
         hours = hours_between(start, end)
         for day in sorted({hour.date() for hour in hours}):
@@ -127,7 +127,8 @@ class Losses:
             group.devices.add(duty.device_id)
         return total, groups
 
-    async def _duties(self, scope: Scope, start: datetime, end: datetime) -> list[Duty]:
+    async def duties(self, scope: Scope, start: datetime, end: datetime) -> list[Duty]:
+        """Return when which devices are expected to report in ``[start, end)``, as far as that has passed."""
         until = min(end, self._clock.now())
         regions: dict[str, bool] = {}
         found: list[Duty] = []

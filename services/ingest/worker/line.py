@@ -26,6 +26,7 @@ from services.ingest.domain.polling import BreakerLimits, DeviceBreaker, missed_
 from services.ingest.domain.report import Rejection
 from services.ingest.drivers.port import (
     Address,
+    ArchiveSession,
     BadAnswer,
     DeviceRefused,
     DeviceSession,
@@ -38,6 +39,7 @@ from services.ingest.settings import PollingSettings
 from services.ingest.spool import SpoolFull
 from services.ingest.usecases.acceptor import Acceptor
 from services.ingest.usecases.status import StatusBoard
+from services.ingest.worker.memory import Memory
 from services.ingest.worker.reports import event_of, ratios_of, report_of
 from services.ingest.worker.waiting import wait_for
 
@@ -107,6 +109,9 @@ class LineRunner:
         self._down_since: float | None = None
         self._polled: dict[str, Polled] = {}
         self._jobs: deque[tuple[Callable[[], Awaitable[None]], asyncio.Future[None]]] = deque()
+        self._spare: deque[tuple[Callable[[], Awaitable[None]], asyncio.Future[None]]] = deque()
+        self._spare_takes_s = settings.response_timeout_s
+        """How long the last job for spare time took, or what it may take at first. [s]"""
         self._wake = asyncio.Event()
         self._connect_at = float("-inf")
         self._backoff = Backoff(first_s=1.0, cap_s=settings.reconnect_cap_s)
@@ -145,13 +150,17 @@ class LineRunner:
                 polled = min(self._polled.values(), key=lambda found: found.due, default=None)
                 due = now + IDLE_S if polled is None else max(polled.due, self._connect_at)
                 if due > now or polled is None:
-                    await wait_for(self._wake, self._clock, due - now)
+                    if self._spare and due - now > self._spare_takes_s:
+                        await self._do_spare_job()
+                    else:
+                        await wait_for(self._wake, self._clock, due - now)
                     continue
                 await self._poll(polled)
         finally:
-            for _, done in self._jobs:
+            for _, done in (*self._jobs, *self._spare):
                 _fail(done, LineDown(f"line {self.line.id} was given up"))
             self._jobs.clear()
+            self._spare.clear()
             await self._driver.close()
 
     async def first(self, job: Callable[[], Awaitable[Result]]) -> Result:
@@ -171,6 +180,40 @@ class LineRunner:
         self._wake.set()
         await done
         return results[0]
+
+    async def spare(self, job: Callable[[], Awaitable[Result]]) -> Result:
+        """Do ``job`` when no order waits and no poll is due before it will be over, and return what it returns.
+
+        Raises:
+            LineDown: The line was given up before the job could be done.
+            Exception: Whatever the job raises.
+        """
+        results: list[Result] = []
+
+        async def keep() -> None:
+            results.append(await job())
+
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._spare.append((keep, done))
+        self._wake.set()
+        await done
+        return results[0]
+
+    def memory(self, device_id: str) -> Memory | None:
+        """Return what a device remembers, None when it does not or is not polled here."""
+        polled = self._polled.get(device_id)
+        if polled is None or not isinstance(polled.session, ArchiveSession):
+            return None
+
+        async def deliver(raw: RawReport) -> None:
+            report = report_of(
+                raw, device=polled.device, profile=polled.profile, normaliser=polled.normaliser,
+                driver=polled.profile.protocol.code, line_id=self.line.id,
+            )  # fmt: skip
+            if report is not None:
+                await self._acceptor.accept([report], history=True)
+
+        return Memory(polled.session, frozenset(polled.profile.points), self.spare, deliver)
 
     async def read_now(
         self, device_id: str, names: Collection[str]
@@ -230,8 +273,16 @@ class LineRunner:
         )
         self._status.watch(device.id, site_id=device.site, line_id=device.line, interval_s=interval_s)
 
+    async def _do_spare_job(self) -> None:
+        began = self._clock.monotonic()
+        await self._do(*self._spare.popleft())
+        # At least a tenth of what was feared at first: one that is answered at once says nothing of the next.
+        self._spare_takes_s = max(self._clock.monotonic() - began, self._settings.response_timeout_s / 10)
+
     async def _do_next_job(self) -> None:
-        job, done = self._jobs.popleft()
+        await self._do(*self._jobs.popleft())
+
+    async def _do(self, job: Callable[[], Awaitable[None]], done: "asyncio.Future[None]") -> None:
         if done.done():
             return
         try:

@@ -27,6 +27,7 @@ from services.ingest.usecases.acceptor import Acceptor
 from services.ingest.usecases.status import StatusBoard
 from services.ingest.usecases.topology import Topology
 from services.ingest.worker.line import LineFindings, LineRunner
+from services.ingest.worker.memory import Memory
 from services.ingest.worker.telling import TellingRunner
 from services.ingest.worker.waiting import wait_for
 from services.ingest.worker.wanted import WantedLines
@@ -128,6 +129,20 @@ class LineManager:
         device = self._topology.device(device_id, self._clock.now())
         found = None if device is None or device.line is None else self.runner(device.line)
         return found if found is not None and device_id in found.device_ids else None
+
+    def polled_devices(self) -> frozenset[str]:
+        """Return the devices that this process polls or listens to."""
+        return frozenset(device_id for held in self._held.values() for device_id in held.runner.device_ids)
+
+    def line_of(self, device_id: str) -> str | None:
+        """Return the line over which this process polls a device or listens to it."""
+        runner = self.runner_of(device_id)
+        return None if runner is None else runner.line.id
+
+    def memory(self, device_id: str) -> Memory | None:
+        """Return what a device remembers, None when it does not or this process does not hold its line."""
+        runner = self.runner_of(device_id)
+        return None if runner is None else runner.memory(device_id)
 
     def lease(self, line_id: str) -> Lease | None:
         """Return the lease of a line; it may have run out."""

@@ -26,6 +26,7 @@ from services.ingest.domain.normalise import Normaliser, Normalisers
 from services.ingest.domain.report import Rejection, Report
 from services.ingest.drivers.port import (
     Address,
+    ArchiveSession,
     DeviceEvent,
     DeviceRefused,
     DeviceSession,
@@ -39,6 +40,7 @@ from services.ingest.spool import SpoolFull
 from services.ingest.usecases.acceptor import Acceptor
 from services.ingest.usecases.status import StatusBoard
 from services.ingest.worker.line import DOWN_TOLD_AFTER_S, LineFindings
+from services.ingest.worker.memory import Memory
 from services.ingest.worker.reports import event_of, ratios_of, report_of
 from services.ingest.worker.waiting import wait_for
 
@@ -241,6 +243,19 @@ class TellingRunner:
         self._job_waits.set()
         await done
         return results[0]
+
+    def memory(self, device_id: str) -> Memory | None:
+        """Return what a device remembers, None when it does not or is not listened to here."""
+        told = self._intake.devices.get(device_id)
+        session = None if told is None else self._driver.session(told.address)
+        if not isinstance(session, ArchiveSession):
+            return None
+
+        async def deliver(raw: RawReport) -> None:
+            await self._intake.reports([(device_id, raw)])
+
+        points = frozenset() if told is None else frozenset(told.profile.points)
+        return Memory(session, points, self.first, deliver)
 
     async def read_now(
         self, device_id: str, names: Collection[str]

@@ -18,7 +18,7 @@ from libs.common.db import Database
 from libs.common.errors import Unavailable
 from services.ingest.settings import HistorySettings
 from services.ingest.spool import SpoolFull
-from services.ingest.store import counts, days, history, rejected
+from services.ingest.store import counts, days, gaps, history, rejected
 from services.ingest.store.coldfiles import ColdFiles
 from services.ingest.store.commands import PgCommandStore
 from services.ingest.store.snapshot import same, save_snapshot, snapshot_of
@@ -111,6 +111,7 @@ class HistoryUpkeep:
             await self._drop_files(self._files, oldest)
         async with self._db.write() as conn:
             await counts.forget_counts(conn, oldest)
+            await gaps.forget(conn, today - timedelta(days=self._settings.retention_days))
         await self._commands.forget(self._clock.now())
         async with self._db.write() as conn:
             await rejected.delete_before(conn, self._clock.now() - timedelta(seconds=REJECTED_KEPT_S), DELETE_AT_A_TIME)

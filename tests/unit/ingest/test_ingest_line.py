@@ -246,3 +246,63 @@ async def test_who_takes_over_a_line_does_not_call_its_devices_offline_at_once(t
         assert field_.status.connectivity("m-1") is Connectivity.ONLINE
         await field_.clock.advance(31)
         assert field_.status.connectivity("m-1") is Connectivity.OFFLINE
+
+
+async def test_spare_time_is_what_no_poll_and_no_order_wants(tmp_path: Path) -> None:
+    """Long work in small steps, while the polls keep their slots and orders go first."""
+    async with field_of(tmp_path, "m-1", "m-2") as field_:
+        clock = field_.clock
+        await clock.advance(60)
+        done: list[float] = []
+        polls = [(report.device_id, report.received_at) for report in field_.reports]
+
+        async def step() -> None:
+            await clock.sleep(0.8)
+            done.append(clock.monotonic())
+
+        async def many() -> None:
+            for _ in range(100):
+                await field_.runner.spare(step)
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(many())
+            await clock.advance(120)
+            ordered: list[int] = []
+
+            async def order() -> None:
+                ordered.append(len(done))
+
+            before = len(done)
+            group.create_task(field_.runner.first(order))
+            await clock.advance(1)
+            assert ordered[0] <= before + 1  # at most the step that was under way went before it
+            await clock.advance(300)
+        assert len(done) == 100
+        slots = dict(polls[-2:])
+        for report in field_.reports[len(polls) :]:
+            late_s = (report.received_at - slots[report.device_id]).total_seconds() % 10.0
+            assert min(late_s, 10.0 - late_s) < 1e-3, "a poll was late"
+
+
+async def test_spare_work_of_a_line_that_is_given_up_fails(tmp_path: Path) -> None:
+    async with field_of(tmp_path, "m-1") as field_:
+
+        async def never() -> None:
+            pytest.fail("it was done")
+
+        field_.runner._spare_takes_s = 1e9
+        waiting = asyncio.create_task(field_.runner.spare(never))
+        await settle()
+    with pytest.raises(LineDown):
+        await waiting
+
+
+async def test_line_without_time_to_spare_leaves_it_undone(tmp_path: Path) -> None:
+    async with field_of(tmp_path, "m-1") as field_:
+        field_.runner._spare_takes_s = 11.0  # longer than there is between two polls
+        waiting = asyncio.create_task(field_.runner.spare(asyncio.Event().wait))
+        await field_.clock.advance(100)
+        assert not waiting.done()
+        assert field_.received("m-1") >= 9
+        waiting.cancel()
+        await asyncio.wait([waiting])
