@@ -16,8 +16,6 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import polars as pl
-from obstore.exceptions import BaseError
-from obstore.store import S3Store
 
 from libs.common.errors import InvalidInput, Unavailable
 from services.ingest.settings import ColdSettings
@@ -156,6 +154,11 @@ class S3Files:
         }
         known: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         insecure = (settings.s3_endpoint or "").startswith("http://")
+        # Memory that a process without S3 need not spend.
+        from obstore.exceptions import BaseError
+        from obstore.store import S3Store
+
+        self._error: type[Exception] = BaseError
         self._store = S3Store(
             bucket,
             prefix=prefix or None,
@@ -179,7 +182,7 @@ class S3Files:
                 write(path)
                 written = _measured(path)
                 self._store.put(name, path)
-            except (OSError, BaseError) as exc:
+            except (OSError, self._error) as exc:
                 raise _not_written(f"{self._root}/{name}", exc) from exc
         return written
 
@@ -199,7 +202,7 @@ class S3Files:
             self._store.delete(name)
         except FileNotFoundError:
             pass  # gone already
-        except (OSError, BaseError) as exc:
+        except (OSError, self._error) as exc:
             raise _not_written(f"{self._root}/{name}", exc) from exc
 
     def sweep(self, folder: str) -> None:
