@@ -78,18 +78,24 @@ async def fetch_quiet_days(conn: ReadConn, days: Sequence[date], quiet_since: da
     return [row["day"] for row in rows]
 
 
-async def put_file(conn: WriteConn, file: ColdFile, now: datetime) -> None:
-    """Let readers find a file."""
+async def put_files(conn: WriteConn, files: Sequence[ColdFile], now: datetime) -> None:
+    """Let readers find files."""
     await conn.execute(
         """
         insert into cold_files (day, part, name, reports, bytes, sha256, written_at)
-        values ($1, $2, $3, $4, $5, $6, $7)
+        select *, $7 from unnest($1::date[], $2::integer[], $3::text[], $4::bigint[], $5::bigint[], $6::text[])
         on conflict (day, part) do update
            set name = excluded.name, reports = excluded.reports, bytes = excluded.bytes, sha256 = excluded.sha256,
                written_at = excluded.written_at, dropping = false
         """,
-        file.day, file.part, file.name, file.reports, file.bytes, file.sha256, now,
-    )  # fmt: skip
+        [file.day for file in files],
+        [file.part for file in files],
+        [file.name for file in files],
+        [file.reports for file in files],
+        [file.bytes for file in files],
+        [file.sha256 for file in files],
+        now,
+    )
 
 
 async def fetch_files_of_day(conn: ReadConn | WriteConn, day: date) -> dict[int, ColdFile]:

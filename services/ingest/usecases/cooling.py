@@ -65,7 +65,7 @@ class _Pass:
     points: Sequence[str]
     """Of all layouts: every file of a day has the same columns."""
     old: Mapping[int, ColdFile]
-    written: dict[int, "_Written"] = field(default_factory=dict)
+    written: dict[int, ColdFile] = field(default_factory=dict)
 
     def devices(self, part: int) -> dict[int, DeviceDay]:
         """Return the devices of a part that have reports in the partition."""
@@ -123,7 +123,7 @@ class Cooling:
                     "outcome": "moved",
                     "reports": sum(held.reports for held in found.held.values()),
                     "files": len(found.written),
-                    "bytes": sum(written.file.bytes for written in found.written.values()),
+                    "bytes": sum(file.bytes for file in found.written.values()),
                 }
             before = found
         return {"day": day.isoformat(), "outcome": "is being written to, left for later"}
@@ -150,11 +150,7 @@ class Cooling:
             async with self._db.write() as conn:
                 if await days.lock_version(conn, day) != found.version:
                     return False
-                for written in found.written.values():
-                    await days.put_file(conn, written.file, self._clock.now())
-                    # What came twice while it was counted has been taken once.
-                    numbers = await history.fetch_device_numbers(conn, sorted(written.counts))
-                    await counts.set_counts(conn, day, {numbers[name]: one for name, one in written.counts.items()})
+                await days.put_files(conn, list(found.written.values()), self._clock.now())
                 await history.drop_partition(conn, day)
         except asyncpg.LockNotAvailableError as exc:
             raise DatabaseBusy(
@@ -163,7 +159,7 @@ class Cooling:
         logger.info("day moved to files", extra={"day": str(day), "files": len(found.written)})
         return True
 
-    async def _write_part(self, day: date, part: int, found: _Pass, progress: Progress, done: int) -> "_Written":
+    async def _write_part(self, day: date, part: int, found: _Pass, progress: Progress, done: int) -> ColdFile:
         """Write the file of a part anew, read it back, and return what it is."""
         name, old = file_of(day, part), found.old.get(part)
         devices = found.devices(part)
@@ -186,8 +182,12 @@ class Cooling:
                 await progress(done)
             written = await asyncio.to_thread(self._files.put, name, lambda path: _write_parquet(pieces, path))
             hours = await asyncio.to_thread(self._check, name, pieces)
-        reports = sum(piece.reports for piece in pieces)
-        return _Written(ColdFile(day, part, name, reports, written.bytes, written.sha256), hours)
+        async with self._db.write() as conn:
+            # What came twice while it was counted has been taken once. What comes from now on is counted besides, and
+            # lets the day be looked at again.
+            known = await history.fetch_device_numbers(conn, sorted(hours))
+            await counts.set_counts(conn, day, {known[name]: one for name, one in hours.items()})
+        return ColdFile(day, part, name, sum(piece.reports for piece in pieces), written.bytes, written.sha256)
 
     def _old_sizes(self, old: ColdFile) -> dict[str, int]:
         with reading(old.name):
@@ -240,15 +240,6 @@ class Cooling:
         if total != sum(piece.reports for piece in pieces):
             raise _differs(name, f"{total} reports instead of {sum(piece.reports for piece in pieces)}")
         return hours
-
-
-@dataclass(frozen=True, slots=True)
-class _Written:
-    """A file that was read back."""
-
-    file: ColdFile
-    counts: Mapping[str, Hours]
-    """Reports of each device in each hour."""
 
 
 @dataclass(slots=True)
