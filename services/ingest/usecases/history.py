@@ -183,7 +183,9 @@ class HistoryHandler:
     ) -> LatestRow | None:
         """Return what becomes of a device's latest by reports, the youngest last; None when nothing does."""
         youngest = group[-1]
-        seen: list[Mapping[str, OlderPoint]] = [self._points_in(row_of[id(report)]) for report in group]
+        # Of those with the same points only the youngest says something.
+        telling = {self._key(report): report for report in group}
+        seen: list[Mapping[str, OlderPoint]] = [self._points_in(row_of[id(report)]) for report in telling.values()]
         if standing is None:
             older = older_points(youngest.points, seen)
             return LatestRow(youngest.device_id, youngest.site_id, row_of[id(youngest)], self._key(youngest), older)
