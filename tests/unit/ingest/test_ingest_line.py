@@ -2,12 +2,14 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from libs.common.bus import topics
@@ -17,7 +19,7 @@ from libs.common.profiles import DeviceProfile, ProfileCatalogue
 from libs.common.testing.clock import FakeClock, settle
 from services.ingest.domain.acceptance import Limits
 from services.ingest.domain.report import Report
-from services.ingest.drivers.port import LineDown
+from services.ingest.drivers.port import LineDown, RawReport
 from services.ingest.settings import PollingSettings
 from services.ingest.spool import Spool
 from services.ingest.usecases.acceptor import Acceptor
@@ -306,3 +308,32 @@ async def test_line_without_time_to_spare_leaves_it_undone(tmp_path: Path) -> No
         assert field_.received("m-1") >= 9
         waiting.cancel()
         await asyncio.wait([waiting])
+
+
+class Remembering(FakeDevice):
+    """A device with a memory of one record."""
+
+    async def read_archive(self, points: Collection[str], since: datetime, until: datetime) -> AsyncIterator[RawReport]:
+        assert "voltage_a" in points
+        yield RawReport({"voltage_a": 230}, self.clock.now(), source_time=since, archive=True)
+
+
+async def test_what_a_device_remembers_goes_to_backfill_and_is_not_live(tmp_path: Path) -> None:
+    async with field_of(tmp_path, "m-1", "m-2") as field_:
+        await field_.clock.advance(5)
+        remembering = Remembering(field_.clock, breaker_state=240, voltage_a=230)
+        field_.driver.devices["m-2"] = remembering
+        field_.runner.update({name: (device(id=name), PROFILE) for name in ("m-1",)})
+        field_.runner.update({name: (device(id=name), PROFILE) for name in ("m-1", "m-2")})
+        assert field_.runner.memory("m-1") is None
+        assert field_.runner.memory("m-9") is None
+        memory = field_.runner.memory("m-2")
+        assert memory is not None
+        live, since = field_.received("m-2"), field_.clock.now() - timedelta(hours=3)
+        records = memory.session.read_archive(memory.points, since, field_.clock.now())
+        raw = await memory.spare(lambda: anext(records))
+        await memory.deliver(raw)
+        assert field_.received("m-2") == live
+        (message,) = [message for message in field_.bus.published if message.topic == topics.BACKFILL]
+        assert orjson.loads(message.value or b"")["source_time"] == since.isoformat().replace("+00:00", "Z")
+        assert [record async for record in records] == []
