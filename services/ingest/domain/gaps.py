@@ -5,11 +5,14 @@ gap. What a device numbers itself tells more: each number that is left out is a 
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+EARLY = 0.01
+"""Share of an interval that a report may come before its slot."""
 MAX_LEFT_OUT = 10_000
 """Numbers left out at once; more of them is a counter that began anew."""
 
@@ -65,6 +68,12 @@ def holes(times: Sequence[datetime], *, before: datetime | None, until: datetime
     if last is not None and (until - last).total_seconds() > limit_s:
         found.append(Hole(last, None))
     return found
+
+
+def slots_held(times: Sequence[datetime], *, interval_s: float, offset: float) -> int:
+    """Return in how many slots at least one report came; slots begin at ``k * interval_s + offset`` (POSIX). [s]"""
+    # A clock that woke a poll a moment early has kept the slot that follows.
+    return len({math.floor((time.timestamp() - offset) / interval_s + EARLY) for time in times})
 
 
 def left_out(numbered: Sequence[tuple[datetime, int]]) -> list[Hole]:

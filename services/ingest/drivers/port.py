@@ -141,8 +141,8 @@ class ArchiveSession(Protocol):
             brings no record yields one with an empty ``raw``, so that the line is free again after each of them.
 
         Raises:
-            LineDown, DeviceSilent: Not now; asked again later from where it stopped.
-            DeviceRefused, BadAnswer: The device does not give this out; not asked again for this span.
+            LineDown, DeviceSilent, BadAnswer: Not now; asked again later from where it stopped.
+            DeviceRefused: The device does not give this out; not asked again for this span.
         """
 
 

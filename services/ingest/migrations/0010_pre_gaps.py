@@ -1,4 +1,4 @@
-"""Gaps: of which kind they are, and whether somebody has been told."""
+"""Gaps: of which kind they are, how often the device should have reported, and whether somebody has been told."""
 
 from alembic import op
 
@@ -12,6 +12,7 @@ def upgrade() -> None:
         alter table gaps
             add column kind text not null default 'silence'
                 constraint gaps_kind check (kind in ('silence', 'sequence')),
+            add column interval_s double precision not null,
             add column told boolean not null default false
         """
     )

@@ -25,7 +25,9 @@ class Gap:
     missing: int
     """Reports that were expected in it, or that the device has numbered."""
     recovered: int = 0
-    """Reports that came for it later."""
+    """Of those missing, as many as came later."""
+    interval_s: float
+    """How often the device should have reported. [s]"""
     state: GapState
     reason: str | None = None
     """Why it is not filled: ``no_memory``, ``refused``, ``nothing_remembered``, ``not_reached``, ``not_in_use``; or how
@@ -39,7 +41,7 @@ class Gap:
 
 _COLUMNS = (
     "id, device_id, site_id, line_id, kind, began_at, ended_at, missing, recovered, state, reason, asked_until, "
-    "attempts, found_at, settled_at"
+    "attempts, found_at, settled_at, interval_s"
 )
 
 
@@ -124,9 +126,10 @@ async def put(conn: WriteConn, gaps: Sequence[Gap]) -> None:
     await conn.execute(
         """
         insert into gaps as g (id, device_id, site_id, line_id, kind, began_at, ended_at, missing, state, due_at,
-                               found_at)
-        select *, $11 from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[],
-                                  $7::timestamptz[], $8::integer[], $9::text[], $10::timestamptz[])
+                               interval_s, found_at)
+        select *, $12 from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::timestamptz[],
+                                  $7::timestamptz[], $8::integer[], $9::text[], $10::timestamptz[],
+                                  $11::double precision[])
         on conflict (device_id, began_at) do update
            set ended_at = excluded.ended_at, missing = greatest(excluded.missing, g.missing), state = excluded.state,
                due_at = excluded.due_at
@@ -142,6 +145,7 @@ async def put(conn: WriteConn, gaps: Sequence[Gap]) -> None:
         [gap.missing for gap in gaps],
         [gap.state for gap in gaps],
         [gap.ended_at for gap in gaps],
+        [gap.interval_s for gap in gaps],
         gaps[0].found_at,
     )
 

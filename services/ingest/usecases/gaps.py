@@ -1,7 +1,7 @@
 """Finds stretches without reports, hour by hour, and settles those that are filled or will not be.
 
-An hour is looked at when it has been over for a while, so that what waited in a spool is there. Only devices of which
-fewer reports came than were expected are looked at closely.
+An hour is looked at when it has been over for a while, so that what waited in a spool is there. All devices are: that
+as many reports came as were expected says nothing, where some came besides and others are missing.
 """
 
 import logging
@@ -15,10 +15,10 @@ from libs.common.contracts.alarm import ConditionKind
 from libs.common.db import Database, WriteConn
 from libs.common.ids import new_id
 from services.ingest.domain.completeness import Duty, expected
-from services.ingest.domain.gaps import GapKind, GapState, Hole, holes, left_out
+from services.ingest.domain.gaps import GapKind, GapState, Hole, holes, left_out, slots_held
+from services.ingest.domain.polling import offset_s
 from services.ingest.settings import GapSettings
 from services.ingest.store import gaps as store
-from services.ingest.store.counts import fetch_counts
 from services.ingest.store.gaps import Gap, HourOfDevice
 from services.ingest.usecases.loss import Losses, Scope
 from services.ingest.usecases.topology import Topology
@@ -99,24 +99,12 @@ class GapFinder:
         """Look for gaps in an hour, and note that it has been looked at."""
         duties = await self._losses.duties(Scope(), hour, hour + HOUR)
         by_device: dict[str, Duty] = {duty.device_id: duty for duty in duties}
-        wanted = dict.fromkeys(by_device, 0)
-        for duty, count in zip(duties, expected(duties, [hour.timestamp()])[:, 0].tolist(), strict=True):
-            wanted[duty.device_id] += count
         async with self._db.read() as conn:
-            counts = await fetch_counts(conn, hour.date())
-            numbered = await store.fetch_numbered(conn)
             open_ = await store.fetch_open(conn)
-        close = [
-            device_id
-            for device_id, count in wanted.items()
-            if device_id in open_
-            or device_id in numbered
-            or device_id not in counts
-            or counts[device_id][hour.hour] < max(count, 1)
-        ]
+        device_ids = sorted(by_device)
         found: list[Gap] = []
-        for start in range(0, len(close), DEVICES_AT_A_TIME):
-            ids = close[start : start + DEVICES_AT_A_TIME]
+        for start in range(0, len(device_ids), DEVICES_AT_A_TIME):
+            ids = device_ids[start : start + DEVICES_AT_A_TIME]
             async with self._db.read() as conn:
                 hours = await store.fetch_hour(conn, ids, start=hour, end=hour + HOUR, not_before=hour - LOOK_BACK)
             for device_id, of_device in hours.items():
@@ -163,6 +151,7 @@ class GapFinder:
             began_at=hole.began_at,
             ended_at=hole.ended_at,
             missing=missing,
+            interval_s=duty.interval_s,
             state=GapState.OPEN if hole.ended_at is None else GapState.WAITING,
             found_at=self._clock.now(),
         )
@@ -189,14 +178,23 @@ class GapFinder:
     async def _settle_one(self, conn: WriteConn, gap: Gap, times: Sequence[datetime], now: datetime) -> None:
         if gap.ended_at is None:
             return
-        if len(times) >= gap.missing * self._settings.filled_share:
-            await store.settle(conn, gap.id, GapState.FILLED, gap.reason or LATE, now, recovered=len(times))
+        # Of a day that lies in files already only what was counted while it came is known.
+        recovered = max(self._recovered(gap, times), gap.recovered)
+        if recovered >= gap.missing * self._settings.filled_share:
+            await store.settle(conn, gap.id, GapState.FILLED, gap.reason or LATE, now, recovered=recovered)
             return
         wait_s = self._settings.late_wait_s if gap.reason == NO_MEMORY else self._settings.give_up_s
         if gap.kind is GapKind.SEQUENCE:
             wait_s = self._settings.late_wait_s
         if now - max(gap.ended_at, gap.found_at) >= timedelta(seconds=wait_s):
-            await store.settle(conn, gap.id, GapState.LOST, gap.reason or NOT_REACHED, now, recovered=len(times))
+            await store.settle(conn, gap.id, GapState.LOST, gap.reason or NOT_REACHED, now, recovered=recovered)
+
+    def _recovered(self, gap: Gap, times: Sequence[datetime]) -> int:
+        """Return how many of the missing reports have come; two for one of them are one."""
+        if gap.kind is GapKind.SEQUENCE:
+            return min(len(times), gap.missing)
+        offset = offset_s(gap.device_id, gap.interval_s)
+        return min(slots_held(times, interval_s=gap.interval_s, offset=offset), gap.missing)
 
     async def _tell(self) -> None:
         async with self._db.write() as conn:

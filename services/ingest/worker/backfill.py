@@ -89,45 +89,51 @@ class Backfill:
         self._lines = lines
         self._clock = clock
         self._settings = settings
+        self._room = asyncio.Semaphore(settings.lines_at_once)
+        self._at_work: set[str] = set()
+        """Lines whose devices are being asked; a long memory on one keeps no other waiting."""
 
     async def run(self, beat: Callable[[], None]) -> None:
         """Fill gaps, for ever."""
-        while True:
-            beat()
-            try:
-                await self.once(beat)
-            except Unavailable as exc:
-                logger.info("gaps are not filled now", extra={"reason": exc.message})
-            await self._clock.sleep(LOOK_S)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                beat()
+                try:
+                    await self._begin(group)
+                except Unavailable as exc:
+                    logger.info("gaps are not filled now", extra={"reason": exc.message})
+                await self._clock.sleep(LOOK_S)
 
-    async def once(self, beat: Callable[[], None]) -> int:
-        """Ask for what is due, one device of a line after the other; return how many gaps were looked at."""
+    async def once(self) -> int:
+        """Ask for what is due, and return how many gaps were looked at when all is done."""
+        async with asyncio.TaskGroup() as group:
+            return await self._begin(group)
+
+    async def _begin(self, group: asyncio.TaskGroup) -> int:
+        """Let what is due be asked for, one device of a line after the other; return how many gaps that is."""
+        line_of = {device_id: self._lines.line_of(device_id) for device_id in sorted(self._lines.polled_devices())}
+        idle = [name for name, line_id in line_of.items() if line_id is not None and line_id not in self._at_work]
         async with self._db.read() as conn:
-            due = await store.fetch_due(conn, sorted(self._lines.polled_devices()), self._clock.now(), GAPS_AT_ONCE)
+            due = await store.fetch_due(conn, idle, self._clock.now(), GAPS_AT_ONCE)
         by_line: dict[str, list[Gap]] = {}
         for gap in due:
-            line_id = self._lines.line_of(gap.device_id)
+            line_id = line_of[gap.device_id]
             if line_id is not None:
                 by_line.setdefault(line_id, []).append(gap)
-        room = asyncio.Semaphore(self._settings.lines_at_once)
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._line(gaps, room), name=f"backfill {line_id}")
-                for line_id, gaps in by_line.items()
-            ]
-            while not all(task.done() for task in tasks):
-                beat()
-                await asyncio.wait(tasks, timeout=1.0)
+        for line_id, gaps in by_line.items():
+            self._at_work.add(line_id)
+            group.create_task(self._line(line_id, gaps), name=f"backfill {line_id}")
         return len(due)
 
-    async def _line(self, gaps: Sequence[Gap], room: asyncio.Semaphore) -> None:
-        async with room:
-            for gap in gaps:
-                try:
+    async def _line(self, line_id: str, gaps: Sequence[Gap]) -> None:
+        try:
+            async with self._room:
+                for gap in gaps:
                     await self._fill(gap)
-                except Unavailable as exc:  # the database: this line's turn comes again
-                    logger.info("gap left for later", extra={"device_id": gap.device_id, "reason": exc.message})
-                    return
+        except Unavailable as exc:  # the database: this line's turn comes again
+            logger.info("gaps left for later", extra={"line_id": line_id, "reason": exc.message})
+        finally:
+            self._at_work.discard(line_id)
 
     async def _fill(self, gap: Gap) -> None:
         memory = self._lines.memory(gap.device_id)
@@ -140,11 +146,11 @@ class Backfill:
         asking = _Asking(gap, since)
         try:
             await self._ask(asking, memory, until)
-        except (LineDown, DeviceSilent, SpoolFull) as exc:
+        except (LineDown, DeviceSilent, BadAnswer, SpoolFull) as exc:
             await self._note(asking)
             wait_s = min(self._settings.retry_s * 2**gap.attempts, RETRY_CAP_S)
             await self._put_off(gap, exc.code, self._clock.now() + timedelta(seconds=wait_s))
-        except (DeviceRefused, BadAnswer) as exc:
+        except DeviceRefused as exc:
             logger.info("gap stays", extra={"device_id": gap.device_id, "reason": exc.message})
             await self._settle(asking, exc.code)
         else:

@@ -111,7 +111,7 @@ class LineRunner:
         self._jobs: deque[tuple[Callable[[], Awaitable[None]], asyncio.Future[None]]] = deque()
         self._spare: deque[tuple[Callable[[], Awaitable[None]], asyncio.Future[None]]] = deque()
         self._spare_takes_s = settings.response_timeout_s
-        """How long the last job for spare time took, or what it may take at first. [s]"""
+        """How long the last job for spare time took that succeeded, or what it may take at first. [s]"""
         self._wake = asyncio.Event()
         self._connect_at = float("-inf")
         self._backoff = Backoff(first_s=1.0, cap_s=settings.reconnect_cap_s)
@@ -274,8 +274,13 @@ class LineRunner:
         self._status.watch(device.id, site_id=device.site, line_id=device.line, interval_s=interval_s)
 
     async def _do_spare_job(self) -> None:
+        job, done = self._spare.popleft()
+        if done.done():
+            return  # whoever asked has gone
         began = self._clock.monotonic()
-        await self._do(*self._spare.popleft())
+        await self._do(job, done)
+        if done.cancelled() or done.exception() is not None:
+            return  # a time limit says nothing of those that answer; who does not is not asked again soon
         # At least a tenth of what was feared at first: one that is answered at once says nothing of the next.
         self._spare_takes_s = max(self._clock.monotonic() - began, self._settings.response_timeout_s / 10)
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ingest.domain.gaps import Hole, holes, left_out
+from services.ingest.domain.gaps import Hole, holes, left_out, slots_held
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -24,6 +24,12 @@ def test_every_long_stretch_is_a_hole_and_nothing_else(seconds: list[int], befor
     if marks and (at(3600) - marks[-1]).total_seconds() > 180:
         expected.append(Hole(marks[-1], None))
     assert found == expected
+
+
+@given(st.lists(st.tuples(st.integers(0, 59), st.floats(-0.5, 58.0)), max_size=80))
+def test_slot_is_held_by_one_report_or_by_many_in_any_order(reports: list[tuple[int, float]]) -> None:
+    times = [at(0) + timedelta(seconds=60 * slot + 13.0 + after_s) for slot, after_s in reports]
+    assert slots_held(times, interval_s=60.0, offset=13.0) == len({slot for slot, _ in reports})
 
 
 def test_numbers_that_are_left_out_are_reports_that_were_lost() -> None:

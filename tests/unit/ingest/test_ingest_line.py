@@ -2,8 +2,9 @@
 
 import asyncio
 import itertools
+import tempfile
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from libs.common.bus import topics
 from libs.common.contracts.device import Connectivity
@@ -19,7 +22,7 @@ from libs.common.profiles import DeviceProfile, ProfileCatalogue
 from libs.common.testing.clock import FakeClock, settle
 from services.ingest.domain.acceptance import Limits
 from services.ingest.domain.report import Report
-from services.ingest.drivers.port import LineDown, RawReport
+from services.ingest.drivers.port import DeviceSilent, LineDown, RawReport
 from services.ingest.settings import PollingSettings
 from services.ingest.spool import Spool
 from services.ingest.usecases.acceptor import Acceptor
@@ -284,6 +287,44 @@ async def test_spare_time_is_what_no_poll_and_no_order_wants(tmp_path: Path) -> 
         for report in field_.reports[len(polls) :]:
             late_s = (report.received_at - slots[report.device_id]).total_seconds() % 10.0
             assert min(late_s, 10.0 - late_s) < 1e-3, "a poll was late"
+
+
+@settings(max_examples=20)
+@given(st.lists(st.tuples(st.floats(0.01, 4.0), st.booleans()), min_size=1, max_size=40), st.integers(1, 4))
+def test_no_step_of_spare_work_goes_before_a_poll_that_is_due(steps: list[tuple[float, bool]], devices: int) -> None:
+    asyncio.run(_no_step_before_a_poll(steps, [f"m-{number}" for number in range(devices)]))
+
+
+async def _no_step_before_a_poll(steps: list[tuple[float, bool]], names: list[str]) -> None:
+    """Whatever steps take and whether they succeed, the order on the line is: what is due, then what has time."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with field_of(Path(folder), *names) as field_:
+            clock = field_.clock
+            await clock.advance(30)
+            polls = {name: field_.received(name) for name in names}
+            began: list[float] = []
+
+            async def work() -> None:
+                for takes_s, succeeds in steps:
+
+                    async def step(takes_s: float = takes_s, succeeds: bool = succeeds) -> None:
+                        began.append(clock.monotonic())
+                        due = [found.due for found in field_.runner._polled.values()]
+                        assert min(due) > clock.monotonic(), "a poll was due and had to wait for another step"
+                        await clock.sleep(takes_s)
+                        if not succeeds:
+                            raise DeviceSilent("no answer")
+
+                    with suppress(DeviceSilent):
+                        await field_.runner.spare(step)
+
+            working = asyncio.create_task(work())
+            await clock.advance(600)
+            assert {name: field_.received(name) - before for name, before in polls.items()} == dict.fromkeys(names, 60)
+            assert began
+            working.cancel()
+            await asyncio.wait([working])
+            assert working.cancelled() or working.exception() is None
 
 
 async def test_spare_work_of_a_line_that_is_given_up_fails(tmp_path: Path) -> None:
