@@ -16,6 +16,8 @@ from services.ingest.domain.report import Rejection, Report
 SOURCE = "ingest"
 MAX_RAW_BYTES = 64 * 1024
 """What is kept of something that was not understood. [B]"""
+MAX_DETAIL = 2000
+"""Of what is said of it. [characters]"""
 
 
 def reading_message(report: Report, topic: str) -> Message:
@@ -84,8 +86,8 @@ def rejected_message(rejection: Rejection) -> Message:
         source=rejection.source,
         received_at=rejection.received_at,
         raw_base64=base64.b64encode(raw).decode(),
-        detail=rejection.detail,
-        detail_zh=rejection.detail_zh,
+        detail=_storable(rejection.detail),
+        detail_zh=None if rejection.detail_zh is None else _storable(rejection.detail_zh),
         rejected_id=rejected_id,
         device_id=rejection.device_id,
         site_id=rejection.site_id,
@@ -97,6 +99,11 @@ def rejected_message(rejection: Rejection) -> Message:
     return envelope.message(
         topics.REJECTED, rejection.source, payload, source=SOURCE, time=rejection.received_at, event_id=rejected_id
     )
+
+
+def _storable(detail: str) -> str:
+    """Return what is said of a rejection within bounds, and without the NUL of a sender: PostgreSQL keeps none."""
+    return detail[:MAX_DETAIL].replace("\0", "\N{SYMBOL FOR NULL}")
 
 
 def event_message(event: DeviceEvent) -> Message:

@@ -16,7 +16,7 @@ from libs.common.contracts.delivery import DeliveryState
 from libs.common.contracts.registry import Device, Region, Site
 from libs.common.db import Database, WriteConn
 from libs.common.errors import Conflict, InvalidInput, NotFound
-from libs.common.points import POINTS, VENDOR_POINT
+from libs.common.points import is_point_name
 from services.export import bus, store
 from services.export.dialects import Dialect, dialect_named
 from services.export.dialects.messages import UnitFacts, UnitRef
@@ -398,7 +398,7 @@ def _with_path(connection: Connection, dialect: Dialect) -> Connection:
 
 
 def _known_point(name: str) -> bool:
-    return name in POINTS or bool(VENDOR_POINT.match(name))
+    return is_point_name(name)
 
 
 def _no_connection(connection_id: str) -> NotFound:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from libs.common.contracts.base import EARLIEST, LATEST
 from libs.common.contracts.telemetry import Quality, RejectReason
 from services.ingest.domain.report import Report
 
@@ -111,6 +112,9 @@ def judge(report: Report, last: DeviceMemory | None, limits: Limits, *, history:
             device_time=device_time,
             quality=_marked(report.points, report.quality),
         )
+    if report.device_time is not None and not EARLIEST <= report.device_time < LATEST:
+        # A clock that shows no year of ours is told as wrong; the time itself is none that a topic carries.
+        report = replace(report, device_time=None)
     content = report.content()
     memory = DeviceMemory(report.source_time, report.received_at, device_time, content)
     if last is not None and report.source_time == last.source_time and content == last.content:

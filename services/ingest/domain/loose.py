@@ -4,6 +4,8 @@ import math
 import re
 from datetime import UTC, datetime, timedelta
 
+from libs.common.contracts.base import LATEST
+
 NO_IDS = frozenset({"", "undefined", "null", "none", "-1"})
 """Texts that stand where there is no id or no value."""
 _NUMBER = re.compile(r"[-+]?([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})([eE][-+]?[0-9]{1,3})?")
@@ -38,17 +40,23 @@ def time_of(value: object, unit: str) -> datetime | None:
     if number is None or number < 1:
         return None
     try:
-        return _EPOCH + (timedelta(milliseconds=number) if unit == "ms" else timedelta(seconds=number))
+        found = _EPOCH + (timedelta(milliseconds=number) if unit == "ms" else timedelta(seconds=number))
     except OverflowError:
         return None
+    return found if found < LATEST else None
 
 
 def text_of(value: object) -> str | None:
     """Return an id or text that may have come as a number, None where it stands for nothing."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
-    text = str(value).strip()
+    text = printable(str(value))
     return None if text.lower() in NO_IDS else text
+
+
+def printable(text: str) -> str:
+    """Return a text without what no screen shows and no database keeps (NUL), and without blanks around it."""
+    return "".join(character for character in text if character.isprintable()).strip()
 
 
 def whole_of(value: object) -> int | None:

@@ -17,6 +17,7 @@ import orjson
 from libs.common.contracts.telemetry import RejectReason
 from libs.common.jsonpath import MISSING, JsonPath
 from libs.common.profiles import MessageTime, MqttPoint, MqttReport, TimeFormat
+from services.ingest.domain.loose import printable
 
 MAX_ITEMS = 2000
 """Reports in one message; a device that has more to say says it in several."""
@@ -194,8 +195,7 @@ def _text(value: object) -> str | None:
     """Return a text or a number as text, without what no screen shows; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
-    text = "".join(character for character in str(value) if character.isprintable()).strip()
-    return text[:MAX_TEXT] or None
+    return printable(str(value))[:MAX_TEXT] or None
 
 
 def _shown(value: object) -> str:

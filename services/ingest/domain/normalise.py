@@ -1,8 +1,9 @@
 """From what a device's registers said to a report: canonical points, units, ratios and quality flags.
 
 A value that could not be read is not in the report; one that the device marks as "not measured" is null with
-quality ``invalid``. Neither ever becomes 0. Volts, amperes and powers are put on the primary side; energy
-registers stay as the meter shows them, with the ratio beside them (points.md, rule 7).
+quality ``invalid``, and so is one that no number can hold once it is scaled. None of them ever becomes 0. Volts,
+amperes and powers are put on the primary side; energy registers stay as the meter shows them, with the ratio beside
+them (points.md, rule 7).
 """
 
 import math
@@ -83,14 +84,15 @@ class Normaliser:
         for name, number in raw.items():
             value, valid = self._converts[name](number)
             flag = told.get(name)
-            if not valid or value is None or (flag is not None and flag.is_bad):
+            factor = factors.get(self._quantities[name])
+            if value is not None and factor is not None:
+                value *= factor
+            if not valid or value is None or not math.isfinite(value) or (flag is not None and flag.is_bad):
                 found.points[name] = None
                 found.quality[name] = flag if flag is not None and flag.is_bad else Quality.INVALID
-                if number is not None:
+                if number is not None and math.isfinite(number):
                     found.raw[name] = float(number)
                 continue
-            factor = factors.get(self._quantities[name])
-            value = value if factor is None else value * factor
             found.points[name] = value
             point = POINTS.get(name)
             if flag is not None:
@@ -155,7 +157,7 @@ def _convert(point: ProfilePoint) -> Convert:
         if mask is not None:
             raw = int(raw) & mask
         if mapping is not None:
-            mapped = mapping.get(int(raw))
+            mapped = mapping.get(raw)  # type: ignore[arg-type]  # 1.0 is found as 1, and 1.5 is no state
             return mapped, mapped is not None
         if decode_factor:
             raw = four_quadrant_power_factor(raw)

@@ -30,6 +30,8 @@ _NO_NUMBER = re.compile(rb"[:\[,]\s*-?(NaN|Infinity)\b")
 _DEVICE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 _MESSAGE_ID = re.compile(r"[^\x00-\x1f\x7f]{1,200}")
 _RATIOS = ("ct_ratio", "pt_ratio", "energy_ratio")
+LEAST_RATIO, MOST_RATIO = 1e-6, 1e9
+"""No transformer lies outside; the product of two must stay a number that is not 0. [1]"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +107,7 @@ def read_submission(payload: Any) -> Submission | Refused:
         source_time=time,
         points=points,
         quality=quality,
-        seq=seq if isinstance(seq, int) and not isinstance(seq, bool) else None,
+        seq=seq if isinstance(seq, int) and not isinstance(seq, bool) and abs(seq) < 2**63 else None,
         message_id=message_id,
         ratios={name: float(payload[name]) for name in _RATIOS if _is_ratio(payload.get(name))},
     )
@@ -173,13 +175,20 @@ def _number(name: str, value: object, unit: object) -> float | Refused | None:
     if unit is None or name not in POINTS:
         return float(value)
     try:
-        return convert(float(value), str(unit), POINTS[name].unit)
+        converted = convert(float(value), str(unit), POINTS[name].unit)
     except UnknownUnit:
         return _refused(
             RejectReason.WRONG_UNIT,
             f"units.{name}: expected {POINTS[name].unit} or a unit that converts to it, found {_shown(unit)}",
             f"测点 {name} 的单位应为 {POINTS[name].unit} 或可换算的单位,实际为 {_shown(unit)}",
         )
+    if not math.isfinite(converted):
+        return _refused(
+            RejectReason.NOT_A_NUMBER,
+            f"points.{name}: {_shown(value)} {_shown(unit)} is more than a number can hold",
+            f"测点 {name} 的值 {_shown(value)} {_shown(unit)} 超出数值范围",
+        )
+    return converted
 
 
 def _quality(sent: object, points: Mapping[str, float | None]) -> dict[str, Quality] | Refused:
@@ -210,7 +219,7 @@ def _shown(value: object) -> str:
 
 
 def _is_ratio(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and LEAST_RATIO <= value <= MOST_RATIO
 
 
 def _refused(reason: RejectReason, detail: str, detail_zh: str) -> Refused:

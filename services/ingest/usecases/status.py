@@ -16,6 +16,7 @@ from libs.common.clock import Clock
 from libs.common.contracts.device import Battery, Connectivity, RadioSignal, SimState
 from libs.common.errors import Unavailable
 from services.ingest import metrics
+from services.ingest.domain.loose import printable
 from services.ingest.domain.report import Report
 
 logger = logging.getLogger(__name__)
@@ -128,7 +129,8 @@ class StatusBoard:
         """Text points of the device have been read; they are told when they are others than before."""
         found = self._watched.get(device_id)
         if found is not None:
-            found.texts.update(texts)
+            # A single NUL would keep the database from taking the status of all devices.
+            found.texts.update({name: printable(text) for name, text in texts.items()})
 
     def sim(self, device_id: str, sim: SimState) -> None:
         """The device's card and module are known; they are told when they are others than before."""

@@ -7,6 +7,7 @@ Source:
     IEC 60870-5-101:2003 clause 7, IEC 60870-5-104:2006 clause 8.
 """
 
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -266,7 +267,7 @@ def value_of(type_id: int, element: bytes) -> Value:
             return Value(int.from_bytes(element[:2], "little", signed=True), _quality(element[2]))
         case ObjectType.FLOAT:
             (number,) = struct.unpack("<f", element[:4])
-            return Value(number, _quality(element[4]))
+            return Value(number, _quality(element[4]) if math.isfinite(number) else Quality.INVALID)
         case ObjectType.COUNTER:
             return Value(int.from_bytes(element[:4], "little", signed=True), _counter_quality(element[4]))
 
