@@ -20,6 +20,8 @@ from services.ingest.domain.acceptance import Refused
 
 DELIMITERS = ",;\t"
 MAX_HEAD_CHARS = 64_000
+MAX_ROW_CHARS = 256 * 1024
+"""Of all lines of a row whose quoted cells have line ends in them."""
 MAX_GROUP = 500
 """Rows of one device and time, as many as a report has points."""
 KEYS = ("device_id", "source_time")
@@ -31,7 +33,9 @@ _LOCAL = re.compile(
     r"^(?P<year>\d{4})[-/.](?P<month>\d{1,2})[-/.](?P<day>\d{1,2})"
     r"[ T](?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2})(?:\.(?P<micro>\d{1,6}))?)?$"
 )
-_NUMBER = re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
+_NUMBER = re.compile(r"[-+]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][-+]?\d{1,3})?")
+"""Bounded, so that a cell of a hundred thousand digits takes no longer to refuse than any other."""
+_WHOLE = re.compile(r"[0-9]{1,18}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +94,35 @@ def sheet_reports(
     yield from _reports(((number, [cells.get(name) for name in columns]) for number, cells in rows), known, zone)
 
 
+class _Bounded:
+    """Lines for one row after the other, none of which may be longer than all its lines together are allowed to be."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self._chars = 0
+
+    def begin(self) -> None:
+        """The next line begins a row."""
+        self._chars = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        """Return the next line. Raises ``csv.Error`` for a quotation that does not end, after which lines go on."""
+        if self._chars > MAX_ROW_CHARS:
+            raise csv.Error(f"a row of more than {MAX_ROW_CHARS} characters; a quotation mark may not be closed")
+        line = next(self._lines)
+        self._chars += len(line)
+        return line
+
+
 def _csv_rows(feed: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[Any] | Refused]]:
-    reader = csv.reader(feed, delimiter=delimiter)
+    bounded = _Bounded(feed)
+    reader = csv.reader(bounded, delimiter=delimiter)
     while True:
         first = reader.line_num + 2
+        bounded.begin()
         try:
             row = next(reader)
         except StopIteration:
@@ -173,7 +202,7 @@ def _flush(group: Sequence[tuple[int, list[Any]]], columns: _Columns, zone: Zone
     for name in EXTRA:
         extra = _at(first, columns, name)
         if extra is not None:
-            payload[name] = int(extra) if name == "seq" and str(extra).isdigit() else str(extra)
+            payload[name] = int(extra) if name == "seq" and _WHOLE.fullmatch(str(extra)) else str(extra)
     yield TableRow(number, raw, payload)
 
 
@@ -198,7 +227,7 @@ def _at(row: Sequence[Any], columns: _Columns, name: str) -> Any:
 
 def _number(value: Any) -> Any:
     """Return a number where a text is one, all else as it is: it is refused where reports are judged."""
-    return float(value) if isinstance(value, str) and _NUMBER.match(value) else value
+    return float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else value
 
 
 def _time(value: Any, zone: ZoneInfo | None) -> str | Refused | None:

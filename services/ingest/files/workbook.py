@@ -1,7 +1,9 @@
 """Excel workbooks in and out, within bounds: a workbook is a zip of XML and can be a bomb in both respects."""
 
 import io
+import re
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
@@ -22,9 +24,19 @@ MAX_UNPACKED_BYTES = 256 << 20
 """All parts of a workbook together. [B]"""
 MAX_ROWS = 200_000
 """Rows of all sheets together; larger archives come as text."""
+MAX_ROW_NUMBER = 1 << 20
+"""The last row that Excel has; rows that are left out are walked over one by one."""
 MAX_COLUMNS = 600
+MAX_ELEMENTS = 4_000_000
+"""XML elements of a part before its first row: its texts, its styles. Each takes a hundred bytes while it is read."""
+MAX_ROW_ELEMENTS = 150_000
+"""XML elements of one row: nine for each of the columns that Excel has."""
 MEDIA_TYPE = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 
+_PIECE_BYTES = 1 << 20
+_ROW = re.compile(rb"<(?:[A-Za-z0-9]{1,16}:)?row[\s/>]")
+_ROW_MARK_BYTES = 24
+"""Longest that ``_ROW`` finds, and some more: so much of a piece is looked at again with the next. [B]"""
 _HEAD = Font(bold=True)
 _HEAD_FILL = PatternFill("solid", fgColor="DDE7F0")
 
@@ -99,21 +111,59 @@ def unusable(source: str, expected: str, expected_zh: str, found: object = None)
 
 
 def _check_size(body: bytes, source: str) -> None:
+    """Look at what a workbook unpacks to before it is parsed.
+
+    Raises:
+        InvalidFile: It is no zip, or too much of it would be in memory at once.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
-            total = sum(part.file_size for part in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, OSError) as exc:
+            parts = archive.infolist()
+            total = sum(part.file_size for part in parts)
+            if total > MAX_UNPACKED_BYTES:
+                most = MAX_UNPACKED_BYTES
+                raise unusable(source, f"at most {most} bytes when unpacked", f"解压后不超过 {most} 字节", total)
+            for part in parts:
+                with archive.open(part) as unpacked:
+                    if not _is_bounded(iter(lambda: unpacked.read(_PIECE_BYTES), b"")):
+                        raise unusable(
+                            source, "a workbook without millions of cells in one row", "单行单元格数量合理的工作簿",
+                            part.filename[:100],
+                        )  # fmt: skip
+    except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, RuntimeError, NotImplementedError) as exc:
+        # Runtime: it is encrypted; not implemented: packed in a way that this Python does not know.
         raise unusable(source, "an undamaged Excel workbook (.xlsx)", "完好的 Excel 工作簿(.xlsx)", exc) from exc
-    if total > MAX_UNPACKED_BYTES:
-        most = MAX_UNPACKED_BYTES
-        raise unusable(source, f"at most {most} bytes when unpacked", f"解压后不超过 {most} 字节", total)
+
+
+def _is_bounded(pieces: Iterator[bytes]) -> bool:
+    """Return whether neither what stands before the rows of a part nor any row has more elements than memory is for.
+
+    The parser gives memory back at the end of each row, so what counts is the longest of them.
+    """
+    limit, elements, rest = MAX_ELEMENTS, 0, b""
+    for piece in pieces:
+        data = rest + piece
+        # What could be the beginning of a mark that goes on in the next piece waits for it.
+        whole = data.rfind(b"<", max(len(data) - _ROW_MARK_BYTES, 0))
+        data, rest = (data, b"") if whole < 0 else (data[:whole], data[whole:])
+        at = 0
+        for mark in _ROW.finditer(data):
+            if elements + data.count(b"<", at, mark.start()) > limit:
+                return False
+            limit, elements, at = MAX_ROW_ELEMENTS, 0, mark.start()
+        elements += data.count(b"<", at)
+        if elements > limit:
+            return False
+    return True
 
 
 def _sheets(pages: Iterable[object], source: str) -> Iterator[Sheet]:
-    left = MAX_ROWS
+    left, walked = MAX_ROWS, 0
     for page in pages:
         if not hasattr(page, "iter_rows"):
             continue  # a chart on a sheet of its own
+        # Programs other than Excel write sizes that are wrong; rows beyond one would be lost without a word.
+        page.reset_dimensions()  # type: ignore[attr-defined]  # has rows, and was opened for reading only
         lines = page.iter_rows(values_only=True, max_col=MAX_COLUMNS)
         head = next(lines, None)
         if head is None or all(value is None for value in head):
@@ -121,6 +171,11 @@ def _sheets(pages: Iterable[object], source: str) -> Iterator[Sheet]:
         columns = _columns(head, source, page.title)  # type: ignore[attr-defined]  # has rows, so has a title
         rows: list[SheetRow] = []
         for number, values in enumerate(lines, start=2):
+            walked += 1
+            if walked > MAX_ROW_NUMBER:
+                raise unusable(source, f"no row behind {MAX_ROW_NUMBER}", f"行号不超过 {MAX_ROW_NUMBER}")
+            if values.count(None) == len(values):
+                continue
             cells = {
                 column: _plain(value)
                 for column, value in zip(columns, values, strict=False)
