@@ -19,6 +19,8 @@ T ?= tests
 
 export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS ?= 1
+# Tests start hundreds of processes: each would compile all of its sources again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test lint fmt types up down bench fuzz image clean clean-data

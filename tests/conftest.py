@@ -3,6 +3,9 @@
 * ``postgres_url``: a fresh database per test, cloned from a template that all migrations have run on. The server is
   the embedded one, one per test process; ``WATTRING_TEST_POSTGRES_BIN`` names the programs of another version
   (``/usr/lib/postgresql/15/bin``), ``WATTRING_TEST_DATABASE_URL`` a server that is there already.
+* ``tmp_path`` and the servers' data lie in memory where there is room for them (``/dev/shm``), else where pytest puts
+  them; what a passed test wrote is removed with it. ``--basetemp`` chooses another place. ``.ci/demonstration`` is what
+  runs on a disk.
 * ``kafka_bootstrap``: a real broker: ``KAFKA_BOOTSTRAP_SERVERS``, or one node from ``deploy/kafka``, shared by all
   test processes of a run.
 * What is missing skips a test at home and fails it with ``CI=true``.
@@ -15,6 +18,7 @@ import fcntl
 import inspect
 import itertools
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -31,6 +35,9 @@ from libs.common.migrations import migrate
 from libs.suite.postgres import EXPENDABLE, EmbeddedPostgres, PostgresError
 
 ROOT = Path(__file__).parents[1]
+IN_MEMORY = Path("/dev/shm")
+ROOM_BYTES = 6 << 30
+"""Free memory from which on folders lie there; all that a whole run writes was 1 GiB. [B]"""
 
 # Examples are not timed: a machine that is busy elsewhere proves nothing. `make fuzz` takes the second profile.
 hypothesis.settings.register_profile("wattring", deadline=None)
@@ -44,6 +51,23 @@ def missing(what: str) -> NoReturn:
     if os.environ.get("CI", "").lower() in ("1", "true"):
         pytest.fail(f"backing service is missing: {what}")
     pytest.skip(what)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let temporary folders lie in memory, where there is room: a database of ours is a thousand small files."""
+    if config.option.basetemp is None and _has_room(IN_MEMORY):
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(IN_MEMORY))
+
+
+def _has_room(folder: Path) -> bool:
+    """Return whether programs may be written to the folder and run, and memory holds what a whole run writes."""
+    try:
+        place, memory = os.statvfs(folder), Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return False
+    available = re.search(r"^MemAvailable: +(\d+) kB$", memory, re.MULTILINE)
+    free = min(place.f_bavail * place.f_frsize, int(available[1]) * 1024 if available else 0)
+    return os.access(folder, os.W_OK) and not place.f_flag & os.ST_NOEXEC and free >= ROOM_BYTES
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -103,7 +127,7 @@ def postgres_template(postgres_server: str) -> Iterator[str]:
 @pytest.fixture
 async def postgres_url(postgres_server: str, postgres_template: str) -> AsyncIterator[str]:
     """URL of a fresh database with the schemas of all services."""
-    async for url in _database(postgres_server, f'template "{postgres_template}"'):
+    async for url in _database(postgres_server, f'template "{postgres_template}" strategy file_copy'):
         yield url
 
 
@@ -148,10 +172,15 @@ def kafka_bootstrap(tmp_path_factory: pytest.TempPathFactory) -> str:
             missing(f"Kafka: {exc}")
         if started.returncode != 0:
             missing(f"Kafka: {started.stderr.strip()}")
-        # Whoever comes last cannot be known, and a killed run would leave the broker: this one outlives the run.
-        run = os.getppid() if worker else os.getpid()
-        after = f'(while kill -0 {run} 2>/dev/null; do sleep 1; done; "$0" stop) </dev/null >/dev/null 2>&1 &'
-        subprocess.run(["/bin/sh", "-c", after, script], env=environ, start_new_session=True, timeout=10, check=True)
+        # Whoever comes last cannot be known, and a killed run would leave the broker: this one outlives the run, whose
+        # end may have taken the folder away.
+        run, node = os.getppid() if worker else os.getpid(), (shared / "kafka" / "pid").read_text().strip()
+        after = f"""(
+            while kill -0 {run}; do sleep 1; done
+            kill {node}; while kill -0 {node}; do sleep 1; done
+            rm -rf "$0"
+        ) </dev/null >/dev/null 2>&1 &"""
+        subprocess.run(["/bin/sh", "-c", after, shared / "kafka"], start_new_session=True, timeout=10, check=True)
         address.write_text(started.stdout.strip())
         return address.read_text()
 

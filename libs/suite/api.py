@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import httpx
 
+from libs.common.client import NO_TLS
 from libs.common.clock import SystemClock
 from libs.common.errors import PlatformError, Unavailable
 from libs.common.settings import CommonSettings
@@ -40,7 +41,7 @@ class LocalApi:
         self._keys = KeyRing.open(settings.effective_keys_dir, SystemClock())
         socket = DataFolder(settings.data_dir).socket("gateway")
         if socket.exists():
-            transport = httpx.HTTPTransport(uds=str(socket))
+            transport = httpx.HTTPTransport(uds=str(socket), verify=NO_TLS)
             self._client = httpx.Client(transport=transport, base_url="http://localhost", timeout=timeout_s)
             self.address = str(socket)
         else:

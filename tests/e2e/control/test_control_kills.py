@@ -19,6 +19,7 @@ from pydantic import SecretStr
 
 from libs.common.bus import topics
 from libs.common.bus.pglog import PgLogBus
+from libs.common.client import NO_TLS
 from libs.common.clock import SystemClock
 from libs.common.migrations import migrate
 from libs.common.runtime import Listener, Platform, serve
@@ -156,7 +157,7 @@ async def town(folder: Path) -> AsyncIterator[Town]:
             },
             folder / "watchdog.log",
         )  # fmt: skip
-        transport = httpx.AsyncHTTPTransport(uds=str(folder / "control.sock"))
+        transport = httpx.AsyncHTTPTransport(uds=str(folder / "control.sock"), verify=NO_TLS)
         client = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://control"))
         found = Town(folder, server, platform, client, control, watchdog, FakeField({"aau-1": FakeBreaker()}))
         ingest = build_ingest(platform, found.field)

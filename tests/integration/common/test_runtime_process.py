@@ -17,6 +17,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from libs.common.client import NO_TLS
 from libs.common.clock import SystemClock
 from libs.common.migrations import migrate
 from libs.common.tokens import KeyRing
@@ -311,7 +312,7 @@ def test_a_second_start_on_a_socket_in_use_leaves_it_to_the_first(start: Callabl
     first = start(WATTRING_UDS=str(place))
     first.said("service started")
     assert "another process answers there" in only_line(start(WATTRING_UDS=str(place)))["reason"]
-    with httpx.Client(transport=httpx.HTTPTransport(uds=str(place)), base_url="http://alarm") as http:
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(place), verify=NO_TLS), base_url="http://alarm") as http:
         assert http.get("/livez").status_code == 200
     first.process.kill()  # a killed process leaves its socket file; the next one takes its place
     first.process.wait(PATIENCE_S)

@@ -17,6 +17,7 @@ from pydantic import SecretStr
 
 from libs.common.bus import topics
 from libs.common.bus.pglog import PgLogBus
+from libs.common.client import NO_TLS
 from libs.common.clock import SystemClock
 from libs.common.runtime import Listener, Platform, serve
 from libs.common.settings import BusSettings, CommonSettings, DatabaseSettings
@@ -81,7 +82,7 @@ async def installation(
     places = [Listener(service.app, uds=folder / f"{service.name}.sock") for service in services[:2]]
     stop = asyncio.Event()
     running = asyncio.create_task(serve(services, platform, stop, places))
-    transport = httpx.AsyncHTTPTransport(uds=str(folder / "control.sock"))
+    transport = httpx.AsyncHTTPTransport(uds=str(folder / "control.sock"), verify=NO_TLS)
     try:
         async with httpx.AsyncClient(transport=transport, base_url="http://control") as client:
             found = Installation(client, platform, field, folder, urls)

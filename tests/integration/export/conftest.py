@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from libs.common.bus import envelope, topics
 from libs.common.bus.pglog import PgLogBus
+from libs.common.client import http_client
 from libs.common.clock import SystemClock
 from libs.common.contracts.alarm import AlarmEvent, AlarmLevel, EndReason
 from libs.common.contracts.base import Phase
@@ -199,13 +200,13 @@ class Export:
         self._stop = asyncio.Event()
         places = listeners([service], self.settings)
         self._task = asyncio.create_task(serve([service], platform, self._stop, places), name="export")
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with http_client(f"http://127.0.0.1:{self.api_port}", "export") as http:
 
             async def ready() -> bool:
                 if self._task is not None and self._task.done():
                     self._task.result()
                 try:
-                    answer = await http.get(f"http://127.0.0.1:{self.api_port}/readyz")
+                    answer = await http.get("/readyz")
                 except httpx.HTTPError:
                     return False
                 return answer.status_code == 200
@@ -229,7 +230,7 @@ class Export:
         if self._task is not None and self._task.done():
             self._task.result()
         token = self.keys.sign_token("gateway", audience="export", subject="wang", kind="user", scopes=["export:*"])
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.api_port}", trust_env=False) as http:
+        async with http_client(f"http://127.0.0.1:{self.api_port}", "export") as http:
             answer = await http.request(
                 method, f"/api/v1{path}", json=body, headers={"authorization": f"Bearer {token}"}, timeout=10
             )

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from libs.common.bus import topics
 from libs.common.bus.pglog import PgLogBus
+from libs.common.client import NO_TLS
 from libs.common.clock import SystemClock
 from libs.common.runtime import Health, Listener, Platform, Service, serve
 from libs.common.settings import BusSettings, CommonSettings, DatabaseSettings
@@ -77,7 +78,7 @@ async def gateway(postgres_url: str, folder: Path) -> AsyncIterator[tuple[httpx.
     ]
     stop = asyncio.Event()
     running = asyncio.create_task(serve(services, platform, stop, places))
-    transport = httpx.AsyncHTTPTransport(uds=str(folder / "gateway.sock"))
+    transport = httpx.AsyncHTTPTransport(uds=str(folder / "gateway.sock"), verify=NO_TLS)
     try:
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as client:
             async with asyncio.timeout(30):

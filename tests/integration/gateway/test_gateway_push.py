@@ -14,6 +14,7 @@ from pydantic import SecretStr
 
 from libs.common.bus import topics
 from libs.common.bus.pglog import PgLogBus
+from libs.common.client import NO_TLS
 from libs.common.clock import SystemClock
 from libs.common.runtime import Health, Listener, Platform, Service, serve
 from libs.common.settings import BusSettings, CommonSettings, DatabaseSettings
@@ -75,7 +76,7 @@ async def gateway(postgres_url: str, folder: Path) -> AsyncIterator[httpx.AsyncC
     stop = asyncio.Event()
     running = asyncio.create_task(serve(services, platform, stop, places))
     try:
-        transport = httpx.AsyncHTTPTransport(uds=str(folder / "gateway.sock"))
+        transport = httpx.AsyncHTTPTransport(uds=str(folder / "gateway.sock"), verify=NO_TLS)
         async with httpx.AsyncClient(transport=transport, base_url="http://gateway", timeout=20) as client:
             async with asyncio.timeout(30):
                 while True:

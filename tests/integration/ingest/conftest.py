@@ -14,6 +14,7 @@ from pyModbusTCP.server import DataBank, ModbusServer  # type: ignore[import-unt
 
 from libs.common.bus import open_bus, topics
 from libs.common.bus.port import Received, StartAt
+from libs.common.client import NO_TLS
 from libs.common.clock import SystemClock
 from libs.common.runtime import Listener, Platform, Service, serve
 from libs.common.settings import CommonSettings
@@ -89,7 +90,7 @@ async def running(
     place = Listener(service.app, uds=folder / f"ingest-{instance}.sock")
     stop = asyncio.Event()
     task = asyncio.create_task(serve([service], platform, stop, [place]), name=f"ingest {instance}")
-    transport = httpx.AsyncHTTPTransport(uds=str(place.uds))
+    transport = httpx.AsyncHTTPTransport(uds=str(place.uds), verify=NO_TLS)
     try:
         async with httpx.AsyncClient(transport=transport, base_url="http://ingest", timeout=30) as http:
 

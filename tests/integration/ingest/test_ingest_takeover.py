@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from libs.common.bus import open_bus, topics
+from libs.common.client import NO_TLS
 from libs.common.clock import SystemClock
 from libs.common.settings import CommonSettings
 from libs.common.tokens import KeyRing
@@ -41,7 +42,7 @@ async def process(
     log = (folder / f"{instance}.log").open("wb")
     running = subprocess.Popen([sys.executable, "-m", "services.ingest"], env=environ, stdout=log, stderr=log)  # noqa: ASYNC220
     try:
-        transport = httpx.AsyncHTTPTransport(uds=str(socket))
+        transport = httpx.AsyncHTTPTransport(uds=str(socket), verify=NO_TLS)
         async with httpx.AsyncClient(transport=transport, base_url="http://ingest") as http:
 
             async def ready() -> bool:

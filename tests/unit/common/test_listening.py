@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
+from libs.common.client import NO_TLS
 from libs.common.listening import CannotListen, Listener, PortTaken, Serving
 
 
@@ -36,7 +37,7 @@ async def serving(place: Listener) -> AsyncIterator[Serving]:
 
 def client(place: Listener) -> httpx.AsyncClient:
     if place.uds is not None:
-        transport = httpx.AsyncHTTPTransport(uds=str(place.uds))
+        transport = httpx.AsyncHTTPTransport(uds=str(place.uds), verify=NO_TLS)
         return httpx.AsyncClient(transport=transport, base_url="http://localhost", trust_env=False)
     return httpx.AsyncClient(base_url=f"http://{place.place}", trust_env=False)
 

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from libs.common.client import NO_TLS
 from libs.common.testing.clock import FakeClock
 from libs.common.tokens import KeyRing
 from services.control.watchdog.engine import Watchdog
@@ -49,7 +50,7 @@ async def door(folder: Path, where: str = "inside") -> AsyncIterator[Door]:
         routes = Routes(dog, keys, version="1", stuck_for_s=lambda: silent[0], stuck_after_s=60.0)
         answer = {"anywhere": routes.answer, "inside": routes.answer_inside, "monitoring": routes.answer_monitoring}
         async with listening(answer[where], host="", port=0, uds=folder / "dog.sock"):
-            transport = httpx.AsyncHTTPTransport(uds=str(folder / "dog.sock"))
+            transport = httpx.AsyncHTTPTransport(uds=str(folder / "dog.sock"), verify=NO_TLS)
             async with httpx.AsyncClient(transport=transport, base_url="http://dog") as client:
                 yield Door(client, keys, journal, silent)
         await asyncio.sleep(0)
