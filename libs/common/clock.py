@@ -2,12 +2,20 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
 CIVIL_ZONE = ZoneInfo("Asia/Shanghai")
 """Civil days, tariffs and plans without a zone of their own are counted here."""
+
+
+class Timer(Protocol):
+    """Something that will be called."""
+
+    def cancel(self) -> object:
+        """Do not call it; nothing when it was called or cancelled already."""
 
 
 class Clock(Protocol):
@@ -21,6 +29,9 @@ class Clock(Protocol):
 
     async def sleep(self, delay_s: float) -> None:
         """Wait. [s]"""
+
+    def call_later(self, delay_s: float, call: Callable[[], None]) -> Timer:
+        """Call ``call`` in the running loop after ``delay_s``, unless it is cancelled; cheaper than a task. [s]"""
 
 
 class SystemClock:
@@ -37,6 +48,10 @@ class SystemClock:
     async def sleep(self, delay_s: float) -> None:
         """Wait without blocking the loop. [s]"""
         await asyncio.sleep(max(delay_s, 0.0))
+
+    def call_later(self, delay_s: float, call: Callable[[], None]) -> Timer:
+        """Call ``call`` in the running loop after ``delay_s``. [s]"""
+        return asyncio.get_running_loop().call_later(max(delay_s, 0.0), call)
 
 
 def require_aware(value: datetime, name: str) -> datetime:

@@ -33,6 +33,7 @@ from typing import Any
 from libs.common import metrics
 from libs.common.clock import SystemClock
 from libs.common.errors import InvalidFile, PlatformError
+from libs.common.garbage import GarbageKeeper
 from libs.common.health import Beat, Check, Health, Worker, flag_check, group_check, wait_beating
 from libs.common.listening import CannotListen, Listener, PortTaken
 from libs.common.log import setup_logging
@@ -96,11 +97,14 @@ def run(
     faulthandler.enable()
     setup_tracing(process)
     raise_file_limit()
+    garbage = GarbageKeeper()
+    garbage.begin()
     metrics.note_build(process, _release())
     logger.info("starting", extra={"version": _release(), "pid": os.getpid(), "settings": shown(common)})
     bound = _StopBound(common.drain_s + CLOSE_S + THREADS_S + FLUSH_S + MARGIN_S)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         code = runner.run(_guarded(builders, common, bound))
+    garbage.end()
     shutdown_tracing()
     bound.lift()
     return code

@@ -3,6 +3,7 @@
 import asyncio
 import heapq
 import itertools
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 
@@ -45,6 +46,16 @@ class FakeClock:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (self._monotonic + delay_s, next(self._order), future))
         await future
+
+    def call_later(self, delay_s: float, call: Callable[[], None]) -> asyncio.Future[None]:
+        """Call ``call`` when the clock has been advanced by ``delay_s``. [s]"""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda done: None if done.cancelled() else call())
+        if delay_s <= 0:
+            future.set_result(None)
+        else:
+            heapq.heappush(self._sleepers, (self._monotonic + delay_s, next(self._order), future))
+        return future
 
     async def advance(self, by_s: float) -> None:
         """Move both clocks, waking every sleeper on the way at its own time. [s]

@@ -7,10 +7,11 @@ who knows the function. So an answer is looked for by what was asked, at every p
 from functools import partial
 
 from pymodbus.framer import FramerRTU
-from pymodbus.pdu import DecodePDU, ModbusPDU
+from pymodbus.pdu import ModbusPDU
 
 from libs.common.errors import InvalidInput
 from services.ingest.drivers.modbus import ModbusDevice, unit_of
+from services.ingest.drivers.modbus_answers import decode_answer
 from services.ingest.drivers.port import Address, BadAnswer
 from services.ingest.drivers.stream import StreamLine
 
@@ -23,8 +24,6 @@ EXCEPTION = 0x80
 EXCEPTION_BYTES = 5
 ECHO_BYTES = 8
 """An answer to a write."""
-
-_DECODER = DecodePDU(False)
 
 
 def frame(pdu: ModbusPDU) -> bytes:
@@ -88,7 +87,7 @@ class RtuAsking:
             raise InvalidInput(f"{what}: {exc}") from exc
         scan = partial(scan_answer, unit=pdu.dev_id, function=pdu.function_code)
         found = await self._line.exchange(request, scan, device=self._device_id, what=what, timeout_s=timeout_s)
-        answer = _DECODER.decode(found)
+        answer = decode_answer(found)
         if answer is None:
             raise BadAnswer(f"{what}: no Modbus answer", raw=self.distrust())
         return answer

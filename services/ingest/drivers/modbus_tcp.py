@@ -1,20 +1,18 @@
-"""Modbus TCP on pymodbus, behind our own framing of errors and times.
+"""Modbus TCP: one request at a time on one connection, its answer known by the number that it repeats.
 
-What pymodbus 3.16 does and this module works around (southbound.md 2.2 to 2.4):
+Requests and answers are pymodbus's classes; the connection is ours. The library's client makes two tasks and two timers
+of a request, keeps a log of texts, and closes the connection by itself after some unanswered requests, so that a dead
+unit behind a gateway would tear down its neighbours. When the connection is doubted here is ``liveness.py``'s.
 
-* It closes the connection by itself after some unanswered requests, so a dead unit behind a gateway would
-  tear down its neighbours. Our time limit is shorter than the library's, which therefore never counts one;
-  when the connection is doubted is ``liveness.py``'s.
-* Errors come in three ways: returned (exception answers), raised (silence), and as a wrong type or length.
+Source:
+    MODBUS Messaging on TCP/IP Implementation Guide V1.0b, 3.1 (MBAP header) and 4.2; southbound.md 2.2 to 2.4.
 """
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+import socket
+import struct
 
-from pymodbus.client import AsyncModbusTcpClient
-from pymodbus.exceptions import ConnectionException, ModbusException
-from pymodbus.framer import FramerType
 from pymodbus.pdu import ModbusPDU
 
 from libs.common.clock import Clock
@@ -22,15 +20,148 @@ from libs.common.errors import InvalidInput
 from libs.common.profiles import Protocol
 from services.ingest.drivers.liveness import Liveness
 from services.ingest.drivers.modbus import ModbusDevice, unit_of
+from services.ingest.drivers.modbus_answers import decode_answer
 from services.ingest.drivers.port import Address, BadAnswer, DeviceSilent, LineDown
 from services.ingest.drivers.taps import Taps
 
-# The library logs every unanswered request as an error; silence is counted and judged here.
+# The library logs every frame that it cannot decode as a warning; what that means is judged here.
 logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)
 
 CONNECT_TIMEOUT_S = 5.0
 MAX_KEPT_BYTES = 512
 """Of what came and was no answer. [B]"""
+MAX_UNSENT_BYTES = 4096
+"""A peer that takes less than this of what is sent is as good as gone. [B]"""
+HEAD = struct.Struct(">HHHB")
+"""Transaction, protocol (0), octets from the unit on, unit."""
+LENGTHS = range(2, 255)
+"""Octets that may follow the length: unit and function at least, a PDU of 253 at most."""
+MOST_NUMBER = 0xFFFF
+
+
+class Unreadable(Exception):
+    """What comes on the connection is no Modbus TCP, and where the next frame would begin is not known."""
+
+
+class Hanging(asyncio.Protocol):
+    """One connection, and the request that hangs on it.
+
+    An answer counts when it repeats the request's number and unit. Devices exist that answer every request with number
+    0: theirs is taken as long as nothing on this connection has gone unanswered, so that it cannot be a late one.
+    """
+
+    def __init__(self, line: "ModbusTcpLine") -> None:
+        self._line = line
+        self._transport: asyncio.Transport | None = None
+        self._data = b""
+        self._number = 0
+        self._unit = 0
+        self._waiter: asyncio.Future[bytes] | None = None
+        self._unanswered = False
+        self.ended: str | None = None
+        """Why nothing more comes; None while something may."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport, and let the kernel notice a peer that is gone."""
+        self._transport = transport  # type: ignore[assignment]  # uvloop's is none, but behaves like one
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def data_received(self, data: bytes) -> None:
+        """Give the answer to whoever waits for it; drop what answers nothing."""
+        self._line.note_received(data)
+        self._data = self._data + data if self._data else data
+        try:
+            while (found := self._next_frame()) is not None:
+                self._take(*found)
+        except Unreadable as exc:
+            self._end(str(exc), exc)
+            self.abort()
+
+    def eof_received(self) -> bool | None:
+        """Close: there is no half-open conversation with a device."""
+        self._end("the peer has hung up")
+        return None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whoever waits."""
+        self._end("the peer has hung up" if exc is None else str(exc))
+
+    async def ask(self, pdu: bytes, unit: int, limit_s: float) -> bytes:
+        """Send a request and return the PDU of its answer; one at a time.
+
+        Raises:
+            LineDown: It could not be sent.
+            TimeoutError: Nothing came in time.
+            OSError: The connection broke after the request was sent: it may have been done.
+            Unreadable: What came is no Modbus TCP.
+        """
+        if self._transport is None or self.ended is not None:
+            raise LineDown(f"{self._line.place}: {self.ended or 'not connected'}")
+        if self._transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            self.abort()
+            raise LineDown(f"{self._line.place} does not take what is sent")
+        self._number = self._number % MOST_NUMBER + 1
+        self._unit = unit
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bytes] = loop.create_future()
+        self._waiter = waiter
+        timer = loop.call_later(limit_s, _expire, waiter)
+        answered = False
+        try:
+            sent = HEAD.pack(self._number, 0, len(pdu) + 1, unit) + pdu
+            self._line.note_sent(sent)
+            self._transport.write(sent)
+            answer = await waiter
+            answered = True
+            return answer
+        finally:
+            timer.cancel()
+            self._waiter = None
+            self._unanswered = self._unanswered or not answered
+
+    def abort(self) -> None:
+        """Disconnect at once."""
+        self._end("disconnected")
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _next_frame(self) -> tuple[int, int, bytes] | None:
+        """Take the next whole frame off what has come: number, unit and PDU.
+
+        Raises:
+            Unreadable: None can begin here.
+        """
+        data = self._data
+        if len(data) < HEAD.size + 1:
+            return None
+        number, protocol, length, unit = HEAD.unpack_from(data)
+        if protocol != 0 or length not in LENGTHS:
+            raise Unreadable(f"no Modbus TCP: {data[:16].hex(' ')}")
+        end = 6 + length
+        if len(data) < end:
+            return None
+        if length == LENGTHS[0] and len(data) == end + 1 and data[HEAD.size] & 0x80:
+            end += 1  # Some devices forget to count the octet of an exception.
+        self._data = data[end:]
+        return number, unit, data[HEAD.size : end]
+
+    def _take(self, number: int, unit: int, pdu: bytes) -> None:
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return
+        # Unit 0 in a request asks the device at this address itself, which answers with a unit of its choice.
+        if self._unit and unit != self._unit:
+            return
+        if number == self._number or (number == 0 and not self._unanswered):
+            waiter.set_result(pdu)
+
+    def _end(self, reason: str, exc: Exception | None = None) -> None:
+        if self.ended is None:
+            self.ended = reason
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_exception(exc or ConnectionError(reason))
 
 
 class ModbusTcpLine:
@@ -60,11 +191,12 @@ class ModbusTcpLine:
         """
         self._host = host
         self._port = port
+        self.place = f"{host}:{port}"
         self._clock = clock
         self._timeout_s = timeout_s
         self._pacing_s = pacing_s
         self._max_gap = max_gap
-        self._client: AsyncModbusTcpClient | None = None
+        self._connection: Hanging | None = None
         self._last_request_at = float("-inf")
         self._liveness = Liveness()
         self._heard = b""
@@ -89,10 +221,11 @@ class ModbusTcpLine:
 
     async def close(self) -> None:
         """Close the connection."""
-        client, self._client = self._client, None
+        connection, self._connection = self._connection, None
         self._liveness = Liveness()
-        if client is not None:
-            client.close()
+        if connection is not None:
+            connection.abort()
+            await asyncio.sleep(0)  # the loop lets go of the socket in its next round
 
     async def request(self, what: str, pdu: ModbusPDU, *, device: str, timeout_s: float | None = None) -> ModbusPDU:
         """Send one request and return its answer; one at a time, by whoever owns the line.
@@ -107,94 +240,73 @@ class ModbusTcpLine:
             LineDown, DeviceSilent, BadAnswer: As the port says.
             InvalidInput: The request cannot be written.
         """
-        client = await self._connected()
-        await self._keep_pace()
+        try:
+            request = bytes((pdu.function_code,)) + pdu.encode()
+        except ValueError as exc:
+            raise InvalidInput(f"{what}: {exc}") from exc
+        connection = await self._connected()
+        if self._pacing_s:
+            await self._keep_pace()
         self._heard, self._asked = b"", device
         limit_s = self._timeout_s if timeout_s is None else min(timeout_s, CONNECT_TIMEOUT_S)
         try:
-            answer = await self._within_time(client.execute(False, pdu), limit_s)
+            found = await connection.ask(request, pdu.dev_id, limit_s)
         except TimeoutError:
             if device and self._liveness.silent(device):
                 await self.close()
             raise DeviceSilent(f"{what}: no answer within {limit_s:g} s", raw=self._heard) from None
-        except ConnectionException as exc:
-            await self.close()
-            raise LineDown(f"{self._host}:{self._port}: {exc}") from exc
-        except (ModbusException, OSError) as exc:
+        except (OSError, Unreadable) as exc:
             # Sent, and then something broke: what was asked may have been done.
             await self.close()
             raise DeviceSilent(f"{what}: {exc}", raw=self._heard) from exc
-        except ValueError as exc:
-            raise InvalidInput(f"{what}: {exc}") from exc
         finally:
             self._last_request_at = self._clock.monotonic()
         if device:
             self._liveness.answered(device)
+        answer = decode_answer(found)
         if answer is None:
-            raise BadAnswer(f"{what}: no answer object", raw=self._heard)
+            raise BadAnswer(f"{what}: no Modbus answer", raw=self._heard)
         return answer
-
-    async def _within_time(
-        self, asking: Coroutine[object, object, ModbusPDU | None], limit_s: float
-    ) -> ModbusPDU | None:
-        """Return the answer, or raise ``TimeoutError``.
-
-        The request is a task of its own: the library waits by ``asyncio.wait_for``, which in Python 3.11 swallows a
-        cancellation that comes together with its result. It must not swallow that of our own task.
-        """
-        task = asyncio.create_task(asking, name="modbus request")
-        try:
-            await asyncio.wait([task], timeout=limit_s)
-        finally:
-            while not task.done():
-                task.cancel()
-                await asyncio.wait([task], timeout=0.1)
-        if task.cancelled():
-            raise TimeoutError
-        return task.result()
 
     @property
     def heard(self) -> bytes:
         """What came after the last request."""
         return self._heard
 
-    async def _connected(self) -> AsyncModbusTcpClient:
-        if self._client is not None and self._client.connected:
-            return self._client
+    def note_sent(self, data: bytes) -> None:
+        """Let listeners see a request."""
+        self.taps.tell(self._asked, data, sent=True)
+
+    def note_received(self, data: bytes) -> None:
+        """Keep what came, and let listeners see it."""
+        self.taps.tell(self._asked, data, sent=False)
+        if len(self._heard) < MAX_KEPT_BYTES:
+            self._heard = (self._heard + data)[:MAX_KEPT_BYTES] if self._heard else data[:MAX_KEPT_BYTES]
+
+    async def _connected(self) -> Hanging:
+        if self._connection is not None and self._connection.ended is None:
+            return self._connection
         await self.close()
-        client = AsyncModbusTcpClient(
-            self._host,
-            port=self._port,
-            framer=FramerType.SOCKET,
-            # Never reached by a request: ours is shorter. It bounds the connecting.
-            timeout=max(CONNECT_TIMEOUT_S, 2 * self._timeout_s),
-            retries=0,
-            reconnect_delay=0,
-            trace_packet=self._trace,
-        )
+        loop = asyncio.get_running_loop()
         try:
-            connected = await client.connect()
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                _, connection = await loop.create_connection(lambda: Hanging(self), self._host, self._port)
+        except TimeoutError:
+            raise LineDown(f"{self.place} cannot be connected: no answer within {CONNECT_TIMEOUT_S:g} s") from None
         except (OSError, UnicodeError) as exc:  # a name that cannot even be asked for
-            client.close()
-            raise LineDown(f"{self._host}:{self._port} cannot be connected: {exc}") from exc
-        if not connected:
-            client.close()
-            raise LineDown(f"{self._host}:{self._port} cannot be connected")
-        self._client = client
-        return client
+            raise LineDown(f"{self.place} cannot be connected: {exc}") from exc
+        self._connection = connection
+        return connection
 
     async def _keep_pace(self) -> None:
         wait_s = self._last_request_at + self._pacing_s - self._clock.monotonic()
         if wait_s > 0:
             await self._clock.sleep(wait_s)
 
-    def _trace(self, sending: bool, data: bytes) -> bytes:
-        self.taps.tell(self._asked, data, sent=sending)
-        if sending:
-            return data
-        # The library shows all that it holds each time, not only what is new.
-        self._heard = data[:MAX_KEPT_BYTES]
-        return data
+
+def _expire(waiter: asyncio.Future[bytes]) -> None:
+    if not waiter.done():
+        waiter.set_exception(TimeoutError())
 
 
 class TcpAsking:

@@ -25,6 +25,9 @@ from services.ingest.store.history import LatestRow, Row
 
 logger = logging.getLogger(__name__)
 
+AT_A_TIME = 1000
+"""Reports made ready between two statements: some ten milliseconds of work, in which nothing else of this process is
+done. A backlog comes in batches of thousands, and the polls of that time would all be late."""
 MAX_MOVES = 20
 """Different reports of one device under one time and one arrival that are kept; more of them is no device."""
 OLD = timedelta(days=2)
@@ -65,9 +68,11 @@ class HistoryHandler:
     async def handle(self, conn: WriteConn, batch: Sequence[Received]) -> None:
         """Store a batch."""
         began = time.perf_counter()
-        reports = [report for received in batch if (report := _report(received)) is not None]
-        if reports:
-            await self.store(conn, reports)
+        for first in range(0, len(batch), AT_A_TIME):
+            part = batch[first : first + AT_A_TIME]
+            reports = [report for received in part if (report := _report(received)) is not None]
+            if reports:
+                await self.store(conn, reports)
         metrics.HISTORY_SECONDS.observe(time.perf_counter() - began)
 
     def committed(self) -> None:

@@ -8,15 +8,9 @@ from libs.common.clock import Clock
 async def wait_for(event: asyncio.Event, clock: Clock, delay_s: float) -> None:
     """Return when ``event`` is set, at the latest after ``delay_s``, and leave the event cleared. [s]"""
     if not event.is_set() and delay_s > 0:
-
-        async def sleep() -> None:
-            await clock.sleep(delay_s)
-            event.set()
-
-        sleeper = asyncio.create_task(sleep(), name="wait_for")
+        timer = clock.call_later(delay_s, event.set)
         try:
             await event.wait()
         finally:
-            sleeper.cancel()
-            await asyncio.wait([sleeper])
+            timer.cancel()
     event.clear()

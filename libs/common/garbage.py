@@ -1,0 +1,67 @@
+"""Cyclic garbage, collected so that nobody waits for it: no collection stops the process for long, but one a day.
+
+A full collection looks at every container that lives. With a registry in memory that is a quarter of a second, several
+times a minute under load, in which no device is asked and no command is taken. So what has survived a long one is set
+aside and not looked at again (``gc.freeze``), and the next ones are as short as what has come since is small. Objects
+set aside still go by their reference counts; only cycles among them stay. Once a day all is looked at again.
+"""
+
+import gc
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+YOUNG = 10_000
+"""Containers made and not yet given back, after which the young are looked at. The default of 700 looks at messages
+that are under way, finds them alive and so calls them old, which makes the full collections come often."""
+LONG_S = 0.02
+"""A full collection that takes more than this ends with setting aside what it found alive. [s of processor time]"""
+WHOLE_EVERY_S = 86400.0
+OLDEST = 2
+
+
+class GarbageKeeper:
+    """Hears of every collection of this process; see the module."""
+
+    def __init__(
+        self,
+        monotonic: Callable[[], float] = time.monotonic,
+        processor: Callable[[], float] = time.thread_time,
+    ) -> None:
+        """Prepare; nothing happens before ``begin``.
+
+        Args:
+            monotonic: For the day between two whole collections. [s]
+            processor: Time that this thread has worked; a collection is not long because others work. [s]
+        """
+        self._monotonic = monotonic
+        self._processor = processor
+        self._thresholds = gc.get_threshold()
+        self._began_at = 0.0
+        self._whole_at = monotonic()
+
+    def begin(self) -> None:
+        """Take charge of this process's collections."""
+        self._thresholds = gc.get_threshold()
+        gc.set_threshold(YOUNG, *self._thresholds[1:])
+        gc.callbacks.append(self.heard)
+
+    def end(self) -> None:
+        """Leave them as they were."""
+        gc.callbacks.remove(self.heard)
+        gc.set_threshold(*self._thresholds)
+        gc.unfreeze()
+
+    def heard(self, phase: str, info: Mapping[str, Any]) -> None:
+        """A collection begins or has ended; the interpreter calls this, whatever thread it is in."""
+        if info["generation"] != OLDEST:
+            return
+        if phase == "start":
+            self._began_at = self._processor()
+            return
+        if self._processor() - self._began_at > LONG_S:
+            gc.freeze()
+        if self._monotonic() - self._whole_at >= WHOLE_EVERY_S:
+            # The next one sees everything, is long for that, and sets aside what it found alive.
+            self._whole_at = self._monotonic()
+            gc.unfreeze()

@@ -1,0 +1,68 @@
+"""Collections that set aside what they found alive."""
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from libs.common.garbage import LONG_S, OLDEST, WHOLE_EVERY_S, YOUNG, GarbageKeeper
+
+
+class Times:
+    """Both clocks of a keeper."""
+
+    def __init__(self) -> None:
+        self.monotonic = self.processor = 0.0
+
+
+@pytest.fixture
+def times() -> Times:
+    return Times()
+
+
+@pytest.fixture
+def keeper(times: Times) -> Iterator[GarbageKeeper]:
+    keeper = GarbageKeeper(lambda: times.monotonic, lambda: times.processor)
+    keeper.begin()
+    gc.callbacks.remove(keeper.heard)  # the test says when a collection was
+    yield keeper
+    gc.callbacks.append(keeper.heard)
+    keeper.end()
+
+
+def collected(keeper: GarbageKeeper, times: Times, took_s: float, generation: int = OLDEST) -> None:
+    keeper.heard("start", {"generation": generation})
+    times.processor += took_s
+    keeper.heard("stop", {"generation": generation})
+
+
+def test_what_survives_a_long_collection_is_set_aside(keeper: GarbageKeeper, times: Times) -> None:
+    collected(keeper, times, LONG_S * 2, generation=1)
+    collected(keeper, times, LONG_S / 2)
+    assert gc.get_freeze_count() == 0
+    collected(keeper, times, LONG_S * 2)
+    assert gc.get_freeze_count() > 1000
+
+
+def test_once_a_day_all_is_looked_at_again(keeper: GarbageKeeper, times: Times) -> None:
+    collected(keeper, times, LONG_S * 2)
+    times.monotonic = WHOLE_EVERY_S - 1
+    collected(keeper, times, 0.0)
+    assert gc.get_freeze_count() > 0
+    times.monotonic = WHOLE_EVERY_S
+    collected(keeper, times, 0.0)
+    assert gc.get_freeze_count() == 0
+    collected(keeper, times, LONG_S * 2)
+    assert gc.get_freeze_count() > 0
+
+
+def test_the_interpreter_tells_it_and_gets_its_own_ways_back() -> None:
+    before = gc.get_threshold()
+    keeper = GarbageKeeper(processor=iter(range(1000)).__next__)
+    keeper.begin()
+    assert gc.get_threshold()[0] == YOUNG
+    gc.collect()
+    assert gc.get_freeze_count() > 0  # by that clock it took a second
+    keeper.end()
+    assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)
+    assert keeper.heard not in gc.callbacks
