@@ -17,7 +17,8 @@ from services.ingest.drivers.stream import StreamLine
 
 UNITS = (1, 247)
 """0 is everybody's and never answered: a write to it would switch every device on the pair. 248 up is reserved."""
-COUNTED = (1, 2, 3, 4, 17)
+READS = (1, 2, 3, 4)
+COUNTED = (*READS, 17)
 """Functions whose answer has its byte count after them: reads, and the report of a server's id."""
 IDENTIFICATION = 43
 EXCEPTION = 0x80
@@ -36,7 +37,7 @@ def frame(pdu: ModbusPDU) -> bytes:
     return body + _crc(body)
 
 
-def scan_answer(data: bytes, *, unit: int, function: int) -> tuple[int, bytes | None]:
+def scan_answer(data: bytes, *, unit: int, function: int, request: bytes = b"") -> tuple[int, bytes | None]:
     """Find the answer of a unit to a function, as ``stream.Scan``.
 
     Bytes before it are garbage: noise, an echo of the request, a frame of somebody else. A place where an answer
@@ -46,6 +47,8 @@ def scan_answer(data: bytes, *, unit: int, function: int) -> tuple[int, bytes | 
         data: What has come.
         unit: Who was asked.
         function: What with.
+        request: The frame that asked. A half-duplex converter gives it back, and that of a read from address 0x0300 on
+            is an answer of three bytes by its form; a write is answered by its own frame.
 
     Returns:
         Bytes done with, and the answer from its function code to before its checksum.
@@ -56,6 +59,8 @@ def scan_answer(data: bytes, *, unit: int, function: int) -> tuple[int, bytes | 
         length = _length(data, start, function)
         if length is None or start + length > len(data):
             kept = start if kept is None else kept
+        elif function in READS and request and data.startswith(request, start):
+            start += len(request) - 1  # our own
         elif length and _crc(data[start : start + length - 2]) == data[start + length - 2 : start + length]:
             return start + length, data[start + 1 : start + length - 2]
         start = data.find(unit, start + 1)
@@ -85,7 +90,7 @@ class RtuAsking:
             request = frame(pdu)
         except ValueError as exc:
             raise InvalidInput(f"{what}: {exc}") from exc
-        scan = partial(scan_answer, unit=pdu.dev_id, function=pdu.function_code)
+        scan = partial(scan_answer, unit=pdu.dev_id, function=pdu.function_code, request=request)
         found = await self._line.exchange(request, scan, device=self._device_id, what=what, timeout_s=timeout_s)
         answer = decode_answer(found)
         if answer is None:

@@ -28,6 +28,8 @@ from services.ingest.drivers.taps import Taps
 logging.getLogger("pymodbus.logging").setLevel(logging.CRITICAL)
 
 CONNECT_TIMEOUT_S = 5.0
+READS = (1, 2, 3, 4)
+"""Functions whose answer never is the request itself."""
 MAX_KEPT_BYTES = 512
 """Of what came and was no answer. [B]"""
 MAX_UNSENT_BYTES = 4096
@@ -263,6 +265,9 @@ class ModbusTcpLine:
             self._last_request_at = self._clock.monotonic()
         if device:
             self._liveness.answered(device)
+        if found == request and pdu.function_code in READS:
+            # By its form it is an answer: a read from address 0x0200 on says that two bytes follow.
+            raise BadAnswer(f"{what}: the request came back as its own answer", raw=self._heard)
         answer = decode_answer(found)
         if answer is None:
             raise BadAnswer(f"{what}: no Modbus answer", raw=self._heard)

@@ -3,9 +3,16 @@
 import itertools
 
 import hypothesis.strategies as st
-from hypothesis import given
+from hypothesis import example, given
+from pymodbus.pdu import ModbusPDU
+from pymodbus.pdu.bit_message import ReadCoilsRequest
+from pymodbus.pdu.mei_message import ReadDeviceInformationRequest
+from pymodbus.pdu.other_message import ReportDeviceIdRequest
+from pymodbus.pdu.register_message import ReadHoldingRegistersRequest, WriteSingleRegisterRequest
 
-from services.ingest.drivers.modbus_rtu import scan_answer
+from services.ingest.drivers.modbus_rtu import RtuAsking, scan_answer
+from services.ingest.drivers.port import BadAnswer, DeviceSilent
+from tests.unit.ingest.line_of_frames import Wire, line_of
 
 
 def crc16(data: bytes) -> bytes:
@@ -22,12 +29,12 @@ def whole(unit: int, pdu: bytes) -> bytes:
     return body + crc16(body)
 
 
-def fed(chunks: list[bytes], unit: int, function: int) -> bytes | None:
+def fed(chunks: list[bytes], unit: int, function: int, request: bytes = b"") -> bytes | None:
     """Return what a line that is fed in chunks finds."""
     rest = b""
     for chunk in chunks:
         rest += chunk
-        consumed, found = scan_answer(rest, unit=unit, function=function)
+        consumed, found = scan_answer(rest, unit=unit, function=function, request=request)
         assert 0 <= consumed <= len(rest)
         rest = rest[consumed:]
         if found is not None:
@@ -86,3 +93,44 @@ def test_answer_of_another_unit_or_function_is_none() -> None:
 def test_echo_of_the_request_is_skipped() -> None:
     request, answer = whole(1, b"\x03\x00\x00\x00\x02"), whole(1, b"\x03\x04\x00\x01\x00\x02")
     assert scan_answer(request + answer, unit=1, function=3) == (17, b"\x03\x04\x00\x01\x00\x02")
+
+
+@given(UNITS, st.integers(1, 4), st.integers(0, 0xFFFF), st.integers(1, 125), st.lists(st.integers(0, 30), max_size=3))
+@example(1, 3, 0x0310, 1, [])
+@example(1, 1, 0x0310, 24, [])
+def test_echo_is_never_an_answer_whatever_was_asked(
+    unit: int, function: int, address: int, count: int, places: list[int]
+) -> None:
+    """An echo of a read at 0x0310 is, by its form, an answer with three bytes of data."""
+    request = whole(unit, bytes([function]) + address.to_bytes(2, "big") + count.to_bytes(2, "big"))
+    answer = bytes([function, 2, 0x12, 0x34])
+    assert fed(cut(request + request, places), unit, function, request) is None
+    assert fed(cut(request + whole(unit, answer), places), unit, function, request) == answer
+
+
+def test_write_is_answered_by_its_own_frame() -> None:
+    request = whole(1, b"\x06\x03\x10\x00\x01")
+    assert scan_answer(request, unit=1, function=6, request=request) == (8, request[1:-2])
+
+
+QUESTIONS = [
+    ReadHoldingRegistersRequest(address=0, count=1, dev_id=7),
+    ReadCoilsRequest(address=0, count=9, dev_id=7),
+    WriteSingleRegisterRequest(address=0, registers=[1], dev_id=7),
+    ReportDeviceIdRequest(dev_id=7),
+    ReadDeviceInformationRequest(dev_id=7),
+]
+
+
+@given(st.sampled_from(QUESTIONS), st.booleans(), st.binary(max_size=40))
+@example(QUESTIONS[4], False, b"\x0e\x01\x01\x00\x00\xff")
+@example(QUESTIONS[4], False, b"\x0e\x01\x01\x00\x00\x01\x00\x02\xff\xfe")
+async def test_any_content_of_a_frame_is_an_answer_or_the_drivers_own_error(
+    question: ModbusPDU, refused: bool, content: bytes
+) -> None:
+    answer = whole(7, bytes([question.function_code | (0x80 if refused else 0)]) + content)
+    asking = RtuAsking(line_of(Wire(lambda _: answer)), "m-1")
+    try:
+        assert isinstance(await asking.request("m-1", question), ModbusPDU)
+    except (DeviceSilent, BadAnswer):
+        pass
