@@ -46,7 +46,7 @@ LATE_S = 0.11
 WITHIN_S = 60.0
 """For everything that one trick takes on a busy machine; a hang takes longer."""
 ATTEMPTS = 3
-LEAST_SENT, MOST_MEMORY = 8 << 20, 4 << 20
+LEAST_SENT, MOST_MEMORY = 4 << 20, 3 << 20
 """What the peer sends, and what driver, peer and test together may take more than before. [B]"""
 OWN_ERRORS = (LineDown, DeviceSilent, DeviceRefused, BadAnswer)
 REGISTRATION = b"DTU-0001"
