@@ -12,7 +12,10 @@ DATA_DIR := $(if $(WATTRING_DATA_DIR),$(WATTRING_DATA_DIR),.data)
 PROJECTS := pyproject.toml uv.lock $(wildcard libs/*/pyproject.toml services/*/pyproject.toml)
 SOURCES := libs services tests
 COMPOSE = $(shell for engine in "docker compose" "podman compose"; do $$engine version >/dev/null 2>&1 && echo "$$engine" && break; done)
-JOBS ?= 2
+# More than there are cores on a small machine, since tests with processes wait as much as they compute; the tests are
+# handed out one by one, in their order.
+JOBS ?= 3
+SPREAD := -n $(JOBS) --maxschedchunk=1
 # A test with real processes gets a second try on a busy machine; it is printed as RERUN and wants mending.
 RERUNS ?= 1
 T ?= tests
@@ -37,9 +40,9 @@ test: setup ## set up real Kafka, PostgreSQL and a browser, and run every test
 	@deploy/setup/backing-services
 	@deploy/setup/test-peers
 	@if [ -z "$$KAFKA_BOOTSTRAP_SERVERS" ] && command -v java mvn >/dev/null; then deploy/kafka/kafka.sh jars >/dev/null; fi
-	$(BIN)/pytest -n $(JOBS) --reruns $(RERUNS) $(T)
+	$(BIN)/pytest $(SPREAD) --reruns $(RERUNS) $(T)
 ifeq ($(T),tests)
-	deploy/setup/with-system-postgres $(BIN)/pytest -n $(JOBS) --reruns $(RERUNS) -m "postgres and not e2e" tests
+	deploy/setup/with-system-postgres $(BIN)/pytest $(SPREAD) --reruns $(RERUNS) -m "sql and not kafka" tests/contract tests/deploy tests/integration
 endif
 
 lint: setup ## check style, import rules and the lock file
@@ -68,7 +71,7 @@ bench: setup ## measure speed and memory, print them beside others' figures, wri
 	$(BIN)/python -m libs.suite.bench
 
 fuzz: setup ## run the property tests with many more examples
-	$(BIN)/pytest -n $(JOBS) -m hypothesis --hypothesis-profile=fuzz --timeout=3600 tests
+	$(BIN)/pytest $(SPREAD) -m hypothesis --hypothesis-profile=fuzz --timeout=3600 tests
 
 image: ## build one service's image: make image SERVICE=ingest
 	@$(call need_engine)

@@ -70,6 +70,11 @@ def _has_room(folder: Path) -> bool:
     return os.access(folder, os.W_OK) and not place.f_flag & os.ST_NOEXEC and free >= ROOM_BYTES
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the stories of whole processes: what takes a minute would otherwise end alone."""
+    items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Put every async test under ``no_task_left``; the others need no event loop for it."""
     if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):

@@ -47,7 +47,7 @@ from libs.common.errors import Unavailable
 from libs.common.settings import BusSettings, CommonSettings, DatabaseSettings
 from libs.common.testing.bus import Recorder, create_effects_schema, effects, running, until
 
-pytestmark = [pytest.mark.integration, pytest.mark.postgres]
+pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
 SCHEMA = "probe"
 LEASE_S = 2.0

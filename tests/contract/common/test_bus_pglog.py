@@ -26,7 +26,7 @@ from libs.common.clock import SystemClock
 from libs.common.settings import BusSettings, DatabaseSettings
 from libs.common.testing.bus import until
 
-pytestmark = [pytest.mark.integration, pytest.mark.postgres]
+pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
 LEASE_S = 2.0
 

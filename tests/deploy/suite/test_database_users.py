@@ -13,7 +13,7 @@ from libs.common.migrations import migrate
 from libs.common.settings import SERVICES, DatabaseSettings
 from libs.suite.postgres import bundled_binaries
 
-pytestmark = [pytest.mark.integration, pytest.mark.postgres]
+pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 ROLES = Path(__file__).parents[3] / "deploy" / "postgres" / "roles.sql"
 
 

@@ -25,7 +25,7 @@ from services.alarm.worker.deliveries import DeliveriesHandler
 from services.alarm.worker.measure import Measure
 from tests.integration.alarm.alarm_world import FAILURE, LOW, START, World, at
 
-pytestmark = [pytest.mark.integration, pytest.mark.postgres]
+pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
 
 async def test_a_sag_on_one_phase_raises_voltage_too_low_and_ends(world: World) -> None:

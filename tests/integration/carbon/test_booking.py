@@ -30,7 +30,7 @@ from services.carbon.queries import Queries
 from services.carbon.usecases import Booking
 from services.carbon.worker import BookingHandler, OutboxPublisher, Recomputation
 
-pytestmark = [pytest.mark.integration, pytest.mark.postgres]
+pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 START = datetime(2026, 3, 1, 16, tzinfo=UTC)

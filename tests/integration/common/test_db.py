@@ -15,7 +15,7 @@ from libs.common.errors import NotFound
 from libs.common.settings import SERVICES, DatabaseSettings
 from libs.suite.postgres import EXPENDABLE, EmbeddedPostgres
 
-pytestmark = [pytest.mark.integration, pytest.mark.postgres]
+pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
 
 def settings(url: str, **changes: float) -> DatabaseSettings:

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from libs.common.db import Database
 from libs.common.settings import DatabaseSettings
 
-pytestmark = [pytest.mark.integration, pytest.mark.postgres]
+pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
 
 async def test_an_error_on_the_way_out_does_not_take_the_place_of_a_cancellation(postgres_url: str) -> None:

@@ -14,7 +14,7 @@ from libs.common.errors import InvalidInput, Unavailable
 from libs.common.jobs import Handler, JobContext, JobNotFound, JobWorker, enqueue, fetch_job, list_jobs
 from libs.common.settings import DatabaseSettings
 
-pytestmark = [pytest.mark.integration, pytest.mark.postgres]
+pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
 
 class Statements:

@@ -12,7 +12,7 @@ from libs.common.settings import DatabaseSettings
 from libs.common.testing.bus import create_effects_schema
 from libs.common.testing.clock import FakeClock
 
-pytestmark = [pytest.mark.integration, pytest.mark.postgres]
+pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
 TTL_S = 60.0
 

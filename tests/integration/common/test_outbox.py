@@ -14,7 +14,7 @@ from libs.common.db import Database
 from libs.common.settings import DatabaseSettings
 from libs.common.testing.bus import create_effects_schema, until
 
-pytestmark = [pytest.mark.integration, pytest.mark.postgres]
+pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
 
 class ScriptedBus:

@@ -21,7 +21,7 @@ from libs.common.migrations import migrate
 from libs.common.registry import RegistryNotReady, RegistryView, create_registry_tables
 from libs.common.settings import BusSettings, DatabaseSettings
 
-pytestmark = [pytest.mark.integration, pytest.mark.postgres]
+pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 CLOCK = SystemClock()

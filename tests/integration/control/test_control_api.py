@@ -11,7 +11,7 @@ import pytest
 from tests.integration.control.fake_ingest import until
 from tests.integration.control.test_control_process import Installation, installation, plan_body
 
-pytestmark = [pytest.mark.integration, pytest.mark.postgres]
+pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
 GOOD = {
     "name": "p", "load_ids": ["aau-1"], "first_date": "2099-05-01", "last_date": "2099-06-01",

@@ -8,7 +8,7 @@ from libs.common.bus import topics
 from services.control.domain.plans import Schedule, Window
 from tests.integration.control.control_world import World, local
 
-pytestmark = [pytest.mark.integration, pytest.mark.postgres]
+pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
 
 async def plan_in(world: World, *load_ids: str, off_in_s: float = 60, off_for_s: float = 600) -> str:

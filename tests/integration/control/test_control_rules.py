@@ -12,7 +12,7 @@ from services.control.usecases.isolations import IsolationRequest, LoadIsolated,
 from services.control.usecases.orders import Group, SwitchOrder, WakeOrder
 from tests.integration.control.control_world import SITE, World, local
 
-pytestmark = [pytest.mark.integration, pytest.mark.postgres]
+pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
 
 async def plan_in(world: World, *load_ids: str, off_in_s: float = 60, off_for_s: float = 600) -> str:

@@ -119,6 +119,7 @@ async def test_order_is_kept_and_each_is_acknowledged_once_by_a_faulty_centre(
         assert told == [(serial, flag) for serial in serials for flag in ("BEGIN", "END")]
 
 
+@pytest.mark.sql
 async def test_one_bad_alarm_does_not_hold_up_the_others(export: Export, centre: ScriptedCentre, kit: Kit) -> None:
     async def hates_power_failures(heard: Heard) -> Answer:
         if heard.name == "SEND_ALARM" and any(alarm["Id"] == "0416001001" for alarm in heard.alarms()):
@@ -216,6 +217,7 @@ async def test_an_event_that_comes_twice_is_told_once(export: Export, centre: Sc
     ]
 
 
+@pytest.mark.sql
 async def test_numbers_wrap_and_pass_over_those_of_open_alarms(
     export: Export, centre: ScriptedCentre, kit: Kit, postgres_url: str
 ) -> None:
@@ -241,6 +243,7 @@ async def test_numbers_wrap_and_pass_over_those_of_open_alarms(
     ]
 
 
+@pytest.mark.sql
 async def test_what_is_no_alarm_event_is_put_aside_and_the_rest_goes_on(
     export: Export, centre: ScriptedCentre, kit: Kit, postgres_url: str
 ) -> None:

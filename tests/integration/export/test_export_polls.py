@@ -127,6 +127,7 @@ async def test_an_alarm_shows_in_the_values_while_it_holds(export: Export, centr
     await kit.until(lambda: shows(("2", "0", "0")))
 
 
+@pytest.mark.sql
 async def test_values_are_there_again_after_a_restart(export: Export, centre: ScriptedCentre, kit: Kit) -> None:
     await export.connect(centre)
     await export.publish(kit.reading({"voltage_a": 230.5, "frequency": 50.0}))
@@ -136,6 +137,7 @@ async def test_values_are_there_again_after_a_restart(export: Export, centre: Sc
     assert values(answer)["0416104001"] == ("3", "230.5", "0")
 
 
+@pytest.mark.sql
 async def test_history_has_one_value_per_point_and_hour(export: Export, centre: ScriptedCentre, kit: Kit) -> None:
     await export.connect(centre)
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
@@ -157,6 +159,7 @@ async def test_history_has_one_value_per_point_and_hour(export: Export, centre: 
     assert result(await poller.ask(century))[2] == "0"
 
 
+@pytest.mark.sql
 async def test_heartbeat_registration_and_time_are_answered(export: Export, centre: ScriptedCentre, kit: Kit) -> None:
     await export.connect(centre)
 
@@ -221,24 +224,22 @@ async def test_a_centre_that_may_moves_its_unit(export: Export, centre: Scripted
     assert (await export.unit())["assigned_address"] == "127.0.0.9"
 
 
-@pytest.mark.parametrize(
-    ("name", "code", "fsu", "fsu_code"),
-    [
-        ("GET_FSUINFO", 1701, "44010643899999", None),
-        ("GET_FSUINFO", 1701, "44010643800017", "44010643800018"),
-        ("GET_DATA", 501, "44010643800017", None),
-        ("EX_GET_CONFIG_FSU", 3001, "44010643800017", None),
-        ("GET_HISDATA", 403, "44010643800017", None),
-    ],
-    ids=["unknown unit", "wrong code", "right name with wrong code", "vendor's command", "no time"],
-)
-async def test_what_cannot_be_answered_gets_a_well_formed_no(
-    export: Export, centre: ScriptedCentre, kit: Kit, name: str, code: int, fsu: str, fsu_code: str | None
-) -> None:
+UNANSWERABLE: list[tuple[str, int, str, str | None]] = [
+    ("GET_FSUINFO", 1701, "44010643899999", None),  # unknown unit
+    ("GET_FSUINFO", 1701, "44010643800017", "44010643800018"),  # wrong code
+    ("GET_DATA", 501, "44010643800017", None),  # right name with wrong code
+    ("EX_GET_CONFIG_FSU", 3001, "44010643800017", None),  # vendor's command
+    ("GET_HISDATA", 403, "44010643800017", None),  # no time
+]
+
+
+async def test_what_cannot_be_answered_gets_a_well_formed_no(export: Export, centre: ScriptedCentre, kit: Kit) -> None:
     await export.connect(centre)
-    answer = await Poller(export.unit_port).ask(request(name, code, ids(fsu, fsu_code) + all_points()))
-    assert result(answer) == (f"{name}_ACK", str(code + 1), "0")
-    assert answer.findtext("Info/FsuId") == fsu
+    poller = Poller(export.unit_port)
+    for name, code, fsu, fsu_code in UNANSWERABLE:
+        answer = await poller.ask(request(name, code, ids(fsu, fsu_code) + all_points()))
+        assert result(answer) == (f"{name}_ACK", str(code + 1), "0"), (name, code, fsu)
+        assert answer.findtext("Info/FsuId") == fsu
 
 
 async def test_hostile_bodies_get_a_fault_and_no_more(export: Export, centre: ScriptedCentre, kit: Kit) -> None:
@@ -258,6 +259,7 @@ async def test_hostile_bodies_get_a_fault_and_no_more(export: Export, centre: Sc
         ET.fromstring(strange.text)
 
 
+@pytest.mark.sql
 async def test_an_address_that_is_not_allowed_gets_nothing(
     export: Export, centre: ScriptedCentre, kit: Kit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

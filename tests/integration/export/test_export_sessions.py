@@ -108,6 +108,7 @@ async def test_a_centre_that_was_away_gets_what_it_missed(export: Export, centre
     await kit.until(ended)
 
 
+@pytest.mark.sql
 async def test_events_follow_the_address_that_the_centre_assigns(
     export: Export, centre: ScriptedCentre, kit: Kit
 ) -> None:
@@ -143,6 +144,7 @@ async def test_silence_of_the_centre_makes_the_unit_log_in_again(
     assert (await export.unit())["phase"] in ("registered", "lost")
 
 
+@pytest.mark.sql
 async def test_a_removed_unit_logs_out_and_what_waits_for_it_is_given_up(
     export: Export, centre: ScriptedCentre, kit: Kit
 ) -> None:
@@ -181,6 +183,7 @@ async def test_a_changed_device_list_is_told_by_another_login(export: Export, ce
     assert listed == [kit.fsu, kit.meter, "44010641900001"]
 
 
+@pytest.mark.sql
 async def test_two_replicas_do_not_both_log_in(postgres_url: str) -> None:
     """The claim decides, whatever the replicas believe; and it is kept in the database over every restart."""
     now = datetime(2026, 3, 8, tzinfo=UTC)

@@ -21,7 +21,7 @@ from libs.common.tokens import KeyRing, Principal
 from libs.common.web import create_app, require
 from services.gateway.main import build
 
-pytestmark = [pytest.mark.integration, pytest.mark.postgres]
+pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
 PASSWORD = "a first password"
 
@@ -239,17 +239,19 @@ async def test_a_parameter_that_there_is_not_is_refused_where_it_would_change_th
     assert (await client.get("/api/v1/users?site=a")).json()["detail"] == "query.site: expected no parameter"
 
 
-@pytest.mark.parametrize(
-    "cursor",
-    ["nonsense", "~", "2026-01-01T00:00:00~x", "2026-01-01T00:00:00+00:00~", "0001-01-01T00:00:00+14:00~x",
-     "0001-01-01T00:00:00+00:00~x", "9999-12-31T23:59:59+00:00~x", "2026-01-01T00:00:00+00:00~a\x00b", "x" * 5000],
+NOT_OURS = (
+    "nonsense", "~", "2026-01-01T00:00:00~x", "2026-01-01T00:00:00+00:00~", "0001-01-01T00:00:00+14:00~x",
+    "0001-01-01T00:00:00+00:00~x", "9999-12-31T23:59:59+00:00~x", "2026-01-01T00:00:00+00:00~a\x00b", "x" * 5000,
 )  # fmt: skip
-async def test_a_cursor_that_is_not_ours_is_refused(door: tuple[httpx.AsyncClient, Platform], cursor: str) -> None:
+
+
+async def test_a_cursor_that_is_not_ours_is_refused(door: tuple[httpx.AsyncClient, Platform]) -> None:
     client, _ = door
     await sign_in(client)
-    answer = await client.get("/api/v1/audit", params={"cursor": cursor})
-    assert answer.status_code == 400, answer.text
-    assert answer.json()["detail"] == "cursor: expected next_cursor of the page before"
+    for cursor in NOT_OURS:
+        answer = await client.get("/api/v1/audit", params={"cursor": cursor})
+        assert answer.status_code == 400, (cursor, answer.text)
+        assert answer.json()["detail"] == "cursor: expected next_cursor of the page before"
 
 
 async def test_what_is_done_to_accounts_is_in_the_audit_log(door: tuple[httpx.AsyncClient, Platform]) -> None:

@@ -203,6 +203,7 @@ async def test_what_cannot_be_taken_is_on_record_and_answered_200(
         assert await setting.reports() == []
 
 
+@pytest.mark.sql
 async def test_an_unknown_device_waits_for_the_registry_and_a_rejected_message_can_be_replayed(
     postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,6 +339,7 @@ async def test_a_lock_at_the_breaker_stops_an_on_however_old_its_report_is(
         assert setting.platform.tasks == {}
 
 
+@pytest.mark.sql
 async def test_a_platform_that_refuses_our_signature_fails_the_command(
     postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

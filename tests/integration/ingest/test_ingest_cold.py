@@ -247,6 +247,7 @@ async def test_writer_that_knew_the_day_finds_its_partition_gone(db: Database, f
     assert len((await read(db, files))["m-1"]) == 2
 
 
+@pytest.mark.sql
 async def test_other_devices_files_of_the_day_are_left_alone(db: Database, files: LocalFiles, tmp_path: Path) -> None:
     async with db.write() as conn:  # a device with a number beyond the first file
         await conn.execute("insert into devices (no, device_id) overriding system value values (1024, 'm-3')")
@@ -347,6 +348,7 @@ async def test_file_that_is_gone_is_an_error_and_not_a_gap(db: Database, files: 
         await read(db, files)
 
 
+@pytest.mark.sql
 async def test_downloads_are_what_the_range_gives_hot_and_cold(
     db: Database, files: LocalFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -397,6 +399,7 @@ async def test_bucket_that_is_longer_than_a_page_is_one(
     await buckets_are_right(db, files, await read(db, files))
 
 
+@pytest.mark.sql
 async def test_upkeep_queues_quiet_old_days_once_and_drops_files_by_policy(
     db: Database, files: LocalFiles, tmp_path: Path
 ) -> None:

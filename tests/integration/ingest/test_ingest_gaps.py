@@ -29,7 +29,7 @@ from services.ingest.worker.memory import Memory
 from tests.integration.ingest.test_ingest_loss import slots
 from tests.unit.ingest.ingest_fakes import device, site, topology
 
-pytestmark = [pytest.mark.integration, pytest.mark.postgres]
+pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
 START = datetime(2026, 3, 1, 8, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -20,7 +20,7 @@ from services.ingest.store import history as store
 from services.ingest.usecases.history import HistoryHandler
 from services.ingest.usecases.readings import Readings
 
-pytestmark = [pytest.mark.integration, pytest.mark.postgres]
+pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 

@@ -23,7 +23,7 @@ from services.ingest.usecases.loss import By, Losses, Scope
 from services.ingest.usecases.topology import Topology
 from tests.unit.ingest.ingest_fakes import device, site, topology
 
-pytestmark = [pytest.mark.integration, pytest.mark.postgres]
+pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
 DAY = datetime(2026, 3, 1, tzinfo=UTC)
 NOON = DAY + timedelta(hours=12)

@@ -18,7 +18,7 @@ from libs.common.migrations import (
     version,
 )
 
-pytestmark = [pytest.mark.integration, pytest.mark.postgres]
+pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
 REVISION = '''"""For a test."""
 
