@@ -13,6 +13,7 @@ from libs.common.profiles.model import (
     Area,
     CdtElement,
     Confidence,
+    ControlModel,
     Encoding,
     ObjectType,
     Order,
@@ -176,6 +177,27 @@ class Iec60870PointFile(StationPointFile):
 
     ioa: ObjectAddress
     type: Annotated[ObjectType, Field(strict=False)]
+
+
+AttributeReference = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+/[A-Za-z0-9_]+(\.[A-Za-z0-9_]+){2,}$")]
+ObjectReference = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+/[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)+$")]
+ReportReference = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+/[A-Za-z0-9_]+\.(BR|RP)\.[A-Za-z0-9_]+$")]
+
+
+class Iec61850PointFile(StationPointFile):
+    """An attribute of a logical node."""
+
+    ref: AttributeReference
+    fc: Literal["ST", "MX", "SP", "CF", "DC"]
+
+
+class Iec61850ControlFile(ControlFile):
+    """A controllable object of IEC 61850."""
+
+    ref: ObjectReference
+    model: Annotated[ControlModel, Field(strict=False)]
+    value: bool | float | None
+    interlock_check: bool = True
 
 
 class CdtPointFile(StationPointFile):
@@ -352,6 +374,16 @@ class Yd1363File(ProfileFile):
     points: list[Yd1363PointFile] = Field(min_length=1)
     alarms: list[Yd1363AlarmFile] = []
     controls: list[Yd1363ControlFile] = []
+
+
+class Iec61850File(ProfileFile):
+    """The file of an IED of IEC 61850."""
+
+    protocol: Literal["iec61850"]
+    address: Text
+    reports: list[ReportReference] = Field(default=[], max_length=20)
+    points: list[Iec61850PointFile] = Field(min_length=1)
+    controls: list[Iec61850ControlFile] = []
 
 
 class CdtFile(ProfileFile):

@@ -24,8 +24,8 @@ from libs.common.profiles.files import (
     Dlt645ControlFile,
     Dlt645File,
     Dlt645PointFile,
-    Iec60870ControlFile,
     Iec60870File,
+    Iec61850File,
     ModbusControlFile,
     ModbusFile,
     ModbusPointFile,
@@ -72,6 +72,7 @@ from libs.common.profiles.model import (
     single_phase,
 )
 from libs.common.profiles.stations import (
+    StationControlFile,
     StationFile,
     check_station,
     station_control,
@@ -102,6 +103,7 @@ _FILES: Mapping[str, type[AnyFile]] = {
     Protocol.MQTT: MqttFile,
     Protocol.SPARKPLUG: SparkplugFile,
     Protocol.IEC60870_5: Iec60870File,
+    Protocol.IEC61850: Iec61850File,
     Protocol.CDT: CdtFile,
 }
 
@@ -976,7 +978,7 @@ def _control(control: ControlFile, points: Mapping[str, ProfilePoint]) -> Contro
             params=dict(control.params),
             ttl_s=control.ttl_s,
         )
-    if isinstance(control, Iec60870ControlFile):
+    if isinstance(control, StationControlFile):
         return station_control(control, read_back)
     return telling_control(control, read_back)
 

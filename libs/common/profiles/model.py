@@ -28,6 +28,8 @@ class Protocol(StrEnum):
     SPARKPLUG = "sparkplug-b"
     IEC60870_5 = "iec60870-5"
     """IEC 60870-5-101 and -104: information objects of a station."""
+    IEC61850 = "iec61850"
+    """Over MMS: attributes of logical nodes."""
     CDT = "cdt"
     """DL 451-91: what a station sends round and round."""
 
@@ -492,6 +494,32 @@ class Iec60870Point(StationPoint):
     type: ObjectType
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Iec61850Point(StationPoint):
+    """An attribute of a logical node."""
+
+    reference: str
+    """``LD0/MMXU1.TotW.mag.f``: logical device without the IED's name, node, object, attribute."""
+    constraint: str
+    """Functional constraint: ``ST``, ``MX`` …"""
+
+
+class ControlModel(StrEnum):
+    """How an IED wants to be controlled (ctlModel)."""
+
+    DIRECT = "direct"
+    SBO = "sbo"
+    """Select before operate."""
+    DIRECT_ENHANCED = "direct_enhanced"
+    """The IED tells how the command ended."""
+    SBO_ENHANCED = "sbo_enhanced"
+
+    @property
+    def is_enhanced(self) -> bool:
+        """Whether a termination of the command is told."""
+        return self in (ControlModel.DIRECT_ENHANCED, ControlModel.SBO_ENHANCED)
+
+
 class CdtElement(StrEnum):
     """The three sorts of values of CDT."""
 
@@ -616,6 +644,19 @@ class Yd1363Control(Control):
     """How the command's value follows ``info``; None where the control takes none."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Iec61850Control(Control):
+    """A controllable object."""
+
+    reference: str
+    """``LD0/CSWI1.Pos``."""
+    model: ControlModel
+    value: bool | float | None
+    """None takes the command's, turned into a raw one by scale and offset of the read-back point."""
+    interlock_check: bool = True
+    """Let the IED check its interlocking."""
+
+
 AepValue = int | float | str | bool | None
 
 
@@ -701,6 +742,8 @@ class DeviceProfile:
     """IEC 60870-5: whether the station answers the read command for single objects."""
     yd1363: Yd1363Equipment | None = None
     """Of power-room equipment on YD/T 1363.3."""
+    control_blocks: tuple[str, ...] = ()
+    """IEC 61850: report control blocks to enable, ``LD0/LLN0.BR.brcbState01``."""
     aep: AepProduct | None = None
     """Of a product on the device platform."""
     publishing_ms: int = 1000
@@ -738,6 +781,10 @@ class DeviceProfile:
     def dlt645_points(self) -> Iterator[Dlt645Point]:
         """Yield the points that DL/T 645 reads."""
         return (point for point in self.points.values() if isinstance(point, Dlt645Point))
+
+    def iec61850_points(self) -> Iterator[Iec61850Point]:
+        """Yield the attributes of logical nodes."""
+        return (point for point in self.points.values() if isinstance(point, Iec61850Point))
 
     def cdt_points(self) -> Iterator[CdtPoint]:
         """Yield the values in the frames of CDT."""

@@ -1,4 +1,4 @@
-"""Profiles of devices behind telecontrol stations: IEC 60870-5-101 and -104, CDT."""
+"""Profiles of devices behind telecontrol stations: IEC 60870-5-101 and -104, IEC 61850, CDT."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -11,6 +11,9 @@ from libs.common.profiles.files import (
     Iec60870ControlFile,
     Iec60870File,
     Iec60870PointFile,
+    Iec61850ControlFile,
+    Iec61850File,
+    Iec61850PointFile,
     PointFile,
     StationPointFile,
 )
@@ -22,6 +25,8 @@ from libs.common.profiles.model import (
     DeviceProfile,
     Iec60870Control,
     Iec60870Point,
+    Iec61850Control,
+    Iec61850Point,
     ObjectType,
     ProfilePoint,
     ReadBack,
@@ -29,7 +34,8 @@ from libs.common.profiles.model import (
 )
 from libs.common.yamlfile import Path
 
-StationFile = Iec60870File | CdtFile
+StationFile = Iec60870File | Iec61850File | CdtFile
+StationControlFile = Iec60870ControlFile | Iec61850ControlFile
 Refuse = Callable[[Path, str, str, object], None]
 
 DOUBLE_POSITIONS: Mapping[int, float] = {1: 0.0, 2: 1.0}
@@ -43,19 +49,22 @@ def check_station(file: StationFile, refuse: Refuse) -> None:
     if isinstance(file, Iec60870File):
         _check_objects(file, refuse)
         _check_commands(file, refuse)
+    elif isinstance(file, Iec61850File):
+        _check_attributes(file, refuse)
     else:
         _check_cdt(file, refuse)
 
 
 def station_takes_value(control: ControlFile) -> bool:
     """Return whether a control of these protocols writes the value of its command, not a fixed one."""
-    return isinstance(control, Iec60870ControlFile) and control.value is None
+    return isinstance(control, Iec60870ControlFile | Iec61850ControlFile) and control.value is None
 
 
 def with_station(common: DeviceProfile, file: StationFile) -> DeviceProfile:
     """Return a profile with what only its protocol has."""
     single_read = isinstance(file, Iec60870File) and file.single_read
-    return replace(common, address_hint=file.address, single_read=single_read)
+    blocks = tuple(file.reports) if isinstance(file, Iec61850File) else ()
+    return replace(common, address_hint=file.address, single_read=single_read, control_blocks=blocks)
 
 
 def station_point(point: StationPointFile, value_map: Mapping[int, float] | None) -> ProfilePoint:
@@ -80,15 +89,17 @@ def station_point(point: StationPointFile, value_map: Mapping[int, float] | None
             if point.type is ObjectType.DOUBLE and value_map is None:
                 shared["value_map"] = DOUBLE_POSITIONS
             return Iec60870Point(**shared, object_address=point.ioa, type=point.type)
+        case Iec61850PointFile():
+            return Iec61850Point(**shared, reference=point.ref, constraint=point.fc)
         case CdtPointFile():
             return CdtPoint(**shared, element=point.element, number=point.number)
         case _:
             raise TypeError(f"{type(point).__name__} is no point of a known protocol")
 
 
-def station_control(control: Iec60870ControlFile, read_back: ReadBack) -> Control:
+def station_control(control: StationControlFile, read_back: ReadBack) -> Control:
     """Return a control of one of these protocols."""
-    return Iec60870Control(
+    common = Control(
         name=control.name,
         read_back=read_back,
         settle_s=control.settle_s,
@@ -96,14 +107,28 @@ def station_control(control: Iec60870ControlFile, read_back: ReadBack) -> Contro
         min=control.min,
         max=control.max,
         note=control.note,
-        object_address=control.ioa,
-        type=ObjectType(control.type),
-        value=control.value,
-        select=control.select,
-        qualifier=control.qualifier,
-        termination=control.termination,
-        timed=control.timed,
     )
+    shared = {name: getattr(common, name) for name in Control.__dataclass_fields__}
+    match control:
+        case Iec60870ControlFile():
+            return Iec60870Control(
+                **shared,
+                object_address=control.ioa,
+                type=ObjectType(control.type),
+                value=control.value,
+                select=control.select,
+                qualifier=control.qualifier,
+                termination=control.termination,
+                timed=control.timed,
+            )
+        case Iec61850ControlFile():
+            return Iec61850Control(
+                **shared,
+                reference=control.ref,
+                model=control.model,
+                value=control.value,
+                interlock_check=control.interlock_check,
+            )
 
 
 def _check_objects(file: Iec60870File, refuse: Refuse) -> None:
@@ -130,6 +155,19 @@ def _check_commands(file: Iec60870File, refuse: Refuse) -> None:
         elif fixed is None and (control.value is not None or control.min is None or control.max is None):
             both = ("null, with min and max: a set point takes the command's value", "null,并给出 min 和 max")
             refuse(place, *both, control.value)
+
+
+def _check_attributes(file: Iec61850File, refuse: Refuse) -> None:
+    seen: dict[str, Iec61850PointFile] = {}
+    for i, point in enumerate(file.points):
+        other = seen.setdefault(point.ref, point)
+        if other is not point and (point.mask is None or other.mask is None):
+            both = (f"an attribute once; {other.name} is it too", f"每个属性只用一次,{other.name} 已使用")
+            refuse(("points", i, "ref"), *both, point.ref)
+    for i, control in enumerate(file.controls):
+        if control.value is None and (control.min is None or control.max is None):
+            both = ("a value, or min and max for a value from outside", "固定值;取外部值时须有 min 和 max")
+            refuse(("controls", i, "value"), *both, None)
 
 
 def _check_cdt(file: CdtFile, refuse: Refuse) -> None:

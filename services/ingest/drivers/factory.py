@@ -15,6 +15,7 @@ from services.ingest.drivers.dlt645 import ClockSetting, Dlt645Device
 from services.ingest.drivers.dtu import DtuHub, Registration
 from services.ingest.drivers.endpoint import parse_endpoint
 from services.ingest.drivers.iec60870 import iec101, iec104
+from services.ingest.drivers.iec61850 import line as iec61850
 from services.ingest.drivers.line_settings import flag, seconds
 from services.ingest.drivers.means import Means
 from services.ingest.drivers.modbus_tcp import ModbusTcpLine
@@ -52,6 +53,7 @@ TELLING: Mapping[LineKind, Telling] = {
     LineKind.CDT: Telling(cdt.open_line, cdt.supports),
     LineKind.IEC101: Telling(iec101.open_line, iec104.supports),
     LineKind.IEC104: Telling(iec104.open_line, iec104.supports),
+    LineKind.IEC61850: Telling(iec61850.open_line, iec61850.supports),
     LineKind.MQTT: Telling(open_mqtt, mqtt.supports),
     LineKind.OPCUA: Telling(open_opcua, opcua.supports),
 }

@@ -24,6 +24,7 @@ from libs.common.profiles import ChangeEvent, Iec60870Point, ObjectType
 from services.ingest.drivers.iec60870.asdu import ASKED_FOR, CHANGES, Asdu, Information, Value, value_of
 from services.ingest.drivers.iec60870.objects import Directory, Owned
 from services.ingest.drivers.iec60870.times import UnreadableTime, decode_time
+from services.ingest.drivers.order import Order
 from services.ingest.drivers.port import DeviceEvent, EventPhase, LineSink, RawReport
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,6 @@ JITTER = timedelta(seconds=1)
 """What deliveries may differ in their delay."""
 REJECT_EVERY_S = 60.0
 """What cannot be understood for one reason is put on record once in this time. [s]"""
-TICK = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +53,6 @@ class Known:
     """When it came. [s]"""
     told_at: datetime | None
     """Its time tag, by the station's clock."""
-
-
-@dataclass(slots=True)
-class _Order:
-    """When the values of one device hold, in the order in which they were told."""
-
-    last: datetime | None = None
-
-    def untimed(self, received_at: datetime) -> datetime:
-        """Return when something holds that has just come without a time."""
-        self.last = received_at if self.last is None else max(received_at, self.last + TICK)
-        return self.last
-
-    def timed(self, told_at: datetime, received_at: datetime) -> datetime:
-        """Return when something holds that has just come with a time; nothing arrives before it was sent."""
-        if told_at > received_at or (self.last is not None and told_at <= self.last):
-            return self.untimed(received_at)
-        self.last = told_at
-        return told_at
 
 
 @dataclass(slots=True)
@@ -109,7 +90,7 @@ class Intake:
         self._zone = zone
         self._use_times = use_times
         self._known: dict[tuple[int, int], Known] = {}
-        self._orders: dict[str, _Order] = {}
+        self._orders: dict[str, Order] = {}
         self._gathered: dict[str, _Batch] = {}
         self._gathering_since: float | None = None
         self._behind: dict[int, timedelta] = {}
@@ -255,7 +236,7 @@ class Intake:
             self._full = False
 
     def _report(self, device_id: str, batch: _Batch) -> RawReport:
-        order = self._orders.setdefault(device_id, _Order())
+        order = self._orders.setdefault(device_id, Order())
         told_at = batch.told_at
         if batch.old:
             source_time = told_at
