@@ -114,11 +114,13 @@ class Client:
         answer = await self._ask(request, f"data set {data_set.item}", within_s)
         if not isinstance(answer, mms.GetNamedVariableListAttributesResponse):
             raise DeviceRefused(f"data set {data_set.item}: {_words(answer)}")
-        return [
-            Variable(entry.name.domain_id, entry.name.item_id)
-            for entry in answer.specification
-            if isinstance(entry.name, mms.DomainSpecificObjectName)
+        names = [getattr(entry, "name", None) for entry in answer.specification]
+        members = [
+            Variable(name.domain_id, name.item_id) for name in names if isinstance(name, mms.DomainSpecificObjectName)
         ]
+        if len(members) != len(names):
+            raise DeviceRefused(f"data set {data_set.item}: an entry is no variable of a logical device")
+        return members
 
     async def _ask(self, request: Any, what: str, within_s: float) -> Any:
         if not self._connection.is_open:

@@ -11,7 +11,7 @@ Source:
 import asyncio
 import itertools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -24,7 +24,7 @@ from libs.common.errors import InvalidInput
 from libs.common.profiles import ControlModel, Iec61850Control
 from services.ingest.drivers.iec61850.client import Client
 from services.ingest.drivers.iec61850.names import Variable, controllable
-from services.ingest.drivers.iec61850.values import text_of
+from services.ingest.drivers.iec61850.values import raw_of
 from services.ingest.drivers.port import DeviceRefused, DeviceSilent
 
 logger = logging.getLogger(__name__)
@@ -105,14 +105,14 @@ class Commander:
         data = list(message.data)
         if names == [LAST_ERROR]:
             for underway in self._underway.values():
-                underway.cause = _cause(data[0], underway.number) or underway.cause
+                underway.cause = _cause(data, underway.number) or underway.cause
             return True
         last = names[-1]
         if not isinstance(last, mms.DomainSpecificObjectName) or not last.item_id.endswith("$Oper"):
             return False
         found = self._underway.get(Variable(last.domain_id, last.item_id))
         if found is not None and not found.ended.done():
-            cause = _cause(data[0], found.number) if len(names) > 1 else None
+            cause = _cause(data, found.number) if len(names) > 1 else None
             if len(names) == 1:
                 found.ended.set_result(None)
             elif cause is not None:
@@ -127,7 +127,7 @@ class Commander:
 
     async def _select(self, client: Client, subject: Variable, answer_s: float) -> None:
         (answer,) = await client.read([subject.child("SBO")], within_s=answer_s)
-        if answer is None or not text_of(answer):
+        if not isinstance(answer, mms.VisibleStringData) or not answer.value:
             raise DeviceRefused(f"{subject.item}: select: not selected")
 
     async def _write(
@@ -203,12 +203,13 @@ def _names(message: Any) -> list[Any] | None:
     return [entry.name for entry in entries] if entries and len(entries) == len(listed) else None
 
 
-def _cause(data: Any, number: int) -> str | None:
+def _cause(data: Sequence[Any], number: int) -> str | None:
     """Return the cause that a ``LastApplError`` gives for the command of this number, None for another one."""
-    elements = list(data.elements) if isinstance(data, mms.StructureData) else []
-    if len(elements) < 5 or elements[3].value != number:
+    elements = list(data[0].elements) if data and isinstance(data[0], mms.StructureData) else []
+    if len(elements) < 5 or raw_of(elements[3]) != number:
         return None
+    cause = raw_of(elements[4])
     try:
-        return AdditionalCause(elements[4].value).name.lower().replace("_", " ")
+        return str(AdditionalCause(cause).name).lower().replace("_", " ")
     except ValueError:
-        return f"cause {elements[4].value}"
+        return f"cause {cause}"

@@ -1,7 +1,9 @@
 """What an IED tells, made reports and events of its device.
 
-As with other stations the order of an association is the truth, see ``drivers/order.py``; a buffered entry whose time
-lies before what its attribute has said already is history.
+The order of an association is the truth, see ``drivers/order.py``. What a report buffer has kept for us while there was
+no association is history: it goes to backfill with its own times and is never judged live, for the general
+interrogation behind it tells how things are now. Events are told of it all the same. An event is told of every change
+of state, however it was learnt: a report may have been lost.
 """
 
 import logging
@@ -14,11 +16,12 @@ from libs.common.clock import Clock
 from libs.common.contracts.base import Phase
 from libs.common.contracts.telemetry import Quality
 from libs.common.errors import Unavailable
-from libs.common.profiles import Iec61850Point
+from libs.common.profiles import ChangeEvent, Iec61850Point
 from services.ingest.drivers.iec61850.names import Variable, attribute, beside
+from services.ingest.drivers.iec61850.reports import Report
 from services.ingest.drivers.iec61850.values import quality_of, raw_of, time_of
 from services.ingest.drivers.order import Order
-from services.ingest.drivers.port import Address, DeviceEvent, LineSink, RawReport
+from services.ingest.drivers.port import Address, DeviceEvent, EventPhase, LineSink, RawReport
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +43,13 @@ class Known:
     raw: int | float | None
     quality: Quality | None
     time: datetime | None
+    """By the IED, where its clock can be believed."""
 
 
 @dataclass(slots=True)
 class _Batch:
+    """Values that hold at one time."""
+
     raw: dict[str, float | int | None] = field(default_factory=dict)
     quality: dict[str, Quality] = field(default_factory=dict)
 
@@ -65,89 +71,111 @@ def places_of(address: Address) -> list[Place]:
 
 
 class Intake:
-    """Takes what one device's IED tells on one association."""
+    """Takes what one device's IED tells, on one association after the other."""
 
     def __init__(self, address: Address, sink: LineSink, clock: Clock) -> None:
         self.places = places_of(address)
-        self._device_id = address.device_id
+        self._address = address
         self._sink = sink
         self._clock = clock
         self._known: dict[str, Known] = {}
+        self._states: dict[str, int | float] = {}
+        """By point, the last state that an event can begin or end with."""
+        self._reported: dict[str, int] = {}
+        """By point, the number of the report that told it last on this association."""
         self._order = Order()
         self._full = False
 
-    async def take_read(self, values: Mapping[Variable, Any]) -> None:
-        """Take values that were asked for: they hold now."""
+    def serves(self, address: Address, sink: LineSink) -> bool:
+        """Return whether this is the intake of such a device; what it knows then still holds."""
+        return self._address == address and self._sink is sink
+
+    def begin(self) -> None:
+        """Begin with an association, whose reports are numbered from 1."""
+        self._reported.clear()
+
+    async def take_read(self, values: Mapping[Variable, Any], *, since: int) -> None:
+        """Take values that were read: they hold now.
+
+        Args:
+            values: As read.
+            since: Number of the last report that had come when they were asked for; what a later one told is younger.
+        """
         batch = _Batch()
         for place in self.places:
+            name = place.point.name
             known = said(place, values)
-            if known is not None:
-                self._known[place.point.name] = known
-                batch.add(place.point.name, known)
+            if known is None or self._reported.get(name, 0) > since:
+                continue
+            self._known[name] = known
+            batch.add(name, known)
+            await self._tell_movement(place.point, known, known.time or self._clock.now())
         await self._deliver({None: batch})
 
-    async def take_report(self, values: Mapping[Variable, Any], *, changed: bool) -> None:
+    async def take_report(self, report: Report, *, number: int, kept: bool, made_at: datetime | None) -> None:
         """Take a report.
 
         Args:
-            values: Leaves of its entries.
-            changed: It tells changes, and not everything in turn or because it was asked for.
+            report: What it says.
+            number: Of the reports of this association.
+            kept: It was kept in a buffer from before the association.
+            made_at: When it was put there, where that is known.
         """
         batches: dict[datetime | None, _Batch] = {}
-        history: dict[datetime, _Batch] = {}
         for place in self.places:
-            before = self._known.get(place.point.name)
-            known = said(place, values, before)
+            name = place.point.name
+            known = said(place, report.values, self._known.get(name))
             if known is None:
                 continue
-            if changed and before is not None and before.raw != known.raw:
-                await self._tell(place.point, known)
-            if changed and _is_older(known, before) and known.time is not None:
-                history.setdefault(known.time, _Batch()).add(place.point.name, known)
-                continue
-            self._known[place.point.name] = known
-            batches.setdefault(known.time if changed else None, _Batch()).add(place.point.name, known)
-        await self._deliver(history, old=True)
-        await self._deliver(batches)
+            self._known[name] = known
+            self._reported[name] = number
+            at = known.time or made_at
+            await self._tell_movement(place.point, known, at or self._clock.now())
+            if not kept and not report.changed:
+                at = None  # told again in turn or because it was asked for: it holds now
+            batches.setdefault(at, _Batch()).add(name, known)
+        await self._deliver(batches, kept=kept)
 
-    async def _tell(self, point: Iec61850Point, known: Known) -> None:
+    async def _tell_movement(self, point: Iec61850Point, known: Known, at: datetime) -> None:
+        """Tell the event of a state that is another than before; what was never known before is none."""
         event = point.event
         if event is None or known.raw is None or (known.quality is not None and known.quality.is_bad):
             return
-        if event.begin is None:
-            phase = Phase.ONCE
-        else:
-            phase = Phase.BEGIN if known.raw == event.begin else Phase.END
-        mapped = known.raw * point.scale + point.offset
-        if point.value_map is not None:
-            if int(known.raw) not in point.value_map:
-                return  # a position on the way
-            mapped = point.value_map[int(known.raw)]
-        at = known.time or self._clock.now()
+        if point.value_map is not None and int(known.raw) not in point.value_map:
+            return  # a position on the way
+        before = self._states.get(point.name)
+        self._states[point.name] = known.raw
+        if before is None or before == known.raw:
+            return
         told = DeviceEvent(
-            event.code, phase, event.text_zh, at, severity=event.severity, point=point.name, value=mapped
-        )
+            event.code, _phase(event, known.raw), event.text_zh, at, severity=event.severity, point=point.name,
+            value=_canonical(point, known.raw),
+        )  # fmt: skip
         try:
-            await self._sink.event(self._device_id, told)
+            await self._sink.event(self._address.device_id, told)
         except Unavailable as exc:
             self._note_full(exc)
 
-    async def _deliver(self, batches: Mapping[Any, _Batch], *, old: bool = False) -> None:
+    async def _deliver(self, batches: Mapping[datetime | None, _Batch], *, kept: bool = False) -> None:
         now = self._clock.now()
         reports: list[tuple[str, RawReport]] = []
         for told_at in sorted(batches, key=lambda time: time or now):
             batch = batches[told_at]
             if not batch.raw:
                 continue
-            if old:
-                source_time = told_at
+            if told_at is None:
+                source_time = self._order.untimed(now)
             else:
-                source_time = self._order.untimed(now) if told_at is None else self._order.timed(told_at, now)
-            device_time = None if told_at == source_time else told_at
+                source_time = told_at if kept else self._order.timed(told_at, now)
             report = RawReport(
-                batch.raw, now, device_time=device_time, quality=batch.quality, source_time=source_time, archive=old
+                batch.raw,
+                now,
+                device_time=None if told_at == source_time else told_at,
+                quality=batch.quality,
+                source_time=source_time,
+                archive=kept and told_at is not None,
             )
-            reports.append((self._device_id, report))
+            reports.append((self._address.device_id, report))
         if not reports:
             return
         try:
@@ -158,8 +186,11 @@ class Intake:
             self._full = False
 
     def _note_full(self, exc: Unavailable) -> None:
+        """Say once that reports are lost: MMS acknowledges none."""
         if not self._full:
-            logger.error("what an IED tells is lost", extra={"device_id": self._device_id, "reason": exc.message})
+            logger.error(
+                "what an IED tells is lost", extra={"device_id": self._address.device_id, "reason": exc.message}
+            )
         self._full = True
 
 
@@ -180,5 +211,11 @@ def said(place: Place, values: Mapping[Variable, Any], before: Known | None = No
     return Known(raw, quality, time_of(values.get(place.time)))
 
 
-def _is_older(known: Known, before: Known | None) -> bool:
-    return before is not None and before.time is not None and known.time is not None and known.time < before.time
+def _phase(event: ChangeEvent, raw: int | float) -> EventPhase:
+    if event.begin is None:
+        return Phase.ONCE
+    return Phase.BEGIN if raw == event.begin else Phase.END
+
+
+def _canonical(point: Iec61850Point, raw: int | float) -> float:
+    return point.value_map[int(raw)] if point.value_map is not None else raw * point.scale + point.offset

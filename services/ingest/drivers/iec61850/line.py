@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any
 
 from hat.drivers import mms
@@ -16,9 +17,10 @@ from services.ingest.drivers.endpoint import parse_endpoint
 from services.ingest.drivers.iec61850.client import Client, associate
 from services.ingest.drivers.iec61850.control import Commander
 from services.ingest.drivers.iec61850.intake import Intake, Place, places_of, said
-from services.ingest.drivers.iec61850.names import Variable, data_set, report_block
-from services.ingest.drivers.iec61850.reports import Member, parse, report_id
-from services.ingest.drivers.iec61850.values import text_of
+from services.ingest.drivers.iec61850.names import Variable, report_block
+from services.ingest.drivers.iec61850.reports import Report, parse, report_id
+from services.ingest.drivers.iec61850.subscription import Subscription, enable, learn
+from services.ingest.drivers.iec61850.values import entry_time_of
 from services.ingest.drivers.line_settings import only, seconds
 from services.ingest.drivers.port import (
     Address,
@@ -40,8 +42,8 @@ KEPT = 1024
 SILENT_ROUNDS = 2
 """Rounds of reading in a row that were not answered, after which the association is made anew."""
 REJECT_EVERY_S = 60.0
-TRIGGERS = (False, True, True, False, True, True)
-"""Data change, quality change, integrity, interrogation."""
+CLOCK_OFF_AT_MOST = timedelta(minutes=1)
+"""What the IED's clock may be off by, where times of entries depend on ours."""
 REPORTS = mms.VmdSpecificObjectName("RPT")
 
 
@@ -52,7 +54,7 @@ def open_line(opening: Opening) -> "Iec61850Line":
         InvalidInput: Its endpoint or settings are wrong.
     """
     line = opening.line
-    only(line, {"connect_s", "answer_s", "read_s", "terminate_s"})
+    only(line, {"connect_s", "answer_s", "read_s", "terminate_s", "integrity_s"})
     host, port = parse_endpoint(line.endpoint, PORT)
     return Iec61850Line(
         host,
@@ -63,6 +65,9 @@ def open_line(opening: Opening) -> "Iec61850Line":
             answer_s=seconds(line, "answer_s", 5.0),
             read_s=seconds(line, "read_s", 60.0, most=DAY_S),
             terminate_s=seconds(line, "terminate_s", 20.0, most=300),
+            integrity_s=seconds(line, "integrity_s", 0.0, most=DAY_S)
+            if "integrity_s" in (line.settings or {})
+            else None,
         ),
         beside=opening.beside,
     )
@@ -85,15 +90,28 @@ class Habits:
     """Between two readings of all attributes. [s]"""
     terminate_s: float = 20.0
     """From an operated command to the telling of its end. [s]"""
+    integrity_s: float | None = None
+    """Between two reports of everything; None leaves it as the IED's configuration has it. [s]"""
 
 
 @dataclass(frozen=True, slots=True)
-class _Subscription:
-    """One enabled report control block."""
+class _Read:
+    """Attributes of one device that were read."""
 
-    block: Variable
-    members: Sequence[Member]
-    intake: Intake
+    device_id: str
+    values: Mapping[Variable, Any]
+    since: int
+    """Number of the last report that had come when they were asked for."""
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What outlives an association, so that the next one goes on where it ended."""
+
+    entries: dict[Variable, bytes] = field(default_factory=dict)
+    """Last entry that was taken of each buffer."""
+    heard_at: datetime | None = None
+    """When something was heard last."""
 
 
 class Iec61850Line:
@@ -118,17 +136,17 @@ class Iec61850Line:
         self._beside = beside
         self._client: Client | None = None
         self._commander: Commander | None = None
-        self._entries: dict[Variable, bytes] = {}
-        """Last entry that was taken of each buffer, for the next association."""
+        self._intakes: dict[str, Intake] = {}
+        self._memory = _Memory()
 
     async def run(self, devices: Mapping[str, Address], sink: LineSink) -> None:
         """Associate, subscribe and read until cancelled or the association is lost."""
         commander = Commander()
-        waiting: asyncio.Queue[Any] = asyncio.Queue(KEPT)
+        association = _Association(self, self._intakes_of(devices, sink), sink, self._memory)
 
         async def told(message: Any) -> None:
             if not commander.take(message):
-                await waiting.put(message)
+                await association.told(message)
 
         client = await associate(self._host, self._port, within_s=self.habits.connect_s, told=told)
         try:
@@ -136,12 +154,24 @@ class Iec61850Line:
             sink.up()
             if self._beside:
                 await client.lost()
-                raise self._lost()
-            await _Association(self, client, devices, sink, waiting, self._entries).run()
+                raise LineDown(f"{self._host}:{self._port}: the association was lost")
+            await association.run(client, devices)
         finally:
             self._client = self._commander = None
             commander.end()
             await client.close()
+
+    def _intakes_of(self, devices: Mapping[str, Address], sink: LineSink) -> Mapping[str, Intake]:
+        """Return who takes what devices say: as before where nothing about a device has changed."""
+        intakes = {}
+        for device_id, address in devices.items():
+            known = self._intakes.get(device_id)
+            if known is None or not known.serves(address, sink):
+                known = Intake(address, sink, self.clock)
+            known.begin()
+            intakes[device_id] = known
+        self._intakes = intakes
+        return intakes
 
     def session(self, address: Address) -> DeviceSession:
         """Return a session for a device on this line.
@@ -168,40 +198,44 @@ class Iec61850Line:
             raise LineDown("not associated")
         return self._commander
 
-    def _lost(self) -> LineDown:
-        return LineDown(f"{self._host}:{self._port}: the association was lost")
-
 
 class _Association:
     """One association's work: its subscriptions, its reading, what it is told."""
 
-    def __init__(
-        self,
-        line: Iec61850Line,
-        client: Client,
-        devices: Mapping[str, Address],
-        sink: LineSink,
-        waiting: "asyncio.Queue[Any]",
-        entries: dict[Variable, bytes],
-    ) -> None:
+    def __init__(self, line: Iec61850Line, intakes: Mapping[str, Intake], sink: LineSink, memory: _Memory) -> None:
         self._line = line
-        self._client = client
-        self._addresses = devices
+        self._intakes = intakes
         self._sink = sink
-        self._waiting = waiting
-        self._entries = entries
+        self._memory = memory
+        self._kept_since = memory.heard_at
+        """What was kept for us was made after this."""
         self._answer_s = line.habits.answer_s
-        self._intakes = {device_id: Intake(address, sink, line.clock) for device_id, address in devices.items()}
-        self._subscriptions: dict[str, _Subscription] = {}
+        self._waiting: asyncio.Queue[mms.InformationReportUnconfirmed | _Read] = asyncio.Queue(KEPT)
+        """What came, in the order in which it came."""
+        self._arrived = 0
+        """Reports so far."""
+        self._taken = 0
+        """Those that were worked on."""
+        self._subscriptions: dict[str, Subscription] = {}
+        self._unusable: set[Variable] = set()
+        """Blocks that could not be enabled; they are tried again with each reading."""
         self._absent: set[Variable] = set()
+        self._due = asyncio.Event()
+        """Reports were lost: everything is read now."""
         self._rejected_at = float("-inf")
 
-    async def run(self) -> None:
+    async def told(self, message: Any) -> None:
+        """Keep a report for its turn."""
+        if isinstance(message, mms.InformationReportUnconfirmed) and message.specification == REPORTS:
+            self._arrived += 1
+            await self._waiting.put(message)
+
+    async def run(self, client: Client, devices: Mapping[str, Address]) -> None:
         """Work until the association is lost. Raises ``LineDown``."""
         tasks = [
-            asyncio.create_task(self._client.lost(), name="iec61850 association"),
+            asyncio.create_task(client.lost(), name="iec61850 association"),
             asyncio.create_task(self._keep_taking(), name="iec61850 reports"),
-            asyncio.create_task(self._keep_reading(), name="iec61850 reading"),
+            asyncio.create_task(self._keep_reading(client, devices), name="iec61850 reading"),
         ]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -214,100 +248,100 @@ class _Association:
                 task.result()
         raise LineDown("the association was lost")
 
-    async def _keep_reading(self) -> None:
-        for device_id, address in self._addresses.items():
+    async def _keep_reading(self, client: Client, devices: Mapping[str, Address]) -> None:
+        blocks: dict[Variable, list[Intake]] = {}
+        for device_id, address in devices.items():
             for reference in address.profile.control_blocks:
-                await self._subscribe(device_id, address, reference)
+                blocks.setdefault(report_block(address.text or "", reference), []).append(self._intakes[device_id])
+        enabled: set[Variable] = set()
         silent = 0
         while True:
-            answered = [await self._read(device_id) for device_id in self._addresses]
+            for block, intakes in blocks.items():
+                if block not in enabled and await self._subscribe(client, block, intakes):
+                    enabled.add(block)
+            self._due.clear()
+            answered = [await self._read(client, device_id) for device_id in devices]
             silent = 0 if any(answered) or not answered else silent + 1
             if silent >= SILENT_ROUNDS:
                 raise LineDown("associated, but nothing is answered")
-            await self._line.clock.sleep(self._line.habits.read_s)
+            try:
+                async with asyncio.timeout(self._line.habits.read_s):
+                    await self._due.wait()
+            except TimeoutError:
+                pass
 
-    async def _read(self, device_id: str) -> bool:
+    async def _read(self, client: Client, device_id: str) -> bool:
         """Read a device's attributes; return whether the IED answered."""
-        intake = self._intakes[device_id]
+        intake, since = self._intakes[device_id], self._arrived
         try:
-            values = await read_places(self._client, intake.places, self._absent, within_s=self._answer_s)
+            values = await read_places(client, intake.places, self._absent, within_s=self._answer_s)
         except DeviceSilent as exc:
             logger.info("IED does not answer", extra={"device_id": device_id, "reason": exc.message})
             self._sink.failed(device_id, "timeout")
             return False
         if not any(place.value in values for place in intake.places):
             self._sink.failed(device_id, "protocol_mismatch")
-        await intake.take_read(values)
+        await self._waiting.put(_Read(device_id, values, since))
         return True
 
-    async def _subscribe(self, device_id: str, address: Address, reference: str) -> None:
+    async def _subscribe(self, client: Client, block: Variable, intakes: Sequence[Intake]) -> bool:
         """Enable a report control block; without it the attributes are still read in turn."""
-        block = report_block(address.text or "", reference)
         try:
-            name, members = await self._members(block)
-            self._subscriptions[name] = _Subscription(block, members, self._intakes[device_id])
-            await self._enable(block)
+            subscription = await learn(client, block, intakes, within_s=self._answer_s)
+            other = self._subscriptions.setdefault(subscription.report_id, subscription)
+            if other.block != block:
+                raise ValueError(f"its reports cannot be told from those of {other.block.item}")
+            self._subscriptions[subscription.report_id] = subscription
+            await enable(
+                client, subscription, last_entry=self._memory.entries.get(block),
+                integrity_s=self._line.habits.integrity_s, within_s=self._answer_s,
+            )  # fmt: skip
         except (DeviceRefused, DeviceSilent, ValueError) as exc:
-            logger.warning(
-                "report control block cannot be used",
-                extra={"device_id": device_id, "block": reference, "reason": str(exc)},
-            )
-
-    async def _members(self, block: Variable) -> tuple[str, list[Member]]:
-        """Return the id of a block's reports and the entries of its data set."""
-        names = (block.child("RptID"), block.child("DatSet"))
-        told_id, told_set = await self._client.read(names, within_s=self._answer_s)
-        found = None if told_set is None else data_set(text_of(told_set))
-        if found is None:
-            raise ValueError("it has no data set")
-        entries = await self._client.members_of(found, within_s=self._answer_s)
-        members = [Member(entry, await self._client.type_of(entry, within_s=self._answer_s)) for entry in entries]
-        name = "" if told_id is None else text_of(told_id)
-        return name or f"{block.domain}/{block.item}", members
-
-    async def _enable(self, block: Variable) -> None:
-        await self._write(block, "RptEna", mms.BooleanData(False))
-        await self._write(block, "TrgOps", mms.BitStringData(list(TRIGGERS)))
-        if "$BR$" in block.item:
-            entry = self._entries.get(block)
-            if entry is None:
-                # What was buffered for somebody before us is not asked for: it may have been told already.
-                await self._write(block, "PurgeBuf", mms.BooleanData(True))
-            else:
-                await self._resume(block, entry)
-        await self._write(block, "RptEna", mms.BooleanData(True))
-        await self._write(block, "GI", mms.BooleanData(True))
-
-    async def _resume(self, block: Variable, entry: bytes) -> None:
-        """Go on after the last entry that was taken; when the buffer has lost it, with all that it has."""
-        try:
-            await self._write(block, "EntryID", mms.OctetStringData(entry))
-        except DeviceRefused as exc:
-            logger.warning("entries of a report buffer were lost", extra={"block": block.item, "reason": exc.message})
-            del self._entries[block]
-
-    async def _write(self, block: Variable, name: str, data: Any) -> None:
-        await self._client.write(block.child(name), data, within_s=self._answer_s)
+            if block not in self._unusable:
+                self._unusable.add(block)
+                logger.warning("report control block cannot be used", extra={"block": block.item, "reason": str(exc)})
+            return False
+        self._unusable.discard(block)
+        return True
 
     async def _keep_taking(self) -> None:
         while True:
-            message = await self._waiting.get()
-            if not isinstance(message, mms.InformationReportUnconfirmed) or message.specification != REPORTS:
-                continue
-            data = list(message.data)
-            try:
-                subscription = self._subscriptions.get(report_id(data))
-                if subscription is None:
-                    continue
-                report = parse(data, subscription.members)
-            except ValueError as exc:
-                await self._reject(str(data).encode(), str(exc))
-                continue
-            if report.overflow and subscription.block in self._entries:
-                logger.warning("entries of a report buffer were lost", extra={"block": subscription.block.item})
-            if report.entry is not None:
-                self._entries[subscription.block] = report.entry
-            await subscription.intake.take_report(report.values, changed=report.changed)
+            item = await self._waiting.get()
+            self._memory.heard_at = self._line.clock.now()
+            if isinstance(item, _Read):
+                await self._intakes[item.device_id].take_read(item.values, since=item.since)
+            else:
+                self._taken += 1
+                await self._take_report(list(item.data))
+
+    async def _take_report(self, data: Sequence[Any]) -> None:
+        try:
+            subscription = self._subscriptions.get(report_id(data))
+            if subscription is None:
+                return  # of a block that another client has enabled for all
+            report = parse(data, subscription.members)
+        except ValueError as exc:
+            await self._reject(str(data).encode(), str(exc))
+            return
+        block = subscription.block
+        if subscription.has_lost(report):
+            logger.warning("reports were lost, everything is read", extra={"block": block.item})
+            self._due.set()
+        if report.interrogated:
+            subscription.resuming = False
+        made_at = self._made_at(report) if subscription.resuming else None
+        for intake in subscription.intakes:
+            await intake.take_report(report, number=self._taken, kept=subscription.resuming, made_at=made_at)
+        if report.entry is not None:
+            self._memory.entries[block] = report.entry
+
+    def _made_at(self, report: Report) -> datetime | None:
+        """Return when an entry was made that was kept for us."""
+        if self._kept_since is None:
+            return None
+        return entry_time_of(
+            report.entry_time, self._kept_since - CLOCK_OFF_AT_MOST, self._line.clock.now() + CLOCK_OFF_AT_MOST
+        )
 
     async def _reject(self, raw: bytes, detail: str) -> None:
         now = self._line.clock.monotonic()

@@ -36,10 +36,16 @@ class Report:
     values: Mapping[Variable, Any]
     changed: bool
     """Whether something in it has changed, as against told again in turn or because it was asked for."""
+    interrogated: bool
+    """It answers a general interrogation."""
+    sequence: int | None
+    """Its number; segments of one report share it, and it begins again with 0."""
     overflow: bool
     """Entries were lost before it."""
     entry: bytes | None
     """Id of its entry in the buffer."""
+    entry_time: Any
+    """When it was made, by the IED, as it came; see ``values.entry_time_of``."""
 
 
 def report_id(data: Sequence[Any]) -> str:
@@ -69,13 +75,10 @@ def parse(data: Sequence[Any], members: Sequence[Member]) -> Report:
 def _parse(rest: Iterator[Any], members: Sequence[Member]) -> Report:
     next(rest)
     fields = true_bits(bits_of(next(rest)))
-    _skip(rest, fields, SEQUENCE, TIME, DATA_SET)
-    overflow = next(rest) == mms.BooleanData(True) if OVERFLOW in fields else False
-    entry = next(rest) if ENTRY in fields else None
-    _skip(rest, fields, REVISION)
+    head = {name: next(rest) for name in (SEQUENCE, TIME, DATA_SET, OVERFLOW, ENTRY, REVISION) if name in fields}
     if SEGMENTS in fields:
-        next(rest)
-        next(rest)
+        next(rest)  # its number
+        next(rest)  # whether more follow
     included = bits_of(next(rest))
     if len(included) != len(members):
         raise ValueError(f"{len(included)} entries where the data set has {len(members)}")
@@ -90,15 +93,13 @@ def _parse(rest: Iterator[Any], members: Sequence[Member]) -> Report:
     reasons = [true_bits(bits_of(next(rest))) for _ in found] if REASON in fields else []
     if next(rest, None) is not None:
         raise ValueError("more fields than a report has")
+    sequence, entry = head.get(SEQUENCE), head.get(ENTRY)
     return Report(
         values=values,
         changed=not reasons or not all(reason <= ASKED_FOR for reason in reasons),
-        overflow=overflow,
+        interrogated=any(INTERROGATION in reason for reason in reasons),
+        sequence=sequence.value if isinstance(sequence, mms.UnsignedData | mms.IntegerData) else None,
+        overflow=head.get(OVERFLOW) == mms.BooleanData(True),
         entry=bytes(entry.value) if isinstance(entry, mms.OctetStringData) else None,
+        entry_time=head.get(TIME),
     )
-
-
-def _skip(rest: Iterator[Any], fields: frozenset[int], *names: int) -> None:
-    for name in names:
-        if name in fields:
-            next(rest)

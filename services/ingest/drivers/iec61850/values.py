@@ -5,7 +5,7 @@ Source:
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from hat.drivers import mms
@@ -13,6 +13,8 @@ from hat.drivers import mms
 from libs.common.contracts.telemetry import Quality
 
 VALIDITY_BITS = 13
+BINARY_EPOCH = datetime(1984, 1, 1, tzinfo=UTC)
+DAY_MS = 86_400_000
 OVERFLOW, BAD_REFERENCE, FAILURE, OLD_DATA = 2, 4, 6, 7
 SUBSTITUTED, TEST, BLOCKED = 10, 11, 12
 
@@ -61,6 +63,29 @@ def time_of(data: Any) -> datetime | None:
     if not isinstance(data, mms.UtcTimeData) or data.clock_failure or data.not_synchronized:
         return None
     return data.value if data.value.timestamp() > 0 else None
+
+
+def entry_time_of(data: Any, since: datetime, until: datetime) -> datetime | None:
+    """Return a time of entry, found by when the entry can have been made; None where that leaves it open.
+
+    It is days and the milliseconds of the day, which hat-drivers adds up as if they were seconds. A millisecond more
+    may therefore be a day less: what is left is one time in nearly a day.
+
+    Args:
+        data: As hat-drivers decodes it.
+        since: The entry was not made before.
+        until: It was made by then.
+    """
+    if not isinstance(data, mms.BinaryTimeData):
+        return None
+    told_s = (data.value - BINARY_EPOCH) // timedelta(seconds=1)
+    found = []
+    for day in range((since - BINARY_EPOCH).days, (until - BINARY_EPOCH).days + 1):
+        at_ms = told_s - day * 86_400
+        at = BINARY_EPOCH + timedelta(days=day, milliseconds=at_ms)
+        if 0 <= at_ms < DAY_MS and since <= at <= until:
+            found.append(at)
+    return found[0] if len(found) == 1 else None
 
 
 def leaves(item: str, data: Any, kind: Any) -> Iterator[tuple[str, Any]]:
