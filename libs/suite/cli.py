@@ -139,6 +139,26 @@ def _add_administration(app: typer.Typer, words: Words) -> None:
 
         import_file(_settings(), file, words, _say)
 
+    @app.command(
+        "import-readings",
+        help=words(
+            "import an archive of readings of any size (CSV, JSON lines, Parquet); started again it goes on",
+            "导入任意大小的历史读数文件(CSV、JSON 行、Parquet),中断后重新执行即续传",
+        ),
+    )
+    def import_readings(
+        file: Annotated[Path, typer.Argument(dir_okay=False)],
+        timezone: Annotated[
+            str | None, typer.Option(help=words("of times without an offset", "无偏移时间的时区"))
+        ] = None,
+        check: Annotated[bool, typer.Option(help=words("check only, take nothing", "仅检查,不导入"))] = False,
+    ) -> None:
+        from libs.suite.api import LocalApi
+        from libs.suite.archives import run
+
+        with LocalApi(_settings()) as api:
+            run(file, words, _say, api, timezone=timezone, dry_run=check)
+
     @app.command(help=words("examine this machine and say how to mend what is wrong", "检查本机环境并给出修复办法"))
     def doctor() -> None:
         import asyncio

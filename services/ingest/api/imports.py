@@ -28,6 +28,9 @@ MAX_REPORTS = 1000
 MAX_PUSH_BYTES = 16 << 20
 """A pushed batch, unpacked. [B]"""
 GZIP = b"\x1f\x8b"
+Key = Annotated[
+    str | None, Query(min_length=1, max_length=200, pattern=r"^[!-~]+$", description="the sender's own name of it")
+]
 CSV_ANSWER: dict[str, Any] = {"content": {"text/csv": {}}, "description": "line, reason, detail, detail_zh"}
 
 
@@ -49,6 +52,8 @@ class ImportOut(BaseModel):
     counts: dict[str, Any] | None = None
     problems: list[dict[str, Any]] | None = None
     """Wrong places: line, field, what was expected, what was found."""
+    key: str | None = None
+    """The sender's own name of it."""
     changes: list[dict[str, Any]] | None = None
     """Of a registry file: per entity the fields that differ, before and after; the first five hundred."""
     detail: str | None = None
@@ -100,23 +105,25 @@ def build_router(*, imports: Imports, submissions: Submissions, topology: Topolo
         timezone: Annotated[
             str | None, Query(max_length=64, description="IANA zone of times in tables that have no offset")
         ] = None,
+        key: Key = None,
     ) -> ImportOut:
-        """Import a registry file (YAML, Excel) or readings (JSON lines, CSV, Excel); the body is the file.
+        """Import a registry file (YAML, Excel) or readings (JSON lines, CSV, Parquet, Excel); the body is the file.
 
         Text plain or gzip. A small file is done when this answers (201, or 400 with every wrong place); a large one is
-        queued (202): ask again under ``Location``.
+        queued (202): ask again under ``Location``. What was sent under the same ``key`` and has not failed is not taken
+        again, and answered as it stands.
         """
         actor = actor_of(principal, request, topology)
         body = await request.body()
-        found = await imports.start(kind, file, body, actor, dry_run=dry_run, timezone=timezone)
+        found = await imports.start(kind, file, body, actor, dry_run=dry_run, timezone=timezone, key=key)
         response.headers["location"] = f"/api/v1/imports/{found.id}"
-        response.status_code = 202 if found.state == "queued" else 201
+        response.status_code = 202 if found.state in ("queued", "running") else 201
         return _shown(found)
 
     @router.get("/imports", response_model_exclude_none=True)
-    async def list_imports(_: Reader, cursor: Cursor = None, limit: Limit = 50) -> Page[ImportOut]:
+    async def list_imports(_: Reader, cursor: Cursor = None, limit: Limit = 50, key: Key = None) -> Page[ImportOut]:
         """Return imports, the youngest first."""
-        found = await imports.page(before=read_key_cursor(cursor), limit=limit + 1)
+        found = await imports.page(before=read_key_cursor(cursor), limit=limit + 1, key=key)
         items = [_shown(one) for one in found[:limit]]
         return Page(items=items, next_cursor=key_cursor(items[-1].id) if len(found) > limit else None)
 

@@ -1,4 +1,4 @@
-"""An archive of readings, as JSON lines, CSV or a workbook; text plain or gzip, in UTF-8 or GB 18030."""
+"""An archive of readings, as JSON lines, CSV, Parquet or a workbook; text plain or gzip, in UTF-8 or GB 18030."""
 
 import codecs
 import gzip
@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from libs.common.contracts.telemetry import RejectReason
 from services.ingest.domain.acceptance import Refused
 from services.ingest.domain.submission import Submission, parse_submission, read_submission
-from services.ingest.files import workbook
+from services.ingest.files import columnar, workbook
 from services.ingest.files.table import TableRow, csv_reports, sheet_reports
 from services.ingest.files.workbook import unusable
 
@@ -48,12 +48,12 @@ def open_archive(body: bytes, file: str, zone: ZoneInfo | None) -> Iterator[Entr
     """
     if body.startswith(workbook.MAGIC):
         return _sheet(body, file, zone)
+    if body.startswith(columnar.MAGIC):
+        return _from_rows(columnar.parquet_reports(body, file, zone))
     head = _checked(body, file)
     if head.lstrip(codecs.BOM_UTF8 + b" \t\r\n")[:1] in (b"{", b"[", b""):
         return (Entry(number, line, _parsed(line)) for number, line in enumerate(_lines(body, file), 1) if line.strip())
-    rows = csv_reports(_text(body, file, _encoding(body, file)), file, zone)
-    first = next(rows, None)  # the headings are judged now
-    return iter(()) if first is None else (_entry(row) for row in _chained(first, rows))
+    return _from_rows(csv_reports(_text(body, file, _encoding(body, file)), file, zone))
 
 
 def unpacks_to(body: bytes, limit: int) -> bool:
@@ -149,8 +149,11 @@ def _sheet(body: bytes, file: str, zone: ZoneInfo | None) -> Iterator[Entry]:
     if len(sheets) != 1:
         raise unusable(file, "a workbook with one sheet", "只含一个工作表的工作簿", f"{len(sheets)}")
     [sheet] = sheets
-    rows = sheet_reports(sheet.columns, ((row.number, row.cells) for row in sheet.rows), file, zone)
-    first = next(rows, None)
+    return _from_rows(sheet_reports(sheet.columns, ((row.number, row.cells) for row in sheet.rows), file, zone))
+
+
+def _from_rows(rows: Iterator[TableRow]) -> Iterator[Entry]:
+    first = next(rows, None)  # the headings are judged now
     return iter(()) if first is None else (_entry(row) for row in _chained(first, rows))
 
 

@@ -28,6 +28,8 @@ class Import:
     changes: Sequence[Mapping[str, Any]] | None = None
     """Of a registry file: what is new in the first entities, field by field."""
     finished_at: datetime | None = None
+    key: str | None = None
+    """The sender's own name of it."""
     done: int | None = None
     """Lines or entities that are done, while it runs."""
 
@@ -37,11 +39,12 @@ async def insert(conn: WriteConn, found: Import) -> None:
     await conn.execute(
         """
         insert into imports (id, kind, file, actor, dry_run, state, bytes, job_id, counts, problems, detail, detail_zh,
-                             created_at, finished_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+                             created_at, finished_at, key)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
         """,
         found.id, found.kind, found.file, found.actor, found.dry_run, found.state, found.bytes, found.job_id,
         found.counts, found.problems, found.detail, found.detail_zh, found.created_at, found.finished_at,
+        found.key,
     )  # fmt: skip
 
 
@@ -81,12 +84,14 @@ async def fetch(conn: ReadConn, import_id: str) -> Import | None:
     return found[0] if found else None
 
 
-async def fetch_page(conn: ReadConn, *, before: str | None, limit: int, import_id: str | None = None) -> list[Import]:
+async def fetch_page(
+    conn: ReadConn, *, before: str | None, limit: int, import_id: str | None = None, key: str | None = None
+) -> list[Import]:
     """Return imports, the youngest first, below the id ``before``; a job that has ended badly ends its import."""
     rows = await conn.fetch(
         """
         select i.id, i.kind, i.file, i.actor, i.dry_run, i.bytes, i.job_id, i.counts, i.problems,
-               i.changes, i.created_at,
+               i.changes, i.created_at, i.key,
                case when i.state in ('queued', 'running') and j.state is not null then j.state else i.state end
                    as state,
                coalesce(i.detail, j.error->>'detail', j.note) as detail,
@@ -94,12 +99,14 @@ async def fetch_page(conn: ReadConn, *, before: str | None, limit: int, import_i
                coalesce(i.finished_at, j.finished_at) as finished_at, j.done
           from imports i left join jobs j on j.id = i.job_id
          where ($1::text is null or i.id < $1) and ($3::text is null or i.id = $3)
+           and ($4::text is null or i.key = $4)
          order by i.id desc
          limit $2
         """,
         before,
         limit,
         import_id,
+        key,
     )
     return [Import(**dict(row.items())) for row in rows]
 

@@ -122,11 +122,20 @@ class Imports:
         self._sync_bytes = sync_bytes
 
     async def start(
-        self, kind: Kind, file: str, body: bytes, actor: Actor, *, dry_run: bool, timezone: str | None = None
+        self,
+        kind: Kind,
+        file: str,
+        body: bytes,
+        actor: Actor,
+        *,
+        dry_run: bool,
+        timezone: str | None = None,
+        key: str | None = None,
     ) -> Import:
         """Do a small import, or put a large one into the queue.
 
-        ``timezone`` is the IANA name of the zone of times in tables that have no offset.
+        ``timezone`` is the IANA name of the zone of times in tables that have no offset. What was sent under a ``key``
+        and has not failed is not taken again.
 
         Raises:
             InvalidFile: A small file is wrong; nothing of it was taken, and the import is on record as failed.
@@ -136,6 +145,10 @@ class Imports:
         zone_of(timezone)
         if actor.sites is not None:
             raise Forbidden("imports are for those who see all sites", message_zh="仅不限局站的账号可以导入")
+        if key is not None:
+            before = await self.page(before=None, limit=1, key=key)
+            if before and before[0].state != "failed":
+                return before[0]
         at_once = len(body) <= self._sync_bytes and unpacks_to(body, self._sync_bytes)
         found = Import(
             id=new_id(),
@@ -146,6 +159,7 @@ class Imports:
             state="running" if at_once else "queued",
             bytes=len(body),
             created_at=self._clock.now(),
+            key=key,
         )
         if not at_once:
             async with self._db.write() as conn:
@@ -241,10 +255,10 @@ class Imports:
         async with self._db.read() as conn:
             return await store.fetch_wrong_lines(conn, import_id, after=after, limit=limit)
 
-    async def page(self, *, before: str | None, limit: int) -> list[Import]:
-        """Return imports, the youngest first."""
+    async def page(self, *, before: str | None, limit: int, key: str | None = None) -> list[Import]:
+        """Return imports, of all keys or of one, the youngest first."""
         async with self._db.read() as conn:
-            return await store.fetch_page(conn, before=before, limit=limit)
+            return await store.fetch_page(conn, before=before, limit=limit, key=key)
 
     async def take_registry(self, file: str, body: bytes, actor: str, *, dry_run: bool) -> ImportCounts:
         """Take a registry file, YAML or a workbook, all of it or nothing.
