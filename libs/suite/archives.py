@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import io
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import polars as pl
-from polars.exceptions import PolarsError
+from polars.exceptions import PanicException, PolarsError
 
 from libs.suite.importing import NotImported
 from libs.suite.words import Words
@@ -98,7 +99,7 @@ def import_archive(
             waiting.append(_send(api, part, file, f"{name}:{part.number}", timezone, dry_run))
         for sent in waiting:
             progress.add(_finished(api, sent, file, words))
-    except (OSError, EOFError, PolarsError, UnicodeDecodeError, csv.Error) as exc:
+    except (OSError, EOFError, PolarsError, PanicException, zlib.error, csv.Error) as exc:
         raise NotImported(f"{file} cannot be read: {exc}", message_zh=f"无法读取 {file}:{exc}") from exc
     return progress.counts
 

@@ -57,7 +57,12 @@ def open_archive(body: bytes, file: str, zone: ZoneInfo | None) -> Iterator[Entr
 
 
 def unpacks_to(body: bytes, limit: int) -> bool:
-    """Return whether a file is at most this long when it is unpacked; a damaged one is told as soon as it is read."""
+    """Return whether a file is at most this long when it is unpacked; a damaged one is told as soon as it is read.
+
+    Parquet counts as longer: it can hold any number of rows in a few bytes.
+    """
+    if body.startswith(columnar.MAGIC):
+        return False
     if not body.startswith(GZIP):
         return True
     try:

@@ -3,11 +3,13 @@
 import gzip
 import io
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import openpyxl
 import orjson
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,8 +18,8 @@ from libs.common.contracts.telemetry import RejectReason
 from libs.common.errors import InvalidFile
 from services.ingest.domain.acceptance import Refused
 from services.ingest.domain.submission import Submission
-from services.ingest.files import archive
-from services.ingest.files.archive import Entry, open_archive
+from services.ingest.files import archive, columnar
+from services.ingest.files.archive import Entry, open_archive, unpacks_to
 
 CHINA = ZoneInfo("Asia/Shanghai")
 NOON = datetime(2026, 3, 1, 4, tzinfo=UTC)
@@ -155,3 +157,60 @@ def test_no_bytes_raise_anything_but_a_wrong_file(noise: bytes) -> None:
         except InvalidFile:
             continue
         assert all(isinstance(entry.found, Submission | Refused) for entry in entries)
+
+
+def parquet(**columns: Any) -> bytes:
+    body = io.BytesIO()
+    pl.DataFrame(columns).write_parquet(body)
+    return body.getvalue()
+
+
+def test_parquet_says_the_same_as_csv() -> None:
+    times = [datetime(2026, 1, 1, 0, 15 * n, tzinfo=UTC).replace(tzinfo=None) for n in range(3)]
+    body = parquet(device_id=["m-1"] * 3, source_time=times, **{"active_power_total [W]": [1.0, 2.5, None]})
+    table = "device_id,source_time,active_power_total [W]\n" + "".join(
+        f"m-1,{time},{value}\n" for time, value in zip(times, ("1", "2.5", ""), strict=True)
+    )
+    found = list(open_archive(body, "x", CHINA))
+    assert [entry.found for entry in found] == [entry.found for entry in open_archive(table.encode(), "x", CHINA)]
+    assert [entry.line for entry in found] == [1, 2, 3]
+    assert isinstance(found[0].found, Submission)
+    assert not isinstance(found[2].found, Submission)
+    assert not unpacks_to(body, 1 << 20)
+
+
+def test_parquet_of_odd_types_is_read_or_refused_by_its_column() -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    [entry] = open_archive(parquet(device_id=["m-1"], source_time=[at], voltage_a=[Decimal("230.1")]), "x", None)
+    assert isinstance(entry.found, Submission)
+    assert entry.found.points == {"voltage_a": 230.1}
+    with pytest.raises(InvalidFile, match="voltage_a"):
+        open_archive(parquet(device_id=["m-1"], source_time=[at], voltage_a=[[1.0, 2.0]]), "x", None)
+    times = pl.Series([0, 1 << 61]).cast(pl.Datetime("us", "Asia/Shanghai"))  # the second in a year of five digits
+    first, second = open_archive(parquet(device_id=["m-1"] * 2, source_time=times, voltage_a=[1.0] * 2), "x", None)
+    assert isinstance(first.found, Submission)
+    assert first.found.source_time == datetime(1970, 1, 1, tzinfo=UTC)
+    assert isinstance(second.found, Refused)
+    [entry] = open_archive(parquet(device_id=["m" * 1_000_000], source_time=[at], voltage_a=[1.0]), "x", None)
+    assert isinstance(entry.found, Refused)
+    assert len(entry.raw) < 1000
+
+
+def test_parquet_with_too_many_rows_or_columns_is_refused_before_it_is_unfolded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    monkeypatch.setattr(columnar, "MAX_ROWS", 5)
+    with pytest.raises(InvalidFile, match="at most 5 rows"):
+        open_archive(parquet(device_id=["m-1"] * 6, source_time=[at] * 6, voltage_a=[1.0] * 6), "x", None)
+    with pytest.raises(InvalidFile, match="columns"):
+        open_archive(parquet(**{f"x_{n}": [1.0] for n in range(columnar.MAX_COLUMNS + 1)}), "x", None)
+
+
+@given(st.binary(max_size=60), st.integers(0, 400))
+def test_damaged_parquet_is_told_as_such(wrong: bytes, place: int) -> None:
+    body = parquet(device_id=["m-1"] * 3, source_time=[datetime(2026, 1, 1, tzinfo=UTC)] * 3, voltage_a=[1.0] * 3)
+    try:
+        list(open_archive(body[:place] + wrong + body[place + len(wrong) :], "x", CHINA))
+    except InvalidFile:
+        pass
