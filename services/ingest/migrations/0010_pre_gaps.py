@@ -12,7 +12,7 @@ def upgrade() -> None:
         alter table gaps
             add column kind text not null default 'silence'
                 constraint gaps_kind check (kind in ('silence', 'sequence')),
-            add column interval_s double precision not null,
+            add column interval_s double precision not null default 60,
             add column told boolean not null default false
         """
     )
