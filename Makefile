@@ -26,7 +26,7 @@ export UV_NO_PROGRESS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint fmt types up down bench fuzz image clean clean-data
+.PHONY: help setup run peers test lint fmt types up down bench fuzz image clean clean-data
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -36,10 +36,12 @@ setup: $(VENV)/.synced ## fetch the pinned tools and libraries into .tools and .
 run: setup ## start the whole suite with a simulated field; Ctrl-C stops it
 	@$(BIN)/wattring up --demo
 
-test: setup ## set up real Kafka, PostgreSQL and a browser, and run every test
+peers: setup ## set up real Kafka, PostgreSQL, a browser and the other peers of the tests
 	@deploy/setup/backing-services
 	@deploy/setup/test-peers
 	@if [ -z "$$KAFKA_BOOTSTRAP_SERVERS" ] && command -v java mvn >/dev/null; then deploy/kafka/kafka.sh jars >/dev/null; fi
+
+test: peers ## run every test, against real peers
 	$(BIN)/pytest $(SPREAD) --reruns $(RERUNS) $(T)
 ifeq ($(T),tests)
 	deploy/setup/with-system-postgres $(BIN)/pytest $(SPREAD) --reruns $(RERUNS) -m "sql and not kafka" tests/contract tests/deploy tests/integration

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import orjson
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
@@ -102,6 +103,7 @@ def create_app(
         responses={status: {"model": ProblemDetail} for status in PROBLEMS},
     )
     app.state.service = service
+    app.state.operations = {}
     app.state.platform = platform
     app.state.health = health
     app.add_middleware(Envelope, service=service, health=health, max_body_bytes=max_body_bytes)
@@ -208,7 +210,7 @@ async def _as_described(request: Request) -> None:
     """
     if not request.query_params and request.method in ("GET", "DELETE"):
         return
-    operation = _operation(request.app, request.method, request.url.path)
+    operation = _operation(request)
     if operation is None:
         return
     known = [one["name"] for one in operation.get("parameters", ()) if one["in"] == "query"]
@@ -250,21 +252,17 @@ def _of_64_bits(text: str) -> int:
     return number
 
 
-def _operation(app: FastAPI, method: str, path: str) -> Mapping[str, Any] | None:
-    """Return the description of an operation, None where there is none."""
-    segments = path.split("/")
-    best: tuple[int, Mapping[str, Any]] | None = None
-    for template, operations in app.openapi()["paths"].items():
-        parts = template.split("/")
-        free = sum(part.startswith("{") for part in parts)
-        if (
-            len(parts) == len(segments)
-            and all(part == segment or part.startswith("{") for part, segment in zip(parts, segments, strict=True))
-            and method.lower() in operations
-            and (best is None or free < best[0])
-        ):
-            best = (free, operations[method.lower()])
-    return None if best is None else best[1]
+def _operation(request: Request) -> Mapping[str, Any] | None:
+    """Return the description of what is asked, None where there is none.
+
+    Each is made when it is first asked: the whole page is half a second of work in ingest, for which no first request
+    should wait.
+    """
+    route, made = request.scope["route"], request.app.state.operations
+    if id(route) not in made:
+        (made[id(route)],) = get_openapi(title="", version="", routes=[route])["paths"].values() or ({},)
+    operation: Mapping[str, Any] | None = made[id(route)].get(request.method.lower())
+    return operation
 
 
 def _no_parameter(name: str, known: Collection[str]) -> errors.WrongValue:

@@ -115,31 +115,32 @@ def test_story_kill_stop_and_second_start(tmp_path: Path) -> None:
             assert len(api.get("plans")["items"]) == plans + 1
             imports = [one["file"] for one in api.get("imports")["items"]]
             assert imports.count("history.ndjson.gz") == 1
+        wrong_registry_file_is_refused_place_by_place_and_nothing_of_it_is_taken(suite, tmp_path)
+        misspelt_setting_is_refused_with_what_was_meant(suite)
 
 
-def test_wrong_registry_file_is_refused_place_by_place_and_nothing_of_it_is_taken(tmp_path: Path) -> None:
-    folder = tmp_path / "data"
-    with running(folder, tmp_path / "out") as suite:
-        suite.until("savings plan in force")
-        wrong = tmp_path / "wrong.yaml"
-        wrong.write_text(
-            "schema: registry/1\n"
-            "sites:\n"
-            "  - {id: site-new, name: New, kind: castle}\n"
-            "devices:\n"
-            "  - {id: meter-new, name: New, kind: meter_3p, site: nowhere}\n"
-        )
-        done = suite.command("import", str(wrong))
-        assert done.returncode == 1
-        assert re.search(rf"{wrong}:3: .*kind.*: expected ", done.stderr), done.stderr
-        with LocalApi(suite.settings) as api:
-            assert "site-new" not in [one["id"] for one in api.get("sites")["items"]]
+def wrong_registry_file_is_refused_place_by_place_and_nothing_of_it_is_taken(suite: Suite, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(
+        "schema: registry/1\n"
+        "sites:\n"
+        "  - {id: site-new, name: New, kind: castle}\n"
+        "devices:\n"
+        "  - {id: meter-new, name: New, kind: meter_3p, site: nowhere}\n"
+    )
+    done = suite.command("import", str(wrong))
+    assert done.returncode == 1
+    assert re.search(rf"{wrong}:3: .*kind.*: expected ", done.stderr), done.stderr
+    with LocalApi(suite.settings) as api:
+        assert "site-new" not in [one["id"] for one in api.get("sites")["items"]]
 
-        misspelt = subprocess.run(
-            [*COMMAND, "doctor"],
-            env={**suite.environ, "WATTRING_DATABASE__POOL_MXA": "3"},
-            capture_output=True,
-            text=True,
-        )
-        assert misspelt.returncode == 1
-        assert "did you mean WATTRING_DATABASE__POOL_MAX?" in misspelt.stderr
+
+def misspelt_setting_is_refused_with_what_was_meant(suite: Suite) -> None:
+    misspelt = subprocess.run(
+        [*COMMAND, "doctor"],
+        env={**suite.environ, "WATTRING_DATABASE__POOL_MXA": "3"},
+        capture_output=True,
+        text=True,
+    )
+    assert misspelt.returncode == 1
+    assert "did you mean WATTRING_DATABASE__POOL_MAX?" in misspelt.stderr
