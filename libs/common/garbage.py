@@ -34,6 +34,8 @@ class GarbageKeeper:
             monotonic: For the day between two whole collections. [s]
             processor: Time that this thread has worked; a collection is not long because others work. [s]
         """
+        self.later: Callable[[Callable[[], object]], object] = lambda call: None
+        """Has something called soon, outside of a collection; the running loop's ``call_soon_threadsafe``."""
         self._monotonic = monotonic
         self._processor = processor
         self._thresholds = gc.get_threshold()
@@ -61,6 +63,8 @@ class GarbageKeeper:
             return
         if self._processor() - self._began_at > LONG_S:
             gc.freeze()
+            # The interpreter waits until a quarter of what it last saw has come anew; now it sees how little is left.
+            self.later(gc.collect)
         if self._monotonic() - self._whole_at >= WHOLE_EVERY_S:
             # The next one sees everything, is long for that, and sets aside what it found alive.
             self._whole_at = self._monotonic()

@@ -103,8 +103,9 @@ def run(
     logger.info("starting", extra={"version": _release(), "pid": os.getpid(), "settings": shown(common)})
     bound = _StopBound(common.drain_s + CLOSE_S + THREADS_S + FLUSH_S + MARGIN_S)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        garbage.later = runner.get_loop().call_soon_threadsafe
         code = runner.run(_guarded(builders, common, bound))
-    garbage.end()
+        garbage.end()
     shutdown_tracing()
     bound.lift()
     return code

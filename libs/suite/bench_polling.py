@@ -113,12 +113,12 @@ async def _watch(running: Running) -> Polling:
 
 
 async def _stored(running: Running, since: datetime, took_s: float, least: float) -> list[tuple[str, float, int]]:
-    """Return device, POSIX time and number of points of the reports of that time that the history has.
+    """Return device, POSIX time and number of points of that time's reports, once all are in the history.
 
     Raises:
-        RuntimeError: It has fewer than ``least``, and goes on having fewer.
+        RuntimeError: It has fewer than ``least``, and no more are coming.
     """
-    end = time.monotonic() + STORED_WITHIN_S
+    end, stored = time.monotonic() + STORED_WITHIN_S, 0
     conn = await asyncpg.connect(running.database_url)
     try:
         while True:
@@ -134,8 +134,9 @@ async def _stored(running: Running, since: datetime, took_s: float, least: float
                 since,
                 took_s,
             )
-            if rows and len(rows) >= least:
+            if len(rows) >= least and len(rows) == stored:
                 return [(row["device_id"], row["at"], row["points"]) for row in rows]
+            stored = len(rows)
             if time.monotonic() > end:
                 raise RuntimeError(f"{least:.0f} reports are expected in the history, {len(rows)} are there")
             await asyncio.sleep(1.0)

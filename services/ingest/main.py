@@ -214,6 +214,7 @@ def build(platform: Platform) -> Service:
         handler=HistoryHandler(clock, partial(_resolution, catalogue)),
         member_id=member,
         max_batch=settings.history.max_batch,
+        gather_s=settings.history.gather_s,
     )
     rejected = EffectsConsumer(
         bus=bus,

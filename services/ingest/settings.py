@@ -121,6 +121,7 @@ class HistorySettings(SettingsModel):
     cold: ColdSettings = ColdSettings()
     days_ahead: int = Field(default=3, ge=1, le=60, description="daily partitions made in advance")
     max_batch: int = Field(default=5000, ge=1, le=50000, description="reports stored in one transaction")
+    gather_s: float = Field(default=0.1, ge=0, le=5, description="between two transactions while there is no backlog")
 
 
 class IngestSettings(SettingsModel):

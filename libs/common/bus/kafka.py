@@ -206,7 +206,7 @@ class KafkaBus:
 
     async def _place(self, message: Message) -> int:
         check_message(message)
-        partitions = await self.partitions(message.topic)
+        partitions = self._partitions.get(message.topic) or await self.partitions(message.topic)
         partition = partition_for(message, partitions)
         if not 0 <= partition < partitions:
             raise MessageRefused(message, f"there is no partition {partition}, only {partitions}")
@@ -247,6 +247,8 @@ class KafkaBus:
 
     async def _usable_producer(self, timeout_s: float) -> AIOKafkaProducer:
         """Return the producer, opening it or a new one where need be; several who come at once share the attempt."""
+        if self._producer is not None and not self._broken and not self._opening.locked():
+            return self._producer
         async with within(timeout_s, "Kafka does not answer"), self._opening:
             if self._broken and self._producer is not None:
                 producer, self._producer = self._producer, None

@@ -11,6 +11,7 @@ Source:
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from libs.common.profiles import Area
 
@@ -19,6 +20,8 @@ MAX_GAP = 16
 MAX_REGISTERS = 125
 """Of the protocol; a profile may set less."""
 MAX_BITS = 2000
+PLANS = 256
+"""That are shared at a time; a profile has two or three."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -52,6 +55,12 @@ class Block:
     def end(self) -> int:
         """Address after the last one."""
         return self.start + self.count
+
+
+@lru_cache(maxsize=PLANS)
+def shared_plan(spans: tuple[Span, ...], max_registers: int, max_gap: int) -> tuple[Block, ...]:
+    """Return ``plan`` of these spans, the same objects for all devices that are read alike."""
+    return plan(spans, max_registers=max_registers, max_gap=max_gap)
 
 
 def plan(

@@ -8,9 +8,13 @@ import math
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
+from functools import lru_cache
 
 from libs.common.errors import InvalidInput
 from libs.common.profiles import RegisterType
+
+DECODERS = 1024
+"""Of different blocks that are kept; a profile has a handful."""
 
 
 class ByteOrder(StrEnum):
@@ -109,10 +113,13 @@ def text(registers: Sequence[int], *, big_bytes: bool = True) -> str | None:
     return "".join(letter for letter in found if letter.isprintable()).strip() or None
 
 
+@lru_cache(maxsize=DECODERS)
 def block_decoder(
-    items: Sequence[tuple[Sequence[int], RegisterType, ByteOrder]],
+    items: tuple[tuple[tuple[int, ...], RegisterType, ByteOrder], ...],
 ) -> Callable[[Sequence[int]], list[float | int | None]]:
     """Return a function that decodes many values of one block at once, as ``decode`` does one by one.
+
+    Thousands of devices of one profile share it.
 
     Args:
         items: Of each value: where its registers stand, counted from the block's first, its type and its order.

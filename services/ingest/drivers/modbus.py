@@ -25,7 +25,7 @@ from libs.common.profiles import (
     Order,
     RegisterType,
 )
-from services.ingest.domain.read_plan import Block, Span, plan, split
+from services.ingest.domain.read_plan import Block, Span, shared_plan, split
 from services.ingest.domain.registers import BYTE_ORDERS, ByteOrder, block_decoder, text
 from services.ingest.drivers.modbus_writes import repeated, write_request
 from services.ingest.drivers.port import Address, BadAnswer, DeviceRefused, DeviceSilent, LineDown, RawReport
@@ -103,6 +103,19 @@ class _Found:
         return not self.raw and not self.texts
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Reading:
+    """A block with all that reading it takes."""
+
+    block: Block
+    what: str
+    """For messages."""
+    request: ModbusPDU
+    numbers: tuple[str, ...]
+    decode: Callable[[Sequence[int]], list[float | int | None]]
+    texts: tuple[ModbusTextPoint, ...]
+
+
 class ModbusDevice:
     """One unit: its plan of requests, what it refused, and the order of its floats."""
 
@@ -133,7 +146,7 @@ class ModbusDevice:
         self._float_order = None if FLOAT_ORDER_POINT in self._points else self._order
         self._fast: list[Block] = []
         self._slow: list[Block] = []
-        self._decoders: dict[Block, Callable[[Sequence[int]], list[float | int | None]]] = {}
+        self._readings: dict[int, _Reading] = {}
         self._slow_due_at = float("-inf")
 
     async def read(self) -> RawReport:
@@ -185,10 +198,10 @@ class ModbusDevice:
         slow = [_span(point) for point in self._points.values() if point.slow]
         slow += [_span(point) for point in self._texts.values()]
         self._fast, self._slow = self._plan(fast), self._plan(slow)
-        self._decoders.clear()
+        self._readings.clear()
 
     def _plan(self, spans: Iterable[Span]) -> list[Block]:
-        return list(plan(spans, max_registers=self._profile.max_registers_per_read, max_gap=self._max_gap))
+        return list(shared_plan(tuple(spans), self._profile.max_registers_per_read, self._max_gap))
 
     async def _knows_float_order(self, found: _Found) -> bool:
         """Return whether the order of the floats is known; ask the device for it once."""
@@ -235,30 +248,24 @@ class ModbusDevice:
         return ended
 
     async def _read_block(self, block: Block, found: _Found) -> None:
+        reading = self._reading(block)
         try:
-            answer = await self._ask(block)
+            answer = await self._request(reading.what, reading.request)
         except DeviceRefused as exc:
             if exc.facts.get("exception") != BUSY:
                 raise
             await self._clock.sleep(BUSY_PAUSE_S)
-            answer = await self._ask(block)
+            answer = await self._request(reading.what, reading.request)
         values: Sequence[Any] = answer.bits[: block.count] if block.area.is_bits else answer.registers
         if len(values) != block.count:
             raw = self._line.distrust()
             raise BadAnswer(f"{self._device_id}: asked for {block.count} of {block.area}, got {len(values)}", raw=raw)
-        names = [span.point for span in block.spans]
-        numbers = self._decoder(block)(values) if any(name in self._points for name in names) else []
-        found.raw.update(zip((name for name in names if name in self._points), numbers, strict=True))
+        if reading.numbers:
+            found.raw.update(zip(reading.numbers, reading.decode(values), strict=True))
         big_bytes = self._profile.byte_order is Order.BIG
-        for name in names:
-            if name in self._texts:
-                start = self._texts[name].address - block.start
-                words = text(values[start : start + self._texts[name].count], big_bytes=big_bytes)
-                found.texts[name] = words or ""
-
-    async def _ask(self, block: Block) -> ModbusPDU:
-        what = f"{self._device_id} {block.area} {block.start:#06x}+{block.count}"
-        return await self._request(what, READS[block.area](address=block.start, count=block.count, dev_id=self._unit))
+        for point in reading.texts:
+            start = point.address - block.start
+            found.texts[point.name] = text(values[start : start + point.count], big_bytes=big_bytes) or ""
 
     async def _request(self, what: str, pdu: ModbusPDU) -> ModbusPDU:
         """Return the answer to a request when it is one and no exception."""
@@ -276,13 +283,23 @@ class ModbusDevice:
             raise DeviceSilent(reason)
         raise DeviceRefused(reason, exception=number)
 
-    def _decoder(self, block: Block) -> Callable[[Sequence[int]], list[float | int | None]]:
-        found = self._decoders.get(block)
-        if found is None:
+    def _reading(self, block: Block) -> "_Reading":
+        """Return how a block is read; made once, for blocks are asked for again and again."""
+        found = self._readings.get(id(block))
+        if found is None or found.block is not block:
             points = [self._points[span.point] for span in block.spans if span.point in self._points]
-            found = self._decoders[block] = block_decoder(
-                [(_places(point, block), point.type, self._order_for(point)) for point in points]
+            found = _Reading(
+                block=block,
+                what=f"{self._device_id} {block.area} {block.start:#06x}+{block.count}",
+                request=READS[block.area](address=block.start, count=block.count, dev_id=self._unit),
+                numbers=tuple(point.name for point in points),
+                decode=block_decoder(
+                    tuple((_places(point, block), point.type, self._order_for(point)) for point in points)
+                ),
+                texts=tuple(self._texts[span.point] for span in block.spans if span.point in self._texts),
             )
+            if any(block is kept for kept in (*self._fast, *self._slow)):
+                self._readings[id(block)] = found
         return found
 
     def _learn_float_order(self, raw: Mapping[str, float | int | None], ended: Round) -> None:
@@ -292,7 +309,7 @@ class ModbusDevice:
             self._float_order = BYTE_ORDERS[int(number)]
         elif self._float_order is None and ended is Round.COMPLETE:
             self._float_order = self._order
-        self._decoders.clear()
+        self._readings.clear()
 
     def _order_for(self, point: ModbusPoint) -> ByteOrder:
         if not point.parts:
@@ -346,6 +363,6 @@ def _span(point: ModbusPoint | ModbusTextPoint) -> Span:
     return Span(point.area, point.address, point.count, point.name)
 
 
-def _places(point: ModbusPoint, block: Block) -> Sequence[int]:
+def _places(point: ModbusPoint, block: Block) -> tuple[int, ...]:
     """Return where in a block the registers of a point stand."""
-    return [address - block.start for address in point.parts or range(point.address, point.end)]
+    return tuple(address - block.start for address in point.parts or range(point.address, point.end))

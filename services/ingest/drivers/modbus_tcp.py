@@ -39,6 +39,7 @@ HEAD = struct.Struct(">HHHB")
 LENGTHS = range(2, 255)
 """Octets that may follow the length: unit and function at least, a PDU of 253 at most."""
 MOST_NUMBER = 0xFFFF
+EXCEPTION = 0x80
 
 
 class Unreadable(Exception):
@@ -142,10 +143,10 @@ class Hanging(asyncio.Protocol):
         if protocol != 0 or length not in LENGTHS:
             raise Unreadable(f"no Modbus TCP: {data[:16].hex(' ')}")
         end = 6 + length
+        if length == LENGTHS[0] and data[HEAD.size] & EXCEPTION:
+            end += 1  # An exception has two octets; some devices forget to count the second.
         if len(data) < end:
             return None
-        if length == LENGTHS[0] and len(data) == end + 1 and data[HEAD.size] & 0x80:
-            end += 1  # Some devices forget to count the octet of an exception.
         self._data = data[end:]
         return number, unit, data[HEAD.size : end]
 

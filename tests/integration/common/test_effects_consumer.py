@@ -6,16 +6,17 @@ What it does on buses that behave is stated in ``tests/contract/common/test_bus.
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import pytest
 
 from libs.common.bus.consumer import EffectsConsumer, PoisonMessage
 from libs.common.bus.port import Bus, BusUnavailable, GroupListener, Received, TopicPartition
-from libs.common.clock import SystemClock
+from libs.common.clock import Clock, SystemClock
 from libs.common.db import Database, WriteConn
 from libs.common.settings import DatabaseSettings
 from libs.common.testing.bus import Recorder, create_effects_schema, effects, running, until
+from libs.common.testing.clock import FakeClock
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
@@ -99,16 +100,19 @@ async def db(postgres_url: str) -> AsyncIterator[Database]:
     await db.close()
 
 
-def consumer(db: Database, bus: ScriptedBus, handler: Recorder) -> EffectsConsumer:
+def consumer(
+    db: Database, bus: ScriptedBus, handler: Recorder, clock: Clock | None = None, **settings: Any
+) -> EffectsConsumer:
     return EffectsConsumer(
         bus=cast(Bus, bus),
         db=db,
-        clock=SystemClock(),
+        clock=clock or SystemClock(),
         group="g",
         topics=["t"],
         handler=handler,
         member_id="m",
         fetch_timeout_s=0.0,
+        **settings,
     )
 
 
@@ -225,3 +229,17 @@ async def test_the_lag_is_the_age_of_the_oldest_message_not_handled(db: Database
         await until(lambda: it.lag().records == 8)
         assert AGE.total_seconds() <= it.lag().seconds < 1000
     assert it.lag().records == 0  # nothing is ours any more
+
+
+async def test_after_a_batch_that_was_not_full_it_waits_for_company_and_after_a_full_one_not(db: Database) -> None:
+    clock, bus = FakeClock(), ScriptedBus([0, 1, 2], [3], [4])
+
+    async def stored(count: int) -> bool:
+        return len(await effects(db)) >= count
+
+    async with running(consumer(db, bus, Recorder(), clock, max_batch=3, gather_s=0.1)):
+        await until(lambda: stored(4))
+        await until(lambda: asyncio.sleep(0, clock.sleeping == 1))
+        assert bus.steps == [[4]]
+        await clock.advance(0.1)
+        await until(lambda: stored(5))
