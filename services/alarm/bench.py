@@ -22,7 +22,7 @@ from services.alarm.bus import read_readings
 from services.alarm.domain.engine import Changes, Engine, Limits
 from services.alarm.domain.model import CLASSES, SECOND_US, Comparison, Params, Quantifier, Rule
 from services.alarm.domain.rulebook import RuleBook, Target
-from services.alarm.domain.shutdowns import Shutdowns
+from services.alarm.domain.sites import Sites
 
 WIDTHS = (20, 25, 30, 40, 60)
 """Points of the five profiles."""
@@ -61,7 +61,7 @@ class Mix:
         self.engine = Engine(
             book=RuleBook(rules, {}, {name: name for name in CLASSES}, 1),
             directory=self,
-            shutdowns=Shutdowns(),
+            sites=Sites(self),
             limits=Limits(),
         )
 
@@ -72,6 +72,14 @@ class Mix:
     def is_removed(self, device_id: str) -> bool:
         """No device goes away."""
         return False
+
+    def suppliers(self, device_id: str) -> Sequence[frozenset[str]]:
+        """No device lives on another."""
+        return ()
+
+    def carriers(self, device_id: str) -> frozenset[str]:
+        """Every device has a way of its own."""
+        return frozenset()
 
     def messages(self, second: int) -> list[Received]:
         """Return one report of every device, as the bus would give it."""

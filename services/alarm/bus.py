@@ -15,7 +15,15 @@ from pydantic import ValidationError
 from libs.common.bus import envelope, topics
 from libs.common.bus.consumer import PoisonMessage
 from libs.common.bus.port import Message, Received
-from libs.common.contracts.alarm import AlarmEvent, AlarmLevel, Condition, EndReason
+from libs.common.contracts.alarm import (
+    AlarmEvent,
+    AlarmLevel,
+    AlarmOrder,
+    Condition,
+    ConditionKind,
+    EndReason,
+    MaintenanceWindow,
+)
 from libs.common.contracts.audit import AuditEvent
 from libs.common.contracts.base import Payload, Phase
 from libs.common.contracts.control import CommandAction, CommandState, ControlEvent, OccurrenceState
@@ -24,6 +32,7 @@ from libs.common.contracts.telemetry import HEARTBEAT_TYPE, Heartbeat, Quality, 
 from libs.common.ids import AlarmId, DeviceId, SiteId
 from services.alarm.domain.engine import Reports
 from services.alarm.domain.model import NEVER_US, AlarmStep, Signal, StepPhase, from_us, to_us
+from services.alarm.domain.sites import Shelf, StormNews, Window
 
 SOURCE = "alarm"
 _BAD = frozenset(quality.value for quality in Quality if quality.is_bad)
@@ -210,6 +219,87 @@ def condition_time(received: Received, condition: Condition) -> datetime:
     return when if when.tzinfo is not None else received.appended_at
 
 
+def storm_condition(news: StormNews, at: datetime) -> Condition:
+    """Return the finding that a storm of alarms at a site is."""
+    if news.begins:
+        detail = f"{news.count} alarms in a short time; those that follow are kept and not told one by one"
+        detail_zh = f"短时间内产生 {news.count} 条告警，后续告警只记录、不逐条通知"
+    else:
+        detail = f"the storm is over; {news.count} alarms that it kept from being told are still active"
+        detail_zh = f"告警风暴结束，期间未通知的告警仍有 {news.count} 条未恢复"
+    return Condition(
+        site_id=SiteId(news.site_id),
+        source=SOURCE,
+        kind=ConditionKind.ALARM_STORM.value,
+        subject=news.site_id,
+        phase=Phase.BEGIN if news.begins else Phase.END,
+        detail=detail,
+        detail_zh=detail_zh,
+        at=at,
+    )
+
+
+# What people order
+
+
+def read_order(received: Received) -> AlarmOrder:
+    """Return what a person orders about an alarm.
+
+    Raises:
+        PoisonMessage: It is no such order.
+    """
+    return _parse(AlarmOrder, received)
+
+
+def read_window(received: Received) -> MaintenanceWindow:
+    """Return a maintenance window; a tombstone is the caller's.
+
+    Raises:
+        PoisonMessage: It is none.
+    """
+    return _parse(MaintenanceWindow, received)
+
+
+def window_of(window: MaintenanceWindow) -> Window:
+    """Return a window in the words of the second stage."""
+    devices = window.scope.device_ids
+    return Window(
+        window_id=window.window_id,
+        site_id=window.scope.site_id,
+        device_ids=None if devices is None else frozenset(devices),
+        from_us=to_us(window.from_),
+        to_us=to_us(window.to),
+    )
+
+
+def shelf_of(order: AlarmOrder) -> Shelf:
+    """Return the shelf that an order asks for; its id is that of the alarm."""
+    if order.until is None or order.rule_key is None:
+        raise ValueError(f"order {order.order_id} shelves nothing")
+    return Shelf(order.alarm_id, order.site_id, order.device_id, order.rule_key, to_us(order.until))
+
+
+def order_message(order: AlarmOrder) -> Message:
+    """Return the message of an order."""
+    return envelope.message(
+        topics.ALARM_ORDERS, order.site_id, order, source=SOURCE, time=order.at, event_id=order.order_id
+    )
+
+
+def window_message(window: MaintenanceWindow, at: datetime) -> Message:
+    """Return the message of a window as it is to be from now on."""
+    return envelope.message(
+        topics.MAINTENANCE, window.window_id, window, source=SOURCE, time=at, partition_key=window.scope.site_id
+    )
+
+
+def window_tombstone(window: MaintenanceWindow, at: datetime) -> Message:
+    """Return the message that a window is called off."""
+    return envelope.tombstone(
+        topics.MAINTENANCE, window.window_id, source=SOURCE, time=at, partition_key=window.scope.site_id
+    )
+
+
 def read_delivery(received: Received) -> DeliveryEvent:
     """Return what became of a delivery.
 
@@ -258,6 +348,9 @@ def event_of(step: AlarmStep, signal: Signal | None, raised_at: datetime) -> Ala
         rule_id=step.rule_id,
         rule_version=step.rule_version,
         raised_at=raised_at,
+        actor=step.actor,
+        note=step.note,
+        flapping=True if step.flapping else None,
     )
 
 

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Mapping
 from datetime import datetime
 
-from libs.common.contracts.alarm import AlarmEvent, AlarmLevel, Condition, EndReason
+from libs.common.contracts.alarm import AlarmEvent, AlarmLevel, AlarmOrder, Condition, EndReason
 from libs.common.contracts.base import Phase
 from libs.common.ids import AlarmId
 from services.alarm.dictionary import CONDITION_PREFIX
@@ -42,7 +42,7 @@ def events_of(
         level = _level(condition, signals)
         if condition.phase is Phase.ONCE or (level == active.level and condition.detail == active.detail):
             return []
-        return [_event(condition, Phase.UPDATE, active.alarm_id, active.sequence + 1, active.began_at, signals, now)]
+        return [_update(condition, active, signals, now)]
     if last is not None and last.ended_at is not None and at <= last.ended_at:
         return []
     alarm_id = str(uuid.uuid5(ALARM_NAMESPACE, f"{key_of(condition)}|{at.isoformat()}"))
@@ -53,10 +53,36 @@ def events_of(
     return [begin, _end(condition, begun, at, signals, now)]
 
 
+def marked(last: AlarmEvent, inhibited_by: str | None, now: datetime) -> AlarmEvent:
+    """Return the next event of an active finding: something explains it since then, or nothing any more."""
+    return last.model_copy(
+        update={
+            "phase": Phase.UPDATE,
+            "sequence": last.sequence + 1,
+            "inhibited_by": inhibited_by,
+            "raised_at": now,
+        }
+    )
+
+
+def dismissal_of(last: AlarmEvent, order: AlarmOrder, now: datetime) -> AlarmEvent:
+    """Return the end of an active finding's alarm that a person has ordered."""
+    changes = {
+        "phase": Phase.END,
+        "sequence": last.sequence + 1,
+        "ended_at": max(order.at, last.began_at),
+        "end_reason": EndReason.MANUAL,
+        "actor": order.actor,
+        "note": order.reason,
+        "raised_at": now,
+    }
+    return AlarmEvent.model_validate(last.model_dump() | changes)
+
+
 def _end(
     condition: Condition, active: ConditionAlarm, at: datetime, signals: Mapping[str, Signal], now: datetime
 ) -> AlarmEvent:
-    event = _event(condition, Phase.UPDATE, active.alarm_id, active.sequence + 1, active.began_at, signals, now)
+    event = _update(condition, active, signals, now)
     changes = {
         "phase": Phase.END,
         "ended_at": max(at, active.began_at),
@@ -64,6 +90,20 @@ def _end(
         "level": AlarmLevel(active.level),
     }
     return AlarmEvent.model_validate(event.model_dump() | changes)
+
+
+def _update(condition: Condition, active: ConditionAlarm, signals: Mapping[str, Signal], now: datetime) -> AlarmEvent:
+    sequence = active.sequence + 1
+    return _event(
+        condition,
+        Phase.UPDATE,
+        active.alarm_id,
+        sequence,
+        active.began_at,
+        signals,
+        now,
+        inhibited_by=active.inhibited_by,
+    )
 
 
 def _event(
@@ -74,6 +114,8 @@ def _event(
     began_at: datetime,
     signals: Mapping[str, Signal],
     now: datetime,
+    *,
+    inhibited_by: str | None = None,
 ) -> AlarmEvent:
     code = CONDITION_PREFIX + condition.kind
     signal = signals.get(code)
@@ -93,6 +135,7 @@ def _event(
             "text_zh": condition.detail_zh,
             "subject": condition.subject,
             "circuit_id": condition.circuit_id,
+            "inhibited_by": inhibited_by,
             "raised_at": now,
         }
     )

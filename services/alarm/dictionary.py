@@ -20,6 +20,7 @@ from services.alarm.domain.model import (
     Band,
     Comparison,
     Dictionary,
+    Need,
     Params,
     Quantifier,
     Rule,
@@ -27,7 +28,7 @@ from services.alarm.domain.model import (
     SignalKind,
 )
 
-SHIPPED_VERSION = 1
+SHIPPED_VERSION = 2
 FILES = ("dictionaries.csv", "signals.csv", "rules.csv")
 CONDITION_PREFIX = "wattring.condition."
 """Signals of findings of the platform itself: the prefix and the kind of the finding."""
@@ -48,7 +49,8 @@ class RuleRow:
     device_kinds: tuple[str, ...]
     band: Band | None
     group: str | None
-    supply: bool
+    needs: frozenset[Need]
+    takes: Need | None
     threshold: float | None
     """In place of the signal's, for states that the dictionary gives no number for."""
     hysteresis: float
@@ -89,7 +91,8 @@ def make_rule(row: RuleRow, signal: Signal, version: int) -> Rule:
         defaults=defaults,
         band=row.band,
         group=row.group,
-        supply=row.supply,
+        needs=row.needs,
+        takes=row.takes,
         version=version,
     )
 
@@ -184,6 +187,13 @@ class _Line:
             return kind(value or "")
         except ValueError:
             self.refuse(field, f"one of {', '.join(names)}")
+            return None
+
+    def need(self, field: str, word: str) -> Need | None:
+        try:
+            return Need(word)
+        except ValueError:
+            self.refuse(field, f"of {', '.join(one.value for one in Need)}")
             return None
 
     def words(self, field: str) -> tuple[str, ...]:
@@ -291,7 +301,8 @@ def _rule(line: _Line, signals: Mapping[str, Signal]) -> RuleRow:
         device_kinds=line.words("device_kinds"),
         band=band,
         group=line.optional("group"),
-        supply=line.flag("supply"),
+        needs=frozenset(need for word in line.words("needs") if (need := line.need("needs", word)) is not None),
+        takes=None if line.optional("takes") is None else line.need("takes", line.text("takes")),
         threshold=line.number_or_none("threshold"),
         hysteresis=hysteresis,
         max_gap_s=line.duration("max_gap_s", 900.0),

@@ -1,13 +1,14 @@
 """What alarm asks of the registry: which rules can judge a device, what a load feeds, who may see a site."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from libs.common.contracts.registry import Device, EntityKind
-from libs.common.ids import DeviceId, LoadId, RegionId, SiteId
+from libs.common.contracts.registry import CircuitRole, Device, EntityKind
+from libs.common.ids import CircuitId, DeviceId, LoadId, RegionId, SiteId
 from libs.common.profiles import ProfileCatalogue
 from libs.common.registry import RegistryView
 from libs.common.tokens import Principal
 from services.alarm.domain.rulebook import Target
+from services.alarm.domain.sites import LINE
 
 REGION = "region:"
 
@@ -62,6 +63,49 @@ class RegistryDirectory:
         if load.meter is not None:
             found += [str(binding.device) for binding in self._view.bindings(load.meter)]
         return sorted(set(found))
+
+    def suppliers(self, device_id: str) -> Sequence[frozenset[str]]:
+        """Return groups of devices: the device has no supply when all of one group have none.
+
+        What measures a circuit above its own is a group each; what measures the feeds of its site is one group, since
+        a site with two feeds has supply while one of them has.
+        """
+        device = self._view.device(DeviceId(device_id))
+        if device is None:
+            return []
+        above: list[CircuitId] = []
+        feeds_itself = False
+        for binding in self._view.bindings_of_device(DeviceId(device.id)):
+            circuit = self._view.circuit(binding.circuit)
+            while circuit is not None and circuit.id not in above:
+                feeds_itself |= circuit.role is CircuitRole.SITE_FEED and circuit.id == binding.circuit
+                above += [] if circuit.id == binding.circuit else [CircuitId(circuit.id)]
+                circuit = None if circuit.parent is None else self._view.circuit(circuit.parent)
+        groups = [frozenset({measuring}) for circuit_id in above for measuring in self._measuring(circuit_id)]
+        if not feeds_itself:
+            feeds = [CircuitId(one.id) for one in self._view.circuits(device.site) if one.role is CircuitRole.SITE_FEED]
+            groups.append(frozenset(measuring for feed in feeds for measuring in self._measuring(feed)))
+        return [group for group in groups if group and device_id not in group]
+
+    def carriers(self, device_id: str) -> frozenset[str]:
+        """Return what its data come through: the devices that it hangs on by id, their lines as ``line:<id>``."""
+        found: set[str] = set()
+        device = self._view.device(DeviceId(device_id))
+        while device is not None:
+            if device.line is not None:
+                found.add(LINE + device.line)
+            if device.parent is None or device.parent in found:
+                break
+            found.add(device.parent)
+            device = self._view.device(device.parent)
+        return frozenset(found)
+
+    def _measuring(self, circuit_id: CircuitId) -> list[str]:
+        return [binding.device for binding in self._view.bindings(circuit_id)]
+
+    def devices_of(self, site_id: str) -> frozenset[str]:
+        """Return the devices of a site."""
+        return frozenset(device.id for device in self._view.devices(SiteId(site_id)))
 
     def has_site(self, site_id: str) -> bool:
         """Return whether there is such a site."""

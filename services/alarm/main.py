@@ -1,6 +1,7 @@
 """Alarm, wired."""
 
 import sys
+from datetime import timedelta
 from typing import Self
 
 from libs.common.bus import outbox, topics
@@ -14,15 +15,17 @@ from libs.common.registry import RegistryView
 from libs.common.runtime import Beat, Check, Health, Platform, Service, Worker, group_check, run, wait_beating
 from libs.common.settings import load_common, load_section
 from libs.common.web import create_app
+from services.alarm import bus
 from services.alarm.api import build_router
-from services.alarm.bus import audit_message
 from services.alarm.dictionary import load_shipped
 from services.alarm.directory import RegistryDirectory
 from services.alarm.domain.engine import Limits
 from services.alarm.domain.model import SECOND_US
+from services.alarm.domain.sites import SiteLimits
 from services.alarm.settings import AlarmSettings
 from services.alarm.store import rulebook as rulebook_store
 from services.alarm.usecases.alarms import Alarms
+from services.alarm.usecases.maintenance import Maintenance
 from services.alarm.usecases.rules import Rules
 from services.alarm.worker.deliveries import DELIVERIES_GROUP, DeliveriesHandler
 from services.alarm.worker.judging import RULES_GROUP, RULES_TOPICS, JudgeHandler
@@ -66,6 +69,7 @@ def build(platform: Platform) -> Service:
             directory=directory,
             clock=platform.clock,
             limits=limits(settings),
+            site_limits=site_limits(settings),
             class_map=settings.classes,
             wake=relay.wake,
         ),
@@ -88,13 +92,26 @@ def build(platform: Platform) -> Service:
         await judge.run(beat)
 
     async def audit(conn: WriteConn, event: AuditEvent) -> None:
-        await outbox.put(conn, [audit_message(event)])
+        await outbox.put(conn, [bus.audit_message(event)])
 
     rules = Rules(db=db, directory=directory, clock=platform.clock, audit=audit, class_map=settings.classes)
-    alarms = Alarms(db=db, directory=directory, clock=platform.clock, audit=audit)
+    alarms = Alarms(
+        db=db,
+        directory=directory,
+        clock=platform.clock,
+        audit=audit,
+        longest_shelf=timedelta(seconds=settings.max_shelf_s),
+    )
+    maintenance = Maintenance(
+        db=db,
+        directory=directory,
+        clock=platform.clock,
+        audit=audit,
+        longest=timedelta(seconds=settings.max_window_s),
+    )
     health = Health(platform.clock)
     app = create_app("alarm", platform, health, title="Wattring alarm")
-    app.include_router(build_router(rules, alarms))
+    app.include_router(build_router(rules, alarms, maintenance))
     return Service(
         name="alarm",
         app=app,
@@ -122,7 +139,19 @@ def limits(settings: AlarmSettings) -> Limits:
     return Limits(
         max_future_us=round(settings.max_future_s * SECOND_US),
         tick_grace_us=round(settings.tick_grace_s * SECOND_US),
-        wake_settle_us=round(settings.wake_settle_s * SECOND_US),
+        flap_count=settings.flap_count,
+        flap_within_us=round(settings.flap_within_s * SECOND_US),
+    )
+
+
+def site_limits(settings: AlarmSettings) -> SiteLimits:
+    """Return the tolerances of the second stage as configured."""
+    return SiteLimits(
+        settle_us=round(settings.wake_settle_s * SECOND_US),
+        storm_count=settings.storm_count,
+        storm_within_us=round(settings.storm_within_s * SECOND_US),
+        storm_quiet_us=round(settings.storm_quiet_s * SECOND_US),
+        storm_told_level=settings.storm_told_level,
     )
 
 

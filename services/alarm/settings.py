@@ -32,8 +32,29 @@ class AlarmSettings(SettingsModel):
         description="a report in flight may contradict a delay that ran out on the partition's clock",
     )
     wake_settle_s: float = Field(
-        default=60.0, ge=0, le=3600, description="after a planned shutdown the supply may take this long to be normal"
+        default=60.0,
+        ge=0,
+        le=3600,
+        description="after a shutdown or another cause has ended, what it explained has this long to end as well",
     )
+    flap_count: int = Field(
+        default=5, ge=2, le=100, description="an alarm that begins so often within flap_within_s is held"
+    )
+    flap_within_s: float = Field(
+        default=600.0, gt=0, le=86_400, description="and ends only after it has stayed away for so long"
+    )
+    storm_count: int = Field(
+        default=30, ge=2, le=100_000, description="so many alarms of one site within storm_within_s are a storm"
+    )
+    storm_within_s: float = Field(default=60.0, gt=0, le=3600, description="see storm_count")
+    storm_quiet_s: float = Field(
+        default=300.0, gt=0, le=86_400, description="a storm ends once fewer than half as many came within this time"
+    )
+    storm_told_level: int = Field(
+        default=1, ge=0, le=4, description="alarms of this level and worse are told in a storm too; 0: none"
+    )
+    max_window_s: float = Field(default=2_592_000.0, gt=0, le=31_536_000, description="longest maintenance window")
+    max_shelf_s: float = Field(default=604_800.0, gt=0, le=31_536_000, description="longest time on a shelf")
     measure_s: float = Field(default=10.0, gt=0, le=600, description="how often active alarms are counted for metrics")
 
     @property

@@ -47,6 +47,10 @@ class AlarmRow:
     detail_zh: str | None
     acknowledged_at: datetime | None
     acknowledged_by: str | None
+    flapping: bool
+    assigned_to: str | None
+    shelved_until: datetime | None
+    shelved_by: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,8 @@ class AlarmFilter:
     inhibited: bool | None = None
     began_from: datetime | None = None
     began_before: datetime | None = None
+    assigned_to: str | None = None
+    flapping: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ RESULTS = "wattring.control.results.v1"
 CONTROL_EVENTS = "wattring.control.events.v1"
 CONDITIONS = "wattring.alarm.conditions.v1"
 ALARM_EVENTS = "wattring.alarm.events.v1"
+ALARM_ORDERS = "wattring.alarm.orders.v1"
 MAINTENANCE = "wattring.alarm.maintenance.v1"
 DIAGNOSES = "wattring.fault.diagnoses.v1"
 INTERVALS = "wattring.carbon.intervals.v1"
@@ -37,6 +38,7 @@ EVENTS = (
     CONTROL_EVENTS,
     CONDITIONS,
     ALARM_EVENTS,
+    ALARM_ORDERS,
     DIAGNOSES,
     INTERVALS,
     CARBON_RESULTS,

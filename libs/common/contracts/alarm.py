@@ -50,6 +50,8 @@ class ConditionKind(StrEnum):
     IMPOSSIBLE_JUMP = "impossible_jump"
     AUTH_FAILED = "auth_failed"
     DISK_FULL = "disk_full"
+    ALARM_STORM = "alarm_storm"
+    """A site raises more alarms than anybody can read; they go on under this one."""
 
 
 class Condition(Payload):
@@ -121,6 +123,8 @@ class AlarmEvent(Payload):
     note: str | None = None
     historical: bool | None = None
     """Found in late data; nobody is told."""
+    flapping: bool | None = None
+    """It came and went so often that its end waits until it has stayed away."""
 
     @model_validator(mode="after")
     def _end_is_complete(self) -> Self:
@@ -131,6 +135,43 @@ class AlarmEvent(Payload):
             raise ValueError("ended_at and end_reason belong to the end only")
         if self.ended_at is not None and self.ended_at < self.began_at:
             raise ValueError("ended_at lies before began_at")
+        return self
+
+
+class AlarmAction(StrEnum):
+    """What a person orders about an alarm."""
+
+    CLEAR = "clear"
+    """End it; it arms again once the condition has been false."""
+    SHELVE = "shelve"
+    """Put it, and what the same rule raises on the device, aside for some time."""
+    UNSHELVE = "unshelve"
+
+
+class AlarmOrder(Payload):
+    """What a person orders about an alarm, for whoever holds its life."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"allOf": [needs("action", [AlarmAction.SHELVE], ["until"])]},
+    )
+
+    order_id: str
+    site_id: SiteId
+    alarm_id: AlarmId
+    action: AlarmAction
+    actor: str
+    at: UtcTime
+    reason: str | None = None
+    until: UtcTime | None = None
+    """How long it is shelved."""
+    device_id: DeviceId | None = None
+    rule_key: str | None = None
+    """Rule, or signal of a finding, that is shelved."""
+
+    @model_validator(mode="after")
+    def _shelf_has_an_end(self) -> Self:
+        if self.action is AlarmAction.SHELVE and (self.until is None or self.rule_key is None):
+            raise ValueError("a shelf needs until and rule_key")
         return self
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from libs.common.bus import topics
-from libs.common.contracts.alarm import AlarmEvent, Condition, Diagnosis, MaintenanceWindow
+from libs.common.contracts.alarm import AlarmEvent, AlarmOrder, Condition, Diagnosis, MaintenanceWindow
 from libs.common.contracts.audit import AuditEvent
 from libs.common.contracts.base import Payload
 from libs.common.contracts.carbon import CarbonResult, Interval
@@ -143,11 +143,19 @@ CATALOGUE: tuple[TopicContract, ...] = (
         description="Begin, updates and end of alarms, with rising sequence.",
     ),
     TopicContract(
+        name=topics.ALARM_ORDERS,
+        key="site_id",
+        writers=("alarm",),
+        readers=("alarm",),
+        payloads=(AlarmOrder,),
+        description="What people order about alarms, for the process that holds the life of the alarm.",
+    ),
+    TopicContract(
         name=topics.MAINTENANCE,
         key="window_id",
         partitioned_by="site_id",
         writers=("alarm",),
-        readers=("control",),
+        readers=("alarm", "control"),
         payloads=(MaintenanceWindow,),
         description="Maintenance windows; a tombstone calls one off.",
         compacted=True,

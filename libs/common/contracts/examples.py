@@ -9,8 +9,10 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from libs.common.contracts.alarm import (
+    AlarmAction,
     AlarmEvent,
     AlarmLevel,
+    AlarmOrder,
     Condition,
     Confidence,
     Diagnosis,
@@ -349,6 +351,18 @@ def _events() -> tuple[Payload, ...]:
             value=230.1,
             threshold=198.0,
             unit="V",
+        ),
+        AlarmOrder(
+            order_id="0192f3c0-5a7e-7c1d-9f60-1d2f7f3f1a05",
+            site_id=SITE,
+            alarm_id=ALARM,
+            action=AlarmAction.SHELVE,
+            actor="user:duty",
+            at=AT,
+            reason="the sensor is to be replaced on Monday",
+            until=MORNING,
+            device_id=METER,
+            rule_key="phase_voltage_low",
         ),
         MaintenanceWindow(
             window_id="window-1",

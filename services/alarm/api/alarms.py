@@ -64,6 +64,10 @@ class AlarmReply(BaseModel):
     detail_zh: str | None
     acknowledged_at: datetime | None
     acknowledged_by: str | None
+    assigned_to: str | None
+    flapping: bool = Field(description="it came and went so often that its end waits until it has stayed away")
+    shelved_until: datetime | None
+    shelved_by: str | None
     deliveries: Sequence[DeliveryReply]
 
 
@@ -98,6 +102,32 @@ class NoteBody(BaseModel):
     note: str = Field(min_length=1, max_length=4000)
 
 
+class AssignBody(BaseModel):
+    """Who is to see to an alarm."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    to: str | None = Field(min_length=1, max_length=200, description="a person or a team; null: nobody")
+    note: str | None = Field(default=None, min_length=1, max_length=4000)
+
+
+class ClearBody(BaseModel):
+    """Why an alarm is ended by hand (清除)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field(min_length=1, max_length=4000)
+
+
+class ShelveBody(BaseModel):
+    """How long an alarm is put aside, and why."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    until: UtcTime
+    reason: str = Field(min_length=1, max_length=4000)
+
+
 class AlarmQuery(BaseModel):
     """Which alarms."""
 
@@ -110,6 +140,8 @@ class AlarmQuery(BaseModel):
     level: list[Annotated[int, Field(ge=1, le=4)]] | None = None
     acknowledged: bool | None = None
     inhibited: bool | None = None
+    assigned_to: str | None = None
+    flapping: bool | None = None
     start: UtcTime | None = Field(default=None, alias="from", description="began then or later, RFC 3339 with offset")
     end: UtcTime | None = Field(default=None, alias="to", description="began earlier")
     limit: Limit = 100
@@ -133,6 +165,8 @@ def add_alarm_routes(router: APIRouter, alarms: Alarms) -> None:
             inhibited=query.inhibited,
             began_from=query.start,
             began_before=query.end,
+            assigned_to=query.assigned_to,
+            flapping=query.flapping,
         )
         found = await alarms.page(wanted, who, after=after, limit=query.limit + 1)
         page = [AlarmReply(**_alarm(alarm, deliveries)) for alarm, deliveries in found[: query.limit]]
@@ -153,6 +187,32 @@ def add_alarm_routes(router: APIRouter, alarms: Alarms) -> None:
     @router.post("/alarms/{alarm_id}/notes", tags=["alarms"], summary="Write something about an alarm", status_code=201)
     async def add_note(alarm_id: str, who: Writer, request: Request, body: NoteBody) -> AlarmDetailReply:
         return _detail(await alarms.add_note(alarm_id, who, body.note, request_id(request)))
+
+    @router.post("/alarms/{alarm_id}/assign", tags=["alarms"], summary="Say who sees to an alarm")
+    async def assign(alarm_id: str, who: Writer, request: Request, body: AssignBody) -> AlarmDetailReply:
+        return _detail(await alarms.assign(alarm_id, who, body.to, body.note, request_id(request)))
+
+    @router.post(
+        "/alarms/{alarm_id}/clear",
+        tags=["alarms"],
+        summary="End an active alarm by hand; it arms again once its condition has been false",
+        status_code=202,
+    )
+    async def clear(alarm_id: str, who: Writer, request: Request, body: ClearBody) -> AlarmDetailReply:
+        return _detail(await alarms.clear(alarm_id, who, body.reason, request_id(request)))
+
+    @router.post(
+        "/alarms/{alarm_id}/shelve",
+        tags=["alarms"],
+        summary="Put an active alarm, and what its rule raises on the device, aside for some time",
+        status_code=202,
+    )
+    async def shelve(alarm_id: str, who: Writer, request: Request, body: ShelveBody) -> AlarmDetailReply:
+        return _detail(await alarms.shelve(alarm_id, who, body.until, body.reason, request_id(request)))
+
+    @router.delete("/alarms/{alarm_id}/shelf", tags=["alarms"], summary="Take an alarm off its shelf", status_code=202)
+    async def unshelve(alarm_id: str, who: Writer, request: Request) -> AlarmDetailReply:
+        return _detail(await alarms.unshelve(alarm_id, who, request_id(request)))
 
 
 def _alarm(alarm: AlarmRow, deliveries: Sequence[DeliveryRow]) -> dict[str, object]:

@@ -17,7 +17,7 @@ from libs.common.web import (
     read_key_cursor,
 )
 from services.alarm.api.common import Reader, Writer, request_id
-from services.alarm.domain.model import SECOND_US, EffectiveRule, Rule, Signal
+from services.alarm.domain.model import SECOND_US, EffectiveRule, Need, Rule, Signal
 from services.alarm.domain.rulebook import Scope, Target, class_code
 from services.alarm.usecases.rules import OverrideRequest, Rules
 from services.alarm.views import StoredOverride
@@ -94,7 +94,8 @@ class RuleReply(BaseModel):
     device_kinds: Sequence[str] = Field(description="empty: every kind that has the points")
     band: str | None
     group: str | None
-    supply: bool = Field(description="a load that control has switched off explains it")
+    needs: Sequence[Need] = Field(description="where one of these is lacking, that explains the alarm")
+    takes: Need | None = Field(description="what its alarm says that the device lacks, and all behind it")
     version: int
     defaults: Mapping[str, ClassDefaults]
 
@@ -275,7 +276,8 @@ def _rule(rule: Rule, signal: Signal) -> dict[str, object]:
         "device_kinds": sorted(rule.device_kinds),
         "band": None if rule.band is None else rule.band.value,
         "group": rule.group,
-        "supply": rule.supply,
+        "needs": sorted(rule.needs),
+        "takes": rule.takes,
         "version": rule.version,
         "defaults": {
             name: ClassDefaults(

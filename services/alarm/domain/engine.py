@@ -32,8 +32,13 @@ from services.alarm.domain.model import (
     alarm_id_of,
 )
 from services.alarm.domain.rulebook import RuleBook, Target
-from services.alarm.domain.shutdowns import Shutdowns
+from services.alarm.domain.shutdowns import Shutdown
+from services.alarm.domain.sites import Sites, Standing, Verdict
 
+RAISED = (State.ACTIVE, State.CLEARING, State.DISMISSED)
+"""Judged with the recovery threshold."""
+BEGINS_KEPT = 100_000
+"""Above so many, begins that are too old to tell of flapping are forgotten."""
 UNRESOLVED = -1
 """The rules of a device have to be looked up before it is judged."""
 
@@ -49,8 +54,9 @@ class Limits:
     at_once: int = 1000
     """So many delays that ran out, or episodes under changed rules, are worked off with one batch; the rest with the
     next ones, so that an event of a whole province does not hold up the process."""
-    wake_settle_us: int = 60 * SECOND_US
-    """After a wake-up the supply may take this long to look normal again. [µs]"""
+    flap_count: int = 5
+    """An alarm that begins so many times within ``flap_within_us`` is held until it has been over for as long."""
+    flap_within_us: int = 600 * SECOND_US
 
 
 @dataclass(slots=True)
@@ -134,18 +140,18 @@ class _Timers:
 class Engine:
     """The state of the rules on all devices of the partitions that this process holds."""
 
-    def __init__(self, *, book: RuleBook, directory: Directory, shutdowns: Shutdowns, limits: Limits) -> None:
+    def __init__(self, *, book: RuleBook, directory: Directory, sites: Sites, limits: Limits) -> None:
         """Start with no device known.
 
         Args:
             book: The rules.
             directory: Says what a device is.
-            shutdowns: What control has switched off.
+            sites: The second stage: hears of every alarm, and says what explains it.
             limits: Tolerances.
         """
         self._book = book
         self._directory = directory
-        self._shutdowns = shutdowns
+        self._sites = sites
         self._limits = limits
         self._slot_of: dict[str, int] = {}
         self._ids: list[str] = []
@@ -164,6 +170,8 @@ class Engine:
         """The partition's clock while it is what decides."""
         self._stale: set[int] = set()
         """Slots whose episodes have to be looked at again because their rules may have changed."""
+        self._begins: dict[tuple[int, str], tuple[int, ...]] = {}
+        """When alarms of a rule on a device began lately, to notice flapping. [µs]"""
 
     @property
     def book(self) -> RuleBook:
@@ -190,8 +198,13 @@ class Engine:
 
     # State from the database.
 
-    def load(self, judged: Iterable[Judged], episodes: Iterable[tuple[str, str, Episode]]) -> None:
-        """Take over stored state: how far devices were judged, and what is not NORMAL.
+    def load(
+        self,
+        judged: Iterable[Judged],
+        episodes: Iterable[tuple[str, str, Episode]],
+        begins: Iterable[tuple[str, str, int]],
+    ) -> None:
+        """Take over stored state: how far devices were judged, what is not NORMAL, which alarms began lately.
 
         The episodes are looked at again by ``reconsider``, since rules may have changed in the meantime.
         """
@@ -205,10 +218,15 @@ class Engine:
             self._episodes.setdefault(slot, {})[rule_id] = episode
             self._busy[slot] = True
             self._stale.add(slot)
+        for device_id, rule_id, began_us in begins:
+            key = (self._slot(device_id), rule_id)
+            self._begins[key] = (*self._begins.get(key, ()), began_us)[-self._limits.flap_count :]
 
     def drop(self, partitions: Collection[int]) -> None:
         """Forget everything about these partitions."""
-        for slot in np.flatnonzero(np.isin(self._partition, list(partitions))).tolist():
+        gone = set(np.flatnonzero(np.isin(self._partition, list(partitions))).tolist())
+        self._begins = {key: begins for key, begins in self._begins.items() if key[0] not in gone}
+        for slot in gone:
             self._judged[slot] = self._received[slot] = NEVER_US
             self._shape[slot] = UNRESOLVED
             self._busy[slot] = False
@@ -264,18 +282,19 @@ class Engine:
     def _rejudge(self, slot: int, rule: EffectiveRule, episode: Episode, changes: Changes) -> None:
         """Apply changed parameters to an episode."""
         rule_id = rule.rule.rule_id
-        raised = episode.state in (State.ACTIVE, State.CLEARING)
+        raised = episode.state in RAISED
         holds = life.condition(rule, episode.values, raised=raised)
         if holds is False and episode.state is not State.CLEARING:
             self._close(slot, rule_id, episode, EndReason.RULE_CHANGED, rule, changes)
             return
         level = rule.level if rule.level is not None else episode.level
-        worse_or_better = raised and level != episode.level
+        worse_or_better = episode.alarm_id is not None and level != episode.level
         episode = replace(episode, rule_version=rule.version, level=level, signal=rule.signal)
         if holds is True and episode.state is State.CLEARING:
             episode = replace(episode, state=State.ACTIVE, since_us=episode.began_us)
-        if worse_or_better:
+        if worse_or_better and episode.alarm_id is not None:
             episode = replace(episode, sequence=episode.sequence + 1)
+            self._sites.change(str(episode.alarm_id), level=level, inhibited_by=episode.inhibited_by)
             changes.steps.append(self._step(StepPhase.UPDATE, slot, rule_id, episode, rule))
         self._put(slot, rule_id, episode, changes)
         self._arm(slot, rule, episode)
@@ -292,9 +311,28 @@ class Engine:
         """End an episode for another reason than recovery; one without an alarm just goes."""
         self._put(slot, rule_id, None, changes)
         if episode.alarm_id is not None:
+            self._end(slot, rule_id, episode, reason, rule, changes)
+
+    def _end(
+        self,
+        slot: int,
+        rule_id: str,
+        episode: Episode,
+        reason: EndReason,
+        rule: EffectiveRule | None,
+        changes: Changes,
+        *,
+        ended_us: int | None = None,
+        actor: str | None = None,
+        note: str | None = None,
+    ) -> None:
+        """Tell the end of an alarm; without a time of its own it ends with the device's last judged report."""
+        if ended_us is None:
             ended_us = max(int(self._judged[slot]), episode.began_us)
-            last = replace(episode, sequence=episode.sequence + 1)
-            changes.steps.append(self._step(StepPhase.END, slot, rule_id, last, rule, ended_us=ended_us, reason=reason))
+        last = replace(episode, sequence=episode.sequence + 1)
+        step = self._step(StepPhase.END, slot, rule_id, last, rule, ended_us=ended_us, reason=reason)
+        changes.steps.append(replace(step, actor=actor, note=note))
+        self._sites.fall(step.alarm_id, step.received_us)
 
     # Reports.
 
@@ -375,7 +413,7 @@ class Engine:
             (row, shape.index[rule_id])
             for row, slot in enumerate(where)
             for rule_id, episode in self._episodes.get(slot, {}).items()
-            if episode.state in (State.ACTIVE, State.CLEARING)
+            if episode.state in RAISED
         ]
         picked = rows.tolist()
         absent = shape.absent([reports.points[row] for row in picked], [reports.bad[row] for row in picked])
@@ -422,24 +460,38 @@ class Engine:
         """Record where an episode went, and the step of its alarm."""
         rule_id, after, last = rule.rule.rule_id, outcome.episode, outcome.last
         if outcome.change is life.Change.BEGAN and after is not None:
-            device_id = self._ids[slot]
-            after = replace(
-                after,
-                alarm_id=alarm_id_of(device_id, rule_id, after.began_us),
-                sequence=1,
-                inhibited_by=self._shutdowns.explains(device_id, after.began_us) if rule.rule.supply else None,
-            )
+            after = self._raise(slot, rule, after)
             changes.steps.append(self._step(StepPhase.BEGIN, slot, rule_id, after, rule))
         elif last is not None:
-            ended = replace(last, sequence=last.sequence + 1)
-            changes.steps.append(
-                self._step(
-                    StepPhase.END, slot, rule_id, ended, rule, ended_us=last.since_us, reason=EndReason.RECOVERED
-                )
-            )
+            self._end(slot, rule_id, last, EndReason.RECOVERED, rule, changes, ended_us=last.since_us)
+        elif after is not None and after.inhibited_by is not None:
+            # It may have waited for its end to be told that nothing explains it any more.
+            self._sites.touch(after.site_id)
         self._put(slot, rule_id, after, changes)
         if after is not None:
             self._arm(slot, rule, after)
+
+    def _raise(self, slot: int, rule: EffectiveRule, episode: Episode) -> Episode:
+        """Return the episode with its alarm: what explains it, and whether it flaps."""
+        rule_id, began_us = rule.rule.rule_id, episode.began_us
+        standing = self._sites.rise(self._standing(slot, rule, rule_id, episode))
+        within_us = self._limits.flap_within_us
+        lately = (*(at_us for at_us in self._begins.get((slot, rule_id), ()) if at_us > began_us - within_us), began_us)
+        self._begins[slot, rule_id] = lately[-self._limits.flap_count :]
+        if len(self._begins) > BEGINS_KEPT:
+            self._begins = {key: begins for key, begins in self._begins.items() if begins[-1] > began_us - within_us}
+        return replace(
+            episode,
+            alarm_id=standing.alarm_id,
+            sequence=1,
+            inhibited_by=standing.inhibited_by,
+            raised_us=standing.raised_us,
+            hold_us=within_us if len(lately) >= self._limits.flap_count else 0,
+        )
+
+    def _now_us(self, slot: int) -> int:
+        """Return when what is decided now is decided: with a report's acceptance, or on the ticking clock. [µs]"""
+        return int(self._received[slot]) if self._ticking_us is None else self._ticking_us
 
     # The partition's clock.
 
@@ -476,46 +528,86 @@ class Engine:
         timers = self._timers.setdefault(int(self._partition[slot]), _Timers())
         timers.arm(slot, rule.rule.rule_id, on_clock_us)
 
-    # What control has switched off.
+    # What explains alarms, and what people do with them.
 
-    def inhibit(self, device_ids: Iterable[str], changes: Changes) -> None:
-        """Mark active alarms that a planned shutdown explains, after one was taken note of."""
-        for device_id in device_ids:
-            slot = self._slot_of.get(device_id)
-            for rule_id, episode in sorted(self._episodes.get(slot, {}).items()) if slot is not None else ():
-                rule = self._rule(slot, rule_id) if slot is not None else None
-                if slot is None or rule is None or not rule.rule.supply or episode.alarm_id is None:
-                    continue
-                explained_by = self._shutdowns.explains(device_id, episode.began_us)
-                if explained_by is not None and episode.inhibited_by is None:
-                    self._set_inhibited(slot, rule, episode, explained_by, changes)
+    def settle(self, partition: int, changes: Changes) -> list[Verdict]:
+        """Tell of alarms that something explains since then, or that nothing explains any more.
 
-    def lift(self, partition: int, changes: Changes) -> list[str]:
-        """Tell of alarms that outlast the shutdown that explained them; return the devices that are done with.
-
-        An alarm that is about to end is given the time to do so.
+        An alarm that is about to end is given the time to do so. What concerns findings of the platform is returned.
         """
-        done: list[str] = []
-        for device_id in self._shutdowns.over(partition, self.clock_us(partition) - self._limits.wake_settle_us):
-            slot = self._slot_of.get(device_id)
-            waiting = False
-            for rule_id, episode in sorted(self._episodes.get(slot, {}).items()) if slot is not None else ():
-                if slot is None or episode.inhibited_by is None:
-                    continue
-                rule = self._rule(slot, rule_id)
-                if episode.state is State.ACTIVE and rule is not None:
-                    self._set_inhibited(slot, rule, episode, None, changes)
-                else:
-                    waiting = True
-            if not waiting:
-                done.append(device_id)
-        return done
+        others: list[Verdict] = []
+        for verdict in self._sites.settle(partition, self.clock_us(partition)):
+            standing = verdict.standing
+            if standing.finding:
+                others.append(verdict)
+                continue
+            slot = self._slot_of[standing.device_id or ""]
+            episode = self._episodes[slot][standing.rule_key]
+            if verdict.inhibited_by is not None or episode.state is State.ACTIVE:
+                rule = self._rule(slot, standing.rule_key)
+                self._set_inhibited(slot, rule, standing.rule_key, episode, verdict.inhibited_by, changes)
+        return others
+
+    def is_explained(self, device_id: str, shutdown: Shutdown | None) -> bool:
+        """Return whether an alarm of the device still says that the shutdown explains it."""
+        slot = self._slot_of.get(device_id)
+        if shutdown is None or slot is None:
+            return False
+        return any(one.inhibited_by == shutdown.reference for one in self._episodes.get(slot, {}).values())
+
+    def standings(self, partitions: Collection[int]) -> Iterator[Standing]:
+        """Yield the active alarms of partitions, as the second stage sees them."""
+        for slot, episodes in self._episodes.items():
+            if int(self._partition[slot]) in partitions:
+                for rule_id, episode in episodes.items():
+                    if episode.alarm_id is not None:
+                        yield self._standing(slot, self._rule(slot, rule_id), rule_id, episode)
+
+    def _standing(self, slot: int, rule: EffectiveRule | None, rule_id: str, episode: Episode) -> Standing:
+        device_id = self._ids[slot]
+        return Standing(
+            alarm_id=episode.alarm_id or alarm_id_of(device_id, rule_id, episode.began_us),
+            partition=int(self._partition[slot]),
+            site_id=episode.site_id,
+            device_id=device_id,
+            rule_key=rule_id,
+            level=episode.level,
+            began_us=episode.began_us,
+            raised_us=self._now_us(slot) if episode.raised_us is None else episode.raised_us,
+            needs=frozenset() if rule is None else rule.rule.needs,
+            takes=None if rule is None else rule.rule.takes,
+            inhibited_by=episode.inhibited_by,
+        )
+
+    def dismiss(self, alarm_id: str, changes: Changes, *, actor: str, note: str | None) -> bool:
+        """End an alarm because a person says so; return whether it was active here."""
+        standing = self._sites.find(alarm_id)
+        slot = None if standing is None else self._slot_of.get(standing.device_id or "")
+        if standing is None or slot is None:
+            return False
+        episode = self._episodes.get(slot, {}).get(standing.rule_key)
+        rule = self._rule(slot, standing.rule_key)
+        if episode is None or episode.alarm_id != alarm_id:
+            return False
+        self._end(slot, standing.rule_key, episode, EndReason.MANUAL, rule, changes, actor=actor, note=note)
+        dismissed = replace(
+            episode, state=State.DISMISSED, since_us=episode.began_us, alarm_id=None, sequence=0, inhibited_by=None,
+            raised_us=None, hold_us=0,
+        )  # fmt: skip
+        self._put(slot, standing.rule_key, dismissed if episode.state is State.ACTIVE else None, changes)
+        return True
 
     def _set_inhibited(
-        self, slot: int, rule: EffectiveRule, episode: Episode, inhibited_by: str | None, changes: Changes
+        self,
+        slot: int,
+        rule: EffectiveRule | None,
+        rule_id: str,
+        episode: Episode,
+        inhibited_by: str | None,
+        changes: Changes,
     ) -> None:
-        rule_id = rule.rule.rule_id
         episode = replace(episode, inhibited_by=inhibited_by, sequence=episode.sequence + 1)
+        self._sites.change(episode.alarm_id or "", level=episode.level, inhibited_by=inhibited_by)
         changes.steps.append(self._step(StepPhase.UPDATE, slot, rule_id, episode, rule))
         self._put(slot, rule_id, episode, changes)
 
@@ -638,7 +730,8 @@ class Engine:
             value=value,
             threshold=None if rule is None else rule.threshold,
             unit="" if rule is None else rule.rule.unit,
-            received_us=int(self._received[slot]) if self._ticking_us is None else self._ticking_us,
+            received_us=self._now_us(slot),
+            flapping=episode.hold_us > 0,
         )
 
 

@@ -8,6 +8,7 @@ contradicts it at the very moment the delay runs out wins: the condition has the
     NORMAL ──holds──▶ PENDING ──start delay──▶ ACTIVE ──does not hold──▶ CLEARING ──end delay──▶ NORMAL
                       PENDING ──does not hold, or silent for longer than max_gap──▶ NORMAL (no alarm)
                       CLEARING ──holds, or silent for longer than max_gap──▶ ACTIVE
+                      ACTIVE, CLEARING ──a person ends it──▶ DISMISSED ──does not hold──▶ NORMAL
 """
 
 from collections.abc import Iterable
@@ -60,7 +61,7 @@ def due_us(episode: Episode, rule: EffectiveRule) -> int | None:
     if episode.state is State.PENDING:
         return episode.since_us + rule.start_delay_us
     if episode.state is State.CLEARING:
-        return max(episode.since_us + rule.end_delay_us, episode.began_us + 1)
+        return max(episode.since_us + max(rule.end_delay_us, episode.hold_us), episode.began_us + 1)
     return None
 
 
@@ -103,9 +104,9 @@ def observe(episode: Episode, rule: EffectiveRule, *, holds: bool, at_us: int, v
     """Apply a report that decides the condition, after ``elapse`` up to its time.
 
     ``holds`` is judged with the trigger threshold while NORMAL or PENDING and with the recovery threshold
-    while ACTIVE or CLEARING.
+    while ACTIVE, CLEARING or DISMISSED.
     """
-    if not holds and episode.state is State.PENDING:
+    if not holds and episode.state in (State.PENDING, State.DISMISSED):
         return Outcome(None)
     if holds and episode.state is State.CLEARING:
         episode = _active_again(episode)

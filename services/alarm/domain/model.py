@@ -110,6 +110,17 @@ class Quantifier(StrEnum):
     """At least one and not all: a lost phase is not a lost supply."""
 
 
+class Need(StrEnum):
+    """What the thing that a rule watches lives on; where it is lacking, the alarm is no news."""
+
+    LOAD = "load"
+    """The load behind the device is switched on: control may have switched it off on purpose."""
+    SUPPLY = "supply"
+    """Mains, through the circuits above."""
+    LINK = "link"
+    """The way of its data: gateways and the line."""
+
+
 class Band(StrEnum):
     """Place of a threshold among those of its group; the order is checked whenever one is changed."""
 
@@ -156,8 +167,10 @@ class Rule:
     band: Band | None = None
     group: str | None = None
     """Rules of one group keep the order of their bands on every device."""
-    supply: bool = False
-    """A load that control has switched off explains it."""
+    needs: frozenset[Need] = frozenset()
+    """Where one of these is lacking, that explains the alarm."""
+    takes: Need | None = None
+    """What its alarm says that the device lacks, and everything behind the device with it."""
     version: int = 1
 
 
@@ -205,6 +218,8 @@ class State(IntEnum):
     ACTIVE = 2
     CLEARING = 3
     """The condition does not hold any more, the end delay runs."""
+    DISMISSED = 4
+    """A person has ended the alarm; the rule is armed again once the condition does not hold."""
 
 
 class EndReason(StrEnum):
@@ -235,7 +250,7 @@ class Episode:
 
     state: State
     since_us: int
-    """PENDING: when the condition first held. ACTIVE: the same. CLEARING: when it first did not hold."""
+    """PENDING: when the condition first held. ACTIVE, DISMISSED: the same. CLEARING: when it first did not hold."""
     began_us: int
     """When the condition first held."""
     seen_us: int
@@ -250,6 +265,10 @@ class Episode:
     sequence: int = 0
     """Of the alarm's last step."""
     inhibited_by: str | None = None
+    raised_us: int | None = None
+    """From ACTIVE on: when it was raised, on the partition's clock."""
+    hold_us: int = 0
+    """The alarm flaps: it must be over for so long at least before it ends. [µs]"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +294,10 @@ class AlarmStep:
     unit: str
     received_us: int
     """When the report that decided it was accepted, or the partition's clock where a delay ran out. [µs]"""
+    flapping: bool = False
+    actor: str | None = None
+    """Who ended it by hand, and why."""
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +310,9 @@ class ConditionAlarm:
     began_at: datetime
     ended_at: datetime | None
     detail: str | None
+    inhibited_by: str | None = None
+    dismissed: bool = False
+    """A person has ended it, and the finding itself has not."""
 
 
 def alarm_id_of(device_id: str, rule_id: str, began_us: int) -> str:

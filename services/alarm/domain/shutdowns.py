@@ -23,6 +23,10 @@ class Shutdown:
     until_us: int | None = None
     """When the load was confirmed awake again, or the shutdown was called off."""
 
+    def explains(self, began_us: int) -> bool:
+        """Return whether it explains a lost supply that began then."""
+        return self.since_us <= began_us and (self.end_us is None or began_us <= self.end_us)
+
     @property
     def end_us(self) -> int | None:
         """When it stops explaining anything, None while that is open."""
@@ -70,13 +74,6 @@ class Shutdowns:
     def of(self, device_id: str) -> Shutdown | None:
         """Return the last shutdown of a device that is still remembered."""
         return self._of.get(device_id)
-
-    def explains(self, device_id: str, began_us: int) -> str | None:
-        """Return the shutdown that explains a lost supply that began then, None when none does."""
-        known = self._of.get(device_id)
-        if known is None or began_us < known.since_us:
-            return None
-        return known.reference if known.end_us is None or began_us <= known.end_us else None
 
     def over(self, partition: int, before_us: int) -> Sequence[str]:
         """Return the devices of a partition whose shutdown explains nothing since then or earlier, in order."""

@@ -1,19 +1,36 @@
 """SQL of alarms, their events and notes."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from libs.common.contracts.alarm import AlarmEvent
 from libs.common.contracts.base import JsonObject, Phase
 from libs.common.db import ReadConn, WriteConn
+from libs.common.ids import AlarmId
 from services.alarm.domain.model import (
     ConditionAlarm,
 )
 from services.alarm.views import AlarmFilter, AlarmRow, Note
 
 
-async def put_events(conn: WriteConn, events: Sequence[AlarmEvent]) -> list[AlarmEvent]:
-    """Write alarm events and what they make of the alarms; return those that were not there before, in order."""
+@dataclass(frozen=True, slots=True)
+class ActiveFinding:
+    """An active alarm of a finding of the platform."""
+
+    event: AlarmEvent
+    """Its last event."""
+    partition: int
+
+
+async def put_events(conn: WriteConn, events: Sequence[AlarmEvent], partitions: Sequence[int]) -> list[AlarmEvent]:
+    """Write alarm events and what they make of the alarms; return those that were not there before, in order.
+
+    Args:
+        conn: The transaction.
+        events: In their order.
+        partitions: Of each event, where its alarm lives.
+    """
     rows = await conn.fetch(
         """
         insert into alarm_events (alarm_id, sequence, phase, decided_at, event)
@@ -31,24 +48,25 @@ async def put_events(conn: WriteConn, events: Sequence[AlarmEvent]) -> list[Alar
     )
     fresh = {(row["alarm_id"], row["sequence"]) for row in rows}
     news = [event for event in events if (event.alarm_id, event.sequence) in fresh]
-    await _insert_alarms(conn, [event for event in news if event.phase is Phase.BEGIN])
+    where = dict(zip((event.alarm_id for event in events), partitions, strict=True))
+    await _insert_alarms(conn, [event for event in news if event.phase is Phase.BEGIN], where)
     last = {event.alarm_id: event for event in news if event.phase is not Phase.BEGIN}
     await _update_alarms(conn, list(last.values()))
     return news
 
 
-async def _insert_alarms(conn: WriteConn, begins: Sequence[AlarmEvent]) -> None:
+async def _insert_alarms(conn: WriteConn, begins: Sequence[AlarmEvent], partitions: Mapping[AlarmId, int]) -> None:
     if not begins:
         return
     await conn.execute(
         """
         insert into alarms (alarm_id, site_id, device_id, rule_id, rule_version, subject, circuit_id, signal, level,
                             sequence, began_at, raised_at, inhibited_by, point, value, threshold, unit, detail,
-                            detail_zh)
+                            detail_zh, partition, flapping)
         select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::text[],
                              $8::text[], $9::integer[], $10::integer[], $11::timestamptz[], $12::timestamptz[],
                              $13::text[], $14::text[], $15::float8[], $16::float8[], $17::text[], $18::text[],
-                             $19::text[])
+                             $19::text[], $20::integer[], $21::boolean[])
             on conflict (alarm_id) do nothing
         """,
         [event.alarm_id for event in begins],
@@ -70,6 +88,8 @@ async def _insert_alarms(conn: WriteConn, begins: Sequence[AlarmEvent]) -> None:
         [event.unit for event in begins],
         [event.text for event in begins],
         [event.text_zh for event in begins],
+        [partitions[event.alarm_id] for event in begins],
+        [event.flapping is True for event in begins],
     )
 
 
@@ -106,7 +126,7 @@ async def fetch_condition_alarm(conn: WriteConn, key: str) -> ConditionAlarm | N
     """Return the last alarm of a finding, active or ended; None when it never made one."""
     row = await conn.fetchrow(
         """
-        select alarm_id, sequence, level, began_at, ended_at, detail
+        select alarm_id, sequence, level, began_at, ended_at, detail, inhibited_by, dismissed
           from alarms where condition_key = $1 order by began_at desc, alarm_id desc limit 1
         """,
         key,
@@ -117,6 +137,62 @@ async def fetch_condition_alarm(conn: WriteConn, key: str) -> ConditionAlarm | N
 async def set_condition_key(conn: WriteConn, alarm_id: str, key: str) -> None:
     """Note which finding made an alarm."""
     await conn.execute("update alarms set condition_key = $2 where alarm_id = $1", alarm_id, key)
+
+
+async def fetch_active_findings(conn: WriteConn, partitions: Collection[int]) -> list[ActiveFinding]:
+    """Return the active alarms of findings in partitions."""
+    rows = await conn.fetch(
+        """
+        select e.event, a.partition
+          from alarms a join alarm_events e on e.alarm_id = a.alarm_id and e.sequence = a.sequence
+         where a.ended_at is null and a.condition_key is not null and a.partition = any($1::integer[])
+         order by a.began_at, a.alarm_id
+        """,
+        sorted(partitions),
+    )
+    return [ActiveFinding(AlarmEvent.model_validate(row["event"]), row["partition"]) for row in rows]
+
+
+async def fetch_begins(
+    conn: WriteConn, partitions: Collection[int], since: datetime
+) -> list[tuple[str, str, datetime]]:
+    """Return device, rule and begin of the alarms of rules in partitions that began since then, in order."""
+    rows = await conn.fetch(
+        """
+        select device_id, rule_id, began_at
+          from alarms
+         where partition = any($1::integer[]) and began_at >= $2 and rule_id is not null
+         order by began_at
+        """,
+        sorted(partitions),
+        since,
+    )
+    return [(row["device_id"], row["rule_id"], row["began_at"]) for row in rows]
+
+
+async def fetch_last_event(conn: WriteConn, alarm_id: str) -> AlarmEvent | None:
+    """Return the last event of an alarm, None when there is no such alarm."""
+    event = await conn.fetchval(
+        "select event from alarm_events where alarm_id = $1 order by sequence desc limit 1", alarm_id
+    )
+    return None if event is None else AlarmEvent.model_validate(event)
+
+
+async def set_dismissed(conn: WriteConn, alarm_id: str, *, dismissed: bool) -> None:
+    """Note that a person has ended a finding's alarm, or that the finding has ended since then."""
+    await conn.execute("update alarms set dismissed = $2 where alarm_id = $1", alarm_id, dismissed)
+
+
+async def assign(conn: WriteConn, alarm_id: str, assignee: str | None) -> None:
+    """Note who sees to an alarm, None for nobody."""
+    await conn.execute("update alarms set assigned_to = $2 where alarm_id = $1", alarm_id, assignee)
+
+
+async def shelve(conn: WriteConn, alarm_id: str, *, until: datetime | None, actor: str | None) -> None:
+    """Note until when an alarm is on a shelf, None for none."""
+    await conn.execute(
+        "update alarms set shelved_until = $2, shelved_by = $3 where alarm_id = $1", alarm_id, until, actor
+    )
 
 
 async def fetch_alarms(
@@ -135,7 +211,8 @@ async def fetch_alarms(
         select a.alarm_id, a.site_id, a.device_id, a.rule_id, a.rule_version, a.subject, a.circuit_id, a.signal,
                s.name_en as signal_name, s.name_zh as signal_name_zh, a.level, a.sequence, a.began_at, a.raised_at,
                a.ended_at, a.closed_at, a.end_reason, a.inhibited_by, a.point, a.value, a.threshold, a.unit, a.detail,
-               a.detail_zh, a.acknowledged_at, a.acknowledged_by
+               a.detail_zh, a.acknowledged_at, a.acknowledged_by, a.flapping, a.assigned_to, a.shelved_until,
+               a.shelved_by
           from alarms a left join signals s on s.code = a.signal
          where ($1::boolean is null or (a.ended_at is null) = $1)
            and ($2::text[] is null or a.site_id = any($2))
@@ -147,6 +224,8 @@ async def fetch_alarms(
            and ($8::timestamptz is null or a.began_at >= $8)
            and ($9::timestamptz is null or a.began_at < $9)
            and ($10::timestamptz is null or (a.began_at, a.alarm_id) < ($10, $11::text))
+           and ($13::text is null or a.assigned_to = $13)
+           and ($14::boolean is null or a.flapping = $14)
          order by a.began_at desc, a.alarm_id desc
          limit $12
         """,
@@ -162,6 +241,8 @@ async def fetch_alarms(
         None if after is None else after[0],
         None if after is None else after[1],
         limit,
+        wanted.assigned_to,
+        wanted.flapping,
     )
     return [AlarmRow(**dict(row)) for row in rows]
 
@@ -176,7 +257,8 @@ _ALARM = """
     select a.alarm_id, a.site_id, a.device_id, a.rule_id, a.rule_version, a.subject, a.circuit_id, a.signal,
            s.name_en as signal_name, s.name_zh as signal_name_zh, a.level, a.sequence, a.began_at, a.raised_at,
            a.ended_at, a.closed_at, a.end_reason, a.inhibited_by, a.point, a.value, a.threshold, a.unit, a.detail,
-           a.detail_zh, a.acknowledged_at, a.acknowledged_by
+           a.detail_zh, a.acknowledged_at, a.acknowledged_by, a.flapping, a.assigned_to, a.shelved_until,
+               a.shelved_by
       from alarms a left join signals s on s.code = a.signal
      where a.alarm_id = $1
 """

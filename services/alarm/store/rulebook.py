@@ -9,6 +9,7 @@ from services.alarm.dictionary import SHIPPED_VERSION, RuleRow, SignalTable, mak
 from services.alarm.domain.model import (
     Band,
     Comparison,
+    Need,
     Quantifier,
     Rule,
     Signal,
@@ -91,12 +92,12 @@ async def _put_rule(conn: WriteConn, rule: RuleRow, version: int) -> None:
     await conn.execute(
         """
         insert into rules (rule_id, signal, comparison, quantifier, points, unit, device_kinds, band, band_group,
-                           supply, threshold, hysteresis, max_gap_s, version)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+                           needs, takes, threshold, hysteresis, max_gap_s, version)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
             on conflict (rule_id) do update set
                signal = excluded.signal, comparison = excluded.comparison, quantifier = excluded.quantifier,
                points = excluded.points, unit = excluded.unit, device_kinds = excluded.device_kinds,
-               band = excluded.band, band_group = excluded.band_group, supply = excluded.supply,
+               band = excluded.band, band_group = excluded.band_group, needs = excluded.needs, takes = excluded.takes,
                threshold = excluded.threshold, hysteresis = excluded.hysteresis, max_gap_s = excluded.max_gap_s,
                version = excluded.version
         """,
@@ -109,7 +110,8 @@ async def _put_rule(conn: WriteConn, rule: RuleRow, version: int) -> None:
         list(rule.device_kinds),
         None if rule.band is None else rule.band.value,
         rule.group,
-        rule.supply,
+        sorted(need.value for need in rule.needs),
+        None if rule.takes is None else rule.takes.value,
         rule.threshold,
         rule.hysteresis,
         rule.max_gap_s,
@@ -146,7 +148,7 @@ async def fetch_book(conn: ReadConn | WriteConn, class_map: Mapping[str, str]) -
     rows = await conn.fetch(
         """
         select r.rule_id, r.signal, r.comparison, r.quantifier, r.points, r.unit, r.device_kinds, r.band,
-               r.band_group, r.supply, r.threshold, r.hysteresis, r.max_gap_s,
+               r.band_group, r.needs, r.takes, r.threshold, r.hysteresis, r.max_gap_s,
                greatest(r.version, s.version) as version
           from rules r join signals s on s.code = r.signal
         """
@@ -268,7 +270,8 @@ def _rule(row: asyncpg.Record, signals: Mapping[str, Signal]) -> Rule:
             device_kinds=tuple(row["device_kinds"]),
             band=None if row["band"] is None else Band(row["band"]),
             group=row["band_group"],
-            supply=row["supply"],
+            needs=frozenset(map(Need, row["needs"])),
+            takes=None if row["takes"] is None else Need(row["takes"]),
             threshold=row["threshold"],
             hysteresis=row["hysteresis"],
             max_gap_s=row["max_gap_s"],

@@ -8,6 +8,7 @@ import orjson
 from libs.common.db import WriteConn
 from services.alarm.domain.engine import Judged
 from services.alarm.domain.model import (
+    SECOND_US,
     Episode,
     State,
     from_us,
@@ -48,7 +49,7 @@ async def fetch_episodes(conn: WriteConn, partitions: Collection[int]) -> list[t
     rows = await conn.fetch(
         """
         select device_id, rule_id, state, since, began_at, seen_at, point_values, rule_version, site_id, signal, level,
-               alarm_id, sequence, inhibited_by
+               alarm_id, sequence, inhibited_by, raised_at, hold_s
           from episodes where partition = any($1::integer[])
          order by device_id, rule_id
         """,
@@ -71,6 +72,8 @@ def _episode(row: asyncpg.Record) -> Episode:
         alarm_id=row["alarm_id"],
         sequence=row["sequence"],
         inhibited_by=row["inhibited_by"],
+        raised_us=None if row["raised_at"] is None else to_us(row["raised_at"]),
+        hold_us=round(row["hold_s"] * SECOND_US),
     )
 
 
@@ -100,20 +103,21 @@ async def put_episodes(
     await conn.execute(
         """
         insert into episodes (device_id, rule_id, partition, state, since, began_at, seen_at, point_values,
-                              rule_version, site_id, signal, level, alarm_id, sequence, inhibited_by)
+                              rule_version, site_id, signal, level, alarm_id, sequence, inhibited_by, raised_at,
+                              hold_s)
         select device_id, rule_id, partition, state, since, began_at, seen_at, point_values::jsonb, rule_version,
-               site_id, signal, level, alarm_id, sequence, inhibited_by
+               site_id, signal, level, alarm_id, sequence, inhibited_by, raised_at, hold_s
           from unnest($1::text[], $2::text[], $3::integer[], $4::smallint[], $5::timestamptz[], $6::timestamptz[],
                       $7::timestamptz[], $8::text[], $9::bigint[], $10::text[], $11::text[], $12::integer[],
-                      $13::text[], $14::integer[], $15::text[])
+                      $13::text[], $14::integer[], $15::text[], $16::timestamptz[], $17::float8[])
             as e (device_id, rule_id, partition, state, since, began_at, seen_at, point_values, rule_version, site_id,
-                  signal, level, alarm_id, sequence, inhibited_by)
+                  signal, level, alarm_id, sequence, inhibited_by, raised_at, hold_s)
             on conflict (device_id, rule_id) do update set
                partition = excluded.partition, state = excluded.state, since = excluded.since,
                began_at = excluded.began_at, seen_at = excluded.seen_at, point_values = excluded.point_values,
                rule_version = excluded.rule_version, site_id = excluded.site_id, signal = excluded.signal,
                level = excluded.level, alarm_id = excluded.alarm_id, sequence = excluded.sequence,
-               inhibited_by = excluded.inhibited_by
+               inhibited_by = excluded.inhibited_by, raised_at = excluded.raised_at, hold_s = excluded.hold_s
         """,
         [device_id for device_id, _, _ in kept],
         [rule_id for _, rule_id, _ in kept],
@@ -130,6 +134,8 @@ async def put_episodes(
         [episode.alarm_id for _, _, episode in kept],
         [episode.sequence for _, _, episode in kept],
         [episode.inhibited_by for _, _, episode in kept],
+        [None if episode.raised_us is None else from_us(episode.raised_us) for _, _, episode in kept],
+        [episode.hold_us / SECOND_US for _, _, episode in kept],
     )
 
 

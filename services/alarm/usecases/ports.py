@@ -23,6 +23,9 @@ class Directory(Protocol):
     def has_site(self, site_id: str) -> bool:
         """Return whether there is such a site."""
 
+    def devices_of(self, site_id: str) -> frozenset[str]:
+        """Return the devices of a site."""
+
     def sites_of(self, who: Principal) -> frozenset[str] | None:
         """Return the sites that somebody is limited to, None for all."""
 

@@ -13,26 +13,32 @@ from libs.common import metrics
 from libs.common.bus import outbox, topics
 from libs.common.bus.port import Received
 from libs.common.clock import Clock
-from libs.common.contracts.alarm import AlarmEvent
+from libs.common.contracts.alarm import AlarmAction, AlarmEvent
 from libs.common.db import WriteConn
 from libs.common.tracing import current_traceparent, span
 from services.alarm import bus
-from services.alarm.conditions import events_of, key_of
 from services.alarm.domain import engine
-from services.alarm.domain.engine import Changes, Engine, Limits
-from services.alarm.domain.model import SECOND_US, AlarmStep, EndReason, Signal, StepPhase
+from services.alarm.domain.engine import Changes, Engine, Judged, Limits
+from services.alarm.domain.model import NEVER_US, SECOND_US, AlarmStep, EndReason, Signal, StepPhase, from_us, to_us
 from services.alarm.domain.rulebook import RuleBook
-from services.alarm.domain.shutdowns import Shutdown, Shutdowns
+from services.alarm.domain.shutdowns import Shutdown
+from services.alarm.domain.sites import SiteLimits, Sites, Topology
 from services.alarm.store import alarms as alarms_store
+from services.alarm.store import maintenance as maintenance_store
 from services.alarm.store import rulebook as rulebook_store
 from services.alarm.store import state as state_store
-
-logger = logging.getLogger(__name__)
+from services.alarm.worker.findings import Findings
 
 logger = logging.getLogger(__name__)
 
 RULES_GROUP = "alarm.rules"
-RULES_TOPICS = (topics.READINGS, topics.CONDITIONS, topics.CONTROL_EVENTS)
+RULES_TOPICS = (
+    topics.READINGS,
+    topics.CONDITIONS,
+    topics.CONTROL_EVENTS,
+    topics.MAINTENANCE,
+    topics.ALARM_ORDERS,
+)
 EVENTS_AT_ONCE = 500
 """Written with one statement; in between others get their turn: some milliseconds."""
 
@@ -44,10 +50,9 @@ LATENCY = metrics.histogram(
     "From the acceptance of the deciding report to the commit of the alarm event",
     buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
-CONDITIONS = metrics.counter("alarm_conditions_total", "Findings of the platform itself", ("phase",))
 
 
-class Directory(engine.Directory, Protocol):
+class Directory(engine.Directory, Topology, Protocol):
     """What judging asks of the registry."""
 
     def take_changed(self) -> set[str]:
@@ -66,6 +71,7 @@ class JudgeHandler:
         directory: Directory,
         clock: Clock,
         limits: Limits,
+        site_limits: SiteLimits,
         class_map: Mapping[str, str],
         wake: Callable[[], None],
     ) -> None:
@@ -75,6 +81,7 @@ class JudgeHandler:
             directory: The registry; to be ready before the first batch.
             clock: Says when a step was decided.
             limits: What the engine tolerates.
+            site_limits: What the second stage tolerates.
             class_map: Station class of the registry to class of the table.
             wake: Called after a commit that published something.
         """
@@ -83,11 +90,11 @@ class JudgeHandler:
         self._limits = limits
         self._class_map = class_map
         self._wake = wake
-        self._shutdowns = Shutdowns()
+        self._site_limits = site_limits
+        self._sites = Sites(directory, site_limits)
         self._signals: dict[str, Signal] = {}
-        self._engine = Engine(
-            book=RuleBook({}, {}, class_map), directory=directory, shutdowns=self._shutdowns, limits=limits
-        )
+        self._engine = Engine(book=RuleBook({}, {}, class_map), directory=directory, sites=self._sites, limits=limits)
+        self._findings = Findings(sites=self._sites, clock=clock, publish=self._publish_of)
         self._uncommitted: list[tuple[Changes, int, list[AlarmEvent]]] = []
 
     @property
@@ -98,15 +105,37 @@ class JudgeHandler:
     async def load(self, conn: WriteConn, partitions: frozenset[int]) -> None:
         """Read rules and state of partitions."""
         await self._refresh_book(conn)
-        self._shutdowns.load(await state_store.fetch_shutdowns(conn, partitions))
+        judged = await state_store.fetch_judged(conn, partitions)
         self._engine.load(
-            await state_store.fetch_judged(conn, partitions), await state_store.fetch_episodes(conn, partitions)
+            judged,
+            await state_store.fetch_episodes(conn, partitions),
+            await self._lately(conn, judged, partitions),
         )
+        findings = self._findings.load(await alarms_store.fetch_active_findings(conn, partitions))
+        self._sites.load(
+            [*self._engine.standings(partitions), *findings],
+            await maintenance_store.fetch_explaining_windows(conn),
+            await maintenance_store.fetch_explaining_shelves(conn),
+            await state_store.fetch_shutdowns(conn, partitions),
+        )
+
+    async def _lately(
+        self, conn: WriteConn, judged: Iterable[Judged], partitions: frozenset[int]
+    ) -> list[tuple[str, str, int]]:
+        """Return device, rule and time of the begins that may still make an alarm flap."""
+        newest: dict[int, int] = {}
+        for row in judged:
+            newest[row.partition] = max(row.judged_us, newest.get(row.partition, NEVER_US))
+        if not newest:
+            return []
+        since = from_us(min(newest.values()) - self._limits.flap_within_us)
+        begins = await alarms_store.fetch_begins(conn, partitions, since)
+        return [(device_id, rule_id, to_us(began_at)) for device_id, rule_id, began_at in begins]
 
     def drop(self, partitions: frozenset[int]) -> None:
         """Forget partitions."""
         self._engine.drop(partitions)
-        self._shutdowns.drop(partitions)
+        self._sites.drop(partitions)
         self._uncommitted.clear()
 
     async def handle(self, conn: WriteConn, batch: Sequence[Received]) -> None:
@@ -123,14 +152,18 @@ class JudgeHandler:
         by_topic: dict[str, list[Received]] = {}
         for received in batch:
             by_topic.setdefault(received.topic, []).append(received)
-        await self._control(conn, by_topic.get(topics.CONTROL_EVENTS, ()), changes)
+        await self._control(conn, by_topic.get(topics.CONTROL_EVENTS, ()))
+        self._maintenance(by_topic.get(topics.MAINTENANCE, ()))
+        told = await self._orders(conn, by_topic.get(topics.ALARM_ORDERS, ()), changes)
         values = self._judge(by_topic.get(topics.READINGS, ()), changes)
-        await self._lift(conn, {received.partition for received in batch}, changes)
+        told += await self._findings.take(
+            conn, by_topic.get(topics.CONDITIONS, ()), self._signals, self._engine.clock_us
+        )
+        told += await self._settle(conn, sorted({received.partition for received in batch}), changes)
         await self._store_state(conn, changes)
         with span("alarm.publish", steps=len(changes.steps)) if changes.steps else nullcontext():
-            events = await self._publish(conn, [self._event(step) for step in changes.steps])
-        events += await self._conditions(conn, by_topic.get(topics.CONDITIONS, ()))
-        self._uncommitted.append((changes, values, events))
+            told += await self._publish_steps(conn, changes.steps)
+        self._uncommitted.append((changes, values, told))
 
     def committed(self) -> None:
         """Count, and let the relay publish at once."""
@@ -177,9 +210,9 @@ class JudgeHandler:
             self._engine.tick(partition, clock_us, changes)
         return sum(map(len, readings.reports.points))
 
-    # Planned shutdowns
+    # What explains alarms, and what people order
 
-    async def _control(self, conn: WriteConn, messages: Iterable[Received], changes: Changes) -> None:
+    async def _control(self, conn: WriteConn, messages: Iterable[Received]) -> None:
         news: dict[str, Shutdown] = {}
         for received in messages:
             said = bus.read_control(received)
@@ -193,21 +226,57 @@ class JudgeHandler:
                 if changed is not None:
                     news[device_id] = changed
         await state_store.put_shutdowns(conn, news.values())
-        self._engine.inhibit(sorted(news), changes)
+        for device_id in news:
+            target = self._directory.target(device_id)
+            if target is not None:
+                self._sites.touch(target.site_id)
 
     def _take_note(self, said: bus.SupplyNews, device_id: str, partition: int) -> Shutdown | None:
         """Return what is to be stored of a device's shutdown, None when it is no news."""
+        shutdowns = self._sites.shutdowns
         if not said.off:
-            return self._shutdowns.end(device_id, None if said.any_reference else said.reference, said.at_us)
+            return shutdowns.end(device_id, None if said.any_reference else said.reference, said.at_us)
         begun = Shutdown(device_id, partition, said.reference, said.at_us, said.planned_end_us)
-        return self._shutdowns.of(device_id) if self._shutdowns.begin(begun) else None
+        return shutdowns.of(device_id) if shutdowns.begin(begun) else None
 
-    async def _lift(self, conn: WriteConn, partitions: Iterable[int], changes: Changes) -> None:
-        over = [device_id for partition in sorted(partitions) for device_id in self._engine.lift(partition, changes)]
-        if over:
-            await state_store.delete_shutdowns(conn, over)
-            for device_id in over:
-                self._shutdowns.remove(device_id)
+    def _maintenance(self, messages: Iterable[Received]) -> None:
+        for received in messages:
+            if received.value is None:
+                self._sites.remove_window(received.key or "")
+            else:
+                self._sites.put_window(bus.window_of(bus.read_window(received)))
+
+    async def _orders(self, conn: WriteConn, messages: Iterable[Received], changes: Changes) -> list[AlarmEvent]:
+        told: list[AlarmEvent] = []
+        for received in messages:
+            order = bus.read_order(received)
+            if order.action is AlarmAction.SHELVE:
+                self._sites.put_shelf(bus.shelf_of(order))
+            elif order.action is AlarmAction.UNSHELVE:
+                self._sites.remove_shelf(order.site_id, order.alarm_id)
+            elif not self._engine.dismiss(order.alarm_id, changes, actor=order.actor, note=order.reason):
+                told += await self._findings.dismiss(conn, order, self._engine.clock_us(received.partition))
+        return told
+
+    async def _settle(self, conn: WriteConn, partitions: Iterable[int], changes: Changes) -> list[AlarmEvent]:
+        """Let the second stage say what explains what, and forget shutdowns that explain nothing any more."""
+        told: list[AlarmEvent] = []
+        for partition in partitions:
+            clock_us = self._engine.clock_us(partition)
+            for storm in self._sites.storms(partition, clock_us):
+                told += await self._findings.storm(conn, storm, self._signals)
+            for verdict in self._engine.settle(partition, changes):
+                told += await self._findings.mark(conn, verdict)
+            over = [
+                device_id
+                for device_id in self._sites.shutdowns.over(partition, clock_us - self._site_limits.settle_us)
+                if not self._engine.is_explained(device_id, self._sites.shutdowns.of(device_id))
+            ]
+            if over:
+                await state_store.delete_shutdowns(conn, over)
+                for device_id in over:
+                    self._sites.shutdowns.remove(device_id)
+        return told
 
     # Effects
 
@@ -220,29 +289,23 @@ class JudgeHandler:
             known = {device_id: number for device_id, number in partitions.items() if number is not None}
             await state_store.put_episodes(conn, changes.episodes, known)
 
-    def _event(self, step: AlarmStep) -> AlarmEvent:
-        return bus.event_of(step, self._signals.get(step.signal), self._clock.now())
+    async def _publish_steps(self, conn: WriteConn, steps: Sequence[AlarmStep]) -> list[AlarmEvent]:
+        events = [bus.event_of(step, self._signals.get(step.signal), self._clock.now()) for step in steps]
+        partitions = [self._engine.partition_of(step.device_id) or 0 for step in steps]
+        return await self._publish(conn, events, partitions)
 
-    async def _publish(self, conn: WriteConn, events: Sequence[AlarmEvent]) -> list[AlarmEvent]:
+    async def _publish_of(self, conn: WriteConn, events: Sequence[AlarmEvent], partition: int) -> list[AlarmEvent]:
+        return await self._publish(conn, events, [partition] * len(events))
+
+    async def _publish(
+        self, conn: WriteConn, events: Sequence[AlarmEvent], partitions: Sequence[int]
+    ) -> list[AlarmEvent]:
         """Write events and put them into the outbox; return those that were not there before."""
         trace = current_traceparent()
         told: list[AlarmEvent] = []
         for first in range(0, len(events), EVENTS_AT_ONCE):
-            news = await alarms_store.put_events(conn, events[first : first + EVENTS_AT_ONCE])
+            last = first + EVENTS_AT_ONCE
+            news = await alarms_store.put_events(conn, events[first:last], partitions[first:last])
             await outbox.put(conn, [bus.alarm_message(event, trace) for event in news])
             told += news
-        return told
-
-    async def _conditions(self, conn: WriteConn, messages: Iterable[Received]) -> list[AlarmEvent]:
-        told: list[AlarmEvent] = []
-        for received in messages:
-            condition = bus.read_condition(received)
-            CONDITIONS.labels(condition.phase.value).inc()
-            key = key_of(condition)
-            last = await alarms_store.fetch_condition_alarm(conn, key)
-            at = bus.condition_time(received, condition)
-            events = events_of(condition, at, last, self._signals, self._clock.now())
-            told += await self._publish(conn, events)
-            if events and events[0].sequence == 1:
-                await alarms_store.set_condition_key(conn, events[0].alarm_id, key)
         return told

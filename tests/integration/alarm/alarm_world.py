@@ -22,6 +22,7 @@ from libs.common.tokens import Principal
 from services.alarm.dictionary import load_shipped
 from services.alarm.domain.engine import Limits
 from services.alarm.domain.rulebook import Target
+from services.alarm.domain.sites import SiteLimits
 from services.alarm.store import rulebook as rulebook_store
 from services.alarm.worker.judging import JudgeHandler
 
@@ -42,6 +43,8 @@ class Registry:
         self.removed: set[str] = set()
         self.changed: set[str] = set()
         self.loads: dict[str, list[str]] = {}
+        self.supplied_by: dict[str, list[frozenset[str]]] = {}
+        self.carried_by: dict[str, frozenset[str]] = {}
 
     def add(self, device_id: str, *, site_id: str = SITE, station_class: str = "D", kind: str = "meter_3p") -> None:
         points = frozenset({*PHASES, "frequency"}) if kind == "meter_3p" else frozenset({"temperature", "humidity"})
@@ -63,6 +66,15 @@ class Registry:
     def take_changed(self) -> set[str]:
         changed, self.changed = self.changed, set()
         return changed
+
+    def suppliers(self, device_id: str) -> list[frozenset[str]]:
+        return self.supplied_by.get(device_id, [])
+
+    def carriers(self, device_id: str) -> frozenset[str]:
+        return self.carried_by.get(device_id, frozenset())
+
+    def devices_of(self, site_id: str) -> frozenset[str]:
+        return frozenset(target.device_id for target in self.targets() if target.site_id == site_id)
 
     def fed_by(self, load_id: str) -> list[str]:
         return self.loads.get(load_id, [])
@@ -92,7 +104,12 @@ class World:
 
     def _new(self) -> JudgeHandler:
         return JudgeHandler(
-            directory=self.registry, clock=SystemClock(), limits=Limits(), class_map=CLASSES, wake=self._wake
+            directory=self.registry,
+            clock=SystemClock(),
+            limits=Limits(),
+            site_limits=SiteLimits(),
+            class_map=CLASSES,
+            wake=self._wake,
         )
 
     def _wake(self) -> None:
@@ -186,7 +203,7 @@ class World:
     async def states(self) -> dict[tuple[str, str], str]:
         async with self.db.read() as conn:
             rows = await conn.fetch("select device_id, rule_id, state from episodes")
-        names = {1: "PENDING", 2: "ACTIVE", 3: "CLEARING"}
+        names = {1: "PENDING", 2: "ACTIVE", 3: "CLEARING", 4: "DISMISSED"}
         return {(row["device_id"], row["rule_id"]): names[row["state"]] for row in rows}
 
     async def short_delays(self, *rule_ids: str, start_s: float = 3.0, end_s: float = 3.0) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from services.alarm.api import build_router
 from services.alarm.bus import audit_message
 from services.alarm.store import deliveries as deliveries_store
 from services.alarm.usecases.alarms import Alarms
+from services.alarm.usecases.maintenance import Maintenance
 from services.alarm.usecases.rules import Rules
 from tests.integration.alarm.alarm_world import CLASSES, FAILURE, LOW, SITE, World, at
 
@@ -85,8 +87,11 @@ async def door(world: World, tmp_path: Path) -> AsyncIterator[Door]:
     world.registry.add("t-1", kind="env_sensor")
     app = create_app("alarm", platform, health, title="alarm")
     rules = Rules(db=world.db, directory=world.registry, clock=clock, audit=audit, class_map=CLASSES)
-    alarms = Alarms(db=world.db, directory=world.registry, clock=clock, audit=audit)
-    app.include_router(build_router(rules, alarms))
+    alarms = Alarms(db=world.db, directory=world.registry, clock=clock, audit=audit, longest_shelf=timedelta(days=7))
+    maintenance = Maintenance(
+        db=world.db, directory=world.registry, clock=clock, audit=audit, longest=timedelta(days=30)
+    )
+    app.include_router(build_router(rules, alarms, maintenance))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://alarm") as client:
         yield Door(world, client, keys)
 
@@ -101,7 +106,7 @@ class TestSignals:
             if page["next_cursor"] is None:
                 break
             cursor = {"cursor": page["next_cursor"]}
-        assert len(codes) == len(set(codes)) == 114
+        assert len(codes) == len(set(codes)) == 115
         assert codes == sorted(codes)
 
     async def test_a_signal_says_level_threshold_and_codes_of_each_class(self, door: Door) -> None:

@@ -10,12 +10,13 @@ from services.alarm.domain.model import (
     AlarmStep,
     Band,
     Comparison,
+    Need,
     Params,
     Quantifier,
     Rule,
 )
 from services.alarm.domain.rulebook import Override, RuleBook, Scope, Target
-from services.alarm.domain.shutdowns import Shutdowns
+from services.alarm.domain.sites import SiteLimits, Sites
 
 T0 = 1_700_000_000
 CLASS_MAP = {"A": "A", "B": "B", "C": "C", "D": "D", "E": "D"}
@@ -31,7 +32,8 @@ def rule(
     kinds: Iterable[str] = (),
     band: Band | None = None,
     group: str | None = None,
-    supply: bool = False,
+    needs: Iterable[Need] = (),
+    takes: Need | None = None,
     version: int = 1,
     signal: str | None = None,
     **params: Any,
@@ -56,7 +58,8 @@ def rule(
         defaults=dict.fromkeys(CLASSES, Params(**values)),
         band=band,
         group=group,
-        supply=supply,
+        needs=frozenset(needs),
+        takes=takes,
         version=version,
     )
 
@@ -87,6 +90,14 @@ class Devices:
     def __init__(self, *targets: Target) -> None:
         self.targets = {one.device_id: one for one in targets}
         self.removed: set[str] = set()
+        self.supplied_by: dict[str, list[frozenset[str]]] = {}
+        self.carried_by: dict[str, frozenset[str]] = {}
+
+    def suppliers(self, device_id: str) -> list[frozenset[str]]:
+        return self.supplied_by.get(device_id, [])
+
+    def carriers(self, device_id: str) -> frozenset[str]:
+        return self.carried_by.get(device_id, frozenset())
 
     def target(self, device_id: str) -> Target | None:
         return None if device_id in self.removed else self.targets.get(device_id)
@@ -103,12 +114,14 @@ class Bench:
         rules: RuleBook,
         *targets: Target,
         limits: Limits | None = None,
+        site_limits: SiteLimits | None = None,
         directory: Devices | None = None,
     ) -> None:
         self.directory = directory or Devices(*(targets or (target(),)))
-        self.shutdowns = Shutdowns()
+        self.sites = Sites(self.directory, site_limits)
+        self.shutdowns = self.sites.shutdowns
         self.limits = limits or Limits()
-        self.engine = Engine(book=rules, directory=self.directory, shutdowns=self.shutdowns, limits=self.limits)
+        self.engine = Engine(book=rules, directory=self.directory, sites=self.sites, limits=self.limits)
         self.last = Changes()
 
     def report(
@@ -137,6 +150,13 @@ class Bench:
     def tick(self, clock_s: float, partition: int = 0) -> list[AlarmStep]:
         self.last = Changes()
         self.engine.tick(partition, us(clock_s), self.last)
+        return self.last.steps
+
+    def settle(self, clock_s: float, partition: int = 0) -> list[AlarmStep]:
+        """Move the clock, then let the second stage speak."""
+        self.last = Changes()
+        self.engine.tick(partition, us(clock_s), self.last)
+        self.engine.settle(partition, self.last)
         return self.last.steps
 
     def reconsider(self) -> list[AlarmStep]:

@@ -19,7 +19,10 @@ from services.alarm.domain.model import CLASSES, Comparison, Quantifier
 from services.alarm.domain.rulebook import RuleBook, Target, order_faults
 
 TABLE = load_shipped()
-DIGESTS = {1: "ed294e8988efc7ee29d2ab1ba82445ffa16299c2a536c3c0e865f7a8fd900162"}
+DIGESTS = {
+    1: "ed294e8988efc7ee29d2ab1ba82445ffa16299c2a536c3c0e865f7a8fd900162",
+    2: "1a12b27ce96049476f6a979ebe112f288cd13ee590709a8cf125e0073f2e07d4",
+}
 """Version of the shipped files to their hash: a change without a new version would reach no installation."""
 
 
@@ -106,7 +109,8 @@ def test_every_finding_of_the_platform_has_a_signal() -> None:
         ("rules.csv", ",water_leak_state,", ",wet_state,", "points", "numeric points"),
         ("rules.csv", ",above,any,temperature,", ",over,any,temperature,", "comparison", "one of above, below"),
         ("rules.csv", ",low_low,phase_voltage,", ",,phase_voltage,", "group", "band and group together"),
-        ("rules.csv", "phase_voltage,1,,0,900", "phase_voltage,1,,-1,900", "hysteresis", "seconds, 0 or more"),
+        ("rules.csv", "load supply,supply,,0,900", "load supply,supply,,-1,900", "hysteresis", "seconds, 0 or more"),
+        ("rules.csv", "load supply,supply,,0,900", "load sun,supply,,0,900", "needs", "of load, supply, link"),
     ],
 )
 def test_a_wrong_line_is_refused_with_line_field_and_what_was_expected(

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from services.alarm.domain.engine import Changes, Limits
-from services.alarm.domain.model import SECOND_US, Comparison, EndReason, Quantifier, StepPhase
+from services.alarm.domain.engine import Limits
+from services.alarm.domain.model import SECOND_US, Comparison, EndReason, Need, Quantifier, StepPhase
 from services.alarm.domain.rulebook import Scope
 from services.alarm.domain.shutdowns import Shutdown, Shutdowns
 from tests.unit.alarm.alarm_builders import Bench, Devices, book, override, rule, seconds, story, target, us
@@ -453,65 +453,71 @@ class TestPlannedShutdown:
     def shut_down(self, bench: Bench, since_s: float, planned_end_s: float | None = None) -> None:
         planned_end_us = None if planned_end_s is None else us(planned_end_s)
         assert bench.shutdowns.begin(Shutdown("m-1", 0, "occurrence:o-1", us(since_s), planned_end_us))
-        bench.last = Changes()
-        bench.engine.inhibit(["m-1"], bench.last)
-
-    def lift(self, bench: Bench) -> list[str]:
-        bench.last = Changes()
-        return bench.engine.lift(0, bench.last)
+        bench.sites.touch("s-1")
 
     def test_a_supply_alarm_of_a_unit_switched_off_says_what_explains_it(self) -> None:
-        bench = Bench(book(rule(supply=True), rule("other", threshold=100)))
+        bench = Bench(book(rule(needs=[Need.LOAD]), rule("other", threshold=100)))
         self.shut_down(bench, 0)
         bench.volts(1, 10)
         steps = {step.rule_id: step.inhibited_by for step in bench.volts(5, 10)}
         assert steps == {"low": "occurrence:o-1", "other": None}
 
     def test_an_alarm_that_began_before_the_shutdown_is_not_explained_by_it(self) -> None:
-        bench = Bench(book(rule(supply=True)))
+        bench = Bench(book(rule(needs=[Need.LOAD])))
         bench.volts(0, 10)
         bench.volts(3, 10)
         self.shut_down(bench, 5)
-        assert bench.last.steps == []
+        assert bench.settle(6) == []
 
     def test_news_of_the_shutdown_that_come_after_the_alarm_still_mark_it(self) -> None:
-        bench = Bench(book(rule(supply=True)))
+        bench = Bench(book(rule(needs=[Need.LOAD])))
         bench.volts(1, 10)
         bench.volts(4, 10)
         self.shut_down(bench, 0)
-        [update] = bench.last.steps
+        [update] = bench.settle(5)
         assert (update.phase, update.sequence, update.inhibited_by) == (StepPhase.UPDATE, 2, "occurrence:o-1")
 
     def test_what_outlasts_the_wake_up_is_told_after_a_while(self) -> None:
-        bench = Bench(book(rule(supply=True)))
+        bench = Bench(book(rule(needs=[Need.LOAD])))
         self.shut_down(bench, 0)
         bench.volts(1, 10)
         bench.volts(5, 10)
         bench.shutdowns.end("m-1", "occurrence:o-1", us(100))
-        bench.tick(150)
-        assert self.lift(bench) == []
-        assert bench.last.steps == []
-        bench.tick(160)
-        assert self.lift(bench) == ["m-1"]
-        [update] = bench.last.steps
+        bench.sites.touch("s-1")
+        assert bench.settle(150) == []
+        assert bench.engine.is_explained("m-1", bench.shutdowns.of("m-1"))
+        [update] = bench.settle(160)
         assert (update.phase, update.inhibited_by) == (StepPhase.UPDATE, None)
+        assert not bench.engine.is_explained("m-1", bench.shutdowns.of("m-1"))
 
     def test_an_alarm_that_ends_with_the_wake_up_is_never_told(self) -> None:
-        bench = Bench(book(rule(supply=True, end_delay_s=20)))
+        bench = Bench(book(rule(needs=[Need.LOAD], end_delay_s=20)))
         self.shut_down(bench, 0)
         bench.volts(1, 10)
         bench.volts(5, 10)
         bench.volts(100, 230)
         bench.shutdowns.end("m-1", "occurrence:o-1", us(40))
-        bench.tick(101)
-        assert self.lift(bench) == [], "it is clearing: wait"
+        bench.sites.touch("s-1")
+        assert bench.settle(101) == [], "it is clearing: wait"
         [end] = bench.volts(121, 230)
         assert end.inhibited_by == "occurrence:o-1"
-        assert self.lift(bench) == ["m-1"]
-        assert bench.last.steps == []
+        assert bench.settle(122) == []
+
+    def test_an_alarm_that_seemed_to_end_with_the_wake_up_is_told_when_it_does_not(self) -> None:
+        bench = Bench(book(rule(needs=[Need.LOAD], end_delay_s=20)))
+        self.shut_down(bench, 0)
+        bench.volts(1, 10)
+        bench.volts(5, 10)
+        bench.volts(100, 230)
+        bench.shutdowns.end("m-1", "occurrence:o-1", us(40))
+        bench.sites.touch("s-1")
+        assert bench.settle(101) == [], "it is clearing: wait"
+        assert bench.volts(110, 10) == [], "it is not over after all"
+        [update] = bench.settle(111)
+        assert (update.phase, update.inhibited_by) == (StepPhase.UPDATE, None)
 
     def test_a_violation_after_the_wake_up_is_not_explained(self) -> None:
-        bench = Bench(book(rule(supply=True)))
+        bench = Bench(book(rule(needs=[Need.LOAD])))
         self.shut_down(bench, 0)
         bench.shutdowns.end("m-1", "occurrence:o-1", us(100))
         bench.volts(101, 10)
@@ -519,7 +525,7 @@ class TestPlannedShutdown:
         assert begin.inhibited_by is None
 
     def test_a_load_that_is_not_woken_by_its_planned_end_is_not_off_on_purpose(self) -> None:
-        bench = Bench(book(rule(supply=True), rule("late", supply=True, threshold=5)))
+        bench = Bench(book(rule(needs=[Need.LOAD]), rule("late", needs=[Need.LOAD], threshold=5)))
         self.shut_down(bench, 0, planned_end_s=100)
         bench.volts(1, 10)
         [begin] = bench.volts(5, 10)
@@ -527,11 +533,8 @@ class TestPlannedShutdown:
         bench.volts(101, 1)
         [after] = bench.volts(105, 1)
         assert (after.rule_id, after.inhibited_by) == ("late", None)
-        bench.tick(159)
-        assert self.lift(bench) == []
-        bench.tick(160)
-        assert self.lift(bench) == ["m-1"]
-        assert [(step.rule_id, step.phase, step.inhibited_by) for step in bench.last.steps] == [
+        assert bench.settle(159) == []
+        assert [(step.rule_id, step.phase, step.inhibited_by) for step in bench.settle(160)] == [
             ("low", StepPhase.UPDATE, None)
         ]
 
@@ -541,7 +544,9 @@ class TestPlannedShutdown:
         assert known.begin(first)
         assert not known.begin(first)
         assert known.begin(Shutdown("m-1", 0, "occurrence:o-1", 100, 950)), "the planned end has moved"
-        assert known.explains("m-1", 940) == "occurrence:o-1"
+        current = known.of("m-1")
+        assert current is not None
+        assert current.explains(940)
         assert not known.begin(Shutdown("m-1", 0, "occurrence:o-0", 50, 80)), "older than what is known"
         assert known.end("m-1", "occurrence:o-0", 500) is None
         assert known.end("m-1", "occurrence:o-1", 90) is None, "before it began"
@@ -549,7 +554,7 @@ class TestPlannedShutdown:
         assert ended is not None
         assert ended.until_us == 500
         assert known.end("m-1", "occurrence:o-1", 600) is None
-        assert known.explains("m-1", 501) is None
+        assert not ended.explains(501)
         assert not known.begin(first), "told again after its end"
         assert known.begin(Shutdown("m-1", 0, "occurrence:o-2", 1000))
         assert known.over(0, 10_000) == []

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from services.alarm.domain.engine import Changes, Engine, Limits
 from services.alarm.domain.model import Comparison, EndReason, Quantifier, StepPhase
-from services.alarm.domain.shutdowns import Shutdowns
+from services.alarm.domain.sites import Sites
 from tests.unit.alarm.alarm_builders import Devices, book, reports, rule, seconds, target, us
 
 HIGH, LOW, RECOVERY = 260, 160, 10
@@ -162,7 +162,7 @@ def engine(delays: tuple[int, int]) -> Engine:
 
     devices = Devices(*(target(name) for name in ("m-1", "m-2", "m-3")))
     rules = book(*(made(spec) for spec in specs(*delays)))  # type: ignore[arg-type]
-    return Engine(book=rules, directory=devices, shutdowns=Shutdowns(), limits=Limits())
+    return Engine(book=rules, directory=devices, sites=Sites(devices), limits=Limits())
 
 
 def fast_story(lines: list[Line], sizes: list[int], delays: tuple[int, int]) -> dict[tuple[str, str], Story]:
@@ -240,7 +240,8 @@ def test_a_backlog_of_many_reports_per_device_raises_and_ends_everything() -> No
     """The dry run's case: 50 devices, 60 reports each, in one batch; one vectorised step would raise none."""
     devices = [f"m-{number}" for number in range(50)]
     low = rule(start_delay_s=5, end_delay_s=5)
-    judge = Engine(book=book(low), directory=Devices(*map(target, devices)), shutdowns=Shutdowns(), limits=Limits())
+    directory = Devices(*map(target, devices))
+    judge = Engine(book=book(low), directory=directory, sites=Sites(directory), limits=Limits())
     rows = [
         (device, float(at), dict.fromkeys(POINTS, 150.0 if 10 <= at < 30 else 230.0), frozenset[str]())
         for at in range(60)

@@ -67,6 +67,7 @@ REQUIRED: Mapping[str, set[str]] = {
     topics.CONTROL_EVENTS: {"state", "at", "reason"},
     topics.CONDITIONS: {"source", "kind", "subject", "phase", "detail"},
     topics.ALARM_EVENTS: {"alarm_id", "sequence", "phase", "level", "signal", "began_at"},
+    topics.ALARM_ORDERS: {"order_id", "alarm_id", "action", "actor", "at"},
     topics.MAINTENANCE: {"window_id", "scope", "from", "to"},
     topics.DIAGNOSES: {
         *("diagnosis_id", "device_id", "code", "cause", "evidence", "advice_zh", "advice_en", "phase"),
@@ -85,6 +86,7 @@ CONDITIONAL: Mapping[str, set[str]] = {
     topics.COMMANDS: {"restore_at", "off_at_most_s"},  # an ON has none, an OFF must
     topics.CONTROL_EVENTS: {"command_id", "occurrence_id", "load_id"},  # one of; a load where there is one
     topics.ALARM_EVENTS: {"device_id", "ended_at", "end_reason", "inhibited_by"},  # the end only; a site's alarm
+    topics.ALARM_ORDERS: {"until", "rule_key"},  # a shelf has an end
     topics.INTERVALS: {"energy_kwh", "medium", "quantity"},  # a missing interval has no figure
     topics.CARBON_RESULTS: {"value"},  # unknown is not zero
     topics.AUDIT: {"before", "after"},  # creation and removal
