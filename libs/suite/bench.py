@@ -234,10 +234,29 @@ def archive() -> list[Measurement]:
     ]  # fmt: skip
 
 
+def terminals() -> list[Measurement]:
+    """What ten thousand terminals that have dialled in take, each with a line, a task and a meter."""
+    count = 10_000
+    done = subprocess.run(
+        [sys.executable, "-m", "libs.suite.bench_terminals", str(count)], capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    memory_mb, connected = found["with_tasks_mb"], found["terminals"]
+    return [
+        Measurement(
+            f"memory of a process with {connected:,} terminals (DTU)", memory_mb, "MB", "under 300 MB with 10,000",
+            memory_mb < 300 and connected == count,
+            f"{found['before_mb']:.0f} MB before, {found['connected_mb']:.0f} MB connected without lines and meters; "
+            f"{found['idle_cpu_percent']:.0f} % of a core with a heartbeat from each every 2 s",
+        ),
+    ]  # fmt: skip
+
+
 BENCHMARKS: Mapping[str, Benchmark] = {
     "start": start,
     "chain": chain,
     "acquisition": acquisition,
+    "terminals": terminals,
     "history": history,
     "archive": archive,
 }

@@ -477,7 +477,7 @@ async def test_line_follows_its_terminal_from_process_to_process(
 async def test_idle_terminals_take_less_than_20_kb_each() -> None:
     """Line, task and meter included: 300 MB hold ten thousand in one process."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.integration.ingest.dtu_many", "2000", stdout=asyncio.subprocess.PIPE, cwd=ROOT
+        sys.executable, "-m", "libs.suite.bench_terminals", "2000", stdout=asyncio.subprocess.PIPE, cwd=ROOT
     )
     found = json.loads((await process.communicate())[0])
     assert process.returncode == 0
