@@ -29,6 +29,7 @@ def gate(url: str, *schemas: str) -> SchemaGate:
     return SchemaGate(DatabaseSettings.model_validate({"url": url}), *schemas)
 
 
+@pytest.mark.sql
 async def test_gate_opens_when_the_schemas_are_prepared(empty_postgres_url: str) -> None:
     with pytest.raises(SchemaOutdated, match=r"alarm/0001_pre_\w+ .*wattring migrate"):
         await gate(empty_postgres_url, "alarm").__aenter__()
