@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -48,6 +49,26 @@ def broken_rules(entity: Entity) -> Iterator[Broken]:
             yield Broken("endpoint", "host:port", "主机:端口", entity.endpoint)
     if isinstance(entity, Line) and entity.kind is LineKind.DTU:
         yield from _broken_packets(entity)
+    if isinstance(entity, Line) and entity.kind in _SCHEMES:
+        yield from _broken_url(entity)
+
+
+_SCHEMES = {LineKind.AEP: ("http", "https"), LineKind.PULL: ("http", "https", "postgresql")}
+
+
+def _broken_url(line: Line) -> Iterator[Broken]:
+    """Yield what is wrong with a URL; one with a password would publish it, and is not shown either."""
+    schemes = _SCHEMES[line.kind]
+    try:
+        parts = urlsplit(line.endpoint)
+        right = parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+        secret = parts.username is not None or parts.password is not None
+    except ValueError:
+        right, secret = False, "@" in line.endpoint
+    if not right or secret:
+        names = ", ".join(f"{name}://…" for name in schemes)
+        both = (f"{names} without user and password", f"{names},不含用户名和密码")
+        yield Broken("endpoint", *both, None if secret else line.endpoint)
 
 
 def _broken_packets(line: Line) -> Iterator[Broken]:

@@ -72,3 +72,22 @@ def test_time_that_cannot_be_meant_is_refused(field: str, value: float) -> None:
     (broken,) = broken_rules(device)
     assert broken.field == field
     assert list(broken_rules(device.model_copy(update={field: 604_800.0}))) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "endpoint", "broken"),
+    [
+        ("aep", "https://ag-api.ctwing.cn", False),
+        ("pull", "http://10.0.0.5:8080/base", False),
+        ("pull", "postgresql://10.0.0.5:5432/transit", False),
+        ("aep", "postgresql://10.0.0.5/x", True),
+        ("aep", "ag-api.ctwing.cn", True),
+        ("pull", "http://", True),
+        ("pull", "http://[::1", True),
+        ("pull", "postgresql://reader:hidden@10.0.0.5/x", True),
+    ],
+)
+def test_url_of_a_platform_is_one_and_publishes_no_password(kind: str, endpoint: str, *, broken: bool) -> None:
+    found = list(broken_rules(line(kind, endpoint)))
+    assert [one.field for one in found] == ["endpoint"] * broken
+    assert "hidden" not in repr(found)
