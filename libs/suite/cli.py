@@ -61,6 +61,7 @@ def build(words: Words) -> typer.Typer:
     _add_administration(app, words)
     _add_line(app, words)
     _add_profile(app, words)
+    _add_pull(app, words)
     _add_services(app, words)
     return app
 
@@ -210,6 +211,42 @@ def _add_profile(app: typer.Typer, words: Words) -> None:
         device = Device(kind, endpoint, address, baud, parity, timeout_s)
         fits = try_profile(profile, device, _settings().profile_dirs, words, _say)
         raise typer.Exit(0 if fits else 1)
+
+
+def _add_pull(app: typer.Typer, words: Words) -> None:
+    pull = typer.Typer(
+        help=words("look at how other systems are read", "查看第三方数据拉取"),
+        no_args_is_help=True,
+        rich_markup_mode=None,
+    )
+    app.add_typer(pull, name="pull")
+    file = typer.Argument(dir_okay=False, help=words("pull file", "拉取配置文件"))
+
+    @pull.command(help=words("check pull files without calling anybody", "校验拉取配置,不访问数据源"))
+    def check(files: Annotated[list[Path], file]) -> None:
+        from libs.suite import pulltest
+
+        pulltest.check(files, words, _say)
+
+    @pull.command(name="try", help=words("read the first page and take nothing", "试读首页,不入库"))
+    def try_(
+        path: Annotated[Path, file],
+        endpoint: Annotated[str, typer.Argument(help="https://…, postgresql://host/database")],
+        secret: Annotated[str | None, typer.Option(help=words("name of the stored secret", "密钥名"))] = None,
+        tls: Annotated[str | None, typer.Option(help="prefer, require, verify-full")] = None,
+        rows: Annotated[int, typer.Option(min=1, max=1000, help=words("that are shown", "显示行数"))] = 10,
+    ) -> None:
+        from libs.suite import pulltest
+
+        source = pulltest.Source(endpoint, secret, tls)
+        good = pulltest.try_pull(_settings(), path, source, rows=rows, words=words, say=_say)
+        raise typer.Exit(0 if good else 1)
+
+    @pull.command(name="list", help=words("how far each source has been read", "各数据源的读取进度"))
+    def list_() -> None:
+        from libs.suite import pulltest
+
+        pulltest.list_pulls(_settings(), words, _say)
 
 
 def _add_line(app: typer.Typer, words: Words) -> None:

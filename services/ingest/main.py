@@ -31,12 +31,14 @@ from services.ingest.api import direct as direct_api
 from services.ingest.api import fieldwork as fieldwork_api
 from services.ingest.api import imports as imports_api
 from services.ingest.api import manual as manual_api
+from services.ingest.api import pulls as pulls_api
 from services.ingest.api import push as push_api
 from services.ingest.api import readings as readings_api
 from services.ingest.api import registry as registry_api
 from services.ingest.domain.resolution import rounded_points
 from services.ingest.drivers.means import Means
 from services.ingest.drivers.pushed import PushBoard
+from services.ingest.files.pull_file import load_pulls
 from services.ingest.jobs import limits_of
 from services.ingest.secretstore import SecretStore
 from services.ingest.settings import IngestSettings
@@ -52,6 +54,7 @@ from services.ingest.usecases.acceptor import Acceptor
 from services.ingest.usecases.addresses import Addresses, LoadNames
 from services.ingest.usecases.boards import LastSeen
 from services.ingest.usecases.coverage import Coverages
+from services.ingest.usecases.drops import Drops
 from services.ingest.usecases.fieldwork import Fieldwork
 from services.ingest.usecases.findings import Findings
 from services.ingest.usecases.gaps import GapFinder
@@ -60,6 +63,7 @@ from services.ingest.usecases.imports import Imports
 from services.ingest.usecases.loss import Losses
 from services.ingest.usecases.manual import ManualReadings
 from services.ingest.usecases.orders import Orders
+from services.ingest.usecases.pulls import Pulls
 from services.ingest.usecases.readings import Readings
 from services.ingest.usecases.registry import Registry
 from services.ingest.usecases.rejected import RejectedHandler
@@ -68,12 +72,14 @@ from services.ingest.usecases.results import Results
 from services.ingest.usecases.status import StatusBoard
 from services.ingest.usecases.submissions import Submissions
 from services.ingest.usecases.switching import Switcher
+from services.ingest.usecases.taking import Taking
 from services.ingest.usecases.topology import Topology
 from services.ingest.worker.aep import AepPushes
 from services.ingest.worker.backfill import Backfill, GapKeeper
 from services.ingest.worker.commands import CommandWorker
 from services.ingest.worker.fieldline import FieldLines
 from services.ingest.worker.lines import LineManager
+from services.ingest.worker.pulls import PullManager
 from services.ingest.worker.reach import LineReach
 from services.ingest.worker.terminals import Terminals
 from services.ingest.worker.upkeep import Heartbeats, HistoryUpkeep, RegistryKeeper, SnapshotKeeper
@@ -246,6 +252,29 @@ def build(platform: Platform) -> Service:
         clock=clock,
     )
     submissions.read_by("aep", aep)
+    taking = Taking(
+        db=db,
+        clock=clock,
+        acceptor=acceptor,
+        topology=topology,
+        addresses=addresses,
+        catalogue=catalogue,
+        status=status,
+        published=relay.wake,
+    )
+    pulls = Pulls(db=db, clock=clock, taking=taking, files=load_pulls(settings.pulls.folders))
+    submissions.read_by("pull", pulls)
+    pull_manager = PullManager(
+        topology=topology,
+        keeper=LeaseKeeper(db, clock, member, settings.pulls.lease_s),
+        pulls=pulls,
+        drops=Drops(db=db, clock=clock, taking=taking, allowed=settings.pulls.drop_dirs),
+        taking=taking,
+        findings=findings,
+        means=means,
+        clock=clock,
+        lease_s=settings.pulls.lease_s,
+    )
     imports = Imports(
         db=db,
         clock=clock,
@@ -304,6 +333,7 @@ def build(platform: Platform) -> Service:
     app.include_router(imports_api.build_router(imports=imports, submissions=submissions, topology=topology))
 
     app.include_router(push_api.build_router(aep=aep))
+    app.include_router(pulls_api.build_router(db=db))
 
     async def registry_read() -> None:
         if not registry_tail.ready:
@@ -333,6 +363,7 @@ def build(platform: Platform) -> Service:
             Worker("ingest.rejected", rejected.run),
             Worker("ingest.parked", submissions.run),
             Worker("ingest.lines", lines.run),
+            Worker("ingest.pulls", pull_manager.run),
             Worker("ingest.status", status.run),
             *([] if terminals is None else [Worker("ingest.terminals-record", terminals.record)]),
             Worker("ingest.commands", command_worker.run),

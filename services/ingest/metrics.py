@@ -28,3 +28,4 @@ OVERDUE_CLOSINGS = metrics.gauge("ingest_overdue_closings", "Loads past their re
 PARKED = metrics.gauge("ingest_parked_reports", "Reports of unknown devices that wait for the registry")
 PUSHES = metrics.counter("ingest_pushes_total", "Messages pushed by the device platform", ("kind", "outcome"))
 RECOVERED = metrics.counter("ingest_recovered_reports_total", "Reports of gaps that came out of devices' memories")
+PULLED = metrics.counter("ingest_pulled_rows_total", "Rows of other systems, by what became of them", ("outcome",))

@@ -124,6 +124,16 @@ class HistorySettings(SettingsModel):
     gather_s: float = Field(default=0.1, ge=0, le=5, description="between two transactions while there is no backlog")
 
 
+class PullSettings(SettingsModel):
+    """Which other systems may be read."""
+
+    folders: tuple[Path, ...] = Field(default=(), description="JSON list of folders with files of pulls; a later wins")
+    drop_dirs: tuple[Path, ...] = Field(
+        default=(), description="JSON list of folders below which lines of kind file may take files"
+    )
+    lease_s: float = Field(default=9.0, ge=1, le=60, description="a dead process's pulls are taken over after this")
+
+
 class IngestSettings(SettingsModel):
     """All of it."""
 
@@ -133,6 +143,7 @@ class IngestSettings(SettingsModel):
     dtu: DtuSettings = DtuSettings()
     history: HistorySettings = HistorySettings()
     gaps: GapSettings = GapSettings()
+    pulls: PullSettings = PullSettings()
     secrets_dir: Path | None = Field(
         default=None,
         description="folder with one file per stored secret, named as credentials_ref; default <data_dir>/secrets",
