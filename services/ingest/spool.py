@@ -13,6 +13,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,9 @@ _HEAD = struct.Struct(">4sIIQd")
 MAX_RECORD_BYTES = 1 << 20
 SEGMENT_BYTES = 8 << 20
 """A segment is closed above this; it is also what a reader holds in memory. [B]"""
+MOST_SEQUENCE = 1 << 62
+"""No spool has had so many records; a cursor beyond it is damaged."""
+_NAME = re.compile(r"[0-9]{20}\.seg")
 CURSOR_FILE = "cursor"
 LOCK_FILE = "lock"
 
@@ -237,6 +241,9 @@ class Spool:
     def _recover(self) -> None:
         self._segments = []
         for path in sorted(self._folder.glob("*.seg")):
+            if not _NAME.fullmatch(path.name):
+                logger.warning("file in the spool is none of it, and is left alone", extra={"file": path.name})
+                continue
             data = path.read_bytes()
             segment = _Segment(path, first=int(path.stem))
             segment.end = segment.first
@@ -252,6 +259,10 @@ class Spool:
             self._segments.append(segment)
         self._total = sum(segment.size for segment in self._segments)
         read = self._saved_cursor()
+        end = self._segments[-1].end if self._segments else MOST_SEQUENCE
+        if not 0 <= read <= end:
+            logger.error("spool cursor is damaged, everything is read again", extra={"cursor": read, "end": end})
+            read = 0
         self._next = max([segment.end for segment in self._segments] + [read])
         self._read = max(read, self._segments[0].first) if self._segments else self._next
         self._drop_read_segments()

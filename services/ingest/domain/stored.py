@@ -72,6 +72,8 @@ def stored_report(payload: Mapping[str, Any], *, backfill: bool) -> StoredReport
         if any(value is not None and not isinstance(value, int | float) for value in points.values()):
             raise ValueError("points: expected numbers or null")
         quality = payload.get("quality") or {}
+        if not isinstance(quality, dict):
+            raise ValueError("quality: expected an object")
         return StoredReport(
             device_id=_text(payload, "device_id"),
             site_id=_text(payload, "site_id"),
@@ -127,4 +129,7 @@ def _time(payload: Mapping[str, Any], name: str) -> datetime:
     value = datetime.fromisoformat(_text(payload, name))
     if value.tzinfo is None:
         raise ValueError(f"{name}: expected a time with an offset")
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:  # the first and the last day of the calendar
+        raise ValueError(f"{name}: expected a time of our years") from None

@@ -21,6 +21,8 @@ from libs.common.errors import InvalidInput, Unavailable
 from services.ingest.settings import ColdSettings
 
 TEMPORARY = ".tmp"
+DAMAGE = (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException)
+"""How a file that is not whole shows; some of its bytes make the library panic, which Python sees as no usual error."""
 REQUEST_TIMEOUT = timedelta(seconds=60)
 RETRIES = 3
 
@@ -91,7 +93,7 @@ def reading(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, pl.exceptions.ComputeError) as exc:
+    except DAMAGE as exc:
         raise ColdUnavailable(f"{name}: {_first_line(exc)}", message_zh=f"历史文件 {name} 无法读取") from exc
 
 
