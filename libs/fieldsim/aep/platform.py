@@ -28,7 +28,11 @@ VERSIONS: Mapping[tuple[str, str], str] = {
     ("GET", "/aep_device_command/command"): "20190712225241",
     ("GET", "/aep_device_command/commands"): "20200814163736",
     ("PUT", "/aep_device_command/cancelCommand"): "20190615023142",
+    ("POST", "/aep_device_status/getDeviceStatusHisInPage"): "20190928013337",
 }
+WITHOUT_MASTER_KEY = frozenset({"/aep_device_status/getDeviceStatusHisInPage"})
+HISTORY_KEPT = 10_000
+"""Reports of a device that the platform keeps."""
 LOOK_S = 0.05
 JSON = "application/json; charset=UTF-8"
 
@@ -132,6 +136,7 @@ class DevicePlatform:
         self.oddities = oddities or Oddities()
         self.pusher = Pusher(url=push_url, clock=clock, pause_s=pause_s)
         self.findings: list[str] = []
+        self.history: dict[str, list[dict[str, Any]]] = {}
         """What was wrong with requests, oldest first."""
         self.requests = 0
         self.refuse_all: int | None = None
@@ -204,11 +209,18 @@ class DevicePlatform:
         device.online = online
         self._push(device, "deviceOnlineOfflineReport", eventType=int(online))
 
+    def remember(self, device_id: str, at_ms: int, payload: Mapping[str, Any]) -> None:
+        """Keep a report in the platform's history, whether or not it is pushed."""
+        kept = self.history.setdefault(device_id, [])
+        kept.append({"timestamp": at_ms, **payload})
+        del kept[:-HISTORY_KEPT]
+
     def _push_data(
         self, device: SimulatedDevice, service: str, payload: Mapping[str, Any], *, at_ms: int | None = None
     ) -> None:
         if self.oddities.numbers_as_text:
             payload = {name: str(value) for name, value in payload.items()}
+        self.remember(device.device_id, self._now_ms() if at_ms is None else at_ms, payload)
         self._push(device, "dataReport", at_ms=at_ms, serviceId=service, payload=dict(payload))
 
     def _push(self, device: SimulatedDevice, kind: str, *, at_ms: int | None = None, **content: Any) -> None:
@@ -307,6 +319,8 @@ class DevicePlatform:
                 return self._issue(request.body)
             case "GET", "/aep_device_command/command":
                 return self._show(query.get("commandId", ""))
+            case "POST", "/aep_device_status/getDeviceStatusHisInPage":
+                return self._history_page(request.body)
             case "GET", "/aep_device_command/commands":
                 mine = [task for task in self.tasks.values() if task.device_id == query.get("deviceId")]
                 return _json({"code": 0, "msg": "ok", "result": {"list": [_shown(task) for task in mine]}})
@@ -322,12 +336,13 @@ class DevicePlatform:
             return f"version: expected {version}, found {headers.get('version')}"
         if headers.get("application") != self.account.app_key:
             return "application is not known"
-        if headers.get("masterkey") != self.account.master_key:
-            return "MasterKey does not belong to the product"
+        master_key = None if request.path in WITHOUT_MASTER_KEY else self.account.master_key
+        if headers.get("masterkey") != master_key:
+            return "MasterKey does not belong to the product" if master_key else "there is no MasterKey here"
         timestamp = headers.get("timestamp", "")
         if not timestamp.isdigit() or abs(int(timestamp) - self._now_ms()) > TOLERANCE_S * 1000:
             return "timestamp is outside of the tolerance"
-        named = {**query, "MasterKey": self.account.master_key}
+        named = query if master_key is None else {**query, "MasterKey": master_key}
         signature = expected(self.account.app_secret, self.account.app_key, timestamp, named, request.body)
         return None if headers.get("signature") == signature else "signature does not match"
 
@@ -361,6 +376,17 @@ class DevicePlatform:
             return _json({"code": 1220, "msg": "the command cannot be cancelled any more"})
         task.state = 6
         return _json({"code": 0, "msg": "ok", "result": _shown(task)})
+
+    def _history_page(self, body: bytes) -> Reply:
+        """Answer with records of a device, the youngest first, and the time from which the next page goes back."""
+        order = orjson.loads(body)
+        begin, end = int(order["begin_timestamp"]), int(order["end_timestamp"])
+        end = int(order.get("page_timestamp", end + 1))
+        kept = self.history.get(order["deviceId"], [])
+        found = sorted((row for row in kept if begin <= row["timestamp"] < end), key=lambda row: -row["timestamp"])
+        page = found[: int(order["page_size"])]
+        following = str(page[-1]["timestamp"]) if len(found) > len(page) else ""
+        return _json({"code": 0, "page_timestamp": following, "deviceStatusList": page})
 
     # for tests and people, unsigned
 

@@ -248,8 +248,7 @@ class PushDecoder:
             if point.param not in push.payload:
                 continue
             value = push.payload[point.param]
-            canonical = POINTS.get(point.name)
-            if canonical is not None and canonical.kind is PointKind.TEXT:
+            if _is_text(point):
                 text = text_of(value)
                 if text is not None:
                     texts[point.name] = text[:200]
@@ -265,6 +264,26 @@ class PushDecoder:
             cell_id=None if cell is None else cell[:64],
             pci=None if product.pci_param is None else whole_of(push.payload.get(product.pci_param)),
         )
+
+    def remembered(self, record: object) -> tuple[datetime, Mapping[str, float | int | None]] | None:
+        """Return time and raw numbers of a record of the platform's history; None when it has no time or none of them.
+
+        A record does not say of which service it is: parameters that two services share are passed over.
+        """
+        if not isinstance(record, Mapping):
+            return None
+        told = None if self._product.time_param is None else record.get(self._product.time_param)
+        at = None if told is None else time_of(told, self._product.time_unit)
+        at = at or time_of(record.get("timestamp"), "ms")
+        services: dict[str, set[str | None]] = {}
+        for point in self._points:
+            services.setdefault(point.param, set()).add(point.service)
+        raw = {
+            point.name: number_of(record[point.param])
+            for point in self._points
+            if point.param in record and len(services[point.param]) == 1 and not _is_text(point)
+        }
+        return None if at is None or not raw else (at, raw)
 
     def events(self, push: Push) -> list["EventFound"]:
         """Return the device's own alarms in an event report; one that the profile does not know just happened."""
@@ -293,6 +312,11 @@ class EventFound:
     text: str
     severity: int | None
     param: str | None
+
+
+def _is_text(point: AepPoint) -> bool:
+    canonical = POINTS.get(point.name)
+    return canonical is not None and canonical.kind is PointKind.TEXT
 
 
 def _by_service(events: tuple[AepEvent, ...]) -> dict[str, list[AepEvent]]:
@@ -328,12 +352,17 @@ def _refused(reason: RejectReason, detail: str, detail_zh: str) -> Refused:
 # Calling the platform
 
 
+HISTORY_PAGE = 100
+"""Records of the platform's history that are asked for at once."""
+
+
 class Interface:
     """Date codes of the interfaces that are called: header ``version``."""
 
     COMMAND = "20190712225145"
     COMMAND_STATE = "20190712225241"
     CANCEL = "20190615023142"
+    HISTORY = "20190928013337"
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,7 +371,8 @@ class AppKey:
 
     key: str
     secret: str = field(repr=False)
-    master_key: str = field(repr=False)
+    master_key: str | None = field(repr=False)
+    """None for an interface that asks for none."""
 
 
 def signed_headers(
@@ -362,7 +392,8 @@ def signed_headers(
     Source:
         southbound.md 11.1: Base64(HMAC-SHA1(secret, text)), the lines of parameters and MasterKey sorted by name.
     """
-    named = sorted({**params, "MasterKey": app.master_key}.items())
+    master_key = {} if app.master_key is None else {"MasterKey": app.master_key}
+    named = sorted({**params, **master_key}.items())
     lines = [f"application:{app.key}", f"timestamp:{timestamp_ms}", *(f"{name}:{value}" for name, value in named)]
     text = "".join(f"{line}\n" for line in lines).encode() + (body + b"\n" if body else b"")
     signature = base64.b64encode(hmac.new(app.secret.encode(), text, hashlib.sha1).digest()).decode()
@@ -371,7 +402,7 @@ def signed_headers(
         "timestamp": str(timestamp_ms),
         "version": version,
         "signature": signature,
-        "MasterKey": app.master_key,
+        **master_key,
         "Content-Type": "application/json; charset=UTF-8",
     }
 
@@ -393,6 +424,23 @@ def command_body(*, product: str, device: str, operator: str, control: AepContro
             "content": {"serviceIdentifier": control.service, "params": params},
         }
     )
+
+
+def history_body(*, product: str, device: str, since: datetime, until: datetime, page: str | None) -> bytes:
+    """Return the body that asks for a page of a device's history, the youngest records first.
+
+    ``page`` is the ``page_timestamp`` of the page before; the first has none.
+    """
+    body: dict[str, Any] = {
+        "productId": product,
+        "deviceId": device,
+        "begin_timestamp": str(int(since.timestamp() * 1000)),
+        "end_timestamp": str(int(until.timestamp() * 1000)),
+        "page_size": HISTORY_PAGE,
+    }
+    if page is not None:
+        body["page_timestamp"] = page
+    return orjson.dumps(body)
 
 
 def _param(control: AepControl, value: float | None) -> float | int:

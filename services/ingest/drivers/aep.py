@@ -4,15 +4,17 @@ What devices report comes by pushes over HTTP, to whichever process is called; `
 this one. So nothing can be read here: a "read" is what the device said last, and of a switch only what it said after
 the last command and a short while ago. Its lock and its last trip count however old they are.
 
+What was not pushed (the platform pauses its pushes after failures, and loses what happens meanwhile) is in its history.
+
 A command is on its way for as long as its ttl. While the same one still waits at the platform (the device sleeps) it
 is not issued again, and what contradicts a new one is taken back.
 """
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Collection, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -22,7 +24,17 @@ from libs.common.contracts.registry import Line
 from libs.common.errors import InvalidInput, PlatformError
 from libs.common.outgoing import Answer, CallFailed, GuardedClient, NotAllowed, parse_url
 from libs.common.profiles import AepControl, AepPoint, Control, DeviceProfile, ProfilePoint, Protocol
-from services.ingest.domain.aep import AppKey, Interface, TaskState, command_body, signed_headers, task_state_of
+from services.ingest.domain.aep import (
+    AppKey,
+    Interface,
+    PushDecoder,
+    TaskState,
+    command_body,
+    history_body,
+    signed_headers,
+    task_state_of,
+)
+from services.ingest.domain.loose import text_of
 from services.ingest.domain.switching import LOCK_POINT, TRIP_POINT
 from services.ingest.drivers.line_settings import seconds
 from services.ingest.drivers.means import Means
@@ -49,6 +61,10 @@ FRESH_S = 60.0
 """What a device said longer ago is no state that one could switch by. [s]"""
 OPERATOR = "wattring"
 MAX_ANSWER_BYTES = 1 << 20
+HISTORY_SPAN = timedelta(hours=6)
+"""The platform pages backwards: what is wanted oldest first is in memory for so long a span."""
+MAX_PAGES = 250
+"""Of a span: at a report a second there are 216 of them."""
 LASTING = frozenset({LOCK_POINT, TRIP_POINT})
 """What holds until the device says otherwise."""
 
@@ -142,6 +158,8 @@ class AepDevice:
         self._device_id = address.device_id
         self._platform_id = address.text
         self._points = {name: point for name, point in address.profile.points.items() if isinstance(point, AepPoint)}
+        product = address.profile.aep
+        self._decoder = None if product is None else PushDecoder(self._points, product)
 
     async def read(self) -> RawReport:
         """Return what the device said last."""
@@ -205,6 +223,48 @@ class AepDevice:
         line.orders[self._device_id] = [Order(task, control.name, value, line.clock.monotonic() + control.ttl_s)]
         await self._take_back(before)
         return _judged(task, await self._news(task))
+
+    async def read_archive(self, points: Collection[str], since: datetime, until: datetime) -> AsyncIterator[RawReport]:
+        """Yield what the platform has kept of ``[since, until)``; a step is a page of it."""
+        begin = since
+        while begin < until:
+            end = min(begin + HISTORY_SPAN, until)
+            found: dict[datetime, Mapping[str, float | int | None]] = {}
+            page: str | None = None
+            for _ in range(MAX_PAGES):
+                rows, following = await self._history_page(begin, end, page)
+                for row in rows:
+                    record = None if self._decoder is None else self._decoder.remembered(row)
+                    if record is not None and begin <= record[0] < end:
+                        found[record[0]] = {**found.get(record[0], {}), **record[1]}
+                yield RawReport(raw={}, received_at=self._line.clock.now(), archive=True)
+                if not rows or following is None or following == page:
+                    break
+                page = following
+            for at, values in sorted(found.items()):
+                raw = {name: value for name, value in values.items() if name in points}
+                yield RawReport(raw=raw, received_at=self._line.clock.now(), source_time=at, archive=True)
+            begin = end
+
+    async def _history_page(
+        self, since: datetime, until: datetime, page: str | None
+    ) -> tuple[list[object], str | None]:
+        """Return records and what the page after them is asked for by.
+
+        Raises:
+            LineDown, DeviceSilent, BadAnswer: Not now.
+        """
+        body = history_body(product=self._line.product, device=self._platform_id, since=since, until=until, page=page)
+        path = "/aep_device_status/getDeviceStatusHisInPage"
+        try:
+            answer = await self._line.api.ask("POST", path, Interface.HISTORY, body=body, master_key=False)
+        except DeviceRefused as exc:
+            # A code other than 0 is a quota or a store that fails as a rule: nothing that is refused for good.
+            raise BadAnswer(exc.message) from exc
+        rows = answer.get("deviceStatusList")
+        if not isinstance(rows, list):
+            raise BadAnswer(f"{path}: expected a deviceStatusList")
+        return rows, text_of(answer.get("page_timestamp"))
 
     def _counts(self, name: str, at: datetime, age_s: float) -> bool:
         """Return whether something said at a time tells how things are now."""
@@ -305,7 +365,29 @@ class PlatformApi:
         params: Mapping[str, str] | None = None,
         body: bytes = b"",
     ) -> Mapping[str, Any]:
-        """Call an interface and return its ``result``.
+        """Call an interface and return its ``result``. Raises as ``ask``."""
+        result = (await self.ask(method, path, version, params=params, body=body)).get("result")
+        return result if isinstance(result, dict) else {}
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        version: str,
+        *,
+        params: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        master_key: bool = True,
+    ) -> Mapping[str, Any]:
+        """Call an interface and return its whole answer.
+
+        Args:
+            method: Of HTTP.
+            path: Below the line's endpoint.
+            version: The interface's date code.
+            params: Of the query.
+            body: JSON.
+            master_key: Whether the interface asks for the product's MasterKey.
 
         Raises:
             InvalidInput: The secret cannot be used.
@@ -316,7 +398,7 @@ class PlatformApi:
         """
         if self._offset_ms is None:
             await self.synchronise()
-        app = self._app()
+        app = self._app() if master_key else replace(self._app(), master_key=None)
         now_ms = int(self._clock.now().astimezone(UTC).timestamp() * 1000 + (self._offset_ms or 0.0))
         headers = signed_headers(app, timestamp_ms=now_ms, version=version, params=params or {}, body=body)
         answer = await self._send(method, path, headers, params or {}, body)
@@ -329,9 +411,8 @@ class PlatformApi:
         if not isinstance(found, dict):
             raise BadAnswer(f"{path}: expected an object", raw=answer.body[:512])
         if not answer.is_success or str(found.get("code")) != "0":
-            raise DeviceRefused(f"{path}: code {found.get('code')}: {str(found.get('msg'))[:200]}")
-        result = found.get("result")
-        return result if isinstance(result, dict) else {}
+            raise DeviceRefused(f"{path}: code {found.get('code')}: {str(found.get('msg') or found.get('desc'))[:200]}")
+        return found
 
     def _app(self) -> AppKey:
         if self._line.credentials_ref is None:

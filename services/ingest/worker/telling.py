@@ -247,15 +247,20 @@ class TellingRunner:
     def memory(self, device_id: str) -> Memory | None:
         """Return what a device remembers, None when it does not or is not listened to here."""
         told = self._intake.devices.get(device_id)
-        session = None if told is None else self._driver.session(told.address)
+        if told is None:
+            return None
+        try:
+            session = self._driver.session(told.address)
+        except InvalidInput as exc:
+            logger.info("memory cannot be asked", extra={"device_id": device_id, "reason": exc.message})
+            return None
         if not isinstance(session, ArchiveSession):
             return None
 
         async def deliver(raw: RawReport) -> None:
             await self._intake.reports([(device_id, raw)])
 
-        points = frozenset() if told is None else frozenset(told.profile.points)
-        return Memory(session, points, self.first, deliver)
+        return Memory(session, frozenset(told.profile.points), self.first, deliver)
 
     async def read_now(
         self, device_id: str, names: Collection[str]

@@ -5,7 +5,7 @@ import base64
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from libs.common.contracts.control import CommandAction
 from libs.fieldsim.aep.platform import DevicePlatform, Oddities
 from libs.fieldsim.sc.httpserver import HttpServer, Reply, Request
 from tests.integration.ingest.conftest import SITE, RunningIngest, quick, running, until
+from tests.integration.ingest.test_ingest_gaps import put_gap, settled_gap
 from tests.integration.ingest.test_ingest_outage import outage
 from tests.integration.ingest.test_ingest_switching import ended, order, send, stages
 
@@ -388,3 +389,26 @@ def _quick_profile(folder: Path, verify_within_s: float) -> Path:
     )
     (own / "aep_breaker_example.yaml").write_text(text)
     return own
+
+
+async def test_what_was_not_pushed_is_asked_of_the_platform_s_history(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.ingest.worker.backfill.LOOK_S", 0.2)
+    monkeypatch.setattr("services.ingest.domain.aep.HISTORY_PAGE", 7)
+    async with playing(postgres_url, tmp_path, monkeypatch) as setting:
+        now = datetime.now(UTC).replace(microsecond=0)
+        began, ended = now - timedelta(hours=8), now - timedelta(minutes=30)
+        times = [began + timedelta(minutes=15 * number) for number in range(31)]
+        for number, at in enumerate(times):
+            setting.platform.remember(
+                "dev0001", int(at.timestamp() * 1000), {"energy": 100_000 + number, "stranger": 1}
+            )
+        await put_gap(postgres_url, "breaker-1", "product-1", began, ended)
+        gap = await until(lambda: settled_gap(setting.ingest), "the gap to be settled", within_s=40)
+        assert (gap["state"], gap["reason"], gap["recovered"]) == ("filled", "memory", 29)
+        reports = [one for one in await setting.reports() if one["points"].keys() == {"energy_active_import"}]
+        assert [datetime.fromisoformat(one["source_time"]) for one in reports] == times[1:30]
+        live = [one for one in await setting.ingest.messages(topics.READINGS) if one.get("device_id") == "breaker-1"]
+        assert not live
+        assert setting.platform.findings == []

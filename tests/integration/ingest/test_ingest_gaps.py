@@ -26,6 +26,7 @@ from services.ingest.usecases.loss import Losses
 from services.ingest.usecases.topology import Topology
 from services.ingest.worker.backfill import LOOK_S, Backfill
 from services.ingest.worker.memory import Memory
+from tests.integration.ingest.conftest import RunningIngest
 from tests.integration.ingest.test_ingest_loss import slots
 from tests.unit.ingest.ingest_fakes import device, site, topology
 
@@ -50,6 +51,26 @@ async def db(postgres_url: str) -> AsyncIterator[Database]:
     await database.open()
     yield database
     await database.close()
+
+
+async def put_gap(postgres_url: str, device_id: str, line_id: str, began_at: datetime, ended_at: datetime) -> None:
+    """Let a device of a whole ingest have a gap whose filling is due."""
+    database = Database(DatabaseSettings(url=postgres_url), schema="ingest", role="wattring_ingest")
+    await database.open()
+    gap = Gap(
+        id="gap-1", device_id=device_id, site_id="site-1", line_id=line_id, kind=GapKind.SILENCE, began_at=began_at,
+        ended_at=ended_at, missing=int((ended_at - began_at) / MINUTE), interval_s=60.0, state=GapState.WAITING,
+        found_at=ended_at,
+    )  # fmt: skip
+    async with database.write() as conn:
+        await store.put(conn, [gap])
+    await database.close()
+
+
+async def settled_gap(ingest: RunningIngest) -> Any:
+    """Return what became of the only gap, None while it is not settled."""
+    [gap] = (await ingest.get("/api/v1/completeness/gaps"))["items"]
+    return gap if gap["settled_at"] else None
 
 
 class Heard:

@@ -24,7 +24,8 @@ from services.ingest.drivers.factory import open_line
 from services.ingest.drivers.port import Address, DeviceRefused
 from services.ingest.settings import PollingSettings
 from tests.conftest import ROOT
-from tests.integration.ingest.conftest import SITE, RunningIngest, until
+from tests.integration.ingest.conftest import SITE, RunningIngest, quick, running, until
+from tests.integration.ingest.test_ingest_gaps import put_gap, settled_gap
 from tests.integration.ingest.test_ingest_switching import door_load, ended, order, send, stages
 from tests.unit.ingest.ingest_fakes import MEANS
 
@@ -171,6 +172,35 @@ async def test_alarm_of_the_rectifier_begins_and_ends(ingest: RunningIngest, fie
     assert (event["site_id"], event["text"]) == ("site-1", "Rectifier module 2: fault")
     field.faults.withdraw(placed.fault_id)
     assert (await until(over, "the alarm ends", within_s=40))["code"] == event["code"]
+
+
+async def test_gap_of_a_meter_is_filled_out_of_its_load_records_between_polls(
+    field: Field, tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.ingest.worker.backfill.LOOK_S", 0.2)
+    quick(monkeypatch)
+    # Half a second, as elsewhere here, leaves the line no time to spare.
+    monkeypatch.setenv("WATTRING_INGEST__POLLING__INTERVAL_S", "10")
+    async with running(postgres_url, tmp_path) as ingest:
+        await create_room(ingest, field, tmp_path)
+        await fill_gap(ingest, field, postgres_url)
+
+
+async def fill_gap(ingest: RunningIngest, field: Field, postgres_url: str) -> None:
+    now = datetime.now(UTC).replace(second=0, microsecond=0)
+    quarter = now - timedelta(minutes=now.minute % 15)
+    began, ended_at = quarter - timedelta(hours=3), quarter - timedelta(hours=1)
+    await put_gap(postgres_url, "meter-1", "line-1", began, ended_at)
+    gap = await until(lambda: settled_gap(ingest), "the gap to be settled", within_s=60)
+    assert (gap["state"], gap["reason"], gap["recovered"]) == ("filled", "memory", 7)
+    late = [one for one in await ingest.messages(topics.BACKFILL) if one["device_id"] == "meter-1"]
+    times = [datetime.fromisoformat(one["source_time"]) for one in late]
+    assert times == [began + number * timedelta(minutes=15) for number in range(1, 8)]
+    for report, at in zip(late, times, strict=True):
+        shown = field.devices["meter-1"].shown(at.timestamp())["energy_active_import"]
+        assert report["points"]["energy_active_import"] == pytest.approx(shown, abs=0.05)
+    live = [one for one in await ingest.messages(topics.READINGS) if one.get("device_id") == "meter-1"]
+    assert {one["source_time"] for one in live}.isdisjoint(one["source_time"] for one in late)
 
 
 async def test_memory_of_a_meter_is_read_from_where_it_is_wanted(field: Field) -> None:

@@ -21,6 +21,7 @@ from services.ingest.domain.aep import (
     SimIds,
     TaskState,
     command_body,
+    history_body,
     parse_push,
     signed_headers,
     task_state_of,
@@ -30,6 +31,7 @@ from services.ingest.domain.loose import number_of, time_of
 PROFILE = ProfileCatalogue.load().get("aep_breaker_example")
 assert PROFILE.aep is not None
 DECODER = PushDecoder(PROFILE.points, PROFILE.aep)
+NOON = datetime(2026, 3, 1, 4, tzinfo=UTC)
 APP = AppKey("demoAppKey01", "demoSecret01", "demoMasterKey")
 
 DATA: dict[str, Any] = {
@@ -307,3 +309,26 @@ class TestCommands:
         assert max(news) is max(reversed(news))
         assert max([TaskState.TIMED_OUT, TaskState.COMPLETED]) is TaskState.COMPLETED
         assert not TaskState.DELIVERED.is_final
+
+
+class TestHistory:
+    """Records of the platform's history."""
+
+    def test_a_record_is_a_report_without_its_service(self) -> None:
+        found = DECODER.remembered({"timestamp": "1700000000000", "energy": "100001", "stranger": 1})
+        assert found == (datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC), {"energy_active_import": 100001.0})
+
+    @given(
+        st.recursive(st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5), st.lists)
+        | st.dictionaries(st.sampled_from(["timestamp", "energy", "switch", "x"]), st.integers() | st.text())
+    )
+    def test_any_record_is_read_or_passed_over(self, record: object) -> None:
+        found = DECODER.remembered(record)
+        assert found is None or (found[0].tzinfo is not None and found[1])
+
+    def test_history_is_asked_without_master_key(self) -> None:
+        body = history_body(product="10000001", device="dev0001", since=NOON, until=NOON, page=None)
+        assert orjson.loads(body).keys() == {"productId", "deviceId", "begin_timestamp", "end_timestamp", "page_size"}
+        app = AppKey("demoAppKey01", "demoSecret01", None)
+        headers = signed_headers(app, timestamp_ms=1700000000000, version=Interface.HISTORY, params={}, body=body)
+        assert "MasterKey" not in headers
