@@ -202,7 +202,8 @@ def acquisition() -> list[Measurement]:
         Measurement("  slots that were not kept", 100 * prompt.overruns, "%", "under 1 %", prompt.overruns < 0.01),
         Measurement(
             "  lateness of the others with one in five dead, p99", 1000 * late, "ms", "under 100 ms", late < 0.1,
-            f"{dead.points_per_s:,.0f} points/s, {dead.overruns:.1%} of the slots not kept; {Field.SOME_DEAD.value}",
+            f"{dead.points_per_s:,.0f} points/s, {dead.overruns:.1%} of all slots not kept, the dead ones' included; "
+            f"{Field.SOME_DEAD.value}",
         ),
         rate("  every device answers after 20 ms", slow, "49 a process"),
         Measurement(

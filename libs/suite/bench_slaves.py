@@ -50,9 +50,13 @@ class Slave(asyncio.Protocol):
             body = PICTURE[start : start + 2 * count]
             answer = HEAD.pack(transaction, 0, len(body) + 3, unit, function) + bytes([len(body)]) + body
             if self._delay_s:
-                asyncio.get_running_loop().call_later(self._delay_s, self._transport.write, answer)
+                asyncio.get_running_loop().call_later(self._delay_s, self._send, answer)
             else:
-                self._transport.write(answer)
+                self._send(answer)
+
+    def _send(self, answer: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(answer)
 
 
 def refusing() -> socket.socket:

@@ -1,7 +1,7 @@
 """Modbus answers as they come off a line: what pymodbus's classes say, without what its decoder costs.
 
-The library writes every answer out as text for a log that nobody reads and unpacks registers one by one: a fifth of
-what a poll costs. Reads of registers, nearly all there is, are decoded here; the rest goes to the library.
+The library writes every answer out as text for a log that nobody reads and unpacks registers one by one. Reads of
+registers, nearly all there is, are decoded here; the rest goes to the library.
 """
 
 import struct
