@@ -1,5 +1,6 @@
 # Wattring. Needs python3 >= 3.11 with venv; everything else is set up by the targets themselves.
 #   PORT, WATTRING_DATA_DIR   where `make run` listens and keeps its data
+#   MINUTES, SEED             how long `make soak` disturbs, and which plan it repeats
 #   T                         what `make test` runs: make test T=tests/unit/alarm
 #   PYTHON                    the interpreter to use
 
@@ -19,6 +20,7 @@ SPREAD := -n $(JOBS) --maxschedchunk=1
 # A test with real processes gets a second try on a busy machine; it is printed as RERUN and wants mending.
 RERUNS ?= 1
 T ?= tests
+MINUTES ?= 5
 
 export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS ?= 1
@@ -26,7 +28,7 @@ export UV_NO_PROGRESS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run peers test lint fmt types up down bench fuzz image clean clean-data
+.PHONY: help setup run peers test lint fmt types up down bench soak fuzz image clean clean-data
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -72,6 +74,9 @@ down: ## stop the containers; their data stay
 bench: setup ## measure speed and memory, print them beside others' figures, write bench-results/
 	$(BIN)/python -m libs.suite.bench
 
+soak: setup ## let everything go wrong for MINUTES (SEED repeats a run), then compare what was sent with what is held
+	@$(BIN)/python -m libs.suite.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
 fuzz: setup ## run the property tests with many more examples
 	$(BIN)/pytest $(SPREAD) -m hypothesis --hypothesis-profile=fuzz --timeout=3600 tests
 
@@ -80,7 +85,7 @@ image: ## build one service's image: make image SERVICE=ingest
 	$(firstword $(COMPOSE)) build --file deploy/Dockerfile --build-arg SERVICE=$(SERVICE) --tag wattring-$(SERVICE) .
 
 clean: ## forget everything that was built or fetched here, but not the data
-	rm -rf .venv .tools dist build bench-results .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .tools dist build bench-results soak-results .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-data: ## stop the suite and forget its data

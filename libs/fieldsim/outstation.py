@@ -118,6 +118,11 @@ class Outstation:
         if server is not None:
             await server.async_close()
 
+    def hang_up(self) -> None:
+        """End every connection; masters connect again."""
+        for master in tuple(self._masters):
+            master.close()
+
     async def run(self) -> None:
         """Tell changes, until cancelled."""
         while True:

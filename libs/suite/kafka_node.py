@@ -1,7 +1,9 @@
 """One node of Apache Kafka with a folder and ports of its own, for tests and benchmarks that need a broker alone."""
 
 import os
+import signal
 import subprocess
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -63,6 +65,29 @@ class KafkaNode:
             KafkaNodeError: It does not stop.
         """
         self._run("stop", STOP_TIMEOUT_S)
+
+    def kill(self) -> None:
+        """End the node as a crash does; the next start continues with its data."""
+        self.signal(signal.SIGKILL)
+        end = time.monotonic() + STOP_TIMEOUT_S
+        while self._alive() and time.monotonic() < end:
+            time.sleep(0.02)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the node a signal: SIGSTOP lets it hang, SIGCONT go on."""
+        if self._alive():
+            os.kill(self._pid(), number)
+
+    def _pid(self) -> int:
+        return int((self.folder / "pid").read_text())
+
+    def _alive(self) -> bool:
+        """Return whether the process of the pid file is this node."""
+        try:
+            command = Path(f"/proc/{self._pid()}/cmdline").read_bytes().replace(b"\0", b" ")
+        except (OSError, ValueError):
+            return False
+        return f"kafka.Kafka {self.folder}/".encode() in command  # a dead one that nobody has waited for has none
 
     def _run(self, action: str, timeout_s: float) -> None:
         further = self.folder / "further.properties"

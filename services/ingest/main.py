@@ -73,7 +73,7 @@ from services.ingest.usecases.status import StatusBoard
 from services.ingest.usecases.submissions import Submissions
 from services.ingest.usecases.switching import Switcher
 from services.ingest.usecases.taking import Taking
-from services.ingest.usecases.topology import Topology
+from services.ingest.usecases.topology import RegistryUnread, Topology
 from services.ingest.worker.aep import AepPushes
 from services.ingest.worker.backfill import Backfill, GapKeeper
 from services.ingest.worker.commands import CommandWorker
@@ -90,8 +90,8 @@ RESULTS_MAX_BYTES = 64 << 20
 """Results of commands that are kept while neither database nor bus can be reached. [B]"""
 
 
-class NotReadToTheEnd(Unavailable):
-    """Something is still being read after the start."""
+class NotJoined(Unavailable):
+    """A group has not been joined yet after the start."""
 
     code = "starting"
     title_zh = "正在启动"
@@ -124,6 +124,9 @@ def build(platform: Platform) -> Service:
     )
     registry = Registry(db, clock, catalogue, relay.wake)
 
+    def registry_is_read() -> bool:
+        return registry_tail.ready
+
     limits = limits_of(settings)
     findings = Findings(bus=bus, clock=clock, instance=instance)
     spool = Spool(folder / "spool", max_bytes=settings.acceptance.spool_max_bytes, wall=lambda: clock.now().timestamp())
@@ -147,7 +150,7 @@ def build(platform: Platform) -> Service:
             acceptor=acceptor,
             clock=clock,
             settings=settings.dtu,
-            complete=lambda: registry_tail.ready,
+            complete=registry_is_read,
         )
         means = replace(means, hub=terminals.hub)
     leases = LeaseKeeper(db, clock, member, settings.polling.lease_s)
@@ -163,6 +166,7 @@ def build(platform: Platform) -> Service:
         settings=settings.polling,
         means=means,
         instance=member,
+        complete=registry_is_read,
     )
     if terminals is not None:
         terminals.on_connected(lines.terminal_connected)
@@ -239,6 +243,7 @@ def build(platform: Platform) -> Service:
         db=db,
         clock=clock,
         park_s=settings.acceptance.park_s,
+        complete=registry_is_read,
     )
     aep = AepPushes(
         topology=topology,
@@ -250,6 +255,7 @@ def build(platform: Platform) -> Service:
         pushes=means.pushes,
         secrets=means.secrets,
         clock=clock,
+        complete=registry_is_read,
     )
     submissions.read_by("aep", aep)
     taking = Taking(
@@ -337,11 +343,11 @@ def build(platform: Platform) -> Service:
 
     async def registry_read() -> None:
         if not registry_tail.ready:
-            raise NotReadToTheEnd("the registry is being read", message_zh="正在加载档案数据")
+            raise RegistryUnread
 
     async def history_joined() -> None:
         if not history.ready:
-            raise NotReadToTheEnd("the history has not joined its group yet", message_zh="历史库消费者尚未就绪")
+            raise NotJoined("the history has not joined its group yet", message_zh="历史库消费者尚未就绪")
 
     return Service(
         name=NAME,

@@ -13,6 +13,7 @@ from libs.common.db import ReadConn, WriteConn
 from services.ingest.domain.latest import OlderPoint
 from services.ingest.domain.layout import Layout
 from services.ingest.domain.series import Times
+from services.ingest.domain.stored import RowFlag
 
 HOURS = tuple(f"h{hour:02d}" for hour in range(24))
 """Columns of ``report_counts``."""
@@ -163,6 +164,43 @@ async def fetch_rows_at(conn: WriteConn, keys: Iterable[tuple[int, datetime]]) -
         [time for _, time in wanted],
     )
     return {(row["device_no"], row["source_time"]): _row(row) for row in rows}
+
+
+async def fetch_moved(
+    conn: WriteConn, wanted: Sequence[tuple[int, str, datetime]], within: timedelta
+) -> dict[tuple[int, str], list[Row]]:
+    """Return the rows that stand under their arrival, by device number and their own time as ``extra`` has it.
+
+    Args:
+        conn: In a transaction.
+        wanted: Device number, own time, and an arrival around which to look.
+        within: How far before and after it.
+    """
+    if not wanted:
+        return {}
+    arrivals = [arrival for _, _, arrival in wanted]
+    rows = await conn.fetch(
+        """
+        select distinct on (r.device_no, r.source_time)
+               r.device_no, r.source_time, r.received_at, r.layout, r.flags, r.body, r.quality, r.extra
+          from unnest($1::integer[], $2::text[], $3::timestamptz[]) as k (device_no, own_time, arrival)
+          join readings r on r.device_no = k.device_no
+                         and r.source_time between k.arrival - $4::interval and k.arrival + $4::interval
+                         and r.flags & $7::smallint <> 0 and r.extra ->> 'source_time' = k.own_time
+         where r.source_time between $5 and $6 -- for the days that are looked into
+        """,
+        [number for number, _, _ in wanted],
+        [own_time for _, own_time, _ in wanted],
+        arrivals,
+        within,
+        min(arrivals) - within,
+        max(arrivals) + within,
+        int(RowFlag.MOVED),
+    )
+    found: dict[tuple[int, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row["device_no"], row["extra"]["source_time"]), []).append(_row(row))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

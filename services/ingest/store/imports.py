@@ -192,8 +192,8 @@ async def park(conn: WriteConn, reports: Sequence[Parked]) -> None:
     )
 
 
-async def take_parked(conn: WriteConn, *, now: datetime, known: Sequence[Stranger], limit: int) -> list[Parked]:
-    """Remove and return parked reports whose time is up or whose device is known; oldest first."""
+async def take_parked(conn: WriteConn, *, until: datetime, known: Sequence[Stranger], limit: int) -> list[Parked]:
+    """Remove and return parked reports that wait until then at most, or whose device is known; oldest first."""
     rows = await conn.fetch(
         """
         delete from parked where id in (
@@ -204,7 +204,7 @@ async def take_parked(conn: WriteConn, *, now: datetime, known: Sequence[Strange
                 order by received_at limit $5 for update skip locked)
         returning id, device_id, source, received_at, until, raw, driver, line_id
         """,
-        now,
+        until,
         [driver for driver, _, _ in known],
         [line_id or "" for _, line_id, _ in known],
         [device_id for _, _, device_id in known],

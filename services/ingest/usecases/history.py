@@ -32,6 +32,8 @@ MAX_MOVES = 20
 """Different reports of one device under one time and one arrival that are kept; more of them is no device."""
 OLD = timedelta(days=2)
 """From its first instant on: no day before yesterday is new. A day is moved to a file a day later at the earliest."""
+SENT_AGAIN_WITHIN = timedelta(days=1)
+"""A report that stands under its arrival is known again when its sender, who got no answer, sends it again so soon."""
 MAX_POINT_SETS = 10_000
 """Different sets of points that are remembered; a device that leaves out others each time must not fill the memory."""
 
@@ -248,11 +250,34 @@ class HistoryHandler:
             again = [moved(report, attempt) for report in different]
             await self._make_room(conn, again)
             rows = await self._packed(conn, again)
+            if attempt == 0:
+                again, rows = await self._not_sent_again(conn, again, rows)
             kept += await store.insert_rows(conn, rows)
             metrics.HISTORY_ROWS.labels("moved").inc(len(again))
             open_ = list(zip(again, rows, strict=True))
         logger.error("reports given up: too many differ under one time", extra={"reports": len(open_)})
         return kept
+
+    async def _not_sent_again(
+        self, conn: WriteConn, reports: Sequence[StoredReport], rows: Sequence[Row]
+    ) -> tuple[list[StoredReport], list[Row]]:
+        """Return the reports that do not stand under an earlier arrival already, with their rows.
+
+        A sender that got no answer sends again; the second delivery has another arrival, and is no other report.
+        """
+        own_times = [str((report.extra or {})["source_time"]) for report in reports]
+        wanted = [(row.device_no, own, row.received_at) for row, own in zip(rows, own_times, strict=True)]
+        known = await store.fetch_moved(conn, wanted, SENT_AGAIN_WITHIN)
+        new: list[tuple[StoredReport, Row]] = []
+        for report, row, own in zip(reports, rows, own_times, strict=True):
+            standing = known.setdefault((row.device_no, own), [])
+            for one in standing:
+                if await self._same(conn, one, report, row):
+                    break
+            else:
+                standing.append(row)  # the next one may be the same again
+                new.append((report, row))
+        return [report for report, _ in new], [row for _, row in new]
 
     async def _same(self, conn: WriteConn, standing: Row | None, report: StoredReport, row: Row) -> bool:
         """Return whether what stands under a report's time is that report, or a correction of it."""

@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import orjson
@@ -25,7 +25,7 @@ from services.ingest.store.imports import Parked, Stranger
 from services.ingest.store.rejected import RejectedRow
 from services.ingest.usecases.acceptor import Acceptor, Outcome
 from services.ingest.usecases.addresses import LoadNames
-from services.ingest.usecases.topology import Topology, in_use
+from services.ingest.usecases.topology import RegistryUnread, Topology, in_use
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ DRIVER = "push"
 LOOK_S = 1.0
 LOAD_FIELDS = (b'"load_id"', b'"network_element_id"')
 PARKED_AT_A_TIME = 500
+EVER = datetime.min.replace(tzinfo=UTC)
+"""Nobody's time is up before."""
 
 
 class UnknownRejection(NotFound):
@@ -87,7 +89,20 @@ class Submissions:
         db: Database,
         clock: Clock,
         park_s: float,
+        complete: Callable[[], bool],
     ) -> None:
+        """Prepare the door.
+
+        Args:
+            acceptor: Makes reports durable.
+            topology: Who is known.
+            loads: Who is known by the names of network elements.
+            catalogue: Profiles.
+            db: Where reports of unknown devices wait.
+            clock: Ours.
+            park_s: How long they wait. [s]
+            complete: Whether the registry has been read to its end; before that nobody is called unknown.
+        """
         self._acceptor = acceptor
         self._topology = topology
         self._loads = loads
@@ -95,6 +110,7 @@ class Submissions:
         self._db = db
         self._clock = clock
         self._park_s = park_s
+        self._complete = complete
         self._others: dict[str, OtherReader] = {}
 
     def read_by(self, driver: str, reader: OtherReader) -> None:
@@ -112,7 +128,7 @@ class Submissions:
             may: Whether the sender may report for a site.
 
         Raises:
-            SpoolFull, DatabaseUnavailable: Not all of it was taken; send it again.
+            SpoolFull, DatabaseUnavailable, RegistryUnread: Not all of it was taken; send it again.
         """
         now = self._clock.now()
         answer = Answer()
@@ -229,7 +245,10 @@ class Submissions:
                 await self._clock.sleep(5 * LOOK_S)
 
     async def settle_once(self) -> int:
-        """Accept the parked reports whose device is known now, reject those whose time is up; return how many."""
+        """Accept the parked reports whose device is known now, reject those whose time is up; return how many.
+
+        While the registry is not read to its end nobody's time is up: the bus may be away for longer than we wait.
+        """
         now = self._clock.now()
         async with self._db.read() as conn:
             waiting = await store.fetch_parked_devices(conn)
@@ -239,7 +258,8 @@ class Submissions:
         known = [stranger for stranger in waiting if self._is_known(stranger, now)]
         async with self._db.write() as conn:
             # Gone from the table only when all of them are durable elsewhere: the transaction ends after that.
-            taken = await store.take_parked(conn, now=now, known=known, limit=PARKED_AT_A_TIME)
+            over = now if self._complete() else EVER
+            taken = await store.take_parked(conn, until=over, known=known, limit=PARKED_AT_A_TIME)
             await self._settle(taken)
         return len(taken)
 
@@ -288,6 +308,8 @@ class Submissions:
         if isinstance(traffic, Refused):
             return traffic
         load = self._loads.find(traffic.load, now)
+        if load is None and not self._complete():
+            raise RegistryUnread
         if load is None or not may(load.site):
             return unknown_load(traffic.load)
         return report_of_load(traffic.said, load, now, DRIVER)

@@ -20,6 +20,7 @@ from libs.common.contracts.registry import (
     RegistryRecord,
     parse_record,
 )
+from libs.common.errors import Unavailable
 from libs.common.ids import CircuitId, DeviceId, LineId, LoadId
 from libs.common.registry import RegistryIndex
 
@@ -29,6 +30,17 @@ RECORDS_AT_A_TIME = 200
 """Parsed before the event loop gets its turn: some milliseconds."""
 
 ChangeListener = Callable[[EntityKind, str], None]
+
+
+class RegistryUnread(Unavailable):
+    """The registry has not been read to its end since the start, so nobody can be called unknown."""
+
+    code = "starting"
+    title_zh = "正在启动"
+
+    def __init__(self) -> None:
+        """Say so."""
+        super().__init__("the registry is being read", message_zh="正在加载档案数据")
 
 
 class Topology:

@@ -39,7 +39,7 @@ from services.ingest.usecases.acceptor import Acceptor, Outcome
 from services.ingest.usecases.addresses import Addresses
 from services.ingest.usecases.status import StatusBoard
 from services.ingest.usecases.submissions import Submissions
-from services.ingest.usecases.topology import Topology
+from services.ingest.usecases.topology import RegistryUnread, Topology
 from services.ingest.worker.reports import event_of, report_of
 
 logger = logging.getLogger(__name__)
@@ -124,6 +124,7 @@ class AepPushes:
         pushes: PushBoard,
         secrets: SecretStore,
         clock: Clock,
+        complete: Callable[[], bool],
         is_signed: SignatureCheck = unsigned,
     ) -> None:
         self._topology = topology
@@ -135,6 +136,7 @@ class AepPushes:
         self._pushes = pushes
         self._secrets = secrets
         self._clock = clock
+        self._complete = complete
         self._is_signed = is_signed
         self._readers: dict[tuple[str, str], _Reader] = {}
         self._turns = Turns()
@@ -146,8 +148,11 @@ class AepPushes:
 
         Raises:
             UnknownPath: No such line, another token, or a sender that the line does not allow.
+            RegistryUnread: There may be such a line; the platform has to try again.
         """
         line = self._topology.line(line_id, self._clock.now())
+        if line is None and not self._complete():
+            raise RegistryUnread
         if line is None or line.kind is not LineKind.AEP or line.credentials_ref is None:
             raise _nothing()
         try:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from libs.common.clock import Clock
-from libs.common.contracts.registry import EntityKind, Line
+from libs.common.contracts.registry import EntityKind, Line, LineKind
 from libs.common.errors import Unavailable
 from libs.common.lease import Lease, LeaseKeeper
 from libs.common.profiles import ProfileCatalogue
@@ -81,7 +81,9 @@ class LineManager:
         settings: PollingSettings,
         means: Means,
         instance: str,
+        complete: Callable[[], bool],
     ) -> None:
+        """Prepare; ``complete`` says whether the registry has been read to its end."""
         self._topology = topology
         self._wanted = WantedLines(topology=topology, catalogue=catalogue, clock=clock, settings=settings, means=means)
         self._keeper = keeper
@@ -94,6 +96,7 @@ class LineManager:
         self._means = means
         self._normalisers = Normalisers()
         self._instance = instance
+        self._complete = complete
         self._held: dict[str, Held] = {}
         self._wake = asyncio.Event()
         self._renewed_at = float("-inf")
@@ -239,10 +242,17 @@ class LineManager:
         room = self._share() - len(self._held)
         if room <= 0:
             return
-        free = [line_id for line_id in sorted(self._wanted.lines) if line_id not in self._held]
+        free = [line_id for line_id in sorted(self._wanted.lines) if line_id not in self._held and self._may(line_id)]
         leases = await self._keeper.acquire_many([LEASE_PREFIX + line_id for line_id in free], room)
         for lease in leases:
             self._start(group, lease)
+
+    def _may(self, line_id: str) -> bool:
+        """Return whether a line may be taken before the registry is whole.
+
+        A broker's message of a device that is only not read yet would be refused, and acknowledged.
+        """
+        return self._complete() or self._wanted.lines[line_id].line.kind is not LineKind.MQTT
 
     def _start(self, group: asyncio.TaskGroup, lease: Lease) -> None:
         """Begin to serve a line whose lease was taken."""

@@ -95,6 +95,27 @@ async def test_two_reports_under_one_time_are_both_kept_and_the_second_is_flagge
     ]
 
 
+@pytest.mark.parametrize("together", [True, False], ids=["in one batch", "later"])
+async def test_second_report_under_one_time_is_known_when_its_sender_sends_it_again(
+    db: Database, together: bool
+) -> None:
+    """Found by the soak: ingest was killed before it answered, and the second delivery had another arrival."""
+    handler = HistoryHandler(FakeClock(NOON))
+
+    def other(after_s: float, voltage_v: float = 231.0) -> dict[str, Any]:
+        arrival = (NOON + timedelta(seconds=after_s)).isoformat()
+        return reading(points={"voltage_a": voltage_v, "energy_active_import": 5.0}, received_at=arrival)
+
+    deliveries = [other(3), other(9), other(12, voltage_v=232.0), other(2)]
+    await handle(db, handler, reading())
+    if together:
+        await handle(db, handler, *deliveries)
+    else:
+        for delivery in deliveries:
+            await handle(db, handler, delivery)
+    assert sorted(points["voltage_a"] or 0 for _, points in await stored(db)) == [230.1, 231.0, 232.0]
+
+
 async def test_stuck_clock_loses_nothing(db: Database) -> None:
     reports = []
     for i in range(5):

@@ -1,14 +1,26 @@
 """The generic push: gzip in all its forms, and the traffic of loads on the bus for whoever decides about them."""
 
 import gzip
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import httpx
 import orjson
 import pytest
 
 from libs.common.bus import topics
+from libs.common.contracts.registry import record_of
+from libs.common.db import Database
+from libs.common.profiles import ProfileCatalogue
+from libs.common.settings import DatabaseSettings
+from libs.common.testing.clock import FakeClock
+from services.ingest.domain.report import Rejection, Report
+from services.ingest.usecases.acceptor import Acceptor
+from services.ingest.usecases.addresses import LoadNames
+from services.ingest.usecases.submissions import Submissions
+from services.ingest.usecases.topology import Topology
 from tests.integration.ingest.conftest import SITE, RunningIngest, until
+from tests.unit.ingest.ingest_fakes import device
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres]
 
@@ -88,3 +100,45 @@ async def test_gzip_of_several_members_is_read_to_its_end_and_nothing_else_may_s
 
 def _now(ingest: RunningIngest) -> str:
     return ingest.platform.clock.now().isoformat()
+
+
+async def test_report_waits_as_long_as_the_registry_is_not_read(postgres_url: str) -> None:
+    """Found by the soak: the bus was away for longer than a report of an unknown device waits."""
+    clock, known = FakeClock(), Topology()
+    door, read = Door(), [False]
+    database = Database(DatabaseSettings(url=postgres_url), schema="ingest", role="wattring_ingest")
+    await database.open()
+    try:
+        submissions = Submissions(
+            acceptor=cast(Acceptor, door), topology=known, loads=LoadNames(known), catalogue=ProfileCatalogue.load(),
+            db=database, clock=clock, park_s=60, complete=lambda: read[0],
+        )  # fmt: skip
+        report = {"device_id": "meter-1", "source_time": clock.now().isoformat(), "points": {"voltage_a": 230.1}}
+        strange = {**report, "device_id": "meter-2"}
+        answer = await submissions.submit([orjson.dumps(report), orjson.dumps(strange)], source="test")
+        assert (answer.parked, answer.rejected) == (2, 0)
+        await clock.advance(3600.0)
+        assert await submissions.settle_once() == 0
+        known.put(record_of([device(id="meter-1", profile="chint_dtsu666")]))
+        assert await submissions.settle_once() == 1
+        assert [one.device_id for one in door.accepted] == ["meter-1"]
+        read[0] = True
+        assert await submissions.settle_once() == 1
+        assert [one.device_id for one in door.rejected] == ["meter-2"]
+    finally:
+        await database.close()
+
+
+class Door:
+    """Notes what it is given."""
+
+    def __init__(self) -> None:
+        self.accepted: list[Report] = []
+        self.rejected: list[Rejection] = []
+
+    async def accept(self, reports: Sequence[Report]) -> list[Any]:
+        self.accepted += reports
+        return []
+
+    async def reject(self, rejections: Sequence[Rejection]) -> None:
+        self.rejected += rejections
