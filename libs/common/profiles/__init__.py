@@ -58,6 +58,7 @@ from libs.common.profiles.model import (
     Yd1363Table,
     register_count,
 )
+from libs.common.profiles.stations import iec103_address
 
 __all__ = [
     "PLACEHOLDER",
@@ -115,6 +116,7 @@ __all__ = [
     "Yd1363Equipment",
     "Yd1363Point",
     "Yd1363Table",
+    "iec103_address",
     "load_profile",
     "parse_profile",
     "register_count",

@@ -179,6 +179,26 @@ class Iec60870PointFile(StationPointFile):
     type: Annotated[ObjectType, Field(strict=False)]
 
 
+Octet = Annotated[int, Field(ge=0, le=255)]
+
+
+class Iec103PointFile(StationPointFile):
+    """Information of a protection relay."""
+
+    fun: Octet
+    inf: Octet
+    type: Literal["state", "measurand"]
+    index: int | None = Field(default=None, ge=0, le=126)
+
+
+class Iec103ControlFile(ControlFile):
+    """A general command of IEC 60870-5-103."""
+
+    fun: Octet
+    inf: Octet
+    value: Literal[1, 2]
+
+
 AttributeReference = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+/[A-Za-z0-9_]+(\.[A-Za-z0-9_]+){2,}$")]
 ObjectReference = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+/[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)+$")]
 ReportReference = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+/[A-Za-z0-9_]+\.(BR|RP)\.[A-Za-z0-9_]+$")]
@@ -361,6 +381,15 @@ class Iec60870File(ProfileFile):
     single_read: bool = False
     points: list[Iec60870PointFile] = Field(min_length=1)
     controls: list[Iec60870ControlFile] = []
+
+
+class Iec103File(ProfileFile):
+    """The file of a device behind IEC 60870-5-103."""
+
+    protocol: Literal["iec60870-5-103"]
+    address: Text
+    points: list[Iec103PointFile] = Field(min_length=1)
+    controls: list[Iec103ControlFile] = []
 
 
 class Yd1363File(ProfileFile):

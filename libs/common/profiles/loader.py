@@ -24,6 +24,7 @@ from libs.common.profiles.files import (
     Dlt645ControlFile,
     Dlt645File,
     Dlt645PointFile,
+    Iec103File,
     Iec60870File,
     Iec61850File,
     ModbusControlFile,
@@ -103,6 +104,7 @@ _FILES: Mapping[str, type[AnyFile]] = {
     Protocol.MQTT: MqttFile,
     Protocol.SPARKPLUG: SparkplugFile,
     Protocol.IEC60870_5: Iec60870File,
+    Protocol.IEC60870_5_103: Iec103File,
     Protocol.IEC61850: Iec61850File,
     Protocol.CDT: CdtFile,
 }

@@ -28,6 +28,8 @@ class Protocol(StrEnum):
     SPARKPLUG = "sparkplug-b"
     IEC60870_5 = "iec60870-5"
     """IEC 60870-5-101 and -104: information objects of a station."""
+    IEC60870_5_103 = "iec60870-5-103"
+    """Protection relays: information by function type and information number."""
     IEC61850 = "iec61850"
     """Over MMS: attributes of logical nodes."""
     CDT = "cdt"

@@ -1,4 +1,4 @@
-"""Profiles of devices behind telecontrol stations: IEC 60870-5-101 and -104, IEC 61850, CDT."""
+"""Profiles of devices behind telecontrol stations: IEC 60870-5-101, -103 and -104, IEC 61850, CDT."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -8,6 +8,9 @@ from libs.common.profiles.files import (
     CdtPointFile,
     ChangeEventFile,
     ControlFile,
+    Iec103ControlFile,
+    Iec103File,
+    Iec103PointFile,
     Iec60870ControlFile,
     Iec60870File,
     Iec60870PointFile,
@@ -34,9 +37,21 @@ from libs.common.profiles.model import (
 )
 from libs.common.yamlfile import Path
 
-StationFile = Iec60870File | Iec61850File | CdtFile
-StationControlFile = Iec60870ControlFile | Iec61850ControlFile
+StationFile = Iec60870File | Iec103File | Iec61850File | CdtFile
+StationControlFile = Iec60870ControlFile | Iec103ControlFile | Iec61850ControlFile
 Refuse = Callable[[Path, str, str, object], None]
+
+
+def iec103_address(function: int, information: int, index: int | None = None) -> int:
+    """Return the object address under which information of 103 is kept, as if it were of 101.
+
+    Args:
+        function: Function type.
+        information: Information number.
+        index: Place of a measurand in its row, from 0; None for a state or a command.
+    """
+    return (0 if index is None else index + 1) << 16 | function << 8 | information
+
 
 DOUBLE_POSITIONS: Mapping[int, float] = {1: 0.0, 2: 1.0}
 """Off and on of a double point; its other two values are no positions."""
@@ -49,6 +64,8 @@ def check_station(file: StationFile, refuse: Refuse) -> None:
     if isinstance(file, Iec60870File):
         _check_objects(file, refuse)
         _check_commands(file, refuse)
+    elif isinstance(file, Iec103File):
+        _check_information(file, refuse)
     elif isinstance(file, Iec61850File):
         _check_attributes(file, refuse)
     else:
@@ -89,6 +106,13 @@ def station_point(point: StationPointFile, value_map: Mapping[int, float] | None
             if point.type is ObjectType.DOUBLE and value_map is None:
                 shared["value_map"] = DOUBLE_POSITIONS
             return Iec60870Point(**shared, object_address=point.ioa, type=point.type)
+        case Iec103PointFile(type="state"):
+            if value_map is None:
+                shared["value_map"] = DOUBLE_POSITIONS
+            return Iec60870Point(**shared, object_address=iec103_address(point.fun, point.inf), type=ObjectType.DOUBLE)
+        case Iec103PointFile():
+            address = iec103_address(point.fun, point.inf, point.index or 0)
+            return Iec60870Point(**shared, object_address=address, type=ObjectType.NORMALISED)
         case Iec61850PointFile():
             return Iec61850Point(**shared, reference=point.ref, constraint=point.fc)
         case CdtPointFile():
@@ -121,6 +145,17 @@ def station_control(control: StationControlFile, read_back: ReadBack) -> Control
                 termination=control.termination,
                 timed=control.timed,
             )
+        case Iec103ControlFile():
+            return Iec60870Control(
+                **shared,
+                object_address=iec103_address(control.fun, control.inf),
+                type=ObjectType.DOUBLE,
+                value=control.value,
+                select=False,
+                qualifier=0,
+                termination=False,
+                timed=False,
+            )
         case Iec61850ControlFile():
             return Iec61850Control(
                 **shared,
@@ -142,6 +177,24 @@ def _check_objects(file: Iec60870File, refuse: Refuse) -> None:
             _refuse_masks(i, point, refuse)
         if point.event is not None and point.type not in (ObjectType.SINGLE, ObjectType.DOUBLE):
             both = ("single or double where changes are events", "single 或 double(变位为事件)")
+            refuse(("points", i, "type"), *both, point.type)
+
+
+def _check_information(file: Iec103File, refuse: Refuse) -> None:
+    seen: dict[int, Iec103PointFile] = {}
+    for i, point in enumerate(file.points):
+        measurand = point.type == "measurand"
+        if measurand != (point.index is not None):
+            both = ("with a measurand, its place in the row from 0", "仅用于 measurand,从 0 起的序号")
+            refuse(("points", i, "index"), *both, point.index)
+        other = seen.setdefault(iec103_address(point.fun, point.inf, point.index), point)
+        if other is not point:
+            both = (f"information once; {other.name} is it too", f"每个信息只用一次,{other.name} 已使用")
+            refuse(("points", i, "inf"), *both, point.inf)
+        if measurand:
+            _refuse_masks(i, point, refuse)
+        if point.event is not None and measurand:
+            both = ("state where changes are events", "state(变位为事件)")
             refuse(("points", i, "type"), *both, point.type)
 
 

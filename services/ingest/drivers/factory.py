@@ -14,7 +14,7 @@ from services.ingest.drivers.cjt188 import Cjt188Device
 from services.ingest.drivers.dlt645 import ClockSetting, Dlt645Device
 from services.ingest.drivers.dtu import DtuHub, Registration
 from services.ingest.drivers.endpoint import parse_endpoint
-from services.ingest.drivers.iec60870 import iec101, iec104
+from services.ingest.drivers.iec60870 import iec101, iec103, iec104
 from services.ingest.drivers.iec61850 import line as iec61850
 from services.ingest.drivers.line_settings import flag, seconds
 from services.ingest.drivers.means import Means
@@ -52,6 +52,7 @@ TELLING: Mapping[LineKind, Telling] = {
     LineKind.AEP: Telling(aep.open_aep, aep.supports),
     LineKind.CDT: Telling(cdt.open_line, cdt.supports),
     LineKind.IEC101: Telling(iec101.open_line, iec104.supports),
+    LineKind.IEC103: Telling(iec103.open_line, iec103.supports),
     LineKind.IEC104: Telling(iec104.open_line, iec104.supports),
     LineKind.IEC61850: Telling(iec61850.open_line, iec61850.supports),
     LineKind.MQTT: Telling(open_mqtt, mqtt.supports),

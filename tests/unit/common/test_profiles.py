@@ -129,6 +129,7 @@ class TestShipped:
             Protocol.MQTT: (MqttPoint, MqttControl),
             Protocol.SPARKPLUG: (SparkplugPoint, SparkplugControl),
             Protocol.IEC60870_5: (Iec60870Point, Iec60870Control),
+            Protocol.IEC60870_5_103: (Iec60870Point, Iec60870Control),
             Protocol.IEC61850: (Iec61850Point, Iec61850Control),
             Protocol.CDT: (CdtPoint, Control),
         }
@@ -140,8 +141,8 @@ class TestShipped:
             counted[found.protocol] += 1
         assert counted == {
             Protocol.MODBUS: 20, Protocol.DLT645: 2, Protocol.CJT188: 2, Protocol.YD1363: 7, Protocol.AEP: 1,
-            Protocol.OPCUA: 1, Protocol.MQTT: 1, Protocol.SPARKPLUG: 1, Protocol.IEC60870_5: 2, Protocol.IEC61850: 1,
-            Protocol.CDT: 1,
+            Protocol.OPCUA: 1, Protocol.MQTT: 1, Protocol.SPARKPLUG: 1, Protocol.IEC60870_5: 2,
+            Protocol.IEC60870_5_103: 1, Protocol.IEC61850: 1, Protocol.CDT: 1,
         }  # fmt: skip
 
     def test_dtsu666_as_its_manual_says(self) -> None:

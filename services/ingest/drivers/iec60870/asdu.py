@@ -22,6 +22,11 @@ MAX_OBJECTS = 127
 class Undecodable(ValueError):
     """The bytes are no ASDU."""
 
+    def __init__(self, message: str, raw: bytes = b"") -> None:
+        """Prepare; ``raw`` is what came, where whoever catches this has not seen it."""
+        super().__init__(message)
+        self.raw = raw
+
 
 @dataclass(frozen=True, slots=True)
 class Widths:

@@ -25,12 +25,11 @@ RESPONSE_S = 1.0
 """For an answer on the link: at 9600 baud the longest frame takes 0.3 s. [s]"""
 QUIET_S = 0.2
 POLL_S = 0.5
-LINE_SETTINGS = frozenset(
-    {
-        "link", "link_address", "link_address_octets", "cause_octets", "common_address_octets", "object_address_octets",
-        "timeout_s", "quiet_s", "poll_s",
-    }
-)  # fmt: skip
+UNBALANCED_SETTINGS = frozenset({"timeout_s", "quiet_s", "poll_s"})
+"""What any line with an unbalanced link may say of it."""
+LINE_SETTINGS = UNBALANCED_SETTINGS | {
+    "link", "link_address", "link_address_octets", "cause_octets", "common_address_octets", "object_address_octets",
+}  # fmt: skip
 
 
 def open_line(opening: Opening) -> Iec60870Line:
@@ -53,7 +52,7 @@ def open_line(opening: Opening) -> Iec60870Line:
     mode = one_of(line, "link", (line.settings or {}).get("link", "unbalanced"), ("unbalanced", "balanced"))
     return Iec60870Line(
         protocol="iec101",
-        connect=_balanced(opening) if mode == "balanced" else _unbalanced(opening),
+        connect=_balanced(opening) if mode == "balanced" else unbalanced(opening),
         widths=widths,
         clock=opening.clock,
         habits=habits_of(line),
@@ -61,7 +60,12 @@ def open_line(opening: Opening) -> Iec60870Line:
     )
 
 
-def _unbalanced(opening: Opening) -> Connect:
+def unbalanced(opening: Opening) -> Connect:
+    """Return how the stations of an unbalanced line are reached, by the line's settings.
+
+    Raises:
+        InvalidInput: One is wrong.
+    """
     line, clock = opening.line, opening.clock
     wire_of(line)  # says what is wrong
     address_size = _octets(line, "link_address_octets", 1, 1, 2)

@@ -16,7 +16,7 @@ from hat.drivers.iec60870 import apci
 
 from libs.common.contracts.registry import Line
 from libs.common.errors import InvalidInput
-from libs.common.profiles import DeviceProfile
+from libs.common.profiles import DeviceProfile, Protocol
 from services.ingest.drivers.endpoint import parse_endpoint
 from services.ingest.drivers.iec60870.asdu import WIDTHS_104
 from services.ingest.drivers.iec60870.line import Iec60870Line
@@ -112,7 +112,7 @@ def habits_of(line: Line) -> Habits:
 
 def supports(profile: DeviceProfile) -> bool:
     """Return whether devices of a profile can be behind a station."""
-    return any(True for _ in profile.iec60870_points())
+    return profile.protocol is Protocol.IEC60870_5
 
 
 def _window(line: Line, name: str, default: int) -> int:

@@ -64,7 +64,12 @@ class Link(Protocol):
         """
 
     async def receive(self) -> bytes:
-        """Return the next ASDU of any station. Raises ``LineDown``."""
+        """Return the next ASDU of any station.
+
+        Raises:
+            LineDown: The line is gone.
+            Undecodable: What came is none; the next one may be.
+        """
 
     def on_back(self, listener: Callable[[int], None]) -> None:
         """Call ``listener`` with every station that was lost and is there again, on a line that goes on without it."""
@@ -92,6 +97,8 @@ class Habits:
     """Between two settings of the clock; 0 leaves it alone. [s]"""
     confirm_s: float = 10.0
     """For a confirmation. [s]"""
+    cyclic: frozenset[ObjectType] = frozenset()
+    """Types that are told in turn and are no part of an interrogation."""
     terminate_s: float = 20.0
     """From a confirmed command to its end; from the last value of an interrogation to its end. [s]"""
 
@@ -174,16 +181,21 @@ class Master:
             except TimeoutError:
                 await self._intake.flush()
                 continue
+            except Undecodable as exc:
+                await self._reject(exc.raw, exc)
+                continue
             self._heard_at = self._clock.monotonic()
             try:
                 asdu = decode(data, self._widths)
             except Undecodable as exc:
-                type_id = data[0] if data else None
-                await self._intake.reject(
-                    RejectReason.UNDECODABLE, bytes(data), str(exc), once_for=("undecodable", type_id)
-                )
+                await self._reject(bytes(data), exc)
                 continue
             await self._take(asdu)
+
+    async def _reject(self, data: bytes, exc: Undecodable) -> None:
+        self._heard_at = self._clock.monotonic()
+        type_id = data[0] if data else None
+        await self._intake.reject(RejectReason.UNDECODABLE, data, str(exc), once_for=("undecodable", type_id))
 
     async def _take(self, asdu: Asdu) -> None:
         if asdu.value_type is not None:
@@ -341,12 +353,30 @@ class Master:
         if single:
             await self._read_each(place, points)
         else:
-            if any(point.type is not ObjectType.COUNTER for point in points):
+            cyclic = [point for point in points if point.type in self._habits.cyclic]
+            turns = [self._arrival(place, point) for point in cyclic]
+            if any(point.type is not ObjectType.COUNTER and point not in cyclic for point in points):
                 await found.interrogation.fresh()
             if any(point.type is ObjectType.COUNTER for point in points):
                 await found.counters.fresh()
+            await self._await_all(turns)
         said = {point.name: self._intake.known(place.station, place.offset + point.object_address) for point in points}
         return {name: known for name, known in said.items() if known is not None and known.monotonic >= began}
+
+    def _arrival(self, place: Place, point: Iec60870Point) -> asyncio.Event:
+        """Return what says that an object has been told from now on."""
+        arrived = self._arrivals.setdefault((place.station, place.offset + point.object_address), asyncio.Event())
+        arrived.clear()
+        return arrived
+
+    async def _await_all(self, turns: Collection[asyncio.Event]) -> None:
+        """Wait for values that come in their turn, as long as for a confirmation."""
+        try:
+            async with asyncio.timeout(self._habits.confirm_s):
+                for arrived in turns:
+                    await arrived.wait()
+        except TimeoutError:
+            pass
 
     async def _read_each(self, place: Place, points: Collection[Iec60870Point]) -> None:
         for address in sorted({place.offset + point.object_address for point in points}):
