@@ -339,7 +339,7 @@ def build(platform: Platform) -> Service:
     app.include_router(imports_api.build_router(imports=imports, submissions=submissions, topology=topology))
 
     app.include_router(push_api.build_router(aep=aep))
-    app.include_router(pulls_api.build_router(db=db))
+    app.include_router(pulls_api.build_router(db=db, topology=topology))
 
     async def registry_read() -> None:
         if not registry_tail.ready:

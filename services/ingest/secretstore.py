@@ -56,6 +56,21 @@ class Secret:
             )
         return value
 
+    def check_host(self, host: str) -> None:
+        """Return when the values may be sent to a host: any, unless the file has a line ``host=`` with those allowed.
+
+        Who may edit a line chooses endpoint and secret; only who writes the file can say that they belong together.
+
+        Raises:
+            SecretUnusable: They may not.
+        """
+        allowed = self.values.get("host", "").lower().replace(",", " ").split()
+        if allowed and host.lower() not in allowed:
+            raise SecretUnusable(
+                f"{self.place}: is for {', '.join(allowed)}, not for {host}",
+                message_zh=f"{self.place}:仅用于 {', '.join(allowed)},不用于 {host}",
+            )
+
 
 class SecretStore:
     """Reads secrets out of one folder."""

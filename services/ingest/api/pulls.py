@@ -3,13 +3,14 @@
 from datetime import datetime
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from libs.common.db import Database
 from libs.common.errors import NotFound
-from services.ingest.api.common import Reader
+from services.ingest.api.common import Reader, allowed_sites
 from services.ingest.store import pulls as store
+from services.ingest.usecases.topology import Topology
 
 FILES_SHOWN = 20
 
@@ -52,13 +53,21 @@ class ProgressOut(BaseModel):
     files: list[DroppedFileOut]
 
 
-def build_router(*, db: Database) -> APIRouter:
+def build_router(*, db: Database, topology: Topology) -> APIRouter:
     """Return the router."""
     router = APIRouter(prefix="/api/v1", tags=["lines"])
 
     @router.get("/lines/{line_id}/progress", response_model_exclude_none=False)
-    async def progress(line_id: str, _: Reader) -> ProgressOut:
-        """Return how far the source behind a line of kind ``pull`` or ``file`` has been read."""
+    async def progress(line_id: str, request: Request, principal: Reader) -> ProgressOut:
+        """Return how far the source behind a line of kind ``pull`` or ``file`` has been read.
+
+        Its wrong lines name devices, so somebody limited to sites sees it when all devices on the line are in them.
+        """
+        allowed = allowed_sites(principal, topology, request)
+        if allowed is not None:
+            sites = {one.site for one in topology.devices_on(line_id, request.app.state.platform.clock.now())}
+            if not sites or not sites <= allowed:
+                raise NeverRead(f"line {line_id} has never been read", message_zh=f"线路 {line_id} 尚未读取")
         async with db.read() as conn:
             found = await store.fetch(conn, line_id)
             files = await store.fetch_files(conn, line_id, FILES_SHOWN)

@@ -249,7 +249,9 @@ class RestPull:
                 f"line {self._line.id}: credentials_ref: the source needs a secret",
                 message_zh=f"线路 {self._line.id}:该数据源需要 credentials_ref",
             )
-        return self._means.secrets.read(self._line.credentials_ref).require(name)
+        secret = self._means.secrets.read(self._line.credentials_ref)
+        secret.check_host(self._base.host)
+        return secret.require(name)
 
     async def _call(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Answer:
         if self._client is None:

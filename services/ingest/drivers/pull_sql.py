@@ -134,6 +134,7 @@ class SqlPull:
                 message_zh=f"线路 {self._line.id}:数据库需要 credentials_ref(user、password)",
             )
         secret = self._means.secrets.read(self._line.credentials_ref)
+        secret.check_host(self._host)
         conn: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
             # A certificate is checked against the name; otherwise to the address that was checked, and no other.
             host=self._host if self._tls == "verify-full" else address,

@@ -163,6 +163,21 @@ async def test_an_api_that_leads_astray_or_is_busy_or_endless_is_a_failure_that_
         await pull.close()
 
 
+async def test_a_secret_goes_nowhere_but_to_the_host_that_it_is_for(folder: Path) -> None:
+    seen: list[Request] = []
+    async with serving(application(seen)) as url:
+        for hosts, right in (("platform.example", False), ("platform.example, 127.0.0.1", True)):
+            secret(folder, "api", key=HIDDEN, host=hosts)
+            pull = rest(url, folder, REST + "auth: {kind: header, header: X-Api-Key}\n")
+            if right:
+                await read(pull)
+            else:
+                with pytest.raises(InvalidInput, match=r"is for platform\.example, not for 127\.0\.0\.1"):
+                    await read(pull)
+            await pull.close()
+            assert bool(seen) is right
+
+
 SQL = HEAD + "kind: postgresql\nlimit: 10\n"
 
 
