@@ -1,7 +1,7 @@
 """Booking: registers in, intervals out, in one transaction with the position on the bus."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from libs.common.clock import Clock
@@ -24,6 +24,8 @@ Rows = list[tuple[datetime, float, float, bool]]
 
 REPORTED = frozenset({FindingKind.UNEXPLAINED_DECREASE, FindingKind.IMPOSSIBLE_JUMP})
 """Findings that a person has to look at; the others have a defined answer and are on record."""
+NEWS = timedelta(days=1)
+"""A finding at a register that is older is history."""
 
 
 class Directory(Protocol):
@@ -192,6 +194,11 @@ class Booking:
             (datetime.fromtimestamp(one.at, UTC), one.kind.value, one.previous_kwh, one.shown_kwh) for one in findings
         ]
         new = set(await self._books.add_findings(conn, circuit, rows, now))
-        fresh = [one for one, row in zip(findings, rows, strict=True) if row[0] in new and one.kind in REPORTED]
+        # What history that is imported or filled in shows is kept with the books and alarms nobody.
+        fresh = [
+            one
+            for one, row in zip(findings, rows, strict=True)
+            if row[0] in new and one.kind in REPORTED and now - row[0] <= NEWS
+        ]
         if fresh:
             await self._publisher.findings(conn, site, circuit, fresh, now)
