@@ -19,7 +19,7 @@ from libs.common.clock import Clock
 from libs.common.errors import InvalidInput, Unavailable
 from libs.common.registry.packets import Pattern, parse_packet, parse_pattern
 from services.ingest import metrics
-from services.ingest.drivers.channel import Connection
+from services.ingest.drivers.channel import MAX_KEPT_BYTES, Connection
 from services.ingest.drivers.port import LineDown
 from services.ingest.settings import DtuSettings
 
@@ -116,7 +116,8 @@ class DtuConnection(Connection):
     def carry(self, data: bytes) -> None:
         """Keep what is data."""
         if self.registration is not None:
-            data = without_noise(data, self.registration.noise)
+            # More than is kept is not looked at: one that sends heartbeats without end must not hold up the others.
+            data = without_noise(data[-MAX_KEPT_BYTES:], self.registration.noise)
         if data:
             self.inbox.feed(data)
 

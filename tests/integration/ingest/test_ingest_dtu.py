@@ -22,6 +22,8 @@ from libs.common.errors import InvalidInput
 from libs.common.profiles import ProfileCatalogue
 from libs.common.registry.packets import parse_pattern
 from libs.fieldsim.dtu import Dialling, Terminal
+from services.ingest.drivers import dtu
+from services.ingest.drivers.channel import MAX_KEPT_BYTES
 from services.ingest.drivers.dtu import CannotListen, DtuHub, Registration, without_noise
 from services.ingest.drivers.factory import open_line
 from services.ingest.drivers.port import Address, DeviceSilent, LineDown, LineDriver
@@ -210,6 +212,22 @@ async def test_heartbeats_and_repeated_registrations_are_no_data() -> None:
             await port.send(piece)
             await asyncio.sleep(0.02)
         assert (await reading).raw == {"voltage_a": 0x08FD}
+
+
+async def test_heartbeats_without_end_do_not_hold_up_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quarter of a megabyte of two-byte heartbeats took ten seconds, in which nobody else was served."""
+    looked_at: list[int] = []
+
+    def watched(data: bytes, noise: Any) -> bytes:
+        looked_at.append(len(data))
+        return without_noise(data, noise)
+
+    monkeypatch.setattr(dtu, "without_noise", watched)
+    connection = dtu.DtuConnection(DtuHub(clock=SystemClock(), settings=DtuSettings(), watch=Watch()))
+    connection.registration = Registration.of("meter", "hex:AA 55")
+    connection.carry(b"\xaa\x55" * 131_072 + b"data")
+    assert await connection.inbox.take(0) == b"data"
+    assert max(looked_at) <= MAX_KEPT_BYTES
 
 
 async def test_silent_terminal_is_let_go() -> None:
