@@ -30,7 +30,10 @@ class RegistryLoads:
             self._kept_until = now + KEPT
         if load_id not in self._known:
             load = self._view.load(LoadId(load_id))
-            self._known[load_id] = None if load is None else self._put_together(load)
+            found = None if load is None else self._put_together(load)
+            if not self._view.is_ready:  # what a start reads is told to nobody, so an answer before it is not kept
+                return found
+            self._known[load_id] = found
         return self._known[load_id]
 
     def all(self) -> list[LoadInfo]:
