@@ -181,11 +181,17 @@ async def town(folder: Path) -> AsyncIterator[Town]:
 async def test_control_killed_again_and_again_loses_no_wake_up(tmp_path: Path) -> None:
     async with town(tmp_path) as found:
         breaker = found.field.breakers["aau-1"]
-        plan_id = await found.plan("aau-1", start_in_s=6, length_s=10)
-        for _ in range(5):
-            await asyncio.sleep(2.5)  # the process' own time, between kills
-            await found.control.kill()
-            await found.control.start()
+        plan_id = await found.plan("aau-1", start_in_s=6, length_s=18)
+
+        async def kill_it_again(times: int) -> None:
+            for _ in range(times):
+                await asyncio.sleep(1.5)  # the process' own time, between kills
+                await found.control.kill()
+                await found.control.start()
+
+        await kill_it_again(2)
+        await until(lambda: not breaker.closed, "off", timeout_s=60)
+        await kill_it_again(3)
         await until(lambda: breaker.closed and len(breaker.switched) >= 2, "off and on again", timeout_s=60)
 
         async def over() -> bool:
