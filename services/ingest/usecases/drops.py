@@ -27,6 +27,7 @@ from libs.common.db import Database, WriteConn
 from libs.common.errors import InvalidFile, InvalidInput, Problem
 from libs.common.lease import Lease
 from services.ingest.domain.acceptance import Refused
+from services.ingest.domain.loose import printable
 from services.ingest.domain.submission import unknown_device
 from services.ingest.drivers.line_settings import one_of, seconds
 from services.ingest.files.archive import Entry, open_archive
@@ -146,14 +147,20 @@ class Drops:
         looks = await asyncio.to_thread(_scan, folder)
         if self._begun.get(line.id) != lease().epoch:
             async with self._db.write() as conn:
-                await store.note_gone(conn, line.id, [look.name for look in looks], self._clock.now())
+                await store.note_gone(conn, line.id, [_shown_name(look.name) for look in looks], self._clock.now())
             self._begun[line.id] = lease().epoch
         finished = 0
+        wrong: OSError | InvalidInput | None = None
         for look in self._standing_still(line.id, looks, settle_s, checksums=required == "required"):
             if not lease().valid:
                 raise _lost(line.id)
-            await self._take_file(line, folder, look, lease)
-            finished += 1
+            try:
+                await self._take_file(line, folder, look, lease)
+                finished += 1
+            except (OSError, InvalidInput) as exc:
+                wrong = wrong or exc  # told below; one file must not stand in the way of the others
+        if wrong is not None:
+            raise wrong
         return finished
 
     def _standing_still(self, line_id: str, looks: Sequence[Look], settle_s: float, *, checksums: bool) -> list[Look]:
@@ -186,7 +193,7 @@ class Drops:
         file = _File(
             line=line,
             epoch=epoch,
-            name=name,
+            name=_shown_name(name),
             sha256=await asyncio.to_thread(_digest, body),
             zone=zone_of(None if zone is None else str(zone)),
             is_archive=settings.get("live", True) is False,
@@ -194,14 +201,14 @@ class Drops:
         async with self._db.write() as conn:
             await store.claim(conn, line.id, epoch)
             known = await store.begin_file(
-                conn, line.id, sha256=file.sha256, name=name, size=len(body), epoch=epoch, at=self._clock.now()
+                conn, line.id, sha256=file.sha256, name=file.name, size=len(body), epoch=epoch, at=self._clock.now()
             )
         if known.finished_at is None:
             try:
                 if len(body) > MAX_FILE_BYTES:
-                    raise _too_large(name)
+                    raise _too_large(file.name)
                 await asyncio.to_thread(_check, folder, look, body, required=settings.get("checksum") == "required")
-                entries = await asyncio.to_thread(open_archive, body, name, file.zone)
+                entries = await asyncio.to_thread(open_archive, body, file.name, file.zone)
                 await self._take_lines(file, entries, known, lease)
             except InvalidFile as exc:
                 await self._refuse(file, body, exc)
@@ -258,8 +265,12 @@ class Drops:
 
     async def _refuse(self, file: _File, body: bytes, exc: InvalidFile) -> None:
         """Put a file on record that cannot be read at all."""
-        problems = [problem.as_dict() for problem in exc.problems]
-        refused = Refused(RejectReason.UNDECODABLE, exc.message, exc.message_zh or exc.message)
+        problems = [
+            {name: printable(value) if isinstance(value, str) else value for name, value in problem.as_dict().items()}
+            for problem in exc.problems
+        ]
+        message = printable(exc.message)
+        refused = Refused(RejectReason.UNDECODABLE, message, printable(exc.message_zh or message))
 
         async def note(conn: WriteConn, _: Sequence[Refusal]) -> None:
             await store.hold(conn, file.line.id, file.epoch)
@@ -289,11 +300,20 @@ class Drops:
             },
             option=orjson.OPT_INDENT_2,
         )
-        if await asyncio.to_thread(_look, folder, file.name) == look:
+        if await asyncio.to_thread(_look, folder, look.name) == look:
             await asyncio.to_thread(_move, folder, look, target, file.sha256, report)
             logger.info("dropped file finished", extra={"line_id": file.line.id, "outcome": found.outcome})
         async with self._db.write() as conn:
             await store.note_moved(conn, file.line.id, file.sha256, self._clock.now())
+
+
+def _shown_name(name: str) -> str:
+    """Return a file's name as text that a database keeps: other systems write names in GB 18030 too."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        name = os.fsencode(name).decode("gb18030", errors="replace")
+    return printable(name)
 
 
 def _problem(refusal: Refusal) -> dict[str, Any]:
@@ -338,10 +358,11 @@ def _check(folder: Path, look: Look, body: bytes, *, required: bool) -> None:
     Raises:
         InvalidFile: It is another, or there is none where one has to be.
     """
+    name = _shown_name(look.name)
     if look.checksum is None:
         if required:
-            names = f"{look.name}.{CHECKSUMS[0]}"
-            raise _wrong_checksum(look.name, f"{names} beside the file", f"同目录下的 {names}", None)
+            names = f"{name}.{CHECKSUMS[0]}"
+            raise _wrong_checksum(name, f"{names} beside the file", f"同目录下的 {names}", None)
         return
     algorithm = look.checksum.name.rpartition(".")[2]
     words = _read(folder / look.checksum.name, MAX_CHECKSUM_BYTES).decode("ascii", errors="replace").split()
@@ -349,10 +370,10 @@ def _check(folder: Path, look: Look, body: bytes, *, required: bool) -> None:
     found = hashlib.new(algorithm, body, usedforsecurity=False).hexdigest()
     if wanted != found:
         both = (
-            f"{algorithm} {wanted[:128] or '…'} as {look.checksum.name} has it",
-            f"{algorithm} 应与 {look.checksum.name} 一致",
+            f"{algorithm} {wanted[:128] or '…'} as {name}.{algorithm} has it",
+            f"{algorithm} 应与 {name}.{algorithm} 一致",
         )
-        raise _wrong_checksum(look.name, *both, found)
+        raise _wrong_checksum(name, *both, found)
 
 
 def _wrong_checksum(name: str, expected: str, expected_zh: str, found: str | None) -> InvalidFile:

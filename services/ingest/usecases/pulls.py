@@ -16,6 +16,7 @@ from libs.common.contracts.telemetry import RejectReason
 from libs.common.db import Database, WriteConn
 from libs.common.lease import Lease
 from services.ingest.domain.acceptance import Refused
+from services.ingest.domain.loose import printable
 from services.ingest.domain.pull import (
     DeviceKey,
     Mark,
@@ -95,7 +96,9 @@ class Pulls:
     async def failed(self, line_id: str, detail: str, detail_zh: str | None) -> None:
         """Note why a source cannot be read."""
         async with self._db.write() as conn:
-            await store.fail(conn, line_id, at=self._clock.now(), detail=detail, detail_zh=detail_zh)
+            # It may quote the other side, and a database keeps no NUL.
+            shown_zh = None if detail_zh is None else printable(detail_zh)
+            await store.fail(conn, line_id, at=self._clock.now(), detail=printable(detail), detail_zh=shown_zh)
 
     def knows(self, line_id: str | None, device: str) -> bool:
         """Return whether a device is known; nothing of a pull is parked, so nobody asks."""

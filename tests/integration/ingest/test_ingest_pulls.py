@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import hmac
 import json
+import os
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
@@ -387,28 +388,36 @@ async def test_dropped_files_are_taken_moved_and_reported_each_in_its_way(
     (folder / "one.jsonl").write_text("\n".join(line(number) for number in range(5)))
     packed = gzip.compress("\n".join([line(5), "no json", line(6, device_id="stranger"), line(7)]).encode())
     (folder / "two.ndjson.gz").write_bytes(packed)
-    csv = "device_id,source_time,voltage_a\n" + "\n".join(
-        f"M-1,{(now + timedelta(seconds=n)).isoformat()},{200 + n / 10}" for n in (8, 9)
-    )
-    (folder / "three.csv").write_text(csv)
+
+    def table(*numbers: int) -> str:
+        rows = (f"M-1,{(now + timedelta(seconds=n)).isoformat()},{200 + n / 10}" for n in numbers)
+        return "\n".join(["device_id,source_time,voltage_a", *rows])
+
+    (folder / "three.csv").write_text(table(8, 9))
     (folder / "bad.csv").write_text("what,is,this\n1,2,3\n")
+    (folder / "a-nul.csv").write_text("device_id,source_time,volt\0age\n1,2,3\n")
+    chinese = os.fsdecode("电表.csv".encode("gb18030"))  # as a machine with Windows names it
+    (folder / chinese).write_text(table(10))
     (folder / "cut.jsonl.gz").write_bytes(packed[:-10])
     (folder / ".hidden.csv").write_text("x")
     (folder / "coming.csv.part").write_text("x")
-    (tmp_path / "outside.csv").write_text(csv)
+    (tmp_path / "outside.csv").write_text(table(11))
     (folder / "link.csv").symlink_to(tmp_path / "outside.csv")
     async with running(postgres_url, tmp_path) as ingest:
         await create(ingest, "file", str(folder), settle_s=0.2, every_s=0.2)
 
         async def moved() -> bool:
             done, bad = folder / "done", folder / "bad"
-            return {path.name for path in done.glob("*[!n]")} >= {"one.jsonl", "two.ndjson.gz", "three.csv"} and {
-                path.name for path in bad.glob("*")
-            } >= {"bad.csv", "cut.jsonl.gz"}
+            return {path.name for path in done.glob("*[!n]")} >= {
+                "one.jsonl",
+                "two.ndjson.gz",
+                "three.csv",
+                chinese,
+            } and {path.name for path in bad.glob("*")} >= {"bad.csv", "cut.jsonl.gz", "a-nul.csv"}
 
         await until(moved, "the files to be moved", within_s=40)
-        await until(there(ingest, range(9)), "the reports")
-        assert await voltages(ingest) == [200 + number / 10 for number in (0, 1, 2, 3, 4, 5, 7, 8, 9)]
+        await until(there(ingest, range(10)), "the reports")
+        assert await voltages(ingest) == [200 + number / 10 for number in (0, 1, 2, 3, 4, 5, 7, 8, 9, 10)]
         report = orjson.loads((folder / "done" / "two.ndjson.gz.report.json").read_bytes())
         assert (report["outcome"], report["lines"]) == ("taken", {"taken": 2, "refused": 2})
         assert [(one["line"], one["reason"]) for one in report["problems"]] == [
@@ -428,7 +437,7 @@ async def test_dropped_files_are_taken_moved_and_reported_each_in_its_way(
             return (folder / "done" / "again.jsonl").exists()
 
         await until(moved_again, "the file that was dropped again", within_s=30)
-        assert len(await voltages(ingest)) == 9
+        assert len(await voltages(ingest)) == 10
 
 
 async def test_checksums_are_compared_and_what_was_wrong_with_a_file_may_be_right_the_next_time(
