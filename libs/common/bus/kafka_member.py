@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PULSES_PER_SESSION = 12
+SESSIONS_UNTIL_ANSWERED = 3
+"""A group decides once its dead members' sessions have run out. One that says nothing for longer will not: a member
+whose broker was killed while it joined was seen to wait for minutes."""
 MAX_POLL_MS = 300_000
 """A member that asks for nothing for so long leaves the group; its process is stuck. [ms]"""
 
@@ -59,6 +62,8 @@ class KafkaMember:
         """Claimed by the owner, sought and read."""
         self._held_back: set[TopicPartition] = set()
         """Paused by the owner."""
+        self._asked_at = 0.0
+        """When this consumer asked to be let in. [s]"""
         self._pulse_at = 0.0
         self._pulse: asyncio.Task[None] | None = None
         self._broken: str | None = None
@@ -92,6 +97,7 @@ class KafkaMember:
     async def fetch(self, *, max_messages: int, timeout_s: float) -> list[Received]:
         """Return what there is, after telling the listener what has changed."""
         self._look_at_pulse()
+        self._look_at_answer()
         await self._follow_group()
         if max_messages <= 0:
             return []
@@ -197,6 +203,7 @@ class KafkaMember:
             raise
         # Subscribing after the start lets the join go on beside us; started together, start waits for the group.
         self._notes = _Notes()
+        self._asked_at = self._bus.clock.monotonic()
         consumer.subscribe(self._topics, listener=_NotingListener(consumer, self._notes))
         self._consumer = consumer
         self._pulse_at = self._bus.clock.monotonic()
@@ -244,6 +251,12 @@ class KafkaMember:
         if now - self._pulse_at > self._session_s * 0.8 and self._consumer is not None:
             self._broken = f"stood still for {now - self._pulse_at:.1f} s"
         self._pulse_at = now
+
+    def _look_at_answer(self) -> None:
+        waited_s = self._bus.clock.monotonic() - self._asked_at
+        if self._consumer is not None and not self._notes.answered:
+            if waited_s > self._session_s * SESSIONS_UNTIL_ANSWERED:
+                self._broken = f"the group has not answered for {waited_s:.0f} s"
 
 
 class _Notes:

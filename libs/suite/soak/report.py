@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -13,6 +14,8 @@ from libs.suite.soak.judge import Discrepancy, Figures
 from libs.suite.soak.run import Outcome
 
 RESULTS = Path("soak-results")
+WIDTH = 120
+"""Of the table where there is no terminal. [characters]"""
 SHOWN = 50
 """Discrepancies that are printed; the file has all."""
 COLUMNS: Mapping[str, str] = {
@@ -32,10 +35,10 @@ def show(outcome: Outcome) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     table = Table(title=f"soak 浸泡试验: seed {outcome.soak.seed}, {outcome.soak.length_s:.0f} s")
     for heading in COLUMNS.values():
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=heading == COLUMNS["device_id"])
     for one in outcome.verdict.figures:
         table.add_row(*(str(getattr(one, name)) for name in COLUMNS))
     total = totals(outcome.verdict.figures)

@@ -25,7 +25,7 @@ from libs.suite.postgres import EXPENDABLE, EmbeddedPostgres
 from libs.suite.soak.judge import Disturbance
 from libs.suite.soak.mosquitto import Mosquitto
 from libs.suite.soak.plan import Deed, Step
-from libs.suite.soak.served import SERVED, ServedField, profile_folder
+from libs.suite.soak.served import SERVED, TERMINAL, ServedField, profile_folder
 
 INGEST = "ingest"
 TOKEN = "soak0123456789abcdef0123456789abcdef"  # noqa: S105 - of a platform that is simulated
@@ -38,6 +38,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "ingest.history": (topics.READINGS, topics.BACKFILL),
     "ingest.rejected": (topics.REJECTED,),
 }
+HEARTBEATS = 8
+"""They go on, one a second and partition: so many messages are always new."""
 UNSETTLED = ("select count(*) from ingest.outbox", "select count(*) from ingest.parked")
 
 Say = Callable[[str], None]
@@ -142,10 +144,10 @@ class Stage:
             self.done.append(f"{began.isoformat(timespec='milliseconds')} {step.deed}, away for {step.away_s:.1f} s")
             if step.deed is Deed.CUT_LINES:
                 field.cut_lines()
-                self._disturbed(began, devices=frozenset(SERVED))
+                self._disturbed(began, devices=frozenset(SERVED) - {TERMINAL})
             elif step.deed is Deed.HANG_UP:
                 field.hang_up()
-                self._disturbed(began, devices=frozenset(SERVED))
+                self._disturbed(began, devices=frozenset({TERMINAL}))
             else:
                 await deeds[step.deed](step.away_s)
 
@@ -253,7 +255,7 @@ class Stage:
                 )
                 at = {(row["topic"], row["partition"]): row["next"] for row in rows}
                 behind = sum(max(end - at.get((where.topic, where.partition), 0), 0) for where, end in ends.items())
-                if behind > 8:  # heartbeats go on: one a partition is always new
+                if behind > HEARTBEATS:
                     return f"{group} has {behind} messages before it"
         finally:
             await bus.stop()
