@@ -30,6 +30,7 @@ from libs.fieldsim.field import Field
 from libs.fieldsim.fieldfile import PASSWORD, DevicePart, FieldFile, LinePart, LoadPart, StoryPart, load_field_file
 from libs.fieldsim.history import past_reports
 from libs.fieldsim.modbus import Absent, Framing
+from libs.fieldsim.mqtt import BrokerPlace, MqttMeter, MqttMeters
 from libs.fieldsim.outstation import Outstation, Station, station_profile
 from libs.fieldsim.run import announcer, raise_file_limit, serve, stop_on_signals
 from libs.fieldsim.sc import messages
@@ -435,6 +436,93 @@ def station(
 
 
 @app.command()
+def mqtt(
+    broker: Annotated[str, typer.Option(help="Where the broker is, HOST:PORT.")] = "127.0.0.1:1883",
+    meters: Annotated[int, typer.Option(min=1, max=2000, help="Devices: SN1, SN2 …, each a client of its own.")] = 1,
+    period_s: Annotated[float, typer.Option(min=0.1, help="Between two reports of one device. [s]")] = 60.0,
+    power_kw: Annotated[float, typer.Option(min=0, help="What each breaker feeds. [kW]")] = 0.9,
+    motor_delay_s: Annotated[float, typer.Option(min=0, help="From command to position. [s]")] = MOTOR_DELAY_S,
+    user: Annotated[str | None, typer.Option(help="User name at the broker.")] = None,
+    password_file: Annotated[Path | None, typer.Option(help="File with the password.")] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(help="As of a breaker, may be repeated: silent, drop, clock, ignore_command, sag, locked, trip …"),
+    ] = None,
+    ready_file: ReadyOption = None,
+) -> None:
+    """Run breakers with a meter that speak JSON over MQTT, as the profile example_mqtt_meter has it.
+
+    模拟经 MQTT 上报 JSON 的断路器电表（模板 example_mqtt_meter），离线时缓存并补报。
+    """
+    host, port = _place(broker, "broker")
+    board, clock = FaultBoard(), SystemClock()
+    made = _telling_breakers(meters, "SN", board, power_kw=power_kw, motor_delay_s=motor_delay_s, faults=fault)
+    place = BrokerPlace(
+        host=host,
+        port=port,
+        user=user,
+        password=None if password_file is None else password_file.read_text(encoding="utf-8").strip(),
+    )
+    field = MqttMeters(
+        [MqttMeter(serial, device) for serial, device in made.items()],
+        broker=place, clock=clock, faults=board, period_s=period_s,
+    )  # fmt: skip
+    announce = announcer(ready_file)
+
+    async def run(stop: asyncio.Event) -> None:
+        working = asyncio.create_task(field.run(), name="mqtt meters")
+        try:
+            announce({"broker": broker, "addresses": list(made), "profile": "example_mqtt_meter"})
+            await stop.wait()
+        finally:
+            working.cancel()
+            await asyncio.wait([working])
+
+    _run(run)
+
+
+@app.command()
+def opcua(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="TCP port.")] = 4840,
+    host: HostOption = LOOPBACK,
+    meters: Annotated[int, typer.Option(min=1, max=1000, help="Breakers with meter: m1, m2 …")] = 1,
+    power_kw: Annotated[float, typer.Option(min=0, help="What each breaker feeds. [kW]")] = 0.9,
+    motor_delay_s: Annotated[float, typer.Option(min=0, help="From command to position. [s]")] = MOTOR_DELAY_S,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(help="As of a breaker, may be repeated: frozen, ignore_command, sag, locked, trip …"),
+    ] = None,
+    ready_file: ReadyOption = None,
+) -> None:
+    """Run an OPC UA server with breakers and their meters, as the profile example_opcua_meter has them.
+
+    模拟 OPC UA 服务器中的断路器与电表（模板 example_opcua_meter）。
+    """
+    from libs.fieldsim.opcua import OpcUaPlant  # its library takes long to load, and no other command needs it
+
+    board, clock = FaultBoard(), SystemClock()
+    made = _telling_breakers(meters, "m", board, power_kw=power_kw, motor_delay_s=motor_delay_s, faults=fault)
+    plant = OpcUaPlant(made, clock=clock, faults=board, host=host, port=port)
+    announce = announcer(ready_file)
+
+    async def run(stop: asyncio.Event) -> None:
+        try:
+            await plant.start()
+        except OSError as exc:
+            raise Unavailable(f"cannot listen: {exc.strerror}", message_zh=f"无法监听端口：{exc.strerror}") from exc
+        working = asyncio.create_task(plant.run(), name="opcua plant")
+        try:
+            announce({"endpoint": plant.endpoint, "addresses": list(made), "profile": "example_opcua_meter"})
+            await stop.wait()
+        finally:
+            working.cancel()
+            await asyncio.wait([working])
+            await plant.stop()
+
+    _run(run)
+
+
+@app.command()
 def dtu(
     server: Annotated[str, typer.Option(help="Where the terminals dial to, HOST:PORT.")],
     registration: Annotated[
@@ -671,6 +759,29 @@ def _many(
         devices=tuple(devices),
         story=tuple(StoryPart(device=part.id, fault=order) for part in devices for order in orders),
     )
+
+
+def _telling_breakers(
+    count: int, prefix: str, board: FaultBoard, *, power_kw: float, motor_delay_s: float, faults: list[str] | None
+) -> dict[str, Breaker]:
+    """Return breakers by the names that they are known by, with the faults that were ordered."""
+    events, now_s = EventLog(), SystemClock().now().timestamp()
+    made = {
+        f"{prefix}{n}": Breaker(
+            f"{prefix}{n}",
+            modbus_profile("lx47le_125"),
+            load=Load(f"load-{n}", phases="abc", constant_kw=power_kw, gain=0.02, shift_s=60.0 * n),
+            mains=Mains(),
+            faults=board,
+            events=events,
+            motor_delay_s=motor_delay_s,
+        )
+        for n in range(1, count + 1)
+    }
+    for name in made:
+        for text in faults or []:
+            board.place(name, parse_order(text), now_s)
+    return made
 
 
 def _unit_ids(text: str) -> list[int]:

@@ -262,9 +262,10 @@ class Telling:
             samples: dict[str, list[Sample]] = {}
             for handle, value in changes:
                 for use in variables[handle].uses if handle < len(variables) else ():
+                    if not _is_told(use.point):
+                        continue  # told along with another point of the same variable
                     sample = _sample(use.point, value, received_at)
-                    known = self._last[use.address.device_id].samples.get(use.point.name)
-                    if sample is not None and not _is_repeat(sample, known):
+                    if not _is_repeat(sample, self._last[use.address.device_id].samples.get(sample.point)):
                         samples.setdefault(use.address.device_id, []).append(sample)
             await self._deliver_changes(samples)
 
@@ -282,9 +283,9 @@ class Telling:
                         source_time=group.at, device_time=group.device_time,
                     ),
                 ))  # fmt: skip
-        if await self._deliver(reports):
-            for device_id, changed in samples.items():
-                self._remember(device_id, changed, times[device_id])
+        await self._deliver(reports)
+        for device_id, changed in samples.items():
+            self._remember(device_id, changed, times[device_id])
 
     # what is read
 
@@ -298,10 +299,7 @@ class Telling:
                 due += max(self._read_every_s, self._clock.monotonic() - due)
                 await self._read(self._due())
             else:
-                await self._read([
-                    variable for variable in self._variables.values()
-                    if any(_is_told(use.point) and not use.told for use in variable.uses)
-                ])  # fmt: skip
+                await self._poll()
 
     def _due(self) -> list[Variable]:
         """Return what is read now: all, the slow ones once a day."""
@@ -310,6 +308,24 @@ class Telling:
             self._slow_at = now
             return list(self._variables.values())
         return [variable for variable in self._variables.values() if not all(use.point.slow for use in variable.uses)]
+
+    async def _poll(self) -> None:
+        """Read what the server does not tell, and deliver what has changed."""
+        untold = [
+            (variable, [use for use in variable.uses if _is_told(use.point) and not use.told])
+            for variable in self._variables.values()
+        ]
+        untold = [(variable, uses) for variable, uses in untold if uses]
+        values = await self._link.read([variable.node for variable, _ in untold])
+        received_at = self._clock.now()
+        samples: dict[str, list[Sample]] = {}
+        for (_, uses), value in zip(untold, values, strict=True):
+            for use in uses if value.status & SUBCODE not in DOES_NOT_EXIST else ():
+                sample = _sample(use.point, value, received_at)
+                known = self._last[use.address.device_id].samples.get(sample.point)
+                if known is None or (sample.raw, sample.quality) != (known.raw, known.quality):
+                    samples.setdefault(use.address.device_id, []).append(sample)
+        await self._deliver_changes(samples)
 
     async def _read(self, variables: Sequence[Variable]) -> None:
         """Read variables and deliver what they say, a report per device.
@@ -330,7 +346,8 @@ class Telling:
                 elif point.is_text:
                     text = None if is_bad(value.status) else text_of(value.content)
                     texts.setdefault(device_id, {}).update({} if text is None else {point.name: text})
-                elif (sample := _sample(point, value, received_at)) is not None:
+                else:
+                    sample = _sample(point, value, received_at)
                     self._check_told(use, sample)
                     samples.setdefault(device_id, []).append(sample)
         for device_id, names in missing.items():
@@ -365,20 +382,18 @@ class Telling:
                     texts=texts.get(device_id, {}),
                 ),
             ))  # fmt: skip
-        if await self._deliver(reports):
-            for device_id, found in samples.items():
-                self._remember(device_id, found, times[device_id])
+        await self._deliver(reports)
+        for device_id, found in samples.items():
+            self._remember(device_id, found, times[device_id])
 
-    async def _deliver(self, reports: Sequence[tuple[str, RawReport]]) -> bool:
-        """Return whether reports were accepted; a server cannot be told to wait, so what is not is lost and counted."""
+    async def _deliver(self, reports: Sequence[tuple[str, RawReport]]) -> None:
+        """Hand reports over. A server cannot be told to wait: what is not accepted is lost, and counted."""
         if not reports:
-            return False
+            return
         try:
             await self._sink.reports(reports)
         except SpoolFull:
             metrics.DROPPED.labels("spool_full").inc(sum(len(report.raw) for _, report in reports))
-            return False
-        return True
 
     def _remember(self, device_id: str, samples: Iterable[Sample], at: datetime) -> None:
         last = self._last[device_id]
@@ -426,10 +441,9 @@ class OpcUaSession:
                 failed[point.name] = f"status {value.status:#010x}"
                 continue
             sample = _sample(point, value, received_at)
-            if sample is not None:
-                raw[point.name] = sample.raw
-                if sample.quality is not None:
-                    quality[point.name] = sample.quality
+            raw[point.name] = sample.raw
+            if sample.quality is not None:
+                quality[point.name] = sample.quality
         if failed and not raw:
             raise DeviceRefused(f"{self._address.device_id}: nothing could be read; {next(iter(failed.values()))}")
         return RawReport(raw=raw, received_at=received_at, failed=failed, quality=quality)
@@ -470,15 +484,12 @@ def _deadband(variable: Variable) -> float | None:
     return min((band for band in bands if band is not None), default=None) if None not in bands else None
 
 
-def _sample(point: OpcUaPoint, value: Value, received_at: datetime) -> Sample | None:
-    if point.is_text:
-        return None
-    quality = quality_of(value.status)
+def _sample(point: OpcUaPoint, value: Value, received_at: datetime) -> Sample:
     return Sample(
         point=point.name,
         raw=None if is_bad(value.status) else number_of(value.content, point),
         received_at=received_at,
-        quality=quality,
+        quality=quality_of(value.status),
         source_time=value.source_time,
         is_state=is_state(point),
     )
