@@ -9,9 +9,10 @@ STATEMENTS = (
     # The column of the version before stays for it while both run.
     "alter table rules alter column supply set default false",
     "alter table rules add column needs text[] not null default '{}', add column takes text",
-    "alter table episodes add column raised_at timestamptz, add column hold_s double precision not null default 0",
-    "alter table episodes drop constraint episodes_not_normal",
-    "alter table episodes add constraint episodes_not_normal check (state between 1 and 4)",
+    """
+    alter table episodes add column raised_at timestamptz, add column hold_s double precision not null default 0,
+        add column dismissed boolean not null default false
+    """,
     """
     alter table alarms add column partition integer, add column flapping boolean not null default false,
         add column dismissed boolean not null default false, add column assigned_to text,

@@ -49,7 +49,8 @@ async def fetch_episodes(conn: WriteConn, partitions: Collection[int]) -> list[t
     rows = await conn.fetch(
         """
         select device_id, rule_id, state, since, began_at, seen_at, point_values, rule_version, site_id, signal, level,
-               alarm_id, sequence, inhibited_by, raised_at, hold_s
+               alarm_id, sequence, inhibited_by, raised_at, hold_s,
+               dismissed
           from episodes where partition = any($1::integer[])
          order by device_id, rule_id
         """,
@@ -60,7 +61,7 @@ async def fetch_episodes(conn: WriteConn, partitions: Collection[int]) -> list[t
 
 def _episode(row: asyncpg.Record) -> Episode:
     return Episode(
-        state=State(row["state"]),
+        state=State.DISMISSED if row["dismissed"] else State(row["state"]),
         since_us=to_us(row["since"]),
         began_us=to_us(row["began_at"]),
         seen_us=to_us(row["seen_at"]),
@@ -97,6 +98,7 @@ async def put_episodes(
             [device_id for device_id, _ in over],
             [rule_id for _, rule_id in over],
         )
+    # The state of a dismissed episode is in a column of its own: the check of the table knows the other three.
     kept = [(*key, episode) for key, episode in episodes.items() if episode is not None]
     if not kept:
         return
@@ -104,25 +106,27 @@ async def put_episodes(
         """
         insert into episodes (device_id, rule_id, partition, state, since, began_at, seen_at, point_values,
                               rule_version, site_id, signal, level, alarm_id, sequence, inhibited_by, raised_at,
-                              hold_s)
+                              hold_s, dismissed)
         select device_id, rule_id, partition, state, since, began_at, seen_at, point_values::jsonb, rule_version,
-               site_id, signal, level, alarm_id, sequence, inhibited_by, raised_at, hold_s
+               site_id, signal, level, alarm_id, sequence, inhibited_by, raised_at, hold_s, dismissed
           from unnest($1::text[], $2::text[], $3::integer[], $4::smallint[], $5::timestamptz[], $6::timestamptz[],
                       $7::timestamptz[], $8::text[], $9::bigint[], $10::text[], $11::text[], $12::integer[],
-                      $13::text[], $14::integer[], $15::text[], $16::timestamptz[], $17::float8[])
+                      $13::text[], $14::integer[], $15::text[], $16::timestamptz[], $17::float8[], $18::boolean[])
             as e (device_id, rule_id, partition, state, since, began_at, seen_at, point_values, rule_version, site_id,
-                  signal, level, alarm_id, sequence, inhibited_by, raised_at, hold_s)
+                  signal, level, alarm_id, sequence, inhibited_by, raised_at, hold_s,
+                  dismissed)
             on conflict (device_id, rule_id) do update set
                partition = excluded.partition, state = excluded.state, since = excluded.since,
                began_at = excluded.began_at, seen_at = excluded.seen_at, point_values = excluded.point_values,
                rule_version = excluded.rule_version, site_id = excluded.site_id, signal = excluded.signal,
                level = excluded.level, alarm_id = excluded.alarm_id, sequence = excluded.sequence,
-               inhibited_by = excluded.inhibited_by, raised_at = excluded.raised_at, hold_s = excluded.hold_s
+               inhibited_by = excluded.inhibited_by, raised_at = excluded.raised_at, hold_s = excluded.hold_s,
+               dismissed = excluded.dismissed
         """,
         [device_id for device_id, _, _ in kept],
         [rule_id for _, rule_id, _ in kept],
         [partitions[device_id] for device_id, _, _ in kept],
-        [int(episode.state) for _, _, episode in kept],
+        [int(min(episode.state, State.CLEARING)) for _, _, episode in kept],
         [from_us(episode.since_us) for _, _, episode in kept],
         [from_us(episode.began_us) for _, _, episode in kept],
         [from_us(episode.seen_us) for _, _, episode in kept],
@@ -136,6 +140,7 @@ async def put_episodes(
         [episode.inhibited_by for _, _, episode in kept],
         [None if episode.raised_us is None else from_us(episode.raised_us) for _, _, episode in kept],
         [episode.hold_us / SECOND_US for _, _, episode in kept],
+        [episode.state is State.DISMISSED for _, _, episode in kept],
     )
 
 

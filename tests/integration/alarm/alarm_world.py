@@ -202,9 +202,11 @@ class World:
 
     async def states(self) -> dict[tuple[str, str], str]:
         async with self.db.read() as conn:
-            rows = await conn.fetch("select device_id, rule_id, state from episodes")
-        names = {1: "PENDING", 2: "ACTIVE", 3: "CLEARING", 4: "DISMISSED"}
-        return {(row["device_id"], row["rule_id"]): names[row["state"]] for row in rows}
+            rows = await conn.fetch("select device_id, rule_id, state, dismissed from episodes")
+        names = {1: "PENDING", 2: "ACTIVE", 3: "CLEARING"}
+        return {
+            (row["device_id"], row["rule_id"]): "DISMISSED" if row["dismissed"] else names[row["state"]] for row in rows
+        }
 
     async def short_delays(self, *rule_ids: str, start_s: float = 3.0, end_s: float = 3.0) -> None:
         """The override that the demonstration has."""
