@@ -196,8 +196,9 @@ async def test_server_stopped_and_started_with_another_namespace_index(server: S
     with pytest.raises(LineDown, match="cannot be connected"):
         await driver.run(ONE, sink)
     await asyncio.to_thread(server.start, shift=True)
+    await server.set("Ep", 1300.5)  # while nobody listens
     async with told_by(driver, ONE, sink):
-        assert sink.told[-1][1].raw == ALL
+        assert sink.told[-1][1].raw == {**ALL, "energy_active_import": 1300.5}
         await server.set("Ua", 240.0)
         await sink.until(lambda: seen(sink, "voltage_a")[-1] == 240.0, "values go on")
 
@@ -365,11 +366,25 @@ def test_wrong_lines(facts: dict[str, Any], said: str) -> None:
     assert failure.value.message_zh
 
 
-async def test_what_answers_is_no_opc_ua(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b"HTTP/1.1 400 Bad Request\r\n\r\n", id="another protocol"),
+        pytest.param(b"ACKF" + (28).to_bytes(4, "little") + bytes(8), id="half of an acknowledgement, and no more"),
+        pytest.param(b"ACKF" + (2**31).to_bytes(4, "little") + bytes(8), id="an acknowledgement of two gigabytes"),
+        pytest.param(b"ERRF" + (16).to_bytes(4, "little") + bytes(8), id="an error"),
+        pytest.param(b"", id="nothing"),
+    ],
+)
+@pytest.mark.parametrize("hangs_up", [True, False])
+async def test_what_answers_is_no_opc_ua_or_half_of_it(tmp_path: Path, answer: bytes, hangs_up: bool) -> None:
+    ended = asyncio.Event()
+
     async def babble(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(100)
-        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-        await reader.read(100)
+        writer.write(answer)
+        if not hangs_up:
+            await ended.wait()
         writer.close()
 
     async with await asyncio.start_server(babble, "127.0.0.1", 0) as listener:
@@ -377,5 +392,10 @@ async def test_what_answers_is_no_opc_ua(tmp_path: Path) -> None:
         settings = {"security": "none", "timeout_s": 0.5}
         wrong = a_line(kind="opcua", endpoint=endpoint, settings=settings)
         driver = open_opcua(Opening(wrong, SystemClock(), replace(MEANS, folder=tmp_path), beside=False))
-        with pytest.raises(LineDown):
-            await driver.run(ONE, FakeSink())
+        try:
+            with pytest.raises(LineDown):
+                async with asyncio.timeout(20):
+                    await driver.run(ONE, FakeSink())
+        finally:
+            ended.set()
+            await asyncio.sleep(0)
