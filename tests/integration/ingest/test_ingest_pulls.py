@@ -539,11 +539,13 @@ async def test_nothing_is_lost_or_doubled_over_kill_9_at_any_moment(
     bus = open_bus(settings, clock)
     await bus.start()
     await bus.ensure_topics(topics.specs(settings.bus))
-    rows, lines, began = 600, 2_000, clock.now() - timedelta(hours=3)
+    rows, lines, began = 2_000, 4_000, clock.now() - timedelta(hours=3)
     async with transfer_database(empty_postgres_url) as (endpoint, credentials, conn):
         secret(tmp_path, "api", **credentials)
         await fill(conn, range(1, rows + 1), began)
         ours = await asyncpg.connect(postgres_url, timeout=30)
+
+        midway: list[int] = []
 
         def taken(least: int) -> Any:
             async def found() -> bool:
@@ -552,7 +554,7 @@ async def test_nothing_is_lost_or_doubled_over_kill_9_at_any_moment(
 
             return found
 
-        for number, least in enumerate((200, 1_400, rows + lines)):
+        for number, least in enumerate((300, 2_100, rows + lines)):
             async with process(postgres_url, tmp_path, "one") as (ingest, http):
                 if number == 0:
                     await _create_both(http, KeyRing.open(tmp_path / "keys", clock), endpoint, tmp_path / "drop")
@@ -561,6 +563,7 @@ async def test_nothing_is_lost_or_doubled_over_kill_9_at_any_moment(
                 if least < rows + lines:
                     ingest.send_signal(signal.SIGKILL)
                     ingest.wait(20)
+                    midway.append(await ours.fetchval("select sum(rows_taken)::int from ingest.pulls"))
                     continue
 
                 async def stored() -> bool:
@@ -568,6 +571,7 @@ async def test_nothing_is_lost_or_doubled_over_kill_9_at_any_moment(
                     return kept >= rows + lines and (tmp_path / "drop" / "done" / "archive.jsonl").exists()
 
                 await until(stored, "the history", within_s=60)
+        assert midway[-1] < rows + lines  # it was in the middle of them
         assert await ours.fetchval("select count(*) from ingest.readings") == rows + lines
         assert await ours.fetchval("select sum(rows_taken) from ingest.pulls") == rows + lines
         await ours.close()
