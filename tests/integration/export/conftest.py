@@ -323,7 +323,7 @@ def reading(points: dict[str, float | None], *, at: datetime | None = None, devi
     )  # fmt: skip
 
 
-async def until(holds: Callable[[], Awaitable[bool]], limit_s: float = 20.0) -> None:
+async def until(holds: Callable[[], Awaitable[bool]], limit_s: float = 60.0) -> None:
     """Wait until it holds; a bound, not a measure."""
     async with asyncio.timeout(limit_s):
         while not await holds():  # noqa: ASYNC110 - what is waited for is in another system

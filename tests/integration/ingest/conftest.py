@@ -57,7 +57,7 @@ class RunningIngest:
 
 
 async def until(
-    condition: Callable[[], Awaitable[Any]], what: str, *, within_s: float = 20.0, every_s: float = 0.1
+    condition: Callable[[], Awaitable[Any]], what: str, *, within_s: float = 60.0, every_s: float = 0.1
 ) -> Any:
     """Return the first true answer of ``condition``; fail when there is none in time."""
     found: Any = None

@@ -333,7 +333,7 @@ async def bridged(pty: str) -> AsyncIterator[tuple[str, int]]:
     )  # fmt: skip
     assert process.stderr is not None
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while b"listening on" not in await process.stderr.readline():
                 pass
         yield "127.0.0.1", port

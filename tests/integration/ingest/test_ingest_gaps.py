@@ -441,7 +441,7 @@ async def test_line_with_a_long_memory_keeps_no_other_waiting(scene: Scene) -> N
         await scene.clock.advance(LOOK_S)
         return next(gap.state for gap in await scene.look(scene.clock.now()) if gap.device_id == device_id)
 
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await state_of("m-2") is not GapState.FILLED:
             pass
         assert await state_of("m-1") is GapState.WAITING

@@ -394,7 +394,7 @@ async def test_what_answers_is_no_opc_ua_or_half_of_it(tmp_path: Path, answer: b
         driver = open_opcua(Opening(wrong, SystemClock(), replace(MEANS, folder=tmp_path), beside=False))
         try:
             with pytest.raises(LineDown):
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     await driver.run(ONE, FakeSink())
         finally:
             ended.set()

@@ -45,7 +45,7 @@ class Slave:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(orjson.dumps(order) + b"\n")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return orjson.loads(await self._process.stdout.readline())
 
 

@@ -42,7 +42,7 @@ class PeerNode:
 
     async def _line(self) -> bytes:
         assert self.process.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await self.process.stdout.readline()
 
 
