@@ -5,19 +5,23 @@ import sys
 from libs.common.bus import topics
 from libs.common.bus.consumer import EffectsConsumer
 from libs.common.bus.outbox import OutboxRelay
+from libs.common.clock import Clock
 from libs.common.migrations import BUS, SchemaGate
+from libs.common.outgoing import AddressGuard, GuardedClient
 from libs.common.profiles import ProfileCatalogue
 from libs.common.registry import RegistryView
 from libs.common.runtime import Check, Health, Listener, Platform, Service, Worker, flag_check, group_check, run
 from libs.common.settings import load_common, load_section
 from libs.common.web import create_app
 from services.export.api import build_router
+from services.export.api.cards import build_cards_router
 from services.export.api.listener import build_listener
+from services.export.cards.client import CardPort, CmpClient, NoCardPlatform
 from services.export.dialects.messages import UnitFacts
 from services.export.host import HostMeter
 from services.export.master import RegistryMaster
 from services.export.secrets import Secrets
-from services.export.settings import ExportSettings
+from services.export.settings import CardSettings, ExportSettings
 from services.export.usecases.administration import Administration
 from services.export.usecases.answers import Answers
 from services.export.worker.alarm_queue import GROUP, AlarmQueue
@@ -82,6 +86,8 @@ def build(platform: Platform) -> Service:
     health = Health(clock)
     app = create_app("export", platform, health, title="Wattring export")
     app.include_router(build_router(administration, db, master))
+    card_http = GuardedClient(AddressGuard(settings.cards.allowed))
+    app.include_router(build_cards_router(card_platform(settings.cards, card_http, clock)))
     app.state.own_facts = UnitFacts(
         address=settings.unit_address, port=settings.unit_public_port or settings.unit_port or 8080
     )
@@ -91,7 +97,7 @@ def build(platform: Platform) -> Service:
         name="export",
         app=app,
         health=health,
-        resources=[SchemaGate(platform.settings.database, BUS, "export"), db],
+        resources=[SchemaGate(platform.settings.database, BUS, "export"), db, card_http],
         workers=[
             Worker("registry", view.run),
             Worker("alarms", alarms.run),
@@ -110,6 +116,24 @@ def build(platform: Platform) -> Service:
             ),
         ],
         extra_listeners=[place] if settings.unit_port else [],
+    )
+
+
+def card_platform(settings: CardSettings, http: GuardedClient, clock: Clock) -> CardPort:
+    """Return the configured card platform, or a stand-in that cannot tell."""
+    if settings.url is None:
+        return NoCardPlatform()
+    return CmpClient(
+        url=settings.url,
+        app_key=settings.app_key,
+        secret=settings.secret.get_secret_value(),
+        customer=settings.customer,
+        arrears_path=settings.arrears_path,
+        http=http,
+        clock=clock,
+        timeout_s=settings.timeout_s,
+        remember_s=settings.remember_s,
+        calls_per_minute=settings.calls_per_minute,
     )
 
 

@@ -7,6 +7,27 @@ from pydantic import Field, SecretStr, field_validator
 from libs.common.settings import SettingsModel
 
 
+class CardSettings(SettingsModel):
+    """The operator's card platform (CTWing CMP); without an address nobody can tell how a card is."""
+
+    url: str | None = Field(
+        default=None, description="base of its gateway, such as https://cmp-api.ctwing.cn:20164; none: not asked"
+    )
+    app_key: str = Field(default="", description="AppKey of the account")
+    secret: SecretStr = Field(default=SecretStr(""), description="secret of the account")
+    customer: str = Field(default="", description="customer number (custNumber) of batch questions")
+    allowed: tuple[str, ...] = Field(
+        default=(), description="networks, addresses or names inside that may be called all the same"
+    )
+    timeout_s: float = Field(default=5.0, gt=0, le=60, description="for one call")
+    remember_s: float = Field(
+        default=600.0, ge=0, le=86_400, description="an answer is not asked for again within this"
+    )
+    calls_per_minute: int = Field(
+        default=300, ge=1, le=100_000, description="more are not sent; the platform's own quota is 500"
+    )
+
+
 class ExportSettings(SettingsModel):
     """What export is told besides the common settings."""
 
@@ -33,6 +54,7 @@ class ExportSettings(SettingsModel):
         description="keys that credentials are encrypted with (Fernet, base64; several with commas, the first "
         "encrypts); none keeps one in <keys_dir>/export-secrets.key",
     )
+    cards: CardSettings = CardSettings()
     lease_s: float = Field(default=9.0, gt=1, le=300, description="a dead replica's units are taken over after this")
     poll_s: float = Field(default=1.0, gt=0, le=60, description="how often the queues are looked at without a call")
     look_back_s: float = Field(
