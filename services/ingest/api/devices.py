@@ -9,9 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from libs.common.contracts.base import Number, UtcTime
 from libs.common.errors import Forbidden
+from libs.common.workbook import MEDIA_TYPE
 from services.ingest.api.common import Reader, Writer, actor_of, allowed_sites
 from services.ingest.files.registry_book import write_registry_book
-from services.ingest.files.workbook import MEDIA_TYPE
 from services.ingest.usecases.coverage import CoverageBy, Coverages
 from services.ingest.usecases.registry import Registry
 from services.ingest.usecases.replacement import RegisterPair, Replacement, Replacements

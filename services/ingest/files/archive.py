@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from zoneinfo import ZoneInfo
 
+from libs.common import workbook
 from libs.common.contracts.telemetry import RejectReason
+from libs.common.workbook import unusable
 from services.ingest.domain.acceptance import Refused
 from services.ingest.domain.submission import Submission, parse_submission, read_submission
-from services.ingest.files import columnar, workbook
+from services.ingest.files import columnar
 from services.ingest.files.table import TableRow, csv_reports, sheet_reports
-from services.ingest.files.workbook import unusable
 
 MAX_UNPACKED_BYTES = 1 << 30
 """A compressed archive may become this large, and no larger. [B]"""

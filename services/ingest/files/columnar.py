@@ -13,8 +13,8 @@ import polars as pl
 from polars.exceptions import PanicException, PolarsError
 
 from libs.common.errors import InvalidFile
+from libs.common.workbook import unusable
 from services.ingest.files.table import TableRow, sheet_reports
-from services.ingest.files.workbook import unusable
 
 MAGIC = b"PAR1"
 MAX_ROWS = 10_000_000

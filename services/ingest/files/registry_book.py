@@ -15,8 +15,8 @@ from libs.common.clock import CIVIL_ZONE
 from libs.common.contracts.registry import ENTITY_TYPES, Entity, EntityKind
 from libs.common.errors import InvalidFile, Problem
 from libs.common.registry.file import LISTS, NOT_IN_A_FILE, SCHEMA
+from libs.common.workbook import Cell, Sheet, SheetRow, read_workbook, write_workbook
 from libs.common.yamlfile import Path, YamlDocument, plain_scalar
-from services.ingest.files.workbook import Cell, Sheet, SheetRow, read_workbook, write_workbook
 
 _LIST_SEPARATORS = str.maketrans({"\uff0c": ",", ";": ",", "\uff1b": ",", "\u3001": ","})
 

@@ -26,12 +26,12 @@ from libs.common.contracts.telemetry import RejectReason
 from libs.common.db import Database, WriteConn
 from libs.common.errors import InvalidFile, InvalidInput, Problem
 from libs.common.lease import Lease
+from libs.common.workbook import unusable
 from services.ingest.domain.acceptance import Refused
 from services.ingest.domain.loose import printable
 from services.ingest.domain.submission import unknown_device
 from services.ingest.drivers.line_settings import one_of, seconds
 from services.ingest.files.archive import Entry, open_archive
-from services.ingest.files.workbook import unusable
 from services.ingest.store import pulls as store
 from services.ingest.store.pulls import DroppedFile, NoLongerOurs
 from services.ingest.usecases.imports import zone_of

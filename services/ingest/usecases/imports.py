@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, Literal, NoReturn
 from zoneinfo import ZoneInfo
 
-from libs.common import jobs, yamlfile
+from libs.common import jobs, workbook, yamlfile
 from libs.common.bus import outbox, topics
 from libs.common.bus.port import Message
 from libs.common.clock import Clock
@@ -30,7 +30,6 @@ from services.ingest.bus import reading_message, rejected_message
 from services.ingest.domain.acceptance import Limits, Refused, judge
 from services.ingest.domain.report import Rejection, Report
 from services.ingest.domain.submission import Submission, report_of, unknown_device
-from services.ingest.files import workbook
 from services.ingest.files.archive import Entry, open_archive, unpacked, unpacks_to
 from services.ingest.files.registry_book import read_registry_book
 from services.ingest.store import imports as store

@@ -14,15 +14,16 @@ import openpyxl
 import pytest
 from hypothesis import example, given
 
+from libs.common import workbook
 from libs.common.contracts.telemetry import RejectReason
 from libs.common.errors import InvalidFile
+from libs.common.workbook import read_workbook
 from libs.common.yamlfile import parse_yaml
 from services.ingest.domain.acceptance import Refused
 from services.ingest.domain.submission import Submission
-from services.ingest.files import archive, table, workbook
+from services.ingest.files import archive, table
 from services.ingest.files.archive import Entry, open_archive, unpacks_to
 from services.ingest.files.registry_book import read_registry_book
-from services.ingest.files.workbook import read_workbook
 
 CHINA = ZoneInfo("Asia/Shanghai")
 HEAD = "device_id,source_time,voltage_a\n"

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from libs.common import workbook
 from libs.common.contracts.registry import Device, Entity, EntityKind, Line
 from libs.common.errors import InvalidFile
 from libs.common.registry import parse_registry_yaml, read_registry
 from services.ingest.domain.registry import facts
-from services.ingest.files import workbook
 from services.ingest.files.registry_book import read_registry_book, write_registry_book
 
 SINCE = datetime(2026, 1, 1, tzinfo=UTC)
