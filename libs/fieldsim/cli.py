@@ -19,6 +19,7 @@ from libs.common.registry.rules import split_host_port
 from libs.common.settings import load_common
 from libs.fieldsim.aep.platform import Account, DevicePlatform, Oddities
 from libs.fieldsim.breaker import MOTOR_DELAY_S, Breaker
+from libs.fieldsim.cards import CardPlatform, SimulatedCard
 from libs.fieldsim.control_api import ControlServer, UnitCall, UnitCommand, answer_facts
 from libs.fieldsim.demo import HISTORY_HOURS, HISTORY_PERIOD_S, Wishes, run_demo
 from libs.fieldsim.device import modbus_profile, spoken_profile
@@ -431,6 +432,39 @@ def station(
             working.cancel()
             await asyncio.wait([working])
             await outstation.stop()
+
+    _run(run)
+
+
+@app.command()
+def cards(
+    number: Annotated[list[str], typer.Option(help="Access number of a card: NUMBER or NUMBER=STATE; repeatable.")],
+    app_key: Annotated[str, typer.Option(help="AppKey of the account.")] = "demoAppKey",
+    shared: Annotated[str, typer.Option("--secret", help="Secret of the account.")] = "demoSecretKey",
+    host: HostOption = LOOPBACK,
+    port: Annotated[int, typer.Option(help="TCP port, 0 is a free one.")] = 0,
+    ready_file: ReadyOption = None,
+) -> None:
+    """Run a card platform (CMP, new generation) that checks signatures and tells what its cards are set to.
+
+    模拟卡管理平台（新版 CMP）：校验签名，按设定返回卡状态。STATE 为 1 至 7，5 为停机。
+    """
+    known = {}
+    for text in number:
+        name, _, state = text.partition("=")
+        if not name.isdigit() or state not in ("", "1", "2", "3", "4", "5", "6", "7"):
+            raise typer.BadParameter(f"expected NUMBER or NUMBER=1…7, found {text!r}")
+        known[name] = SimulatedCard(state=state or "4")
+    platform = CardPlatform(app_key=app_key, secret=shared, host=host, port=port, cards=known)
+    announce = announcer(ready_file)
+
+    async def run(stop: asyncio.Event) -> None:
+        await platform.start()
+        try:
+            announce({"url": platform.url, "numbers": list(known)})
+            await stop.wait()
+        finally:
+            await platform.stop()
 
     _run(run)
 

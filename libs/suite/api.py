@@ -52,6 +52,11 @@ class LocalApi:
         """Return the parsed answer of a GET below ``/api/v1``."""
         return self._call("GET", path, params={name: value for name, value in params.items() if value is not None})
 
+    def fetch(self, path: str, **params: Any) -> bytes:
+        """Return the body of a GET below ``/api/v1`` that is a file."""
+        wanted = {name: value for name, value in params.items() if value is not None}
+        return self._answer("GET", path, params=wanted).content
+
     def post(self, path: str, body: Any = None) -> Any:
         """Return the parsed answer of a POST of JSON below ``/api/v1``."""
         return self._call("POST", path, json=body)
@@ -83,7 +88,13 @@ class LocalApi:
         except httpx.HTTPError as exc:
             raise self._not_there(exc) from exc
 
-    def _call(self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **arguments: Any) -> Any:
+    def _call(self, method: str, path: str, **arguments: Any) -> Any:
+        answer = self._answer(method, path, **arguments)
+        return answer.json() if answer.content else None
+
+    def _answer(
+        self, method: str, path: str, *, headers: Mapping[str, str] | None = None, **arguments: Any
+    ) -> httpx.Response:
         token = self._keys.sign_token("cli", audience="gateway", scopes=["*:*"])
         try:
             answer = self._client.request(
@@ -92,7 +103,7 @@ class LocalApi:
         except httpx.HTTPError as exc:
             raise self._not_there(exc) from exc
         if answer.is_success:
-            return answer.json() if answer.content else None
+            return answer
         raise _refusal(answer)
 
     def _not_there(self, exc: httpx.HTTPError) -> Unavailable:

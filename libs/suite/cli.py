@@ -62,6 +62,7 @@ def build(words: Words) -> typer.Typer:
     _add_line(app, words)
     _add_profile(app, words)
     _add_pull(app, words)
+    _add_fault(app, words)
     _add_services(app, words)
     return app
 
@@ -247,6 +248,50 @@ def _add_pull(app: typer.Typer, words: Words) -> None:
         from libs.suite import pulltest
 
         pulltest.list_pulls(_settings(), words, _say)
+
+
+def _add_fault(app: typer.Typer, words: Words) -> None:
+    fault = typer.Typer(
+        help=words("where the fault is: diagnoses of silent and failing devices", "故障定位：失联和故障设备的分析结果"),
+        no_args_is_help=True,
+        rich_markup_mode=None,
+    )
+    app.add_typer(fault, name="fault")
+
+    @fault.command(name="list", help=words("open diagnoses, or all", "未恢复的分析结果，或全部"))
+    def list_(
+        device: Annotated[str | None, typer.Option(help=words("of one device", "指定设备"))] = None,
+        all_: Annotated[bool, typer.Option("--all", help=words("the ended ones too", "包括已恢复的"))] = False,
+    ) -> None:
+        from libs.suite import faultlist
+
+        faultlist.list_faults(_settings(), device=device, all_=all_, words=words, say=_say)
+
+    @fault.command(help=words("look at a device now", "立即分析设备"))
+    def look(
+        device: Annotated[str, typer.Argument(metavar="DEVICE", help=words("id of the device", "设备编号"))],
+        wait_s: Annotated[float, typer.Option(min=1, max=600, help=words("for the answer", "等待结果"))] = 60.0,
+    ) -> None:
+        from libs.suite import faultlist
+
+        found = faultlist.look(_settings(), device, wait_s=wait_s, words=words, say=_say)
+        raise typer.Exit(0 if found else 1)
+
+    @fault.command(help=words("all causes with their codes", "全部故障代码"))
+    def codes(
+        receiver: Annotated[str | None, typer.Option(help=words("whose codes", "接收方"))] = None,
+    ) -> None:
+        from libs.suite import faultlist
+
+        faultlist.list_codes(_settings(), receiver=receiver, words=words, say=_say)
+
+    @fault.command(help=words("write the diagnoses into a workbook", "导出 Excel"))
+    def save(
+        path: Annotated[Path, typer.Argument(dir_okay=False, help=words("workbook (.xlsx)", "工作簿（.xlsx）"))],
+    ) -> None:
+        from libs.suite import faultlist
+
+        faultlist.save(_settings(), path, words=words, say=_say)
 
 
 def _add_line(app: typer.Typer, words: Words) -> None:

@@ -21,6 +21,7 @@ from libs.common.contracts.alarm import (
     AlarmOrder,
     Condition,
     ConditionKind,
+    Diagnosis,
     EndReason,
     MaintenanceWindow,
 )
@@ -161,7 +162,7 @@ def read_control(received: Received) -> SupplyNews | None:
     Raises:
         PoisonMessage: It is no event of control.
     """
-    event = _parse(ControlEvent, received)
+    event = parse(ControlEvent, received)
     if isinstance(event.state, OccurrenceState):
         if event.state in _OCCURRENCE_OFF:
             return _news(event, off=True)
@@ -202,7 +203,7 @@ def read_condition(received: Received) -> Condition:
     Raises:
         PoisonMessage: It is none.
     """
-    return _parse(Condition, received)
+    return parse(Condition, received)
 
 
 def condition_time(received: Received, condition: Condition) -> datetime:
@@ -248,7 +249,7 @@ def read_order(received: Received) -> AlarmOrder:
     Raises:
         PoisonMessage: It is no such order.
     """
-    return _parse(AlarmOrder, received)
+    return parse(AlarmOrder, received)
 
 
 def read_window(received: Received) -> MaintenanceWindow:
@@ -257,7 +258,7 @@ def read_window(received: Received) -> MaintenanceWindow:
     Raises:
         PoisonMessage: It is none.
     """
-    return _parse(MaintenanceWindow, received)
+    return parse(MaintenanceWindow, received)
 
 
 def window_of(window: MaintenanceWindow) -> Window:
@@ -306,13 +307,18 @@ def read_delivery(received: Received) -> DeliveryEvent:
     Raises:
         PoisonMessage: It is no such event.
     """
-    return _parse(DeliveryEvent, received)
+    return parse(DeliveryEvent, received)
 
 
 Model = TypeVar("Model", bound=Payload)
 
 
-def _parse(model: type[Model], received: Received) -> Model:
+def parse(model: type[Model], received: Received) -> Model:
+    """Return the payload of a message.
+
+    Raises:
+        PoisonMessage: It is none of that kind.
+    """
     try:
         return model.from_json(received.value or b"null")
     except (ValidationError, ValueError) as exc:
@@ -383,6 +389,26 @@ def alarm_message(event: AlarmEvent, traceparent: str | None = None) -> Message:
         event_id=f"{event.alarm_id}:{event.sequence}",
         subject=event.device_id or event.subject,
         traceparent=traceparent,
+    )
+
+
+def diagnosis_message(diagnosis: Diagnosis, sequence: int, at: datetime) -> Message:
+    """Return the message of a step of a diagnosis; its id is that of the step, whoever publishes it again."""
+    return envelope.message(
+        topics.DIAGNOSES,
+        diagnosis.site_id,
+        diagnosis,
+        source=SOURCE,
+        time=at,
+        event_id=f"{diagnosis.diagnosis_id}:{sequence}",
+        subject=diagnosis.device_id,
+    )
+
+
+def condition_message(condition: Condition, at: datetime) -> Message:
+    """Return the message of a finding of our own."""
+    return envelope.message(
+        topics.CONDITIONS, condition.site_id, condition, source=SOURCE, time=at, subject=condition.subject
     )
 
 

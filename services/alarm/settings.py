@@ -11,6 +11,37 @@ from services.alarm.domain.model import CLASSES
 DictionaryClass = Literal["A", "B", "C", "D"]
 
 
+class DiagnosisSettings(SettingsModel):
+    """How faults are localised (故障定位)."""
+
+    settle_s: float = Field(
+        default=60.0, ge=0, le=3600, description="a silent device is looked at so much later: its neighbours may follow"
+    )
+    repeat_s: float = Field(
+        default=600.0, gt=0, le=86_400, description="least time between two looks, unless a person asks"
+    )
+    recheck_s: float = Field(
+        default=3600.0, gt=0, le=604_800, description="an open diagnosis is looked at again after this without news"
+    )
+    per_minute: int = Field(default=120, ge=1, le=100_000, description="looks that may begin within a minute")
+    at_a_time: int = Field(default=8, ge=1, le=100, description="looks at the same time")
+    timeout_s: float = Field(default=20.0, gt=0, le=300, description="for one question to another platform")
+    group_more_than: int = Field(
+        default=5,
+        ge=1,
+        le=100_000,
+        description="more devices than this with one cause within group_within_s are a group",
+    )
+    group_within_s: float = Field(default=600.0, gt=0, le=86_400, description="see group_more_than")
+    our_address: str | None = Field(
+        default=None, description="address or name that devices report to, for cards with directed traffic"
+    )
+    card_check_hour: int = Field(
+        default=3, ge=0, le=23, description="hour of the civil day from which all cards are looked at once"
+    )
+    card_expiry_days: int = Field(default=30, ge=0, le=3650, description="a card that ends within this is told of")
+
+
 class AlarmSettings(SettingsModel):
     """What alarm can be told."""
 
@@ -55,6 +86,7 @@ class AlarmSettings(SettingsModel):
     )
     max_window_s: float = Field(default=2_592_000.0, gt=0, le=31_536_000, description="longest maintenance window")
     max_shelf_s: float = Field(default=604_800.0, gt=0, le=31_536_000, description="longest time on a shelf")
+    diagnosis: DiagnosisSettings = DiagnosisSettings()
     measure_s: float = Field(default=10.0, gt=0, le=600, description="how often active alarms are counted for metrics")
 
     @property

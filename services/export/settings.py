@@ -20,6 +20,10 @@ class CardSettings(SettingsModel):
         default=(), description="networks, addresses or names inside that may be called all the same"
     )
     timeout_s: float = Field(default=5.0, gt=0, le=60, description="for one call")
+    arrears_path: str | None = Field(
+        default=None,
+        description="path of the question what is owed (queryOwe), where the account has it; none: not asked",
+    )
     remember_s: float = Field(
         default=600.0, ge=0, le=86_400, description="an answer is not asked for again within this"
     )

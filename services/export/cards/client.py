@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import orjson
 
 from libs.common.clock import Clock
-from libs.common.errors import InvalidInput, Unavailable
+from libs.common.errors import InvalidInput, NotFound, Unavailable
 from libs.common.metrics import counter
 from libs.common.outgoing import GuardedClient
 from services.export.cards import answers
@@ -51,6 +51,13 @@ class CardPlatformUnavailable(Unavailable):
 
     code = "card_platform_unavailable"
     title_zh = "卡管理平台不可用"
+
+
+class NoCardAccount(NotFound):
+    """No card platform is configured, so no card is known to anybody."""
+
+    code = "no_card_account"
+    title_zh = "未配置卡管理平台"
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,18 +236,18 @@ class CmpClient:
 
 
 class NoCardPlatform:
-    """Stands in where no account is configured: nobody can tell."""
+    """Stands in where no account is configured."""
 
     async def card(self, number: str) -> CardAnswer:
-        """Raise ``CardPlatformUnavailable``."""
+        """Raise ``NoCardAccount``."""
         raise _none()
 
     async def session(self, number: str) -> CardAnswer:
-        """Raise ``CardPlatformUnavailable``."""
+        """Raise ``NoCardAccount``."""
         raise _none()
 
     async def states(self, numbers: Sequence[str]) -> Mapping[str, str]:
-        """Raise ``CardPlatformUnavailable``."""
+        """Raise ``NoCardAccount``."""
         raise _none()
 
 
@@ -264,8 +271,8 @@ def _away(operation: str, reason: str) -> CardPlatformUnavailable:
     )
 
 
-def _none() -> CardPlatformUnavailable:
-    return CardPlatformUnavailable(
+def _none() -> NoCardAccount:
+    return NoCardAccount(
         "no card platform is configured (WATTRING_EXPORT__CARDS__URL)",
         message_zh="未配置卡管理平台（WATTRING_EXPORT__CARDS__URL）",
     )

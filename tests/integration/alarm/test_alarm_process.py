@@ -63,6 +63,8 @@ class Field:
         self.bus = bus
         self.socket = folder / "alarm.sock"
         self.keys = KeyRing.open(folder / "keys", SystemClock())
+        self.settings: dict[str, str] = {}
+        """Further variables of the process."""
         self._folder = folder
         self._process: asyncio.subprocess.Process | None = None
 
@@ -79,6 +81,7 @@ class Field:
             "WATTRING_ALARM__FLAP_COUNT": "100",
             "WATTRING_ALARM__STORM_COUNT": "10000",
             "PYTHONPATH": str(ROOT),
+            **self.settings,
         }
         with (self._folder / "alarm.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(

@@ -4,7 +4,7 @@ A fact that is absent is *not known*; it is never taken for its contrary. So a p
 causes away and adds none.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -66,6 +66,8 @@ class Known(StrEnum):
     SAME_ADDRESS = "same_address"
     """Devices at this address of the line, this one included."""
     AUTH_REFUSED = "auth_refused"
+    LAST_FAILURE = "last_failure"
+    """Why the device's last read failed, as ingest says it: ``timeout``, ``bad_answer``, ``device_refused`` …"""
     PROTOCOL_ERRORS = "protocol_errors"
     COMMAND_STATE = "command_state"
     SWITCH_DIFFERS = "switch_differs"
@@ -121,6 +123,16 @@ class Fact:
     """When it was so, as far as its source says; else when it was asked."""
     source: str
     """A topic, or the name of a platform."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a platform answered; a fact that is absent is not known, one that has no name here is passed over."""
+
+    facts: Mapping[str, FactValue]
+    at: datetime
+    missing: Sequence[str] = ()
+    """Parts of the question that were not answered, though others were."""
 
 
 @dataclass(frozen=True, slots=True)

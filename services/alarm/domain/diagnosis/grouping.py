@@ -1,6 +1,6 @@
 """The same cause on many devices within a short time is one event: a power failure, a broken platform, a bad batch."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -77,12 +77,3 @@ def group(new: Member, others: Collection[Member], limits: GroupLimits) -> Group
         return Grouped(None)
     first = min([*recent, new], key=lambda one: (one.began_at, one.diagnosis_id))
     return Grouped(first.diagnosis_id, tuple(sorted(one.diagnosis_id for one in recent)))
-
-
-def sizes(members: Collection[Member]) -> Mapping[str, int]:
-    """Return how many members each group has."""
-    found: dict[str, int] = {}
-    for one in members:
-        if one.group_id is not None:
-            found[one.group_id] = found.get(one.group_id, 0) + 1
-    return found

@@ -375,7 +375,10 @@ RULES: tuple[CauseRule, ...] = (
     CauseRule(
         Cause.PROTOCOL_MISMATCH,
         Certainty.HIGH,
-        at_least(Known.PROTOCOL_ERRORS, lambda limits: limits.protocol_least),
+        any_of(
+            at_least(Known.PROTOCOL_ERRORS, lambda limits: limits.protocol_least),
+            all_of(_SILENT, is_one_of(Known.LAST_FAILURE, "bad_answer", "device_refused")),
+        ),
         _LOCAL,
     ),
     CauseRule(

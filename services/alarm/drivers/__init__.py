@@ -1,0 +1,1 @@
+"""What alarm asks of others over the network."""

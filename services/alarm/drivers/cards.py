@@ -1,0 +1,62 @@
+"""How a SIM card is: export asks the operator's platform, alarm asks export."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from libs.common.client import ServiceClient
+from libs.common.errors import Unavailable
+from services.alarm.domain.diagnosis.facts import Said
+
+
+class _Reply(BaseModel):
+    facts: Mapping[str, bool | float | str]
+    at: datetime
+    missing: Sequence[str]
+
+
+_STATES: TypeAdapter[Mapping[str, str]] = TypeAdapter(Mapping[str, str])
+
+
+class ExportCards:
+    """The card platform by way of export."""
+
+    def __init__(self, client: ServiceClient, *, timeout_s: float) -> None:
+        """Keep the client; ``timeout_s`` bounds one question, which is several calls of the platform. [s]"""
+        self._client = client
+        self._timeout_s = timeout_s
+
+    async def card(self, number: str) -> Said:
+        """Return state, arrears, usage and kind of a card.
+
+        Raises:
+            NotFound: No card platform is configured.
+            Unavailable: Nobody can tell.
+        """
+        return _says(await self._client.get(f"/cards/v1/{number}", timeout_s=self._timeout_s))
+
+    async def session(self, number: str) -> Said:
+        """Return the network session and the directed addresses of a card. Raises as ``card``."""
+        return _says(await self._client.get(f"/cards/v1/{number}/session", timeout_s=self._timeout_s))
+
+    async def states(self, numbers: Sequence[str]) -> Mapping[str, str]:
+        """Return the states of up to 100 cards; what the platform does not name is absent. Raises as ``card``."""
+        answer = await self._client.post("/cards/v1/states", {"numbers": list(numbers)}, timeout_s=self._timeout_s)
+        try:
+            return _STATES.validate_python(answer["states"])
+        except (ValidationError, KeyError, TypeError) as exc:
+            raise _unreadable() from exc
+
+
+def _says(answer: Any) -> Said:
+    try:
+        reply = _Reply.model_validate(answer)
+    except ValidationError as exc:
+        raise _unreadable() from exc
+    return Said(reply.facts, reply.at, reply.missing)
+
+
+def _unreadable() -> Unavailable:
+    return Unavailable("export answered about a card what nobody can read", message_zh="export 的卡信息应答无法解读")

@@ -1,0 +1,309 @@
+"""What makes diagnoses start, go on and end: news of devices on the bus, then looks at a bounded pace."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+
+from libs.common.backoff import Backoff
+from libs.common.bus import topics
+from libs.common.bus.port import Bus, Received, StartAt, TopicPartition
+from libs.common.clock import Clock
+from libs.common.contracts.alarm import ConditionKind
+from libs.common.contracts.base import Phase
+from libs.common.contracts.control import CommandState, ControlEvent
+from libs.common.contracts.device import Connectivity, DeviceEvent, DeviceStatus
+from libs.common.db import Database, WriteConn
+from libs.common.errors import Unavailable
+from libs.common.lease import Lease, LeaseKeeper
+from services.alarm import bus
+from services.alarm.domain.diagnosis.facts import Known
+from services.alarm.store import diagnoses as store
+from services.alarm.store.diagnoses import Mark, Wanted
+from services.alarm.usecases.cardcheck import CardCheck
+from services.alarm.usecases.localising import Localiser
+
+logger = logging.getLogger(__name__)
+
+DIAGNOSIS_GROUP = "alarm.diagnosis"
+DIAGNOSIS_TOPICS = (topics.DEVICE_STATUS, topics.DEVICE_EVENTS, topics.CONTROL_EVENTS, topics.CONDITIONS)
+LEASE_NAME = "diagnosis"
+LEASE_S = 9.0
+LOOK_S = 1.0
+"""How often the list of what is to be looked at is read. [s]"""
+PULSE_S = 5.0
+"""How often it is seen whether our listeners beat. [s]"""
+CARDS_S = 60.0
+"""How often it is seen whether the cards are due. [s]"""
+FAULT_SEVERITY = 2
+"""A device's own event of this severity and worse is a fault of the device."""
+TELLING = frozenset(
+    {
+        ConditionKind.DEVICE_CLOCK_SKEW.value,
+        ConditionKind.DATA_GAP.value,
+        ConditionKind.AUTH_FAILED.value,
+    }
+)
+"""Findings about a device that are worth a look though it is heard."""
+CONTRADICTED = frozenset({"reads_closed", "read_closed", "still_draws_power"})
+"""Reasons of a failed command that say: it was carried out, and the device reads otherwise."""
+
+
+class NewsHandler:
+    """Keeps what the bus tells of devices and asks for looks; keeps nothing in memory."""
+
+    def __init__(
+        self, *, clock: Clock, settle: timedelta, pause: timedelta, breaker_of: Callable[[str], str | None]
+    ) -> None:
+        """Prepare.
+
+        Args:
+            clock: Our clock.
+            settle: A device that fell silent is looked at so much later: its neighbours may follow.
+            pause: Least time between two looks at an open diagnosis.
+            breaker_of: Returns the device that switches a load.
+        """
+        self._clock = clock
+        self._settle = settle
+        self._pause = pause
+        self._breaker_of = breaker_of
+
+    async def load(self, conn: WriteConn, partitions: frozenset[int]) -> None:
+        """Nothing is kept in memory."""
+
+    def drop(self, partitions: frozenset[int]) -> None:
+        """Nothing is kept in memory."""
+
+    async def handle(self, conn: WriteConn, batch: Sequence[Received]) -> None:
+        """Write what is told, and ask for looks.
+
+        Raises:
+            PoisonMessage: A message cannot be read.
+        """
+        statuses: dict[str, tuple[DeviceStatus, Received]] = {}
+        marks: list[Mark] = []
+        lifted: set[tuple[str, str]] = set()
+        concerned: set[str] = set()
+        for received in batch:
+            if received.value is None:
+                continue
+            if received.topic == topics.DEVICE_STATUS:
+                status = bus.parse(DeviceStatus, received)
+                statuses[status.device_id] = (status, received)
+            elif received.topic == topics.CONDITIONS:
+                condition = bus.read_condition(received)
+                if condition.kind in TELLING and condition.device_id is not None:
+                    concerned.add(condition.device_id)
+            else:
+                for found in self._marks(received):
+                    key = (found.device_id, found.name)
+                    concerned.add(found.device_id)
+                    marks = [mark for mark in marks if (mark.device_id, mark.name) != key]
+                    if found.value is False:
+                        lifted.add(key)
+                    else:
+                        lifted.discard(key)
+                        marks.append(found)
+        await self._write(conn, statuses, marks, lifted, concerned)
+
+    async def _write(
+        self,
+        conn: WriteConn,
+        statuses: dict[str, tuple[DeviceStatus, Received]],
+        marks: Sequence[Mark],
+        lifted: set[tuple[str, str]],
+        concerned: set[str],
+    ) -> None:
+        if lifted:
+            await store.delete_marks(conn, lifted)
+        await store.put_marks(conn, marks)
+        if statuses:
+            told = [statuses[device_id] for device_id in sorted(statuses)]
+            await store.put_statuses(
+                conn, [status for status, _ in told], [received.appended_at for _, received in told]
+            )
+        now = self._clock.now()
+        silent = {one for one, (status, _) in statuses.items() if status.connectivity is Connectivity.OFFLINE}
+        if wanted := silent | concerned:
+            await store.want(conn, wanted, due_at=now + self._settle, pause=self._pause)
+        if heard := set(statuses) - silent:
+            await store.want_open(conn, heard, due_at=now)
+
+    def _marks(self, received: Received) -> list[Mark]:
+        """Return what an event says of a device; the value False lifts what was said before."""
+        if received.topic == topics.DEVICE_EVENTS:
+            event = bus.parse(DeviceEvent, received)
+            if event.severity is None or event.severity > FAULT_SEVERITY:
+                return []
+            value = False if event.phase is Phase.END else event.text or event.code
+            return [Mark(event.device_id, Known.DEVICE_FAULT.value, value, event.source_time, "device.events")]
+        news = bus.parse(ControlEvent, received)
+        device_id = news.device_id or (None if news.load_id is None else self._breaker_of(news.load_id))
+        if device_id is None or not isinstance(news.state, CommandState):
+            return []
+        found: list[tuple[Known, bool | str]] = []
+        if news.state is CommandState.EXPIRED:
+            found = [(Known.COMMAND_STATE, "expired")]
+        elif news.state is CommandState.FAILED and news.reason in CONTRADICTED:
+            found = [(Known.SWITCH_DIFFERS, True)]
+        elif news.state is CommandState.SUCCEEDED:
+            found = [(Known.COMMAND_STATE, False), (Known.SWITCH_DIFFERS, False)]
+        return [Mark(device_id, name.value, value, news.at, "control.events") for name, value in found]
+
+    def committed(self) -> None:
+        """Nobody waits for it."""
+
+
+class Looking:
+    """Looks at what is due, a bounded number at a time and a minute; one process of the service does it."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        clock: Clock,
+        localiser: Localiser,
+        owner: str,
+        per_minute: int,
+        at_a_time: int,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            db: Where the list is.
+            clock: Our clock.
+            localiser: Looks.
+            owner: Names this process in the lease.
+            per_minute: Looks that may begin within a minute.
+            at_a_time: Looks at the same time.
+        """
+        self._db = db
+        self._clock = clock
+        self._localiser = localiser
+        self._keeper = LeaseKeeper(db, clock, owner, LEASE_S)
+        self._lease: Lease | None = None
+        self._per_minute = per_minute
+        self._at_a_time = at_a_time
+        self._began: deque[float] = deque()
+
+    async def run(self, beat: Callable[[], None]) -> None:
+        """Look for ever; while another process does, stand by."""
+        backoff = Backoff(first_s=0.5, cap_s=10.0)
+        try:
+            while True:
+                beat()
+                try:
+                    busy = await self._hold_lease() and await self.round(beat)
+                except Unavailable as exc:
+                    if backoff.first:
+                        logger.warning("diagnosis waits", extra={"reason": exc.message})
+                    await self._clock.sleep(backoff.next_s())
+                    continue
+                backoff.reset()
+                if not busy:
+                    await self._clock.sleep(LOOK_S)
+        finally:
+            await self._let_go()
+
+    async def round(self, beat: Callable[[], None]) -> bool:
+        """Look at what is due now; return whether there may be more.
+
+        Raises:
+            Unavailable: Our own database is away.
+        """
+        allowed = min(self._at_a_time, self._left())
+        if allowed <= 0:
+            return False
+        async with self._db.read() as conn:
+            due = await store.fetch_due(conn, self._clock.now(), allowed)
+        self._began.extend(self._clock.monotonic() for _ in due)
+        trouble: list[Unavailable] = []
+
+        async def look(wanted: Wanted) -> None:
+            try:
+                await self._localiser.look(wanted)
+            except Unavailable as exc:
+                trouble.append(exc)
+            beat()
+
+        async with asyncio.TaskGroup() as tasks:
+            for wanted in due:
+                tasks.create_task(look(wanted), name="diagnosis")
+        if trouble:
+            raise trouble[0]
+        return len(due) == allowed
+
+    def _left(self) -> int:
+        now = self._clock.monotonic()
+        while self._began and now - self._began[0] >= 60.0:
+            self._began.popleft()
+        return self._per_minute - len(self._began)
+
+    async def _hold_lease(self) -> bool:
+        lease = self._lease
+        if lease is not None and lease.valid_for_s() > LEASE_S / 2:
+            return True
+        self._lease = None if lease is None else await self._keeper.renew(lease)
+        if self._lease is None:
+            self._lease = await self._keeper.acquire(LEASE_NAME)
+        return self._lease is not None
+
+    async def _let_go(self) -> None:
+        if self._lease is None:
+            return
+        try:
+            async with asyncio.timeout(1.0):
+                await self._keeper.release(self._lease)
+        except (Unavailable, TimeoutError):
+            logger.debug("lease of diagnosis left to run out")
+
+
+class ListenerPulse:
+    """Whether ingest gives signs of life: it writes one a second into every partition of the readings."""
+
+    def __init__(self, *, bus: Bus, clock: Clock) -> None:
+        """Prepare; nobody can tell before ``run`` has looked."""
+        self._bus = bus
+        self._clock = clock
+        self._ends: dict[TopicPartition, int] | None = None
+        self._moved_at = 0.0
+
+    def silent_s(self) -> float | None:
+        """Return how long the readings have not moved, None when nobody can tell. [s]"""
+        return None if self._ends is None else self._clock.monotonic() - self._moved_at
+
+    async def run(self, beat: Callable[[], None]) -> None:
+        """Look for ever; while the bus is away nobody can tell."""
+        backoff = Backoff(first_s=0.5, cap_s=10.0)
+        while True:
+            beat()
+            try:
+                async with self._bus.tail([topics.READINGS], StartAt.end()) as reader:
+                    while True:
+                        beat()
+                        self.note(dict(await reader.end_offsets()))
+                        backoff.reset()
+                        await self._clock.sleep(PULSE_S)
+            except Unavailable as exc:
+                self._ends = None
+                logger.debug("the pulse of ingest cannot be felt", extra={"reason": exc.message})
+                await self._clock.sleep(backoff.next_s())
+
+    def note(self, ends: dict[TopicPartition, int]) -> None:
+        """Note where the readings end now."""
+        if self._ends != ends:
+            self._ends, self._moved_at = ends, self._clock.monotonic()
+
+
+async def daily(check: CardCheck, clock: Clock, beat: Callable[[], None]) -> None:
+    """Look at all cards once a day, for ever; which process does it is settled in the database."""
+    while True:
+        beat()
+        try:
+            await check.run_if_due()
+        except Unavailable as exc:
+            logger.warning("the look at the cards waits", extra={"reason": exc.message})
+        for _ in range(round(CARDS_S / LOOK_S)):
+            beat()
+            await clock.sleep(LOOK_S)
