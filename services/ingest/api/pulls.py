@@ -72,7 +72,10 @@ def build_router(*, db: Database, topology: Topology) -> APIRouter:
             found = await store.fetch(conn, line_id)
             files = await store.fetch_files(conn, line_id, FILES_SHOWN)
         if found is None:
-            raise NeverRead(f"line {line_id} has never been read", message_zh=f"线路 {line_id} 尚未读取")
+            raise NeverRead(
+                f"line {line_id} has never been read; it is once a device is registered on it",
+                message_zh=f"线路 {line_id} 尚未读取;登记设备后才开始读取",
+            )
         return ProgressOut(
             line_id=line_id,
             watermark=None if found.mark is None else found.mark.value,

@@ -143,12 +143,16 @@ class PullManager:
 
     async def _take_more(self, group: asyncio.TaskGroup) -> None:
         wanted = self._wanted()
-        free = [LEASE_PREFIX + line_id for line_id in wanted if line_id not in self._held]
+        free = [LEASE_PREFIX + line_id for line_id in wanted if line_id not in self._held and self._has_device(line_id)]
         for lease in await self._keeper.acquire_many(free, len(free)):
             line = wanted[lease.name.removeprefix(LEASE_PREFIX)]
             work = self._read_folder if line.kind is LineKind.FILE else self._read_source
             task = group.create_task(self._keep_running(line, work), name=f"pull {line.id}")
             self._held[line.id] = _Held(line, lease, task)
+
+    def _has_device(self, line_id: str) -> bool:
+        """Return whether anything of a source could be taken: before that, every row would be one of a stranger."""
+        return bool(self._topology.devices_on(line_id, self._clock.now()))
 
     async def _keep_running(self, line: Line, work: Callable[[Line], Awaitable[None]]) -> None:
         while True:

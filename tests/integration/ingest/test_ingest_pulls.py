@@ -181,10 +181,10 @@ async def create(ingest: RunningIngest, kind: str, endpoint: str, **settings: An
     await meter(ingest, "meter-1", "M-1")
 
 
-async def meter(ingest: RunningIngest, device: str, address: str) -> None:
+async def meter(ingest: RunningIngest, device: str, address: str, line: str = "source-1") -> None:
     await ingest.create(
         f"/api/v1/devices/{device}",
-        {"name": "Meter", "kind": "meter", "site": "site-1", "line": "source-1", "address": address},
+        {"name": "Meter", "kind": "meter", "site": "site-1", "line": line, "address": address},
     )
 
 
@@ -258,8 +258,19 @@ async def test_a_token_that_is_taken_back_is_asked_for_again_and_cursors_lead_to
     async with running(postgres_url, tmp_path) as ingest:
         now = ingest.platform.clock.now() - timedelta(minutes=10)
         api.rows = [row(number, now + timedelta(seconds=number)) for number in range(35)]
+        bare = {
+            "name": "Bare",
+            "kind": "pull",
+            "endpoint": api.url,
+            "credentials_ref": "api",
+            "settings": {"file": "acme"},
+        }
+        await ingest.create("/api/v1/lines/source-0", bare)
         await create(ingest, "pull", api.url, file="acme")
         await until(there(ingest, range(35)), "all rows")
+        answer = await ingest.http.get("/api/v1/lines/source-0/progress", headers=ingest.headers())
+        assert (answer.status_code, answer.json()["code"]) == (404, "never_read")  # all its rows would be strangers'
+        assert await rejected(ingest) == []
         api.tokens.clear()
         api.rows.append(row(35, now + timedelta(minutes=1)))
         await until(there(ingest, range(36)), "the new row with a new token")
@@ -363,6 +374,7 @@ async def test_a_transfer_database_is_read_only_and_rows_that_are_committed_late
             {"name": "Evil", "kind": "pull", "endpoint": endpoint, "credentials_ref": "api",
              "settings": {"file": "evil"}},
         )  # fmt: skip
+        await meter(ingest, "meter-2", "M-2", line="source-2")
 
         async def refused() -> bool:
             answer = await ingest.http.get("/api/v1/lines/source-2/progress", headers=ingest.headers())
