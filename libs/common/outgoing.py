@@ -70,15 +70,17 @@ class Answer:
 class AddressGuard:
     """Which addresses may be called."""
 
-    def __init__(self, allowed: Sequence[str] = ()) -> None:
+    def __init__(self, allowed: Sequence[str] = (), *, setting: str = "WATTRING_INGEST__OUTGOING_ALLOWED") -> None:
         """Prepare.
 
         Args:
             allowed: What may be called though it lies inside: networks (``10.1.0.0/16``), addresses, host names.
+            setting: Where an operator allows more, for the message.
 
         Raises:
             ValueError: One of them is none of these.
         """
+        self._setting = setting
         self._networks: list[Network] = []
         self._names: set[str] = set()
         for text in allowed:
@@ -120,9 +122,8 @@ class AddressGuard:
         if is_outside(ip) or any(ip in network for network in self._networks if network.version == ip.version):
             return
         raise NotAllowed(
-            f"{address} is an address inside and is not allowed; an operator can allow it "
-            "(WATTRING_INGEST__OUTGOING_ALLOWED)",
-            message_zh=f"{address} 为内部地址且未获允许;可由运维在 WATTRING_INGEST__OUTGOING_ALLOWED 中放行",
+            f"{address} is an address inside and is not allowed; an operator can allow it ({self._setting})",
+            message_zh=f"{address} 为内部地址且未获允许;可由运维在 {self._setting} 中放行",
             address=address,
         )
 

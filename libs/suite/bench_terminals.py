@@ -18,6 +18,7 @@ from libs.common.clock import SystemClock
 from libs.common.contracts.registry import Device, Line, LineKind
 from libs.common.outgoing import AddressGuard
 from libs.common.profiles import ProfileCatalogue
+from libs.common.secretstore import SecretStore
 from libs.fieldsim.run import raise_file_limit
 from services.ingest.domain.normalise import Normalisers
 from services.ingest.drivers.dtu import DtuHub, Registration
@@ -25,7 +26,6 @@ from services.ingest.drivers.factory import open_line
 from services.ingest.drivers.means import Means
 from services.ingest.drivers.port import TellingLine
 from services.ingest.drivers.pushed import PushBoard
-from services.ingest.secretstore import SecretStore
 from services.ingest.settings import DtuSettings, PollingSettings
 from services.ingest.worker.line import LineRunner
 

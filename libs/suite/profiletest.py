@@ -12,13 +12,13 @@ from libs.common.contracts.telemetry import Quality
 from libs.common.errors import InvalidInput, PlatformError
 from libs.common.outgoing import AddressGuard
 from libs.common.profiles import DeviceProfile, ProfileCatalogue, load_profile
+from libs.common.secretstore import SecretStore
 from libs.suite.words import Words
 from services.ingest.domain.normalise import Normaliser, Ratios
 from services.ingest.drivers.factory import POLLED_KINDS, open_line, supports
 from services.ingest.drivers.means import Means
 from services.ingest.drivers.port import Address, DeviceSession, RawReport
 from services.ingest.drivers.pushed import PushBoard
-from services.ingest.secretstore import SecretStore
 from services.ingest.settings import PollingSettings
 
 Say = Callable[[str], None]

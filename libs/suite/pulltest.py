@@ -11,6 +11,7 @@ from libs.common.clock import SystemClock
 from libs.common.contracts.registry import Line, LineKind
 from libs.common.errors import InvalidInput
 from libs.common.outgoing import AddressGuard
+from libs.common.secretstore import SecretStore
 from libs.common.settings import CommonSettings, load_section
 from libs.suite.api import LocalApi, Refused
 from libs.suite.words import Words
@@ -22,7 +23,6 @@ from services.ingest.drivers.pull_rest import RestPull
 from services.ingest.drivers.pull_sql import SqlPull
 from services.ingest.drivers.pushed import PushBoard
 from services.ingest.files.pull_file import load_pull
-from services.ingest.secretstore import SecretStore
 from services.ingest.settings import IngestSettings
 
 Say = Callable[[str], None]

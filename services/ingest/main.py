@@ -24,6 +24,7 @@ from libs.common.migrations import BUS, SchemaGate
 from libs.common.outgoing import AddressGuard
 from libs.common.profiles import ProfileCatalogue
 from libs.common.runtime import Check, Health, Platform, Service, Worker, run
+from libs.common.secretstore import SecretStore
 from libs.common.settings import load_common, load_section
 from libs.common.web import create_app
 from services.ingest.api import devices as devices_api
@@ -40,7 +41,6 @@ from services.ingest.drivers.means import Means
 from services.ingest.drivers.pushed import PushBoard
 from services.ingest.files.pull_file import load_pulls
 from services.ingest.jobs import limits_of
-from services.ingest.secretstore import SecretStore
 from services.ingest.settings import IngestSettings
 from services.ingest.spool import Spool
 from services.ingest.store import history as history_store

@@ -16,11 +16,11 @@ from datetime import UTC, datetime, timedelta
 from libs.common.clock import CIVIL_ZONE, Clock
 from libs.common.errors import InvalidInput
 from libs.common.profiles import Control, Dlt645Control, Dlt645Point
+from libs.common.secretstore import Secret
 from services.ingest.domain.codecs import bcd, dlt645
 from services.ingest.domain.codecs.dlt645 import Frame, Function
 from services.ingest.drivers.port import Address, BadAnswer, DeviceRefused, DeviceSilent, LineDown, RawReport
 from services.ingest.drivers.stream import StreamLine
-from services.ingest.secretstore import Secret
 
 logger = logging.getLogger(__name__)
 

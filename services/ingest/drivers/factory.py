@@ -8,6 +8,7 @@ from libs.common.clock import Clock
 from libs.common.contracts.registry import Line, LineKind
 from libs.common.errors import InvalidInput
 from libs.common.profiles import DeviceProfile, Protocol
+from libs.common.secretstore import SecretStore
 from services.ingest.drivers import aep, cdt, modbus_rtu, mqtt, opcua
 from services.ingest.drivers.channel import TcpChannel
 from services.ingest.drivers.cjt188 import Cjt188Device
@@ -25,7 +26,6 @@ from services.ingest.drivers.port import Channel, LineDriver, Opening, TellingLi
 from services.ingest.drivers.stream import Sessions, StreamLine
 from services.ingest.drivers.wire import baud_of, serial_channel
 from services.ingest.drivers.yd1363 import Yd1363Device
-from services.ingest.secretstore import SecretStore
 from services.ingest.settings import PollingSettings
 
 STREAM_KINDS = frozenset({LineKind.RTU_OVER_TCP, LineKind.SERIAL, LineKind.DTU})

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from libs.common.outgoing import AddressGuard
+from libs.common.secretstore import SecretStore
 from services.ingest.drivers.pushed import PushBoard
-from services.ingest.secretstore import SecretStore
 
 if TYPE_CHECKING:  # it stands on the port, which shows these means to drivers
     from services.ingest.drivers.dtu import DtuHub

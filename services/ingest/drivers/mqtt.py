@@ -23,13 +23,13 @@ from libs.common.clock import Clock
 from libs.common.contracts.telemetry import RejectReason
 from libs.common.errors import InvalidInput
 from libs.common.profiles import Control, DeviceProfile, Protocol
+from libs.common.secretstore import SecretUnusable
 from services.ingest.domain.mqtt_topics import is_address
 from services.ingest.domain.sparkplug import split_address
 from services.ingest.drivers.mqtt_link import Broker, MqttLink
 from services.ingest.drivers.mqtt_products import Answer, Dialect, Heard, Order, Products
 from services.ingest.drivers.port import Address, DeviceRefused, DeviceSilent, LineDown, LineSink, RawReport
 from services.ingest.drivers.sparkplug import SparkplugNodes
-from services.ingest.secretstore import SecretUnusable
 from services.ingest.spool import SpoolFull
 
 logger = logging.getLogger(__name__)

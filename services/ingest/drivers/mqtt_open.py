@@ -19,12 +19,12 @@ The endpoint is ``host:port``, ``mqtt://host:port`` or, with TLS, ``mqtts://host
 import ssl
 
 from libs.common.errors import InvalidInput
+from libs.common.secretstore import SecretStore, SecretUnusable
 from services.ingest.drivers.endpoint import parse_endpoint
 from services.ingest.drivers.line_settings import one_of, only, seconds, whole, words
 from services.ingest.drivers.mqtt import MqttLine
 from services.ingest.drivers.mqtt_link import Broker
 from services.ingest.drivers.port import Opening
-from services.ingest.secretstore import SecretStore, SecretUnusable
 
 PORT, TLS_PORT = 1883, 8883
 KNOWN = frozenset({

@@ -20,6 +20,7 @@ from libs.common.clock import Clock
 from libs.common.contracts.telemetry import Quality
 from libs.common.errors import InvalidInput
 from libs.common.profiles import Control, DeviceProfile, OpcUaControl, OpcUaPoint, Protocol
+from libs.common.secretstore import SecretUnusable
 from services.ingest import metrics
 from services.ingest.domain.opcua_values import (
     DOES_NOT_EXIST,
@@ -46,7 +47,6 @@ from services.ingest.drivers.port import (
     LineSink,
     RawReport,
 )
-from services.ingest.secretstore import SecretUnusable
 from services.ingest.spool import SpoolFull
 
 logger = logging.getLogger(__name__)

@@ -16,8 +16,8 @@ from libs.common.contracts.registry import Line
 from libs.common.contracts.telemetry import Quality, RejectReason
 from libs.common.errors import PlatformError, Unavailable
 from libs.common.profiles import Control, DeviceProfile
+from libs.common.secretstore import SecretStore
 from services.ingest.drivers.means import Means
-from services.ingest.secretstore import SecretStore
 
 
 class LineDown(Unavailable):

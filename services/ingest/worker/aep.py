@@ -25,6 +25,7 @@ from libs.common.contracts.telemetry import RejectReason
 from libs.common.errors import InvalidInput, NotFound, Unavailable
 from libs.common.ids import DeviceId, LineId
 from libs.common.profiles import AepProduct, DeviceProfile, ProfileCatalogue
+from libs.common.secretstore import SecretStore
 from services.ingest import metrics
 from services.ingest.domain.acceptance import Refused
 from services.ingest.domain.aep import Push, PushDecoder, PushKind, parse_push, task_state_of
@@ -34,7 +35,6 @@ from services.ingest.domain.submission import unknown_device
 from services.ingest.drivers.aep import product_of
 from services.ingest.drivers.port import DeviceEvent, RawReport
 from services.ingest.drivers.pushed import PushBoard
-from services.ingest.secretstore import SecretStore
 from services.ingest.usecases.acceptor import Acceptor, Outcome
 from services.ingest.usecases.addresses import Addresses
 from services.ingest.usecases.status import StatusBoard

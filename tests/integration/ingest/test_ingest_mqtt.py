@@ -16,11 +16,11 @@ from libs.common.clock import SystemClock
 from libs.common.contracts.telemetry import RejectReason
 from libs.common.errors import InvalidInput
 from libs.common.profiles import ProfileCatalogue
+from libs.common.secretstore import SecretStore
 from services.ingest.drivers.mqtt import MqttLine
 from services.ingest.drivers.mqtt_link import Broker
 from services.ingest.drivers.mqtt_open import open_mqtt
 from services.ingest.drivers.port import Address, DeviceRefused, DeviceSilent, LineDown, Opening
-from services.ingest.secretstore import SecretStore
 from tests.peers.certificates import Authority, secret
 from tests.peers.mosquitto import Mosquitto
 from tests.unit.ingest.ingest_fakes import MEANS

@@ -16,10 +16,10 @@ from libs.common.clock import SystemClock
 from libs.common.contracts.telemetry import Quality
 from libs.common.errors import InvalidInput
 from libs.common.profiles import ProfileCatalogue
+from libs.common.secretstore import SecretStore
 from services.ingest.drivers.opcua import OpcUaLine
 from services.ingest.drivers.opcua_open import open_opcua
 from services.ingest.drivers.port import Address, DeviceRefused, LineDown, Opening
-from services.ingest.secretstore import SecretStore
 from tests.conftest import ROOT
 from tests.peers.certificates import secret
 from tests.peers.environments import peer_node

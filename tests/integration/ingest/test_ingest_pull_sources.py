@@ -18,6 +18,7 @@ from libs.common.contracts.registry import Line, LineKind
 from libs.common.errors import InvalidInput
 from libs.common.ids import LineId
 from libs.common.outgoing import AddressGuard
+from libs.common.secretstore import SecretStore
 from libs.common.settings import CommonSettings
 from libs.suite import pulltest
 from libs.suite.api import Refused
@@ -29,7 +30,6 @@ from services.ingest.drivers.pull_port import Page, PullFailed, PullSource
 from services.ingest.drivers.pull_rest import RestPull
 from services.ingest.drivers.pull_sql import SqlPull
 from services.ingest.files.pull_file import parse_pull
-from services.ingest.secretstore import SecretStore
 from tests.integration.ingest.test_ingest_pulls import secret, transfer_database
 from tests.unit.ingest.ingest_fakes import MEANS
 

@@ -16,6 +16,7 @@ from libs.common.ids import LineId, SiteId
 from libs.common.lease import Lease
 from libs.common.outgoing import AddressGuard
 from libs.common.profiles import Control
+from libs.common.secretstore import SecretStore
 from libs.common.testing.clock import FakeClock
 from services.ingest.drivers.means import Means
 from services.ingest.drivers.port import (
@@ -28,7 +29,6 @@ from services.ingest.drivers.port import (
     RawReport,
 )
 from services.ingest.drivers.pushed import PushBoard
-from services.ingest.secretstore import SecretStore
 from services.ingest.usecases.topology import Topology
 
 LONG_AGO = datetime.fromisoformat("2025-01-01T00:00:00+00:00")

@@ -9,12 +9,12 @@ import pytest
 from libs.common.clock import CIVIL_ZONE, SystemClock
 from libs.common.errors import InvalidInput
 from libs.common.profiles import DeviceProfile, Dlt645Point, ProfileCatalogue
+from libs.common.secretstore import Secret
 from services.ingest.domain.codecs import bcd, dlt645
 from services.ingest.domain.codecs.dlt645 import Frame, Function
 from services.ingest.domain.normalise import Normaliser, Ratios
 from services.ingest.drivers.dlt645 import ClockSetting, Dlt645Device
 from services.ingest.drivers.port import Address, DeviceRefused, DeviceSilent
-from services.ingest.secretstore import Secret
 from tests.unit.ingest.line_of_frames import Wire, line_of
 
 METER: DeviceProfile = ProfileCatalogue.load().get("dlt645_2007_meter")

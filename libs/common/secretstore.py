@@ -1,7 +1,8 @@
-"""Stored secrets: what a line's ``credentials_ref`` and its certificates are, in a folder of files.
+"""Stored secrets: what a line's or a channel's ``credentials_ref`` and certificates are, in a folder of files.
 
-The registry is published and shown, so it only ever holds the *name* of a secret. The file of that name lies in
-``WATTRING_INGEST__SECRETS_DIR``: a Kubernetes secret mounted there, or files that an operator wrote. A file is either
+The registry is published and shown, and so are channels, so they only ever hold the *name* of a secret. The file of
+that name lies in ``WATTRING_<SERVICE>__SECRETS_DIR``: a Kubernetes secret mounted there, or files that an operator
+wrote. A file is either
 ``name=value`` lines (``user=``, ``password=`` …) or a text of its own, such as a key in PEM.
 
 A file is read each time it is needed, so a changed password counts from the next connection on. One that other

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from services.ingest.secretstore import MAX_BYTES, SecretStore, SecretUnusable
+from libs.common.secretstore import MAX_BYTES, SecretStore, SecretUnusable
 
 
 def write(folder: Path, name: str, content: str | bytes, mode: int = 0o600) -> SecretStore:
