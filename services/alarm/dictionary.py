@@ -21,12 +21,11 @@ from services.alarm.domain.model import (
     Comparison,
     Dictionary,
     Need,
-    Params,
     Quantifier,
-    Rule,
     Signal,
     SignalKind,
 )
+from services.alarm.domain.ruledata import RuleRow
 
 SHIPPED_VERSION = 2
 FILES = ("dictionaries.csv", "signals.csv", "rules.csv")
@@ -37,64 +36,12 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class RuleRow:
-    """A rule as the file has it; levels, thresholds and delays are those of its signal."""
-
-    rule_id: str
-    signal: str
-    comparison: Comparison
-    quantifier: Quantifier
-    points: tuple[str, ...]
-    unit: str
-    device_kinds: tuple[str, ...]
-    band: Band | None
-    group: str | None
-    needs: frozenset[Need]
-    takes: Need | None
-    threshold: float | None
-    """In place of the signal's, for states that the dictionary gives no number for."""
-    hysteresis: float
-    max_gap_s: float
-
-
-@dataclass(frozen=True, slots=True)
 class SignalTable:
     """The whole table."""
 
     dictionaries: tuple[Dictionary, ...]
     signals: Mapping[str, Signal]
     rules: Mapping[str, RuleRow]
-
-
-def make_rule(row: RuleRow, signal: Signal, version: int) -> Rule:
-    """Return the rule with its parameters per station class."""
-    defaults: dict[str, Params] = {}
-    for station_class in CLASSES:
-        threshold = row.threshold if row.threshold is not None else signal.thresholds.get(station_class)
-        defaults[station_class] = Params(
-            enabled=True,
-            level=signal.levels.get(station_class),
-            threshold=threshold,
-            hysteresis=row.hysteresis,
-            start_delay_s=signal.start_delay_s,
-            end_delay_s=signal.end_delay_s,
-            max_gap_s=row.max_gap_s,
-        )
-    return Rule(
-        rule_id=row.rule_id,
-        signal=row.signal,
-        comparison=row.comparison,
-        quantifier=row.quantifier,
-        points=row.points,
-        unit=row.unit,
-        device_kinds=frozenset(row.device_kinds),
-        defaults=defaults,
-        band=row.band,
-        group=row.group,
-        needs=row.needs,
-        takes=row.takes,
-        version=version,
-    )
 
 
 def shipped_digest() -> str:

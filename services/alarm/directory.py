@@ -1,6 +1,6 @@
 """What alarm asks of the registry: which rules can judge a device, what a load feeds, who may see a site."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from libs.common.contracts.registry import CircuitRole, Device, EntityKind
 from libs.common.ids import CircuitId, DeviceId, LoadId, RegionId, SiteId
@@ -43,6 +43,14 @@ class RegistryDirectory:
     def targets(self) -> Iterable[Target]:
         """Return all devices."""
         return (self._target(device) for device in self._view.devices())
+
+    def kinds(self) -> Mapping[str, frozenset[str]]:
+        """Return the numeric points that devices of each kind can have, by the known profiles."""
+        found: dict[str, frozenset[str]] = {}
+        for profile in self._profiles:
+            numeric = frozenset(point.name for point in profile.points.values() if not point.is_text)
+            found[profile.category] = found.get(profile.category, frozenset()) | numeric
+        return found
 
     def is_removed(self, device_id: str) -> bool:
         """Return whether the registry says that the device is gone."""

@@ -38,6 +38,7 @@ from services.alarm.usecases.diagnoses import Diagnoses
 from services.alarm.usecases.gathering import Cards, Gatherer, NoPlatforms, Pulse
 from services.alarm.usecases.localising import Localiser, Pauses
 from services.alarm.usecases.maintenance import Maintenance
+from services.alarm.usecases.rulemaking import RuleMaking
 from services.alarm.usecases.rules import Rules
 from services.alarm.worker.deliveries import DELIVERIES_GROUP, DeliveriesHandler
 from services.alarm.worker.diagnosing import (
@@ -115,6 +116,7 @@ def build(platform: Platform) -> Service:
         await outbox.put(conn, [bus.audit_message(event)])
 
     rules = Rules(db=db, directory=directory, clock=platform.clock, audit=audit, class_map=settings.classes)
+    making = RuleMaking(db=db, directory=directory, clock=platform.clock, audit=audit, class_map=settings.classes)
     alarms = Alarms(
         db=db,
         directory=directory,
@@ -187,7 +189,7 @@ def build(platform: Platform) -> Service:
     )
     health = Health(platform.clock)
     app = create_app("alarm", platform, health, title="Wattring alarm")
-    app.include_router(build_router(rules, alarms, maintenance))
+    app.include_router(build_router(rules, making, alarms, maintenance))
     app.include_router(build_diagnoses_router(diagnoses))
     return Service(
         name="alarm",

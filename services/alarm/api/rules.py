@@ -51,8 +51,9 @@ class SignalReply(BaseModel):
 
 
 class ClassDefaults(BaseModel):
-    """What the table gives a rule for one class of stations."""
+    """What table and rule give for one class of stations."""
 
+    enabled: bool
     level: int | None
     threshold: float | None
     hysteresis: float
@@ -213,8 +214,7 @@ def add_rule_routes(router: APIRouter, rules: Rules) -> None:
 
     @router.get("/alarm-rules/{rule_id}", tags=["alarm-rules"], summary="One rule with its overrides")
     async def get_rule(rule_id: str, _: Reader) -> RuleDetailReply:
-        rule, signal, overrides = await rules.rule(rule_id)
-        return RuleDetailReply(**_rule(rule, signal), overrides=[_override(one) for one in overrides])
+        return detail_reply(*await rules.rule(rule_id))
 
     @router.put(
         "/alarm-rules/{rule_id}/overrides/{scope}/{scope_id}",
@@ -236,6 +236,11 @@ def add_rule_routes(router: APIRouter, rules: Rules) -> None:
     async def delete_override(rule_id: str, scope: Scope, scope_id: ScopeId, who: Writer, request: Request) -> Response:
         await rules.delete_override(rule_id, scope, scope_id, who, request_id(request))
         return Response(status_code=204)
+
+
+def detail_reply(rule: Rule, signal: Signal, overrides: Sequence[StoredOverride]) -> RuleDetailReply:
+    """Return a rule with its overrides."""
+    return RuleDetailReply(**_rule(rule, signal), overrides=[_override(one) for one in overrides])
 
 
 def _signal(signal: Signal) -> SignalReply:
@@ -281,6 +286,7 @@ def _rule(rule: Rule, signal: Signal) -> dict[str, object]:
         "version": rule.version,
         "defaults": {
             name: ClassDefaults(
+                enabled=params.enabled,
                 level=params.level,
                 threshold=params.threshold,
                 hysteresis=params.hysteresis,

@@ -78,6 +78,10 @@ class Signal:
     points: tuple[str, ...]
     """Our points that it speaks of."""
     note: str | None
+    cells: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """The row as its file has it, by heading; empty where no file of a person's gave it."""
+    retired: bool = False
+    """The table has it no more; alarms still name it, rules over it sleep."""
 
 
 @dataclass(frozen=True, slots=True)

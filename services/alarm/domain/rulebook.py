@@ -6,9 +6,10 @@ back stays as an empty one, so that the version of what holds only ever rises.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 from services.alarm.domain.model import (
     BAND_ORDER,
@@ -27,6 +28,8 @@ POLICY_START_DELAY_S: Mapping[int, float] = {1: 60.0, 2: 120.0, 3: 180.0, 4: 240
 """Start delay by level where a row gives none; general policy of the interface text of the dictionary. [s]"""
 MAX_DELAY_S = 86_400.0
 """Longest delay or gap that makes sense: a day. [s]"""
+STATION_CLASSES = ("A", "B", "C", "D", "E")
+"""Of the registry."""
 PARAMETERS = ("enabled", "level", "threshold", "hysteresis", "start_delay_s", "end_delay_s", "max_gap_s")
 
 
@@ -84,6 +87,22 @@ class Target:
     def all_points(self) -> frozenset[str]:
         """Every point that the device may report."""
         return self.points | self.optional_points
+
+
+class Comparing(Protocol):
+    """What a threshold means: that of a rule, or of one that is still being written."""
+
+    @property
+    def comparison(self) -> Comparison:
+        """How a value is compared."""
+
+    @property
+    def points(self) -> tuple[str, ...]:
+        """What is compared."""
+
+    @property
+    def unit(self) -> str:
+        """Of the points."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +248,38 @@ def order_faults(rules: Iterable[EffectiveRule]) -> list[Fault]:
     return faults
 
 
+def contradictions(book: RuleBook, groups: Collection[str], targets: Iterable[Target]) -> list[Fault]:
+    """Return where thresholds of these groups would contradict each other on any of these devices.
+
+    Devices that no override tells apart are looked at once.
+    """
+    seen: set[int] = set()
+    faults: dict[Fault, None] = {}
+    for target in targets:
+        rules = book.for_device(target)
+        if id(rules) in seen:
+            continue
+        seen.add(id(rules))
+        faults |= dict.fromkeys(order_faults(one for one in rules if one.rule.group in groups))
+    return list(faults)
+
+
+def devices_to_come(book: RuleBook, groups: Collection[str], points: frozenset[str]) -> Iterator[Target]:
+    """Yield a device with every point of each kind and class that rules of these groups judge.
+
+    Args:
+        book: The rules.
+        groups: Whose rules.
+        points: Every point there is.
+    """
+    members = [rule for rule in book.rules.values() if rule.group in groups]
+    kinds = {kind for rule in members for kind in rule.device_kinds}
+    kinds |= {one.scope_id for one in book.overrides.values() if one.scope is Scope.DEVICE_KIND}
+    for kind in sorted(kinds) or ["any"]:
+        for station_class in STATION_CLASSES:
+            yield Target("", "", kind, station_class, "any", points)
+
+
 def _pair_fault(lower: EffectiveRule, upper: EffectiveRule) -> Fault | None:
     low_band, high_band = lower.rule.band, upper.rule.band
     if low_band is None or high_band is None or lower.threshold is None or upper.threshold is None:
@@ -255,7 +306,7 @@ def _pair_fault(lower: EffectiveRule, upper: EffectiveRule) -> Fault | None:
 
 
 def override_faults(
-    override: Override, rule: Rule, *, plausible: Mapping[str, tuple[float | None, float | None]]
+    override: Override, rule: Comparing, *, plausible: Mapping[str, tuple[float | None, float | None]]
 ) -> list[Fault]:
     """Return what is wrong with an override by itself.
 
@@ -279,7 +330,7 @@ def override_faults(
 
 
 def _threshold_faults(
-    threshold: float, rule: Rule, plausible: Mapping[str, tuple[float | None, float | None]]
+    threshold: float, rule: Comparing, plausible: Mapping[str, tuple[float | None, float | None]]
 ) -> list[Fault]:
     if rule.comparison is Comparison.BITS and (threshold < 1 or threshold != int(threshold)):
         return [Fault("threshold", "a whole number above 0 (a mask)", "大于 0 的整数(掩码)", threshold)]

@@ -5,17 +5,11 @@ from collections.abc import Mapping
 import asyncpg
 
 from libs.common.db import ReadConn, WriteConn
-from services.alarm.dictionary import SHIPPED_VERSION, RuleRow, SignalTable, make_rule
-from services.alarm.domain.model import (
-    Band,
-    Comparison,
-    Need,
-    Quantifier,
-    Rule,
-    Signal,
-    SignalKind,
-)
+from services.alarm.dictionary import SHIPPED_VERSION, SignalTable
+from services.alarm.domain.model import Signal, SignalKind
 from services.alarm.domain.rulebook import PARAMETERS, Override, RuleBook, Scope
+from services.alarm.domain.ruledata import make_rule
+from services.alarm.store import ruledata
 from services.alarm.views import StoredOverride
 
 
@@ -43,7 +37,7 @@ async def seed(conn: WriteConn, table: SignalTable) -> bool:
     for signal in table.signals.values():
         await _put_signal(conn, signal, version)
     for rule in table.rules.values():
-        await _put_rule(conn, rule, version)
+        await ruledata.put_shipped(conn, rule, version)
     await conn.execute("update rulebook set version = $1, shipped_version = $2", version, SHIPPED_VERSION)
     return True
 
@@ -88,37 +82,6 @@ async def _put_signal(conn: WriteConn, signal: Signal, version: int) -> None:
     )
 
 
-async def _put_rule(conn: WriteConn, rule: RuleRow, version: int) -> None:
-    await conn.execute(
-        """
-        insert into rules (rule_id, signal, comparison, quantifier, points, unit, device_kinds, band, band_group,
-                           needs, takes, threshold, hysteresis, max_gap_s, version)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
-            on conflict (rule_id) do update set
-               signal = excluded.signal, comparison = excluded.comparison, quantifier = excluded.quantifier,
-               points = excluded.points, unit = excluded.unit, device_kinds = excluded.device_kinds,
-               band = excluded.band, band_group = excluded.band_group, needs = excluded.needs, takes = excluded.takes,
-               threshold = excluded.threshold, hysteresis = excluded.hysteresis, max_gap_s = excluded.max_gap_s,
-               version = excluded.version
-        """,
-        rule.rule_id,
-        rule.signal,
-        rule.comparison.value,
-        rule.quantifier.value,
-        list(rule.points),
-        rule.unit,
-        list(rule.device_kinds),
-        None if rule.band is None else rule.band.value,
-        rule.group,
-        sorted(need.value for need in rule.needs),
-        None if rule.takes is None else rule.takes.value,
-        rule.threshold,
-        rule.hysteresis,
-        rule.max_gap_s,
-        version,
-    )
-
-
 async def fetch_book_version(conn: ReadConn | WriteConn) -> int:
     """Return the version of table and overrides; it rises with every change."""
     version: int = await conn.fetchval("select version from rulebook")
@@ -131,7 +94,7 @@ async def fetch_signals(conn: ReadConn | WriteConn) -> dict[str, Signal]:
         """
         select code, dictionary, equipment_type, equipment_zh, kind, name_zh, name_en, unit, levels, thresholds,
                start_delay_s, end_delay_s, period_s, absolute_change, alarm_text_zh, normal_text_zh, required, points,
-               note
+               note, cells, retired
           from signals order by code
         """
     )
@@ -145,17 +108,14 @@ async def fetch_book(conn: ReadConn | WriteConn, class_map: Mapping[str, str]) -
     """
     version = await fetch_book_version(conn)
     signals = await fetch_signals(conn)
-    rows = await conn.fetch(
-        """
-        select r.rule_id, r.signal, r.comparison, r.quantifier, r.points, r.unit, r.device_kinds, r.band,
-               r.band_group, r.needs, r.takes, r.threshold, r.hysteresis, r.max_gap_s,
-               greatest(r.version, s.version) as version
-          from rules r join signals s on s.code = r.signal
-        """
-    )
+    rules = [one for one in (await ruledata.fetch_rules(conn)).values() if not one.removed]
     overrides = [stored.override for stored in await fetch_overrides(conn)]
     return RuleBook(
-        rules={row["rule_id"]: _rule(row, signals) for row in rows},
+        rules={
+            one.row.rule_id: make_rule(one.row, signals[one.row.signal], max(one.version, one.signal_version))
+            for one in rules
+            if not signals[one.row.signal].retired
+        },
         overrides={(one.rule_id, one.scope, one.scope_id): one for one in overrides},
         class_map=class_map,
         version=version,
@@ -255,27 +215,6 @@ def _signal(row: asyncpg.Record) -> Signal:
         required=row["required"],
         points=tuple(row["points"]),
         note=row["note"],
-    )
-
-
-def _rule(row: asyncpg.Record, signals: Mapping[str, Signal]) -> Rule:
-    return make_rule(
-        RuleRow(
-            rule_id=row["rule_id"],
-            signal=row["signal"],
-            comparison=Comparison(row["comparison"]),
-            quantifier=Quantifier(row["quantifier"]),
-            points=tuple(row["points"]),
-            unit=row["unit"],
-            device_kinds=tuple(row["device_kinds"]),
-            band=None if row["band"] is None else Band(row["band"]),
-            group=row["band_group"],
-            needs=frozenset(map(Need, row["needs"])),
-            takes=None if row["takes"] is None else Need(row["takes"]),
-            threshold=row["threshold"],
-            hysteresis=row["hysteresis"],
-            max_gap_s=row["max_gap_s"],
-        ),
-        signals[row["signal"]],
-        row["version"],
+        cells=row["cells"],
+        retired=row["retired"],
     )

@@ -1,6 +1,6 @@
 """What the use cases of alarm are given."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from libs.common.contracts.audit import AuditEvent
@@ -19,6 +19,9 @@ class Directory(Protocol):
 
     def targets(self) -> Iterable[Target]:
         """Return all devices."""
+
+    def kinds(self) -> Mapping[str, frozenset[str]]:
+        """Return the numeric points that devices of each kind can have, by the known profiles."""
 
     def has_site(self, site_id: str) -> bool:
         """Return whether there is such a site."""

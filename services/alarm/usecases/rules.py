@@ -14,21 +14,21 @@ from libs.common.tokens import Principal
 from services.alarm.domain.model import EffectiveRule, Rule, Signal
 from services.alarm.domain.rulebook import (
     PARAMETERS,
+    STATION_CLASSES,
     Fault,
     Override,
     RuleBook,
     Scope,
     Target,
     applies,
+    contradictions,
     dictionary_class,
-    order_faults,
     override_faults,
 )
+from services.alarm.domain.ruledata import PLAUSIBLE
 from services.alarm.store import rulebook as rulebook_store
 from services.alarm.usecases.ports import Audit, Directory, actor_of
 from services.alarm.views import StoredOverride
-
-STATION_CLASSES = ("A", "B", "C", "D", "E")
 
 
 class InvalidRule(InvalidInput):
@@ -268,23 +268,8 @@ class Rules:
         ]
 
     def _order_faults(self, book: RuleBook, rule: Rule, override: Override) -> list[Fault]:
-        """Return contradictions that the book would have on any device that the override reaches.
-
-        Devices that no override tells apart are looked at once.
-        """
-        if rule.group is None:
-            return []
-        seen: set[int] = set()
-        faults: list[Fault] = []
-        for target in self._reached(rule, override):
-            rules = book.for_device(target)
-            if id(rules) in seen:
-                continue
-            seen.add(id(rules))
-            for fault in order_faults(one for one in rules if one.rule.group == rule.group):
-                if fault not in faults:
-                    faults.append(fault)
-        return faults
+        """Return contradictions that the book would have on any device that the override reaches."""
+        return [] if rule.group is None else contradictions(book, {rule.group}, self._reached(rule, override))
 
     def _reached(self, rule: Rule, override: Override) -> Iterable[Target]:
         chosen: Mapping[Scope, Callable[[Target], bool]] = {
@@ -320,11 +305,6 @@ class Rules:
             request_id=request_id,
             site_id=None if site is None else SiteId(site),
         )
-
-
-PLAUSIBLE: Mapping[str, tuple[float | None, float | None]] = {
-    point.name: (point.plausible_min, point.plausible_max) for point in POINTS.values()
-}
 
 
 def _known(book: RuleBook, rule_id: str) -> Rule:

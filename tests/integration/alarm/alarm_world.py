@@ -79,6 +79,14 @@ class Registry:
     def fed_by(self, load_id: str) -> list[str]:
         return self.loads.get(load_id, [])
 
+    def kinds(self) -> dict[str, frozenset[str]]:
+        meter = frozenset({*PHASES, "frequency", "current_a", "current_b", "current_c", "voltage_ab"})
+        return {
+            "meter_3p": meter,
+            "env_sensor": frozenset({"temperature", "humidity"}),
+            "breaker": frozenset({"breaker_state"}),
+        }
+
     def has_site(self, site_id: str) -> bool:
         return any(target.site_id == site_id for target in self.devices.values())
 

@@ -11,12 +11,12 @@ from services.alarm.dictionary import (
     SHIPPED_VERSION,
     _text,
     load_shipped,
-    make_rule,
     parse_table,
     shipped_digest,
 )
 from services.alarm.domain.model import CLASSES, Comparison, Quantifier
 from services.alarm.domain.rulebook import RuleBook, Target, order_faults
+from services.alarm.domain.ruledata import make_rule
 
 TABLE = load_shipped()
 DIGESTS = {

@@ -1,0 +1,233 @@
+"""Rules as people write them down, and what must be true of one before it is taken.
+
+A rule names a signal of the table; levels, thresholds and delays are those of its signal unless the rule gives its own.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from libs.common.contracts.base import JsonObject
+from libs.common.points import POINTS, PointKind
+from services.alarm.domain.model import (
+    CLASSES,
+    Band,
+    Comparison,
+    Need,
+    Params,
+    Quantifier,
+    Rule,
+    Signal,
+    SignalKind,
+)
+from services.alarm.domain.rulebook import Fault, Override, Scope, override_faults
+
+RULE_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+RESERVED = frozenset({"effective", "thresholds"})
+"""Words that paths of the API have in the place of an id."""
+MAX_POINTS = 50
+"""Points of one rule."""
+GROUP = re.compile(r"^[a-z][a-z0-9_]{0,63}$")
+PLAUSIBLE: Mapping[str, tuple[float | None, float | None]] = {
+    point.name: (point.plausible_min, point.plausible_max) for point in POINTS.values()
+}
+"""Point to the least and the greatest value that it can have."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleRow:
+    """A rule as it is written down; what is None is as the signal has it."""
+
+    rule_id: str
+    signal: str
+    comparison: Comparison
+    quantifier: Quantifier
+    points: tuple[str, ...]
+    unit: str
+    device_kinds: tuple[str, ...]
+    band: Band | None
+    group: str | None
+    needs: frozenset[Need]
+    takes: Need | None
+    threshold: float | None
+    """In place of the signal's, for all classes; the states of the dictionary have no number."""
+    hysteresis: float
+    max_gap_s: float
+    enabled: bool = True
+    level: int | None = None
+    """In place of the signal's, for all classes."""
+    start_delay_s: float | None = None
+    end_delay_s: float | None = None
+
+
+def make_rule(row: RuleRow, signal: Signal, version: int) -> Rule:
+    """Return the rule with its parameters per station class."""
+    defaults: dict[str, Params] = {}
+    for station_class in CLASSES:
+        threshold = row.threshold if row.threshold is not None else signal.thresholds.get(station_class)
+        defaults[station_class] = Params(
+            enabled=row.enabled,
+            level=row.level if row.level is not None else signal.levels.get(station_class),
+            threshold=threshold,
+            hysteresis=row.hysteresis,
+            start_delay_s=row.start_delay_s if row.start_delay_s is not None else signal.start_delay_s,
+            end_delay_s=row.end_delay_s if row.end_delay_s is not None else signal.end_delay_s,
+            max_gap_s=row.max_gap_s,
+        )
+    return Rule(
+        rule_id=row.rule_id,
+        signal=row.signal,
+        comparison=row.comparison,
+        quantifier=row.quantifier,
+        points=row.points,
+        unit=row.unit,
+        device_kinds=frozenset(row.device_kinds),
+        defaults=defaults,
+        band=row.band,
+        group=row.group,
+        needs=row.needs,
+        takes=row.takes,
+        version=version,
+    )
+
+
+def rule_faults(row: RuleRow, signal: Signal | None, *, kinds: Mapping[str, frozenset[str]]) -> list[Fault]:
+    """Return what is wrong with a rule by itself.
+
+    Args:
+        row: The rule.
+        signal: The one that it names, None when there is none.
+        kinds: Kind of device to the numeric points that devices of the kind report, by the known profiles.
+    """
+    faults: list[Fault] = []
+    if RULE_ID.fullmatch(row.rule_id) is None or row.rule_id in RESERVED:
+        what = "up to 100 letters, digits, points, hyphens and underscores"
+        faults.append(Fault("rule_id", what, "不超过 100 个字母、数字、点、连字符或下划线", row.rule_id[:100]))
+    faults += _signal_faults(row, signal)
+    faults += _point_faults(row)
+    faults += _shape_faults(row)
+    if not faults:
+        faults += _reach_faults(row, kinds)
+    if not faults:
+        faults += _number_faults(row)
+    return faults
+
+
+def _signal_faults(row: RuleRow, signal: Signal | None) -> list[Fault]:
+    if signal is None or signal.retired:
+        return [Fault("signal", "the code of a signal of the table", "信号表中的信号编码", row.signal)]
+    if signal.kind is not SignalKind.DI:
+        return [Fault("signal", "a signal that is an alarm (遥信 or 阈值)", "告警类信号(遥信或阈值)", f"{signal.kind}")]
+    return []
+
+
+def _point_faults(row: RuleRow) -> list[Fault]:
+    faults: list[Fault] = []
+    if not 1 <= len(row.points) <= MAX_POINTS:
+        faults.append(Fault("points", f"1 to {MAX_POINTS} points", f"1 至 {MAX_POINTS} 个测点", len(row.points)))
+    for name in dict.fromkeys(row.points):
+        if row.points.count(name) > 1:
+            faults.append(Fault("points", "each point once", "每个测点只出现一次", name))
+        point = POINTS.get(name)
+        if point is None or point.kind is PointKind.TEXT:
+            faults.append(Fault("points", "numeric points of the platform", "平台的数值测点", name))
+        elif point.unit != row.unit:
+            faults.append(Fault("unit", f"{point.unit}, the unit of {name}", f"{name} 的单位 {point.unit}", row.unit))
+    return faults
+
+
+def _shape_faults(row: RuleRow) -> list[Fault]:
+    faults: list[Fault] = []
+    if row.quantifier is Quantifier.SOME and len(row.points) < 2:
+        faults.append(Fault("quantifier", "any or all, with a single point", "单个测点时为 any 或 all", row.quantifier))
+    if (row.band is None) != (row.group is None):
+        what_zh = "band 与 group 同时给出或都不给出"
+        faults.append(Fault("group", "band and group together, or neither", what_zh, row.group))
+    if row.group is not None and GROUP.fullmatch(row.group) is None:
+        what = "lower case words joined with underscores"
+        faults.append(Fault("group", what, "小写单词,以下划线连接", row.group[:100]))
+    if row.band is not None:
+        wanted = Comparison.ABOVE if row.band in (Band.HIGH, Band.HIGH_HIGH) else Comparison.BELOW
+        if row.comparison is not wanted:
+            faults.append(Fault("comparison", f"{wanted}, for {row.band}", f"{row.band} 对应 {wanted}", row.comparison))
+    return faults
+
+
+def _reach_faults(row: RuleRow, kinds: Mapping[str, frozenset[str]]) -> list[Fault]:
+    """Return a fault for each kind of which no known device has what the rule judges."""
+    least = 2 if row.quantifier is Quantifier.SOME else 1
+    wanted = ", ".join(row.points)
+    if not row.device_kinds:
+        if any(len(there.intersection(row.points)) >= least for there in kinds.values()):
+            return []
+        return [
+            Fault("points", "points that a known device profile reports", "已有设备模板上报的测点", wanted),
+        ]
+    faults: list[Fault] = []
+    for kind in row.device_kinds:
+        there = kinds.get(kind)
+        if there is None:
+            known = ", ".join(sorted(kinds))
+            faults.append(Fault("device_kinds", f"kinds of known devices: {known}", f"已知的设备类型:{known}", kind))
+        elif len(there.intersection(row.points)) < least:
+            faults.append(
+                Fault("device_kinds", f"a kind whose profiles report {wanted}", f"模板上报 {wanted} 的设备类型", kind)
+            )
+    return faults
+
+
+def _number_faults(row: RuleRow) -> list[Fault]:
+    numbers = Override(
+        rule_id=row.rule_id,
+        scope=Scope.DEVICE_KIND,
+        scope_id="",
+        version=0,
+        level=row.level,
+        threshold=row.threshold,
+        hysteresis=row.hysteresis,
+        start_delay_s=row.start_delay_s,
+        end_delay_s=row.end_delay_s,
+        max_gap_s=row.max_gap_s,
+    )
+    return override_faults(numbers, row, plausible=PLAUSIBLE)
+
+
+def change_faults(row: RuleRow, before: RuleRow, overrides: Sequence[Override]) -> list[Fault]:
+    """Return why a rule cannot become another: numbers of its overrides would mean something else."""
+    numbers = [one for one in overrides if one.threshold is not None or one.hysteresis is not None]
+    if not numbers or (row.unit == before.unit and row.comparison == before.comparison):
+        return []
+    where = ", ".join(f"{one.scope}:{one.scope_id}" for one in numbers[:5])
+    what = "unit" if row.unit != before.unit else "comparison"
+    was = getattr(before, what)
+    return [
+        Fault(
+            what,
+            f"{was}, while overrides give numbers for it ({where}); take them back first",
+            f"{was}:存在带数值的覆盖设置({where}),请先撤销",
+            getattr(row, what),
+        )
+    ]
+
+
+def definition_of(row: RuleRow) -> JsonObject:
+    """Return a rule as JSON, for its history and the audit log."""
+    return {
+        "signal": row.signal,
+        "comparison": row.comparison.value,
+        "quantifier": row.quantifier.value,
+        "points": list(row.points),
+        "unit": row.unit,
+        "device_kinds": list(row.device_kinds),
+        "band": None if row.band is None else row.band.value,
+        "group": row.group,
+        "needs": sorted(need.value for need in row.needs),
+        "takes": None if row.takes is None else row.takes.value,
+        "threshold": row.threshold,
+        "hysteresis": row.hysteresis,
+        "max_gap_s": row.max_gap_s,
+        "enabled": row.enabled,
+        "level": row.level,
+        "start_delay_s": row.start_delay_s,
+        "end_delay_s": row.end_delay_s,
+    }
