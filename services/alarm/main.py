@@ -40,6 +40,7 @@ from services.alarm.usecases.localising import Localiser, Pauses
 from services.alarm.usecases.maintenance import Maintenance
 from services.alarm.usecases.rulemaking import RuleMaking
 from services.alarm.usecases.rules import Rules
+from services.alarm.usecases.thresholds import Thresholds
 from services.alarm.worker.deliveries import DELIVERIES_GROUP, DeliveriesHandler
 from services.alarm.worker.diagnosing import (
     DIAGNOSIS_GROUP,
@@ -117,6 +118,9 @@ def build(platform: Platform) -> Service:
 
     rules = Rules(db=db, directory=directory, clock=platform.clock, audit=audit, class_map=settings.classes)
     making = RuleMaking(db=db, directory=directory, clock=platform.clock, audit=audit, class_map=settings.classes)
+    thresholds = Thresholds(
+        db=db, directory=directory, clock=platform.clock, audit=audit, class_map=settings.classes, rules=rules
+    )
     alarms = Alarms(
         db=db,
         directory=directory,
@@ -189,7 +193,7 @@ def build(platform: Platform) -> Service:
     )
     health = Health(platform.clock)
     app = create_app("alarm", platform, health, title="Wattring alarm")
-    app.include_router(build_router(rules, making, alarms, maintenance))
+    app.include_router(build_router(rules, making, thresholds, alarms, maintenance))
     app.include_router(build_diagnoses_router(diagnoses))
     return Service(
         name="alarm",

@@ -157,6 +157,11 @@ async def next_book_version(conn: WriteConn) -> int:
     return version
 
 
+async def lock_book(conn: WriteConn) -> None:
+    """Wait for whoever else changes rules, and keep others from it until this transaction ends."""
+    await conn.execute("select version from rulebook for update")
+
+
 async def put_override(conn: WriteConn, stored: StoredOverride) -> None:
     """Write an override in place of the one of its scope, and into the history."""
     override = stored.override

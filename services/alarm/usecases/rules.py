@@ -171,12 +171,12 @@ class Rules:
                 version=version,
                 **{name: getattr(wanted, name) for name in PARAMETERS},
             )
-            faults = self._faults(book, rule, override, wanted.unit)
+            faults = self.faults(book, rule, override, wanted.unit)
             if faults:
                 raise InvalidRule(faults)
             stored = StoredOverride(override, actor_of(who), self._clock.now(), wanted.reason)
             await rulebook_store.put_override(conn, stored)
-            await self._audit(conn, self._changed(stored, before, "alarm_rule.override", request_id))
+            await self._audit(conn, self.audit_of(stored, before, "alarm_rule.override", request_id))
         return stored
 
     async def delete_override(
@@ -207,7 +207,7 @@ class Rules:
                 raise InvalidRule(faults)
             stored = StoredOverride(empty, actor_of(who), self._clock.now(), None)
             await rulebook_store.put_override(conn, stored)
-            await self._audit(conn, self._changed(stored, before, "alarm_rule.take_back", request_id))
+            await self._audit(conn, self.audit_of(stored, before, "alarm_rule.take_back", request_id))
 
     def _may_change(self, scope: Scope, scope_id: str, who: Principal) -> None:
         allowed = self._directory.sites_of(who)
@@ -223,7 +223,15 @@ class Rules:
             message_zh=f"{who.subject} 无权修改 {scope} {scope_id} 的规则",
         )
 
-    def _faults(self, book: RuleBook, rule: Rule, override: Override, unit: str | None) -> list[Fault]:
+    def faults(self, book: RuleBook, rule: Rule, override: Override, unit: str | None) -> list[Fault]:
+        """Return why an override cannot be taken into a book, nothing when it can.
+
+        Args:
+            book: As it stands.
+            rule: The rule that the override changes.
+            override: What is asked for.
+            unit: Of its numbers as the asker understands them; None is the rule's.
+        """
         faults = override_faults(override, rule, plausible=PLAUSIBLE)
         if override.empty:
             what = f"at least one of {', '.join(PARAMETERS)}"
@@ -276,8 +284,11 @@ class Rules:
             Scope.DEVICE_KIND: lambda target: target.kind == override.scope_id,
             Scope.SITE_CLASS: lambda target: target.station_class == override.scope_id,
             Scope.SITE: lambda target: target.site_id == override.scope_id,
-            Scope.DEVICE: lambda target: target.device_id == override.scope_id,
         }
+        if override.scope is Scope.DEVICE:
+            target = self._directory.target(override.scope_id)
+            yield from [] if target is None else [target]
+            return
         reached = chosen[override.scope]
         yield from (target for target in self._directory.targets() if reached(target) and applies(rule, target))
         # Devices to come: one that has every point, of each kind and class that the override reaches.
@@ -287,15 +298,22 @@ class Rules:
                 if override.scope in (Scope.DEVICE_KIND, Scope.SITE_CLASS) and reached(future):
                     yield future
 
-    def _changed(
-        self, stored: StoredOverride, before: Override | None, action: str, request_id: str | None
+    def audit_of(
+        self,
+        stored: StoredOverride,
+        before: Override | None,
+        action: str,
+        request_id: str | None,
+        *,
+        door: str = "api",
     ) -> AuditEvent:
+        """Return what the audit log says of a changed override."""
         override = stored.override
         target = self._directory.target(override.scope_id) if override.scope is Scope.DEVICE else None
         site = override.scope_id if override.scope is Scope.SITE else None if target is None else target.site_id
         return AuditEvent(
             actor=stored.changed_by,
-            door="api",
+            door=door,
             action=action,
             subject=f"alarm_rule:{override.rule_id}/{override.scope}:{override.scope_id}",
             at=stored.changed_at,

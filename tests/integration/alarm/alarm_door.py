@@ -24,6 +24,7 @@ from services.alarm.usecases.alarms import Alarms
 from services.alarm.usecases.maintenance import Maintenance
 from services.alarm.usecases.rulemaking import RuleMaking
 from services.alarm.usecases.rules import Rules
+from services.alarm.usecases.thresholds import Thresholds
 from tests.integration.alarm.alarm_world import CLASSES, LOW, World
 
 
@@ -44,11 +45,15 @@ class Door:
         status: int = 200,
         scopes: tuple[str, ...] = ("alarm:read", "alarm:write"),
         sites: tuple[str, ...] | None = None,
+        service: str | None = None,
         **params: Any,
     ) -> Any:
-        token = self.keys.sign_token(
-            "gateway", subject="wang", kind="user", audience="alarm", scopes=scopes, sites=sites
-        )
+        if service is not None:
+            token = self.keys.sign_token(service, audience="alarm", scopes=scopes)
+        else:
+            token = self.keys.sign_token(
+                "gateway", subject="wang", kind="user", audience="alarm", scopes=scopes, sites=sites
+            )
         reply = await self.client.request(
             method, f"/api/v1{path}", json=body, params=params, headers={"authorization": f"Bearer {token}"}
         )
@@ -83,10 +88,13 @@ async def open_door(world: World, tmp_path: Path) -> AsyncIterator[Door]:
     app = create_app("alarm", platform, health, title="alarm")
     rules = Rules(db=world.db, directory=world.registry, clock=clock, audit=audit, class_map=CLASSES)
     making = RuleMaking(db=world.db, directory=world.registry, clock=clock, audit=audit, class_map=CLASSES)
+    thresholds = Thresholds(
+        db=world.db, directory=world.registry, clock=clock, audit=audit, class_map=CLASSES, rules=rules
+    )
     alarms = Alarms(db=world.db, directory=world.registry, clock=clock, audit=audit, longest_shelf=timedelta(days=7))
     maintenance = Maintenance(
         db=world.db, directory=world.registry, clock=clock, audit=audit, longest=timedelta(days=30)
     )
-    app.include_router(build_router(rules, making, alarms, maintenance))
+    app.include_router(build_router(rules, making, thresholds, alarms, maintenance))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://alarm") as client:
         yield Door(world, client, keys)
