@@ -4,9 +4,10 @@ import io
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
+from typing import TypeVar
 
 import openpyxl
 from openpyxl.cell import Cell as BookCell
@@ -40,6 +41,8 @@ _ROW_MARK_BYTES = 24
 _HEAD = Font(bold=True)
 _HEAD_FILL = PatternFill("solid", fgColor="DDE7F0")
 
+_T = TypeVar("_T")
+
 Cell = str | int | float | bool | datetime | date | time | None
 
 
@@ -62,19 +65,41 @@ class Sheet:
     rows: Sequence[SheetRow]
 
 
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A sheet as it stands, whatever its first rows are."""
+
+    title: str
+    rows: Sequence[tuple[int, Sequence[Cell]]]
+    """Number as Excel shows it, and the cells from the first column on; empty rows are left out."""
+
+
 def read_workbook(body: bytes, source: str) -> list[Sheet]:
     """Return the sheets of a workbook; empty ones are left out.
 
     Raises:
         InvalidFile: It is no workbook, is too large, or a sheet has no usable headings.
     """
+    return _opened(body, source, _sheets)
+
+
+def read_grids(body: bytes, source: str) -> list[Grid]:
+    """Return the sheets of a workbook row by row; empty ones are left out.
+
+    Raises:
+        InvalidFile: It is no workbook, or is too large.
+    """
+    return _opened(body, source, _grids)
+
+
+def _opened(body: bytes, source: str, read: Callable[[Iterable[object], str], Iterator[_T]]) -> list[_T]:
     _check_size(body, source)
     try:
         book = openpyxl.load_workbook(io.BytesIO(body), read_only=True, data_only=True, keep_links=False)
     except Exception as exc:  # openpyxl lets many kinds through: KeyError, ValueError, BadZipFile, ParseError …
         raise unusable(source, "an undamaged Excel workbook (.xlsx)", "完好的 Excel 工作簿(.xlsx)", exc) from exc
     try:
-        return list(_sheets(book.worksheets, source))
+        return list(read(book.worksheets, source))
     except InvalidFile:
         raise
     except Exception as exc:  # the same for the sheets, which are read only now
@@ -99,6 +124,22 @@ def write_workbook(sheets: Iterable[Sheet], widths: Mapping[str, int] | None = N
         page.append([_head(page, column) for column in sheet.columns])
         for row in sheet.rows:
             page.append([_cell(page, row.cells.get(column)) for column in sheet.columns])
+    found = io.BytesIO()
+    book.save(found)
+    return found.getvalue()
+
+
+def write_grid(title: str, heads: Sequence[Sequence[str]], rows: Iterable[Sequence[Cell]]) -> bytes:
+    """Return a workbook of one sheet whose first rows are headings, frozen and bold; texts stay texts."""
+    book = openpyxl.Workbook(write_only=True)
+    page = book.create_sheet(title)
+    page.freeze_panes = f"A{len(heads) + 1}"
+    for place in range(1, max(map(len, heads), default=0) + 1):
+        page.column_dimensions[get_column_letter(place)].width = 16
+    for head in heads:
+        page.append([_head(page, text) for text in head])
+    for row in rows:
+        page.append([_cell(page, value) for value in row])
     found = io.BytesIO()
     book.save(found)
     return found.getvalue()
@@ -190,6 +231,26 @@ def _sheets(pages: Iterable[object], source: str) -> Iterator[Sheet]:
         yield Sheet(page.title, [column for column in columns if column], rows)  # type: ignore[attr-defined]
 
 
+def _grids(pages: Iterable[object], source: str) -> Iterator[Grid]:
+    left = MAX_ROWS
+    for page in pages:
+        if not hasattr(page, "iter_rows"):
+            continue  # a chart on a sheet of its own
+        page.reset_dimensions()  # type: ignore[attr-defined]  # as above
+        rows: list[tuple[int, Sequence[Cell]]] = []
+        for number, values in enumerate(page.iter_rows(values_only=True, max_col=MAX_COLUMNS), start=1):
+            if number > MAX_ROW_NUMBER:
+                raise unusable(source, f"no row behind {MAX_ROW_NUMBER}", f"行号不超过 {MAX_ROW_NUMBER}")
+            if all(value is None or value == "" for value in values):
+                continue
+            left -= 1
+            if left < 0:
+                raise unusable(source, f"at most {MAX_ROWS} rows", f"不超过 {MAX_ROWS} 行")
+            rows.append((number, [None if value is None or value == "" else _plain(value) for value in values]))
+        if rows:
+            yield Grid(page.title, rows)  # type: ignore[attr-defined]  # has rows, so has a title
+
+
 def _columns(head: Sequence[object], source: str, title: str) -> list[str]:
     columns = ["" if value is None else str(value).strip() for value in head]
     twice = next((name for name in columns if name and columns.count(name) > 1), None)
@@ -211,7 +272,8 @@ def _plain(value: object) -> Cell:
 
 
 def _head(page: Worksheet, text: str) -> BookCell:
-    cell = WriteOnlyCell(page, text)
+    cell = WriteOnlyCell(page, ILLEGAL_CHARACTERS_RE.sub("", text))
+    cell.data_type = "s"  # not a formula either
     cell.font, cell.fill, cell.alignment = _HEAD, _HEAD_FILL, Alignment(vertical="center")
     return cell
 

@@ -63,6 +63,7 @@ def build(words: Words) -> typer.Typer:
     _add_profile(app, words)
     _add_pull(app, words)
     _add_fault(app, words)
+    _add_signals(app, words)
     _add_services(app, words)
     return app
 
@@ -292,6 +293,56 @@ def _add_fault(app: typer.Typer, words: Words) -> None:
         from libs.suite import faultlist
 
         faultlist.save(_settings(), path, words=words, say=_say)
+
+
+def _add_signals(app: typer.Typer, words: Words) -> None:
+    signals = typer.Typer(
+        help=words("the standard signal table in versions", "标准信号表的版本管理"),
+        no_args_is_help=True,
+        rich_markup_mode=None,
+    )
+    app.add_typer(signals, name="signals")
+    table = typer.Argument(metavar="TABLE", help=words("id of the table", "信号表标识"))
+
+    @signals.command(name="list", help=words("the tables and the version that counts", "各信号表及其当前版本"))
+    def list_() -> None:
+        from libs.suite.api import LocalApi
+        from libs.suite.signals import list_tables
+
+        with LocalApi(_settings()) as api:
+            list_tables(api, words, _say)
+
+    @signals.command(help=words("write a version to a file, .xlsx or .csv", "将某一版本导出为 .xlsx 或 .csv 文件"))
+    def export(
+        dictionary: Annotated[str, table],
+        file: Annotated[Path, typer.Argument(dir_okay=False)],
+        version: Annotated[int | None, typer.Option(min=1, help=words("else the last", "默认为最新版本"))] = None,
+    ) -> None:
+        from libs.suite.api import LocalApi
+        from libs.suite.signals import export_table
+
+        with LocalApi(_settings()) as api:
+            export_table(api, dictionary, file, version, words, _say)
+
+    @signals.command(name="import", help=words("import a file as the next version", "导入文件作为下一版本"))
+    def import_(
+        dictionary: Annotated[str, table],
+        file: Annotated[Path, typer.Argument(dir_okay=False)],
+        dry_run: Annotated[
+            bool, typer.Option("--dry-run", help=words("show what would change", "仅显示将发生的变更"))
+        ] = False,
+        remove_missing: Annotated[
+            bool, typer.Option("--remove-missing", help=words("rows that the file lacks go", "删除文件中没有的信号"))
+        ] = False,
+        name: Annotated[str | None, typer.Option(help=words("of a new table", "新信号表的名称"))] = None,
+        reason: Annotated[str | None, typer.Option(help=words("why", "原因"))] = None,
+    ) -> None:
+        from libs.suite.api import LocalApi
+        from libs.suite.signals import import_table
+
+        how = {"dry_run": dry_run, "missing": "remove" if remove_missing else "keep", "name": name, "reason": reason}
+        with LocalApi(_settings()) as api:
+            import_table(api, dictionary, file, words, _say, **how)
 
 
 def _add_line(app: typer.Typer, words: Words) -> None:

@@ -8,7 +8,7 @@ import csv
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import TypeVar
 
@@ -26,9 +26,14 @@ from services.alarm.domain.model import (
     SignalKind,
 )
 from services.alarm.domain.ruledata import RuleRow
+from services.alarm.domain.signal_table import Layout
+from services.alarm.files.table_file import read_table
+from services.alarm.files.table_rows import read_rows
 
-SHIPPED_VERSION = 2
+SHIPPED_VERSION = 3
 FILES = ("dictionaries.csv", "signals.csv", "rules.csv")
+PRINTED = "telecom-2020-excerpt"
+"""The dictionary that is shipped as printed besides, in a file of its name: its numbers are damaged."""
 CONDITION_PREFIX = "wattring.condition."
 """Signals of findings of the platform itself: the prefix and the kind of the finding."""
 
@@ -42,12 +47,14 @@ class SignalTable:
     dictionaries: tuple[Dictionary, ...]
     signals: Mapping[str, Signal]
     rules: Mapping[str, RuleRow]
+    layouts: Mapping[str, Layout]
+    """How a dictionary is printed, where it is not in the platform's own columns."""
 
 
 def shipped_digest() -> str:
     """Return a hash over the shipped files, by which a test notices a change without a new version."""
     digest = hashlib.sha256()
-    for name in FILES:
+    for name in (*FILES, f"{PRINTED}.csv"):
         digest.update(_text(name).encode())
     return digest.hexdigest()
 
@@ -58,7 +65,12 @@ def load_shipped() -> SignalTable:
     Raises:
         InvalidFile: A line is wrong; all wrong places are listed.
     """
-    return parse_table(*(_text(name) for name in FILES))
+    table = parse_table(*(_text(name) for name in FILES))
+    printed = read_table(_text(f"{PRINTED}.csv").encode(), f"{PRINTED}.csv")
+    found = read_rows(printed, PRINTED, table.signals)
+    if found.problems:
+        raise InvalidFile(f"{PRINTED}.csv", list(found.problems))
+    return replace(table, signals={**table.signals, **found.signals}, layouts={PRINTED: printed.layout})
 
 
 def parse_table(dictionaries: str, signals: str, rules: str) -> SignalTable:
@@ -77,7 +89,7 @@ def parse_table(dictionaries: str, signals: str, rules: str) -> SignalTable:
     def rule(line: "_Line") -> RuleRow:
         return _rule(line, found)
 
-    return SignalTable(tuple(known.values()), found, {one.rule_id: one for one in _read("rules.csv", rules, rule)})
+    return SignalTable(tuple(known.values()), found, {one.rule_id: one for one in _read("rules.csv", rules, rule)}, {})
 
 
 def _text(name: str) -> str:

@@ -62,6 +62,13 @@ class RegistryDirectory:
         changed, self._changed = self._changed, set()
         return changed
 
+    def order_of(self, device_id: str) -> int:
+        """Return the order number of the circuit that a device measures: its channel, its binding's, or 1."""
+        device = self._view.device(DeviceId(device_id))
+        if device is not None and device.channel is not None:
+            return device.channel
+        return next((binding.channel for binding in self._view.bindings_of_device(DeviceId(device_id))), 1)
+
     def fed_by(self, load_id: str) -> list[str]:
         """Return the devices that have no supply while the load has none: its breaker and its meters."""
         load = self._view.load(LoadId(load_id))

@@ -8,6 +8,7 @@ from libs.common.bus import outbox, topics
 from libs.common.bus.consumer import EffectsConsumer
 from libs.common.bus.outbox import OutboxRelay
 from libs.common.client import ServiceClient
+from libs.common.clock import Clock
 from libs.common.contracts.audit import AuditEvent
 from libs.common.db import Database, WriteConn
 from libs.common.ids import LoadId
@@ -40,6 +41,7 @@ from services.alarm.usecases.localising import Localiser, Pauses
 from services.alarm.usecases.maintenance import Maintenance
 from services.alarm.usecases.rulemaking import RuleMaking
 from services.alarm.usecases.rules import Rules
+from services.alarm.usecases.tables import Tables
 from services.alarm.usecases.thresholds import Thresholds
 from services.alarm.worker.deliveries import DELIVERIES_GROUP, DeliveriesHandler
 from services.alarm.worker.diagnosing import (
@@ -57,14 +59,15 @@ from services.alarm.worker.measure import Measure
 class ShippedTable:
     """Takes the shipped signal table over at the start, when it is newer than the stored one."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, clock: Clock) -> None:
         """Keep the database."""
         self._db = db
+        self._clock = clock
 
     async def __aenter__(self) -> Self:
         table = load_shipped()
         async with self._db.write() as conn:
-            await rulebook_store.seed(conn, table)
+            await rulebook_store.seed(conn, table, self._clock.now())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -121,6 +124,7 @@ def build(platform: Platform) -> Service:
     thresholds = Thresholds(
         db=db, directory=directory, clock=platform.clock, audit=audit, class_map=settings.classes, rules=rules
     )
+    tables = Tables(db=db, directory=directory, clock=platform.clock, audit=audit, class_map=settings.classes)
     alarms = Alarms(
         db=db,
         directory=directory,
@@ -193,13 +197,22 @@ def build(platform: Platform) -> Service:
     )
     health = Health(platform.clock)
     app = create_app("alarm", platform, health, title="Wattring alarm")
-    app.include_router(build_router(rules, making, thresholds, alarms, maintenance))
+    app.include_router(
+        build_router(
+            rules=rules,
+            making=making,
+            thresholds=thresholds,
+            tables=tables,
+            alarms=alarms,
+            maintenance=maintenance,
+        )
+    )
     app.include_router(build_diagnoses_router(diagnoses))
     return Service(
         name="alarm",
         app=app,
         health=health,
-        resources=[SchemaGate(platform.settings.database, BUS, "alarm"), db, ShippedTable(db), export],
+        resources=[SchemaGate(platform.settings.database, BUS, "alarm"), db, ShippedTable(db, platform.clock), export],
         workers=[
             Worker("registry", view.run),
             Worker("rules", consume),

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from libs.common.contracts.base import Flag
@@ -19,6 +19,7 @@ from libs.common.web import (
 from services.alarm.api.common import Reader, Writer, request_id
 from services.alarm.domain.model import SECOND_US, EffectiveRule, Need, Rule, Signal
 from services.alarm.domain.rulebook import Scope, Target, class_code
+from services.alarm.domain.signal_table import signal_for
 from services.alarm.usecases.rules import OverrideRequest, Rules
 from services.alarm.views import StoredOverride
 
@@ -48,6 +49,7 @@ class SignalReply(BaseModel):
     required: bool
     points: Sequence[str] = Field(description="points of the platform that the signal speaks of")
     note: str | None
+    retired: bool = Field(description="the table has it no more; rules over it sleep")
 
 
 class ClassDefaults(BaseModel):
@@ -168,6 +170,9 @@ def add_signal_routes(router: APIRouter, rules: Rules) -> None:
         _: Reader,
         equipment_type: str | None = None,
         dictionary: str | None = None,
+        retired: Annotated[
+            bool, Query(description="those that the table has no more, which alarms still name")
+        ] = False,
         limit: Limit = 200,
         cursor: Cursor = None,
     ) -> Page[SignalReply]:
@@ -178,6 +183,7 @@ def add_signal_routes(router: APIRouter, rules: Rules) -> None:
             if (after is None or signal.code > after)
             and (equipment_type is None or signal.equipment_type == equipment_type)
             and (dictionary is None or signal.dictionary == dictionary)
+            and signal.retired == retired
         ]
         page = [_signal(signal) for signal in found[:limit]]
         return Page(items=page, next_cursor=key_cursor(page[-1].code) if len(found) > limit else None)
@@ -202,6 +208,10 @@ def add_rule_routes(router: APIRouter, rules: Rules) -> None:
     async def effective_rules(device: str, who: Reader) -> EffectiveRulesReply:
         target, found, signals = await rules.effective(device, who)
         dictionary_class = rules.dictionary_class(target)
+
+        def named(signal: Signal) -> Signal:
+            return signal_for(signal, lambda: rules.order_of(device))
+
         return EffectiveRulesReply(
             device_id=target.device_id,
             site_id=target.site_id,
@@ -209,7 +219,7 @@ def add_rule_routes(router: APIRouter, rules: Rules) -> None:
             station_class=target.station_class,
             dictionary_class=dictionary_class,
             profile=target.profile,
-            rules=[_effective(one, signals[one.signal], target, dictionary_class) for one in found],
+            rules=[_effective(one, named(signals[one.signal]), target, dictionary_class) for one in found],
         )
 
     @router.get("/alarm-rules/{rule_id}", tags=["alarm-rules"], summary="One rule with its overrides")
@@ -265,6 +275,7 @@ def _signal(signal: Signal) -> SignalReply:
         required=signal.required,
         points=signal.points,
         note=signal.note,
+        retired=signal.retired,
     )
 
 

@@ -221,7 +221,7 @@ def definition_of(row: RuleRow) -> JsonObject:
         "device_kinds": list(row.device_kinds),
         "band": None if row.band is None else row.band.value,
         "group": row.group,
-        "needs": sorted(need.value for need in row.needs),
+        "needs": [need.value for need in sorted(row.needs)],
         "takes": None if row.takes is None else row.takes.value,
         "threshold": row.threshold,
         "hysteresis": row.hysteresis,

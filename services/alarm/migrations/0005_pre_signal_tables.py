@@ -6,10 +6,7 @@ revision = "0005"
 down_revision = "0004"
 
 STATEMENTS = (
-    """
-    alter table signals add column cells jsonb not null default '{}', add column position integer not null default 0,
-        add column retired boolean not null default false
-    """,
+    "alter table signals add column retired boolean not null default false",
     """
     create table signal_tables (
         dictionary text not null,

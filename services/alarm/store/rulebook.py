@@ -1,6 +1,7 @@
 """SQL of the signal table, its rules and their overrides."""
 
 from collections.abc import Mapping
+from datetime import datetime
 
 import asyncpg
 
@@ -9,77 +10,26 @@ from services.alarm.dictionary import SHIPPED_VERSION, SignalTable
 from services.alarm.domain.model import Signal, SignalKind
 from services.alarm.domain.rulebook import PARAMETERS, Override, RuleBook, Scope
 from services.alarm.domain.ruledata import make_rule
-from services.alarm.store import ruledata
+from services.alarm.store import ruledata, tables
 from services.alarm.views import StoredOverride
 
 
-async def seed(conn: WriteConn, table: SignalTable) -> bool:
+async def seed(conn: WriteConn, table: SignalTable, now: datetime) -> bool:
     """Take over the shipped table when it is newer than what is stored; return whether it was.
 
-    Rows that the table no longer has stay: alarms name them.
+    Rows that the table no longer has stay: alarms name them. What people imported or changed stays as they made it.
     """
     row = await conn.fetchrow("select version, shipped_version from rulebook for update")
     if row["shipped_version"] >= SHIPPED_VERSION:
         return False
     version = row["version"] + 1
     for dictionary in table.dictionaries:
-        await conn.execute(
-            """
-            insert into dictionaries (dictionary, name_zh, name_en, source) values ($1, $2, $3, $4)
-                on conflict (dictionary) do update set
-                   name_zh = excluded.name_zh, name_en = excluded.name_en, source = excluded.source
-            """,
-            dictionary.dictionary,
-            dictionary.name_zh,
-            dictionary.name_en,
-            dictionary.source,
-        )
-    for signal in table.signals.values():
-        await _put_signal(conn, signal, version)
+        await tables.put_dictionary(conn, dictionary)
+        await tables.seed(conn, dictionary.dictionary, table, version, now)
     for rule in table.rules.values():
         await ruledata.put_shipped(conn, rule, version)
     await conn.execute("update rulebook set version = $1, shipped_version = $2", version, SHIPPED_VERSION)
     return True
-
-
-async def _put_signal(conn: WriteConn, signal: Signal, version: int) -> None:
-    await conn.execute(
-        """
-        insert into signals (code, dictionary, equipment_type, equipment_zh, kind, name_zh, name_en, unit, levels,
-                             thresholds, start_delay_s, end_delay_s, period_s, absolute_change, alarm_text_zh,
-                             normal_text_zh, required, points, note, version)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
-            on conflict (code) do update set
-               dictionary = excluded.dictionary, equipment_type = excluded.equipment_type,
-               equipment_zh = excluded.equipment_zh, kind = excluded.kind, name_zh = excluded.name_zh,
-               name_en = excluded.name_en, unit = excluded.unit, levels = excluded.levels,
-               thresholds = excluded.thresholds, start_delay_s = excluded.start_delay_s,
-               end_delay_s = excluded.end_delay_s, period_s = excluded.period_s,
-               absolute_change = excluded.absolute_change, alarm_text_zh = excluded.alarm_text_zh,
-               normal_text_zh = excluded.normal_text_zh, required = excluded.required, points = excluded.points,
-               note = excluded.note, version = excluded.version
-        """,
-        signal.code,
-        signal.dictionary,
-        signal.equipment_type,
-        signal.equipment_zh,
-        signal.kind.value,
-        signal.name_zh,
-        signal.name_en,
-        signal.unit,
-        dict(signal.levels),
-        dict(signal.thresholds),
-        signal.start_delay_s,
-        signal.end_delay_s,
-        signal.period_s,
-        signal.absolute_change,
-        signal.alarm_text_zh,
-        signal.normal_text_zh,
-        signal.required,
-        list(signal.points),
-        signal.note,
-        version,
-    )
 
 
 async def fetch_book_version(conn: ReadConn | WriteConn) -> int:
@@ -94,7 +44,7 @@ async def fetch_signals(conn: ReadConn | WriteConn) -> dict[str, Signal]:
         """
         select code, dictionary, equipment_type, equipment_zh, kind, name_zh, name_en, unit, levels, thresholds,
                start_delay_s, end_delay_s, period_s, absolute_change, alarm_text_zh, normal_text_zh, required, points,
-               note, cells, retired
+               note, retired
           from signals order by code
         """
     )
@@ -220,6 +170,5 @@ def _signal(row: asyncpg.Record) -> Signal:
         required=row["required"],
         points=tuple(row["points"]),
         note=row["note"],
-        cells=row["cells"],
         retired=row["retired"],
     )

@@ -14,6 +14,7 @@ from libs.common.errors import Conflict, InvalidInput, NotFound
 from libs.common.ids import AlarmId, DeviceId, SiteId, new_id
 from libs.common.tokens import Principal
 from services.alarm import bus
+from services.alarm.domain.signal_table import PLACE, numbered
 from services.alarm.store import alarms as alarms_store
 from services.alarm.store import deliveries as deliveries_store
 from services.alarm.store import maintenance as maintenance_store
@@ -91,7 +92,7 @@ class Alarms:
         async with self._db.read() as conn:
             alarms = await alarms_store.fetch_alarms(conn, wanted, after=after, limit=limit)
             deliveries = await deliveries_store.fetch_deliveries(conn, [alarm.alarm_id for alarm in alarms])
-        return [(alarm, deliveries.get(alarm.alarm_id, ())) for alarm in alarms]
+        return [(self._named(alarm), deliveries.get(alarm.alarm_id, ())) for alarm in alarms]
 
     async def detail(self, alarm_id: str, who: Principal) -> AlarmDetail:
         """Return an alarm with everything about it.
@@ -232,7 +233,15 @@ class Alarms:
         allowed = self._directory.sites_of(who)
         if alarm is None or (allowed is not None and alarm.site_id not in allowed):
             raise UnknownAlarm(f"there is no alarm {alarm_id}", message_zh=f"告警 {alarm_id} 不存在")
-        return alarm
+        return self._named(alarm)
+
+    def _named(self, alarm: AlarmRow) -> AlarmRow:
+        """Return an alarm with the order number of its circuit in the names, where they have a place for it."""
+        names = (alarm.signal_name or "", alarm.signal_name_zh or "")
+        if alarm.device_id is None or not any(PLACE in name for name in names):
+            return alarm
+        english, chinese = (numbered(name, self._directory.order_of(alarm.device_id)) for name in names)
+        return replace(alarm, signal_name=english, signal_name_zh=chinese)
 
 
 async def _publish(conn: WriteConn, order: AlarmOrder) -> None:

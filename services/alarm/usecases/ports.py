@@ -23,6 +23,9 @@ class Directory(Protocol):
     def kinds(self) -> Mapping[str, frozenset[str]]:
         """Return the numeric points that devices of each kind can have, by the known profiles."""
 
+    def order_of(self, device_id: str) -> int:
+        """Return the order number of the circuit that a device measures among those of its kind, from 1 on."""
+
     def has_site(self, site_id: str) -> bool:
         """Return whether there is such a site."""
 

@@ -144,6 +144,10 @@ class Rules:
         book, signals = await self.book()
         return target, list(book.for_device(target)), signals
 
+    def order_of(self, device_id: str) -> int:
+        """Return the order number of the circuit that a device measures, for names with a place for it."""
+        return self._directory.order_of(device_id)
+
     def dictionary_class(self, target: Target) -> str:
         """Return the class of the signal table that a device's site belongs to."""
         return dictionary_class(self._class_map, target.station_class)

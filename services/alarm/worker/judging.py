@@ -22,6 +22,7 @@ from services.alarm.domain.engine import Changes, Engine, Judged, Limits
 from services.alarm.domain.model import NEVER_US, SECOND_US, AlarmStep, EndReason, Signal, StepPhase, from_us, to_us
 from services.alarm.domain.rulebook import RuleBook
 from services.alarm.domain.shutdowns import Shutdown
+from services.alarm.domain.signal_table import signal_for
 from services.alarm.domain.sites import SiteLimits, Sites, Topology
 from services.alarm.store import alarms as alarms_store
 from services.alarm.store import maintenance as maintenance_store
@@ -57,6 +58,9 @@ class Directory(engine.Directory, Topology, Protocol):
 
     def take_changed(self) -> set[str]:
         """Return the devices that the registry said something new about; they are forgotten here."""
+
+    def order_of(self, device_id: str) -> int:
+        """Return the order number of the circuit that a device measures, from 1 on."""
 
     def fed_by(self, load_id: str) -> list[str]:
         """Return the devices that have no supply while the load has none."""
@@ -290,9 +294,13 @@ class JudgeHandler:
             await state_store.put_episodes(conn, changes.episodes, known)
 
     async def _publish_steps(self, conn: WriteConn, steps: Sequence[AlarmStep]) -> list[AlarmEvent]:
-        events = [bus.event_of(step, self._signals.get(step.signal), self._clock.now()) for step in steps]
+        events = [bus.event_of(step, self._signal_of(step), self._clock.now()) for step in steps]
         partitions = [self._engine.partition_of(step.device_id) or 0 for step in steps]
         return await self._publish(conn, events, partitions)
+
+    def _signal_of(self, step: AlarmStep) -> Signal | None:
+        signal = self._signals.get(step.signal)
+        return None if signal is None else signal_for(signal, lambda: self._directory.order_of(step.device_id))
 
     async def _publish_of(self, conn: WriteConn, events: Sequence[AlarmEvent], partition: int) -> list[AlarmEvent]:
         return await self._publish(conn, events, [partition] * len(events))

@@ -24,6 +24,7 @@ from services.alarm.usecases.alarms import Alarms
 from services.alarm.usecases.maintenance import Maintenance
 from services.alarm.usecases.rulemaking import RuleMaking
 from services.alarm.usecases.rules import Rules
+from services.alarm.usecases.tables import Tables
 from services.alarm.usecases.thresholds import Thresholds
 from tests.integration.alarm.alarm_world import CLASSES, LOW, World
 
@@ -48,17 +49,41 @@ class Door:
         service: str | None = None,
         **params: Any,
     ) -> Any:
+        headers = self._as(scopes, sites, service)
+        reply = await self.client.request(method, f"/api/v1{path}", json=body, params=params, headers=headers)
+        assert reply.status_code == status, reply.text
+        return reply.json() if reply.content else None
+
+    async def send(
+        self,
+        path: str,
+        content: bytes,
+        *,
+        status: int = 200,
+        scopes: tuple[str, ...] = ("alarm:write",),
+        sites: tuple[str, ...] | None = None,
+        **params: Any,
+    ) -> Any:
+        """Post a file."""
+        headers = self._as(scopes, sites, None)
+        reply = await self.client.post(f"/api/v1{path}", content=content, params=params, headers=headers)
+        assert reply.status_code == status, reply.text
+        return reply.json()
+
+    async def file(self, path: str, **params: Any) -> bytes:
+        """Return the file that a GET answers with."""
+        reply = await self.client.get(f"/api/v1{path}", params=params, headers=self._as(("alarm:read",), None, None))
+        assert reply.status_code == 200, reply.text
+        return reply.content
+
+    def _as(self, scopes: tuple[str, ...], sites: tuple[str, ...] | None, service: str | None) -> dict[str, str]:
         if service is not None:
             token = self.keys.sign_token(service, audience="alarm", scopes=scopes)
         else:
             token = self.keys.sign_token(
                 "gateway", subject="wang", kind="user", audience="alarm", scopes=scopes, sites=sites
             )
-        reply = await self.client.request(
-            method, f"/api/v1{path}", json=body, params=params, headers={"authorization": f"Bearer {token}"}
-        )
-        assert reply.status_code == status, reply.text
-        return reply.json() if reply.content else None
+        return {"authorization": f"Bearer {token}"}
 
     async def override(self, body: object, *, rule: str = LOW, scope: str = "device/m-1", status: int = 200) -> Any:
         return await self.ask("PUT", f"/alarm-rules/{rule}/overrides/{scope}", body, status=status)
@@ -91,10 +116,20 @@ async def open_door(world: World, tmp_path: Path) -> AsyncIterator[Door]:
     thresholds = Thresholds(
         db=world.db, directory=world.registry, clock=clock, audit=audit, class_map=CLASSES, rules=rules
     )
+    tables = Tables(db=world.db, directory=world.registry, clock=clock, audit=audit, class_map=CLASSES)
     alarms = Alarms(db=world.db, directory=world.registry, clock=clock, audit=audit, longest_shelf=timedelta(days=7))
     maintenance = Maintenance(
         db=world.db, directory=world.registry, clock=clock, audit=audit, longest=timedelta(days=30)
     )
-    app.include_router(build_router(rules, making, thresholds, alarms, maintenance))
+    app.include_router(
+        build_router(
+            rules=rules,
+            making=making,
+            thresholds=thresholds,
+            tables=tables,
+            alarms=alarms,
+            maintenance=maintenance,
+        )
+    )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://alarm") as client:
         yield Door(world, client, keys)

@@ -41,6 +41,7 @@ class Registry:
     def __init__(self) -> None:
         self.devices: dict[str, Target] = {}
         self.removed: set[str] = set()
+        self.orders: dict[str, int] = {}
         self.changed: set[str] = set()
         self.loads: dict[str, list[str]] = {}
         self.supplied_by: dict[str, list[frozenset[str]]] = {}
@@ -75,6 +76,9 @@ class Registry:
 
     def devices_of(self, site_id: str) -> frozenset[str]:
         return frozenset(target.device_id for target in self.targets() if target.site_id == site_id)
+
+    def order_of(self, device_id: str) -> int:
+        return self.orders.get(device_id, 1)
 
     def fed_by(self, load_id: str) -> list[str]:
         return self.loads.get(load_id, [])
@@ -240,7 +244,7 @@ async def database(postgres_url: str) -> AsyncIterator[Database]:
     await db.open()
     try:
         async with db.write() as conn:
-            await rulebook_store.seed(conn, load_shipped())
+            await rulebook_store.seed(conn, load_shipped(), at(0))
         yield db
     finally:
         await db.close()

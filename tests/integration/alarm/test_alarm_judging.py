@@ -394,7 +394,7 @@ async def test_the_shipped_table_is_taken_over_once(world: World) -> None:
 
     async with world.db.write() as conn:
         before = await rulebook_store.fetch_book_version(conn)
-        assert not await rulebook_store.seed(conn, load_shipped())
+        assert not await rulebook_store.seed(conn, load_shipped(), at(0))
         assert await rulebook_store.fetch_book_version(conn) == before
         assert len(await rulebook_store.fetch_signals(conn)) == len(load_shipped().signals)
 

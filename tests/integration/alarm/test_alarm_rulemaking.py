@@ -9,7 +9,7 @@ from libs.common.contracts.audit import AuditEvent
 from services.alarm.dictionary import SHIPPED_VERSION, load_shipped
 from services.alarm.store import rulebook as rulebook_store
 from tests.integration.alarm.alarm_door import Door
-from tests.integration.alarm.alarm_world import LOW, SITE
+from tests.integration.alarm.alarm_world import LOW, SITE, at
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
@@ -134,7 +134,7 @@ async def test_a_new_release_does_not_bring_back_what_people_changed(door: Door)
     await door.ask("PUT", "/alarm-rules/0s16002001", changed)
     async with door.world.db.write() as conn:
         await conn.execute("update rulebook set shipped_version = $1", SHIPPED_VERSION - 1)
-        assert await rulebook_store.seed(conn, load_shipped())
+        assert await rulebook_store.seed(conn, load_shipped(), at(0))
     await door.ask("GET", f"/alarm-rules/{LOW}", status=404)
     kept = await door.ask("GET", "/alarm-rules/0s16002001")
     assert kept["defaults"]["D"]["threshold"] == 265

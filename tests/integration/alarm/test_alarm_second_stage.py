@@ -24,7 +24,10 @@ from services.alarm.api import build_router
 from services.alarm.bus import audit_message
 from services.alarm.usecases.alarms import Alarms
 from services.alarm.usecases.maintenance import Maintenance
+from services.alarm.usecases.rulemaking import RuleMaking
 from services.alarm.usecases.rules import Rules
+from services.alarm.usecases.tables import Tables
+from services.alarm.usecases.thresholds import Thresholds
 from tests.integration.alarm.alarm_world import CLASSES, FAILURE, LOW, SITE, World, at
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres]
@@ -93,12 +96,16 @@ async def desk(world: World, tmp_path: Path) -> AsyncIterator[Desk]:
     world.registry.add("m-9", site_id="site-2")
     await world.short_delays(LOW, FAILURE)
     parts: Any = {"db": world.db, "directory": world.registry, "clock": clock, "audit": audit}
+    rules = Rules(**parts, class_map=CLASSES)
     app = create_app("alarm", Platform(CommonSettings(), clock, bus, keys), health, title="alarm")
     app.include_router(
         build_router(
-            Rules(**parts, class_map=CLASSES),
-            Alarms(**parts, longest_shelf=timedelta(days=7)),
-            Maintenance(**parts, longest=timedelta(days=30)),
+            rules=rules,
+            making=RuleMaking(**parts, class_map=CLASSES),
+            thresholds=Thresholds(**parts, class_map=CLASSES, rules=rules),
+            tables=Tables(**parts, class_map=CLASSES),
+            alarms=Alarms(**parts, longest_shelf=timedelta(days=7)),
+            maintenance=Maintenance(**parts, longest=timedelta(days=30)),
         )
     )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://alarm") as client:

@@ -22,6 +22,7 @@ TABLE = load_shipped()
 DIGESTS = {
     1: "ed294e8988efc7ee29d2ab1ba82445ffa16299c2a536c3c0e865f7a8fd900162",
     2: "1a12b27ce96049476f6a979ebe112f288cd13ee590709a8cf125e0073f2e07d4",
+    3: "3fa9d39ad3597463ef654735873f21e1d3eb77cfbb0910d3afdc967bb25c019f",
 }
 """Version of the shipped files to their hash: a change without a new version would reach no installation."""
 

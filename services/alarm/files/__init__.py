@@ -1,0 +1,1 @@
+"""Files of alarm: the signal table as Excel and CSV."""
