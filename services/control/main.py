@@ -14,7 +14,10 @@ from libs.common.web import create_app
 from services.control.api.commands import build_command_router
 from services.control.api.common import Idempotent
 from services.control.api.findings import build_finding_router
+from services.control.api.guards import build_guard_router
+from services.control.api.isolations import build_isolation_router
 from services.control.api.plans import build_plan_router
+from services.control.api.wake_ups import build_wake_up_router
 from services.control.directory import RegistryLoads
 from services.control.drivers.door import Board, Doors
 from services.control.drivers.watchdog import Watchdog
@@ -94,20 +97,18 @@ def build(platform: Platform) -> Service:
     plans = Plans(db=db, clock=steady, switching=switching, two_persons=settings.two_person_plans)
     isolations = Isolations(db=db, clock=steady, switching=switching)
     app.include_router(build_plan_router(plans, db, loads, hurry_all))
+    idempotent = Idempotent(db, steady)
+    app.include_router(build_isolation_router(isolations=isolations, orders=orders, db=db, loads=loads, wake=hurry_all))
     app.include_router(
-        build_command_router(
-            orders=orders,
-            isolations=isolations,
-            db=db,
-            clock=clock,
-            loads=loads,
-            board=board,
-            policy=switching.policy,
-            idempotent=Idempotent(db, steady),
-            wake=hurry_all,
+        build_command_router(orders=orders, db=db, loads=loads, board=board, idempotent=idempotent, wake=hurry_all)
+    )
+    app.include_router(
+        build_wake_up_router(
+            orders=orders, clock=clock, loads=loads, board=board, idempotent=idempotent, wake=hurry_all,
             last_resort=last_resort.take,
         )
-    )
+    )  # fmt: skip
+    app.include_router(build_guard_router(switching.policy))
     app.include_router(build_finding_router(db=db, clock=clock, loads=loads))
     workers = [
         Worker("registry", view.run),

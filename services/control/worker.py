@@ -18,6 +18,8 @@ from services.control import metrics
 from services.control.drivers.door import Board, Doors, OnRequest
 from services.control.drivers.watchdog import Watchdog
 from services.control.store import commands as store
+from services.control.store import leases as lease_store
+from services.control.store import loads as load_store
 from services.control.usecases.ports import SteadyClock
 from services.control.usecases.scheduler import Scheduler
 
@@ -181,11 +183,13 @@ class LeasePusher:
         """Tell what is new; returns whether there may be more."""
         complete = self._clock.monotonic() - self._told_all_at > SNAPSHOT_EVERY_S
         async with self._db.read() as conn:
-            untold = await store.untold_leases(conn, TELL_BATCH)
+            untold = await lease_store.untold_leases(conn, TELL_BATCH)
             if not untold and not complete:
                 return False
-            leases = await store.open_leases(conn) if complete else [one for one in untold if one.closed_at is None]
-            released = await store.released_trips(conn)
+            leases = (
+                await lease_store.open_leases(conn) if complete else [one for one in untold if one.closed_at is None]
+            )
+            released = await load_store.released_trips(conn)
         ended = [one.command_id for one in untold if one.closed_at is not None]
         await self._watchdog.tell(
             epoch=lease.epoch, complete=complete, leases=leases, ended=ended, released_trips=released,
@@ -193,7 +197,7 @@ class LeasePusher:
         )  # fmt: skip
         told = {one.command_id: one for one in (*untold, *leases)}
         async with self._db.write() as write:
-            await store.mark_told(write, list(told.values()))
+            await lease_store.mark_told(write, list(told.values()))
         if complete:
             self._told_all_at = self._clock.monotonic()
             metrics.OPEN_LEASES.set(len(leases))
@@ -305,7 +309,7 @@ class SecondPath:
     async def _turn(self, _: Lease) -> bool:
         async with self._db.read() as conn:
             stuck = await store.stuck_wake_ups(conn, self._steady.now(), SECOND_PATH_BATCH)
-            released = await store.released_trips(conn, {command.load_id for command in stuck})
+            released = await load_store.released_trips(conn, {command.load_id for command in stuck})
         self._tried &= {command.wire_id for command in stuck}
         todo = [command for command in stuck if command.wire_id not in self._tried]
         self._tried |= {command.wire_id for command in todo}

@@ -10,12 +10,15 @@ from fastapi import Depends, Header, Response
 from pydantic import BaseModel, ConfigDict
 
 from libs.common.db import Database, WriteConn
-from libs.common.errors import Conflict, Forbidden
+from libs.common.errors import Conflict, Forbidden, NotFound
 from libs.common.tokens import Principal
 from libs.common.web import problem, require
 from services.control.domain.loads import LoadInfo
 from services.control.store import orders as order_store
-from services.control.usecases.ports import SteadyClock
+from services.control.usecases.ports import Loads, SteadyClock
+
+LOOK_MAX_AGE_S = 2.0
+"""A reading older than this is looked up again before an OFF is accepted. [s]"""
 
 IdempotencyKey = Annotated[
     str | None,
@@ -147,3 +150,28 @@ def _body(status: int, answer: BaseModel) -> dict[str, Any]:
 def _reply(status: int, body: object) -> Response:
     media_type = "application/problem+json" if status >= 400 else "application/json"
     return Response(orjson.dumps(body), status_code=status, media_type=media_type)
+
+
+def known_load(loads: Loads, load_id: str) -> LoadInfo:
+    """Return a load.
+
+    Raises:
+        NotFound: There is no such load now.
+    """
+    load = loads.get(load_id)
+    if load is None:
+        raise NotFound(f"no load {load_id}", message_zh=f"没有负载 {load_id}")
+    return load
+
+
+def is_visible(who: Principal, load_id: str, loads: Loads) -> bool:
+    """Return whether the caller may see what happens to a load; of a load that is gone, only who sees all sites."""
+    load = loads.get(load_id)
+    return who.sites is None if load is None else allowed(who, load)
+
+
+def sites_of(who: Principal, loads: Loads) -> list[str] | None:
+    """Return the sites that the caller may see, None for all."""
+    if who.sites is None:
+        return None
+    return sorted({load.site_id for load in loads.all() if allowed(who, load)})

@@ -2,7 +2,9 @@
 
 from typing import Any, Literal
 
-from services.control.api.common import View
+from fastapi import APIRouter
+
+from services.control.api.common import Read, View
 from services.control.domain.guards import PROTECTION_TRIPS, Hold, Policy
 
 
@@ -70,3 +72,14 @@ def list_of_guards(policy: Policy) -> list[GuardView]:
         for hold, limit, english, chinese in holds
     ]
     return found
+
+
+def build_guard_router(policy: Policy) -> APIRouter:
+    """Return the route of the guards."""
+    router = APIRouter(prefix="/api/v1", tags=["guards"])
+
+    @router.get("/guards", summary="List what forbids an OFF, and what stops an ON")
+    async def list_guards(_: Read) -> list[GuardView]:
+        return list_of_guards(policy)
+
+    return router

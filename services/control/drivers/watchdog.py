@@ -6,7 +6,7 @@ from datetime import datetime
 from libs.common.client import ServiceClient
 from libs.common.errors import Conflict, PlatformError, Unavailable
 from libs.common.tokens import KeyRing
-from services.control.store.commands import OffLease
+from services.control.store.leases import OffLease
 
 PUT_TIMEOUT_S = 5.0
 

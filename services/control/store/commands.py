@@ -1,4 +1,4 @@
-"""SQL of commands, their history, OFF leases and what is known of each load's switching; all in sets."""
+"""SQL of commands and their history, as their life needs it; all in sets."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from libs.common.db import ReadConn, WriteConn
 from libs.common.ids import CommandId, DeviceId, LineId, LoadId, OccurrenceId, PlanId, SiteId
 from services.control.domain.commands import Change, Command
 from services.control.domain.guards import Hold
+from services.control.store.loads import lock_loads
 
 COLUMNS = """
     command_id, action, site_id, device_id, line_id, load_id, channel, priority, state, created_at, not_before,
@@ -105,34 +106,6 @@ class DueRow:
 
 
 @dataclass(frozen=True, slots=True)
-class LoadRow:
-    """What the database knows of a load's switching."""
-
-    load_id: LoadId
-    isolation_id: str | None
-    suspended_by: str | None
-    last_on_at: datetime | None
-    released_trip: int | None
-    already_off: bool
-    offs_last_day: int
-
-
-@dataclass(frozen=True, slots=True)
-class OffLease:
-    """What the watchdog is told of an OFF before it is sent."""
-
-    command_id: CommandId
-    load_id: LoadId
-    device_id: DeviceId
-    channel: int | None
-    site_id: SiteId
-    restore_at: datetime
-    off_at_most_s: float
-    isolation_id: str | None
-    closed_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
 class HistoryRow:
     """One step in a command's life."""
 
@@ -199,38 +172,6 @@ async def insert_history(conn: WriteConn, rows: Sequence[tuple[CommandId, Histor
     )
 
 
-async def lock_loads(conn: WriteConn, load_ids: Iterable[str], *, skip_locked: bool = False) -> list[str]:
-    """Lock loads, in one order for everybody; until the transaction ends nobody else changes their commands.
-
-    Args:
-        conn: Where.
-        load_ids: Which.
-        skip_locked: Leave out those that somebody else is working on, instead of waiting.
-
-    Returns:
-        The loads that are locked.
-    """
-    ids = sorted(set(load_ids))
-    if not ids:
-        return []
-    await conn.execute(
-        "insert into load_switching (load_id) select unnest($1::text[]) on conflict (load_id) do nothing", ids
-    )
-    if skip_locked:
-        rows = await conn.fetch(
-            """
-            select load_id from load_switching where load_id = any($1::text[]) order by load_id
-               for update skip locked
-            """,
-            ids,
-        )
-    else:
-        rows = await conn.fetch(
-            "select load_id from load_switching where load_id = any($1::text[]) order by load_id for update", ids
-        )
-    return [row["load_id"] for row in rows]
-
-
 async def loads_of(conn: ReadConn | WriteConn, command_ids: Iterable[str]) -> dict[str, str]:
     """Return the load of each command that is known."""
     rows = await conn.fetch(
@@ -247,7 +188,7 @@ async def due(conn: WriteConn, now: datetime, limit: int) -> list[DueRow]:
         return []
     return [
         DueRow(
-            command=_command(row),
+            command=command_of(row),
             lease_acknowledged=row["lease_acknowledged"],
             isolation_id=row["isolating"],
             suspended_by=row["suspended_by"],
@@ -261,34 +202,13 @@ async def due(conn: WriteConn, now: datetime, limit: int) -> list[DueRow]:
     ]
 
 
-async def facts_of(conn: ReadConn | WriteConn, load_ids: Sequence[str], now: datetime) -> dict[str, LoadRow]:
-    """Return what the database knows of loads that are about to get a command."""
-    rows = await conn.fetch(
-        """
-        select l.load_id, i.isolation_id, s.wake_up_id as suspended_by, w.last_on_at, w.released_trip,
-               exists (select from off_leases o join commands b using (command_id)
-                        where o.load_id = l.load_id and o.closed_at is null and b.attempt > 0) as already_off,
-               (select count(*) from commands b
-                 where b.load_id = l.load_id and b.action = 'open' and b.attempt > 0
-                   and b.created_at > $2::timestamptz - interval '1 day') as offs_last_day
-          from unnest($1::text[]) as l(load_id)
-          left join isolations i on i.load_id = l.load_id and i.state = 'active'
-          left join lateral (select wake_up_id from suspensions p where p.load_id = l.load_id limit 1) s on true
-          left join load_switching w on w.load_id = l.load_id
-        """,
-        sorted(set(load_ids)),
-        now,
-    )
-    return {row["load_id"]: LoadRow(**dict(row)) for row in rows}
-
-
 async def fetch_many(conn: ReadConn | WriteConn, command_ids: Iterable[str]) -> dict[CommandId, Command]:
     """Return commands by their ids."""
     ids = sorted(set(command_ids))
     if not ids:
         return {}
     rows = await conn.fetch(f"select {COLUMNS} from commands where command_id = any($1::text[])", ids)  # noqa: S608
-    return {row["command_id"]: _command(row) for row in rows}
+    return {row["command_id"]: command_of(row) for row in rows}
 
 
 async def fetch_running(
@@ -304,7 +224,7 @@ async def fetch_running(
         sorted(set(load_ids)),
         None if action is None else action.value,
     )
-    return [_command(row) for row in rows]
+    return [command_of(row) for row in rows]
 
 
 async def update(conn: WriteConn, changes: Sequence[Change]) -> None:
@@ -380,7 +300,7 @@ async def newly_overdue(conn: WriteConn, before: datetime, limit: int) -> list[C
         before,
         locked,
     )
-    return [_command(row) for row in rows]
+    return [command_of(row) for row in rows]
 
 
 async def count_overdue(conn: ReadConn, before: datetime) -> int:
@@ -405,7 +325,7 @@ async def stuck_wake_ups(conn: ReadConn, now: datetime, limit: int) -> list[Comm
         now,
         limit,
     )
-    return [_command(row) for row in rows]
+    return [command_of(row) for row in rows]
 
 
 async def wants_looks(conn: ReadConn, until: datetime) -> bool:
@@ -458,221 +378,6 @@ async def follow_clock(conn: WriteConn, old: datetime, new: datetime) -> None:
     )
 
 
-# OFF leases.
-
-
-async def insert_leases(conn: WriteConn, offs: Sequence[Command], restore_ats: Sequence[datetime]) -> None:
-    """Write what the watchdog is to be told of these OFFs; ``restore_ats`` holds an isolation's expiry."""
-    if not offs:
-        return
-    await conn.execute(
-        """
-        insert into off_leases
-               (command_id, load_id, device_id, channel, site_id, restore_at, off_at_most_s, isolation_id, made_at)
-        select command_id, load_id, device_id, channel, site_id, restore_at,
-               greatest(extract(epoch from restore_at - not_before), 1), isolation_id, made_at
-          from unnest($1::text[], $2::text[], $3::text[], $4::integer[], $5::text[], $6::timestamptz[],
-                      $7::text[], $8::timestamptz[], $9::timestamptz[])
-            as l(command_id, load_id, device_id, channel, site_id, restore_at, isolation_id, made_at, not_before)
-        """,
-        [c.command_id for c in offs],
-        [c.load_id for c in offs],
-        [c.device_id for c in offs],
-        [c.channel for c in offs],
-        [c.site_id for c in offs],
-        list(restore_ats),
-        [c.isolation_id for c in offs],
-        [c.created_at for c in offs],
-        [c.not_before for c in offs],
-    )
-
-
-async def untold_leases(conn: ReadConn, limit: int) -> list[OffLease]:
-    """Return leases whose present state the watchdog has not acknowledged, oldest first."""
-    rows = await conn.fetch(
-        """
-        select command_id, load_id, device_id, channel, site_id, restore_at, off_at_most_s, isolation_id, closed_at
-          from off_leases where not told order by made_at limit $1
-        """,
-        limit,
-    )
-    return [_lease(row) for row in rows]
-
-
-async def open_leases(conn: ReadConn | WriteConn, load_ids: Iterable[str] | None = None) -> list[OffLease]:
-    """Return the leases in force, of these loads or of all."""
-    rows = await conn.fetch(
-        """
-        select command_id, load_id, device_id, channel, site_id, restore_at, off_at_most_s, isolation_id, closed_at
-          from off_leases
-         where closed_at is null and ($1::text[] is null or load_id = any($1::text[]))
-         order by command_id
-        """,
-        None if load_ids is None else sorted(set(load_ids)),
-    )
-    return [_lease(row) for row in rows]
-
-
-async def over_leases(conn: WriteConn, command_ids: Iterable[str]) -> set[str]:
-    """Return which of these OFFs have a lease that is over: somebody wants their loads awake."""
-    rows = await conn.fetch(
-        "select command_id from off_leases where command_id = any($1::text[]) and closed_at is not null",
-        sorted(set(command_ids)),
-    )
-    return {row["command_id"] for row in rows}
-
-
-async def mark_told(conn: WriteConn, leases: Sequence[OffLease]) -> None:
-    """Note that the watchdog has acknowledged exactly this state of the leases; one that has closed since stays."""
-    await conn.execute(
-        """
-        update off_leases l
-           set told = true
-          from unnest($1::text[], $2::boolean[]) as t(command_id, closed)
-         where l.command_id = t.command_id and (l.closed_at is not null) = t.closed
-        """,
-        [lease.command_id for lease in leases],
-        [lease.closed_at is not None for lease in leases],
-    )
-
-
-async def close_leases(
-    conn: WriteConn, *, command_ids: Sequence[str] = (), load_ids: Sequence[str] = (), at: datetime
-) -> None:
-    """End leases by the OFF or by the load."""
-    await conn.execute(
-        """
-        update off_leases set closed_at = $3, told = false
-         where closed_at is null and (command_id = any($1::text[]) or load_id = any($2::text[]))
-        """,
-        list(command_ids),
-        list(load_ids),
-        at,
-    )
-
-
-async def forget_leases(conn: WriteConn, before: datetime) -> None:
-    """Delete leases that have been over, and known to be, since before that time."""
-    await conn.execute("delete from off_leases where closed_at < $1 and told", before)
-
-
-# What is known of a load's switching.
-
-
-async def note_switched(conn: WriteConn, load_ids: Sequence[str], at: datetime, *, on: bool) -> None:
-    """Note when loads were last proven off or on; a wake-up also ends a release of a trip."""
-    if not load_ids:
-        return
-    ids = sorted(set(load_ids))
-    if on:
-        await conn.execute(
-            """
-            insert into load_switching (load_id, last_on_at) select unnest($1::text[]), $2
-            on conflict (load_id) do update
-               set last_on_at = excluded.last_on_at, released_trip = null, released_by = null, released_at = null
-            """,
-            ids,
-            at,
-        )
-    else:
-        await conn.execute(
-            """
-            insert into load_switching (load_id, last_off_at) select unnest($1::text[]), $2
-            on conflict (load_id) do update set last_off_at = excluded.last_off_at
-            """,
-            ids,
-            at,
-        )
-
-
-async def release_trip(conn: WriteConn, load_id: str, trip_reason: int, actor: str, at: datetime) -> None:
-    """Note that a person has released a protection trip, until the load is proven on."""
-    await conn.execute(
-        """
-        insert into load_switching (load_id, released_trip, released_by, released_at) values ($1, $2, $3, $4)
-        on conflict (load_id) do update
-           set released_trip = excluded.released_trip, released_by = excluded.released_by,
-               released_at = excluded.released_at
-        """,
-        load_id,
-        trip_reason,
-        actor,
-        at,
-    )
-
-
-async def released_trips(conn: ReadConn | WriteConn, load_ids: Iterable[str] | None = None) -> dict[str, int]:
-    """Return the released trip reason by load."""
-    rows = await conn.fetch(
-        """
-        select load_id, released_trip from load_switching
-         where released_trip is not null and ($1::text[] is null or load_id = any($1::text[]))
-        """,
-        None if load_ids is None else sorted(set(load_ids)),
-    )
-    return {row["load_id"]: row["released_trip"] for row in rows}
-
-
-# Reading for people.
-
-
-async def fetch(conn: ReadConn, command_id: str) -> Command | None:
-    """Return one command."""
-    row = await conn.fetchrow(f"select {COLUMNS} from commands where command_id = $1", command_id)  # noqa: S608
-    return None if row is None else _command(row)
-
-
-async def fetch_history(conn: ReadConn, command_id: str) -> list[HistoryRow]:
-    """Return a command's steps in their order."""
-    rows = await conn.fetch(
-        "select at, state, reason, hold, attempt, evidence from command_history where command_id = $1 order by id",
-        command_id,
-    )
-    return [HistoryRow(**dict(row)) for row in rows]
-
-
-async def fetch_page(
-    conn: ReadConn,
-    *,
-    site_id: str | None,
-    device_id: str | None,
-    load_id: str | None,
-    plan_id: str | None,
-    group_id: str | None,
-    wake_up_id: str | None,
-    state: str | None,
-    before: tuple[datetime, str] | None,
-    limit: int,
-    sites: Sequence[str] | None,
-) -> list[Command]:
-    """Return commands, the youngest first; of ``sites`` only, if given, whatever the filters say."""
-    rows = await conn.fetch(
-        f"""
-        select {COLUMNS} from commands
-         where ($1::text is null or load_id = $1) and ($2::text is null or group_id = $2)
-           and ($3::text is null or wake_up_id = $3) and ($4::text is null or state = $4)
-           and ($5::timestamptz is null or (created_at, command_id) < ($5, $6))
-           and ($8::text[] is null or site_id = any($8))
-           and ($9::text is null or site_id = $9) and ($10::text is null or device_id = $10)
-           and ($11::text is null or plan_id = $11)
-         order by created_at desc, command_id desc
-         limit $7
-        """,  # noqa: S608
-        load_id,
-        group_id,
-        wake_up_id,
-        state,
-        None if before is None else before[0],
-        None if before is None else before[1],
-        limit,
-        None if sites is None else list(sites),
-        site_id,
-        device_id,
-        plan_id,
-    )
-    return [_command(row) for row in rows]
-
-
 async def insert_group(
     conn: WriteConn, group_id: str, action: str, actor: str, at: datetime, refused: Sequence[Mapping[str, Any]]
 ) -> None:
@@ -687,28 +392,8 @@ async def insert_group(
     )
 
 
-async def fetch_group_head(conn: ReadConn, group_id: str) -> Mapping[str, Any] | None:
-    """Return action, actor, creation and refused loads of a group."""
-    row = await conn.fetchrow(
-        "select group_id, action, actor, created_at, refused from command_groups where group_id = $1", group_id
-    )
-    return None if row is None else dict(row)
-
-
-async def fetch_group(conn: ReadConn, group_id: str) -> list[Command]:
-    """Return the commands of a group that people asked for: without the wake-ups that belong to its OFFs."""
-    rows = await conn.fetch(
-        f"select {COLUMNS} from commands where group_id = $1 order by load_id, command_id",  # noqa: S608
-        group_id,
-    )
-    return [_command(row) for row in rows]
-
-
-def _lease(row: Mapping[str, Any]) -> OffLease:
-    return OffLease(**dict(row))
-
-
-def _command(row: Mapping[str, Any]) -> Command:
+def command_of(row: Mapping[str, Any]) -> Command:
+    """Return the command of a row that has ``COLUMNS``."""
     return Command(
         command_id=CommandId(row["command_id"]),
         action=CommandAction(row["action"]),

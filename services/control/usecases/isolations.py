@@ -21,6 +21,8 @@ from services.control.domain import commands as life
 from services.control.domain.commands import Command
 from services.control.domain.loads import LoadInfo
 from services.control.store import commands as store
+from services.control.store import leases as lease_store
+from services.control.store import loads as load_store
 from services.control.store import orders as order_store
 from services.control.store.orders import Isolation
 from services.control.usecases.ports import SteadyClock
@@ -84,7 +86,7 @@ class Isolations:
             )
         isolation_id = new_id()
         async with self._db.write() as conn:
-            await store.lock_loads(conn, [wanted.load.load_id])
+            await load_store.lock_loads(conn, [wanted.load.load_id])
             off = (await self._switching.shut_down(conn, [_off(wanted, isolation_id, actor, now)], now, approval=True))[
                 0
             ]
@@ -118,8 +120,8 @@ class Isolations:
                     f"isolation {isolation_id} is {isolation.state}, it cannot be approved",
                     message_zh=f"检修隔离 {isolation_id} 当前状态为 {isolation.state},无法批准",
                 )
-            await store.lock_loads(conn, [isolation.load_id])
-            known = (await store.facts_of(conn, [isolation.load_id], now))[isolation.load_id]
+            await load_store.lock_loads(conn, [isolation.load_id])
+            known = (await load_store.facts_of(conn, [isolation.load_id], now))[isolation.load_id]
             if known.isolation_id is not None:
                 raise LoadIsolated(
                     f"load {isolation.load_id} is isolated already by {known.isolation_id}",
@@ -139,7 +141,7 @@ class Isolations:
                 not_before=now, not_after=now + timedelta(seconds=self._switching.policy.off_grace_s),
             )  # fmt: skip
             await self._switching.apply(conn, [change], now)
-            await store.insert_leases(conn, [change.after], [isolation.expires_at])
+            await lease_store.insert_leases(conn, [change.after], [isolation.expires_at])
             await outbox.put(
                 conn,
                 [
@@ -183,11 +185,11 @@ async def end_isolation(
     """End a locked isolation: the permit is over, so the load is woken like any other."""
     ended = replace(isolation, state="ended", ended_by=actor, ended_at=now, end_reason=why)
     await order_store.update_isolation(conn, ended)
-    await store.lock_loads(conn, [isolation.load_id])
+    await load_store.lock_loads(conn, [isolation.load_id])
     off = (await store.fetch_many(conn, [isolation.off_command_id]))[CommandId(isolation.off_command_id)]
     if not off.state.is_final and not off.was_sent:
         await switching.apply(conn, [life.cancelled(off, actor, why, now)], now)
-    await store.close_leases(conn, command_ids=[isolation.off_command_id], at=now)
+    await lease_store.close_leases(conn, command_ids=[isolation.off_command_id], at=now)
     if isolation.state != "active":
         return ended
     if off.was_sent:

@@ -16,8 +16,10 @@ from services.control.domain.commands import Command, Effect
 from services.control.domain.guards import PROTECTION_TRIPS, Facts, Refusal, off_refusal
 from services.control.domain.loads import LoadInfo
 from services.control.store import commands as store
+from services.control.store import leases as lease_store
+from services.control.store import loads as load_store
 from services.control.store import orders as order_store
-from services.control.store.commands import LoadRow
+from services.control.store.loads import LoadRow
 from services.control.store.orders import WakeUp
 from services.control.usecases.ports import Readings, SteadyClock
 from services.control.usecases.scheduler import Scheduler
@@ -116,7 +118,7 @@ class Orders:
         now = self._clock.now()
         self._check(order, now)
         group_id = new_id()
-        await store.lock_loads(conn, order.load_ids)
+        await load_store.lock_loads(conn, order.load_ids)
         if order.action is CommandAction.OPEN:
             commands, refused = await self._switch_off(conn, order, group_id, now)
         else:
@@ -160,7 +162,7 @@ class Orders:
     async def _switch_off(
         self, conn: WriteConn, order: SwitchOrder, group_id: str, now: datetime
     ) -> tuple[list[Command], list[dict[str, object]]]:
-        known = await store.facts_of(conn, order.load_ids, now)
+        known = await load_store.facts_of(conn, order.load_ids, now)
         running = await store.fetch_running(conn, order.load_ids, CommandAction.OPEN)
         pending = {command.load_id: command for command in running if command.state is not S.APPROVAL}
         wanted: list[Wanted] = []
@@ -246,7 +248,7 @@ class Orders:
             created_at=now, suspends=order.suspends,
         )  # fmt: skip
         load_ids = [load.load_id for load in order.loads]
-        await store.lock_loads(conn, load_ids)
+        await load_store.lock_loads(conn, load_ids)
         await order_store.insert_wake_up(conn, wake_up, load_ids)
         await self._clear_the_way(conn, load_ids, Priority.EMERGENCY, wake_up.wake_up_id, now)
         await self._release_leases(conn, load_ids, now)
@@ -269,8 +271,8 @@ class Orders:
 
     async def _release_leases(self, conn: WriteConn, load_ids: Sequence[str], now: datetime) -> None:
         """End the leases of the loads, isolations apart, so that the watchdog wakes them as well."""
-        leases = [lease for lease in await store.open_leases(conn, load_ids) if lease.isolation_id is None]
-        await store.close_leases(conn, command_ids=[lease.command_id for lease in leases], at=now)
+        leases = [lease for lease in await lease_store.open_leases(conn, load_ids) if lease.isolation_id is None]
+        await lease_store.close_leases(conn, command_ids=[lease.command_id for lease in leases], at=now)
 
     async def progress(self, wake_up_id: str) -> WakeProgress:
         """Return how far an order is.
@@ -317,7 +319,7 @@ class Orders:
             loads = await store.loads_of(conn, [command_id])
             if not loads:
                 raise NotFound(f"no command {command_id}", message_zh=f"没有命令 {command_id}")
-            await store.lock_loads(conn, loads.values())
+            await load_store.lock_loads(conn, loads.values())
             command = next(iter((await store.fetch_many(conn, [command_id])).values()))
             change = life.cancelled(command, actor, reason, now)
             await self._switching.apply(conn, [change], now)
@@ -343,8 +345,8 @@ class Orders:
             )
         now = self._clock.now()
         async with self._db.write() as conn:
-            await store.lock_loads(conn, [load_id])
-            await store.release_trip(conn, load_id, trip_reason, actor, now)
+            await load_store.lock_loads(conn, [load_id])
+            await load_store.release_trip(conn, load_id, trip_reason, actor, now)
             facts = {"trip_reason": trip_reason, "trip": PROTECTION_TRIPS[trip_reason]}
             message = bus.audit(actor, door, "trip.release", f"load:{load_id}", now, after=facts, reason=reason)
             await outbox.put(conn, [message])

@@ -25,6 +25,7 @@ from services.control.domain.plans import (
     require_transition,
 )
 from services.control.store import commands as store
+from services.control.store import loads as load_store
 from services.control.store import plans as plan_store
 from services.control.store.plans import Calendar
 from services.control.usecases.ports import SteadyClock
@@ -131,7 +132,7 @@ class Plans:
             await outbox.put(
                 conn, [bus.occurrence_event(one, None, self._site(one.load_id), now) for one in called_off]
             )
-            await store.lock_loads(conn, plan.load_ids)
+            await load_store.lock_loads(conn, plan.load_ids)
             running = await store.fetch_running(conn, plan.load_ids)
             unsent = [command for command in running if command.plan_id == plan_id and command.is_off
                       and command.state is CommandState.SCHEDULED and not command.was_sent]  # fmt: skip

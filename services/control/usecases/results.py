@@ -13,6 +13,7 @@ from services.control import bus
 from services.control.domain import commands as life
 from services.control.domain.commands import Change, Command, Outcome, WireId
 from services.control.store import commands as store
+from services.control.store import loads as load_store
 from services.control.usecases.ports import SteadyClock
 from services.control.usecases.switching import Switching
 
@@ -50,8 +51,8 @@ class ResultHandler:
             except bus.Unreadable as exc:
                 raise PoisonMessage(received, str(exc)) from exc
         loads = await store.loads_of(conn, {wire.command_id for wire, _ in todo})
-        await store.lock_loads(conn, loads.values())
-        released = await store.released_trips(conn, loads.values())
+        await load_store.lock_loads(conn, loads.values())
+        released = await load_store.released_trips(conn, loads.values())
         while todo:
             now = self._clock.now()
             taken, todo = _one_per_load(todo, loads)

@@ -20,6 +20,8 @@ from services.control.domain.guards import Facts, Policy
 from services.control.domain.loads import LoadInfo
 from services.control.domain.plans import Plan, instances
 from services.control.store import commands as store
+from services.control.store import leases as lease_store
+from services.control.store import loads as load_store
 from services.control.store import orders as order_store
 from services.control.store import plans as plan_store
 from services.control.store.commands import DueRow
@@ -161,7 +163,7 @@ class Scheduler:
             self._clock.settle(None, now)
             return
         async with self._db.read() as conn:
-            leases = await store.open_leases(conn)
+            leases = await lease_store.open_leases(conn)
         last = max((lease.restore_at for lease in leases if lease.isolation_id is None), default=None)
         if self._clock.settle(last, now):
             logger.warning("the wall clock was set and is believed again", extra={"jump_s": jump_s})
@@ -214,8 +216,8 @@ class Scheduler:
             if not occurrences:
                 return False
             load_ids = [occurrence.load_id for occurrence in occurrences]
-            await store.lock_loads(conn, load_ids)
-            known = await store.facts_of(conn, load_ids, now)
+            await load_store.lock_loads(conn, load_ids)
+            known = await load_store.facts_of(conn, load_ids, now)
             running = await store.fetch_running(conn, load_ids, CommandAction.OPEN)
             pending = {command.load_id for command in running if command.state is not CommandState.APPROVAL}
             wanted: list[Wanted] = []
@@ -289,7 +291,7 @@ class Scheduler:
             return
         async with self._db.write() as conn:
             await order_store.forget_keys(conn, now - IDEMPOTENCY_KEPT)
-            await store.forget_leases(conn, now - LEASES_KEPT)
+            await lease_store.forget_leases(conn, now - LEASES_KEPT)
         self._housekept_at = now
 
 

@@ -24,6 +24,8 @@ from services.control.domain.commands import Change, Command, Effect
 from services.control.domain.guards import Policy
 from services.control.domain.loads import LoadInfo
 from services.control.store import commands as store
+from services.control.store import leases as lease_store
+from services.control.store import loads as load_store
 from services.control.store import plans as plan_store
 from services.control.store.commands import HistoryRow
 from services.control.store.plans import Occurrence
@@ -93,7 +95,7 @@ class Switching:
             until.append(lease_until)
         await store.insert(conn, [*offs, *ons])
         if not approval:
-            await store.insert_leases(conn, offs, until)
+            await lease_store.insert_leases(conn, offs, until)
         await self._announce(conn, [*offs, *ons], now)
         return offs
 
@@ -225,9 +227,9 @@ class Switching:
         await self._move_occurrences(conn, changes, now, messages)
         following: dict[CommandId, Change] = {}
         if went_off := by_effect[Effect.LOAD_OFF]:
-            await store.note_switched(conn, [c.after.load_id for c in went_off], now, on=False)
+            await load_store.note_switched(conn, [c.after.load_id for c in went_off], now, on=False)
         # A proven shutdown that somebody has asked to end meanwhile has to be woken as well.
-        over = await store.over_leases(conn, [c.after.command_id for c in went_off])
+        over = await lease_store.over_leases(conn, [c.after.command_id for c in went_off])
         unwanted = [c for c in went_off if c.after.command_id in over]
         await self._wake_now(conn, [*by_effect[Effect.WAKE_NOW], *unwanted], now, following)
         await self._drop_wake_ups(conn, by_effect[Effect.DROP_WAKE_UP], now, following)
@@ -270,7 +272,7 @@ class Switching:
         for on in pairs.values():
             if on.state is S.SCHEDULED and not on.was_sent:
                 following[on.command_id] = life.step(on, S.CANCELLED, now, "off_not_sent", hold=None)
-        await store.close_leases(conn, command_ids=[c.after.command_id for c in changes], at=now)
+        await lease_store.close_leases(conn, command_ids=[c.after.command_id for c in changes], at=now)
 
     async def _came_on(
         self,
@@ -285,7 +287,7 @@ class Switching:
             return
         proof = {c.after.load_id: c.after for c in changes}
         proven = {c.after.command_id: c.after for c in changes}
-        await store.note_switched(conn, list(proof), now, on=True)
+        await load_store.note_switched(conn, list(proof), now, on=True)
         running = await store.fetch_running(conn, proof, CommandAction.CLOSE)
         ons = [*proven.values(), *(on for on in running if on.command_id not in proven)]
         offs = await store.fetch_many(conn, [on.pair_id for on in ons if on.pair_id is not None])
@@ -303,7 +305,7 @@ class Switching:
             if on.command_id not in proven and (off is not None or on.not_before <= now):
                 following[on.command_id] = life.superseded(on, proof[on.load_id].command_id, now)
                 woken.append(on)
-        await store.close_leases(conn, command_ids=settled, at=now)
+        await lease_store.close_leases(conn, command_ids=settled, at=now)
         ended = [
             (on.occurrence_id, OccurrenceState.AWAKE, proof[on.load_id].reason, None, now)
             for on in woken

@@ -23,7 +23,7 @@ from libs.common.testing.clock import FakeClock
 from libs.common.tokens import KeyRing, canonical
 from services.control.domain.guards import PROTECTION_TRIPS, Policy, Reading
 from services.control.domain.loads import LoadInfo
-from services.control.store import commands as store
+from services.control.store import leases as lease_store
 from services.control.usecases.isolations import Isolations
 from services.control.usecases.orders import Orders
 from services.control.usecases.plans import Plans
@@ -263,9 +263,9 @@ class World:
 
     async def tell_watchdog(self) -> None:
         async with self.db.read() as conn:
-            untold = await store.untold_leases(conn, 1000)
+            untold = await lease_store.untold_leases(conn, 1000)
         async with self.db.write() as write:
-            await store.mark_told(write, untold)
+            await lease_store.mark_told(write, untold)
 
     async def turn(self, *, by_s: float = 0.0) -> None:
         """Move the clock and let every part have its turn once."""
