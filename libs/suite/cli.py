@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from libs.common.errors import InvalidFile, PlatformError
+from libs.suite.alarmcli import add_alarms
 from libs.suite.words import Words, words_for
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def build(words: Words) -> typer.Typer:
     _add_pull(app, words)
     _add_fault(app, words)
     _add_signals(app, words)
+    add_alarms(app, words, _settings, _say)
     _add_services(app, words)
     return app
 

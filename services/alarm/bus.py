@@ -26,7 +26,7 @@ from libs.common.contracts.alarm import (
     MaintenanceWindow,
 )
 from libs.common.contracts.audit import AuditEvent
-from libs.common.contracts.base import Payload, Phase
+from libs.common.contracts.base import PLATFORM_SITE, Payload, Phase
 from libs.common.contracts.control import CommandAction, CommandState, ControlEvent, OccurrenceState
 from libs.common.contracts.delivery import DeliveryEvent
 from libs.common.contracts.telemetry import HEARTBEAT_TYPE, Heartbeat, Quality, Reading
@@ -36,6 +36,8 @@ from services.alarm.domain.model import NEVER_US, AlarmStep, Signal, StepPhase, 
 from services.alarm.domain.sites import Shelf, StormNews, Window
 
 SOURCE = "alarm"
+NOTIFICATION_FAILED = "notification_failed"
+"""Kind of the finding that a channel does not take notifications."""
 _BAD = frozenset(quality.value for quality in Quality if quality.is_bad)
 
 
@@ -238,6 +240,30 @@ def storm_condition(news: StormNews, at: datetime) -> Condition:
         detail_zh=detail_zh,
         at=at,
     )
+
+
+def notification_condition(channel_id: str, phase: Phase, at: datetime) -> Message:
+    """Return the finding that a channel does not take notifications any more, or takes them again."""
+    condition = Condition(
+        site_id=PLATFORM_SITE,
+        source=SOURCE,
+        kind=NOTIFICATION_FAILED,
+        subject=channel_id,
+        phase=phase,
+        detail=f"notifications to channel {channel_id} are not taken; see GET /api/v1/notifications?state=failed",
+        detail_zh=f"通知渠道 {channel_id} 无法送达，详见 GET /api/v1/notifications?state=failed",
+        at=at,
+    )
+    return envelope.message(topics.CONDITIONS, PLATFORM_SITE, condition, source=SOURCE, time=at)
+
+
+def read_alarm_event(received: Received) -> AlarmEvent:
+    """Return an alarm event of our own.
+
+    Raises:
+        PoisonMessage: It is none.
+    """
+    return parse(AlarmEvent, received)
 
 
 # What people order

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from libs.common.contracts.registry import CircuitRole, Device, EntityKind
+from libs.common.contracts.registry import CircuitRole, Device, EntityKind, Site
 from libs.common.ids import CircuitId, DeviceId, LoadId, RegionId, SiteId
 from libs.common.profiles import ProfileCatalogue
 from libs.common.registry import RegistryView
 from libs.common.tokens import Principal
+from services.alarm.domain.places import Place
 from services.alarm.domain.rulebook import Target
 from services.alarm.domain.sites import LINE
 
@@ -122,6 +123,30 @@ class RegistryDirectory:
         """Return the devices of a site."""
         return frozenset(device.id for device in self._view.devices(SiteId(site_id)))
 
+    def place(self, site_id: str) -> Place | None:
+        """Return where a site is, None when there is no such site."""
+        site = self._view.site(SiteId(site_id))
+        return None if site is None else self._place(site)
+
+    def places(self) -> Iterable[Place]:
+        """Return all sites."""
+        return (self._place(site) for site in self._view.sites())
+
+    def device_name(self, device_id: str, language: str) -> str:
+        """Return what people call a device, its id where the registry does not know it."""
+        device = self._view.device(DeviceId(device_id))
+        if device is None:
+            return device_id
+        return (device.name_zh if language == "zh" else None) or device.name
+
+    def region_name(self, region_id: str, language: str) -> str:
+        """Return what people call a region, its id where the registry does not know it."""
+        record = self._view.record(EntityKind.REGION, region_id)
+        region = None if record is None else record.versions[-1]
+        if region is None:
+            return region_id
+        return (region.name_zh if language == "zh" else None) or region.name
+
     def has_site(self, site_id: str) -> bool:
         """Return whether there is such a site."""
         return self._view.site(SiteId(site_id)) is not None
@@ -139,6 +164,17 @@ class RegistryDirectory:
                 if site.region is not None and not regions.isdisjoint(self._view.regions_above(RegionId(site.region)))
             }
         return frozenset(sites)
+
+    def _place(self, site: Site) -> Place:
+        return Place(
+            site_id=site.id,
+            name=site.name,
+            name_zh=site.name_zh,
+            regions=() if site.region is None else tuple(self._view.regions_above(RegionId(site.region))),
+            station_class=self._default_class if site.station_class is None else site.station_class.value,
+            lon=site.lon,
+            lat=site.lat,
+        )
 
     def _target(self, device: Device) -> Target:
         profile, points, optional = self._points_of(device.profile, device.profile_version)

@@ -20,6 +20,7 @@ from libs.common.settings import load_common, load_section
 from libs.common.web import create_app
 from services.alarm import bus
 from services.alarm.api import build_router
+from services.alarm.api.analysis import build_analysis_router
 from services.alarm.api.diagnoses import build_diagnoses_router
 from services.alarm.dictionary import load_shipped
 from services.alarm.directory import RegistryDirectory
@@ -33,7 +34,9 @@ from services.alarm.faultcodes import load_codes
 from services.alarm.field import Field
 from services.alarm.settings import AlarmSettings, DiagnosisSettings
 from services.alarm.store import rulebook as rulebook_store
+from services.alarm.telling import build_telling
 from services.alarm.usecases.alarms import Alarms
+from services.alarm.usecases.analysis import Analysis
 from services.alarm.usecases.cardcheck import CardCheck
 from services.alarm.usecases.diagnoses import Diagnoses
 from services.alarm.usecases.gathering import Cards, Gatherer, NoPlatforms, Pulse
@@ -195,6 +198,7 @@ def build(platform: Platform) -> Service:
     diagnoses = Diagnoses(
         db=db, directory=directory, devices=field, clock=platform.clock, audit=audit, codes=load_codes()
     )
+    telling = build_telling(settings, platform, db, directory, audit, relay, owner)
     health = Health(platform.clock)
     app = create_app("alarm", platform, health, title="Wattring alarm")
     app.include_router(
@@ -207,7 +211,9 @@ def build(platform: Platform) -> Service:
             maintenance=maintenance,
         )
     )
+    app.include_router(build_analysis_router(Analysis(db=db, directory=directory, clock=platform.clock)))
     app.include_router(build_diagnoses_router(diagnoses))
+    app.include_router(telling.router)
     return Service(
         name="alarm",
         app=app,
@@ -221,6 +227,7 @@ def build(platform: Platform) -> Service:
             Worker("pulse", pulse.run),
             Worker("diagnosis", diagnose),
             Worker("cards", check_cards),
+            *telling.workers,
             Worker("outbox", relay.run),
             Worker("measure", Measure(db=db, clock=platform.clock, every_s=settings.measure_s).run),
         ],
@@ -231,6 +238,7 @@ def build(platform: Platform) -> Service:
             group_check("rules", lambda: judge.ready, RULES_GROUP),
             group_check("deliveries", lambda: deliveries.ready, DELIVERIES_GROUP),
             group_check("news", lambda: news.ready, DIAGNOSIS_GROUP),
+            telling.check,
         ],
     )
 

@@ -1,10 +1,12 @@
 """Settings of alarm: ``WATTRING_ALARM__…``."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from libs.common.outgoing import AddressGuard
 from libs.common.settings import SettingsModel
 from services.alarm.domain.model import CLASSES
 
@@ -86,8 +88,28 @@ class AlarmSettings(SettingsModel):
     )
     max_window_s: float = Field(default=2_592_000.0, gt=0, le=31_536_000, description="longest maintenance window")
     max_shelf_s: float = Field(default=604_800.0, gt=0, le=31_536_000, description="longest time on a shelf")
+    secrets_dir: Path | None = Field(
+        default=None,
+        description="folder with one file per stored secret, named as credentials_ref; default <data_dir>/secrets",
+    )
+    outgoing_allowed: tuple[str, ...] = Field(
+        default=(),
+        description="JSON list of networks, addresses and host names inside that notifications may go to",
+    )
+    notify_every_s: float = Field(default=1.0, gt=0, le=60, description="how often it is looked whom to tell")
+    notify_max_attempts: int = Field(default=8, ge=1, le=100, description="then a message to people is given up")
+    notify_max_age_s: float = Field(
+        default=14_400.0, gt=0, le=604_800, description="a message that was not taken for so long is given up"
+    )
+    notify_keep_days: float = Field(default=90.0, gt=0, le=3650, description="how long messages can be looked at")
     diagnosis: DiagnosisSettings = DiagnosisSettings()
     measure_s: float = Field(default=10.0, gt=0, le=600, description="how often active alarms are counted for metrics")
+
+    @field_validator("outgoing_allowed")
+    @classmethod
+    def _can_be_allowed(cls, allowed: tuple[str, ...]) -> tuple[str, ...]:
+        AddressGuard(allowed)
+        return allowed
 
     @property
     def classes(self) -> Mapping[str, str]:

@@ -6,6 +6,7 @@ from typing import Protocol
 from libs.common.contracts.audit import AuditEvent
 from libs.common.db import WriteConn
 from libs.common.tokens import Principal
+from services.alarm.domain.places import Place
 from services.alarm.domain.rulebook import (
     Target,
 )
@@ -31,6 +32,18 @@ class Directory(Protocol):
 
     def devices_of(self, site_id: str) -> frozenset[str]:
         """Return the devices of a site."""
+
+    def place(self, site_id: str) -> Place | None:
+        """Return where a site is."""
+
+    def places(self) -> Iterable[Place]:
+        """Return all sites."""
+
+    def device_name(self, device_id: str, language: str) -> str:
+        """Return what people call a device."""
+
+    def region_name(self, region_id: str, language: str) -> str:
+        """Return what people call a region."""
 
     def sites_of(self, who: Principal) -> frozenset[str] | None:
         """Return the sites that somebody is limited to, None for all."""

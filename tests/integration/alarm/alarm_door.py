@@ -19,9 +19,14 @@ from libs.common.settings import CommonSettings
 from libs.common.tokens import KeyRing
 from libs.common.web import create_app
 from services.alarm.api import build_router
+from services.alarm.api.analysis import build_analysis_router
+from services.alarm.api.notifications import build_notifications_router
 from services.alarm.bus import audit_message
+from services.alarm.store.notifications import ChannelRow, NotificationRow
 from services.alarm.usecases.alarms import Alarms
+from services.alarm.usecases.analysis import Analysis
 from services.alarm.usecases.maintenance import Maintenance
+from services.alarm.usecases.notifications import Notifications
 from services.alarm.usecases.rulemaking import RuleMaking
 from services.alarm.usecases.rules import Rules
 from services.alarm.usecases.tables import Tables
@@ -95,6 +100,10 @@ class Door:
         return str((await self.world.events())[-1].alarm_id)
 
 
+async def delivered_to_nobody(channel: ChannelRow, row: NotificationRow) -> None:
+    """What sends trial messages in the service; shown elsewhere."""
+
+
 @asynccontextmanager
 async def open_door(world: World, tmp_path: Path) -> AsyncIterator[Door]:
     clock = SystemClock()
@@ -131,5 +140,10 @@ async def open_door(world: World, tmp_path: Path) -> AsyncIterator[Door]:
             maintenance=maintenance,
         )
     )
+    notifications = Notifications(
+        db=world.db, directory=world.registry, clock=clock, audit=audit, deliver=delivered_to_nobody
+    )
+    app.include_router(build_notifications_router(notifications))
+    app.include_router(build_analysis_router(Analysis(db=world.db, directory=world.registry, clock=clock)))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://alarm") as client:
         yield Door(world, client, keys)

@@ -21,6 +21,7 @@ from libs.common.settings import DatabaseSettings
 from libs.common.tokens import Principal
 from services.alarm.dictionary import load_shipped
 from services.alarm.domain.engine import Limits
+from services.alarm.domain.places import Place
 from services.alarm.domain.rulebook import Target
 from services.alarm.domain.sites import SiteLimits
 from services.alarm.store import rulebook as rulebook_store
@@ -46,6 +47,7 @@ class Registry:
         self.loads: dict[str, list[str]] = {}
         self.supplied_by: dict[str, list[frozenset[str]]] = {}
         self.carried_by: dict[str, frozenset[str]] = {}
+        self.at: dict[str, Place] = {}
 
     def add(self, device_id: str, *, site_id: str = SITE, station_class: str = "D", kind: str = "meter_3p") -> None:
         points = frozenset({*PHASES, "frequency"}) if kind == "meter_3p" else frozenset({"temperature", "humidity"})
@@ -93,6 +95,21 @@ class Registry:
 
     def has_site(self, site_id: str) -> bool:
         return any(target.site_id == site_id for target in self.devices.values())
+
+    def place(self, site_id: str) -> Place | None:
+        if site_id in self.at:
+            return self.at[site_id]
+        return Place(site_id, site_id, regions=("r-1", "r-0")) if self.has_site(site_id) else None
+
+    def places(self) -> list[Place]:
+        sites = {target.site_id for target in self.devices.values()} | set(self.at)
+        return [place for site_id in sorted(sites) if (place := self.place(site_id)) is not None]
+
+    def device_name(self, device_id: str, language: str) -> str:
+        return f"电表 {device_id}" if language == "zh" else f"meter {device_id}"
+
+    def region_name(self, region_id: str, language: str) -> str:
+        return f"区域 {region_id}" if language == "zh" else f"region {region_id}"
 
     def sites_of(self, who: Principal) -> frozenset[str] | None:
         return None if who.sites is None else frozenset(who.sites)

@@ -1,0 +1,1 @@
+"""Ways to tell people: one port, one module for each kind of receiver."""
