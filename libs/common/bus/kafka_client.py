@@ -101,9 +101,23 @@ def to_received(record: "ConsumerRecord[bytes, bytes]") -> Received:
 
 
 async def close_consumer(consumer: AIOKafkaConsumer) -> None:
-    """Close a consumer within a bound, whatever the broker does."""
+    """Close a consumer within a bound, whatever the broker does.
+
+    It stops in a task of its own: aiokafka cancels the fetches that are under way and awaits them, and that
+    cancellation would come out here as if somebody had cancelled us.
+    """
+    stopping = asyncio.create_task(consumer.stop(), name="stop of a consumer")
     try:
+        await asyncio.wait([stopping], timeout=CALL_TIMEOUT_S)
+    finally:
+        stopping.cancel()
+    if stopping.done() and not stopping.cancelled() and stopping.exception() is None:
+        return
+    reason = repr(stopping.exception()) if stopping.done() and not stopping.cancelled() else "interrupted"
+    logger.warning("consumer not closed cleanly", extra={"reason": reason})
+    try:
+        # What was interrupted has not come to its connections.
         async with asyncio.timeout(CALL_TIMEOUT_S):
-            await consumer.stop()
-    except (TimeoutError, KafkaError) as exc:
-        logger.warning("consumer not closed cleanly", extra={"reason": repr(exc)})
+            await consumer._client.close()  # noqa: SLF001
+    except (TimeoutError, KafkaError):
+        logger.warning("connections of a consumer left open")
