@@ -31,6 +31,7 @@ from libs.common.contracts.control import CommandAction, CommandState, ControlEv
 from libs.common.contracts.delivery import DeliveryEvent
 from libs.common.contracts.telemetry import HEARTBEAT_TYPE, Heartbeat, Quality, Reading
 from libs.common.ids import AlarmId, DeviceId, SiteId
+from services.alarm.domain.beats import Beat
 from services.alarm.domain.engine import Reports
 from services.alarm.domain.model import NEVER_US, AlarmStep, Signal, StepPhase, from_us, to_us
 from services.alarm.domain.sites import Shelf, StormNews, Window
@@ -48,6 +49,8 @@ class Readings:
     reports: Reports = field(default_factory=Reports)
     clocks: dict[int, int] = field(default_factory=dict)
     """Partition to the largest ``received_at`` in the batch, heartbeats included. [µs]"""
+    beats: list[Beat] = field(default_factory=list)
+    """Heartbeats in order."""
     messages: list[Received] = field(default_factory=list)
     """The message of each report, to name the guilty one."""
 
@@ -69,6 +72,7 @@ def read_readings(batch: Iterable[Received], *, max_future_us: int) -> Readings:
             received_us = _us(body["received_at"])
             if device_id is None:
                 _require_heartbeat(received)
+                instance = str(body["instance"])
             else:
                 source_us = _us(body["source_time"])
                 points: Mapping[str, float | None] = body["points"]
@@ -79,6 +83,8 @@ def read_readings(batch: Iterable[Received], *, max_future_us: int) -> Readings:
         partition = received.partition
         if received_us <= round(received.appended_at.timestamp() * 1e6) + max_future_us:
             clocks[partition] = max(received_us, clocks.get(partition, NEVER_US))
+            if device_id is None:
+                found.beats.append(Beat(len(reports), partition, instance, received_us))
         if device_id is not None:
             reports.device_ids.append(device_id)
             reports.partitions.append(partition)

@@ -14,23 +14,26 @@ from typing import TypeVar
 
 from libs.common.errors import InvalidFile, Problem
 from libs.common.points import POINTS, PointKind
+from services.alarm.domain.expressions import InvalidExpression, parse
 from services.alarm.domain.model import (
     CLASSES,
     LEVELS,
     Band,
     Comparison,
     Dictionary,
+    Measure,
     Need,
+    NoData,
     Quantifier,
     Signal,
     SignalKind,
 )
-from services.alarm.domain.ruledata import RuleRow
+from services.alarm.domain.ruledata import RuleRow, unit_of
 from services.alarm.domain.signal_table import Layout
 from services.alarm.files.table_file import read_table
 from services.alarm.files.table_rows import read_rows
 
-SHIPPED_VERSION = 3
+SHIPPED_VERSION = 4
 FILES = ("dictionaries.csv", "signals.csv", "rules.csv")
 PRINTED = "telecom-2020-excerpt"
 """The dictionary that is shipped as printed besides, in a file of its name: its numbers are damaged."""
@@ -104,9 +107,10 @@ class _Line:
         self._cells = cells
         self._problems = problems
 
-    def refuse(self, field: str, expected: str) -> None:
+    def refuse(self, field: str, expected: str, expected_zh: str | None = None) -> None:
+        found = self._cells.get(field, "")
         self._problems.append(
-            Problem(line=self.number, field=field, expected=expected, found=self._cells.get(field, ""))
+            Problem(line=self.number, field=field, expected=expected, found=found, expected_zh=expected_zh)
         )
 
     def text(self, field: str) -> str:
@@ -154,6 +158,16 @@ class _Line:
         except ValueError:
             self.refuse(field, f"of {', '.join(one.value for one in Need)}")
             return None
+
+    def formula(self, field: str, text: str, points: tuple[str, ...]) -> None:
+        """Refuse what is no formula over exactly these points."""
+        try:
+            used = parse(text, POINTS).points
+        except InvalidExpression as exc:
+            self.refuse(field, exc.expected, exc.expected_zh)
+            return
+        if set(used) != set(points):
+            self.refuse("points", f"those of the formula: {' '.join(used)}", f"公式中的测点:{' '.join(used)}")
 
     def words(self, field: str) -> tuple[str, ...]:
         return tuple((self.optional(field) or "").split())
@@ -237,13 +251,20 @@ def _signal(line: _Line, dictionaries: Mapping[str, Dictionary]) -> Signal:
 def _rule(line: _Line, signals: Mapping[str, Signal]) -> RuleRow:
     if line.text("signal") not in signals:
         line.refuse("signal", "the code of a signal in signals.csv")
+    measure = line.one_of("measure", Measure, (one.value for one in Measure)) or Measure.VALUE
+    expression = line.optional("expression")
     points = line.points("points")
     unit = line.text("unit")
-    if not points:
-        line.refuse("points", "at least one point")
+    if bool(points) == (measure is Measure.SILENCE):
+        line.refuse("points", "none, where silence is judged; else at least one point")
     for name in points:
-        if name in POINTS and POINTS[name].unit != unit:
-            line.refuse("unit", f"{POINTS[name].unit}, the unit of {name}")
+        expected = unit_of(measure, POINTS[name].unit) if name in POINTS else None
+        if expected is not None and expected != unit:
+            line.refuse("unit", f"{expected}, the unit of {name}" if measure is Measure.VALUE else expected)
+    if (expression is None) == (measure is Measure.EXPRESSION):
+        line.refuse("expression", "a formula where the measure is expression, else nothing")
+    elif expression is not None:
+        line.formula("expression", expression, points)
     comparison = line.one_of("comparison", Comparison, (one.value for one in Comparison)) or Comparison.ABOVE
     quantifier = line.one_of("quantifier", Quantifier, (one.value for one in Quantifier)) or Quantifier.ANY
     band = line.one_of("band", Band, (one.value for one in Band)) if line.optional("band") else None
@@ -265,4 +286,7 @@ def _rule(line: _Line, signals: Mapping[str, Signal]) -> RuleRow:
         threshold=line.number_or_none("threshold"),
         hysteresis=hysteresis,
         max_gap_s=line.duration("max_gap_s", 900.0),
+        measure=measure,
+        expression=expression,
+        no_data=line.one_of("no_data", NoData, (one.value for one in NoData)) or NoData.HOLD,
     )

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from libs.common.contracts.registry import CircuitRole, Device, EntityKind, Site
-from libs.common.ids import CircuitId, DeviceId, LoadId, RegionId, SiteId
+from libs.common.contracts.registry import BindingRecord, CircuitRole, Device, EntityKind, LineKind, Site
+from libs.common.ids import CircuitId, DeviceId, LineId, LoadId, RegionId, SiteId
 from libs.common.profiles import ProfileCatalogue
 from libs.common.registry import RegistryView
 from libs.common.tokens import Principal
@@ -12,6 +12,12 @@ from services.alarm.domain.rulebook import Target
 from services.alarm.domain.sites import LINE
 
 REGION = "region:"
+AC_VOLTAGE_V = 220.0
+"""Nominal voltage of a phase (GB/T 156). [V]"""
+DC_VOLTAGE_V = 48.0
+"""Nominal voltage of telecom power (YD/T 1051). [V]"""
+UNTIMED_LINES = (LineKind.MANUAL, LineKind.FILE)
+"""What comes over these comes when somebody brings it."""
 
 
 class RegistryDirectory:
@@ -188,7 +194,36 @@ class RegistryDirectory:
             profile=profile,
             points=points,
             optional_points=optional,
+            period_s=self._period_s(device),
+            rated_current_a=self._rated_current_a(device, points | optional),
         )
+
+    def _period_s(self, device: Device) -> float | None:
+        """Return how often a device is to report: its own period, else the slowest that its points allow.
+
+        None for one that has been taken out of use, or of which nobody says when it reports.
+        """
+        if device.decommissioned_at is not None:
+            return None
+        if device.period_s is not None:
+            return device.period_s
+        line = None if device.line is None else self._view.line(device.line)
+        if line is None or line.kind in UNTIMED_LINES:
+            return None
+        profile = None if device.profile is None else self._profiles.find(device.profile, device.profile_version)
+        points = [] if profile is None else [point.canonical for point in profile.points.values()]
+        return min((age_s for one in points if one is not None and (age_s := one.max_age_s) is not None), default=None)
+
+    def _rated_current_a(self, device: Device, points: frozenset[str]) -> float | None:
+        """Return the current at which the circuit that a device measures has its rated power."""
+        phases = len(points & {"current_a", "current_b", "current_c"})
+        volts = phases * AC_VOLTAGE_V if phases else DC_VOLTAGE_V
+        powers = [
+            circuit.rated_power_kw
+            for binding in self._view.bindings_of_device(DeviceId(device.id))
+            if (circuit := self._view.circuit(binding.circuit)) is not None and circuit.rated_power_kw is not None
+        ]
+        return powers[0] * 1000.0 / volts if len(powers) == 1 else None
 
     def _points_of(self, name: str | None, version: str | None) -> tuple[str, frozenset[str], frozenset[str]]:
         key = (name or "", version)
@@ -203,8 +238,18 @@ class RegistryDirectory:
             )
         return known
 
+    def _measured_by(self, kind: EntityKind, entity_id: str) -> list[str]:
+        if kind is EntityKind.CIRCUIT:
+            return self._measuring(CircuitId(entity_id))
+        record = self._view.record(EntityKind.BINDING, entity_id)
+        return [] if not isinstance(record, BindingRecord) else [version.device for version in record.versions]
+
     def _note(self, kind: EntityKind, entity_id: str) -> None:
         if kind is EntityKind.DEVICE:
             self._changed.add(entity_id)
+        elif kind is EntityKind.LINE:
+            self._changed.update(device.id for device in self._view.devices_on(LineId(entity_id)))
+        elif kind in (EntityKind.BINDING, EntityKind.CIRCUIT):
+            self._changed.update(self._measured_by(kind, entity_id))
         elif kind is EntityKind.SITE:
             self._changed.update(device.id for device in self._view.devices(SiteId(entity_id)))

@@ -1,16 +1,20 @@
 """Alarm, wired."""
 
+import logging
 import sys
 from datetime import timedelta
 from typing import Self
 
+from libs.common.backoff import Backoff
 from libs.common.bus import outbox, topics
 from libs.common.bus.consumer import EffectsConsumer
 from libs.common.bus.outbox import OutboxRelay
+from libs.common.bus.port import Bus, partition_of
 from libs.common.client import ServiceClient
 from libs.common.clock import Clock
 from libs.common.contracts.audit import AuditEvent
 from libs.common.db import Database, WriteConn
+from libs.common.errors import Unavailable
 from libs.common.ids import LoadId
 from libs.common.migrations import BUS, SchemaGate
 from libs.common.profiles import ProfileCatalogue
@@ -24,6 +28,7 @@ from services.alarm.api.analysis import build_analysis_router
 from services.alarm.api.diagnoses import build_diagnoses_router
 from services.alarm.dictionary import load_shipped
 from services.alarm.directory import RegistryDirectory
+from services.alarm.domain.beats import Beats
 from services.alarm.domain.diagnosis import grouping
 from services.alarm.domain.diagnosis import judge as judging
 from services.alarm.domain.engine import Limits
@@ -55,8 +60,11 @@ from services.alarm.worker.diagnosing import (
     NewsHandler,
     daily,
 )
+from services.alarm.worker.ingest import IngestWatch
 from services.alarm.worker.judging import RULES_GROUP, RULES_TOPICS, JudgeHandler
 from services.alarm.worker.measure import Measure
+
+logger = logging.getLogger(__name__)
 
 
 class ShippedTable:
@@ -77,6 +85,31 @@ class ShippedTable:
         """Nothing is held."""
 
 
+class Places:
+    """Says in which partition the reports of a site are; to be asked once ``ready``."""
+
+    def __init__(self, bus: Bus, clock: Clock) -> None:
+        """Know nothing yet."""
+        self._bus = bus
+        self._clock = clock
+        self._count = 0
+
+    async def ready(self) -> None:
+        """Wait until the bus has said how many partitions there are."""
+        backoff = Backoff(first_s=0.2, cap_s=5.0)
+        while not self._count:
+            try:
+                self._count = await self._bus.partitions(topics.READINGS)
+            except Unavailable as exc:
+                if backoff.first:
+                    logger.warning("partitions are not known yet", extra={"reason": exc.message})
+                await self._clock.sleep(backoff.next_s())
+
+    def partition_of(self, site_id: str) -> int:
+        """Return the partition of a site."""
+        return partition_of(site_id, self._count)
+
+
 def build(platform: Platform) -> Service:
     """Return the service, not yet started."""
     settings = load_section("alarm", AlarmSettings)
@@ -87,6 +120,10 @@ def build(platform: Platform) -> Service:
         view, ProfileCatalogue.load(platform.settings.profile_dirs), default_class=settings.default_class
     )
     relay = OutboxRelay(bus=platform.bus, db=db, clock=platform.clock, owner=owner)
+    beats = Beats(
+        gone_us=round(settings.ingest_gone_s * SECOND_US), deaf_us=round(settings.ingest_silent_s * SECOND_US)
+    )
+    places = Places(platform.bus, platform.clock)
     judge = EffectsConsumer(
         bus=platform.bus,
         db=db,
@@ -98,6 +135,8 @@ def build(platform: Platform) -> Service:
             clock=platform.clock,
             limits=limits(settings),
             site_limits=site_limits(settings),
+            heartbeats=beats,
+            partition_of=places.partition_of,
             class_map=settings.classes,
             wake=relay.wake,
         ),
@@ -117,6 +156,7 @@ def build(platform: Platform) -> Service:
 
     async def consume(beat: Beat) -> None:
         await wait_beating(directory.ready, beat)
+        await wait_beating(places.ready, beat)
         await judge.run(beat)
 
     async def audit(conn: WriteConn, event: AuditEvent) -> None:
@@ -199,6 +239,13 @@ def build(platform: Platform) -> Service:
         db=db, directory=directory, devices=field, clock=platform.clock, audit=audit, codes=load_codes()
     )
     telling = build_telling(settings, platform, db, directory, audit, relay, owner)
+    watch = IngestWatch(
+        bus=platform.bus,
+        clock=platform.clock,
+        beats=beats,
+        caught_up=lambda: judge.ready and judge.lag().records == 0,
+        silent_s=settings.ingest_silent_s,
+    )
     health = Health(platform.clock)
     app = create_app("alarm", platform, health, title="Wattring alarm")
     app.include_router(
@@ -228,6 +275,7 @@ def build(platform: Platform) -> Service:
             Worker("diagnosis", diagnose),
             Worker("cards", check_cards),
             *telling.workers,
+            Worker("ingest watch", watch.run),
             Worker("outbox", relay.run),
             Worker("measure", Measure(db=db, clock=platform.clock, every_s=settings.measure_s).run),
         ],

@@ -86,6 +86,18 @@ class AlarmSettings(SettingsModel):
     storm_told_level: int = Field(
         default=1, ge=0, le=4, description="alarms of this level and worse are told in a storm too; 0: none"
     )
+    ingest_silent_s: float = Field(
+        default=30.0,
+        ge=5,
+        le=3600,
+        description="a process of ingest without heartbeats for so long is silent, and did not listen meanwhile",
+    )
+    ingest_gone_s: float = Field(
+        default=900.0,
+        ge=60,
+        le=604_800,
+        description="and no longer keeps devices from being called silent after so long",
+    )
     max_window_s: float = Field(default=2_592_000.0, gt=0, le=31_536_000, description="longest maintenance window")
     max_shelf_s: float = Field(default=604_800.0, gt=0, le=31_536_000, description="longest time on a shelf")
     secrets_dir: Path | None = Field(

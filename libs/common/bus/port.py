@@ -284,7 +284,12 @@ def partition_for(message: Message, partitions: int) -> int:
     """Return the partition of a message: Kafka's standard rule, so that every client agrees."""
     if message.partition is not None:
         return message.partition
-    return _positive_hash(message.key if message.partition_key is None else message.partition_key) % partitions
+    return partition_of(message.key if message.partition_key is None else message.partition_key, partitions)
+
+
+def partition_of(key: str, partitions: int) -> int:
+    """Return the partition that a key chooses."""
+    return _positive_hash(key) % partitions
 
 
 def check_message(message: Message) -> None:

@@ -52,6 +52,8 @@ class ConditionKind(StrEnum):
     DISK_FULL = "disk_full"
     ALARM_STORM = "alarm_storm"
     """A site raises more alarms than anybody can read; they go on under this one."""
+    INGEST_SILENT = "ingest_silent"
+    """A process of ingest does not beat; nothing else is called silent as long as that may be the reason."""
 
 
 class Condition(Payload):

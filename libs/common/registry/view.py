@@ -185,6 +185,10 @@ class RegistryView:
             return list(self._index.all_of(Device, when))
         return list(self._index.referring(Device, "site", site_id, when))
 
+    def devices_on(self, line_id: LineId, when: datetime | None = None) -> list[Device]:
+        """Return the devices of a line."""
+        return list(self._index.referring(Device, "line", line_id, when or self._clock.now()))
+
     def lines(self, when: datetime | None = None) -> list[Line]:
         """Return all lines."""
         return list(self._index.all_of(Line, when or self._clock.now()))

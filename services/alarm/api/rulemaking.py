@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from libs.common.contracts.base import Flag, JsonObject
 from services.alarm.api.common import Reader, Writer, request_id
 from services.alarm.api.rules import OverrideReply, RuleDetailReply, detail_reply
-from services.alarm.domain.model import Band, Comparison, Need, Quantifier
+from services.alarm.domain.expressions import MAX_LENGTH
+from services.alarm.domain.model import Band, Comparison, Measure, Need, NoData, Quantifier
 from services.alarm.domain.ruledata import MAX_POINTS, RuleRow
 from services.alarm.usecases.rulemaking import RuleMaking
 from services.alarm.usecases.rules import Rules
@@ -26,12 +27,18 @@ class RuleBody(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     signal: Word = Field(description="code of a signal of the table that is an alarm")
+    measure: Measure = Field(
+        default=Measure.VALUE, description="what of the points is compared; silence: reports missed in a row, no points"
+    )
+    expression: str | None = Field(
+        default=None, max_length=MAX_LENGTH, description="the formula, of measure expression"
+    )
     comparison: Comparison
     quantifier: Quantifier = Field(
         default=Quantifier.ANY, description="how many of the points must violate: any, all, or some but not all"
     )
-    points: list[Word] = Field(min_length=1, max_length=MAX_POINTS)
-    unit: Word = Field(description="of all the points, and of threshold and hysteresis")
+    points: list[Word] = Field(max_length=MAX_POINTS)
+    unit: Word = Field(description="of what is compared, and so of threshold and hysteresis")
     device_kinds: list[Word] = Field(
         default_factory=list, max_length=50, description="empty: every kind with the points"
     )
@@ -42,6 +49,7 @@ class RuleBody(BaseModel):
     threshold: float | None = Field(default=None, description="in place of the signal's, for all classes")
     hysteresis: float = 0.0
     max_gap_s: float = 900.0
+    no_data: NoData = Field(default=NoData.HOLD, description="what it means when values stay away for longer")
     enabled: Flag = True
     level: int | None = Field(default=None, description="in place of the signal's: 1 (worst) to 4")
     start_delay_s: float | None = None

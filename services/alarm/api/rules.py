@@ -17,7 +17,7 @@ from libs.common.web import (
     read_key_cursor,
 )
 from services.alarm.api.common import Reader, Writer, request_id
-from services.alarm.domain.model import SECOND_US, EffectiveRule, Need, Rule, Signal
+from services.alarm.domain.model import SECOND_US, EffectiveRule, Measure, Need, NoData, Rule, Signal
 from services.alarm.domain.rulebook import Scope, Target, class_code
 from services.alarm.domain.signal_table import signal_for
 from services.alarm.usecases.rules import OverrideRequest, Rules
@@ -62,6 +62,7 @@ class ClassDefaults(BaseModel):
     start_delay_s: float | None
     end_delay_s: float
     max_gap_s: float
+    no_data: NoData
 
 
 class OverrideReply(BaseModel):
@@ -78,6 +79,7 @@ class OverrideReply(BaseModel):
     start_delay_s: float | None
     end_delay_s: float | None
     max_gap_s: float | None
+    no_data: NoData | None
     changed_by: str
     changed_at: datetime
     reason: str | None
@@ -90,6 +92,8 @@ class RuleReply(BaseModel):
     signal: str
     name: str
     name_zh: str
+    measure: Measure = Field(description="what of the points is compared with the threshold")
+    expression: str | None = Field(description="the formula, where the measure is expression")
     comparison: str
     quantifier: str = Field(description="how many of the points must violate: any, all, or some but not all")
     points: Sequence[str]
@@ -117,6 +121,8 @@ class EffectiveReply(BaseModel):
     class_code: str = Field(description="code of the signal for the station class of the device's site")
     name: str
     name_zh: str
+    measure: Measure
+    expression: str | None
     comparison: str
     quantifier: str
     points: Sequence[str] = Field(description="of the rule's points those that the device has")
@@ -130,6 +136,7 @@ class EffectiveReply(BaseModel):
     start_delay_s: float
     end_delay_s: float
     max_gap_s: float
+    no_data: NoData = Field(description="what it means when usable values stay away for longer than max_gap_s")
     version: int
     sources: Mapping[str, str] = Field(description="parameter to dictionary, policy or <scope>:<id>")
 
@@ -158,6 +165,7 @@ class OverrideBody(BaseModel):
     start_delay_s: float | None = None
     end_delay_s: float | None = None
     max_gap_s: float | None = None
+    no_data: NoData | None = Field(default=None, description="hold, alarm or clear")
     unit: str | None = Field(default=None, description="unit of the numbers; refused when it is not the rule's")
     reason: str | None = Field(default=None, max_length=1000)
 
@@ -285,6 +293,8 @@ def _rule(rule: Rule, signal: Signal) -> dict[str, object]:
         "signal": rule.signal,
         "name": signal.name_en,
         "name_zh": signal.name_zh,
+        "measure": rule.measure,
+        "expression": rule.expression,
         "comparison": rule.comparison.value,
         "quantifier": rule.quantifier.value,
         "points": rule.points,
@@ -304,6 +314,7 @@ def _rule(rule: Rule, signal: Signal) -> dict[str, object]:
                 start_delay_s=params.start_delay_s,
                 end_delay_s=params.end_delay_s,
                 max_gap_s=params.max_gap_s,
+                no_data=params.no_data,
             )
             for name, params in rule.defaults.items()
         },
@@ -317,6 +328,8 @@ def _effective(rule: EffectiveRule, signal: Signal, target: Target, dictionary_c
         class_code=class_code(rule.signal, dictionary_class),
         name=signal.name_en,
         name_zh=signal.name_zh,
+        measure=rule.rule.measure,
+        expression=rule.rule.expression,
         comparison=rule.rule.comparison.value,
         quantifier=rule.rule.quantifier.value,
         points=[name for name in rule.rule.points if name in target.all_points],
@@ -330,6 +343,7 @@ def _effective(rule: EffectiveRule, signal: Signal, target: Target, dictionary_c
         start_delay_s=rule.start_delay_us / SECOND_US,
         end_delay_s=rule.end_delay_us / SECOND_US,
         max_gap_s=rule.max_gap_us / SECOND_US,
+        no_data=rule.no_data,
         version=rule.version,
         sources=rule.sources,
     )

@@ -14,7 +14,8 @@ from operator import itemgetter
 import numpy as np
 import numpy.typing as npt
 
-from services.alarm.domain.model import Comparison, EffectiveRule, Quantifier, Values
+from services.alarm.domain.derived import Derived, columns_of
+from services.alarm.domain.model import Comparison, EffectiveRule, Measure, NoData, Quantifier, Values
 from services.alarm.domain.rulebook import Target
 
 Floats = npt.NDArray[np.float64]
@@ -49,31 +50,53 @@ class Shape:
 
     def __init__(self, rules: Sequence[EffectiveRule], target: Target) -> None:
         """Compile the rules that apply to ``target`` and its like."""
-        used = {point for effective in rules for point in effective.rule.points}
-        self.columns: tuple[str, ...] = tuple(sorted(used & target.all_points))
-        self.optional: Bools = np.array([name in target.optional_points for name in self.columns], dtype=bool)
+        rules = _ordered(rules)
+        judging = [effective for effective in rules if not effective.is_silence]
+        compared = [columns_of(effective.rule, target.all_points) for effective in judging]
+        made = {one.name: one for columns in compared for one in columns}
+        self.points: tuple[str, ...] = tuple(sorted({point for one in made.values() for point in one.points}))
+        more = [one for name, one in sorted(made.items()) if one.measure is not Measure.VALUE]
+        self.columns: tuple[str, ...] = (*self.points, *(one.name for one in more))
+        """The points, and behind them what is made of them."""
+        self.optional: Bools = np.array([name in target.optional_points for name in self.points], dtype=bool)
         self.rule_ids: tuple[str, ...] = tuple(effective.rule.rule_id for effective in rules)
+        """Those that judge reports first, in order of their ids; then those that wait for them."""
         self.index: Mapping[str, int] = {rule_id: place for place, rule_id in enumerate(self.rule_ids)}
+        self.judging = len(judging)
+        """How many of the rules judge reports."""
         column = {name: place for place, name in enumerate(self.columns)}
+        self.derived = Derived(more, column)
+        self._made = [(column[one.name], [column[point] for point in one.points]) for one in more]
         self.rule_columns: tuple[tuple[tuple[str, int], ...], ...] = tuple(
-            tuple((name, column[name]) for name in effective.rule.points if name in column) for effective in rules
+            tuple((one.name, column[one.name]) for one in columns) for columns in compared
         )
-        self._pairs = _pair(rules, self.rule_columns)
-        quantifiers = [effective.rule.quantifier for effective in rules]
+        self._pairs = _pair(judging, self.rule_columns)
+        quantifiers = [effective.rule.quantifier for effective in judging]
         self._all: Bools = np.array([quantifier is Quantifier.ALL for quantifier in quantifiers], dtype=bool)
         self._some: Bools = np.array([quantifier is Quantifier.SOME for quantifier in quantifiers], dtype=bool)
         self.variants: list[tuple[EffectiveRule, ...]] = []
         self._variant_of: dict[int, int] = {}
+        self._waiting: list[tuple[EffectiveRule, ...]] = []
+        self._kept: list[tuple[EffectiveRule, ...]] = []
+        """The sets whose identities are known: as long as they are here nothing else gets one of those."""
         self._limits = _Limits.of((), self)
-        self._getter = itemgetter(*self.columns) if len(self.columns) > 1 else None
+        self._getter = itemgetter(*self.points) if len(self.points) > 1 else None
 
     def variant(self, rules: tuple[EffectiveRule, ...]) -> int:
         """Return the number of a set of parameters; known by its identity, which the rule book keeps."""
         known = self._variant_of.get(id(rules))
         if known is None:
             known = self._variant_of[id(rules)] = len(self.variants)
-            self.variants.append(rules)
+            self.variants.append(_ordered(rules))
+            self._kept.append(rules)
+            self._waiting.append(
+                tuple(one for one in rules if one.active and (one.is_silence or one.no_data is NoData.ALARM))
+            )
         return known
+
+    def waiting(self, variant: int) -> tuple[EffectiveRule, ...]:
+        """Return the active rules that the lack of reports can raise."""
+        return self._waiting[variant]
 
     def _compiled(self) -> "_Limits":
         """Return the matrices of all variants, made anew after some were added."""
@@ -81,24 +104,34 @@ class Shape:
             self._limits = _Limits.of(self.variants, self)
         return self._limits
 
-    def matrix(self, points: Sequence[Values], bad: Sequence[Iterable[str] | None]) -> Floats:
+    def matrix(self, points: Sequence[Values], bad: Sequence[Iterable[str] | None], rated_a: Floats) -> Floats:
         """Return the values of reports, shape (reports, columns), NaN where bad, missing or null.
+
+        Columns that need the report before are left NaN.
+
+        Args:
+            points: Of each report.
+            bad: Points whose quality is bad.
+            rated_a: Rated current of each report's device, NaN where unknown. [A]
 
         Raises:
             TypeError, ValueError: A value is not a number.
         """
-        width = len(self.columns)
+        width = len(self.points)
         flat = np.fromiter(chain.from_iterable(self._rows(points)), np.float64, len(points) * width)
         values = flat.reshape(len(points), width)
         for row, names in enumerate(bad):
             if names:
                 for name in names:
-                    if name in self.columns:
-                        values[row, self.columns.index(name)] = np.nan
+                    if name in self.points:
+                        values[row, self.points.index(name)] = np.nan
+        if len(self.columns) > width:
+            values = np.hstack([values, np.full((len(points), len(self.columns) - width), np.nan)])
+            self.derived.fill(values, rated_a)
         return values
 
     def _rows(self, points: Sequence[Values]) -> Iterator[Iterable[float | None]]:
-        getter, columns = self._getter, self.columns
+        getter, columns = self._getter, self.points
         if getter is None:
             yield from ([report.get(name) for name in columns] for report in points)
             return
@@ -109,13 +142,18 @@ class Shape:
                 yield map(report.get, columns)
 
     def absent(self, points: Sequence[Values], bad: Sequence[Iterable[str] | None]) -> Bools:
-        """Return which optional points the devices of these reports do not have, shape (reports, columns)."""
+        """Return which columns the devices of these reports do not have, shape (reports, columns).
+
+        An optional point that a report does not name, and what is made of such a point.
+        """
         gone = np.zeros((len(points), len(self.columns)), dtype=bool)
         for place in np.flatnonzero(self.optional).tolist():
-            name = self.columns[place]
+            name = self.points[place]
             gone[:, place] = [
                 name not in report and name not in (flagged or ()) for report, flagged in zip(points, bad, strict=True)
             ]
+        for place, inputs in self._made:
+            gone[:, place] = gone[:, inputs].any(axis=1)
         return gone
 
     def screen(self, values: Floats, variants: Ints) -> Bools:
@@ -197,10 +235,10 @@ class _Limits:
     def of(cls, variants: Sequence[tuple[EffectiveRule, ...]], shape: Shape) -> "_Limits":
         high = np.full((len(variants), len(shape.columns)), np.inf)
         low = np.full((len(variants), len(shape.columns)), -np.inf)
-        trigger = np.full((len(variants), len(shape.rule_ids)), np.nan)
-        recover = np.full((len(variants), len(shape.rule_ids)), np.nan)
+        trigger = np.full((len(variants), shape.judging), np.nan)
+        recover = np.full((len(variants), shape.judging), np.nan)
         for row, rules in enumerate(variants):
-            for place, (effective, columns) in enumerate(zip(rules, shape.rule_columns, strict=True)):
+            for place, (effective, columns) in enumerate(zip(rules[: shape.judging], shape.rule_columns, strict=True)):
                 threshold = effective.threshold
                 if not effective.active or threshold is None:
                     continue
@@ -232,6 +270,14 @@ def _screen_limits(comparison: Comparison, threshold: float) -> tuple[float, flo
     return np.inf, float(np.nextafter(threshold, np.inf))
 
 
+def _ordered(rules: Sequence[EffectiveRule]) -> tuple[EffectiveRule, ...]:
+    """Return the rules that judge reports, then those that wait for them."""
+    return (
+        *(effective for effective in rules if not effective.is_silence),
+        *(effective for effective in rules if effective.is_silence),
+    )
+
+
 def _pair(rules: Sequence[EffectiveRule], columns: Sequence[Sequence[tuple[str, int]]]) -> _Pairs:
     comparisons = [
         effective.rule.comparison
@@ -246,7 +292,7 @@ def _pair(rules: Sequence[EffectiveRule], columns: Sequence[Sequence[tuple[str, 
 
     return _Pairs(
         column=np.array([place for places in columns for _, place in places], dtype=np.int64),
-        rule=np.repeat(np.arange(len(rules)), sizes),
+        rule=np.repeat(np.arange(len(sizes)), sizes),
         starts=np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64),
         sizes=sizes,
         ranged=np.array(ranged, dtype=np.int64),

@@ -3,6 +3,8 @@
 A batch is judged in rounds: the first report of every device, then the second of every device that has one,
 and so on. Within a round no device occurs twice, so that the result is that of one report after the other.
 
+Reports that are missing are noticed by looking over all devices at once: see ``silence``.
+
 Time comes from two places. A report carries the event time of its device. Between reports a delay runs out on
 the *partition's clock*, the largest ``received_at`` seen in the partition, heartbeats of ingest included: when
 ingest is silent that clock stands still, and nothing begins or ends for want of data.
@@ -17,8 +19,9 @@ from typing import Protocol
 
 import numpy as np
 
-from services.alarm.domain import life
+from services.alarm.domain import life, silence
 from services.alarm.domain.compiled import OPEN, TRUE, Floats, Ints, Shape
+from services.alarm.domain.derived import Memory, Remembered, point_of
 from services.alarm.domain.model import (
     NEVER_US,
     SECOND_US,
@@ -41,6 +44,8 @@ BEGINS_KEPT = 100_000
 """Above so many, begins that are too old to tell of flapping are forgotten."""
 UNRESOLVED = -1
 """The rules of a device have to be looked up before it is judged."""
+GONE = -2
+"""The same, and the registry knew nothing of it when last asked: nobody waits for its reports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,8 @@ class Limits:
     flap_count: int = 5
     """An alarm that begins so many times within ``flap_within_us`` is held until it has been over for as long."""
     flap_within_us: int = 600 * SECOND_US
+    scan_every_us: int = SECOND_US
+    """How often all devices are looked over for those that are silent, on the partition's clock. [µs]"""
 
 
 @dataclass(slots=True)
@@ -70,9 +77,24 @@ class Reports:
     points: list[Values] = field(default_factory=list)
     bad: list[Collection[str] | None] = field(default_factory=list)
     """Points whose quality is bad; None where there are none."""
+    listened_us: list[int] = field(default_factory=list)
+    """Until when, not included, somebody is known to have listened before the report came; none at all is until it
+    came. [µs]"""
 
     def __len__(self) -> int:
         return len(self.device_ids)
+
+    def part(self, begin: int, end: int) -> "Reports":
+        """Return the reports from ``begin`` to before ``end``."""
+        return Reports(
+            device_ids=self.device_ids[begin:end],
+            partitions=self.partitions[begin:end],
+            source_us=self.source_us[begin:end],
+            received_us=self.received_us[begin:end],
+            points=self.points[begin:end],
+            bad=self.bad[begin:end],
+            listened_us=self.listened_us[begin:end],
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +115,10 @@ class Changes:
 
     judged: set[int] = field(default_factory=set)
     """Slots of devices; ``Engine.judged`` says what to store."""
+    heard: set[int] = field(default_factory=set)
+    """Slots of devices that were heard, or are waited for, since another time than ``judged`` says."""
+    remembered: set[int] = field(default_factory=set)
+    """Slots of devices whose last usable values have changed; ``Engine.remembered`` says what to store."""
     episodes: dict[tuple[str, str], Episode | None] = field(default_factory=dict)
     """(device, rule) to its episode, None when it is NORMAL again."""
     steps: list[AlarmStep] = field(default_factory=list)
@@ -161,6 +187,20 @@ class Engine:
         self._shape: Ints = np.zeros(0, dtype=np.int64)
         self._variant: Ints = np.zeros(0, dtype=np.int64)
         self._busy: np.ndarray[tuple[int], np.dtype[np.bool_]] = np.zeros(0, dtype=bool)
+        self._heard: Ints = np.full(0, NEVER_US, dtype=np.int64)
+        """When a device last said anything, or since when it is waited for; time of acceptance. [µs]"""
+        self._patience: Ints = np.full(0, silence.FAR_US, dtype=np.int64)
+        """How long nothing may be heard of a device until an alarm is raised. [µs]"""
+        self._quiet: np.ndarray[tuple[int], np.dtype[np.bool_]] = np.zeros(0, dtype=bool)
+        """Devices with an episode of a rule that the lack of reports can raise."""
+        self._period: Floats = np.full(0, np.nan)
+        """How often a device is to report, NaN when nothing is waited for. [s]"""
+        self._rated: Floats = np.full(0, np.nan)
+        """Rated current of a device's circuit, NaN where unknown. [A]"""
+        self._members: dict[int, Ints] = {}
+        """Slots of a partition; made anew when one came or went."""
+        self._scanned: dict[int, int] = {}
+        self._memory = Memory()
         self._shapes: list[Shape] = []
         self._shape_of: dict[tuple[str, str], int] = {}
         self._episodes: dict[int, dict[str, Episode]] = {}
@@ -186,6 +226,14 @@ class Engine:
         """Return how far the device of a slot has been judged."""
         return Judged(self._ids[slot], int(self._partition[slot]), int(self._judged[slot]), int(self._received[slot]))
 
+    def heard(self, slot: int) -> tuple[str, int, int]:
+        """Return the device of a slot, its partition, and when it was last heard. [µs]"""
+        return self._ids[slot], int(self._partition[slot]), int(self._heard[slot])
+
+    def remembered(self, slot: int) -> tuple[str, int, Remembered]:
+        """Return the device of a slot, its partition, and its last usable values."""
+        return self._ids[slot], int(self._partition[slot]), self._memory.of(slot)
+
     def episode(self, device_id: str, rule_id: str) -> Episode | None:
         """Return the episode of a rule on a device, None when it is NORMAL."""
         slot = self._slot_of.get(device_id)
@@ -203,8 +251,11 @@ class Engine:
         judged: Iterable[Judged],
         episodes: Iterable[tuple[str, str, Episode]],
         begins: Iterable[tuple[str, str, int]],
+        heard: Iterable[tuple[str, int, int]] = (),
+        remembered: Iterable[tuple[str, Remembered]] = (),
     ) -> None:
-        """Take over stored state: how far devices were judged, what is not NORMAL, which alarms began lately.
+        """Take over stored state: how far devices were judged, what is not NORMAL, which alarms began lately, when
+        devices were heard and what their last usable values are.
 
         The episodes are looked at again by ``reconsider``, since rules may have changed in the meantime.
         """
@@ -213,10 +264,19 @@ class Engine:
             self._partition[slot] = row.partition
             self._judged[slot] = row.judged_us
             self._received[slot] = row.received_us
+            self._heard[slot] = max(row.received_us, int(self._heard[slot]))
+        for device_id, partition, heard_us in heard:
+            slot = self._slot(device_id)
+            self._partition[slot] = partition
+            self._heard[slot] = max(heard_us, int(self._heard[slot]))
+        for device_id, values in remembered:
+            self._memory.load(self._slot(device_id), values)
+        self._members.clear()
         for device_id, rule_id, episode in episodes:
             slot = self._slot(device_id)
             self._episodes.setdefault(slot, {})[rule_id] = episode
             self._busy[slot] = True
+            self._quiet[slot] = True
             self._stale.add(slot)
         for device_id, rule_id, began_us in begins:
             key = (self._slot(device_id), rule_id)
@@ -227,14 +287,18 @@ class Engine:
         gone = set(np.flatnonzero(np.isin(self._partition, list(partitions))).tolist())
         self._begins = {key: begins for key, begins in self._begins.items() if key[0] not in gone}
         for slot in gone:
-            self._judged[slot] = self._received[slot] = NEVER_US
+            self._judged[slot] = self._received[slot] = self._heard[slot] = NEVER_US
             self._shape[slot] = UNRESOLVED
-            self._busy[slot] = False
+            self._partition[slot] = -1
+            self._busy[slot] = self._quiet[slot] = False
             self._episodes.pop(slot, None)
             self._stale.discard(slot)
         for partition in partitions:
             self._timers.pop(partition, None)
             self._clocks.pop(partition, None)
+            self._scanned.pop(partition, None)
+        self._memory.forget(gone)
+        self._members.clear()
 
     # Rules and devices change.
 
@@ -245,6 +309,19 @@ class Engine:
         self._shape_of.clear()
         self._shape[:] = UNRESOLVED
         self._stale.update(self._episodes)
+
+    def resume(self, partition: int, at_us: int) -> None:
+        """Begin to wait anew for all devices of a partition: nobody listened until then. [µs]"""
+        members = self._members_of(partition)
+        heard = self._heard[members]
+        self._heard[members] = np.where(heard == NEVER_US, NEVER_US, np.maximum(heard, at_us))
+
+    def expect(self, device_id: str, partition: int) -> None:
+        """Wait for reports of a device, from the next tick on, if it is not known yet."""
+        slot = self._slot(device_id)
+        if int(self._partition[slot]) < 0:
+            self._partition[slot] = partition
+            self._members.clear()
 
     def forget_device(self, device_id: str) -> None:
         """Look the device's rules up again, because the registry says something new about it."""
@@ -350,22 +427,27 @@ class Engine:
         source = np.array(reports.source_us, dtype=np.int64)
         received = np.array(reports.received_us, dtype=np.int64)
         partitions = np.array(reports.partitions, dtype=np.int64)
+        listened = (
+            np.minimum(received, np.array(reports.listened_us, dtype=np.int64)) if reports.listened_us else received
+        )
         future = source > received + self._limits.max_future_us
         known = slots >= 0
         changes.unknown_reports += int((~known).sum())
         changes.future_reports += int((future & known).sum())
-        usable = np.flatnonzero(known & ~future)
+        usable = np.flatnonzero(known)
         matrices = self._matrices(reports, slots, usable)
         for chosen in _rounds(slots, usable):
-            late = source[chosen] < self._judged[slots[chosen]]
+            self._hear_all(slots[chosen], received[chosen], listened[chosen], partitions[chosen], changes)
+            late = (source[chosen] < self._judged[slots[chosen]]) & ~future[chosen]
             changes.late_reports += int(late.sum())
-            live = chosen[~late]
+            live = chosen[~late & ~future[chosen]]
             changes.judged_reports += len(live)
             where = slots[live]
             self._judged[where] = source[live]
             self._received[where] = received[live]
-            self._partition[where] = partitions[live]
             changes.judged.update(where.tolist())
+            told = slots[chosen]
+            changes.heard.update(told[self._heard[told] != self._received[told]].tolist())
             self._round(reports, live, where, source, matrices, changes)
 
     def _round(
@@ -382,15 +464,24 @@ class Engine:
         for number in np.unique(shapes).tolist():
             shape = self._shapes[number]
             chosen = np.flatnonzero(shapes == number)
-            if not shape.rule_ids:
+            if not shape.columns:
                 continue
             matrix, row_of = matrices[number]
             values = matrix[row_of[live[chosen]]]
+            if shape.derived.remembered:
+                self._follow(shape, values, slots[chosen], source[live[chosen]], changes)
             variants = self._variant[slots[chosen]]
             hit = np.flatnonzero(shape.screen(values, variants) | self._busy[slots[chosen]])
             if hit.size:
                 rows = live[chosen[hit]]
                 self._apply(shape, reports, rows, slots[chosen[hit]], source, values[hit], variants[hit], changes)
+
+    def _follow(self, shape: Shape, values: Floats, slots: Ints, at_us: Ints, changes: Changes) -> None:
+        """Fill the columns that depend on what was before, and remember the values for those that come."""
+        points = shape.derived.remembered
+        last, since_us = shape.derived.follow(values, at_us, *self._memory.get(slots, points))
+        self._memory.put(slots, points, last, since_us)
+        changes.remembered.update(slots.tolist())
 
     def _apply(
         self,
@@ -413,7 +504,7 @@ class Engine:
             (row, shape.index[rule_id])
             for row, slot in enumerate(where)
             for rule_id, episode in self._episodes.get(slot, {}).items()
-            if episode.state in RAISED
+            if episode.state in RAISED and shape.index[rule_id] < shape.judging
         ]
         picked = rows.tolist()
         absent = shape.absent([reports.points[row] for row in picked], [reports.bad[row] for row in picked])
@@ -423,7 +514,7 @@ class Engine:
             hits[row].add(number)
         for row, slot in enumerate(where):
             interesting = hits[row].union(shape.index[rule_id] for rule_id in self._episodes.get(slot, ()))
-            for number in sorted(interesting):
+            for number in sorted(one for one in interesting if one < shape.judging):
                 verdict = int(verdicts[row, number])
                 if verdict == OPEN:
                     continue
@@ -447,14 +538,21 @@ class Engine:
         """Let time pass on a device up to its next report."""
         for rule_id, episode in sorted(self._episodes[slot].items()):
             rule = shape.variants[variant][shape.index[rule_id]]
+            if rule.is_silence:
+                continue
             self._elapse(slot, rule, episode, to_us, inclusive=False, changes=changes)
 
     def _elapse(
         self, slot: int, rule: EffectiveRule, episode: Episode, to_us: int, *, inclusive: bool, changes: Changes
     ) -> None:
         outcome = life.elapse(episode, rule, to_us, inclusive=inclusive)
-        if outcome.episode is not episode:
-            self._settle(slot, rule, outcome, changes)
+        if outcome.episode is episode:
+            return
+        self._settle(slot, rule, outcome, changes)
+        after = self._episodes.get(slot, {}).get(rule.rule.rule_id)
+        if after is not None:
+            # Much time may have passed: what has begun may be over again for want of data.
+            self._elapse(slot, rule, after, to_us, inclusive=inclusive, changes=changes)
 
     def _settle(self, slot: int, rule: EffectiveRule, outcome: life.Outcome, changes: Changes) -> None:
         """Record where an episode went, and the step of its alarm."""
@@ -463,7 +561,7 @@ class Engine:
             after = self._raise(slot, rule, after)
             changes.steps.append(self._step(StepPhase.BEGIN, slot, rule_id, after, rule))
         elif last is not None:
-            self._end(slot, rule_id, last, EndReason.RECOVERED, rule, changes, ended_us=last.since_us)
+            self._end(slot, rule_id, last, outcome.reason, rule, changes, ended_us=last.since_us)
         elif after is not None and after.inhibited_by is not None:
             # It may have waited for its end to be told that nothing explains it any more.
             self._sites.touch(after.site_id)
@@ -491,21 +589,134 @@ class Engine:
 
     def _now_us(self, slot: int) -> int:
         """Return when what is decided now is decided: with a report's acceptance, or on the ticking clock. [µs]"""
-        return int(self._received[slot]) if self._ticking_us is None else self._ticking_us
+        if self._ticking_us is not None:
+            return self._ticking_us
+        received_us = int(self._received[slot])
+        return int(self._heard[slot]) if received_us == NEVER_US else received_us
+
+    # Silence.
+
+    def _hear_all(self, slots: Ints, received: Ints, listened: Ints, partitions: Ints, changes: Changes) -> None:
+        """Take note that devices said something, no two of them the same; before what they say is judged."""
+        heard = self._heard[slots]
+        long = (heard != NEVER_US) & (listened - heard > self._patience[slots])
+        for place in np.flatnonzero(long | self._quiet[slots]).tolist():
+            slot, at_us = int(slots[place]), int(received[place])
+            self._ticking_us = at_us
+            for rule in self._waiting(slot):
+                episode = self._episodes.get(slot, {}).get(rule.rule.rule_id)
+                if episode is not None and not rule.is_silence:
+                    to_us = int(self._judged[slot]) + int(listened[place]) - int(self._received[slot])
+                    self._elapse(slot, rule, episode, to_us, inclusive=False, changes=changes)
+                self._wait(slot, rule, int(listened[place]), inclusive=False, changes=changes)
+                episode = self._episodes.get(slot, {}).get(rule.rule.rule_id)
+                if rule.is_silence and episode is not None:
+                    self._settle(slot, rule, silence.hear(episode, rule, at_us=at_us), changes)
+            self._ticking_us = None
+        self._heard[slots] = np.maximum(heard, received)
+        if (self._partition[slots] != partitions).any():
+            self._partition[slots] = partitions
+            self._members.clear()
+
+    def wait_out(self, partition: int, waited_us: int, changes: Changes) -> None:
+        """Raise what silence raises up to a time until which all reports are in: nobody listened after it. [µs]"""
+        until_us = waited_us - self._limits.tick_grace_us
+        members = self._members_of(partition)
+        self._ticking_us = max(waited_us, self.clock_us(partition))
+        concerned = self._quiet[members] | (until_us - self._heard[members] >= self._patience[members])
+        for slot in members[concerned].tolist():
+            for rule in self._waiting(slot):
+                self._wait(slot, rule, until_us, inclusive=True, changes=changes)
+        self._ticking_us = None
+
+    def _scan(self, partition: int, clock_us: int, until_us: int, changes: Changes) -> None:
+        """Look over all devices of a partition for those that have been silent for too long, as of ``until_us``."""
+        if clock_us < self._scanned.get(partition, NEVER_US) + self._limits.scan_every_us:
+            return
+        members = self._members_of(partition)
+        limit = self._limits.at_once
+        unresolved = members[self._shape[members] == UNRESOLVED][:limit]
+        for slot in unresolved.tolist():
+            if not self._look_up(slot):
+                self._shape[slot] = GONE
+                self._patience[slot] = silence.FAR_US
+        new = members[self._heard[members] == NEVER_US]
+        self._heard[new] = clock_us
+        changes.heard.update(new.tolist())
+        overdue = members[until_us - self._heard[members] >= self._patience[members]]
+        for slot in overdue[:limit].tolist():
+            for rule in self._waiting(slot):
+                self._wait(slot, rule, until_us, inclusive=True, changes=changes)
+        if len(overdue) <= limit and len(unresolved) < limit:
+            self._scanned[partition] = clock_us
+
+    def _members_of(self, partition: int) -> Ints:
+        members = self._members.get(partition)
+        if members is None:
+            members = self._members[partition] = np.flatnonzero(self._partition == partition)
+        return members
+
+    def _wait(self, slot: int, rule: EffectiveRule, to_us: int, *, inclusive: bool, changes: Changes) -> None:
+        """Let a rule wait for a device up to a time of acceptance."""
+        patience_us = silence.patience_us(rule, self._period_of(slot))
+        if patience_us is None or int(self._heard[slot]) == NEVER_US:
+            return
+        silent_from_us = int(self._heard[slot]) + patience_us
+        episode = self._episodes.get(slot, {}).get(rule.rule.rule_id)
+        if episode is not None:
+            if rule.is_silence:
+                outcome = silence.elapse(episode, rule, silent_from_us=silent_from_us, to_us=to_us, inclusive=inclusive)
+                if outcome.episode is not episode:
+                    self._settle(slot, rule, outcome, changes)
+                    # Much time may have passed: the device may have been lost again since.
+                    self._wait(slot, rule, to_us, inclusive=inclusive, changes=changes)
+            return
+        due_us = silent_from_us + rule.start_delay_us
+        target = self._directory.target(self._ids[slot])
+        if target is None:
+            self._patience[slot] = silence.FAR_US
+        elif due_us < to_us or (inclusive and due_us == to_us):
+            began_us = silent_from_us
+            if not rule.is_silence and int(self._judged[slot]) != NEVER_US:
+                began_us = int(self._judged[slot]) + patience_us
+            self._settle(slot, rule, silence.begin(rule, site_id=target.site_id, began_us=began_us), changes)
+
+    def _waiting(self, slot: int) -> Sequence[EffectiveRule]:
+        if int(self._shape[slot]) < 0 and not self._look_up(slot):
+            return ()
+        return self._shapes[int(self._shape[slot])].waiting(int(self._variant[slot]))
+
+    def _set_patience(self, slot: int) -> None:
+        """Note how long nothing may be heard of a device until the next of its rules raises an alarm."""
+        if int(self._shape[slot]) < 0:
+            return
+        held = self._episodes.get(slot, {})
+        period_s = self._period_of(slot)
+        waiting = self._waiting(slot)
+        left = [rule for rule in waiting if rule.rule.rule_id not in held]
+        self._quiet[slot] = len(left) < len(waiting)
+        self._patience[slot] = min((silence.raise_after_us(rule, period_s) for rule in left), default=silence.FAR_US)
+
+    def _period_of(self, slot: int) -> float | None:
+        period_s = float(self._period[slot])
+        return None if np.isnan(period_s) else period_s
 
     # The partition's clock.
 
-    def tick(self, partition: int, clock_us: int, changes: Changes) -> None:
+    def tick(self, partition: int, clock_us: int, changes: Changes, *, waited_us: int | None = None) -> None:
         """Move the partition's clock; delays that ran out without a further report take effect.
 
         Args:
             partition: Which.
             clock_us: Largest ``received_at`` seen in it. An earlier one changes nothing. [µs]
             changes: Collects what happened.
+            waited_us: Until when all reports are in; absent is ``clock_us``. Whoever has not been heard until then is
+                silent. [µs]
         """
         clock_us = max(clock_us, self._clocks.get(partition, NEVER_US))
         self._clocks[partition] = clock_us
         self._ticking_us = clock_us
+        until_us = (clock_us if waited_us is None else min(waited_us, clock_us)) - self._limits.tick_grace_us
         for slot, rule_id in self._timers.setdefault(partition, _Timers()).due(clock_us, self._limits.at_once):
             rule = self._rule(slot, rule_id)
             if slot in self._stale:
@@ -513,10 +724,18 @@ class Engine:
             episode = self._episodes.get(slot, {}).get(rule_id)
             if episode is None or rule is None or int(self._partition[slot]) != partition:
                 continue
-            passed_us = clock_us - int(self._received[slot]) - self._limits.tick_grace_us
-            self._elapse(slot, rule, episode, int(self._judged[slot]) + passed_us, inclusive=True, changes=changes)
-            if self.episode(self._ids[slot], rule_id) is episode:
+            if rule.is_silence:
+                self._wait(slot, rule, until_us, inclusive=True, changes=changes)
+            else:
+                passed_us = clock_us - int(self._received[slot]) - self._limits.tick_grace_us
+                self._elapse(slot, rule, episode, int(self._judged[slot]) + passed_us, inclusive=True, changes=changes)
+            if self.episode(self._ids[slot], rule_id) is not episode:
+                continue
+            if rule.is_silence:
+                self._timers[partition].arm(slot, rule_id, clock_us + SECOND_US)
+            else:
                 self._arm(slot, rule, episode)
+        self._scan(partition, clock_us, until_us, changes)
         self._ticking_us = None
 
     def _arm(self, slot: int, rule: EffectiveRule, episode: Episode) -> None:
@@ -524,7 +743,12 @@ class Engine:
         look_us = life.next_look_us(episode, rule)
         if look_us is None:
             return
-        on_clock_us = int(self._received[slot]) + look_us - int(self._judged[slot]) + self._limits.tick_grace_us
+        passed_us = 0
+        if rule.is_silence:
+            look_us = min(look_us, int(self._heard[slot]) + (silence.patience_us(rule, self._period_of(slot)) or 0))
+        else:
+            passed_us = int(self._received[slot]) - int(self._judged[slot])
+        on_clock_us = look_us + passed_us + self._limits.tick_grace_us
         timers = self._timers.setdefault(int(self._partition[slot]), _Timers())
         timers.arm(slot, rule.rule.rule_id, on_clock_us)
 
@@ -621,7 +845,7 @@ class Engine:
             if self._directory.target(device_ids[place]) is not None:
                 slots[place] = self._slot(device_ids[place])
         there = slots[slots >= 0]
-        for slot in np.unique(there[self._shape[there] == UNRESOLVED]).tolist():
+        for slot in np.unique(there[self._shape[there] < 0]).tolist():
             if not self._look_up(slot):
                 slots[slots == slot] = -1
         return slots
@@ -643,6 +867,11 @@ class Engine:
         self._shape = np.concatenate([self._shape, np.full(more, UNRESOLVED, dtype=np.int64)])
         self._variant = np.concatenate([self._variant, np.zeros(more, dtype=np.int64)])
         self._busy = np.concatenate([self._busy, np.zeros(more, dtype=bool)])
+        self._heard = np.concatenate([self._heard, np.full(more, NEVER_US, dtype=np.int64)])
+        self._patience = np.concatenate([self._patience, np.full(more, silence.FAR_US, dtype=np.int64)])
+        self._quiet = np.concatenate([self._quiet, np.zeros(more, dtype=bool)])
+        self._period = np.concatenate([self._period, np.full(more, np.nan)])
+        self._rated = np.concatenate([self._rated, np.full(more, np.nan)])
 
     def _look_up(self, slot: int) -> bool:
         """Find shape and variant of a device; return whether the registry knows it."""
@@ -657,13 +886,16 @@ class Engine:
             self._shapes.append(Shape(rules, target))
         self._shape[slot] = number
         self._variant[slot] = self._shapes[number].variant(rules)
+        self._period[slot] = np.nan if target.period_s is None else target.period_s
+        self._rated[slot] = np.nan if target.rated_current_a is None else target.rated_current_a
+        self._set_patience(slot)
         if slot in self._episodes:
             self._stale.add(slot)
         return True
 
     def _rule(self, slot: int, rule_id: str) -> EffectiveRule | None:
         """Return the rule that holds for a device, None when there is none any more."""
-        if int(self._shape[slot]) == UNRESOLVED and not self._look_up(slot):
+        if int(self._shape[slot]) < 0 and not self._look_up(slot):
             return None
         shape = self._shapes[int(self._shape[slot])]
         place = shape.index.get(rule_id)
@@ -677,7 +909,9 @@ class Engine:
             chosen = usable[shapes == number]
             picked = chosen.tolist()
             matrix = self._shapes[number].matrix(
-                [reports.points[row] for row in picked], [reports.bad[row] for row in picked]
+                [reports.points[row] for row in picked],
+                [reports.bad[row] for row in picked],
+                self._rated[slots[chosen]],
             )
             row_of = np.full(len(reports), -1, dtype=np.int64)
             row_of[chosen] = np.arange(len(chosen))
@@ -694,6 +928,7 @@ class Engine:
         self._busy[slot] = bool(held)
         if not held:
             del self._episodes[slot]
+        self._set_patience(slot)
 
     def _step(
         self,
@@ -709,7 +944,8 @@ class Engine:
         point: str | None = None
         value: float | None = None
         if rule is not None and rule.threshold is not None:
-            point, value = life.worst(rule.rule.comparison, rule.threshold, episode.values)
+            column, value = life.worst(rule.rule.comparison, rule.threshold, episode.values)
+            point = None if column is None else point_of(column)
         if episode.alarm_id is None:
             raise ValueError(f"a step of {rule_id} without an alarm")
         return AlarmStep(

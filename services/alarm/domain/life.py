@@ -8,6 +8,7 @@ contradicts it at the very moment the delay runs out wins: the condition has the
     NORMAL ──holds──▶ PENDING ──start delay──▶ ACTIVE ──does not hold──▶ CLEARING ──end delay──▶ NORMAL
                       PENDING ──does not hold, or silent for longer than max_gap──▶ NORMAL (no alarm)
                       CLEARING ──holds, or silent for longer than max_gap──▶ ACTIVE
+                      what no_data says of longer silence: ALARM keeps PENDING, CLEAR ends ACTIVE and CLEARING
                       ACTIVE, CLEARING ──a person ends it──▶ DISMISSED ──does not hold──▶ NORMAL
 """
 
@@ -15,7 +16,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from services.alarm.domain.model import Comparison, EffectiveRule, Episode, Quantifier, State, Values
+from services.alarm.domain.model import (
+    Comparison,
+    EffectiveRule,
+    EndReason,
+    Episode,
+    NoData,
+    Quantifier,
+    State,
+    Values,
+)
 
 
 class Change(StrEnum):
@@ -33,7 +43,9 @@ class Outcome:
     """What is to be kept, None for NORMAL."""
     change: Change | None = None
     last: Episode | None = None
-    """After ENDED: the episode at its end."""
+    """After ENDED: the episode at its end; ``since_us`` is when that was."""
+    reason: EndReason = EndReason.RECOVERED
+    """Of an end."""
 
 
 def start(rule: EffectiveRule, *, site_id: str, at_us: int, values: Values) -> Episode:
@@ -73,7 +85,10 @@ def expires_us(episode: Episode, rule: EffectiveRule) -> int:
 def next_look_us(episode: Episode, rule: EffectiveRule) -> int | None:
     """Return the event time at which time alone changes the episode, None when it never does."""
     due = due_us(episode, rule)
-    return None if due is None else min(due, expires_us(episode, rule) + 1)
+    expired = expires_us(episode, rule) + 1
+    if due is None:
+        return expired if episode.state is State.ACTIVE and rule.no_data is NoData.CLEAR else None
+    return due if _goes_on(episode, rule) else min(due, expired)
 
 
 def elapse(episode: Episode, rule: EffectiveRule, to_us: int, *, inclusive: bool) -> Outcome:
@@ -86,18 +101,27 @@ def elapse(episode: Episode, rule: EffectiveRule, to_us: int, *, inclusive: bool
         inclusive: Whether a delay that ends exactly then is over.
     """
     due = due_us(episode, rule)
-    if due is None:
-        return Outcome(episode)
     expires = expires_us(episode, rule)
+    if due is None:
+        if next_look_us(episode, rule) is None or to_us <= expires:
+            return Outcome(episode)
+        return Outcome(None, Change.ENDED, replace(episode, since_us=expires), EndReason.NO_DATA)
     over = due < to_us or (inclusive and due == to_us)
     pending = episode.state is State.PENDING
-    if over and due <= expires:
+    if over and (due <= expires or _goes_on(episode, rule)):
         if pending:
             return Outcome(replace(episode, state=State.ACTIVE), Change.BEGAN)
         return Outcome(None, Change.ENDED, last=episode)
-    if to_us > expires:
+    if to_us > expires and not _goes_on(episode, rule):
+        if not pending and rule.no_data is NoData.CLEAR:
+            return Outcome(None, Change.ENDED, episode, EndReason.NO_DATA)
         return Outcome(None if pending else _active_again(episode))
     return Outcome(episode)
+
+
+def _goes_on(episode: Episode, rule: EffectiveRule) -> bool:
+    """Return whether a start delay goes on without values, because their lack counts as a violation."""
+    return episode.state is State.PENDING and rule.no_data is NoData.ALARM
 
 
 def observe(episode: Episode, rule: EffectiveRule, *, holds: bool, at_us: int, values: Values) -> Outcome:

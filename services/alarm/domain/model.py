@@ -114,6 +114,36 @@ class Quantifier(StrEnum):
     """At least one and not all: a lost phase is not a lost supply."""
 
 
+class Measure(StrEnum):
+    """What of a rule's points is compared with the threshold."""
+
+    VALUE = "value"
+    """The points as they are reported."""
+    RATE = "rate"
+    """How fast each point changes between two reports, per minute; falling is negative."""
+    AGE = "age"
+    """For how long the device has reported without a usable value of the point. [s]"""
+    RATED = "rated"
+    """Each current as a share of the rated current of the circuit. [%]"""
+    UNBALANCE = "unbalance"
+    """How far the phases lie apart: (greatest - least) / greatest. [%]"""
+    EXPRESSION = "expression"
+    """One number out of several points."""
+    SILENCE = "silence"
+    """How many reports in a row the device has missed; on the partition's clock."""
+
+
+class NoData(StrEnum):
+    """What it means for an alarm's condition when usable values stay away for longer than ``max_gap``."""
+
+    HOLD = "hold"
+    """Nothing: what is active stays active, what was pending is forgotten."""
+    ALARM = "alarm"
+    """It counts as a violation: what was pending goes on, and what was normal is raised."""
+    CLEAR = "clear"
+    """It counts as recovered: what is active ends with ``no_data``."""
+
+
 class Need(StrEnum):
     """What the thing that a rule watches lives on; where it is lacking, the alarm is no news."""
 
@@ -151,7 +181,8 @@ class Params:
     """None: the policy's delay of the level. [s]"""
     end_delay_s: float
     max_gap_s: float
-    """A last value stands for this long; a longer silence resets what was pending. [s]"""
+    """A last value stands for this long; what a longer gap means ``no_data`` says. [s]"""
+    no_data: NoData = NoData.HOLD
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +207,9 @@ class Rule:
     takes: Need | None = None
     """What its alarm says that the device lacks, and everything behind the device with it."""
     version: int = 1
+    measure: Measure = Measure.VALUE
+    expression: str | None = None
+    """Of ``Measure.EXPRESSION``: the formula over ``points``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +229,12 @@ class EffectiveRule:
     """Rises with every change of the rule or of an override that touches the device."""
     sources: Mapping[str, str] = field(default_factory=dict, compare=False, hash=False)
     """Parameter to ``dictionary`` or ``<scope>:<id>``."""
+    no_data: NoData = NoData.HOLD
+
+    @property
+    def is_silence(self) -> bool:
+        """Whether it waits for reports instead of judging them."""
+        return self.rule.measure is Measure.SILENCE
 
     @property
     def active(self) -> bool:

@@ -19,6 +19,8 @@ from services.alarm.domain.model import (
     Band,
     Comparison,
     EffectiveRule,
+    Measure,
+    NoData,
     Params,
     Quantifier,
     Rule,
@@ -30,7 +32,7 @@ MAX_DELAY_S = 86_400.0
 """Longest delay or gap that makes sense: a day. [s]"""
 STATION_CLASSES = ("A", "B", "C", "D", "E")
 """Of the registry."""
-PARAMETERS = ("enabled", "level", "threshold", "hysteresis", "start_delay_s", "end_delay_s", "max_gap_s")
+PARAMETERS = ("enabled", "level", "threshold", "hysteresis", "start_delay_s", "end_delay_s", "max_gap_s", "no_data")
 
 
 class Scope(StrEnum):
@@ -60,6 +62,7 @@ class Override:
     start_delay_s: float | None = None
     end_delay_s: float | None = None
     max_gap_s: float | None = None
+    no_data: NoData | None = None
 
     @property
     def empty(self) -> bool:
@@ -82,6 +85,10 @@ class Target:
     """Numeric points that every device of the profile reports."""
     optional_points: frozenset[str] = frozenset()
     """Points that only some devices of the profile have."""
+    period_s: float | None = None
+    """How often it is to report; None: whenever it has something to say. [s]"""
+    rated_current_a: float | None = None
+    """Of the circuit that it measures. [A]"""
 
     @property
     def all_points(self) -> frozenset[str]:
@@ -102,7 +109,11 @@ class Comparing(Protocol):
 
     @property
     def unit(self) -> str:
-        """Of the points."""
+        """Of what is compared."""
+
+    @property
+    def measure(self) -> Measure:
+        """What is made of the points."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,10 +186,15 @@ def scopes_of(target: Target) -> Sequence[tuple[Scope, str]]:
 def applies(rule: Rule, target: Target) -> bool:
     """Return whether a rule can judge a device: the kind fits and the points are there.
 
-    A rule over all or some of several phases needs to see more than one to mean anything else than "any".
+    A rule over all or some of several phases needs to see more than one to mean anything else than "any"; what is
+    made of several points together needs all of them, and silence a device that reports anything at all.
     """
     if rule.device_kinds and target.kind not in rule.device_kinds:
         return False
+    if rule.measure is Measure.SILENCE:
+        return bool(target.all_points)
+    if rule.measure in (Measure.UNBALANCE, Measure.EXPRESSION):
+        return target.all_points.issuperset(rule.points)
     there = target.all_points.intersection(rule.points)
     return len(there) >= (2 if rule.quantifier is Quantifier.SOME else 1)
 
@@ -218,6 +234,7 @@ def resolve(rule: Rule, class_: str, chain: Iterable[Override]) -> EffectiveRule
         max_gap_us=round(params.max_gap_s * SECOND_US),
         version=version,
         sources=sources,
+        no_data=params.no_data,
     )
 
 
@@ -265,7 +282,7 @@ def contradictions(book: RuleBook, groups: Collection[str], targets: Iterable[Ta
 
 
 def devices_to_come(book: RuleBook, groups: Collection[str], points: frozenset[str]) -> Iterator[Target]:
-    """Yield a device with every point of each kind and class that rules or overrides of these groups tell apart.
+    """Yield a device with every point of each kind and class that rules of these groups judge.
 
     Args:
         book: The rules.
@@ -275,8 +292,7 @@ def devices_to_come(book: RuleBook, groups: Collection[str], points: frozenset[s
     members = [rule for rule in book.rules.values() if rule.group in groups]
     kinds = {kind for rule in members for kind in rule.device_kinds}
     kinds |= {one.scope_id for one in book.overrides.values() if one.scope is Scope.DEVICE_KIND}
-    any_kind = [] if kinds and all(rule.device_kinds for rule in members) else ["any"]
-    for kind in (*sorted(kinds), *any_kind):
+    for kind in sorted(kinds) or ["any"]:
         for station_class in STATION_CLASSES:
             yield Target("", "", kind, station_class, "any", points)
 
@@ -326,8 +342,35 @@ def override_faults(
     if override.hysteresis is not None and not 0 <= override.hysteresis < math.inf:
         faults.append(Fault("hysteresis", f"0 or more {rule.unit}", f"不小于 0 {rule.unit}", override.hysteresis))
     if override.threshold is not None:
-        faults += _threshold_faults(override.threshold, rule, plausible)
+        if rule.measure is Measure.VALUE:
+            faults += _threshold_faults(override.threshold, rule, plausible)
+        else:
+            faults += _measure_faults(override.threshold, rule)
     return faults
+
+
+MEASURE_RANGE: Mapping[Measure, tuple[float, float]] = {
+    Measure.RATE: (-math.inf, math.inf),
+    Measure.AGE: (0.0, MAX_DELAY_S),
+    Measure.RATED: (0.0, 1000.0),
+    Measure.UNBALANCE: (0.0, 100.0),
+    Measure.EXPRESSION: (-math.inf, math.inf),
+    Measure.SILENCE: (1.0, 1000.0),
+}
+"""Least and greatest threshold that makes sense, in the unit of the measure."""
+
+
+def _measure_faults(threshold: float, rule: Comparing) -> list[Fault]:
+    low, high = MEASURE_RANGE[rule.measure]
+    if math.isfinite(threshold) and low <= threshold <= high:
+        return []
+    if math.isinf(high):
+        return [Fault("threshold", f"a number in {rule.unit}", f"数值,单位 {rule.unit}", threshold)]
+    return [
+        Fault(
+            "threshold", f"{low:g} to {high:g} {rule.unit}", f"{low:g} 至 {high:g} {rule.unit}", threshold
+        )
+    ]  # fmt: skip
 
 
 def _threshold_faults(

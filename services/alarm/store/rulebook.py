@@ -7,7 +7,7 @@ import asyncpg
 
 from libs.common.db import ReadConn, WriteConn
 from services.alarm.dictionary import SHIPPED_VERSION, SignalTable
-from services.alarm.domain.model import Signal, SignalKind
+from services.alarm.domain.model import NoData, Signal, SignalKind
 from services.alarm.domain.rulebook import PARAMETERS, Override, RuleBook, Scope
 from services.alarm.domain.ruledata import make_rule
 from services.alarm.store import ruledata, tables
@@ -77,7 +77,7 @@ async def fetch_overrides(conn: ReadConn | WriteConn, rule_id: str | None = None
     rows = await conn.fetch(
         """
         select rule_id, scope, scope_id, version, enabled, level, threshold, hysteresis, start_delay_s, end_delay_s,
-               max_gap_s, changed_by, changed_at, reason
+               max_gap_s, no_data, changed_by, changed_at, reason
           from rule_overrides
          where $1::text is null or rule_id = $1
          order by rule_id, scope, scope_id
@@ -91,7 +91,8 @@ async def fetch_overrides(conn: ReadConn | WriteConn, rule_id: str | None = None
                 scope=Scope(row["scope"]),
                 scope_id=row["scope_id"],
                 version=row["version"],
-                **{name: row[name] for name in PARAMETERS},
+                **{name: row[name] for name in PARAMETERS if name != "no_data"},
+                no_data=None if row["no_data"] is None else NoData(row["no_data"]),
             ),
             changed_by=row["changed_by"],
             changed_at=row["changed_at"],
@@ -128,22 +129,23 @@ async def put_override(conn: WriteConn, stored: StoredOverride) -> None:
     await conn.execute(
         """
         insert into rule_overrides (rule_id, scope, scope_id, version, enabled, level, threshold, hysteresis,
-                                    start_delay_s, end_delay_s, max_gap_s, changed_by, changed_at, reason)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+                                    start_delay_s, end_delay_s, max_gap_s, no_data, changed_by, changed_at, reason)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
             on conflict (rule_id, scope, scope_id) do update set
                version = excluded.version, enabled = excluded.enabled, level = excluded.level,
                threshold = excluded.threshold, hysteresis = excluded.hysteresis,
                start_delay_s = excluded.start_delay_s, end_delay_s = excluded.end_delay_s,
-               max_gap_s = excluded.max_gap_s, changed_by = excluded.changed_by, changed_at = excluded.changed_at,
-               reason = excluded.reason
+               max_gap_s = excluded.max_gap_s, no_data = excluded.no_data,
+               changed_by = excluded.changed_by, changed_at = excluded.changed_at, reason = excluded.reason
         """,
         *values,
     )
     await conn.execute(
         """
         insert into rule_override_versions (rule_id, scope, scope_id, version, enabled, level, threshold, hysteresis,
-                                            start_delay_s, end_delay_s, max_gap_s, changed_by, changed_at, reason)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+                                            start_delay_s, end_delay_s, max_gap_s, no_data, changed_by, changed_at,
+                                            reason)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
         """,
         *values,
     )

@@ -9,11 +9,8 @@ import asyncpg
 
 from libs.common.contracts.base import JsonObject
 from libs.common.db import ReadConn, WriteConn
-from services.alarm.domain.model import Band, Comparison, Need, Quantifier
+from services.alarm.domain.model import Band, Comparison, Measure, Need, NoData, Quantifier
 from services.alarm.domain.ruledata import RuleRow
-
-MAX_VERSIONS = 1000
-"""Versions of one rule, and of its overrides, that are listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +68,8 @@ async def fetch_rules(conn: ReadConn | WriteConn) -> dict[str, StoredRule]:
         """
         select r.rule_id, r.signal, r.comparison, r.quantifier, r.points, r.unit, r.device_kinds, r.band,
                r.band_group, r.needs, r.takes, r.threshold, r.hysteresis, r.max_gap_s, r.enabled, r.level,
-               r.start_delay_s, r.end_delay_s, r.version, r.changed_by, r.removed, s.version as signal_version
+               r.start_delay_s, r.end_delay_s, r.measure, r.expression, r.no_data, r.version, r.changed_by, r.removed,
+               s.version as signal_version
           from rules r join signals s on s.code = r.signal
          order by r.rule_id
         """
@@ -84,10 +82,9 @@ async def fetch_versions(conn: ReadConn, rule_id: str) -> list[RuleVersion]:
     rows = await conn.fetch(
         """
         select rule_id, version, removed, definition, changed_by, changed_at, reason
-          from rule_versions where rule_id = $1 order by version desc limit $2
+          from rule_versions where rule_id = $1 order by version desc
         """,
         rule_id,
-        MAX_VERSIONS,
     )
     return [RuleVersion(**dict(row.items())) for row in rows]
 
@@ -97,27 +94,28 @@ async def fetch_override_versions(conn: ReadConn, rule_id: str) -> Sequence[Mapp
     rows = await conn.fetch(
         """
         select rule_id, scope, scope_id, version, enabled, level, threshold, hysteresis, start_delay_s, end_delay_s,
-               max_gap_s, changed_by, changed_at, reason
-          from rule_override_versions where rule_id = $1 order by version desc limit $2
+               max_gap_s, no_data, changed_by, changed_at, reason
+          from rule_override_versions where rule_id = $1 order by version desc
         """,
         rule_id,
-        MAX_VERSIONS,
     )
     return [dict(row.items()) for row in rows]
 
 
 _PUT = """
     insert into rules (rule_id, signal, comparison, quantifier, points, unit, device_kinds, band, band_group, needs,
-                       takes, threshold, hysteresis, max_gap_s, enabled, level, start_delay_s, end_delay_s, version,
-                       changed_by, removed)
-    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
+                       takes, threshold, hysteresis, max_gap_s, enabled, level, start_delay_s, end_delay_s, measure,
+                       expression, no_data, version, changed_by, removed)
+    values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
+            $22, $23, $24)
         on conflict (rule_id) do update set
            signal = excluded.signal, comparison = excluded.comparison, quantifier = excluded.quantifier,
            points = excluded.points, unit = excluded.unit, device_kinds = excluded.device_kinds,
            band = excluded.band, band_group = excluded.band_group, needs = excluded.needs, takes = excluded.takes,
            threshold = excluded.threshold, hysteresis = excluded.hysteresis, max_gap_s = excluded.max_gap_s,
            enabled = excluded.enabled, level = excluded.level, start_delay_s = excluded.start_delay_s,
-           end_delay_s = excluded.end_delay_s, version = excluded.version, changed_by = excluded.changed_by,
+           end_delay_s = excluded.end_delay_s, measure = excluded.measure, expression = excluded.expression,
+           no_data = excluded.no_data, version = excluded.version, changed_by = excluded.changed_by,
            removed = excluded.removed
 """
 
@@ -142,6 +140,9 @@ def _values(row: RuleRow, version: int, changed_by: str | None, *, removed: bool
         row.level,
         row.start_delay_s,
         row.end_delay_s,
+        row.measure.value,
+        row.expression,
+        row.no_data.value,
         version,
         changed_by,
         removed,
@@ -169,6 +170,9 @@ def _stored(row: asyncpg.Record) -> StoredRule:
             level=row["level"],
             start_delay_s=row["start_delay_s"],
             end_delay_s=row["end_delay_s"],
+            measure=Measure(row["measure"]),
+            expression=row["expression"],
+            no_data=NoData(row["no_data"]),
         ),
         version=row["version"],
         signal_version=row["signal_version"],

@@ -11,7 +11,7 @@ from libs.common.errors import Forbidden, InvalidInput, NotFound
 from libs.common.ids import SiteId
 from libs.common.points import POINTS
 from libs.common.tokens import Principal
-from services.alarm.domain.model import EffectiveRule, Rule, Signal
+from services.alarm.domain.model import EffectiveRule, Measure, NoData, Rule, Signal
 from services.alarm.domain.rulebook import (
     PARAMETERS,
     STATION_CLASSES,
@@ -72,6 +72,7 @@ class OverrideRequest:
     start_delay_s: float | None = None
     end_delay_s: float | None = None
     max_gap_s: float | None = None
+    no_data: NoData | None = None
     unit: str | None = None
     """Unit of threshold and hysteresis as the asker understands them; checked, never converted."""
     reason: str | None = None
@@ -241,7 +242,8 @@ class Rules:
             what = f"at least one of {', '.join(PARAMETERS)}"
             faults.append(Fault("body", what, f"至少包含 {', '.join(PARAMETERS)} 之一", "nothing"))
         if unit is not None and unit != rule.unit:
-            faults.append(Fault("unit", f"{rule.unit}, the unit of {rule.points[0]}", f"{rule.unit}", unit))
+            of = f", the unit of {rule.points[0]}" if rule.measure is Measure.VALUE else ""
+            faults.append(Fault("unit", f"{rule.unit}{of}", f"{rule.unit}", unit))
         faults += self._scope_faults(rule, override.scope, override.scope_id)
         return faults or self._order_faults(book.with_override(override), rule, override)
 

@@ -5,8 +5,9 @@ changes, the events in the outbox among it, is one transaction with the position
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from itertools import islice
 from typing import Protocol
 
 from libs.common import metrics
@@ -17,10 +18,11 @@ from libs.common.contracts.alarm import AlarmAction, AlarmEvent
 from libs.common.db import WriteConn
 from libs.common.tracing import current_traceparent, span
 from services.alarm import bus
-from services.alarm.domain import engine
+from services.alarm.domain import beats, engine
+from services.alarm.domain.beats import Beats
 from services.alarm.domain.engine import Changes, Engine, Judged, Limits
 from services.alarm.domain.model import NEVER_US, SECOND_US, AlarmStep, EndReason, Signal, StepPhase, from_us, to_us
-from services.alarm.domain.rulebook import RuleBook
+from services.alarm.domain.rulebook import RuleBook, Target
 from services.alarm.domain.shutdowns import Shutdown
 from services.alarm.domain.signal_table import signal_for
 from services.alarm.domain.sites import SiteLimits, Sites, Topology
@@ -28,6 +30,7 @@ from services.alarm.store import alarms as alarms_store
 from services.alarm.store import maintenance as maintenance_store
 from services.alarm.store import rulebook as rulebook_store
 from services.alarm.store import state as state_store
+from services.alarm.store import waiting as waiting_store
 from services.alarm.worker.findings import Findings
 
 logger = logging.getLogger(__name__)
@@ -42,6 +45,9 @@ RULES_TOPICS = (
 )
 EVENTS_AT_ONCE = 500
 """Written with one statement; in between others get their turn: some milliseconds."""
+
+INTRODUCED_AT_ONCE = 2000
+"""Devices that the engine is told to wait for with one batch; some ten milliseconds."""
 
 REPORTS = metrics.counter("alarm_reports_total", "Reports by what became of them", ("outcome",))
 POINTS = metrics.counter("alarm_evaluations_total", "Values of reports that were judged")
@@ -62,6 +68,9 @@ class Directory(engine.Directory, Topology, Protocol):
     def order_of(self, device_id: str) -> int:
         """Return the order number of the circuit that a device measures, from 1 on."""
 
+    def targets(self) -> Iterable[Target]:
+        """Return all devices."""
+
     def fed_by(self, load_id: str) -> list[str]:
         """Return the devices that have no supply while the load has none."""
 
@@ -76,6 +85,8 @@ class JudgeHandler:
         clock: Clock,
         limits: Limits,
         site_limits: SiteLimits,
+        heartbeats: Beats,
+        partition_of: Callable[[str], int],
         class_map: Mapping[str, str],
         wake: Callable[[], None],
     ) -> None:
@@ -86,12 +97,19 @@ class JudgeHandler:
             clock: Says when a step was decided.
             limits: What the engine tolerates.
             site_limits: What the second stage tolerates.
+            heartbeats: Of ingest: until when all reports are in.
+            partition_of: Says in which partition the reports of a site are.
             class_map: Station class of the registry to class of the table.
             wake: Called after a commit that published something.
         """
         self._directory = directory
         self._clock = clock
         self._limits = limits
+        self._beats = heartbeats
+        self._partition_of = partition_of
+        self._partitions: set[int] = set()
+        self._introduced: Iterator[Target] = iter(())
+        """Devices that may never have reported and are still to be told to the engine."""
         self._class_map = class_map
         self._wake = wake
         self._site_limits = site_limits
@@ -114,7 +132,14 @@ class JudgeHandler:
             judged,
             await state_store.fetch_episodes(conn, partitions),
             await self._lately(conn, judged, partitions),
+            await waiting_store.fetch_heard(conn, partitions),
+            await waiting_store.fetch_last_values(conn, partitions),
         )
+        self._beats.load(await waiting_store.fetch_pulses(conn, partitions))
+        for partition, resumed_us in self._beats.resumed():
+            self._engine.resume(partition, resumed_us)
+        self._partitions |= partitions
+        self._introduced = iter(self._directory.targets())
         findings = self._findings.load(await alarms_store.fetch_active_findings(conn, partitions))
         self._sites.load(
             [*self._engine.standings(partitions), *findings],
@@ -140,6 +165,8 @@ class JudgeHandler:
         """Forget partitions."""
         self._engine.drop(partitions)
         self._sites.drop(partitions)
+        self._beats.drop(partitions)
+        self._partitions -= partitions
         self._uncommitted.clear()
 
     async def handle(self, conn: WriteConn, batch: Sequence[Received]) -> None:
@@ -152,6 +179,9 @@ class JudgeHandler:
         await self._refresh_book(conn)
         for device_id in self._directory.take_changed():
             self._engine.forget_device(device_id)
+            self._expect(self._directory.target(device_id))
+        for target in islice(self._introduced, INTRODUCED_AT_ONCE):
+            self._expect(target)
         self._engine.reconsider(changes)
         by_topic: dict[str, list[Received]] = {}
         for received in batch:
@@ -159,7 +189,7 @@ class JudgeHandler:
         await self._control(conn, by_topic.get(topics.CONTROL_EVENTS, ()))
         self._maintenance(by_topic.get(topics.MAINTENANCE, ()))
         told = await self._orders(conn, by_topic.get(topics.ALARM_ORDERS, ()), changes)
-        values = self._judge(by_topic.get(topics.READINGS, ()), changes)
+        values = await self._judge(conn, by_topic.get(topics.READINGS, ()), changes)
         told += await self._findings.take(
             conn, by_topic.get(topics.CONDITIONS, ()), self._signals, self._engine.clock_us
         )
@@ -200,18 +230,33 @@ class JudgeHandler:
 
     # Readings
 
-    def _judge(self, messages: Sequence[Received], changes: Changes) -> int:
+    def _expect(self, target: Target | None) -> None:
+        """Wait for a device of a partition that is held here, if it is to report at all."""
+        if target is None or target.period_s is None:
+            return
+        partition = self._partition_of(target.site_id)
+        if partition in self._partitions:
+            self._engine.expect(target.device_id, partition)
+
+    async def _judge(self, conn: WriteConn, messages: Sequence[Received], changes: Changes) -> int:
         """Judge readings and move the clocks; return how many values there were."""
         readings = bus.read_readings(messages, max_future_us=self._limits.max_future_us)
         try:
-            self._engine.judge(readings.reports, changes)
+            beats.judge(self._engine, self._beats, readings.reports, readings.beats, changes)
         except (TypeError, ValueError):
             poison = bus.find_poison(readings.messages)
             if poison is not None:
                 raise poison from None
             raise
         for partition, clock_us in sorted(readings.clocks.items()):
-            self._engine.tick(partition, clock_us, changes)
+            waited_us = self._beats.waited_us(partition, clock_us)
+            self._engine.tick(partition, clock_us, changes, waited_us=waited_us)
+            gone = self._beats.take_gone(partition, self._engine.clock_us(partition))
+            if gone:
+                await waiting_store.delete_pulses(conn, gone)
+        news = self._beats.take_news()
+        if news:
+            await waiting_store.put_pulses(conn, news)
         return sum(map(len, readings.reports.points))
 
     # What explains alarms, and what people order
@@ -287,6 +332,11 @@ class JudgeHandler:
     async def _store_state(self, conn: WriteConn, changes: Changes) -> None:
         if changes.judged:
             await state_store.put_judged(conn, [self._engine.judged(slot) for slot in sorted(changes.judged)])
+        if changes.heard:
+            await waiting_store.put_heard(conn, [self._engine.heard(slot) for slot in sorted(changes.heard)])
+        if changes.remembered:
+            values = [self._engine.remembered(slot) for slot in sorted(changes.remembered)]
+            await waiting_store.put_last_values(conn, values)
         if changes.episodes:
             devices = {device_id for device_id, _ in changes.episodes}
             partitions = {device_id: self._engine.partition_of(device_id) for device_id in devices}

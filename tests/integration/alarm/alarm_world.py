@@ -20,7 +20,9 @@ from libs.common.ids import DeviceId, SiteId
 from libs.common.settings import DatabaseSettings
 from libs.common.tokens import Principal
 from services.alarm.dictionary import load_shipped
+from services.alarm.domain.beats import Beats
 from services.alarm.domain.engine import Limits
+from services.alarm.domain.model import SECOND_US
 from services.alarm.domain.places import Place
 from services.alarm.domain.rulebook import Target
 from services.alarm.domain.sites import SiteLimits
@@ -49,9 +51,12 @@ class Registry:
         self.carried_by: dict[str, frozenset[str]] = {}
         self.at: dict[str, Place] = {}
 
-    def add(self, device_id: str, *, site_id: str = SITE, station_class: str = "D", kind: str = "meter_3p") -> None:
+    def add(self, device_id: str, *, site_id: str = SITE, station_class: str = "D", kind: str = "meter_3p",
+            period_s: float | None = None) -> None:  # fmt: skip
         points = frozenset({*PHASES, "frequency"}) if kind == "meter_3p" else frozenset({"temperature", "humidity"})
-        self.devices[device_id] = Target(device_id, site_id, kind, station_class, f"{kind}/1", points)
+        self.devices[device_id] = Target(
+            device_id, site_id, kind, station_class, f"{kind}/1", points, period_s=period_s
+        )
 
     def remove(self, device_id: str) -> None:
         self.removed.add(device_id)
@@ -137,6 +142,8 @@ class World:
             clock=SystemClock(),
             limits=Limits(),
             site_limits=SiteLimits(),
+            heartbeats=Beats(gone_us=900 * SECOND_US, deaf_us=30 * SECOND_US),
+            partition_of=lambda site_id: min(self.partitions),
             class_map=CLASSES,
             wake=self._wake,
         )

@@ -26,7 +26,7 @@ class TestSignals:
             if page["next_cursor"] is None:
                 break
             cursor = {"cursor": page["next_cursor"]}
-        assert len(codes) == len(set(codes)) == 115
+        assert len(codes) == len(set(codes)) == 124
         assert codes == sorted(codes)
 
     async def test_a_signal_says_level_threshold_and_codes_of_each_class(self, door: Door) -> None:

@@ -23,6 +23,7 @@ DIGESTS = {
     1: "ed294e8988efc7ee29d2ab1ba82445ffa16299c2a536c3c0e865f7a8fd900162",
     2: "1a12b27ce96049476f6a979ebe112f288cd13ee590709a8cf125e0073f2e07d4",
     3: "3fa9d39ad3597463ef654735873f21e1d3eb77cfbb0910d3afdc967bb25c019f",
+    4: "4a063be00dabcb73149dde4e9849e1a5fa7ab75e1af9467229d2f3cda44cc7d5",
 }
 """Version of the shipped files to their hash: a change without a new version would reach no installation."""
 
@@ -111,6 +112,12 @@ def test_every_finding_of_the_platform_has_a_signal() -> None:
         ("rules.csv", ",above,any,temperature,", ",over,any,temperature,", "comparison", "one of above, below"),
         ("rules.csv", ",low_low,phase_voltage,", ",,phase_voltage,", "group", "band and group together"),
         ("rules.csv", "load supply,supply,,0,900", "load supply,supply,,-1,900", "hysteresis", "seconds, 0 or more"),
+        ("rules.csv", "0,900,rate,", "0,900,speed,", "measure", "one of value, rate"),
+        ("rules.csv", ",degC/min,", ",degC,", "unit", "degC/min"),
+        ("rules.csv", "current_n / max(", "current_n ** max(", "expression", "numbers, points"),
+        ("rules.csv", "current_n / max(current_a, ", "current_n / max(current_b, ", "points", "those of the formula"),
+        ("rules.csv", ",silence,,hold", ",silence,,wait", "no_data", "one of hold, alarm, clear"),
+        ("rules.csv", ",silence,,hold", ",value,,hold", "points", "none, where silence"),
         ("rules.csv", "load supply,supply,,0,900", "load sun,supply,,0,900", "needs", "of load, supply, link"),
     ],
 )

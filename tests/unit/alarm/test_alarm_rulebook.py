@@ -43,6 +43,7 @@ class TestInheritance:
             "start_delay_s": "dictionary",
             "end_delay_s": "device_kind:meter_3p",
             "max_gap_s": "dictionary",
+            "no_data": "dictionary",
         }
         [neighbour] = rules.for_device(target("m-2"))
         assert neighbour.threshold == 172.0
