@@ -142,15 +142,16 @@ def is_outside(ip: Address) -> bool:
 class GuardedClient:
     """Calls over HTTP(S) to addresses that the guard lets through."""
 
-    def __init__(self, guard: AddressGuard, *, verify: ssl.SSLContext | bool = True) -> None:
+    def __init__(self, guard: AddressGuard, *, verify: ssl.SSLContext | bool = True, max_connections: int = 20) -> None:
         """Prepare; connections are opened when they are needed and kept for a while.
 
         Args:
             guard: Knows what may be called.
             verify: How the other side's certificate is checked; False is for tests.
+            max_connections: At a time; a call beyond them waits, and fails when its time is over.
         """
         self._guard = guard
-        limits = httpx.Limits(max_connections=20, max_keepalive_connections=5, keepalive_expiry=20.0)
+        limits = httpx.Limits(max_connections=max_connections, max_keepalive_connections=5, keepalive_expiry=20.0)
         self._client = httpx.AsyncClient(trust_env=False, follow_redirects=False, limits=limits, verify=verify)
 
     async def __aenter__(self) -> Self:

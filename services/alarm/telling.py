@@ -22,10 +22,14 @@ from services.alarm.channels.sms import SmsChannel
 from services.alarm.channels.webhook import WebhookChannel
 from services.alarm.directory import RegistryDirectory
 from services.alarm.settings import AlarmSettings
+from services.alarm.usecases.channels import MAX_CHANNELS, Channels
 from services.alarm.usecases.notifications import Notifications
 from services.alarm.usecases.ports import Audit
+from services.alarm.usecases.routes import Routes
+from services.alarm.worker.composing import Composer
 from services.alarm.worker.grouping import NOTIFICATIONS_GROUP, GroupingHandler
-from services.alarm.worker.telling import Teller, TellingLimits
+from services.alarm.worker.sending import Sender, SendingLimits
+from services.alarm.worker.telling import Teller
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +53,23 @@ def build_telling(
 ) -> Telling:
     """Return it, not yet started."""
     guard = AddressGuard(settings.outgoing_allowed, setting="WATTRING_ALARM__OUTGOING_ALLOWED")
-    client = GuardedClient(guard)
+    client = GuardedClient(guard, max_connections=MAX_CHANNELS)  # one that hangs takes no other's
+    sender = Sender(
+        db=db,
+        clock=platform.clock,
+        channels=channels(guard, client, platform.clock),
+        secrets=SecretStore(settings.secrets_dir or platform.settings.data_dir / "secrets"),
+        limits=SendingLimits(settings.notify_max_attempts, settings.notify_max_age_s),
+        wake=relay.wake,
+    )
     teller = Teller(
         db=db,
         clock=platform.clock,
-        directory=directory,
-        channels=channels(guard, client, platform.clock),
-        secrets=SecretStore(settings.secrets_dir or platform.settings.data_dir / "secrets"),
+        composer=Composer(db=db, clock=platform.clock, directory=directory),
+        sender=sender,
         owner=owner,
-        limits=telling_limits(settings),
+        keep_s=settings.notify_keep_days * 86_400,
         every_s=settings.notify_every_s,
-        wake=relay.wake,
     )
     grouping = EffectsConsumer(
         bus=platform.bus,
@@ -80,9 +90,11 @@ def build_telling(
         await wait_beating(directory.ready, beat)
         await teller.run(beat)
 
-    notifications = Notifications(db=db, directory=directory, clock=platform.clock, audit=audit, deliver=teller.deliver)
+    ways = Channels(db=db, directory=directory, clock=platform.clock, audit=audit, deliver=sender.deliver)
+    routes = Routes(db=db, directory=directory, clock=platform.clock, audit=audit)
+    notifications = Notifications(db=db, directory=directory, clock=platform.clock, audit=audit)
     return Telling(
-        router=build_notifications_router(notifications),
+        router=build_notifications_router(ways, routes, notifications),
         resource=client,
         workers=[Worker("grouping", group), Worker("telling", tell)],
         check=group_check("notifications", lambda: grouping.ready, NOTIFICATIONS_GROUP),
@@ -99,12 +111,3 @@ def channels(guard: AddressGuard, client: GuardedClient, clock: Clock) -> dict[s
         "feishu": FeishuChannel(client, clock),
         "sms": SmsChannel(client),
     }
-
-
-def telling_limits(settings: AlarmSettings) -> TellingLimits:
-    """Return what telling may do as configured."""
-    return TellingLimits(
-        max_attempts=settings.notify_max_attempts,
-        max_age_s=settings.notify_max_age_s,
-        keep_s=settings.notify_keep_days * 86_400,
-    )

@@ -13,8 +13,13 @@ from libs.common.web import Cursor, Limit, Page, check_span, read_time_cursor, t
 from services.alarm.api.common import Reader, Writer, request_id
 from services.alarm.channels.config import DEFAULT_RATE_PER_MIN, ChannelConfig
 from services.alarm.routebody import RouteBody
-from services.alarm.store.notifications import ChannelRow, NotificationFilter, NotificationRow, RouteRow
-from services.alarm.usecases.notifications import ChannelRequest, Expected, Notifications
+from services.alarm.store.channels import ChannelRow
+from services.alarm.store.notifications import NotificationFilter, NotificationRow
+from services.alarm.store.routes import RouteRow
+from services.alarm.usecases.changes import Asker
+from services.alarm.usecases.channels import ChannelRequest, Channels
+from services.alarm.usecases.notifications import Notifications
+from services.alarm.usecases.routes import Expected, Routes
 
 Named = Annotated[str, Path(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 KIND = Literal["news", "reminder", "escalation", "digest", "summary", "trial"]
@@ -130,25 +135,25 @@ class ExpectedReply(BaseModel):
     escalation: Sequence[StepReply]
 
 
-def build_notifications_router(notifications: Notifications) -> APIRouter:
+def build_notifications_router(channels: Channels, routes: Routes, notifications: Notifications) -> APIRouter:
     """Return the routes."""
     router = APIRouter(prefix="/api/v1", tags=["notifications"])
-    _add_channels(router, notifications)
-    _add_routes(router, notifications)
+    _add_channels(router, channels)
+    _add_routes(router, routes)
     _add_messages(router, notifications)
     return router
 
 
-def _add_channels(router: APIRouter, notifications: Notifications) -> None:
+def _add_channels(router: APIRouter, channels: Channels) -> None:
     @router.get("/notifications/channels", summary="Ways to tell people")
     async def list_channels(who: Reader) -> list[ChannelReply]:
-        return [_channel(row) for row in await notifications.channels()]
+        return [_channel(row) for row in await channels.all()]
 
     @router.put("/notifications/channels/{channel_id}", summary="Set a channel up or change it")
     async def put_channel(channel_id: Named, body: ChannelBody, who: Writer, request: Request) -> ChannelReply:
         rate = body.rate_per_min or DEFAULT_RATE_PER_MIN[body.config.kind]
         wanted = ChannelRequest(body.name, body.config, body.credentials_ref, body.language, body.enabled, rate)
-        return _channel(await notifications.put_channel(channel_id, wanted, who, request_id(request)))
+        return _channel(await channels.put(channel_id, wanted, Asker(who, request_id(request))))
 
     @router.delete(
         "/notifications/channels/{channel_id}",
@@ -156,7 +161,7 @@ def _add_channels(router: APIRouter, notifications: Notifications) -> None:
         status_code=204,
     )
     async def delete_channel(channel_id: Named, who: Writer, request: Request) -> Response:
-        await notifications.delete_channel(channel_id, who, request_id(request))
+        await channels.delete(channel_id, Asker(who, request_id(request)))
         return Response(status_code=204)
 
     @router.post(
@@ -165,32 +170,32 @@ def _add_channels(router: APIRouter, notifications: Notifications) -> None:
         status_code=204,
     )
     async def test_channel(channel_id: Named, who: Writer, request: Request) -> Response:
-        await notifications.test_channel(channel_id, who, request_id(request))
+        await channels.test(channel_id, Asker(who, request_id(request)))
         return Response(status_code=204)
 
 
-def _add_routes(router: APIRouter, notifications: Notifications) -> None:
+def _add_routes(router: APIRouter, routes: Routes) -> None:
     @router.get("/notifications/routes", summary="Who is told of which alarms, in their order")
     async def list_routes(who: Reader) -> list[RouteReply]:
-        return [_route(row) for row in await notifications.routes()]
+        return [_route(row) for row in await routes.all()]
 
     @router.put("/notifications/routes/{route_id}", summary="Set a route up or change it")
     async def put_route(route_id: Named, body: RouteBody, who: Writer, request: Request) -> RouteReply:
-        return _route(await notifications.put_route(route_id, body, who, request_id(request)))
+        return _route(await routes.put(route_id, body, Asker(who, request_id(request))))
 
     @router.delete("/notifications/routes/{route_id}", summary="Forget a route", status_code=204)
     async def delete_route(route_id: Named, who: Writer, request: Request) -> Response:
-        await notifications.delete_route(route_id, who, request_id(request))
+        await routes.delete(route_id, Asker(who, request_id(request)))
         return Response(status_code=204)
 
     @router.post("/notifications/try", summary="Who would be told of an alarm, and when; sends nothing")
     async def try_routes(body: TryBody, who: Reader) -> list[ExpectedReply]:
-        found = await notifications.expect(
+        found = await routes.expect(
             site_id=body.site_id,
             signal=body.signal,
             level=body.level,
             device_id=body.device_id,
-            at=body.at or notifications.now(),
+            at=body.at or routes.now(),
             who=who,
         )
         return [_expected(one) for one in found]
@@ -218,7 +223,7 @@ def _add_messages(router: APIRouter, notifications: Notifications) -> None:
 
     @router.get("/notifications/{notification_id}", summary="One message")
     async def get_notification(notification_id: str, who: Reader) -> NotificationReply:
-        return _notification(await notifications.notification(notification_id, who))
+        return _notification(await notifications.one(notification_id, who))
 
     @router.post(
         "/notifications/{notification_id}/retry",
@@ -226,7 +231,7 @@ def _add_messages(router: APIRouter, notifications: Notifications) -> None:
         status_code=202,
     )
     async def retry(notification_id: str, who: Writer, request: Request) -> NotificationReply:
-        return _notification(await notifications.retry(notification_id, who, request_id(request)))
+        return _notification(await notifications.retry(notification_id, Asker(who, request_id(request))))
 
 
 def _channel(row: ChannelRow) -> ChannelReply:

@@ -21,7 +21,17 @@ def _callable(url: str) -> str:
     return url
 
 
+def _without_query(url: str) -> str:
+    if parse_url(url).query:
+        raise WrongValue(
+            "a URL without a query: the key of a robot is in the stored secret",
+            "不带查询参数的地址：机器人的密钥应保存在密钥文件中",
+        )
+    return url
+
+
 Url = Annotated[str, Field(min_length=8, max_length=2000), AfterValidator(_callable)]
+RobotUrl = Annotated[Url, AfterValidator(_without_query)]
 Phone = Annotated[str, Field(pattern=PHONE)]
 
 
@@ -53,7 +63,7 @@ class WecomConfig(_Config):
     """A robot of a WeCom group (企业微信); ``key`` of the stored secret."""
 
     kind: Literal["wecom"]
-    url: Url = "https://qyapi.weixin.qq.com/cgi-bin/webhook/send"
+    url: RobotUrl = "https://qyapi.weixin.qq.com/cgi-bin/webhook/send"
     mention_mobiles: tuple[Phone, ...] = Field(default=(), max_length=50)
 
 
@@ -61,7 +71,7 @@ class DingtalkConfig(_Config):
     """A robot of a DingTalk group (钉钉); ``access_token`` and, when it checks signatures, ``secret``."""
 
     kind: Literal["dingtalk"]
-    url: Url = "https://oapi.dingtalk.com/robot/send"
+    url: RobotUrl = "https://oapi.dingtalk.com/robot/send"
     mention_mobiles: tuple[Phone, ...] = Field(default=(), max_length=50)
 
 
@@ -69,7 +79,7 @@ class FeishuConfig(_Config):
     """A robot of a Feishu group (飞书); ``token`` and, when it checks signatures, ``secret`` of the stored secret."""
 
     kind: Literal["feishu"]
-    url: Url = "https://open.feishu.cn/open-apis/bot/v2/hook"
+    url: RobotUrl = "https://open.feishu.cn/open-apis/bot/v2/hook"
 
 
 class SmsSuccess(BaseModel):

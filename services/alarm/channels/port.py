@@ -7,7 +7,13 @@ from typing import Protocol
 
 from libs.common.contracts.base import JsonObject
 from libs.common.errors import Unavailable
+from libs.common.redact import HIDDEN
 from services.alarm.channels.config import ChannelConfig
+
+HIDDEN_CHARS = 4
+"""A shorter value of a stored secret is a word that any text may hold."""
+SHOWN = frozenset({"host", "user"})
+"""What a stored secret holds besides secrets."""
 
 
 class NotDelivered(Unavailable):
@@ -56,6 +62,14 @@ class Credentials:
                 f"{self.place}: expected a line {name}=…", message_zh=f"{self.place}：缺少 {name}=… 一行"
             )
         return value
+
+    def hidden(self, text: str) -> str:
+        """Return a text without what is secret of the values, for what a receiver says."""
+        secrets = (value for name, value in self.values.items() if name not in SHOWN)
+        for value in sorted(secrets, key=len, reverse=True):
+            if len(value) >= HIDDEN_CHARS:
+                text = text.replace(value, HIDDEN)
+        return text
 
 
 class Channel(Protocol):

@@ -99,13 +99,18 @@ class Decision:
     """When to look again; None: not before something happens."""
 
 
-def news_due(route: Route, told_at: datetime | None, now: datetime) -> datetime:
-    """Return when something new in a group is to be told."""
+def news_due(route: Route, group: Group, now: datetime) -> datetime:
+    """Return when something that is new in a group now is to be told, with what is due there already.
+
+    What quiet hours hold does not hold what comes later: whether that is loud enough is seen when its own time comes.
+    """
     if route.digest_at:
-        return route.next_digest(now)
-    if told_at is None:
-        return now + timedelta(seconds=route.group_wait_s)
-    return max(told_at + timedelta(seconds=route.group_interval_s), now)
+        due = route.next_digest(now)
+    elif group.told_at is None:
+        due = now + timedelta(seconds=route.group_wait_s)
+    else:
+        due = max(group.told_at + timedelta(seconds=route.group_interval_s), now)
+    return due if group.news_at is None else min(due, group.news_at)
 
 
 def decide(route: Route, group: Group, members: Iterable[Member], now: datetime) -> Decision:
@@ -117,10 +122,13 @@ def decide(route: Route, group: Group, members: Iterable[Member], now: datetime)
     news_at, told_at = group.news_at, group.told_at
     quiet_until = route.quiet_until(now)
 
+    def loud(member: Member) -> bool:
+        return quiet_until is None or member.level <= route.quiet_told_level
+
     if news_at is not None and news_at <= now:
         begins = [m for m in standing.values() if m.state is MemberState.WAITING and not m.inhibited]
         ends = [m for m in standing.values() if m.state is MemberState.ENDED]
-        said = [m for m in [*begins, *ends] if quiet_until is None or m.level <= route.quiet_told_level]
+        said = [m for m in [*begins, *ends] if loud(m)]
         held = len(said) < len(begins) + len(ends)
         tellings += _news(route, said, standing.values())
         if tellings:
@@ -136,24 +144,26 @@ def decide(route: Route, group: Group, members: Iterable[Member], now: datetime)
             )
         news_at = quiet_until if held else None
 
-    open_ = [m for m in standing.values() if m.state is MemberState.TOLD and not m.acknowledged and not m.inhibited]
-    for member, channels, steps in _escalated(route, open_, now):
+    open_ = [m for m in standing.values() if _is_open(m)]
+    for member, channels, steps in _escalated(route, filter(loud, open_), now):
         tellings += [Telling(Kind.ESCALATION, channel_id, [member]) for channel_id in channels]
         told_to = tuple(dict.fromkeys((*member.told_to, *channels)))
         standing[member.alarm_id] = changed[member.alarm_id] = replace(member, escalated=steps, told_to=told_to)
     repeat = timedelta(seconds=route.repeat_interval_s)
     if repeat and told_at is not None and open_ and not route.digest_at and told_at + repeat <= now:
-        loud = [m for m in open_ if quiet_until is None or m.level <= route.quiet_told_level]
-        tellings += [Telling(Kind.REMINDER, channel_id, loud) for channel_id in route.channels if loud]
+        again = list(filter(loud, open_))
+        tellings += [Telling(Kind.REMINDER, channel_id, again) for channel_id in route.channels if again]
         # In quiet hours there was nothing to say of the others; the next reminder comes after them.
         told_at = now
     after = replace(group, news_at=news_at, told_at=told_at)
-    return Decision(_joined(tellings), list(changed.values()), gone, after, _next(route, after, standing.values()))
+    held_until = None if quiet_until is None else (route.quiet_told_level, quiet_until)
+    next_at = _next(route, after, standing.values(), held_until)
+    return Decision(_joined(tellings), list(changed.values()), gone, after, next_at)
 
 
-def next_look(route: Route, group: Group, members: Iterable[Member]) -> datetime | None:
-    """Return when a group is to be looked at, None while nothing is to be told."""
-    return _next(route, group, members)
+def _is_open(member: Member) -> bool:
+    """Return whether an alarm was told and nobody has taken it up, nor does anything explain it."""
+    return member.state is MemberState.TOLD and not member.acknowledged and not member.inhibited
 
 
 def _news(route: Route, said: Sequence[Member], members: Iterable[Member]) -> list[Telling]:
@@ -194,13 +204,21 @@ def _joined(tellings: Iterable[Telling]) -> list[Telling]:
     return list(found.values())
 
 
-def _next(route: Route, group: Group, members: Iterable[Member]) -> datetime | None:
-    """Return when something of the group will be due."""
+def _next(route: Route, group: Group, members: Iterable[Member], held: tuple[int, datetime] | None) -> datetime | None:
+    """Return when something of the group will be due.
+
+    Args:
+        route: Its route.
+        group: As it stands afterwards.
+        members: Those that stay.
+        held: In quiet hours: the mildest level that is told, and when they end.
+    """
     times = [] if group.news_at is None else [group.news_at]
-    open_ = [m for m in members if m.state is MemberState.TOLD and not m.acknowledged and not m.inhibited]
+    open_ = [m for m in members if _is_open(m)]
     if open_ and route.repeat_interval_s and group.told_at is not None and not route.digest_at:
         times.append(group.told_at + timedelta(seconds=route.repeat_interval_s))
     for member in open_:
         if member.told_at is not None and member.escalated < len(route.escalation):
-            times.append(member.told_at + timedelta(seconds=route.escalation[member.escalated].after_s))
+            due = member.told_at + timedelta(seconds=route.escalation[member.escalated].after_s)
+            times.append(due if held is None or member.level <= held[0] else max(due, held[1]))
     return min(times, default=None)

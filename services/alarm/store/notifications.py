@@ -1,41 +1,11 @@
-"""SQL of channels, routes and messages of notifications."""
+"""SQL of messages to people."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-import asyncpg
-
 from libs.common.contracts.base import JsonObject
 from libs.common.db import ReadConn, WriteConn
-from services.alarm.channels.config import CONFIG, ChannelConfig
-from services.alarm.routebody import RouteBody
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelRow:
-    """A channel as it stands."""
-
-    channel_id: str
-    name: str
-    config: ChannelConfig
-    credentials_ref: str | None
-    language: str
-    enabled: bool
-    rate_per_min: int
-    failing_since: datetime | None
-    changed_by: str
-    changed_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class RouteRow:
-    """A route as it stands."""
-
-    route_id: str
-    body: RouteBody
-    changed_by: str
-    changed_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,98 +52,6 @@ class NotificationFilter:
     created_before: datetime | None = None
     sites: Collection[str] | None = None
     """What the asker may see."""
-
-
-async def fetch_channels(conn: ReadConn | WriteConn) -> dict[str, ChannelRow]:
-    """Return all channels by id."""
-    rows = await conn.fetch(
-        """
-        select channel_id, name, config, credentials_ref, language, enabled, rate_per_min, failing_since, changed_by,
-               changed_at
-          from notification_channels order by channel_id
-        """
-    )
-    return {row["channel_id"]: _channel(row) for row in rows}
-
-
-async def put_channel(conn: WriteConn, row: ChannelRow) -> None:
-    """Write a channel."""
-    await conn.execute(
-        """
-        insert into notification_channels (channel_id, name, config, credentials_ref, language, enabled, rate_per_min,
-               changed_by, changed_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
-            on conflict (channel_id) do update set
-               name = excluded.name, config = excluded.config, credentials_ref = excluded.credentials_ref,
-               language = excluded.language, enabled = excluded.enabled, rate_per_min = excluded.rate_per_min,
-               changed_by = excluded.changed_by, changed_at = excluded.changed_at
-        """,
-        row.channel_id,
-        row.name,
-        row.config.model_dump(mode="json"),
-        row.credentials_ref,
-        row.language,
-        row.enabled,
-        row.rate_per_min,
-        row.changed_by,
-        row.changed_at,
-    )
-
-
-async def delete_channel(conn: WriteConn, channel_id: str) -> None:
-    """Forget a channel."""
-    await conn.execute("delete from notification_channels where channel_id = $1", channel_id)
-
-
-async def set_failing(conn: WriteConn, channel_id: str, since: datetime | None) -> bool:
-    """Note since when a channel fails, None for not; return whether that is news."""
-    status = await conn.execute(
-        """
-        update notification_channels set failing_since = $2
-         where channel_id = $1 and (failing_since is null) <> ($2::timestamptz is null)
-        """,
-        channel_id,
-        since,
-    )
-    return bool(status == "UPDATE 1")
-
-
-async def fetch_routes(conn: ReadConn | WriteConn) -> dict[str, RouteRow]:
-    """Return all routes by id, in their order."""
-    rows = await conn.fetch(
-        "select route_id, route, changed_by, changed_at from notification_routes order by position, route_id"
-    )
-    return {
-        row["route_id"]: RouteRow(
-            row["route_id"], RouteBody.model_validate(row["route"]), row["changed_by"], row["changed_at"]
-        )
-        for row in rows
-    }
-
-
-async def put_route(conn: WriteConn, row: RouteRow) -> None:
-    """Write a route."""
-    await conn.execute(
-        """
-        insert into notification_routes (route_id, name, position, enabled, route, changed_by, changed_at)
-        values ($1, $2, $3, $4, $5, $6, $7)
-            on conflict (route_id) do update set
-               name = excluded.name, position = excluded.position, enabled = excluded.enabled, route = excluded.route,
-               changed_by = excluded.changed_by, changed_at = excluded.changed_at
-        """,
-        row.route_id,
-        row.body.name,
-        row.body.position,
-        row.body.enabled,
-        row.body.model_dump(mode="json", by_alias=True),
-        row.changed_by,
-        row.changed_at,
-    )
-
-
-async def delete_route(conn: WriteConn, route_id: str) -> None:
-    """Forget a route; what it told is still told to have ended."""
-    await conn.execute("delete from notification_routes where route_id = $1", route_id)
 
 
 async def put_notifications(conn: WriteConn, news: Sequence[NewNotification]) -> None:
@@ -371,24 +249,3 @@ async def fetch_notification(
         None if sites is None else sorted(sites),
     )
     return None if row is None else NotificationRow(**dict(row))
-
-
-async def count_by_state(conn: ReadConn) -> dict[str, int]:
-    """Return how many messages there are in each state but sent."""
-    rows = await conn.fetch("select state, count(*) as number from notifications where state <> 'sent' group by state")
-    return {row["state"]: row["number"] for row in rows}
-
-
-def _channel(row: asyncpg.Record) -> ChannelRow:
-    return ChannelRow(
-        channel_id=row["channel_id"],
-        name=row["name"],
-        config=CONFIG.validate_python(row["config"]),
-        credentials_ref=row["credentials_ref"],
-        language=row["language"],
-        enabled=row["enabled"],
-        rate_per_min=row["rate_per_min"],
-        failing_since=row["failing_since"],
-        changed_by=row["changed_by"],
-        changed_at=row["changed_at"],
-    )

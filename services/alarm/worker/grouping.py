@@ -1,7 +1,7 @@
 """Alarm events into groups that are told together: who is to be told, decided with the position of the event."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
@@ -17,7 +17,7 @@ from services.alarm.domain.places import Place
 from services.alarm.domain.routing import Route, Subject, routes_for
 from services.alarm.domain.rulebook import Target
 from services.alarm.store import groups as groups_store
-from services.alarm.store import notifications as store
+from services.alarm.store import routes as routes_store
 from services.alarm.store.groups import GroupRow
 
 logger = logging.getLogger(__name__)
@@ -57,17 +57,15 @@ class _Work:
 class GroupingHandler:
     """Effects of alarm events: see ``consumer.EffectHandler``. Keeps nothing in memory."""
 
-    def __init__(self, *, directory: Directory, clock: Clock, wake: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, *, directory: Directory, clock: Clock) -> None:
         """Keep what is needed.
 
         Args:
             directory: The registry; to be ready before the first batch.
             clock: Our clock.
-            wake: Called after a commit.
         """
         self._directory = directory
         self._clock = clock
-        self._wake = wake
 
     async def load(self, conn: WriteConn, partitions: frozenset[int]) -> None:
         """Nothing is kept in memory."""
@@ -76,8 +74,7 @@ class GroupingHandler:
         """Nothing is kept in memory."""
 
     def committed(self) -> None:
-        """Let the teller look."""
-        self._wake()
+        """Nothing is kept in memory; the teller looks by itself."""
 
     async def handle(self, conn: WriteConn, batch: Sequence[Received]) -> None:
         """Take events into the groups of their alarms.
@@ -89,19 +86,15 @@ class GroupingHandler:
         if not events:
             return
         now = self._clock.now()
-        routes = {
-            row.route_id: row.body.to_route(row.route_id)
-            for row in (await store.fetch_routes(conn)).values()
-            if row.body.enabled
-        }
+        routes = await routes_store.fetch_enabled_routes(conn)
         subjects = {event.alarm_id: self._subject(event) for event in events}
-        taking: dict[str, list[Route]] = {}
+        taking: dict[int, list[Route]] = {}
         wanted: dict[str, tuple[str, str]] = {}
         for number, event in enumerate(events):
             if event.phase is not Phase.END and event.inhibited_by is None:
                 subject = self._subject(event)
-                taking[f"{number}"] = routes_for(routes.values(), subject, now)
-                for route in taking[f"{number}"]:
+                taking[number] = routes_for(routes.values(), subject, now)
+                for route in taking[number]:
                     wanted[route.group_of(subject)] = (route.route_id, route.key_of(subject))
         known = await groups_store.fetch_groups_of(conn, subjects)
         groups = await groups_store.lock_groups(conn, wanted, known)
@@ -114,10 +107,12 @@ class GroupingHandler:
             mine = by_alarm.setdefault(event.alarm_id, set())
             for group_id in mine:
                 self._update(work, routes, (group_id, event.alarm_id), event, now)
-            for route in taking.get(f"{number}", ()):
-                group_id = route.group_of(self._subject(event))
-                if group_id not in mine and self._join(work, route, (group_id, event.alarm_id), event, now):
-                    mine.add(group_id)
+            # An alarm stays in the group that it came into, also when its level would put it into another.
+            told_by = {groups[group_id].route_id for group_id in mine if group_id in groups}
+            for route in taking.get(number, ()):
+                key = (route.group_of(self._subject(event)), event.alarm_id)
+                if route.route_id not in told_by and self._join(work, route, key, event, now):
+                    mine.add(key[0])
         await self._store(conn, work)
 
     def _join(self, work: _Work, route: Route, key: _Key, event: AlarmEvent, now: datetime) -> bool:
@@ -177,16 +172,16 @@ class GroupingHandler:
     def _is_new(self, work: _Work, route: Route, key: _Key, now: datetime) -> None:
         work.put.add(key)
         work.gone.discard(key)
-        row = work.groups[key[0]]
-        if row.group.news_at is None and key[0] not in work.news:
-            work.news[key[0]] = news_due(route, row.group.told_at, now)
+        group = work.groups[key[0]].group
+        known = work.news.get(key[0], group.news_at)
+        work.news[key[0]] = news_due(route, replace(group, news_at=known), now)
 
     async def _store(self, conn: WriteConn, work: _Work) -> None:
         await groups_store.put_members(conn, {key: work.members[key] for key in work.put})
         await groups_store.delete_members(conn, work.gone)
         changed: list[tuple[Group, datetime | None]] = []
         for group_id, row in work.groups.items():
-            news_at = row.group.news_at or work.news.get(group_id)
+            news_at = work.news.get(group_id, row.group.news_at)
             times = [at for at in (row.next_at, news_at) if at is not None]
             if news_at != row.group.news_at or row.next_at is None or group_id in work.looks:
                 # A group that nothing came of is looked at once, and forgotten if it is empty.

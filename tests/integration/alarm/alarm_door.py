@@ -22,11 +22,14 @@ from services.alarm.api import build_router
 from services.alarm.api.analysis import build_analysis_router
 from services.alarm.api.notifications import build_notifications_router
 from services.alarm.bus import audit_message
-from services.alarm.store.notifications import ChannelRow, NotificationRow
+from services.alarm.store.channels import ChannelRow
+from services.alarm.store.notifications import NotificationRow
 from services.alarm.usecases.alarms import Alarms
 from services.alarm.usecases.analysis import Analysis
+from services.alarm.usecases.channels import Channels
 from services.alarm.usecases.maintenance import Maintenance
 from services.alarm.usecases.notifications import Notifications
+from services.alarm.usecases.routes import Routes
 from services.alarm.usecases.rulemaking import RuleMaking
 from services.alarm.usecases.rules import Rules
 from services.alarm.usecases.tables import Tables
@@ -140,10 +143,12 @@ async def open_door(world: World, tmp_path: Path) -> AsyncIterator[Door]:
             maintenance=maintenance,
         )
     )
-    notifications = Notifications(
-        db=world.db, directory=world.registry, clock=clock, audit=audit, deliver=delivered_to_nobody
+    parts: Any = {"db": world.db, "directory": world.registry, "clock": clock, "audit": audit}
+    app.include_router(
+        build_notifications_router(
+            Channels(**parts, deliver=delivered_to_nobody), Routes(**parts), Notifications(**parts)
+        )
     )
-    app.include_router(build_notifications_router(notifications))
     app.include_router(build_analysis_router(Analysis(db=world.db, directory=world.registry, clock=clock)))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://alarm") as client:
         yield Door(world, client, keys)

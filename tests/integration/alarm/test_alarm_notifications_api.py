@@ -1,14 +1,17 @@
 """HTTP of notifications: channels and routes kept or refused, who would be told, what became of messages."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from libs.common.bus import topics
+from libs.common.contracts.alarm import Condition
+from libs.common.contracts.base import Phase
 from services.alarm.domain.places import Place
 from services.alarm.store import notifications as store
 from services.alarm.store.notifications import NewNotification, NotificationRow
+from services.alarm.usecases.channels import note_fails
 from tests.integration.alarm.alarm_door import Door
 from tests.integration.alarm.alarm_world import FAILURE, at
 
@@ -40,10 +43,11 @@ class TestChannels:
             {"kind": "webhook", "url": "ftp://example.com"},
             {"kind": "webhook", "url": "https://user:secret@example.com/"},
             {"kind": "wecom", "key": "k-1"},
+            {"kind": "wecom", "url": "https://qyapi.weixin.qq.com/cgi-bin/webhook/send?key=k-1"},
             {"kind": "smtp", "host": "mail.example.com", "sender": "a@example.com", "to": ["not an address"]},
             {"kind": "sms", "url": "https://sms.example.com", "body": {"t": "{text}"}, "phones": ["call me"]},
         ],
-        ids=["kind", "scheme", "password in the URL", "a secret in the open", "address", "telephone"],
+        ids=["kind", "scheme", "password in the URL", "a secret in the open", "a key in a URL", "address", "telephone"],
     )
     async def test_what_makes_no_sense_is_refused(self, door: Door, config: Any) -> None:
         await put_channel(door, status=422, config=config)
@@ -78,6 +82,24 @@ class TestChannels:
         async with door.world.db.read() as conn:
             rows = await conn.fetch("select value from outbox where topic = $1", topics.AUDIT)
         assert len(rows) == 2
+
+    @pytest.mark.parametrize("change", ["off", "gone", "tried"])
+    async def test_nobody_waits_for_a_channel_that_is_off_gone_or_takes_a_trial_message(
+        self, door: Door, change: str
+    ) -> None:
+        await put_channel(door)
+        async with door.world.db.write() as conn:
+            await note_fails(conn, "duty", datetime.now(UTC))
+        assert (await door.ask("GET", "/notifications/channels"))[0]["failing_since"] is not None
+        if change == "off":
+            assert (await put_channel(door, enabled=False))["failing_since"] is None
+        elif change == "gone":
+            await door.ask("DELETE", "/notifications/channels/duty", status=204)
+        else:
+            await door.ask("POST", "/notifications/channels/duty/test", status=204)
+        async with door.world.db.read() as conn:
+            rows = await conn.fetch("select value from outbox where topic = $1 order by id", topics.CONDITIONS)
+        assert [Condition.from_json(row["value"]).phase for row in rows] == [Phase.BEGIN, Phase.END]
 
 
 class TestRoutes:

@@ -1,5 +1,6 @@
 """From alarm events to messages that receivers have taken, on a real database and with a real receiver."""
 
+import asyncio
 import itertools
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -17,15 +18,21 @@ from libs.common.db import Database
 from libs.common.outgoing import AddressGuard, GuardedClient
 from libs.common.secretstore import SecretStore
 from libs.common.testing.clock import FakeClock
-from services.alarm.channels.config import CONFIG
+from services.alarm.channels.config import CONFIG, ChannelConfig
+from services.alarm.channels.port import Channel, Credentials, NotDelivered, Outgoing
 from services.alarm.channels.webhook import WebhookChannel
 from services.alarm.domain.places import Place
 from services.alarm.routebody import RouteBody
 from services.alarm.store import alarms as alarms_store
+from services.alarm.store import channels as channels_store
 from services.alarm.store import notifications as store
-from services.alarm.store.notifications import ChannelRow, NotificationFilter, NotificationRow, RouteRow
+from services.alarm.store import routes as routes_store
+from services.alarm.store.channels import ChannelRow
+from services.alarm.store.notifications import NotificationFilter, NotificationRow
+from services.alarm.store.routes import RouteRow
+from services.alarm.worker.composing import Composer
 from services.alarm.worker.grouping import GroupingHandler
-from services.alarm.worker.telling import Teller, TellingLimits
+from services.alarm.worker.sending import Sender, SendingLimits
 from tests.integration.alarm.alarm_world import START, Registry, database
 from tests.peers.receivers import HttpReceiver, http_receiver
 
@@ -47,29 +54,32 @@ class Told:
         self._secrets = SecretStore(folder)
         self._offsets = itertools.count()
         self.handler = GroupingHandler(directory=self.registry, clock=self.clock)
-        self.teller = self.new_teller()
+        self.composer = Composer(db=db, clock=self.clock, directory=self.registry)
+        self.sender = self.new_sender()
 
-    def new_teller(self, owner: str = "alarm-0", **limits: Any) -> Teller:
-        return Teller(
+    def new_sender(self, robot: Channel | None = None, **limits: Any) -> Sender:
+        webhook = WebhookChannel(self._client, self.clock)
+        return Sender(
             db=self.db,
             clock=self.clock,
-            directory=self.registry,
-            channels={"webhook": WebhookChannel(self._client, self.clock)},
+            channels={"webhook": webhook, "feishu": robot or webhook},
             secrets=self._secrets,
-            owner=owner,
-            limits=TellingLimits(**limits),
+            limits=SendingLimits(**limits),
         )
 
-    async def channel(self, channel_id: str = "duty", *, rate: int = 60, enabled: bool = True) -> None:
-        config = CONFIG.validate_python({"kind": "webhook", "url": f"{self.receiver.url}/{channel_id}"})
-        row = ChannelRow(channel_id, channel_id, config, None, "zh", enabled, rate, None, "user:test", START)
+    async def channel(
+        self, channel_id: str = "duty", *, rate: int = 60, enabled: bool = True, secret: str | None = None
+    ) -> None:
+        url = f"{self.receiver.url}/{channel_id}"
+        config = CONFIG.validate_python({"kind": "feishu" if channel_id == "robot" else "webhook", "url": url})
+        row = ChannelRow(channel_id, channel_id, config, secret, "zh", enabled, rate, None, "user:test", START)
         async with self.db.write() as conn:
-            await store.put_channel(conn, row)
+            await channels_store.put_channel(conn, row)
 
     async def route(self, route_id: str = "all", **body: Any) -> None:
         wanted = RouteBody.model_validate({"name": route_id, "channels": ["duty"], **body})
         async with self.db.write() as conn:
-            await store.put_route(conn, RouteRow(route_id, wanted, "user:test", START))
+            await routes_store.put_route(conn, RouteRow(route_id, wanted, "user:test", START))
 
     def event(self, alarm_id: str, sequence: int = 1, phase: Phase = Phase.BEGIN, **changes: Any) -> AlarmEvent:
         ended = {"ended_at": self.clock.now(), "end_reason": EndReason.RECOVERED} if phase is Phase.END else {}
@@ -111,9 +121,14 @@ class Told:
         await self.tell()
 
     async def tell(self) -> None:
-        while await self.teller.flush():
+        while await self.composer.flush():
             pass
-        await self.teller.send()
+        await self.send()
+
+    async def send(self) -> None:
+        """Send all that may be sent now."""
+        async with asyncio.TaskGroup() as tasks:
+            await self.sender.begin(tasks, lambda: True)
 
     def heard(self, channel_id: str = "duty") -> list[tuple[str, list[str]]]:
         bodies = [json.loads(call.body) for call in self.receiver.calls if call.path == f"/{channel_id}"]
@@ -133,6 +148,27 @@ class Told:
         async with self.db.read() as conn:
             number: int = await conn.fetchval(f"select count(*) from {table}")
         return number
+
+
+class Hangs:
+    """A receiver that takes a message and answers when it is let go."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.go = asyncio.Event()
+        self.calls = 0
+
+    async def send(self, config: ChannelConfig, credentials: Credentials, message: Outgoing) -> None:
+        self.calls += 1
+        self.asked.set()
+        await self.go.wait()
+
+
+class Repeats:
+    """A receiver that repeats what it was sent."""
+
+    async def send(self, config: ChannelConfig, credentials: Credentials, message: Outgoing) -> None:
+        raise NotDelivered(f"no such robot: {credentials.require('token')}", message_zh="机器人不存在")
 
 
 def _shown(alarm: dict[str, Any]) -> str:
@@ -235,7 +271,7 @@ async def test_a_route_that_is_gone_tells_nothing_new_and_still_tells_the_ends(t
     await told.after(30)
     await told.take(told.event("a-2"))
     async with told.db.write() as conn:
-        await store.delete_route(conn, "all")
+        await routes_store.delete_route(conn, "all")
     await told.take(told.event("a-1", 2, Phase.END), told.event("a-2", 2, Phase.END))
     await told.after(3600)
     assert told.heard() == [("news", ["a-1"]), ("news", ["a-1 ended"])]
@@ -265,7 +301,7 @@ async def test_what_cannot_be_sent_is_given_up_visibly_and_the_channel_becomes_a
     told: Told,
 ) -> None:
     await told.route()
-    told.teller = told.new_teller(max_attempts=3)
+    told.sender = told.new_sender(max_attempts=3)
     told.receiver.status = 500
     await told.take(told.event("a-1"))
     for _ in range(4):
@@ -302,11 +338,11 @@ async def test_a_crash_between_sending_and_noting_sends_again_and_loses_nothing(
     await told.route()
     await told.take(told.event("a-1"))
     await told.clock.advance(30)
-    await told.teller.flush()
+    await told.composer.flush()
     async with told.db.write() as conn:  # an attempt began, and the process died before it ended
         (row,) = await told.rows()
         await store.note_attempt(conn, row.notification_id)
-    told.teller = told.new_teller("alarm-1")
+    told.sender = told.new_sender()
     await told.tell()
     assert told.heard() == [("news", ["a-1"])]
     assert (await told.rows())[0].attempts == 2
@@ -316,10 +352,10 @@ async def test_a_message_that_ends_the_process_each_time_is_given_up(told: Told)
     await told.route()
     await told.take(told.event("a-1"))
     await told.clock.advance(30)
-    await told.teller.flush()
+    await told.composer.flush()
     async with told.db.write() as conn:
         (row,) = await told.rows()
-        for _ in range(TellingLimits().max_attempts):
+        for _ in range(SendingLimits().max_attempts):
             await store.note_attempt(conn, row.notification_id)
     await told.tell()
     assert told.receiver.calls == []
@@ -338,6 +374,86 @@ async def test_a_channel_never_sends_more_than_its_receiver_takes_in_a_minute(to
     assert [kind for kind, _ in told.heard()] == ["news"] * 3
     await told.after(30)
     assert [(kind, len(alarms)) for kind, alarms in told.heard()[3:]] == [("summary", 9)]
+
+
+async def test_a_channel_that_hangs_holds_up_nobody(told: Told) -> None:
+    await told.channel("robot")
+    await told.route(channels=["robot", "duty"])
+    hangs = Hangs()
+    told.sender = told.new_sender(hangs)
+    await told.take(told.event("a-1"))
+    await told.clock.advance(30)
+    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+        await told.composer.flush()
+        await told.sender.begin(tasks, lambda: True)
+        await hangs.asked.wait()
+        await told.take(told.event("a-2"))
+        await told.clock.advance(300)
+        await told.composer.flush()
+        while len(told.heard()) < 2:
+            await told.sender.begin(tasks, lambda: True)
+            await asyncio.sleep(0)
+        assert hangs.calls == 1
+        hangs.go.set()
+    assert hangs.calls == 2
+    assert told.heard() == [("news", ["a-1"]), ("news", ["a-2"])]
+
+
+async def test_nothing_is_begun_once_another_process_may_hold_the_lease(told: Told) -> None:
+    await told.route()
+    await told.take(told.event("a-1"))
+    await told.clock.advance(30)
+    await told.composer.flush()
+    async with asyncio.TaskGroup() as tasks:
+        await told.sender.begin(tasks, lambda: False)
+    assert told.receiver.calls == []
+    await told.send()
+    assert told.heard() == [("news", ["a-1"])]
+
+
+async def test_a_secret_that_the_receiver_repeats_is_not_kept(told: Told, tmp_path: Path) -> None:
+    secret = tmp_path / "robot.duty"
+    secret.write_text("token=hush-hush-1\n")
+    secret.chmod(0o600)
+    await told.channel("robot", secret="robot.duty")
+    await told.route(channels=["robot"])
+    told.sender = told.new_sender(Repeats())
+    await told.take(told.event("a-1"))
+    await told.after(30)
+    (row,) = await told.rows()
+    assert row.error == "no such robot: ***"
+
+
+async def test_what_quiet_hours_hold_does_not_hold_what_is_bad_enough(told: Told) -> None:
+    await told.route(quiet_hours=[{"from": "11:00", "to": "13:00"}], group_by=["site"])  # it is 12:00
+    await told.take(told.event("a-3", level=3))
+    await told.after(30)
+    await told.take(told.event("a-1", level=1))
+    await told.after(30)
+    assert told.heard() == [("news", ["a-1"])]
+    await told.after(3600)
+    assert told.heard()[1:] == [("news", ["a-3"])]
+
+
+async def test_an_alarm_that_becomes_worse_is_told_once_though_groups_are_by_level(told: Told) -> None:
+    await told.route(group_by=["level"])
+    await told.take(told.event("a-1", level=3))
+    await told.after(30)
+    await told.take(told.event("a-1", 2, Phase.UPDATE, level=1))
+    await told.after(600)
+    await told.take(told.event("a-1", 3, Phase.END, level=1))
+    await told.after(600)
+    assert told.heard() == [("news", ["a-1"]), ("news", ["a-1"]), ("news", ["a-1 ended"])]
+
+
+async def test_what_comes_one_by_one_beyond_the_rate_becomes_one_message_too(told: Told) -> None:
+    await told.channel(rate=3)
+    await told.route(group_by=["signal"], group_wait_s=0)
+    for number in range(12):
+        await told.take(told.event(f"a-{number}", signal=f"0s1600{number:02}01"))
+        await told.after(5)
+    await told.after(30)
+    assert [(kind, len(alarms)) for kind, alarms in told.heard()] == [*([("news", 1)] * 3), ("summary", 9)]
 
 
 async def test_a_province_without_power_is_told_in_less_than_one_message_for_a_hundred_alarms(told: Told) -> None:

@@ -82,7 +82,7 @@ class Story:
     def __init__(self, route: Route, *members: Member) -> None:
         self.route = route
         self.members = {one.alarm_id: one for one in members}
-        self.group = Group("g", news_due(route, None, NOON))
+        self.group = Group("g", news_due(route, Group("g", None), NOON))
         self.next_at: datetime | None = self.group.news_at
 
     def look(self, now: datetime) -> Decision:
@@ -101,7 +101,7 @@ class Story:
 
     def news(self, one: Member, now: datetime) -> None:
         self.members[one.alarm_id] = one
-        self.group = replace(self.group, news_at=self.group.news_at or news_due(self.route, self.group.told_at, now))
+        self.group = replace(self.group, news_at=news_due(self.route, self.group, now))
 
 
 class TestGroups:
@@ -140,6 +140,28 @@ class TestGroups:
         del story.members["a-3"]  # it ended before anybody was told
         story.members["a-1"] = replace(story.members["a-1"], acknowledged=True)
         assert story.told(morning) == [("news", "c", ["a-2"], [])]
+
+    def test_what_quiet_hours_hold_does_not_hold_what_is_bad_enough_and_comes_later(self) -> None:
+        midnight = NOON + timedelta(hours=12)
+        story = Story(Route("r", 1, ("c",), quiet=NIGHT), member(level=3))
+        story.group = replace(story.group, news_at=midnight)
+        assert story.told(midnight) == []
+        story.news(member("a-2", level=1), midnight + timedelta(hours=1))
+        assert story.told(midnight + timedelta(hours=1, seconds=30)) == [("news", "c", ["a-2"], [])]
+        assert story.next_at is not None
+        morning = NOON + timedelta(hours=19)
+        assert story.group.news_at == morning
+        assert story.told(morning) == [("news", "c", ["a-1"], [])]
+
+    def test_nobody_is_called_in_quiet_hours_but_for_the_worst(self) -> None:
+        evening, morning = NOON + timedelta(hours=9), NOON + timedelta(hours=19)
+        route = Route("r", 1, ("c",), quiet=NIGHT, escalation=(Step(7200, ("boss",)),), repeat_interval_s=0.0)
+        story = Story(route, member(level=1), member("a-2", level=3))
+        story.group = replace(story.group, news_at=evening)
+        story.look(evening)
+        assert story.told(evening + timedelta(hours=2)) == [("escalation", "boss", ["a-1"], [])]
+        assert story.next_at == morning
+        assert story.told(morning) == [("escalation", "boss", ["a-2"], [])]
 
     def test_escalation_goes_on_step_by_step_until_somebody_acknowledges(self) -> None:
         steps = (Step(600, ("boss",)), Step(1800, ("boss", "director")))
