@@ -314,6 +314,24 @@ def _add_signals(app: typer.Typer, words: Words) -> None:
         with LocalApi(_settings()) as api:
             list_tables(api, words, _say)
 
+    @signals.command(help=words("every version of a table", "信号表的全部版本"))
+    def versions(dictionary: Annotated[str, table]) -> None:
+        from libs.suite.api import LocalApi
+        from libs.suite.signals import list_versions
+
+        with LocalApi(_settings()) as api:
+            list_versions(api, dictionary, words, _say)
+
+    @signals.command(help=words("what judges a device, and which override says so", "设备适用的规则及参数来源"))
+    def rules(
+        device: Annotated[str, typer.Argument(metavar="DEVICE", help=words("id of the device", "设备编号"))],
+    ) -> None:
+        from libs.suite.api import LocalApi
+        from libs.suite.signals import list_rules
+
+        with LocalApi(_settings()) as api:
+            list_rules(api, device, words, _say)
+
     @signals.command(help=words("write a version to a file, .xlsx or .csv", "将某一版本导出为 .xlsx 或 .csv 文件"))
     def export(
         dictionary: Annotated[str, table],

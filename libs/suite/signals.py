@@ -11,6 +11,8 @@ from libs.suite.words import Words
 
 SHOWN = 200
 """Changed rows that are shown."""
+OF_THE_TABLE = ("dictionary", "policy")
+"""Origins of a parameter that no override changes."""
 FORMATS = {".xlsx": "xlsx", ".csv": "csv"}
 
 Say = Callable[[str], None]
@@ -47,6 +49,44 @@ def list_tables(api: SignalsApi, words: Words, say: Say) -> None:
                 f"{latest['imported_by']}, {latest['imported_at']}",
                 f"{table['dictionary']}:{name},第 {latest['version']} 版,{latest['rows']} 行,"
                 f"{latest['imported_by']},{latest['imported_at']}",
+            )
+        )
+
+
+def list_versions(api: SignalsApi, dictionary: str, words: Words, say: Say) -> None:
+    """Say which versions of a table there are, the youngest first, and who made each when and why.
+
+    Raises:
+        PlatformError: There is no such table.
+    """
+    for one in api.get(f"signals/tables/{dictionary}/versions")["items"]:
+        version = words(f"version {one['version']}: {one['rows']} rows", f"第 {one['version']} 版:{one['rows']} 行")
+        facts = (version, one["imported_by"], one["imported_at"], one["file_name"], one["reason"])
+        say(words(", ", ",").join(fact for fact in facts if fact))
+
+
+def list_rules(api: SignalsApi, device: str, words: Words, say: Say) -> None:
+    """Say by which rules a device is judged, and which override each parameter comes from, unless from the table.
+
+    Raises:
+        PlatformError: There is no such device.
+    """
+    for rule in api.get("alarm-rules/effective", device=device)["rules"]:
+        level = _value(rule["level"])
+        threshold = "-" if rule["threshold"] is None else f"{rule['threshold']:g} {rule['unit']}"
+        start, end = f"{rule['start_delay_s']:g}", f"{rule['end_delay_s']:g}"
+        asleep = "" if rule["active"] else words(", asleep", ",未启用")
+        origins = "".join(
+            words(f"; {name} from {source}", f";{name} 来自 {source}")
+            for name, source in rule["sources"].items()
+            if source not in OF_THE_TABLE
+        )
+        say(
+            words(
+                f"{rule['rule_id']}: {rule['name']}, level {level}, {rule['comparison']} {threshold}, "
+                f"start {start} s, end {end} s{asleep}{origins}",
+                f"{rule['rule_id']}:{rule['name_zh']},{level} 级,{rule['comparison']} {threshold},"
+                f"开始延时 {start} 秒,结束延时 {end} 秒{asleep}{origins}",
             )
         )
 

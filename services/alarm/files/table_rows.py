@@ -119,6 +119,8 @@ class _Reader:
             if column.meaning is not None
         }
         self._monitored: dict[str, str] = {}
+        self._named: set[str] = set()
+        """Names of all rows: one that is wrong is told by itself, and not again by those that watch it."""
         self._row = FileRow(0, {})
 
     def take(self, row: FileRow) -> None:
@@ -129,6 +131,7 @@ class _Reader:
         if not 0 < len(name) <= 200:
             self._refuse(Meaning.NAME, "a name of at most 200 characters", "不超过 200 个字符的名称", name)
             return
+        self._named.add(name)
         code = self._code(name)
         if code is None:
             return
@@ -184,12 +187,12 @@ class _Reader:
             monitored = self._monitored.get(code)
             if monitored is not None and not all(word in POINTS for word in monitored.split()):
                 source = names.get(monitored) or self._by_name.get(monitored)
-                if source is None:
+                if source is None and monitored not in self._named:
                     self._refuse(
                         Meaning.MONITORED, "the name of a row of the table, or points of the platform",
                         "本表中某行的信号名称,或平台测点", monitored,
                     )  # fmt: skip
-                elif not signal.points and source.points:
+                elif source is not None and source.points and not signal.points:
                     self.signals[code] = replace(signal, points=source.points)
             elif monitored is not None and not signal.points:
                 self.signals[code] = replace(signal, points=tuple(monitored.split()))

@@ -117,6 +117,7 @@ def test_story_kill_stop_and_second_start(tmp_path: Path) -> None:
             assert imports.count("history.ndjson.gz") == 1
         wrong_registry_file_is_refused_place_by_place_and_nothing_of_it_is_taken(suite, tmp_path)
         misspelt_setting_is_refused_with_what_was_meant(suite)
+        signal_table_goes_out_and_in_by_command_line(suite, tmp_path)
 
 
 def wrong_registry_file_is_refused_place_by_place_and_nothing_of_it_is_taken(suite: Suite, tmp_path: Path) -> None:
@@ -133,6 +134,34 @@ def wrong_registry_file_is_refused_place_by_place_and_nothing_of_it_is_taken(sui
     assert re.search(rf"{wrong}:3: .*kind.*: expected ", done.stderr), done.stderr
     with LocalApi(suite.settings) as api:
         assert "site-new" not in [one["id"] for one in api.get("sites")["items"]]
+
+
+def signal_table_goes_out_and_in_by_command_line(suite: Suite, tmp_path: Path) -> None:
+    def said(*arguments: str, code: int = 0) -> str:
+        done = suite.command("signals", *arguments)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    file, book, wrong = (str(tmp_path / name) for name in ("table.csv", "table.xlsx", "wrong.csv"))
+    said("export", "telecom-2020-excerpt", file)
+    text = Path(file).read_text(encoding="utf-8-sig")
+    assert "评估级别" in text
+    shown = said("import", "guangdong", file, "--dry-run")
+    assert shown.endswith("13 new, 0 changed, 0 gone, 0 as they were\nnothing was imported\n")
+    assert "guangdong" not in said("list")
+    Path(wrong).write_text(text.replace("遥测", "遥感", 1), encoding="utf-8")
+    refused = said("import", "guangdong", wrong, code=1)
+    assert "wrong.csv: 1 problem(s), nothing was imported" in refused
+    assert "wrong.csv:4: 信号类别: expected one of 遥测" in refused
+    assert said("import", "guangdong", file, "--reason", "pilot").endswith("guangdong is at version 1\n")
+    assert re.search(r"^version 1: 13 rows, .*, table.csv, pilot$", said("versions", "guangdong"), re.M)
+    said("export", "guangdong", book)
+    assert said("import", "guangdong", book).endswith("13 as they were\nguangdong is at version 1\n")
+    with LocalApi(suite.settings) as api:
+        meter = next(one["id"] for one in api.get("devices", limit=100)["items"] if one["kind"] == "meter_3p")
+        api.put(f"alarm-rules/0s16002001/overrides/device/{meter}", {"threshold": 255})
+    judged = said("rules", meter)
+    assert re.search(r"^0s16002001: .* above 255 V, .*; threshold from device:", judged, re.M), judged
 
 
 def misspelt_setting_is_refused_with_what_was_meant(suite: Suite) -> None:

@@ -150,6 +150,10 @@ class TestRows:
         assert found.problems == []
         assert [one.points for one in found.signals.values()] == [("voltage_ab",), ("voltage_ab",)]
 
+    def test_a_row_that_watches_a_wrong_one_is_not_told_again(self) -> None:
+        text = f"{NAME},{KIND},源监测点\n进线电压Uab,遥感,\n进线电压Uab过高,阈值,进线电压Uab\n"
+        assert problems(text) == [(2, KIND, "遥感")]
+
     def test_what_a_file_has_no_column_for_stays_as_it_was(self) -> None:
         known = {
             one.code: one

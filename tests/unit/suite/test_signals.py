@@ -7,7 +7,7 @@ import pytest
 
 from libs.suite.api import Refused
 from libs.suite.importing import NotImported
-from libs.suite.signals import NotExported, export_table, import_table, list_tables
+from libs.suite.signals import NotExported, export_table, import_table, list_rules, list_tables, list_versions
 from libs.suite.words import words_for
 
 ENGLISH, CHINESE = words_for("en"), words_for("zh")
@@ -25,6 +25,20 @@ ANSWER: dict[str, Any] = {
 }  # fmt: skip
 
 
+RULE: dict[str, Any] = {
+    "rule_id": "0s16002001", "name": "AC voltage too high", "name_zh": "交流电压过高告警", "comparison": "above",
+    "unit": "V", "active": True, "level": 3, "threshold": 255.0, "start_delay_s": 180.0, "end_delay_s": 20.0,
+    "sources": {"level": "dictionary", "threshold": "device:m-1", "start_delay_s": "policy"},
+}  # fmt: skip
+RULES = [RULE, {**RULE, "rule_id": "own", "active": False, "level": None, "threshold": None, "sources": {}}]
+VERSIONS = [
+    {"version": 2, "rows": 3, "imported_by": "user:wang", "imported_at": "2026-03-02T00:00:00Z", "file_name": "t.csv",
+     "reason": "调整"},
+    {"version": 1, "rows": 2, "imported_by": "service:alarm", "imported_at": "2026-03-01T00:00:00Z", "file_name": "",
+     "reason": None},
+]  # fmt: skip
+
+
 class Suite:
     """Answers as the suite would."""
 
@@ -33,6 +47,11 @@ class Suite:
         self.asked: list[tuple[str, dict[str, Any]]] = []
 
     def get(self, path: str, **params: Any) -> Any:
+        if path == "alarm-rules/effective":
+            assert params == {"device": "m-1"}
+            return {"rules": RULES}
+        if path == "signals/tables/province/versions":
+            return {"items": VERSIONS}
         latest = {"version": 2, "rows": 13, "imported_by": "user:wang", "imported_at": "2026-03-01T00:00:00Z"}
         return {"items": [{"dictionary": "province", "name": "Province", "name_zh": "某省", "latest": latest}]}
 
@@ -89,6 +108,27 @@ def test_a_table_is_written_in_the_kind_that_the_name_says(tmp_path: Path) -> No
         export_table(suite, "province", tmp_path / "a.pdf", None, ENGLISH, said.append)
     with pytest.raises(NotExported, match="cannot be written"):
         export_table(suite, "province", tmp_path / "no" / "a.csv", None, ENGLISH, said.append)
+
+
+def test_what_judges_a_device_is_told_with_the_override_that_says_so() -> None:
+    said: list[str] = []
+    list_rules(Suite(), "m-1", ENGLISH, said.append)
+    list_rules(Suite(), "m-1", CHINESE, said.append)
+    assert said == [
+        "0s16002001: AC voltage too high, level 3, above 255 V, start 180 s, end 20 s; threshold from device:m-1",
+        "own: AC voltage too high, level -, above -, start 180 s, end 20 s, asleep",
+        "0s16002001:交流电压过高告警,3 级,above 255 V,开始延时 180 秒,结束延时 20 秒;threshold 来自 device:m-1",
+        "own:交流电压过高告警,- 级,above -,开始延时 180 秒,结束延时 20 秒,未启用",
+    ]
+
+
+def test_every_version_is_told_with_who_made_it_and_why() -> None:
+    said: list[str] = []
+    list_versions(Suite(), "province", ENGLISH, said.append)
+    assert said == [
+        "version 2: 3 rows, user:wang, 2026-03-02T00:00:00Z, t.csv, 调整",
+        "version 1: 2 rows, service:alarm, 2026-03-01T00:00:00Z",
+    ]
 
 
 def test_tables_are_listed_with_who_made_them() -> None:
