@@ -27,8 +27,10 @@ from libs.common.contracts.alarm import (
 )
 from libs.common.contracts.audit import AuditEvent
 from libs.common.contracts.base import PLATFORM_SITE, Payload, Phase
+from libs.common.contracts.carbon import Interval
 from libs.common.contracts.control import CommandAction, CommandState, ControlEvent, OccurrenceState
 from libs.common.contracts.delivery import DeliveryEvent
+from libs.common.contracts.device import DeviceEvent
 from libs.common.contracts.telemetry import HEARTBEAT_TYPE, Heartbeat, Quality, Reading
 from libs.common.ids import AlarmId, DeviceId, SiteId
 from services.alarm.domain.beats import Beat
@@ -226,6 +228,24 @@ def condition_time(received: Received, condition: Condition) -> datetime:
     except ValueError:
         return received.appended_at
     return when if when.tzinfo is not None else received.appended_at
+
+
+def read_device_event(received: Received) -> DeviceEvent:
+    """Return an event that a device sent.
+
+    Raises:
+        PoisonMessage: It is none.
+    """
+    return parse(DeviceEvent, received)
+
+
+def read_interval(received: Received) -> Interval:
+    """Return what was used in an interval of a circuit.
+
+    Raises:
+        PoisonMessage: It is none.
+    """
+    return parse(Interval, received)
 
 
 def storm_condition(news: StormNews, at: datetime) -> Condition:

@@ -1,12 +1,15 @@
 """What alarm asks of the registry: which rules can judge a device, what a load feeds, who may see a site."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from zoneinfo import ZoneInfo
 
+from libs.common.clock import CIVIL_ZONE
 from libs.common.contracts.registry import BindingRecord, CircuitRole, Device, EntityKind, LineKind, Site
 from libs.common.ids import CircuitId, DeviceId, LineId, LoadId, RegionId, SiteId
 from libs.common.profiles import ProfileCatalogue
 from libs.common.registry import RegistryView
 from libs.common.tokens import Principal
+from services.alarm.domain.energy import CircuitFacts
 from services.alarm.domain.places import Place
 from services.alarm.domain.rulebook import Target
 from services.alarm.domain.sites import LINE
@@ -121,6 +124,26 @@ class RegistryDirectory:
             found.add(device.parent)
             device = self._view.device(device.parent)
         return frozenset(found)
+
+    def circuit(self, circuit_id: str) -> CircuitFacts | None:
+        """Return what energy rules need to know of a circuit, None when there is no such circuit."""
+        circuit = self._view.circuit(CircuitId(circuit_id))
+        site_id = None if circuit is None else self._view.site_of_circuit(circuit)
+        if circuit is None or site_id is None:
+            return None
+        site = self._view.site(site_id)
+        station_class = None if site is None else site.station_class
+        return CircuitFacts(
+            circuit_id=circuit.id,
+            site_id=site_id,
+            role=circuit.role.value,
+            station_class=self._default_class if station_class is None else station_class.value,
+            zone=CIVIL_ZONE if site is None else ZoneInfo(site.timezone),
+            meters=tuple(sorted(set(self._measuring(CircuitId(circuit.id))))),
+            loads=frozenset(load.kind.value for load in self._view.loads(site_id) if load.meter == circuit.id),
+            parent=circuit.parent,
+            children=tuple(sorted(one.id for one in self._view.circuits(site_id) if one.parent == circuit.id)),
+        )
 
     def _measuring(self, circuit_id: CircuitId) -> list[str]:
         return [binding.device for binding in self._view.bindings(circuit_id)]

@@ -26,6 +26,7 @@ from services.alarm import bus
 from services.alarm.api import build_router
 from services.alarm.api.analysis import build_analysis_router
 from services.alarm.api.diagnoses import build_diagnoses_router
+from services.alarm.api.rulerows import build_rule_rows_router
 from services.alarm.dictionary import load_shipped
 from services.alarm.directory import RegistryDirectory
 from services.alarm.domain.beats import Beats
@@ -48,6 +49,7 @@ from services.alarm.usecases.gathering import Cards, Gatherer, NoPlatforms, Puls
 from services.alarm.usecases.localising import Localiser, Pauses
 from services.alarm.usecases.maintenance import Maintenance
 from services.alarm.usecases.rulemaking import RuleMaking
+from services.alarm.usecases.rulerows import RuleRows
 from services.alarm.usecases.rules import Rules
 from services.alarm.usecases.tables import Tables
 from services.alarm.usecases.thresholds import Thresholds
@@ -246,8 +248,11 @@ def build(platform: Platform) -> Service:
         caught_up=lambda: judge.ready and judge.lag().records == 0,
         silent_s=settings.ingest_silent_s,
     )
+    rows = RuleRows(db=db, directory=directory, circuits=directory, clock=platform.clock, audit=audit)
     health = Health(platform.clock)
     app = create_app("alarm", platform, health, title="Wattring alarm")
+    # Before the routes of a rule by its id, which would take these for one.
+    app.include_router(build_rule_rows_router(rows))
     app.include_router(
         build_router(
             rules=rules,

@@ -176,6 +176,11 @@ class Sites:
         site = self._sites.get(site_id)
         yield from () if site is None else site.alarms.values()
 
+    def findings(self) -> Iterator[Standing]:
+        """Yield the active alarms that no rule over readings has raised."""
+        for site in self._sites.values():
+            yield from (standing for standing in site.alarms.values() if standing.finding)
+
     def storm(self, site_id: str) -> Storm | None:
         """Return the storm of a site, None when there is none."""
         return self._storms.get(site_id)

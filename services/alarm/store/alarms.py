@@ -122,21 +122,34 @@ async def _update_alarms(conn: WriteConn, steps: Sequence[AlarmEvent]) -> None:
     )
 
 
-async def fetch_condition_alarm(conn: WriteConn, key: str) -> ConditionAlarm | None:
-    """Return the last alarm of a finding, active or ended; None when it never made one."""
-    row = await conn.fetchrow(
+async def fetch_condition_alarms(conn: WriteConn, keys: Collection[str]) -> dict[str, ConditionAlarm]:
+    """Return the last alarm of findings, active or ended, by their keys; one that never made an alarm is left out."""
+    rows = await conn.fetch(
         """
-        select alarm_id, sequence, level, began_at, ended_at, detail, inhibited_by, dismissed
-          from alarms where condition_key = $1 order by began_at desc, alarm_id desc limit 1
+        select distinct on (condition_key) condition_key, alarm_id, sequence, level, began_at, ended_at, detail,
+               inhibited_by, dismissed
+          from alarms where condition_key = any($1::text[])
+         order by condition_key, began_at desc, alarm_id desc
         """,
-        key,
+        list(keys),
     )
-    return None if row is None else ConditionAlarm(**dict(row))
+    return {
+        row["condition_key"]: ConditionAlarm(**{name: value for name, value in row.items() if name != "condition_key"})
+        for row in rows
+    }
 
 
-async def set_condition_key(conn: WriteConn, alarm_id: str, key: str) -> None:
-    """Note which finding made an alarm."""
-    await conn.execute("update alarms set condition_key = $2 where alarm_id = $1", alarm_id, key)
+async def set_condition_keys(conn: WriteConn, keys: Mapping[str, str]) -> None:
+    """Note which finding made which alarm: alarm id to the key of the finding."""
+    if keys:
+        await conn.execute(
+            """
+            update alarms a set condition_key = k.key
+              from unnest($1::text[], $2::text[]) as k (alarm_id, key) where a.alarm_id = k.alarm_id
+            """,
+            list(keys),
+            list(keys.values()),
+        )
 
 
 async def fetch_active_findings(conn: WriteConn, partitions: Collection[int]) -> list[ActiveFinding]:

@@ -6,6 +6,7 @@ from typing import Protocol
 from libs.common.contracts.audit import AuditEvent
 from libs.common.db import WriteConn
 from libs.common.tokens import Principal
+from services.alarm.domain.energy import CircuitFacts
 from services.alarm.domain.places import Place
 from services.alarm.domain.rulebook import (
     Target,
@@ -47,6 +48,13 @@ class Directory(Protocol):
 
     def sites_of(self, who: Principal) -> frozenset[str] | None:
         """Return the sites that somebody is limited to, None for all."""
+
+
+class Circuits(Protocol):
+    """The circuits of the registry."""
+
+    def circuit(self, circuit_id: str) -> CircuitFacts | None:
+        """Return what energy rules need to know of a circuit, None when there is no such circuit."""
 
 
 class Audit(Protocol):

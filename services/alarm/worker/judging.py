@@ -5,7 +5,7 @@ changes, the events in the outbox among it, is one transaction with the position
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import nullcontext
 from itertools import islice
 from typing import Protocol
@@ -15,13 +15,16 @@ from libs.common.bus import outbox, topics
 from libs.common.bus.port import Received
 from libs.common.clock import Clock
 from libs.common.contracts.alarm import AlarmAction, AlarmEvent
+from libs.common.contracts.alarm import EndReason as Reason
 from libs.common.db import WriteConn
 from libs.common.tracing import current_traceparent, span
-from services.alarm import bus
+from services.alarm import bus, rulerows
+from services.alarm.dictionary import CONDITION_PREFIX
 from services.alarm.domain import beats, engine
 from services.alarm.domain.beats import Beats
 from services.alarm.domain.engine import Changes, Engine, Judged, Limits
 from services.alarm.domain.model import NEVER_US, SECOND_US, AlarmStep, EndReason, Signal, StepPhase, from_us, to_us
+from services.alarm.domain.occurrences import EventTable
 from services.alarm.domain.rulebook import RuleBook, Target
 from services.alarm.domain.shutdowns import Shutdown
 from services.alarm.domain.signal_table import signal_for
@@ -29,8 +32,12 @@ from services.alarm.domain.sites import SiteLimits, Sites, Topology
 from services.alarm.store import alarms as alarms_store
 from services.alarm.store import maintenance as maintenance_store
 from services.alarm.store import rulebook as rulebook_store
+from services.alarm.store import rulerows as rows_store
 from services.alarm.store import state as state_store
 from services.alarm.store import waiting as waiting_store
+from services.alarm.worker import energy
+from services.alarm.worker.energy import EnergyRules
+from services.alarm.worker.events import DEVICE_EVENT, DeviceEvents
 from services.alarm.worker.findings import Findings
 
 logger = logging.getLogger(__name__)
@@ -42,6 +49,8 @@ RULES_TOPICS = (
     topics.CONTROL_EVENTS,
     topics.MAINTENANCE,
     topics.ALARM_ORDERS,
+    topics.DEVICE_EVENTS,
+    topics.INTERVALS,
 )
 EVENTS_AT_ONCE = 500
 """Written with one statement; in between others get their turn: some milliseconds."""
@@ -59,7 +68,7 @@ LATENCY = metrics.histogram(
 )
 
 
-class Directory(engine.Directory, Topology, Protocol):
+class Directory(engine.Directory, energy.Directory, Topology, Protocol):
     """What judging asks of the registry."""
 
     def take_changed(self) -> set[str]:
@@ -116,7 +125,13 @@ class JudgeHandler:
         self._sites = Sites(directory, site_limits)
         self._signals: dict[str, Signal] = {}
         self._engine = Engine(book=RuleBook({}, {}, class_map), directory=directory, sites=self._sites, limits=limits)
-        self._findings = Findings(sites=self._sites, clock=clock, publish=self._publish_of)
+        self._events = DeviceEvents(directory, class_map)
+        self._energy = EnergyRules(directory, class_map)
+        self._findings = Findings(sites=self._sites, clock=clock, publish=self._publish)
+        self._known: frozenset[str] = frozenset()
+        """Rows over events and energy that judge."""
+        self._check_known = True
+        """Alarms of rows that are no more have to be looked for."""
         self._uncommitted: list[tuple[Changes, int, list[AlarmEvent]]] = []
 
     @property
@@ -140,6 +155,8 @@ class JudgeHandler:
             self._engine.resume(partition, resumed_us)
         self._partitions |= partitions
         self._introduced = iter(self._directory.targets())
+        self._check_known = True
+        await self._energy.load(conn, partitions)
         findings = self._findings.load(await alarms_store.fetch_active_findings(conn, partitions))
         self._sites.load(
             [*self._engine.standings(partitions), *findings],
@@ -167,6 +184,7 @@ class JudgeHandler:
         self._sites.drop(partitions)
         self._beats.drop(partitions)
         self._partitions -= partitions
+        self._energy.drop(partitions)
         self._uncommitted.clear()
 
     async def handle(self, conn: WriteConn, batch: Sequence[Received]) -> None:
@@ -177,22 +195,31 @@ class JudgeHandler:
         """
         changes = Changes()
         await self._refresh_book(conn)
+        told = await self._of_unknown_rows(conn)
+        removed = set()
         for device_id in self._directory.take_changed():
             self._engine.forget_device(device_id)
             self._expect(self._directory.target(device_id))
+            if self._directory.is_removed(device_id):
+                removed.add(device_id)
         for target in islice(self._introduced, INTRODUCED_AT_ONCE):
             self._expect(target)
+        told += await self._of_removed(conn, removed)
         self._engine.reconsider(changes)
         by_topic: dict[str, list[Received]] = {}
         for received in batch:
             by_topic.setdefault(received.topic, []).append(received)
         await self._control(conn, by_topic.get(topics.CONTROL_EVENTS, ()))
         self._maintenance(by_topic.get(topics.MAINTENANCE, ()))
-        told = await self._orders(conn, by_topic.get(topics.ALARM_ORDERS, ()), changes)
+        told += await self._orders(conn, by_topic.get(topics.ALARM_ORDERS, ()), changes)
         values = await self._judge(conn, by_topic.get(topics.READINGS, ()), changes)
         told += await self._findings.take(
             conn, by_topic.get(topics.CONDITIONS, ()), self._signals, self._engine.clock_us
         )
+        clocks = {received.partition: self._engine.clock_us(received.partition) for received in batch}
+        heard = self._events.read(by_topic.get(topics.DEVICE_EVENTS, ()), self._signals, clocks)
+        heard += await self._energy.read(conn, by_topic.get(topics.INTERVALS, ()), self._signals, clocks)
+        told += await self._findings.apply(conn, heard, self._signals)
         told += await self._settle(conn, sorted({received.partition for received in batch}), changes)
         await self._store_state(conn, changes)
         with span("alarm.publish", steps=len(changes.steps)) if changes.steps else nullcontext():
@@ -226,7 +253,42 @@ class JudgeHandler:
             return
         self._signals = await rulebook_store.fetch_signals(conn)
         self._engine.set_book(await rulebook_store.fetch_book(conn, self._class_map))
+        kept = rulerows.merged(rulerows.EVENTS.shipped(), await rows_store.fetch_rows(conn, rulerows.EVENTS))
+        self._events.set_table(EventTable(tuple(one.row.rule(one.place.rule_id, one.version) for one in kept)))
+        rows = rulerows.merged(rulerows.ENERGY.shipped(), await rows_store.fetch_rows(conn, rulerows.ENERGY))
+        self._energy.set_rules(
+            [one.row.rule(one.place.rule_id, one.version, one.place.scope, one.place.scope_id) for one in rows]
+        )
+        ties = self._events.ties()
+        self._findings.set_ties(ties)
         logger.info("rules loaded", extra={"version": self._engine.book.version})
+        self._known = frozenset({*ties, *self._energy.active_ids, DEVICE_EVENT})
+        self._check_known = True
+
+    async def _of_unknown_rows(self, conn: WriteConn) -> list[AlarmEvent]:
+        """Return the ends of alarms whose row over events or energy is no more."""
+        if not self._check_known:
+            return []
+        self._check_known = False
+        return await self._findings.withdraw(
+            conn,
+            lambda standing: (
+                standing.rule_key not in self._known and not standing.rule_key.startswith(CONDITION_PREFIX)
+            ),
+            Reason.RULE_CHANGED,
+            self._engine.clock_us,
+        )
+
+    async def _of_removed(self, conn: WriteConn, removed: Set[str]) -> list[AlarmEvent]:
+        """Return the ends of what removed devices told; what the platform found about them its finders end."""
+        if not removed:
+            return []
+        return await self._findings.withdraw(
+            conn,
+            lambda standing: standing.device_id in removed and not standing.rule_key.startswith(CONDITION_PREFIX),
+            Reason.DEVICE_REMOVED,
+            self._engine.clock_us,
+        )
 
     # Readings
 
@@ -275,6 +337,7 @@ class JudgeHandler:
                 if changed is not None:
                     news[device_id] = changed
         await state_store.put_shutdowns(conn, news.values())
+        await self._energy.note(conn, news.values())
         for device_id in news:
             target = self._directory.target(device_id)
             if target is not None:
@@ -351,9 +414,6 @@ class JudgeHandler:
     def _signal_of(self, step: AlarmStep) -> Signal | None:
         signal = self._signals.get(step.signal)
         return None if signal is None else signal_for(signal, lambda: self._directory.order_of(step.device_id))
-
-    async def _publish_of(self, conn: WriteConn, events: Sequence[AlarmEvent], partition: int) -> list[AlarmEvent]:
-        return await self._publish(conn, events, [partition] * len(events))
 
     async def _publish(
         self, conn: WriteConn, events: Sequence[AlarmEvent], partitions: Sequence[int]

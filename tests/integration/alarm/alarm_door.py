@@ -21,6 +21,7 @@ from libs.common.web import create_app
 from services.alarm.api import build_router
 from services.alarm.api.analysis import build_analysis_router
 from services.alarm.api.notifications import build_notifications_router
+from services.alarm.api.rulerows import build_rule_rows_router
 from services.alarm.bus import audit_message
 from services.alarm.store.channels import ChannelRow
 from services.alarm.store.notifications import NotificationRow
@@ -31,6 +32,7 @@ from services.alarm.usecases.maintenance import Maintenance
 from services.alarm.usecases.notifications import Notifications
 from services.alarm.usecases.routes import Routes
 from services.alarm.usecases.rulemaking import RuleMaking
+from services.alarm.usecases.rulerows import RuleRows
 from services.alarm.usecases.rules import Rules
 from services.alarm.usecases.tables import Tables
 from services.alarm.usecases.thresholds import Thresholds
@@ -133,6 +135,8 @@ async def open_door(world: World, tmp_path: Path) -> AsyncIterator[Door]:
     maintenance = Maintenance(
         db=world.db, directory=world.registry, clock=clock, audit=audit, longest=timedelta(days=30)
     )
+    rows = RuleRows(db=world.db, directory=world.registry, circuits=world.registry, clock=clock, audit=audit)
+    app.include_router(build_rule_rows_router(rows))
     app.include_router(
         build_router(
             rules=rules,

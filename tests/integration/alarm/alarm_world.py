@@ -21,6 +21,7 @@ from libs.common.settings import DatabaseSettings
 from libs.common.tokens import Principal
 from services.alarm.dictionary import load_shipped
 from services.alarm.domain.beats import Beats
+from services.alarm.domain.energy import CircuitFacts
 from services.alarm.domain.engine import Limits
 from services.alarm.domain.model import SECOND_US
 from services.alarm.domain.places import Place
@@ -47,6 +48,7 @@ class Registry:
         self.orders: dict[str, int] = {}
         self.changed: set[str] = set()
         self.loads: dict[str, list[str]] = {}
+        self.circuits: dict[str, CircuitFacts] = {}
         self.supplied_by: dict[str, list[frozenset[str]]] = {}
         self.carried_by: dict[str, frozenset[str]] = {}
         self.at: dict[str, Place] = {}
@@ -57,6 +59,9 @@ class Registry:
         self.devices[device_id] = Target(
             device_id, site_id, kind, station_class, f"{kind}/1", points, period_s=period_s
         )
+
+    def circuit(self, circuit_id: str) -> CircuitFacts | None:
+        return self.circuits.get(circuit_id)
 
     def remove(self, device_id: str) -> None:
         self.removed.add(device_id)
