@@ -96,7 +96,7 @@ def build(platform: Platform) -> Service:
     orders = Orders(db=db, clock=steady, switching=switching, readings=board, scheduler=scheduler)
     plans = Plans(db=db, clock=steady, switching=switching, two_persons=settings.two_person_plans)
     isolations = Isolations(db=db, clock=steady, switching=switching)
-    app.include_router(build_plan_router(plans, db, loads, hurry_all))
+    app.include_router(build_plan_router(plans, db, loads, clock, hurry_all))
     idempotent = Idempotent(db, steady)
     app.include_router(build_isolation_router(isolations=isolations, orders=orders, db=db, loads=loads, wake=hurry_all))
     app.include_router(

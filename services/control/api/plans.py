@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Response
 from pydantic import Field
 
-from libs.common.clock import CIVIL_ZONE
+from libs.common.clock import CIVIL_ZONE, Clock
 from libs.common.contracts.base import CalendarDate, TimeOfDay, UtcTime
 from libs.common.contracts.control import OccurrenceState
 from libs.common.db import Database
@@ -26,9 +26,13 @@ from services.control.api.common import (
     require_all_sites,
     require_sites,
 )
+from services.control.domain.calendars import Calendar, DayClass
 from services.control.domain.plans import ALL_WEEKDAYS, Plan, PlanState, Preview, Schedule, Window
+from services.control.files.calendar_file import write_plan
+from services.control.library import CHINA
 from services.control.store import plans as plan_store
-from services.control.store.plans import Calendar, Occurrence
+from services.control.store.plans import Occurrence
+from services.control.usecases.calendars import fetch_calendars
 from services.control.usecases.plans import Plans
 from services.control.usecases.ports import Loads
 
@@ -59,7 +63,11 @@ class ScheduleModel(Model):
     exceptions: tuple[CalendarDate, ...] = Field(default=(), max_length=1000)
     """Dates on which none starts."""
     calendar_ids: tuple[str, ...] = Field(default=(), max_length=20)
-    """Calendars whose dates are exceptions too."""
+    """Calendars whose days off are exceptions too."""
+    day_class: DayClass = DayClass.ANY
+    """``working_days`` or ``days_off``: only on such days of ``working_calendar``, working weekends (调休) observed."""
+    working_calendar: str | None = None
+    """Calendar that says which days are worked; ``cn-working-days`` unless another is named."""
 
     def schedule(self) -> Schedule:
         """Return the domain's schedule."""
@@ -70,6 +78,8 @@ class ScheduleModel(Model):
             zone=self.zone,
             weekdays=frozenset(self.weekdays),
             exceptions=frozenset(self.exceptions),
+            day_class=self.day_class,
+            working_calendar=self.working_calendar or (None if self.day_class is DayClass.ANY else CHINA),
         )
 
 
@@ -120,6 +130,8 @@ class PlanView(View):
     weekdays: list[int]
     exceptions: list[date]
     calendar_ids: list[str]
+    day_class: DayClass
+    working_calendar: str | None
     note: str | None
     created_by: str
     created_at: UtcTime
@@ -157,11 +169,13 @@ class DayModel(Model):
     """A date with the reason for it."""
 
     day: CalendarDate
+    kind: Literal["off", "work"] = "off"
+    """A day off, or a Saturday or Sunday that is worked (调休)."""
     label: str = Field(default="", max_length=100)
 
 
 class CalendarIn(Model):
-    """Dates on which no window starts."""
+    """Days off and working weekends; of a working calendar whole years."""
 
     name: str = Field(min_length=1, max_length=200)
     source: str = Field(min_length=1, max_length=500)
@@ -176,14 +190,17 @@ class CalendarView(View):
     name: str
     source: str
     days: list[DayModel]
+    years: list[int]
+    """Years of which it has days; a plan by working days reaches no further."""
     changed_by: str
-    changed_at: UtcTime
+    changed_at: UtcTime | None
+    """Absent of a calendar that ships with Wattring and was not replaced."""
 
 
 CalendarId = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
-def build_plan_router(plans: Plans, db: Database, loads: Loads, wake: Callable[[], None]) -> APIRouter:
+def build_plan_router(plans: Plans, db: Database, loads: Loads, clock: Clock, wake: Callable[[], None]) -> APIRouter:
     """Return the routes of plans, occurrences and calendars; ``wake`` hurries the scheduler."""
     router = APIRouter(prefix="/api/v1")
 
@@ -221,6 +238,23 @@ def build_plan_router(plans: Plans, db: Database, loads: Loads, wake: Callable[[
         if not _visible(who, plan, loads):
             raise NotFound(f"no plan {plan_id}", message_zh=f"没有策略 {plan_id}")
         return plan_view(plan, found)
+
+    @router.get(
+        "/plans/{plan_id}/calendar.ics",
+        tags=["plans"],
+        summary="The plan's windows as an iCalendar file (RFC 5545)",
+        response_class=Response,
+        responses={200: {"content": {"text/calendar": {"schema": {"type": "string"}}}}},
+    )
+    async def read_calendar_file(plan_id: str, who: Read) -> Response:
+        plan, windows = await plans.export(plan_id)
+        if not _visible(who, plan, loads):
+            raise NotFound(f"no plan {plan_id}", message_zh=f"没有策略 {plan_id}")
+        return Response(
+            write_plan(plan, windows, clock.now()),
+            media_type="text/calendar; charset=utf-8",
+            headers={"Content-Disposition": f'attachment; filename="{plan.plan_id}.ics"'},
+        )
 
     @router.post("/plans/{plan_id}/approve", tags=["plans"], summary="Put a draft into force")
     async def approve(plan_id: str, who: Switch) -> PlanView:
@@ -275,14 +309,17 @@ def build_plan_router(plans: Plans, db: Database, loads: Loads, wake: Callable[[
     @router.get("/calendars", tags=["calendars"], summary="List calendars of exceptions")
     async def list_calendars(_: Read) -> list[CalendarView]:
         async with db.read() as conn:
-            return [calendar_view(calendar) for calendar in await plan_store.fetch_calendars(conn)]
+            return [calendar_view(calendar) for calendar in await fetch_calendars(conn)]
 
     @router.put("/calendars/{calendar_id}", tags=["calendars"], summary="Insert or replace a calendar of exceptions")
     async def put_calendar(calendar_id: CalendarId, body: CalendarIn, who: Write) -> CalendarView:
         require_all_sites(who)
-        days = {one.day: one.label for one in body.days}
+        days = {one.day: one.label for one in body.days if one.kind == "off"}
+        worked = {one.day: one.label for one in body.days if one.kind == "work"}
         return calendar_view(
-            await plans.put_calendar(calendar_id, body.name, body.source, days, actor_of(who), door_of(who))
+            await plans.put_calendar(
+                calendar_id, body.name, body.source, days, actor_of(who), door_of(who), working_days=worked
+            )
         )
 
     return router
@@ -335,6 +372,8 @@ def plan_view(plan: Plan, found: Preview | None) -> PlanView:
         weekdays=sorted(schedule.weekdays),
         exceptions=sorted(schedule.exceptions),
         calendar_ids=list(plan.calendar_ids),
+        day_class=schedule.day_class,
+        working_calendar=schedule.working_calendar,
         note=plan.note,
         created_by=plan.created_by,
         created_at=plan.created_at,
@@ -354,12 +393,14 @@ def occurrence_view(one: Occurrence) -> OccurrenceView:
 
 def calendar_view(calendar: Calendar) -> CalendarView:
     """Return a calendar as it is shown."""
-    days: Sequence[DayModel] = [DayModel(day=day, label=label) for day, label in calendar.days.items()]
+    off: Sequence[DayModel] = [DayModel(day=day, label=label) for day, label in calendar.days.items()]
+    worked = [DayModel(day=day, kind="work", label=label) for day, label in calendar.working_days.items()]
     return CalendarView(
         calendar_id=calendar.calendar_id,
         name=calendar.name,
         source=calendar.source,
-        days=list(days),
+        days=sorted([*off, *worked], key=lambda one: one.day),
+        years=sorted(calendar.years),
         changed_by=calendar.changed_by,
         changed_at=calendar.changed_at,
     )

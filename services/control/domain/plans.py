@@ -19,6 +19,7 @@ from dateutil.rrule import DAILY, rrule
 
 from libs.common.errors import Conflict, InvalidInput
 from libs.common.ids import LoadId, PlanId
+from services.control.domain.calendars import Calendar, DayClass
 
 ALL_WEEKDAYS = frozenset(range(1, 8))
 """ISO weekdays, Monday is 1."""
@@ -114,6 +115,10 @@ class Schedule:
     """ISO weekdays on which a window may start."""
     exceptions: frozenset[date] = field(default_factory=frozenset)
     """Dates on which none starts."""
+    day_class: DayClass = DayClass.ANY
+    """On which days of the working calendar one may start."""
+    working_calendar: str | None = None
+    """Id of the calendar that says which days are worked; there unless ``day_class`` is any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +188,12 @@ def check_schedule(schedule: Schedule, *, min_off_s: float, min_on_s: float) -> 
             message_zh="weekdays 应为 1(周一)到 7(周日)中的至少一个",
             field="weekdays",
         )
+    if (schedule.working_calendar is None) is not (schedule.day_class is DayClass.ANY):
+        raise InvalidPlan(
+            "working_calendar: expected with day_class working_days or days_off, and only with these",
+            message_zh="day_class 为 working_days 或 days_off 时须给出 working_calendar,否则不应给出",
+            field="working_calendar",
+        )
     _check_windows(schedule.windows, min_off_s=min_off_s, min_on_s=min_on_s)
 
 
@@ -231,7 +242,9 @@ def _since_midnight(wall: time) -> timedelta:
     return timedelta(hours=wall.hour, minutes=wall.minute, seconds=wall.second)
 
 
-def instances(schedule: Schedule, *, holidays: Collection[date] = ()) -> Iterator[WindowInstance]:
+def instances(
+    schedule: Schedule, *, holidays: Collection[date] = (), working: Calendar | None = None
+) -> Iterator[WindowInstance]:
     """Yield every window of the schedule in the order of its date and start.
 
     A window of which nothing remains because the clock jumps over it is left out.
@@ -239,7 +252,13 @@ def instances(schedule: Schedule, *, holidays: Collection[date] = ()) -> Iterato
     Args:
         schedule: A schedule that ``check_schedule`` passes.
         holidays: Further dates on which no window starts, from calendars.
+        working: The schedule's working calendar, if it names one.
+
+    Raises:
+        YearNotCovered: The working calendar does not reach so far.
     """
+    if working is not None:
+        working.require_years(range(schedule.first_date.year, schedule.last_date.year + 1))
     zone = parse_zone(schedule.zone)
     windows = sorted(schedule.windows, key=lambda window: window.start)
     days = rrule(
@@ -251,6 +270,8 @@ def instances(schedule: Schedule, *, holidays: Collection[date] = ()) -> Iterato
     for midnight in days:
         if midnight.date() in schedule.exceptions or midnight.date() in holidays:
             continue
+        if working is not None and not working.allows(midnight.date(), schedule.day_class):
+            continue
         for window in windows:
             start_local = datetime.combine(midnight.date(), window.start)
             end_local = datetime.combine(midnight.date() + timedelta(days=window.days), window.end)
@@ -259,9 +280,11 @@ def instances(schedule: Schedule, *, holidays: Collection[date] = ()) -> Iterato
                 yield WindowInstance(start_local, off_at, on_at)
 
 
-def preview(schedule: Schedule, *, holidays: Collection[date] = (), limit: int = 100) -> Preview:
+def preview(
+    schedule: Schedule, *, holidays: Collection[date] = (), working: Calendar | None = None, limit: int = 100
+) -> Preview:
     """Return how many windows there are, the first OFF, the last ON, and the first ``limit`` windows."""
-    found = tuple(instances(schedule, holidays=holidays))
+    found = tuple(instances(schedule, holidays=holidays, working=working))
     return Preview(
         count=len(found),
         first_off_at=found[0].off_at if found else None,

@@ -1,5 +1,6 @@
 """SQL of plans, calendars and occurrences."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
@@ -8,11 +9,13 @@ from typing import Any
 from libs.common.contracts.control import OccurrenceState
 from libs.common.db import ReadConn, WriteConn
 from libs.common.ids import LoadId, OccurrenceId, PlanId
+from services.control.domain.calendars import Calendar, DayClass
 from services.control.domain.plans import Plan, PlanState, Schedule, Window, WindowInstance, ends_at, starts_at
 
 COLUMNS = """
     plan_id, name, state, load_ids, first_date, last_date, windows, zone, weekdays, exceptions, calendar_ids, note,
-    created_by, created_at, approved_by, approved_at, ended_by, ended_at, end_reason, made_until
+    day_class, working_calendar, created_by, created_at, approved_by, approved_at, ended_by, ended_at, end_reason,
+    made_until
 """
 OCCURRENCE_COLUMNS = """
     occurrence_id, plan_id, load_id, start_local, off_at, on_at, state, reason, off_command_id, on_command_id,
@@ -54,8 +57,8 @@ async def insert(conn: WriteConn, plan: Plan) -> None:
     await conn.execute(
         """
         insert into plans (plan_id, name, state, load_ids, first_date, last_date, windows, zone, weekdays, exceptions,
-                           calendar_ids, note, created_by, created_at, starts_at, ends_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+                           calendar_ids, note, created_by, created_at, starts_at, ends_at, day_class, working_calendar)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
         """,
         plan.plan_id,
         plan.name,
@@ -73,6 +76,8 @@ async def insert(conn: WriteConn, plan: Plan) -> None:
         plan.created_at,
         starts_at(schedule),
         ends_at(schedule),
+        schedule.day_class.value,
+        schedule.working_calendar,
     )
 
 
@@ -313,20 +318,6 @@ async def fetch_occurrences(
 # Calendars.
 
 
-@dataclass(frozen=True, slots=True)
-class Calendar:
-    """Named dates on which no window starts."""
-
-    calendar_id: str
-    name: str
-    source: str
-    """Where the dates were taken from."""
-    days: Mapping[date, str]
-    """Why, by date."""
-    changed_by: str
-    changed_at: datetime
-
-
 async def put_calendar(conn: WriteConn, calendar: Calendar) -> None:
     """Insert or replace a calendar."""
     await conn.execute(
@@ -344,43 +335,48 @@ async def put_calendar(conn: WriteConn, calendar: Calendar) -> None:
     )
     await conn.execute("delete from calendar_days where calendar_id = $1", calendar.calendar_id)
     await conn.execute(
-        "insert into calendar_days (calendar_id, day, label) select $1, * from unnest($2::date[], $3::text[])",
+        """
+        insert into calendar_days (calendar_id, day, label, worked)
+        select $1, * from unnest($2::date[], $3::text[], $4::boolean[])
+        """,
         calendar.calendar_id,
-        list(calendar.days),
-        list(calendar.days.values()),
+        [*calendar.days, *calendar.working_days],
+        [*calendar.days.values(), *calendar.working_days.values()],
+        [False] * len(calendar.days) + [True] * len(calendar.working_days),
     )
 
 
 async def fetch_calendars(conn: ReadConn | WriteConn, calendar_ids: Iterable[str] | None = None) -> list[Calendar]:
-    """Return calendars by their ids, or all."""
-    rows = await conn.fetch(
+    """Return the stored calendars by their ids, or all."""
+    heads = await conn.fetch(
         """
-        select calendar_id, name, source, changed_by, changed_at,
-               array(select day from calendar_days d where d.calendar_id = c.calendar_id order by day) as days,
-               array(select label from calendar_days d where d.calendar_id = c.calendar_id order by day) as labels
-          from calendars c
+        select calendar_id, name, source, changed_by, changed_at from calendars
          where $1::text[] is null or calendar_id = any($1::text[])
          order by calendar_id
         """,
         None if calendar_ids is None else list(calendar_ids),
     )
+    rows = await conn.fetch(
+        "select calendar_id, day, label, worked from calendar_days where calendar_id = any($1::text[]) order by day",
+        [head["calendar_id"] for head in heads],
+    )
+    days: dict[tuple[str, bool], dict[date, str]] = defaultdict(dict)
+    for row in rows:
+        days[row["calendar_id"], row["worked"]][row["day"]] = row["label"]
     return [
-        Calendar(
-            calendar_id=row["calendar_id"],
-            name=row["name"],
-            source=row["source"],
-            days=dict(zip(row["days"], row["labels"], strict=True)),
-            changed_by=row["changed_by"],
-            changed_at=row["changed_at"],
-        )
-        for row in rows
+        Calendar(**dict(head), days=days[head["calendar_id"], False], working_days=days[head["calendar_id"], True])
+        for head in heads
     ]
 
 
 async def plans_using(conn: ReadConn, calendar_id: str) -> list[PlanId]:
     """Return approved and active plans that a calendar's dates matter to."""
     rows = await conn.fetch(
-        "select plan_id from plans where $1 = any(calendar_ids) and state in ('approved', 'active')", calendar_id
+        """
+        select plan_id from plans
+         where ($1 = any(calendar_ids) or $1 = working_calendar) and state in ('approved', 'active')
+        """,
+        calendar_id,
     )
     return [PlanId(row["plan_id"]) for row in rows]
 
@@ -411,6 +407,8 @@ def _plan(row: Mapping[str, Any]) -> Plan:
             zone=row["zone"],
             weekdays=frozenset(row["weekdays"]),
             exceptions=frozenset(row["exceptions"]),
+            day_class=DayClass(row["day_class"]),
+            working_calendar=row["working_calendar"],
         ),
         calendar_ids=tuple(row["calendar_ids"]),
         created_by=row["created_by"],

@@ -8,10 +8,11 @@ from libs.common.bus import outbox
 from libs.common.bus.port import Message
 from libs.common.contracts.control import CommandState
 from libs.common.db import Database, WriteConn
-from libs.common.errors import Conflict, Forbidden, NotFound
+from libs.common.errors import Conflict, Forbidden, InvalidInput, NotFound
 from libs.common.ids import LoadId, PlanId, SiteId, new_id
 from services.control import bus
 from services.control.domain import commands as life
+from services.control.domain.calendars import Calendar
 from services.control.domain.plans import (
     MAX_LOADS,
     InvalidPlan,
@@ -19,15 +20,15 @@ from services.control.domain.plans import (
     PlanState,
     Preview,
     Schedule,
+    WindowInstance,
     check_schedule,
     ends_at,
-    preview,
     require_transition,
 )
 from services.control.store import commands as store
 from services.control.store import loads as load_store
 from services.control.store import plans as plan_store
-from services.control.store.plans import Calendar
+from services.control.usecases.calendars import PlanDays, fetch_days
 from services.control.usecases.ports import SteadyClock
 from services.control.usecases.scheduler import make_occurrences
 from services.control.usecases.switching import Switching
@@ -58,8 +59,7 @@ class Plans:
         """
         self._check(load_ids, schedule)
         async with self._db.read() as conn:
-            calendars = await plan_store.fetch_calendars(conn, calendar_ids)
-        return self._preview(schedule, calendars, calendar_ids)
+            return _amount(schedule, await fetch_days(conn, schedule, calendar_ids))
 
     async def draft(
         self,
@@ -84,8 +84,7 @@ class Plans:
             calendar_ids=tuple(calendar_ids), created_by=actor, created_at=now, note=note,
         )  # fmt: skip
         async with self._db.write() as conn:
-            calendars = await plan_store.fetch_calendars(conn, calendar_ids)
-            found = self._preview(schedule, calendars, calendar_ids)
+            found = _amount(schedule, await fetch_days(conn, schedule, calendar_ids))
             await plan_store.insert(conn, plan)
             await outbox.put(conn, [_audit(plan, actor, door, "plan.draft", now)])
         return plan, found
@@ -152,20 +151,45 @@ class Plans:
             plan = await plan_store.fetch(conn, plan_id)
             if plan is None:
                 raise _no_plan(plan_id)
-            calendars = await plan_store.fetch_calendars(conn, plan.calendar_ids)
-        days = {day for calendar in calendars for day in calendar.days}
-        return plan, preview(plan.schedule, holidays=days)
+            days = await fetch_days(conn, plan.schedule, plan.calendar_ids)
+        return plan, days.preview(plan.schedule)
+
+    async def export(self, plan_id: str) -> tuple[Plan, list[WindowInstance]]:
+        """Return a plan with all its windows.
+
+        Raises:
+            NotFound: There is no such plan.
+        """
+        async with self._db.read() as conn:
+            plan = await plan_store.fetch(conn, plan_id)
+            if plan is None:
+                raise _no_plan(plan_id)
+            days = await fetch_days(conn, plan.schedule, plan.calendar_ids)
+        return plan, list(days.instances(plan.schedule))
 
     async def put_calendar(
-        self, calendar_id: str, name: str, source: str, days: Mapping[date, str], actor: str, door: str
+        self,
+        calendar_id: str,
+        name: str,
+        source: str,
+        days: Mapping[date, str],
+        actor: str,
+        door: str,
+        *,
+        working_days: Mapping[date, str] | None = None,
     ) -> Calendar:
         """Insert or replace a calendar; occurrences that exist already stay as they are.
 
         Raises:
+            InvalidInput: A day is both worked and off.
             Conflict: Running plans use it; changing what they were approved with needs new plans.
         """
         now = self._clock.now()
-        calendar = Calendar(calendar_id, name, source, days, actor, now)
+        calendar = Calendar(calendar_id, name, source, days, actor, now, working_days or {})
+        if both := sorted(calendar.days.keys() & calendar.working_days.keys()):
+            raise InvalidInput(
+                f"days: {both[0]} is both off and worked", message_zh=f"{both[0]} 既是休息日又是工作日", field="days"
+            )
         async with self._db.write() as conn:
             using = await plan_store.plans_using(conn, calendar_id)
             if using:
@@ -175,7 +199,7 @@ class Plans:
                     plans=using,
                 )
             await plan_store.put_calendar(conn, calendar)
-            facts = {"name": name, "days": len(days), "source": source}
+            facts = {"name": name, "days": len(days), "working_days": len(calendar.working_days), "source": source}
             message = bus.audit(actor, door, "calendar.put", f"calendar:{calendar_id}", now, after=facts)
             await outbox.put(conn, [message])
         return calendar
@@ -219,20 +243,6 @@ class Plans:
             return "command_latency"
         return load.obstacle
 
-    def _preview(self, schedule: Schedule, calendars: Sequence[Calendar], wanted: Sequence[str]) -> Preview:
-        missing = set(wanted) - {calendar.calendar_id for calendar in calendars}
-        if missing:
-            names = ", ".join(sorted(missing))
-            raise InvalidPlan(f"calendar_ids: unknown: {names}", message_zh=f"未知日历:{names}", field="calendar_ids")
-        found = preview(schedule, holidays={day for calendar in calendars for day in calendar.days})
-        if found.count == 0:
-            raise InvalidPlan(
-                "the plan has no window: weekdays, exceptions and calendars leave no date",
-                message_zh="策略没有任何时段:星期、例外日期和日历排除了所有日期",
-                field="exceptions",
-            )
-        return found
-
     def _site(self, load_id: str) -> SiteId:
         load = self._switching.loads.get(load_id)
         return SiteId("platform") if load is None else load.site_id
@@ -242,6 +252,22 @@ class Plans:
         if plan is None:
             raise _no_plan(plan_id)
         return plan
+
+
+def _amount(schedule: Schedule, days: PlanDays) -> Preview:
+    """Return what a plan amounts to.
+
+    Raises:
+        InvalidPlan: It is nothing.
+    """
+    found = days.preview(schedule)
+    if found.count == 0:
+        raise InvalidPlan(
+            "the plan has no window: weekdays, exceptions and calendars leave no date",
+            message_zh="策略没有任何时段:星期、例外日期和日历排除了所有日期",
+            field="exceptions",
+        )
+    return found
 
 
 def _no_plan(plan_id: str) -> NotFound:

@@ -13,12 +13,13 @@ from libs.common.contracts.alarm import AlarmLevel, ConditionKind
 from libs.common.contracts.base import Phase
 from libs.common.contracts.control import CommandAction, CommandState, OccurrenceState, Priority
 from libs.common.db import Database, WriteConn
+from libs.common.errors import InvalidInput
 from libs.common.ids import OccurrenceId, SiteId
 from services.control import bus, metrics
 from services.control.domain.commands import Change, on_due
 from services.control.domain.guards import Facts, Policy
 from services.control.domain.loads import LoadInfo
-from services.control.domain.plans import Plan, instances
+from services.control.domain.plans import Plan
 from services.control.store import commands as store
 from services.control.store import leases as lease_store
 from services.control.store import loads as load_store
@@ -26,6 +27,7 @@ from services.control.store import orders as order_store
 from services.control.store import plans as plan_store
 from services.control.store.commands import DueRow
 from services.control.store.plans import Occurrence
+from services.control.usecases.calendars import fetch_days
 from services.control.usecases.isolations import end_isolation
 from services.control.usecases.ports import ClockSync, Loads, Readings, SteadyClock
 from services.control.usecases.switching import Switching, Wanted
@@ -205,7 +207,13 @@ class Scheduler:
             changed = await plan_store.advance_states(conn, now)
             to_make = await plan_store.lock_to_make(conn, now + HORIZON - HORIZON_STEP, 100)
             for stored in to_make:
-                await make_occurrences(conn, stored.plan, stored.made_until, now, self._policy)
+                try:
+                    await make_occurrences(conn, stored.plan, stored.made_until, now, self._policy)
+                except InvalidInput as exc:  # no fault of one plan may hold up the others; tried again tomorrow
+                    await plan_store.insert_occurrences(conn, stored.plan, [], now + HORIZON, now)
+                    logger.error(
+                        "plan cannot be followed", extra={"plan_id": stored.plan.plan_id, "reason": exc.message}
+                    )
         for plan_id, state in changed.items():
             logger.info("plan changes its state", extra={"plan_id": plan_id, "state": state.value})
 
@@ -298,14 +306,17 @@ class Scheduler:
 async def make_occurrences(
     conn: WriteConn, plan: Plan, made_until: datetime | None, now: datetime, policy: Policy
 ) -> int:
-    """Make a locked plan's occurrences from where they end up to the horizon; returns how many are new."""
+    """Make a locked plan's occurrences from where they end up to the horizon; returns how many are new.
+
+    Raises:
+        InvalidInput: A calendar does not say any more what it said when the plan was approved.
+    """
     until = now + HORIZON
     grace = timedelta(seconds=policy.off_grace_s)
-    calendars = await plan_store.fetch_calendars(conn, plan.calendar_ids)
-    holidays = {day for calendar in calendars for day in calendar.days}
+    days = await fetch_days(conn, plan.schedule, plan.calendar_ids)
     found = [
         instance
-        for instance in instances(plan.schedule, holidays=holidays)
+        for instance in days.instances(plan.schedule)
         if instance.off_at + grace > now and (made_until is None or instance.off_at >= made_until)
         and instance.off_at < until
     ]  # fmt: skip

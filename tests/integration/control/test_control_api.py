@@ -45,6 +45,9 @@ async def bad_plans(found: Installation) -> None:
         {"load_id": "hospital", "reason": "never_off"}, {"load_id": "nowhere", "reason": "unknown_load"},
     ]  # fmt: skip
     refused(await post(load_ids=["aau-1", "aau-1"]), 400, "different loads")
+    refused(await post(day_class="working_days"), 400, "working_calendar", "2099", "cn-working-days")
+    refused(await post(working_calendar="cn-working-days"), 400, "working_calendar")
+    refused(await post(day_class="working_days", working_calendar="nowhere"), 400, "nowhere")
     refused(await post(load_ids=[]), 422, "load_ids")
     refused(await post(first_date="2099-02-30"), 422, "first_date")
     refused(await post(windows=[{"start": "25:00", "end": "06:00"}]), 422, "windows")
@@ -64,9 +67,32 @@ async def plan_states(found: Installation) -> None:
     assert ended.json()["state"] == "ended"
     refused(await found.call("POST", f"/api/v1/plans/{plan_id}/end", {}), 409)
     assert plan_id in [plan["plan_id"] for plan in (await found.get("/api/v1/plans?limit=1000"))["items"]]
+    file = await found.call("GET", f"/api/v1/plans/{plan_id}/calendar.ics")
+    assert file.headers["content-type"] == "text/calendar; charset=utf-8"
+    assert file.text.count("BEGIN:VEVENT") == 32
+    assert file.text.count("STATUS:CANCELLED") == 32
+    refused(await found.call("GET", "/api/v1/plans/nowhere/calendar.ics"), 404)
     page = await found.get("/api/v1/plans?limit=1")
     following = await found.get(f"/api/v1/plans?limit=1&cursor={page['next_cursor'].replace('+', '%2B')}")
     assert page["items"][0]["plan_id"] != following["items"][0]["plan_id"]
+
+
+async def calendars(found: Installation) -> None:
+    (shipped,) = await found.get("/api/v1/calendars")
+    assert (shipped["calendar_id"], shipped["changed_at"]) == ("cn-working-days", None)
+    assert {"day": "2025-09-28", "kind": "work", "label": "国庆节"} in shipped["days"]
+    body = {"name": "中国", "source": "a notice", "days": [
+        {"day": "2099-05-04", "kind": "off", "label": "劳动节"}, {"day": "2099-05-02", "kind": "work"},
+    ]}  # fmt: skip
+    put = await found.call("PUT", "/api/v1/calendars/cn-working-days", body)
+    assert put.json()["years"] == [2099]
+    plan = {name: value for name, value in GOOD.items() if name != "name"}
+    plan |= {"day_class": "working_days", "last_date": "2099-05-05"}
+    shown = (await found.call("POST", "/api/v1/plans/preview", plan)).json()
+    # 2099-05-01 is a Friday, the 2nd a worked Saturday, the 4th a Monday that is off.
+    assert [one["start_local"][:10] for one in shown["windows"]] == ["2099-05-01", "2099-05-02", "2099-05-05"]
+    both = {"day": "2099-05-02", "kind": "off"}
+    refused(await found.call("PUT", "/api/v1/calendars/x", body | {"days": [*body["days"], both]}), 400, "2099-05-02")
 
 
 async def bad_commands(found: Installation) -> None:
@@ -189,7 +215,7 @@ async def guards_and_calendars(found: Installation) -> None:
     assert guards["too_little_left"]["limit"] == 1.0
     calendar = {"name": "China 2099", "source": "notice", "days": [{"day": "2099-05-01", "label": "Labour Day"}]}
     assert (await found.call("PUT", "/api/v1/calendars/cn-2099", calendar)).status_code == 200
-    assert [one["calendar_id"] for one in await found.get("/api/v1/calendars")] == ["cn-2099"]
+    assert [one["calendar_id"] for one in await found.get("/api/v1/calendars")] == ["cn-2099", "cn-working-days"]
     preview = {**GOOD, "calendar_ids": ["cn-2099"]}
     del preview["name"]
     assert (await found.call("POST", "/api/v1/plans/preview", preview)).json()["count"] == 31
@@ -203,7 +229,17 @@ async def guards_and_calendars(found: Installation) -> None:
 
 async def test_the_api(postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with installation(postgres_url, tmp_path, monkeypatch, watchdog=False) as found:
-        for part in (bad_plans, plan_states, bad_commands, groups, idempotency, rights, one_key, guards_and_calendars):
+        for part in (
+            bad_plans,
+            plan_states,
+            bad_commands,
+            groups,
+            idempotency,
+            rights,
+            one_key,
+            calendars,
+            guards_and_calendars,
+        ):
             await part(found)
         assert found.field.refused_signatures == 0
         metrics = (await found.client.get("/metrics")).text

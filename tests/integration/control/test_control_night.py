@@ -1,6 +1,6 @@
 """A plan's night on a real database: off at the start, on at the end, each step proven."""
 
-from datetime import date, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 import pytest
 
@@ -54,8 +54,6 @@ async def test_the_off_its_end_and_its_wake_up_are_one_transaction(world: World)
 
 
 async def test_source_000_is_32_windows(world: World) -> None:
-    from datetime import UTC, datetime
-
     world.clock.set_wall(datetime(2022, 4, 30, tzinfo=UTC))
     world.start()
     world.add_load("aau-1")
@@ -70,3 +68,40 @@ async def test_source_000_is_32_windows(world: World) -> None:
     await world.tick()
     assert await world.value("select count(*) from occurrences") == 32
     assert timedelta(hours=6, seconds=1) == await world.value("select min(on_at - off_at) from occurrences")
+
+
+@pytest.mark.parametrize(("first", "last", "zone", "nights"), [
+    # The leap day of 2028; the end of a month and of a year; both changes of the clock of 2026 in Berlin.
+    ("2028-02-28", "2028-03-01", "Asia/Shanghai", ["28T15/28T22", "29T15/29T22", "01T15/01T22"]),
+    ("2026-12-30", "2027-01-01", "Asia/Shanghai", ["30T15/30T22", "31T15/31T22", "01T15/01T22"]),
+    ("2026-03-28", "2026-03-29", "Europe/Berlin", ["28T22/29T04", "29T21/30T04"]),
+    ("2026-10-24", "2026-10-25", "Europe/Berlin", ["24T21/25T05", "25T22/26T05"]),
+])  # fmt: skip
+async def test_every_night_has_its_off_and_its_on(
+    world: World, first: str, last: str, zone: str, nights: list[str]
+) -> None:
+    begin, end = date.fromisoformat(first), date.fromisoformat(last)
+    world.clock.set_wall(datetime.combine(begin, time(), tzinfo=UTC))
+    world.start()
+    breaker = world.add_load("aau-1")
+    schedule = Schedule(begin, end, (Window(time(23), time(6)),), zone)
+    plan, _ = await world.plans.draft("p", ["aau-1"], schedule, (), None, "user:a", "api")
+    await world.plans.approve(plan.plan_id, "user:a", "api")
+    seen = []
+    for _ in range(len(nights)):
+        for wanted in (False, True):  # off, on
+            while breaker.closed is not wanted:
+                assert world.clock.now() < datetime.combine(end + timedelta(days=2), time(), tzinfo=UTC)
+                await _to_next_hour(world)
+            seen.append(f"{world.clock.now():%dT%H}")
+    assert [f"{off}/{on}" for off, on in zip(seen[::2], seen[1::2], strict=True)] == nights
+    await _to_next_hour(world)
+    assert await world.occurrence_states() == ["awake"] * len(nights)
+
+
+async def _to_next_hour(world: World) -> None:
+    """Let control have its turns just before the hour, and in the first seconds of it."""
+    now = world.clock.now()
+    await world.turn(by_s=3600 - now.minute * 60 - now.second - 10)
+    for by_s in (10.0, 2.0, 3.0):
+        await world.turn(by_s=by_s)
