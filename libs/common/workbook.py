@@ -28,6 +28,8 @@ MAX_ROWS = 200_000
 MAX_ROW_NUMBER = 1 << 20
 """The last row that Excel has; rows that are left out are walked over one by one."""
 MAX_COLUMNS = 600
+MAX_CELLS = 20_000_000
+"""Cells that are walked over, the empty ones before the last of each row too."""
 MAX_ELEMENTS = 4_000_000
 """XML elements of a part before its first row: its texts, its styles. Each takes a hundred bytes while it is read."""
 MAX_ROW_ELEMENTS = 150_000
@@ -83,17 +85,67 @@ def read_workbook(body: bytes, source: str) -> list[Sheet]:
     return _opened(body, source, _sheets)
 
 
-def read_grids(body: bytes, source: str) -> list[Grid]:
-    """Return the sheets of a workbook row by row; empty ones are left out.
+def read_grid(
+    body: bytes,
+    source: str,
+    *,
+    is_wanted: Callable[[Sequence[tuple[int, Sequence[Cell]]]], bool],
+    look_at: int,
+    max_rows: int,
+    max_columns: int,
+    max_unpacked: int = MAX_UNPACKED_BYTES,
+) -> Grid | None:
+    """Return the first sheet that is wanted, row by row; None when no sheet is.
+
+    Args:
+        body: The workbook.
+        source: Its name, for errors.
+        is_wanted: Asked with the first rows of each sheet.
+        look_at: How many those are.
+        max_rows: Of the sheet, empty ones left out.
+        max_columns: Of the sheet.
+        max_unpacked: All parts of the workbook together. [B]
 
     Raises:
         InvalidFile: It is no workbook, or is too large.
     """
-    return _opened(body, source, _grids)
+
+    def found(pages: Iterable[object], source: str) -> Iterator[Grid]:
+        walked = cells = 0
+        for page in pages:
+            rows: list[tuple[int, Sequence[Cell]]] = []
+            wide = False
+            for number, values in _lines(page):
+                walked, cells = walked + 1, cells + len(values)
+                if walked > MAX_ROW_NUMBER or cells > MAX_CELLS:
+                    raise unusable(source, f"no row behind {MAX_ROW_NUMBER}, and fewer than {MAX_CELLS} cells",
+                                   f"行号不超过 {MAX_ROW_NUMBER},单元格不超过 {MAX_CELLS}")  # fmt: skip
+                if all(value is None or value == "" for value in values):
+                    continue
+                wide = wide or any(value is not None for value in values[max_columns:])
+                found_here = [None if value is None or value == "" else _plain(value) for value in values[:max_columns]]
+                rows.append((number, found_here))
+                if len(rows) == look_at and not is_wanted(rows):
+                    break
+                if len(rows) > max_rows:
+                    raise unusable(source, f"at most {max_rows} rows", f"不超过 {max_rows} 行")
+            else:
+                if rows and is_wanted(rows[:look_at]):
+                    if wide:
+                        raise unusable(source, f"at most {max_columns} columns", f"不超过 {max_columns} 列")
+                    yield Grid(page.title, rows)  # type: ignore[attr-defined]  # has rows, so has a title
+                    return
+
+    return next(iter(_opened(body, source, found, max_unpacked)), None)
 
 
-def _opened(body: bytes, source: str, read: Callable[[Iterable[object], str], Iterator[_T]]) -> list[_T]:
-    _check_size(body, source)
+def _opened(
+    body: bytes,
+    source: str,
+    read: Callable[[Iterable[object], str], Iterator[_T]],
+    max_unpacked: int = MAX_UNPACKED_BYTES,
+) -> list[_T]:
+    _check_size(body, source, max_unpacked)
     try:
         book = openpyxl.load_workbook(io.BytesIO(body), read_only=True, data_only=True, keep_links=False)
     except Exception as exc:  # openpyxl lets many kinds through: KeyError, ValueError, BadZipFile, ParseError …
@@ -151,7 +203,7 @@ def unusable(source: str, expected: str, expected_zh: str, found: object = None)
     return InvalidFile(source, [problem])
 
 
-def _check_size(body: bytes, source: str) -> None:
+def _check_size(body: bytes, source: str, most: int) -> None:
     """Look at what a workbook unpacks to before it is parsed.
 
     Raises:
@@ -161,8 +213,7 @@ def _check_size(body: bytes, source: str) -> None:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
             parts = archive.infolist()
             total = sum(part.file_size for part in parts)
-            if total > MAX_UNPACKED_BYTES:
-                most = MAX_UNPACKED_BYTES
+            if total > most:
                 raise unusable(source, f"at most {most} bytes when unpacked", f"解压后不超过 {most} 字节", total)
             for part in parts:
                 with archive.open(part) as unpacked:
@@ -231,24 +282,12 @@ def _sheets(pages: Iterable[object], source: str) -> Iterator[Sheet]:
         yield Sheet(page.title, [column for column in columns if column], rows)  # type: ignore[attr-defined]
 
 
-def _grids(pages: Iterable[object], source: str) -> Iterator[Grid]:
-    left = MAX_ROWS
-    for page in pages:
-        if not hasattr(page, "iter_rows"):
-            continue  # a chart on a sheet of its own
-        page.reset_dimensions()  # type: ignore[attr-defined]  # as above
-        rows: list[tuple[int, Sequence[Cell]]] = []
-        for number, values in enumerate(page.iter_rows(values_only=True, max_col=MAX_COLUMNS), start=1):
-            if number > MAX_ROW_NUMBER:
-                raise unusable(source, f"no row behind {MAX_ROW_NUMBER}", f"行号不超过 {MAX_ROW_NUMBER}")
-            if all(value is None or value == "" for value in values):
-                continue
-            left -= 1
-            if left < 0:
-                raise unusable(source, f"at most {MAX_ROWS} rows", f"不超过 {MAX_ROWS} 行")
-            rows.append((number, [None if value is None or value == "" else _plain(value) for value in values]))
-        if rows:
-            yield Grid(page.title, rows)  # type: ignore[attr-defined]  # has rows, so has a title
+def _lines(page: object) -> Iterator[tuple[int, Sequence[object]]]:
+    """Yield the number of each row and its cells; nothing of a chart on a sheet of its own."""
+    if hasattr(page, "iter_rows"):
+        # Programs other than Excel write sizes that are wrong; rows beyond one would be lost without a word.
+        page.reset_dimensions()  # type: ignore[attr-defined]  # has rows, and was opened for reading only
+        yield from enumerate(page.iter_rows(values_only=True), start=1)
 
 
 def _columns(head: Sequence[object], source: str, title: str) -> list[str]:

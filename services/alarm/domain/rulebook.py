@@ -282,7 +282,7 @@ def contradictions(book: RuleBook, groups: Collection[str], targets: Iterable[Ta
 
 
 def devices_to_come(book: RuleBook, groups: Collection[str], points: frozenset[str]) -> Iterator[Target]:
-    """Yield a device with every point of each kind and class that rules of these groups judge.
+    """Yield a device with every point of each kind and class that rules or overrides of these groups tell apart.
 
     Args:
         book: The rules.
@@ -292,7 +292,8 @@ def devices_to_come(book: RuleBook, groups: Collection[str], points: frozenset[s
     members = [rule for rule in book.rules.values() if rule.group in groups]
     kinds = {kind for rule in members for kind in rule.device_kinds}
     kinds |= {one.scope_id for one in book.overrides.values() if one.scope is Scope.DEVICE_KIND}
-    for kind in sorted(kinds) or ["any"]:
+    any_kind = [] if kinds and all(rule.device_kinds for rule in members) else ["any"]
+    for kind in (*sorted(kinds), *any_kind):
         for station_class in STATION_CLASSES:
             yield Target("", "", kind, station_class, "any", points)
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from libs.common.contracts.base import JsonObject
 from libs.common.points import POINTS, PointKind
+from libs.common.units import UnknownUnit
+from libs.common.units import unit_of as unit_written
 from services.alarm.domain.expressions import InvalidExpression, parse
 from services.alarm.domain.model import (
     CLASSES,
@@ -30,6 +32,8 @@ RESERVED = frozenset({"effective", "thresholds", "device-events", "energy"})
 """Words that paths of the API have in the place of an id."""
 MAX_POINTS = 50
 """Points of one rule."""
+RELATIVE_HUMIDITY = "%RH"
+"""How tables write the per cent of humidity."""
 GROUP = re.compile(r"^[a-z][a-z0-9_]{0,63}$")
 PLAUSIBLE: Mapping[str, tuple[float | None, float | None]] = {
     point.name: (point.plausible_min, point.plausible_max) for point in POINTS.values()
@@ -127,17 +131,41 @@ def rule_faults(row: RuleRow, signal: Signal | None, *, kinds: Mapping[str, froz
     if RULE_ID.fullmatch(row.rule_id) is None or row.rule_id in RESERVED:
         what = "up to 100 letters, digits, points, hyphens and underscores"
         faults.append(Fault("rule_id", what, "不超过 100 个字母、数字、点、连字符或下划线", row.rule_id[:100]))
-    faults += _signal_faults(row, signal)
+    faults += _named_faults(row, signal)
     faults += _point_faults(row)
     faults += _shape_faults(row)
     if not faults:
         faults += _reach_faults(row, kinds)
     if not faults:
         faults += _number_faults(row)
+    if not faults and signal is not None:
+        faults += signal_faults(row, signal)
     return faults
 
 
-def _signal_faults(row: RuleRow, signal: Signal | None) -> list[Fault]:
+def is_unit(written: str, unit: str) -> bool:
+    """Return whether a unit, however it is written, is this one."""
+    try:
+        return unit_written("%" if written == RELATIVE_HUMIDITY else written).symbol == unit
+    except UnknownUnit:
+        return written == unit  # of something that is made of points: degC/min
+
+
+def signal_faults(row: RuleRow, signal: Signal) -> list[Fault]:
+    """Return why a rule cannot compare with the thresholds of its signal: they are never converted in silence."""
+    if row.threshold is not None or not signal.thresholds:
+        return []
+    if signal.unit is not None and not is_unit(signal.unit, row.unit):
+        what, what_zh = f"{signal.unit}, the unit of {signal.code}", f"{signal.code} 的单位 {signal.unit}"
+        return [Fault("unit", what, what_zh, row.unit)]
+    faults: dict[Fault, None] = {}
+    for threshold in signal.thresholds.values():
+        wanted = Override(row.rule_id, Scope.DEVICE_KIND, "", 0, threshold=threshold)
+        faults |= dict.fromkeys(override_faults(wanted, row, plausible=PLAUSIBLE))
+    return list(faults)
+
+
+def _named_faults(row: RuleRow, signal: Signal | None) -> list[Fault]:
     if signal is None or signal.retired:
         return [Fault("signal", "the code of a signal of the table", "信号表中的信号编码", row.signal)]
     if signal.kind is not SignalKind.DI:
@@ -259,9 +287,20 @@ def _number_faults(row: RuleRow) -> list[Fault]:
 def change_faults(row: RuleRow, before: RuleRow, overrides: Sequence[Override]) -> list[Fault]:
     """Return why a rule cannot become another: numbers of its overrides would mean something else."""
     numbers = [one for one in overrides if one.threshold is not None or one.hysteresis is not None]
-    what = next((one for one in ("measure", "unit", "comparison") if getattr(row, one) != getattr(before, one)), None)
-    if not numbers or what is None:
+    if not numbers:
         return []
+    what = next((one for one in ("measure", "unit", "comparison") if getattr(row, one) != getattr(before, one)), None)
+    if what is None:
+        return [
+            Fault(
+                "points",
+                f"points that can be what the override of {one.scope}:{one.scope_id} says ({fault.found})",
+                f"取值范围包含覆盖设置 {one.scope}:{one.scope_id} 的测点({fault.found})",
+                ", ".join(row.points),
+            )
+            for one in numbers
+            for fault in override_faults(one, row, plausible=PLAUSIBLE)
+        ]
     where = ", ".join(f"{one.scope}:{one.scope_id}" for one in numbers[:5])
     was = getattr(before, what)
     return [

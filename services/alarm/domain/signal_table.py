@@ -111,6 +111,10 @@ CATEGORIES: Mapping[str, SignalKind] = {
 """Word of the table to kind; a 阈值 is an alarm that a threshold makes of a measured value."""
 
 
+_Name = str | tuple[Meaning, str | None]
+"""What tells a column from the others whatever its heading is: its meaning, or its key where it has none."""
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column of a table."""
@@ -218,21 +222,35 @@ def signal_for(signal: Signal, order: Callable[[], int]) -> Signal:
     return replace(signal, name_zh=numbered(signal.name_zh, number), name_en=numbered(signal.name_en, number))
 
 
-def difference(before: Mapping[str, Signal], after: Mapping[str, Signal], layout: Layout) -> TableDiff:
-    """Return how two versions of a table differ; added and changed rows in the order of ``after``."""
-    read = frozenset(column.key for column in layout.columns if column.meaning is not None)
-    levels = [column.key for column in layout.columns if column.meaning is Meaning.LEVEL]
+def is_settled(signal: Signal) -> bool:
+    """Return whether the numbers of a row count: its level is not 0."""
+    for key, text in signal.cells.items():
+        if text == NOT_SETTLED:
+            meaning = meaning_of(_title(key))
+            if meaning is not None and meaning[0] is Meaning.LEVEL:
+                return False
+    return True
+
+
+def difference(
+    before: Mapping[str, Signal], after: Mapping[str, Signal], layout: Layout, former: Layout | None = None
+) -> TableDiff:
+    """Return how two versions of a table differ; added and changed rows in the order of ``after``.
+
+    Args:
+        before: Rows by code.
+        after: Rows by code.
+        layout: Of ``after``.
+        former: Of ``before``; None is the same.
+    """
+    was, now = _names(former or layout), _names(layout)
     rows: list[ChangedRow] = []
     unchanged = 0
     for code, signal in after.items():
         old = before.get(code)
         if old is None:
             rows.append(ChangedRow("added", code, signal.name_zh))
-            continue
-        # Cells that were read differ in the fields already, unless the row's numbers are kept and not read.
-        settled = all(signal.cells.get(key) != NOT_SETTLED for key in levels)
-        differences = tuple(_differences(old, signal, read if settled else frozenset()))
-        if differences:
+        elif differences := (*_field_differences(old, signal), *_cell_differences(old, was, signal, now)):
             rows.append(ChangedRow("changed", code, signal.name_zh, differences))
         else:
             unchanged += 1
@@ -240,16 +258,41 @@ def difference(before: Mapping[str, Signal], after: Mapping[str, Signal], layout
     return TableDiff(tuple(rows), unchanged)
 
 
-def _differences(before: Signal, after: Signal, read: frozenset[str]) -> Iterable[Difference]:
+def _field_differences(before: Signal, after: Signal) -> Iterable[Difference]:
     for one in fields(Signal):
         if one.name in ("cells", "retired", "dictionary"):
             continue
         old, new = getattr(before, one.name), getattr(after, one.name)
         if old != new:
             yield Difference(one.name, _plain(old), _plain(new))
-    for key in dict.fromkeys((*before.cells, *after.cells)):
-        if key not in read and before.cells.get(key, "") != after.cells.get(key, ""):
-            yield Difference(key.partition("\x1f")[0], before.cells.get(key), after.cells.get(key))
+
+
+def _cell_differences(
+    before: Signal, was: Mapping[str, _Name], after: Signal, now: Mapping[str, _Name]
+) -> Iterable[Difference]:
+    """Yield the cells that differ, by what they mean; those that were read differ in a field already.
+
+    The cells of a row that is not settled are not read.
+    """
+    old = {was.get(key, key): text for key, text in before.cells.items()}
+    new = {now.get(key, key): text for key, text in after.cells.items()}
+    settled = is_settled(after)
+    for name in dict.fromkeys((*old, *new)):
+        if (settled and not isinstance(name, str)) or old.get(name, "") == new.get(name, ""):
+            continue
+        title = _title(name) if isinstance(name, str) else f"{name[0]}{name[1] or ''}"
+        yield Difference(title, old.get(name), new.get(name))
+
+
+def _names(layout: Layout) -> dict[str, _Name]:
+    return {
+        column.key: column.key if column.meaning is None else (column.meaning, column.station_class)
+        for column in layout.columns
+    }
+
+
+def _title(key: str) -> str:
+    return key.partition("\x1f")[0]
 
 
 def signal_facts(signal: Signal) -> JsonObject:

@@ -2,22 +2,30 @@
 
 import csv
 import io
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 
 from libs.common import workbook
+from libs.common.errors import InvalidFile
 from libs.common.workbook import Cell, unusable
 from services.alarm.domain.model import CLASSES, Signal, SignalKind
 from services.alarm.domain.signal_table import Column, Layout, Meaning, columns_of
 
 MAX_TABLE_BYTES = 4 << 20
 """A table of a province has some thousand rows. [B]"""
+MAX_UNPACKED_BYTES = 64 << 20
+"""The same as a workbook, unpacked. [B]"""
 MAX_TABLE_ROWS = 5_000
 MAX_TABLE_COLUMNS = 100
 MAX_CELL_CHARS = 2_000
 HEADINGS_WITHIN = 10
 """The row of headings is among so many first ones."""
+EXACT = 2**53
+"""Whole numbers below it are what they seem."""
+EXCEL_DIGITS = 15
+"""Of a number in a workbook; one with more is written as a text."""
 ENCODINGS = ("utf-8-sig", "gb18030")
 """In the order in which they are tried: Chinese Excel writes the second."""
 DELIMITERS = ",;\t"
@@ -59,16 +67,12 @@ def read_table(body: bytes, source: str) -> TableFile:
     if len(body) > MAX_TABLE_BYTES:
         raise unusable(source, f"at most {MAX_TABLE_BYTES} bytes", f"不超过 {MAX_TABLE_BYTES} 字节", len(body))
     if body.startswith(workbook.MAGIC):
-        grids = [
-            [(number, [_text(cell) for cell in cells]) for number, cells in grid.rows]
-            for grid in workbook.read_grids(body, source)
-        ]
+        rows = _workbook_rows(body, source)
     else:
-        grids = [_csv_rows(body, source)]
-    for rows in grids:
-        found = _heading(rows)
-        if found is not None:
-            return _table(rows, found, source)
+        rows = _csv_rows(body, source)
+    found = _heading(rows)
+    if found is not None:
+        return _table(rows, found, source)
     raise unusable(
         source,
         f"headings with {_short(Meaning.NAME)} and {Meaning.CATEGORY} in the first {HEADINGS_WITHIN} rows",
@@ -161,7 +165,10 @@ def _of_class(values: Mapping[str, float], column: Column) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:g}" if abs(value) < 1e6 else repr(value)
+    if value is None:
+        return ""
+    number = float(value)
+    return str(int(number)) if number.is_integer() and abs(number) < EXACT else repr(number)
 
 
 def _heads(layout: Layout) -> list[list[str]]:
@@ -176,7 +183,10 @@ def _cell(column: Column, cells: Mapping[str, str]) -> Cell:
             number = float(text)
         except ValueError:
             return text
-        return int(number) if number.is_integer() and text == str(int(number)) else text
+        if number.is_integer() and abs(number) < EXACT and text == str(int(number)):
+            return int(number)
+        exact = math.isfinite(number) and float(f"{number:.{EXCEL_DIGITS}g}") == number
+        return number if exact and text == repr(number) else text  # 0.10 stays as it was written
     return text
 
 
@@ -188,6 +198,24 @@ def _text(cell: Cell) -> str:
     if isinstance(cell, datetime):
         return cell.date().isoformat() if cell.time() == time() else cell.isoformat(" ")
     return cell.isoformat() if isinstance(cell, date | time) else str(cell).strip()
+
+
+def _workbook_rows(body: bytes, source: str) -> list[tuple[int, list[str]]]:
+    """Return the rows of the first sheet that is a table, none when no sheet is one."""
+    grid = workbook.read_grid(
+        body,
+        source,
+        is_wanted=lambda rows: _heading(_texts(rows)) is not None,
+        look_at=HEADINGS_WITHIN,
+        max_rows=MAX_TABLE_ROWS + HEADINGS_WITHIN + 1,
+        max_columns=MAX_TABLE_COLUMNS,
+        max_unpacked=MAX_UNPACKED_BYTES,
+    )
+    return [] if grid is None else _texts(grid.rows)
+
+
+def _texts(rows: Sequence[tuple[int, Sequence[Cell]]]) -> list[tuple[int, list[str]]]:
+    return [(number, [_text(cell) for cell in cells]) for number, cells in rows]
 
 
 def _csv_rows(body: bytes, source: str) -> list[tuple[int, list[str]]]:
@@ -210,6 +238,8 @@ def _csv_rows(body: bytes, source: str) -> list[tuple[int, list[str]]]:
         for row in reader:
             if any(cell.strip() for cell in row):
                 rows.append((first, [cell.strip() for cell in row]))
+                if len(rows) > MAX_TABLE_ROWS + HEADINGS_WITHIN + 1:
+                    raise _too_many(source)
             first = reader.line_num + 1
     except csv.Error as exc:
         raise unusable(source, "rows of CSV", "合法的 CSV 行", f"{first}: {exc}") from exc
@@ -237,7 +267,7 @@ def _table(rows: Sequence[tuple[int, Sequence[str]]], heading: int, source: str)
         first += 1  # the names of the same columns in the interface (SPName …)
     signals = rows[first:]
     if len(signals) > MAX_TABLE_ROWS:
-        raise unusable(source, f"at most {MAX_TABLE_ROWS} rows", f"不超过 {MAX_TABLE_ROWS} 行", len(signals))
+        raise _too_many(source)
     heads = tuple(tuple([*cells, *[""] * width][:width]) for _, cells in rows[:first])
     found: list[FileRow] = []
     for line, cells in signals:
@@ -247,6 +277,10 @@ def _table(rows: Sequence[tuple[int, Sequence[str]]], heading: int, source: str)
             raise unusable(source, what, what_zh, f"{line}: {longest}")
         found.append(FileRow(line, {column.key: text for column, text in zip(columns, cells, strict=False) if text}))
     return TableFile(Layout(columns, heads), found)
+
+
+def _too_many(source: str) -> InvalidFile:
+    return unusable(source, f"at most {MAX_TABLE_ROWS} rows", f"不超过 {MAX_TABLE_ROWS} 行")
 
 
 def _width(cells: Sequence[str]) -> int:

@@ -12,11 +12,10 @@ from typing import TypeVar
 
 from libs.common.errors import Problem
 from libs.common.points import POINTS, PointKind
-from libs.common.units import UnknownUnit, unit_of
 from services.alarm.domain.model import CLASSES, LEVELS, Comparison, Measure, Signal, SignalKind
 from services.alarm.domain.rulebook import MAX_DELAY_S, Override, Scope, override_faults
-from services.alarm.domain.ruledata import PLAUSIBLE
-from services.alarm.domain.signal_table import CATEGORIES, NOT_SETTLED, Column, Meaning, code_of
+from services.alarm.domain.ruledata import PLAUSIBLE, is_unit
+from services.alarm.domain.signal_table import CATEGORIES, NOT_SETTLED, Column, Meaning, code_of, is_settled
 from services.alarm.files.table_file import FileRow, TableFile
 
 END_DELAY_S = 20.0
@@ -29,7 +28,6 @@ _LEVELS: Mapping[str, int] = {
     **dict(zip(("一级", "二级", "三级", "四级"), LEVELS, strict=True)),
 }
 _YES, _NO = ("是", "1", "Y", "y", "√"), ("否", "0", "N", "n", "")
-_RH = "%RH"
 _PROPOSALS: Sequence[tuple[re.Pattern[str], str]] = (
     (re.compile(r"线?电压Uab$"), "voltage_ab"),
     (re.compile(r"线?电压Ubc$"), "voltage_bc"),
@@ -139,7 +137,7 @@ class _Reader:
         kind = self._one_of(Meaning.CATEGORY, CATEGORIES)
         unit = self._text(Meaning.UNIT, None if old is None else old.unit)
         points = self._points(old)
-        settled = not any(self._cell(Meaning.LEVEL, name) == NOT_SETTLED for name in (None, *CLASSES))
+        settled = self._is_settled(old)
         if not settled:
             self._note(
                 Meaning.LEVEL,
@@ -223,6 +221,11 @@ class _Reader:
         else:
             return code
         return None
+
+    def _is_settled(self, old: Signal | None) -> bool:
+        if any((Meaning.LEVEL, name) in self._columns for name in (None, *CLASSES)):
+            return not any(self._cell(Meaning.LEVEL, name) == NOT_SETTLED for name in (None, *CLASSES))
+        return old is None or is_settled(old)
 
     def _levels(self, old: Signal | None) -> dict[str, int]:
         def level(meaning: Meaning, station_class: str | None) -> int | None:
@@ -310,11 +313,7 @@ class _Reader:
             point = POINTS.get(name)
             if signal.unit is None or point is None:
                 continue
-            try:
-                symbol = unit_of("%" if signal.unit == _RH else signal.unit).symbol
-            except UnknownUnit:
-                symbol = ""
-            if symbol != point.unit:
+            if not is_unit(signal.unit, point.unit):
                 self._refuse(
                     Meaning.UNIT, f"{point.unit}, the unit of {name}", f"{name} 的单位 {point.unit}", signal.unit
                 )

@@ -12,6 +12,9 @@ from libs.common.db import ReadConn, WriteConn
 from services.alarm.domain.model import Band, Comparison, Measure, Need, NoData, Quantifier
 from services.alarm.domain.ruledata import RuleRow
 
+MAX_VERSIONS = 1000
+"""Versions of one rule, and of its overrides, that are listed."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredRule:
@@ -82,9 +85,10 @@ async def fetch_versions(conn: ReadConn, rule_id: str) -> list[RuleVersion]:
     rows = await conn.fetch(
         """
         select rule_id, version, removed, definition, changed_by, changed_at, reason
-          from rule_versions where rule_id = $1 order by version desc
+          from rule_versions where rule_id = $1 order by version desc limit $2
         """,
         rule_id,
+        MAX_VERSIONS,
     )
     return [RuleVersion(**dict(row.items())) for row in rows]
 
@@ -95,9 +99,10 @@ async def fetch_override_versions(conn: ReadConn, rule_id: str) -> Sequence[Mapp
         """
         select rule_id, scope, scope_id, version, enabled, level, threshold, hysteresis, start_delay_s, end_delay_s,
                max_gap_s, no_data, changed_by, changed_at, reason
-          from rule_override_versions where rule_id = $1 order by version desc
+          from rule_override_versions where rule_id = $1 order by version desc limit $2
         """,
         rule_id,
+        MAX_VERSIONS,
     )
     return [dict(row.items()) for row in rows]
 

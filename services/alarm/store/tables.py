@@ -70,12 +70,12 @@ async def seed(conn: WriteConn, dictionary: str, table: SignalTable, book_versio
     latest = await fetch_latest(conn, dictionary)
     layout = table.layouts.get(dictionary) or plain_layout()
     before: dict[str, Signal] = {} if latest is None else await fetch_rows(conn, dictionary, latest.version)
-    after = shipped
+    after = shipped | {code: one for code, one in before.items() if code not in shipped}
     if latest is not None and not latest.shipped:
         layout = latest.layout
         ever = {row["code"] for row in await conn.fetch("select code from signals where dictionary = $1", dictionary)}
         after = before | {code: one for code, one in shipped.items() if code not in ever}
-    changed = difference(before, after, layout).rows
+    changed = difference(before, after, layout, None if latest is None else latest.layout).rows
     if latest is not None and not changed:
         return
     version = TableVersion(

@@ -17,6 +17,16 @@ from services.alarm.store.ruledata import RuleVersion, StoredRule
 from services.alarm.usecases.ports import Audit, Directory, actor_of
 from services.alarm.usecases.rules import InvalidRule, UnknownRule
 
+MAX_RULES = 2_000
+"""Rules of an installation; each device is judged by those that fit it."""
+
+
+class TooManyRules(Conflict):
+    """There are as many rules as there may be."""
+
+    code = "too_many_rules"
+    title_zh = "规则数量已达上限"
+
 
 class RuleExists(Conflict):
     """The id is taken, or was: alarms of a removed rule still name it."""
@@ -50,16 +60,23 @@ class RuleMaking:
 
         Raises:
             RuleExists: The id is or was a rule's.
+            TooManyRules: Another must go first.
             InvalidRule: Something is impossible; every wrong field is named with what was expected.
             Forbidden: The asker is limited to sites, and a rule reaches them all.
         """
         _may(who)
         async with self._db.write() as conn:
             version = await rulebook_store.next_book_version(conn)
-            if row.rule_id in await store.fetch_rules(conn):
+            there = await store.fetch_rules(conn)
+            if row.rule_id in there:
                 raise RuleExists(
                     f"rule {row.rule_id} exists already, or was removed; choose another id",
                     message_zh=f"规则标识 {row.rule_id} 已存在或曾被删除,请另选标识",
+                )
+            if sum(not one.removed for one in there.values()) >= MAX_RULES:
+                raise TooManyRules(
+                    f"there are {MAX_RULES} rules already; remove one first",
+                    message_zh=f"规则已达上限 {MAX_RULES} 条,请先删除",
                 )
             await self._check(conn, row, None)
             await self._put(conn, row, None, version, "alarm_rule.add", reason, who, request_id)

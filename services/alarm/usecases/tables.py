@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from libs.common.clock import Clock
@@ -15,10 +15,11 @@ from libs.common.points import POINTS
 from libs.common.tokens import Principal
 from services.alarm.domain.model import Dictionary, Signal, SignalKind
 from services.alarm.domain.rulebook import RuleBook, contradictions, devices_to_come
-from services.alarm.domain.ruledata import make_rule
-from services.alarm.domain.signal_table import Column, Layout, TableDiff, difference
-from services.alarm.files.table_file import TableFile, plain_cells, plain_layout, read_table, write_csv, write_xlsx
-from services.alarm.files.table_rows import RowNote, TableRows, read_rows
+from services.alarm.domain.ruledata import RuleRow, make_rule, signal_faults
+from services.alarm.domain.signal_table import Layout, Meaning, TableDiff, difference
+from services.alarm.files.table_file import plain_cells, read_table, write_csv, write_xlsx
+from services.alarm.files.table_merge import merged
+from services.alarm.files.table_rows import RowNote, read_rows
 from services.alarm.store import rulebook as rulebook_store
 from services.alarm.store import ruledata
 from services.alarm.store import tables as store
@@ -28,6 +29,9 @@ from services.alarm.usecases.ports import Audit, Directory, actor_of
 DICTIONARY = re.compile(r"^[a-z0-9][a-z0-9-]{0,63}$")
 OUR_OWN = "wattring"
 """The platform's own signals: rows may change, and none may go, since the platform raises them."""
+
+MAX_TABLES = 40
+"""Tables of an installation; a province has one or two."""
 
 Missing = Literal["keep", "remove"]
 FileFormat = Literal["xlsx", "csv"]
@@ -49,7 +53,7 @@ class TableRequest:
     body: bytes
     dry_run: bool = False
     missing: Missing = "keep"
-    """What becomes of rows that the table has and the file has not."""
+    """What becomes of rows and columns that the table has and the file has not."""
     name: str | None = None
     """Of a table that is new."""
     reason: str | None = None
@@ -121,8 +125,9 @@ class Tables:
             if found is None:
                 raise _unknown(dictionary, number)
             after = await store.fetch_rows(conn, dictionary, number)
+            former = await store.fetch_version(conn, dictionary, number - 1)
             before = await store.fetch_rows(conn, dictionary, number - 1)
-        return found, difference(before, after, found.layout)
+        return found, difference(before, after, found.layout, None if former is None else former.layout)
 
     async def export(self, dictionary: str, number: int | None, file_format: FileFormat) -> bytes:
         """Return a version as a file that can be imported again; without a number the one that counts.
@@ -144,11 +149,12 @@ class Tables:
     async def take(self, wanted: TableRequest, who: Principal, request_id: str | None) -> TableImport:
         """Import a file as the next version of a table, all of it or nothing; one that changes nothing makes none.
 
-        Rows that the file lacks stay, unless it says that they go. A rule over a row that has gone judges no more.
+        Rows and columns that the file lacks stay, unless it is said that they go. A rule over a row that has gone
+        judges no more.
 
         Raises:
             InvalidFile: Places in it are wrong; all are named.
-            InvalidInput: The table's id is none.
+            InvalidInput: The table's id is none, or there are too many tables.
             Forbidden: The asker is limited to sites.
         """
         _may(who)
@@ -161,11 +167,17 @@ class Tables:
         async with self._db.write() as conn:
             await rulebook_store.lock_book(conn)
             latest = await store.fetch_latest(conn, wanted.dictionary)
+            if latest is None and len(await store.fetch_dictionaries(conn)) >= MAX_TABLES:
+                raise InvalidInput(
+                    f"there are {MAX_TABLES} signal tables already", message_zh=f"信号表已达上限 {MAX_TABLES} 张"
+                )
             before = {} if latest is None else await store.fetch_rows(conn, wanted.dictionary, latest.version)
             signals = await rulebook_store.fetch_signals(conn)
             found = await asyncio.to_thread(read_rows, table, wanted.dictionary, {**signals, **before})
-            layout, after = _merged(table, found, latest, before, wanted)
-            diff = difference(before, after, layout)
+            layout, after = table.layout, dict(found.signals)
+            if latest is not None and (wanted.missing == "keep" or wanted.dictionary == OUR_OWN):
+                layout, after = merged(layout, after, latest.layout, before)
+            diff = difference(before, after, layout, None if latest is None else latest.layout)
             rules = await self._rules_of(conn, diff)
             problems = list(found.problems) or await self._rule_problems(conn, signals, after, diff, found.lines)
             if problems:
@@ -209,15 +221,7 @@ class Tables:
         ]
         mine = [one.row for one in rules if one.row.signal in touched]
         problems = [
-            Problem(
-                line=lines.get(row.signal),
-                field="信号类别",
-                expected=f"遥信 or 阈值, since rule {row.rule_id} judges by it",
-                expected_zh=f"遥信或阈值:规则 {row.rule_id} 以其判定",
-                found=current[row.signal].kind.value,
-            )
-            for row in mine
-            if current[row.signal].kind is not SignalKind.DI
+            problem for row in mine for problem in _problems_of(row, current[row.signal], lines.get(row.signal))
         ]
         groups = {row.group for row in mine if row.group is not None}
         if problems or not groups:
@@ -233,7 +237,7 @@ class Tables:
         )
         yet = devices_to_come(book, groups, frozenset(POINTS))
         for fault in contradictions(book, groups, [*self._directory.targets(), *yet]):
-            named = (row for row in mine if row.rule_id in fault.expected and row.signal in lines)
+            named = (row for row in mine if row.rule_id in fault.expected.split() and row.signal in lines)
             row = next(named, None)
             problems.append(
                 Problem(
@@ -301,51 +305,29 @@ class Tables:
         return version.version
 
 
-def _merged(
-    table: TableFile, found: TableRows, latest: TableVersion | None, before: Mapping[str, Signal], wanted: TableRequest
-) -> tuple[Layout, dict[str, Signal]]:
-    """Return the next version's layout and rows: the file's, and what stays of the version before behind them."""
-    stays = (
-        {}
-        if wanted.missing == "remove" and wanted.dictionary != OUR_OWN
-        else {code: one for code, one in before.items() if code not in found.signals}
-    )
-    if latest is None or not stays:
-        return table.layout, dict(found.signals)
-    # Rows that stay keep their cells: of columns that the file does not have, and of those that it calls otherwise.
-    plain = plain_layout()
-    stays = {code: one if one.cells else replace(one, cells=plain_cells(one, plain)) for code, one in stays.items()}
-    here = {column.key for column in table.layout.columns}
-    meant = {(column.meaning, column.station_class): column for column in table.layout.columns if column.meaning}
-    renamed: dict[str, str] = {}
-    further: list[Column] = []
-    for column in (*latest.layout.columns, *plain.columns):
-        if column.key in here:
-            continue
-        same = meant.get((column.meaning, column.station_class)) if column.meaning else None
-        if same is not None:
-            renamed[column.key] = same.key
-        elif any(column.key in one.cells for one in stays.values()):
-            here.add(column.key)
-            further.append(column)
-    columns = (*table.layout.columns, *further)
-    heading = next(place for place, head in enumerate(table.layout.heads) if _is_heading(head, table.layout))
-    heads = tuple(
-        (*head, *(column.title if place == heading else "" for column in further))
-        for place, head in enumerate(table.layout.heads)
-    )
-    kept = {
-        code: replace(one, cells={renamed.get(key, key): text for key, text in one.cells.items()})
-        for code, one in stays.items()
-    }
-    # A blank in a column that was added would say that there is nothing; it says what holds.
-    added = Layout(tuple(further), ())
-    filled = {code: replace(one, cells={**plain_cells(one, added), **one.cells}) for code, one in found.signals.items()}
-    return Layout(columns, heads), {**filled, **kept}
-
-
-def _is_heading(head: Sequence[str], layout: Layout) -> bool:
-    return list(head) == [column.title for column in layout.columns]
+def _problems_of(row: RuleRow, signal: Signal, line: int | None) -> list[Problem]:
+    """Return what a rule over a row could not live with."""
+    if signal.kind is not SignalKind.DI:
+        expected = f"遥信 or 阈值, since rule {row.rule_id} judges by it"
+        expected_zh = f"遥信或阈值:规则 {row.rule_id} 以其判定"
+        return [Problem(line=line, field=Meaning.CATEGORY.value, expected=expected, expected_zh=expected_zh,
+                        found=signal.kind.value)]  # fmt: skip
+    problems: list[Problem] = []
+    for fault in signal_faults(row, signal):
+        if fault.field == "unit":
+            field, expected, expected_zh = Meaning.UNIT, row.unit, row.unit
+        else:
+            field, expected, expected_zh = Meaning.THRESHOLD, fault.expected, fault.expected_zh
+        problems.append(
+            Problem(
+                line=line,
+                field=field.value,
+                expected=f"{expected}, for rule {row.rule_id}",
+                expected_zh=f"{expected_zh}(规则 {row.rule_id})",
+                found=signal.unit if field is Meaning.UNIT else fault.found,
+            )
+        )
+    return problems
 
 
 def _written(layout: Layout, signals: Mapping[str, Signal], file_format: FileFormat) -> bytes:

@@ -4,6 +4,7 @@ What a centre writes is an override of the device like any other: versioned, che
 back as it was written. It changes the threshold only; level and delays that people gave the device stay.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,7 +13,7 @@ from libs.common.db import Database
 from libs.common.errors import Forbidden, NotFound, PlatformError
 from libs.common.tokens import Principal
 from services.alarm.domain.model import EffectiveRule
-from services.alarm.domain.rulebook import Override, RuleBook, Scope, Target
+from services.alarm.domain.rulebook import Override, RuleBook, Scope, Target, scopes_of
 from services.alarm.store import rulebook as store
 from services.alarm.usecases.ports import Audit, Directory, actor_of
 from services.alarm.usecases.rules import InvalidRule, Rules
@@ -126,19 +127,15 @@ class Thresholds:
         async with self._db.write() as conn:
             await store.lock_book(conn)
             book = await store.fetch_book(conn, self._class_map)
-            overrides = {
-                (one.override.rule_id, one.override.scope_id): one.override
-                for one in await store.fetch_overrides(conn)
-                if one.override.scope is Scope.DEVICE
-            }
+            chosen = _Chosen(book)
             taken: dict[tuple[str, str], Override] = {}
             pending = list(wanted)
             while pending:
                 left: list[tuple[str, str]] = []
                 for key in pending:
+                    await asyncio.sleep(0)  # a message has up to a thousand orders, and others judge meanwhile
                     try:
-                        override, book = self._taken(book, wanted[key], who)
-                        taken[key] = override
+                        taken[key] = self._taken(chosen, wanted[key], who)
                         found.pop(key, None)
                     except PlatformError as exc:
                         found[key] = exc
@@ -149,8 +146,7 @@ class Thresholds:
             changed = [
                 override
                 for override in taken.values()
-                if overrides.get((override.rule_id, override.scope_id)) is None
-                or replace(overrides[override.rule_id, override.scope_id], version=0) != replace(override, version=0)
+                if (before := chosen.before(override)) is None or replace(before, version=override.version) != override
             ]
             if changed:
                 version = await store.next_book_version(conn)
@@ -159,10 +155,11 @@ class Thresholds:
                         replace(override, version=version), actor_of(who), self._clock.now(), f"SC {on_behalf_of}"
                     )
                     await store.put_override(conn, stored)
-                    before = overrides.get((override.rule_id, override.scope_id))
                     await self._audit(
                         conn,
-                        self._rules.audit_of(stored, before, "alarm_rule.sc_threshold", request_id, door="sc"),
+                        self._rules.audit_of(
+                            stored, chosen.before(override), "alarm_rule.sc_threshold", request_id, door="sc"
+                        ),
                     )
                 book = await store.fetch_book(conn, self._class_map)
         for key in taken:
@@ -170,14 +167,15 @@ class Thresholds:
             found[key] = _shown(self._rule(book, target, key[1]), target)
         return [found[order.device_id, order.signal] for order in orders]
 
-    def _taken(self, book: RuleBook, order: ThresholdOrder, who: Principal) -> tuple[Override, RuleBook]:
-        """Return the override that an order makes, and the book with it.
+    def _taken(self, chosen: "_Chosen", order: ThresholdOrder, who: Principal) -> Override:
+        """Return the override that an order makes; from now on it holds for those that follow.
 
         Raises:
             NotFound: There is no such device, or nothing that judges it has a threshold of that signal.
             InvalidRule: The number cannot be.
         """
         target = self._target(order.device_id, who)
+        book = chosen.book(target)
         rule = self._rule(book, target, order.signal).rule
         before = book.overrides.get((rule.rule_id, Scope.DEVICE, order.device_id))
         bare = Override(rule.rule_id, Scope.DEVICE, order.device_id, book.version)
@@ -185,7 +183,8 @@ class Thresholds:
         faults = self._rules.faults(book, rule, override, order.unit)
         if faults:
             raise InvalidRule(faults)
-        return override, book.with_override(override)
+        chosen.take(override)
+        return override
 
     def _rule(self, book: RuleBook, target: Target, signal: str) -> EffectiveRule:
         rules = [rule for rule in book.for_device(target) if rule.signal == signal]
@@ -206,6 +205,36 @@ class Thresholds:
         if target is None or (allowed is not None and target.site_id not in allowed):
             raise NotFound(f"there is no device {device_id}", message_zh=f"设备 {device_id} 不存在")
         return target
+
+
+class _Chosen:
+    """The rules with what holds for single devices, which a message changes one by one.
+
+    Each device has a book of its own with the overrides that reach it: a new one is small, whatever others have.
+    """
+
+    def __init__(self, book: RuleBook) -> None:
+        self._book = book
+        self._overrides: dict[tuple[Scope, str], list[Override]] = {}
+        for override in book.overrides.values():
+            self._overrides.setdefault((override.scope, override.scope_id), []).append(override)
+        self._books: dict[str, RuleBook] = {}
+
+    def book(self, target: Target) -> RuleBook:
+        """Return the book of a device."""
+        if target.device_id not in self._books:
+            reach = [one for place in scopes_of(target) for one in self._overrides.get(place, ())]
+            overrides = {(one.rule_id, one.scope, one.scope_id): one for one in reach}
+            self._books[target.device_id] = replace(self._book, overrides=overrides)
+        return self._books[target.device_id]
+
+    def take(self, override: Override) -> None:
+        """Let an override of a device hold from now on."""
+        self._books[override.scope_id] = self._books[override.scope_id].with_override(override)
+
+    def before(self, override: Override) -> Override | None:
+        """Return the stored one in whose place an override would stand."""
+        return self._book.overrides.get((override.rule_id, override.scope, override.scope_id))
 
 
 def _shown(rule: EffectiveRule, target: Target) -> Threshold:

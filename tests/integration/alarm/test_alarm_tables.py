@@ -133,6 +133,20 @@ async def test_rows_that_a_file_lacks_stay_unless_it_says_that_they_go(door: Doo
     assert (again["version"], again["diff"]["added"]) == (3, 1)
 
 
+async def test_columns_that_a_file_lacks_stay_unless_it_says_that_they_go(door: Door) -> None:
+    await take(door, "province", TABLE)
+    narrow = "标准信号名称,信号类别,告警门限\n#路电压Ua过低,阈值,165\n#路电压Ua,遥测,\n"
+    await take(door, "province", narrow)
+    wide = read_table(await door.file("/signals/tables/province/export", format="csv"), "x")
+    assert [(row.cells["省内备注"], row.cells.get("告警门限")) for row in wide.rows] == [("甲", "165"), ("乙", None)]
+    done = await take(door, "province", narrow, missing="remove")
+    assert [(one["field"], one["before"]) for row in done["diff"]["rows"] for one in row["fields"]] == [
+        ("省内备注", "甲"), ("省内备注", "乙"),
+    ]  # fmt: skip
+    left = (await door.ask("GET", "/signals", dictionary="province"))["items"]
+    assert {tuple(signal["points"]) for signal in left} == {("voltage_a",)}  # what is read holds until it is changed
+
+
 async def test_a_rule_over_a_row_that_has_gone_sleeps(door: Door) -> None:
     body = (await door.file(f"/signals/tables/{TOWER}/export", format="csv")).decode("utf-8-sig")
     less = "\r\n".join(line for line in body.split("\r\n") if LOW not in line)
@@ -165,6 +179,23 @@ async def test_thresholds_that_would_contradict_others_are_refused_with_their_li
     assert await version_of(door, TOWER) == 1
     await door.override({"threshold": 155})
     await take(door, TOWER, body.replace("260,260,260,260", "158,158,158,158", 1), status=400)
+
+
+async def test_another_unit_than_a_rule_compares_in_is_refused_with_its_line(door: Door) -> None:
+    """A row without points may be in any unit, until a rule compares with its threshold."""
+    table = f"{HEAD}\n进线过压,阈值,kV,2,10.5,0,,\n"
+    [row] = (await take(door, "province", table))["diff"]["rows"]
+    rule = {"rule_id": "own.high", "signal": row["code"], "comparison": "above", "points": ["voltage_a"], "unit": "V"}
+    refused = await door.ask("POST", "/alarm-rules", rule, status=400)
+    assert [(one["field"], one["found"]) for one in refused["facts"]["problems"]] == [("unit", "V")]
+    await take(door, "province", table.replace("kV,2,10.5", "V,2,250"))
+    await door.ask("POST", "/alarm-rules", rule, status=201)
+    refused = await take(door, "province", table, status=400)
+    assert [(one["line"], one["field"], one["expected"]) for one in refused["facts"]["problems"]] == [
+        (2, "单位", "V, for rule own.high"),
+    ]  # fmt: skip
+    refused = await take(door, "province", table.replace("kV,2,10.5", "V,2,9000"), status=400)
+    assert [(one["line"], one["field"]) for one in refused["facts"]["problems"]] == [(2, "告警门限")]
 
 
 async def test_nothing_of_a_wrong_file_is_taken_and_every_wrong_place_is_told(door: Door) -> None:

@@ -10,7 +10,15 @@ from libs.common.points import POINTS
 from services.alarm.dictionary import load_shipped
 from services.alarm.domain.model import Band, Comparison, Measure, Need, Quantifier
 from services.alarm.domain.rulebook import Override, RuleBook, Scope, contradictions, devices_to_come
-from services.alarm.domain.ruledata import RuleRow, change_faults, definition_of, make_rule, rule_faults
+from services.alarm.domain.ruledata import (
+    PLAUSIBLE,
+    RuleRow,
+    change_faults,
+    definition_of,
+    make_rule,
+    rule_faults,
+    signal_faults,
+)
 
 TABLE = load_shipped()
 KINDS = {
@@ -123,6 +131,31 @@ def test_numbers_of_overrides_keep_their_meaning() -> None:
     assert change_faults(replace(ROW, threshold=120.0), ROW, [numbers]) == []
 
 
+def test_points_that_cannot_be_what_an_override_says_are_refused() -> None:
+    number = Override(ROW.rule_id, Scope.SITE, "s-1", 2, threshold=250.0)
+    other = replace(ROW, points=("voltage_imbalance",))
+    assert change_faults(ROW, ROW, [number]) == []
+    wide = Override(ROW.rule_id, Scope.SITE, "s-1", 2, threshold=290.0)
+    narrow = next(name for name, (low, high) in PLAUSIBLE.items() if high is not None and high < 290)
+    [fault] = change_faults(replace(other, points=(narrow,)), ROW, [wide])
+    assert (fault.field, fault.found) == ("points", narrow)
+
+
+def test_a_rule_compares_with_its_signals_thresholds_only_in_the_same_unit_and_where_they_can_be() -> None:
+    signal = TABLE.signals[ROW.signal]
+    bare = replace(ROW, threshold=None)
+    assert signal_faults(bare, signal) == []
+    assert signal_faults(bare, replace(signal, unit="伏")) == []
+    [fault] = signal_faults(bare, replace(signal, unit="kV"))
+    assert (fault.field, fault.expected, fault.found) == ("unit", f"kV, the unit of {signal.code}", "V")
+    [fault] = signal_faults(bare, replace(signal, thresholds={"A": 160.0, "B": 9000.0}))
+    assert (fault.field, fault.found) == ("threshold", 9000.0)
+    assert signal_faults(ROW, replace(signal, unit="kV")) == []
+    assert ("unit", "V") in [
+        (one.field, one.found) for one in rule_faults(bare, replace(signal, unit="kV"), kinds=KINDS)
+    ]
+
+
 def test_what_a_rule_gives_stands_in_place_of_its_signals() -> None:
     signal = TABLE.signals[ROW.signal]
     own = make_rule(replace(ROW, start_delay_s=7.0, end_delay_s=8.0, enabled=False), signal, 1).defaults["A"]
@@ -145,6 +178,19 @@ def test_a_threshold_out_of_order_is_found_before_any_device_has_it() -> None:
     [only] = found(replace(ROW, threshold=270.0))
     assert only == "own.voltage_low (low) below 0s16002001 (high)"
     assert found(replace(ROW, threshold=270.0, enabled=False)) == []
+
+
+def test_kinds_that_an_override_names_do_not_hide_the_others() -> None:
+    """Low is put right for one kind only; whatever other kind comes, it would have it above high."""
+    classes = {name: name for name in "ABCD"}
+    rules = {
+        row.rule_id: make_rule(replace(row, device_kinds=()), TABLE.signals[row.signal], 1)
+        for row in (replace(ROW, threshold=270.0), TABLE.rules["0s16002001"])
+    }
+    right = Override(ROW.rule_id, Scope.DEVICE_KIND, "meter_3p", 2, threshold=150.0)
+    book = RuleBook(rules, {(ROW.rule_id, Scope.DEVICE_KIND, "meter_3p"): right}, classes)
+    yet = devices_to_come(book, {"phase_voltage"}, frozenset(POINTS))
+    assert contradictions(book, {"phase_voltage"}, yet) != []
 
 
 def test_a_definition_names_every_field() -> None:

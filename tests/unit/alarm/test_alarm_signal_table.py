@@ -1,6 +1,7 @@
 """The signal table as a file: the printed table, round trips, and what is refused with which line."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import openpyxl
@@ -25,6 +26,7 @@ from services.alarm.domain.signal_table import (
 )
 from services.alarm.files import table_file
 from services.alarm.files.table_file import plain_cells, plain_layout, read_table, write_csv, write_xlsx
+from services.alarm.files.table_merge import merged
 from services.alarm.files.table_rows import TableRows, read_rows
 
 TABLE = load_shipped()
@@ -132,11 +134,62 @@ def test_a_workbook_of_a_person_is_read_with_numbers_dates_and_a_line_above() ->
     assert (signal.start_delay_s, signal.end_delay_s, signal.period_s) == (60, 20, 86400)
 
 
+class TestNextVersion:
+    """A file, and what it does not speak of."""
+
+    BEFORE = (
+        f"{NAME},{KIND},单位,告警级别,告警门限,测点,备注\n"
+        "电压Ua过低,阈值,V,2,170,voltage_a,甲\n电压Ua,遥测,V,,,voltage_a,乙\n"
+    )
+
+    def of(self, text: str, before: dict[str, Signal]) -> tuple[Layout, dict[str, Signal]]:
+        table = read_table(text.encode(), "x")
+        found = read_rows(table, "province", before)
+        assert found.problems == []
+        return table.layout, dict(found.signals)
+
+    def test_columns_and_rows_that_a_file_lacks_stay_and_are_no_difference(self) -> None:
+        former, before = self.of(self.BEFORE, {})
+        layout, rows = merged(
+            *self.of("信号名称,信号类型,告警阈值,负责人\n电压Ua过低,阈值,165,王\n", before), former, before
+        )
+        assert [column.title for column in layout.columns] == [
+            "信号名称", "信号类型", "告警阈值", "负责人", "单位", "告警级别", "测点", "备注",
+        ]  # fmt: skip
+        low, value = rows.values()
+        assert (low.cells["备注"], low.cells["告警级别"], low.cells["告警阈值"]) == ("甲", "2", "165")
+        assert (value.cells["信号名称"], value.cells["备注"]) == ("电压Ua", "乙")
+        [row] = difference(before, rows, layout, former).rows
+        assert [(one.field, one.before, one.after) for one in row.fields] == [
+            ("thresholds", dict.fromkeys("ABCD", 170), dict.fromkeys("ABCD", 165)), ("负责人", None, "王"),
+        ]  # fmt: skip
+        again = read_rows(read_table(write_csv(layout, [one.cells for one in rows.values()]), "x"), "province", {})
+        assert difference(rows, again.signals, layout).rows == ()
+
+    def test_a_row_that_is_not_settled_stays_so_in_a_file_without_levels(self) -> None:
+        former, before = self.of(self.BEFORE.replace(",2,170,", ",0,304,"), {})
+        layout, rows = merged(*self.of(f"{NAME},{KIND},告警门限\n电压Ua过低,阈值,305\n", before), former, before)
+        low = next(iter(rows.values()))
+        assert (low.levels, low.thresholds, low.cells["告警级别"], low.cells["告警门限"]) == ({}, {}, "0", "305")
+        [row] = difference(before, rows, layout, former).rows
+        assert [(one.field, one.before, one.after) for one in row.fields] == [("告警门限", "304", "305")]
+
+
 class TestRows:
     def test_a_row_without_a_code_has_one_of_its_name(self) -> None:
         signal = only(f"{NAME},{KIND}\n电压Ua,遥测\n")
         assert signal.code == code_of("province", "电压Ua")
         assert rows_of(f"{NAME},{KIND},SPID\n电压Ua,遥测,230200050010\n").lines == {"230200050010": 2}
+
+    @pytest.mark.parametrize("kind", ["csv", "xlsx"])
+    @given(st.floats(allow_nan=False, allow_infinity=False))
+    def test_a_number_is_exported_as_exactly_as_it_is(self, kind: str, number: float) -> None:
+        signal = replace(TABLE.signals["0s16002001"], points=(), thresholds=dict.fromkeys("ABCD", number))
+        layout = plain_layout()
+        cells = [plain_cells(signal, layout)]
+        table = read_table(write_csv(layout, cells) if kind == "csv" else write_xlsx(layout, cells, "表"), "x")
+        [again] = read_rows(table, signal.dictionary, {}).signals.values()
+        assert again.thresholds == signal.thresholds
 
     def test_gb18030_is_read(self) -> None:
         table = read_table(f"{NAME},{KIND}\n电压Ua,遥测\n".encode("gb18030"), "x.csv")
@@ -215,6 +268,31 @@ class TestBounds:
         monkeypatch.setattr(table_file, limit, value)
         with pytest.raises(InvalidFile):
             read_table(f"{NAME},{KIND}\n电压Ua,遥测\n电压Ub,遥测\n".encode(), "x")
+
+    def test_a_workbook_is_bounded_while_it_is_read(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(table_file, "MAX_TABLE_ROWS", 100)
+        monkeypatch.setattr(table_file, "MAX_TABLE_COLUMNS", 20)
+        heads, row = [NAME, KIND], ["电压Ua", "遥测"]
+
+        def body(sheets: dict[str, list[list[str]]]) -> bytes:
+            book = openpyxl.Workbook(write_only=True)
+            for title, rows in sheets.items():
+                page = book.create_sheet(title)
+                for cells in rows:
+                    page.append(cells)
+            found = io.BytesIO()
+            book.save(found)
+            return found.getvalue()
+
+        other = [["说明"] * 40] * 300
+        found = read_table(body({"说明": other, "表": [heads, *[row] * 100]}), "x")
+        assert len(found.rows) == 100
+        for wrong in ([heads, *[row] * 200], [heads, [*row, *[""] * 20, "x"]]):
+            with pytest.raises(InvalidFile, match="at most"):
+                read_table(body({"表": wrong}), "x")
+        monkeypatch.setattr(table_file, "MAX_UNPACKED_BYTES", 1000)
+        with pytest.raises(InvalidFile, match="unpacked"):
+            read_table(body({"表": [heads, row]}), "x")
 
     @given(st.binary(max_size=300))
     def test_no_bytes_raise_anything_but_a_wrong_file(self, body: bytes) -> None:
