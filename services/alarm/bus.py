@@ -27,7 +27,7 @@ from libs.common.contracts.alarm import (
 )
 from libs.common.contracts.audit import AuditEvent
 from libs.common.contracts.base import PLATFORM_SITE, Payload, Phase
-from libs.common.contracts.carbon import Interval
+from libs.common.contracts.carbon import CarbonResult, Interval
 from libs.common.contracts.control import CommandAction, CommandState, ControlEvent, OccurrenceState
 from libs.common.contracts.delivery import DeliveryEvent
 from libs.common.contracts.device import DeviceEvent
@@ -246,6 +246,15 @@ def read_interval(received: Received) -> Interval:
         PoisonMessage: It is none.
     """
     return parse(Interval, received)
+
+
+def read_result(received: Received) -> CarbonResult:
+    """Return what something came to in a period.
+
+    Raises:
+        PoisonMessage: It is no result.
+    """
+    return parse(CarbonResult, received)
 
 
 def storm_condition(news: StormNews, at: datetime) -> Condition:

@@ -65,6 +65,7 @@ from services.alarm.worker.diagnosing import (
 from services.alarm.worker.ingest import IngestWatch
 from services.alarm.worker.judging import RULES_GROUP, RULES_TOPICS, JudgeHandler
 from services.alarm.worker.measure import Measure
+from services.alarm.worker.targets import TARGETS_GROUP, TARGETS_TOPICS, TargetsHandler
 
 logger = logging.getLogger(__name__)
 
@@ -152,6 +153,17 @@ def build(platform: Platform) -> Service:
         group=DELIVERIES_GROUP,
         topics=[topics.DELIVERY_EVENTS],
         handler=DeliveriesHandler(),
+        member_id=owner,
+        max_batch=settings.max_batch,
+    )
+
+    targets = EffectsConsumer(
+        bus=platform.bus,
+        db=db,
+        clock=platform.clock,
+        group=TARGETS_GROUP,
+        topics=TARGETS_TOPICS,
+        handler=TargetsHandler(wake=relay.wake),
         member_id=owner,
         max_batch=settings.max_batch,
     )
@@ -275,6 +287,7 @@ def build(platform: Platform) -> Service:
             Worker("registry", view.run),
             Worker("rules", consume),
             Worker("deliveries", deliveries.run),
+            Worker("targets", targets.run),
             Worker("news", news.run),
             Worker("pulse", pulse.run),
             Worker("diagnosis", diagnose),
@@ -290,6 +303,7 @@ def build(platform: Platform) -> Service:
             Check("registry", view.check),
             group_check("rules", lambda: judge.ready, RULES_GROUP),
             group_check("deliveries", lambda: deliveries.ready, DELIVERIES_GROUP),
+            group_check("targets", lambda: targets.ready, TARGETS_GROUP),
             group_check("news", lambda: news.ready, DIAGNOSIS_GROUP),
             telling.check,
         ],

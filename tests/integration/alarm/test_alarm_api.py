@@ -7,6 +7,7 @@ import pytest
 from libs.common.bus import topics
 from libs.common.contracts.audit import AuditEvent
 from libs.common.contracts.delivery import DeliveryEvent, DeliveryState
+from services.alarm.dictionary import load_shipped
 from services.alarm.store import deliveries as deliveries_store
 from tests.integration.alarm.alarm_door import Door
 from tests.integration.alarm.alarm_world import FAILURE, LOW, SITE, at
@@ -26,7 +27,7 @@ class TestSignals:
             if page["next_cursor"] is None:
                 break
             cursor = {"cursor": page["next_cursor"]}
-        assert len(codes) == len(set(codes)) == 124
+        assert len(codes) == len(set(codes)) == len(load_shipped().signals)
         assert codes == sorted(codes)
 
     async def test_a_signal_says_level_threshold_and_codes_of_each_class(self, door: Door) -> None:
