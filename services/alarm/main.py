@@ -347,6 +347,7 @@ def limits(settings: AlarmSettings) -> Limits:
     """Return the engine's tolerances as configured."""
     return Limits(
         max_future_us=round(settings.max_future_s * SECOND_US),
+        max_past_us=round(settings.max_past_s * SECOND_US),
         tick_grace_us=round(settings.tick_grace_s * SECOND_US),
         flap_count=settings.flap_count,
         flap_within_us=round(settings.flap_within_s * SECOND_US),

@@ -58,6 +58,12 @@ class AlarmSettings(SettingsModel):
     max_future_s: float = Field(
         default=300.0, gt=0, le=86_400, description="a report dated later than this after its acceptance is not judged"
     )
+    max_past_s: float = Field(
+        default=3600.0,
+        ge=300,
+        le=604_800,
+        description="a report dated earlier than this before its acceptance is history and not judged",
+    )
     tick_grace_s: float = Field(
         default=2.0,
         ge=0,
@@ -88,7 +94,7 @@ class AlarmSettings(SettingsModel):
     )
     ingest_silent_s: float = Field(
         default=30.0,
-        ge=5,
+        ge=20,
         le=3600,
         description="a process of ingest without heartbeats for so long is silent, and did not listen meanwhile",
     )
@@ -96,7 +102,7 @@ class AlarmSettings(SettingsModel):
         default=900.0,
         ge=60,
         le=604_800,
-        description="and no longer keeps devices from being called silent after so long",
+        description="others have beaten so long without it: it no longer keeps devices from being called silent",
     )
     max_window_s: float = Field(default=2_592_000.0, gt=0, le=31_536_000, description="longest maintenance window")
     max_shelf_s: float = Field(default=604_800.0, gt=0, le=31_536_000, description="longest time on a shelf")

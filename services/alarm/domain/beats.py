@@ -3,19 +3,23 @@
 Each process of ingest beats into every partition, by the same way as its reports. So what a process accepted up to
 its last heartbeat has been seen; of what it accepted since then nothing is known, it may be in its spool. Nobody is
 called silent for a time that is not known about: not while a process keeps back, and not for a time in which it did
-not listen at all. A process that was taken away for good would hold everything up for ever; so it counts for
-``gone_us`` only.
+not listen at all. A process that was taken away for good would hold everything up for ever; so it counts only until
+others have beaten for ``gone_us`` without it.
 """
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from services.alarm.domain.engine import Changes, Engine, Reports
-from services.alarm.domain.model import SECOND_US
+from services.alarm.domain.model import NEVER_US, SECOND_US
 from services.alarm.domain.silence import FAR_US
 
 KEEP_EVERY_US = 10 * SECOND_US
 """Heartbeats are stored when they are so much newer than what is stored. [µs]"""
+
+
+FORGOTTEN_AFTER = 3
+"""Times ``gone_us``: a process is remembered for so long, so that the end of its silence can be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +56,10 @@ def judge(engine: Engine, beats: "Beats", reports: Reports, heartbeats: Iterable
     done = 0
     for beat in heartbeats:
         _note_listened(reports, beats, beat.before)
-        waited_us = beats.waited_us(beat.partition, beat.at_us)
+        waited_us, _ = beats.listened_us(beat.partition)
         if beats.note(beat.partition, beat.instance, beat.at_us):
             engine.judge(reports.part(done, beat.before), changes)
-            engine.wait_out(beat.partition, waited_us, changes)
+            engine.wait_out(beat.partition, min(waited_us, beat.at_us), changes)
             engine.resume(beat.partition, beat.at_us)
             done = beat.before
     _note_listened(reports, beats, len(reports))
@@ -79,34 +83,38 @@ class Beats:
         """Begin with none known.
 
         Args:
-            gone_us: A process counts for so long after its last heartbeat, on the partition's clock.
+            gone_us: A process counts until another has beaten for so long without it.
             deaf_us: One that did not beat for longer than this did not listen.
         """
         self._gone_us = gone_us
         self._deaf_us = deaf_us
-        self._known: dict[Place, Pulse] = {}
+        self._known: dict[int, dict[str, Pulse]] = {}
         self._stored: dict[Place, Pulse] = {}
 
     def load(self, pulses: Mapping[Place, Pulse]) -> None:
         """Take over what was stored."""
-        self._known |= pulses
+        for (partition, instance), pulse in pulses.items():
+            self._known.setdefault(partition, {})[instance] = pulse
         self._stored |= pulses
 
     def drop(self, partitions: Collection[int]) -> None:
         """Forget partitions."""
-        for place in [place for place in self._known if place[0] in partitions]:
-            del self._known[place]
-            self._stored.pop(place, None)
+        for partition in partitions:
+            for instance in self._known.pop(partition, {}):
+                self._stored.pop((partition, instance), None)
 
     def note(self, partition: int, instance: str, at_us: int) -> bool:
-        """Take note of a heartbeat; return whether the process listens again after it had not for a while."""
-        place = (partition, instance)
-        before = self._known.get(place)
-        if before is None:
-            self._known[place] = Pulse(at_us, None)
-            return False
-        resumed = at_us > before.beat_us + self._deaf_us
-        self._known[place] = Pulse(max(at_us, before.beat_us), at_us if resumed else before.resumed_us)
+        """Take note of a heartbeat; return whether there is listening again that had not been for a while.
+
+        The process itself may not have listened, or it is new and takes the place of one that does not any more.
+        """
+        known = self._known.setdefault(partition, {})
+        before = known.get(instance)
+        last_us = before.beat_us if before is not None else min(self._counting(partition), default=at_us)
+        resumed = at_us > last_us + self._deaf_us
+        since_us = None if before is None else before.resumed_us
+        beat_us = at_us if before is None else max(at_us, before.beat_us)
+        known[instance] = Pulse(beat_us, at_us if resumed else since_us)
         return resumed
 
     def waited_us(self, partition: int, clock_us: int) -> int:
@@ -116,48 +124,67 @@ class Beats:
             partition: Which.
             clock_us: Its clock; what comes after it is not known anyway. [µs]
         """
-        return min([clock_us, *(pulse.beat_us for _, pulse in self._of(partition))])
+        return min([clock_us, *self._counting(partition)])
 
     def listened_us(self, partition: int) -> tuple[int, int]:
         """Return until when somebody surely listened to all devices of a partition. [µs]
 
         The oldest last heartbeat, and when it is so old that nobody listened since then.
         """
-        beat_us = min((pulse.beat_us for _, pulse in self._of(partition)), default=FAR_US)
+        beat_us = min(self._counting(partition), default=FAR_US)
         return beat_us, beat_us + self._deaf_us
 
-    def newest_us(self) -> dict[str, int]:
-        """Return the last heartbeat of each process, whichever the partition. [µs]"""
-        newest: dict[str, int] = {}
-        for (_, instance), pulse in self._known.items():
-            newest[instance] = max(pulse.beat_us, newest.get(instance, pulse.beat_us))
+    def newest_us(self) -> dict[str, tuple[int, bool]]:
+        """Return the last heartbeat of each process, whichever the partition, and whether the process counts. [µs]"""
+        newest: dict[str, tuple[int, bool]] = {}
+        for partition, pulses in self._known.items():
+            for instance, pulse in pulses.items():
+                found = (pulse.beat_us, self._without_us(partition, pulse) <= self._gone_us)
+                newest[instance] = max(found, newest.get(instance, found))
         return newest
 
     def resumed(self) -> Iterable[tuple[int, int]]:
         """Yield partitions and since when they are listened to again. [µs]"""
-        for (partition, _), pulse in self._known.items():
-            if pulse.resumed_us is not None:
-                yield partition, pulse.resumed_us
+        for partition, pulses in self._known.items():
+            for pulse in pulses.values():
+                if pulse.resumed_us is not None:
+                    yield partition, pulse.resumed_us
 
     def take_news(self) -> dict[Place, Pulse]:
         """Return what is worth storing."""
-        news = {place: pulse for place, pulse in self._known.items() if self._is_news(place, pulse)}
+        news = {
+            (partition, instance): pulse
+            for partition, pulses in self._known.items()
+            for instance, pulse in pulses.items()
+            if self._is_news((partition, instance), pulse)
+        }
         self._stored |= news
         return news
 
-    def take_gone(self, partition: int, clock_us: int) -> list[Place]:
-        """Forget the processes that do not count any more, and return them."""
-        gone = [place for place, pulse in self._of(partition) if pulse.beat_us < clock_us - self._gone_us]
-        for place in gone:
-            del self._known[place]
-            self._stored.pop(place, None)
-        return gone
+    def take_gone(self, partition: int) -> list[Place]:
+        """Forget the processes that have not counted for a while, and return them."""
+        known = self._known.get(partition, {})
+        last_us = FORGOTTEN_AFTER * self._gone_us
+        gone = [instance for instance, pulse in known.items() if self._without_us(partition, pulse) > last_us]
+        for instance in gone:
+            del known[instance]
+            self._stored.pop((partition, instance), None)
+        return [(partition, instance) for instance in gone]
+
+    def _counting(self, partition: int) -> list[int]:
+        """Return the last heartbeats of the processes that count."""
+        pulses = self._known.get(partition, {}).values()
+        return [pulse.beat_us for pulse in pulses if self._without_us(partition, pulse) <= self._gone_us]
+
+    def _without_us(self, partition: int, pulse: Pulse) -> int:
+        """Return for how long others have beaten without a process, at a stretch. [µs]"""
+        return max(
+            other.beat_us - max(pulse.beat_us, NEVER_US if other.resumed_us is None else other.resumed_us)
+            for other in self._known[partition].values()
+        )
 
     def _is_news(self, place: Place, pulse: Pulse) -> bool:
         stored = self._stored.get(place)
         if stored is None or stored.resumed_us != pulse.resumed_us:
             return True
         return pulse.beat_us >= stored.beat_us + KEEP_EVERY_US
-
-    def _of(self, partition: int) -> list[tuple[Place, Pulse]]:
-        return [(place, pulse) for place, pulse in self._known.items() if place[0] == partition]

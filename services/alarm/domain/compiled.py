@@ -14,7 +14,7 @@ from operator import itemgetter
 import numpy as np
 import numpy.typing as npt
 
-from services.alarm.domain.derived import Derived, columns_of
+from services.alarm.domain.derived import REMEMBERING, Derived, columns_of
 from services.alarm.domain.model import Comparison, EffectiveRule, Measure, NoData, Quantifier, Values
 from services.alarm.domain.rulebook import Target
 
@@ -77,6 +77,7 @@ class Shape:
         self.variants: list[tuple[EffectiveRule, ...]] = []
         self._variant_of: dict[int, int] = {}
         self._waiting: list[tuple[EffectiveRule, ...]] = []
+        self._remembers: list[bool] = []
         self._kept: list[tuple[EffectiveRule, ...]] = []
         """The sets whose identities are known: as long as they are here nothing else gets one of those."""
         self._limits = _Limits.of((), self)
@@ -89,10 +90,19 @@ class Shape:
             known = self._variant_of[id(rules)] = len(self.variants)
             self.variants.append(_ordered(rules))
             self._kept.append(rules)
+            self._remembers.append(any(one.active and one.rule.measure in REMEMBERING for one in rules))
             self._waiting.append(
                 tuple(one for one in rules if one.active and (one.is_silence or one.no_data is NoData.ALARM))
             )
         return known
+
+    def remembers(self, variant: int) -> bool:
+        """Return whether an active rule asks what was before."""
+        return self._remembers[variant]
+
+    def remembering(self, variants: Ints) -> Bools:
+        """Return of which reports the values are to be remembered."""
+        return np.array(self._remembers, dtype=np.bool_)[variants]
 
     def waiting(self, variant: int) -> tuple[EffectiveRule, ...]:
         """Return the active rules that the lack of reports can raise."""

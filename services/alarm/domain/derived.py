@@ -24,7 +24,8 @@ MINUTE_US = 60 * SECOND_US
 MAX_RATE_GAP_US = 900 * SECOND_US
 """Between two values further apart than this there is no rate: three reports at the slowest permitted pace. [µs]"""
 _PER_POINT = (Measure.RATE, Measure.AGE, Measure.RATED)
-_REMEMBERING = (Measure.RATE, Measure.AGE)
+REMEMBERING = (Measure.RATE, Measure.AGE)
+"""Measures that need what was before."""
 
 Remembered = Mapping[str, tuple[float | None, int]]
 """Point to its last usable value, None when there was none yet, and since when it is so. [µs]"""
@@ -100,7 +101,7 @@ class Derived:
         ]
         self._places = places
         self.remembered: tuple[str, ...] = tuple(
-            sorted({one.points[0] for one in columns if one.measure in _REMEMBERING})
+            sorted({one.points[0] for one in columns if one.measure in REMEMBERING})
         )
         """Points whose last usable value has to be known."""
         order = {point: number for number, point in enumerate(self.remembered)}
@@ -191,13 +192,12 @@ class Memory:
                 np.array([[since_us]], dtype=np.int64),
             )
 
-    def forget(self, slots: Iterable[int]) -> None:
-        """Forget devices."""
-        for slot in slots:
-            row = self._row_of.pop(slot, None)
-            if row is not None:
-                self._last[row], self._since[row] = np.nan, NEVER_US
-                self._free.append(row)
+    def forget(self, slots: Iterable[int]) -> bool:
+        """Forget devices; return whether anything was known of them."""
+        rows = [row for slot in slots if (row := self._row_of.pop(slot, None)) is not None]
+        self._last[rows], self._since[rows] = np.nan, NEVER_US
+        self._free += rows
+        return bool(rows)
 
     def _where(self, slots: Ints, points: Sequence[str]) -> tuple[Ints, Ints]:
         rows = np.array([self._row(slot) for slot in slots.tolist()], dtype=np.int64)

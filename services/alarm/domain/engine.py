@@ -13,14 +13,14 @@ The engine does no I/O. What changed is collected in ``Changes``, for one transa
 """
 
 import heapq
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
 from services.alarm.domain import life, silence
-from services.alarm.domain.compiled import OPEN, TRUE, Floats, Ints, Shape
+from services.alarm.domain.compiled import OPEN, TRUE, Bools, Floats, Ints, Shape
 from services.alarm.domain.derived import Memory, Remembered, point_of
 from services.alarm.domain.model import (
     NEVER_US,
@@ -54,6 +54,8 @@ class Limits:
 
     max_future_us: int = 300 * SECOND_US
     """A report dated later than this after its acceptance is not judged. [µs]"""
+    max_past_us: int = 3600 * SECOND_US
+    """A report dated earlier than this before its acceptance is history. [µs]"""
     tick_grace_us: int = 2 * SECOND_US
     """A report in flight may still contradict a delay that ran out on the partition's clock. [µs]"""
     at_once: int = 1000
@@ -125,6 +127,7 @@ class Changes:
     judged_reports: int = 0
     late_reports: int = 0
     future_reports: int = 0
+    past_reports: int = 0
     unknown_reports: int = 0
     """Of devices that are not, or no longer, in the registry."""
 
@@ -166,7 +169,15 @@ class _Timers:
 class Engine:
     """The state of the rules on all devices of the partitions that this process holds."""
 
-    def __init__(self, *, book: RuleBook, directory: Directory, sites: Sites, limits: Limits) -> None:
+    def __init__(
+        self,
+        *,
+        book: RuleBook,
+        directory: Directory,
+        sites: Sites,
+        limits: Limits,
+        partition_of: Callable[[str], int] | None = None,
+    ) -> None:
         """Start with no device known.
 
         Args:
@@ -174,7 +185,9 @@ class Engine:
             directory: Says what a device is.
             sites: The second stage: hears of every alarm, and says what explains it.
             limits: Tolerances.
+            partition_of: Says in which partition the reports of a site come; absent: where they came last.
         """
+        self._partition_of = partition_of
         self._book = book
         self._directory = directory
         self._sites = sites
@@ -208,6 +221,8 @@ class Engine:
         self._clocks: dict[int, int] = {}
         self._ticking_us: int | None = None
         """The partition's clock while it is what decides."""
+        self._forgotten: set[int] = set()
+        """Slots whose last values mean nothing any more, since no rule asked for them for a while."""
         self._stale: set[int] = set()
         """Slots whose episodes have to be looked at again because their rules may have changed."""
         self._begins: dict[tuple[int, str], tuple[int, ...]] = {}
@@ -298,6 +313,7 @@ class Engine:
             self._clocks.pop(partition, None)
             self._scanned.pop(partition, None)
         self._memory.forget(gone)
+        self._forgotten -= gone
         self._members.clear()
 
     # Rules and devices change.
@@ -317,11 +333,12 @@ class Engine:
         self._heard[members] = np.where(heard == NEVER_US, NEVER_US, np.maximum(heard, at_us))
 
     def expect(self, device_id: str, partition: int) -> None:
-        """Wait for reports of a device, from the next tick on, if it is not known yet."""
+        """Wait for reports of a device in a partition: from the next tick on, if it is not known yet."""
         slot = self._slot(device_id)
-        if int(self._partition[slot]) < 0:
+        if int(self._partition[slot]) != partition:
             self._partition[slot] = partition
             self._members.clear()
+            self._set_patience(slot)
 
     def forget_device(self, device_id: str) -> None:
         """Look the device's rules up again, because the registry says something new about it."""
@@ -431,6 +448,7 @@ class Engine:
             np.minimum(received, np.array(reports.listened_us, dtype=np.int64)) if reports.listened_us else received
         )
         future = source > received + self._limits.max_future_us
+        past = source < received - self._limits.max_past_us
         known = slots >= 0
         changes.unknown_reports += int((~known).sum())
         changes.future_reports += int((future & known).sum())
@@ -440,7 +458,9 @@ class Engine:
             self._hear_all(slots[chosen], received[chosen], listened[chosen], partitions[chosen], changes)
             late = (source[chosen] < self._judged[slots[chosen]]) & ~future[chosen]
             changes.late_reports += int(late.sum())
-            live = chosen[~late & ~future[chosen]]
+            history = past[chosen] & ~late
+            changes.past_reports += int(history.sum())
+            live = chosen[~late & ~future[chosen] & ~history]
             changes.judged_reports += len(live)
             where = slots[live]
             self._judged[where] = source[live]
@@ -449,6 +469,8 @@ class Engine:
             told = slots[chosen]
             changes.heard.update(told[self._heard[told] != self._received[told]].tolist())
             self._round(reports, live, where, source, matrices, changes)
+        changes.remembered |= self._forgotten
+        self._forgotten = set()
 
     def _round(
         self,
@@ -468,18 +490,20 @@ class Engine:
                 continue
             matrix, row_of = matrices[number]
             values = matrix[row_of[live[chosen]]]
-            if shape.derived.remembered:
-                self._follow(shape, values, slots[chosen], source[live[chosen]], changes)
             variants = self._variant[slots[chosen]]
+            remembering = shape.remembering(variants)
+            if remembering.any():
+                self._follow(shape, values, remembering, slots[chosen], source[live[chosen]], changes)
             hit = np.flatnonzero(shape.screen(values, variants) | self._busy[slots[chosen]])
             if hit.size:
                 rows = live[chosen[hit]]
                 self._apply(shape, reports, rows, slots[chosen[hit]], source, values[hit], variants[hit], changes)
 
-    def _follow(self, shape: Shape, values: Floats, slots: Ints, at_us: Ints, changes: Changes) -> None:
+    def _follow(self, shape: Shape, values: Floats, chosen: Bools, slots: Ints, at_us: Ints, changes: Changes) -> None:
         """Fill the columns that depend on what was before, and remember the values for those that come."""
-        points = shape.derived.remembered
-        last, since_us = shape.derived.follow(values, at_us, *self._memory.get(slots, points))
+        points, told, slots = shape.derived.remembered, values[chosen], slots[chosen]
+        last, since_us = shape.derived.follow(told, at_us[chosen], *self._memory.get(slots, points))
+        values[chosen] = told
         self._memory.put(slots, points, last, since_us)
         changes.remembered.update(slots.tolist())
 
@@ -614,9 +638,12 @@ class Engine:
                     self._settle(slot, rule, silence.hear(episode, rule, at_us=at_us), changes)
             self._ticking_us = None
         self._heard[slots] = np.maximum(heard, received)
-        if (self._partition[slots] != partitions).any():
+        moved = slots[self._partition[slots] != partitions]
+        if moved.size:
             self._partition[slots] = partitions
             self._members.clear()
+            for slot in moved.tolist():
+                self._set_patience(slot)
 
     def wait_out(self, partition: int, waited_us: int, changes: Changes) -> None:
         """Raise what silence raises up to a time until which all reports are in: nobody listened after it. [µs]"""
@@ -673,13 +700,17 @@ class Engine:
             return
         due_us = silent_from_us + rule.start_delay_us
         target = self._directory.target(self._ids[slot])
-        if target is None:
+        if target is None or not self._is_here(slot, target):
             self._patience[slot] = silence.FAR_US
         elif due_us < to_us or (inclusive and due_us == to_us):
             began_us = silent_from_us
             if not rule.is_silence and int(self._judged[slot]) != NEVER_US:
                 began_us = int(self._judged[slot]) + patience_us
             self._settle(slot, rule, silence.begin(rule, site_id=target.site_id, began_us=began_us), changes)
+
+    def _is_here(self, slot: int, target: Target) -> bool:
+        """Return whether the reports of a device still come in the partition that it was last known in."""
+        return self._partition_of is None or self._partition_of(target.site_id) == int(self._partition[slot])
 
     def _waiting(self, slot: int) -> Sequence[EffectiveRule]:
         if int(self._shape[slot]) < 0 and not self._look_up(slot):
@@ -885,7 +916,9 @@ class Engine:
             number = self._shape_of[key] = len(self._shapes)
             self._shapes.append(Shape(rules, target))
         self._shape[slot] = number
-        self._variant[slot] = self._shapes[number].variant(rules)
+        self._variant[slot] = variant = self._shapes[number].variant(rules)
+        if not self._shapes[number].remembers(variant) and self._memory.forget([slot]):
+            self._forgotten.add(slot)
         self._period[slot] = np.nan if target.period_s is None else target.period_s
         self._rated[slot] = np.nan if target.rated_current_a is None else target.rated_current_a
         self._set_patience(slot)

@@ -76,9 +76,9 @@ class IngestWatch:
         if not self._caught_up():
             return
         now = self._clock.now()
-        for instance, beat_us in sorted(self._beats.newest_us().items()):
+        for instance, (beat_us, counts) in sorted(self._beats.newest_us().items()):
             beat_at = from_us(beat_us)
-            silent = now - beat_at > timedelta(seconds=self._silent_s)
+            silent = counts and now - beat_at > timedelta(seconds=self._silent_s)
             if self._said.get(instance) is silent:
                 continue
             finding = Condition(
@@ -88,21 +88,25 @@ class IngestWatch:
                 subject=instance,
                 phase=Phase.BEGIN if silent else Phase.END,
                 at=beat_at,
-                detail=_detail(instance, silent, self._silent_s),
-                detail_zh=_detail_zh(instance, silent, self._silent_s),
+                detail=_detail(instance, silent, counts, self._silent_s),
+                detail_zh=_detail_zh(instance, silent, counts, self._silent_s),
             )
             message = envelope.message(topics.CONDITIONS, PLATFORM_SITE, finding, source=payloads.SOURCE, time=now)
             await self._bus.publish([message], timeout_s=PUBLISH_TIMEOUT_S)
             self._said[instance] = silent
 
 
-def _detail(instance: str, silent: bool, silent_s: float) -> str:
+def _detail(instance: str, silent: bool, counts: bool, silent_s: float) -> str:
+    if not counts:
+        return f"{instance} has been away for so long, while others beat, that it counts as taken away"
     if silent:
         return f"no heartbeat of {instance} for {silent_s:g} s; its devices are not called silent on that account"
     return f"{instance} beats again"
 
 
-def _detail_zh(instance: str, silent: bool, silent_s: float) -> str:
+def _detail_zh(instance: str, silent: bool, counts: bool, silent_s: float) -> str:
+    if not counts:
+        return f"{instance} 长时间无心跳而其他采集进程正常,视为已撤下"
     if silent:
         return f"{instance} 已超过 {silent_s:g} 秒无心跳,期间不据此判定设备失联"
     return f"{instance} 心跳已恢复"

@@ -124,7 +124,13 @@ class JudgeHandler:
         self._site_limits = site_limits
         self._sites = Sites(directory, site_limits)
         self._signals: dict[str, Signal] = {}
-        self._engine = Engine(book=RuleBook({}, {}, class_map), directory=directory, sites=self._sites, limits=limits)
+        self._engine = Engine(
+            book=RuleBook({}, {}, class_map),
+            directory=directory,
+            sites=self._sites,
+            limits=limits,
+            partition_of=partition_of,
+        )
         self._events = DeviceEvents(directory, class_map)
         self._energy = EnergyRules(directory, class_map)
         self._findings = Findings(sites=self._sites, clock=clock, publish=self._publish)
@@ -233,6 +239,7 @@ class JudgeHandler:
             REPORTS.labels("judged").inc(changes.judged_reports)
             REPORTS.labels("late").inc(changes.late_reports)
             REPORTS.labels("future").inc(changes.future_reports)
+            REPORTS.labels("past").inc(changes.past_reports)
             REPORTS.labels("unknown_device").inc(changes.unknown_reports)
             POINTS.inc(values)
             for event in events:
@@ -313,7 +320,7 @@ class JudgeHandler:
         for partition, clock_us in sorted(readings.clocks.items()):
             waited_us = self._beats.waited_us(partition, clock_us)
             self._engine.tick(partition, clock_us, changes, waited_us=waited_us)
-            gone = self._beats.take_gone(partition, self._engine.clock_us(partition))
+            gone = self._beats.take_gone(partition)
             if gone:
                 await waiting_store.delete_pulses(conn, gone)
         news = self._beats.take_news()

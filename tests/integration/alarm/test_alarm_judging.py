@@ -122,8 +122,11 @@ async def test_the_same_hour_again_raises_nothing(world: World) -> None:
     assert await world.told() == before
 
 
-async def test_late_and_future_reports_raise_nothing_after_a_restart_either(world: World) -> None:
+async def test_late_and_future_and_old_reports_raise_nothing_after_a_restart_either(world: World) -> None:
     await world.short_delays(start_s=0)
+    old = orjson.loads(world.volts(-90_000, 150).value or b"")
+    old["received_at"] = at(0).isoformat()
+    await world.take(world.raw(topics.READINGS, orjson.dumps(old), at(0)))
     await world.take(world.volts(100, 230))
     await world.restart()
     await world.take(world.volts(99, 150))

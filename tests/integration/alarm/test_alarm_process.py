@@ -18,12 +18,12 @@ from pydantic import SecretStr
 
 from libs.common.bus import envelope, topics
 from libs.common.bus.pglog import PgLogBus
-from libs.common.bus.port import Message, StartAt
+from libs.common.bus.port import Message, StartAt, partition_of
 from libs.common.client import NO_TLS
 from libs.common.clock import SystemClock
-from libs.common.contracts.alarm import AlarmEvent
+from libs.common.contracts.alarm import AlarmEvent, EndReason
 from libs.common.contracts.registry import Device, Entity, Site, SiteKind, StationClass, record_of
-from libs.common.contracts.telemetry import Reading
+from libs.common.contracts.telemetry import Heartbeat, Reading
 from libs.common.ids import DeviceId, SiteId
 from libs.common.settings import BusSettings, DatabaseSettings
 from libs.common.tokens import KeyRing
@@ -34,12 +34,14 @@ ROOT = Path(__file__).parents[3]
 START = (datetime.now(UTC) - timedelta(minutes=30)).replace(microsecond=0)
 COMMON = {"valid_from": START - timedelta(days=1), "version": 1, "changed_by": "user:test"}
 SITE = SiteId("site-1")
-LOW = "0s16003001"
+LOW, SILENT = "0s16003001", "0s19012001"
 PATIENCE_S = 60.0
 
 
-def meter(device_id: str) -> Device:
-    return Device(id=device_id, name=device_id, kind="meter_3p", site=SITE, profile="eastron_sdm630", **COMMON)
+def meter(device_id: str, period_s: float | None = None) -> Device:
+    return Device(
+        id=device_id, name=device_id, kind="meter_3p", site=SITE, profile="eastron_sdm630", period_s=period_s, **COMMON
+    )
 
 
 def reading(device_id: str, second: int, volts: float) -> Message:
@@ -53,6 +55,12 @@ def reading(device_id: str, second: int, volts: float) -> Message:
         points={"voltage_a": volts, "voltage_b": 230.0, "voltage_c": 230.0},
     )
     return envelope.message(topics.READINGS, SITE, payload, source="test", time=at)
+
+
+def heartbeat(second: int, partition: int) -> Message:
+    at = START + timedelta(seconds=second)
+    payload = Heartbeat(instance="ingest-0", partition=partition, received_at=at)
+    return envelope.message(topics.READINGS, SITE, payload, source="test", time=at, partition=partition)
 
 
 class Field:
@@ -121,6 +129,14 @@ class Field:
     async def state_of(self, device_id: str) -> object:
         return await self.value("select state from alarm.episodes where device_id = $1", device_id)
 
+    async def dismissed(self, device_id: str) -> bool:
+        return await self.value("select dismissed from alarm.episodes where device_id = $1", device_id) is True
+
+    async def beaten(self, second: int) -> bool:
+        """Whether a heartbeat has been handled: all that came before it in its partition has, too."""
+        at = START + timedelta(seconds=second)
+        return await self.value("select 1 from alarm.ingest_beats where beat_at = $1", at) == 1
+
     async def events(self) -> list[AlarmEvent]:
         """Everything on the topic, each event id once, in the order of the first time it was published."""
         found: dict[str, AlarmEvent] = {}
@@ -152,14 +168,14 @@ class Field:
 
 
 @asynccontextmanager
-async def field_of(url: str, folder: Path, devices: Iterable[str]) -> AsyncIterator[Field]:
+async def field_of(url: str, folder: Path, devices: Iterable[str | Device]) -> AsyncIterator[Field]:
     settings = DatabaseSettings(url=SecretStr(url))
     bus = PgLogBus(settings, BusSettings(), SystemClock())
     await bus.start()
     await bus.ensure_topics(topics.specs(BusSettings()))
     KeyRing.create(folder / "keys")
     site = Site(id=SITE, name="Site", code="1", kind=SiteKind.ACCESS_ROOM, station_class=StationClass.D, **COMMON)
-    entities: list[Entity] = [site, *(meter(device_id) for device_id in devices)]
+    entities: list[Entity] = [site, *(meter(one) if isinstance(one, str) else one for one in devices)]
     found = Field(url, bus, folder)
     try:
         await found.publish(
@@ -171,10 +187,11 @@ async def field_of(url: str, folder: Path, devices: Iterable[str]) -> AsyncItera
         await bus.stop()
 
 
-async def short_delays(field: Field) -> None:
+async def short_delays(field: Field, *rule_ids: str) -> None:
     body = {"start_delay_s": 3, "end_delay_s": 3, "reason": "test"}
-    reply = await field.call("PUT", f"/api/v1/alarm-rules/{LOW}/overrides/site/{SITE}", body)
-    assert reply.status_code == 200, reply.text
+    for rule_id in rule_ids or (LOW,):
+        reply = await field.call("PUT", f"/api/v1/alarm-rules/{rule_id}/overrides/site/{SITE}", body)
+        assert reply.status_code == 200, reply.text
 
 
 async def test_killed_while_pending_active_and_clearing_an_alarm_is_told_once(
@@ -198,6 +215,55 @@ async def test_killed_while_pending_active_and_clearing_an_alarm_is_told_once(
     assert (begin.phase.value, begin.sequence, begin.began_at) == ("begin", 1, START)
     assert (end.phase.value, end.sequence, end.alarm_id) == ("end", 2, begin.alarm_id)
     assert end.ended_at == START + timedelta(seconds=5)
+
+
+async def test_killed_after_a_person_ended_an_alarm_and_while_a_device_is_silent(
+    postgres_url: str, tmp_path: Path
+) -> None:
+    async with field_of(postgres_url, tmp_path, ["m-1", meter("m-2", period_s=10.0)]) as field:
+        partition = partition_of(SITE, await field.bus.partitions(topics.READINGS))
+
+        async def killed() -> None:
+            await field.kill()
+            await field.start()
+
+        await field.start()
+        await field.until("ready", field.ready)
+        await short_delays(field, LOW, SILENT)
+        await field.publish([reading("m-2", 0, 230.0), heartbeat(0, partition)])
+        await field.publish(reading("m-1", at, 150.0) for at in range(5))
+        await field.until("alarm", partial(_is, field, "m-1", 2))
+        alarm_id = await field.value("select alarm_id from alarm.alarms")
+        reply = await field.call("POST", f"/api/v1/alarms/{alarm_id}/clear", {"reason": "seen to"})
+        assert reply.status_code == 202, reply.text
+        await field.until("dismissed", partial(field.dismissed, "m-1"))
+        await killed()
+        # It goes on being violated, then not, then again: only that is another alarm. Nobody calls m-2 silent yet.
+        volts = [150.0] * 4 + [230.0] * 2 + [150.0] * 4 + [230.0] * 5
+        await field.publish(reading("m-1", at, one) for at, one in enumerate(volts, start=5))
+        await field.publish([heartbeat(20, partition)])
+        await field.until("heartbeat", partial(field.beaten, 20))
+        await killed()
+        await field.publish([heartbeat(36, partition)])
+        await field.until("m-2 is silent", partial(_is, field, "m-2", 2))
+        await killed()
+        await field.publish([reading("m-2", 40, 230.0), heartbeat(56, partition)])
+        await field.until("all alarms ended", lambda: _ended(field, 3))
+        await field.until("outbox empty", lambda: _empty(field))
+        events = await field.events()
+    told = [
+        (event.rule_id, event.phase.value, _second(event.began_at), event.ended_at and _second(event.ended_at), reason)
+        for event in events
+        for reason in [event.end_reason]
+    ]
+    assert sorted(told, key=str) == [
+        (LOW, "begin", 0, None, None),
+        (LOW, "begin", 11, None, None),
+        (LOW, "end", 0, 4, EndReason.MANUAL),
+        (LOW, "end", 11, 15, EndReason.RECOVERED),
+        (SILENT, "begin", 30, None, None),
+        (SILENT, "end", 30, 40, EndReason.RECOVERED),
+    ]
 
 
 async def test_killed_again_and_again_in_a_backlog_every_alarm_is_told_once(postgres_url: str, tmp_path: Path) -> None:

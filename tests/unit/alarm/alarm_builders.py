@@ -1,6 +1,6 @@
 """Rules, devices and reports for the tests of alarm."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from services.alarm.domain.engine import Changes, Engine, Limits, Reports
@@ -116,12 +116,15 @@ class Bench:
         limits: Limits | None = None,
         site_limits: SiteLimits | None = None,
         directory: Devices | None = None,
+        partition_of: Callable[[str], int] | None = None,
     ) -> None:
         self.directory = directory or Devices(*(targets or (target(),)))
         self.sites = Sites(self.directory, site_limits)
         self.shutdowns = self.sites.shutdowns
         self.limits = limits or Limits()
-        self.engine = Engine(book=rules, directory=self.directory, sites=self.sites, limits=self.limits)
+        self.engine = Engine(
+            book=rules, directory=self.directory, sites=self.sites, limits=self.limits, partition_of=partition_of
+        )
         self.last = Changes()
 
     def report(

@@ -6,7 +6,7 @@ import pytest
 
 from services.alarm.domain.model import Comparison, EndReason, Measure, NoData, Quantifier, Rule
 from services.alarm.domain.rulebook import Scope, override_faults
-from tests.unit.alarm.alarm_builders import Bench, book, override, rule, seconds, story, target
+from tests.unit.alarm.alarm_builders import Bench, book, override, rule, seconds, story, target, us
 
 CURRENTS = ("current_a", "current_b", "current_c")
 
@@ -209,3 +209,19 @@ def test_thresholds_that_a_measure_cannot_reach_are_refused(measure: Measure, th
     wanted = override("r", Scope.DEVICE, "m-1", threshold=threshold)
     faults = override_faults(wanted, made(measure, 1.0), plausible={})
     assert [fault.field for fault in faults] == ([] if fine else ["threshold"])
+
+
+def test_nothing_is_remembered_for_a_rule_that_sleeps_and_it_begins_anew_when_it_wakes() -> None:
+    one = made(Measure.AGE, 100.0, points=("temperature",))
+    asleep = book(one, overrides=[override("r", Scope.DEVICE, "m-1", enabled=False)], version=2)
+    judge = bench(one)
+    judge.report(0, temperature=20.0)
+    assert [judge.engine.remembered(slot)[2] for slot in judge.last.remembered] == [{"temperature": (20.0, us(0))}]
+    judge.set_book(asleep)
+    judge.report(60, temperature=20.0)
+    assert [judge.engine.remembered(slot)[2] for slot in judge.last.remembered] == [{}], "what is stored goes too"
+    judge.report(120, temperature=20.0)
+    assert judge.last.remembered == set()
+    judge.set_book(book(one, version=3))
+    assert judge.report(180, temperature=None) == [], "the time of its sleep is not held against it"
+    assert story(judge.report(290, temperature=None)) == [("begin", 290, None)]

@@ -85,3 +85,17 @@ async def test_what_could_not_be_published_is_said_later() -> None:
         scene.bus.away = False
     await scene.watch.look()
     assert scene.bus.told() == [("a", "begin")]
+
+
+async def test_a_process_that_was_taken_away_is_not_silent_for_ever() -> None:
+    scene = Scene()
+    scene.beat("a", ago_s=1000)
+    scene.beat("b", ago_s=1000)
+    await scene.watch.look()
+    assert scene.bus.told() == [("a", "begin"), ("b", "begin")]
+    for ago_s in range(990, -1, -10):
+        scene.beat("a", ago_s=ago_s)
+    await scene.watch.look()
+    assert [(one.subject, one.phase.value) for one in scene.bus.findings] == [("a", "end"), ("b", "end")]
+    assert "taken away" in (scene.bus.findings[1].detail or "")
+    assert "撤下" in (scene.bus.findings[1].detail_zh or "")

@@ -227,6 +227,17 @@ def test_late_reports_are_counted_and_never_judged() -> None:
     assert bench.state() == "NORMAL"
 
 
+def test_reports_from_the_far_past_are_history_even_of_a_device_that_is_new() -> None:
+    bench = Bench(book(rule(start_delay_s=0)))
+    assert bench.report(-3601, received_s=0, voltage_a=150, voltage_b=150, voltage_c=150) == []
+    assert (bench.last.past_reports, bench.last.judged_reports) == (1, 0)
+    assert story(bench.report(-3600, received_s=0, voltage_a=150, voltage_b=150, voltage_c=150)) == [
+        ("begin", -3600, None)
+    ]
+    assert bench.report(-3602, received_s=0, voltage_a=230, voltage_b=230, voltage_c=230) == []
+    assert (bench.last.late_reports, bench.last.past_reports) == (1, 0), "older than what was judged is late"
+
+
 def test_reports_from_the_far_future_are_counted_and_do_not_make_the_present_late() -> None:
     bench = Bench(book(rule(start_delay_s=0)))
     assert bench.report(100_000, received_s=100, voltage_a=1, voltage_b=1, voltage_c=1) == []

@@ -1,6 +1,7 @@
 """Devices that are not heard any more, ingest that is not, and what of the two is whose."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -31,8 +32,15 @@ def silent(rule_id: str = "silent", *, end_delay_s: float = 0.0, level: int = 3,
     )  # fmt: skip
 
 
-def bench(rules: RuleBook | None = None, *, limits: Limits = EXACT, **facts: Any) -> Bench:
-    return Bench(rules or book(silent()), target(**{"period_s": float(PERIOD)} | facts), limits=limits)
+def bench(
+    rules: RuleBook | None = None,
+    *,
+    limits: Limits = EXACT,
+    partition_of: Callable[[str], int] | None = None,
+    **facts: Any,
+) -> Bench:
+    one = target(**{"period_s": float(PERIOD)} | facts)
+    return Bench(rules or book(silent()), one, limits=limits, partition_of=partition_of)
 
 
 def empty(*seconds_at: float) -> Reports:
@@ -179,6 +187,32 @@ def test_state_that_was_stored_goes_on() -> None:
     assert story(after.volts(600, 230)) == [("end", PATIENCE, 600)]
 
 
+def test_a_device_whose_site_reports_elsewhere_is_not_waited_for_here() -> None:
+    """Its reports come in another partition, maybe to another process."""
+    judge = bench(partition_of=lambda site_id: 0 if site_id == "s-1" else 5)
+    judge.volts(0, 230)
+    judge.directory.targets["m-1"] = target("m-1", site_id="s-2", period_s=float(PERIOD))
+    judge.engine.forget_device("m-1")
+    assert judge.tick(1000) == []
+    judge.report(1000, partition=5)
+    assert judge.tick(1000 + PATIENCE + DELAY) == []
+    assert story(judge.tick(1000 + PATIENCE + DELAY, partition=5)) == [("begin", 1000 + PATIENCE, None)]
+
+
+def test_devices_that_nobody_knows_any_more_do_not_stand_in_the_way_of_others() -> None:
+    gone = [target(f"gone-{number}") for number in range(3)]
+    directory = Devices(*gone, target("m-1", period_s=float(PERIOD)))
+    judge = Bench(book(silent()), directory=directory, limits=replace(EXACT, at_once=2))
+    for one in gone:
+        judge.volts(0, 230, device_id=one.device_id)
+        directory.removed.add(one.device_id)
+        judge.engine.forget_device(one.device_id)
+    judge.engine.expect("m-1", 0)
+    for at in range(4):
+        judge.tick(at)
+    assert story(judge.tick(3 + PATIENCE + DELAY)) == [("begin", PATIENCE, None)]
+
+
 # Ingest.
 
 
@@ -188,10 +222,41 @@ def test_reports_are_in_until_the_last_heartbeat_of_the_slowest_process() -> Non
     beats.note(0, "b", 40)
     beats.note(1, "b", 10)
     assert (beats.waited_us(0, 120), beats.waited_us(1, 120), beats.waited_us(2, 120)) == (40, 10, 120)
-    assert beats.newest_us() == {"a": 100, "b": 40}
-    assert beats.take_gone(0, 940) == []
-    assert beats.take_gone(0, 941) == [(0, "b")]
-    assert beats.waited_us(0, 941) == 100
+    assert beats.newest_us() == {"a": (100, True), "b": (40, True)}
+
+
+def test_a_process_counts_until_another_has_beaten_so_long_without_it() -> None:
+    beats = Beats(gone_us=900, deaf_us=30)
+    beats.note(0, "a", 40)
+    beats.note(0, "b", 40)
+    for at in range(41, 941):
+        beats.note(0, "a", at)
+    assert beats.waited_us(0, 10_000) == 40
+    beats.note(0, "a", 941)
+    assert beats.waited_us(0, 10_000) == 941
+    assert beats.newest_us() == {"a": (941, True), "b": (40, False)}
+    assert beats.take_gone(0) == []
+    for at in range(942, 40 + 3 * 900 + 2):
+        beats.note(0, "a", at)
+    assert beats.take_gone(0) == [(0, "b")]
+    assert beats.newest_us() == {"a": (2741, True)}
+
+
+def test_after_an_outage_of_all_nobody_is_gone_because_another_came_back_first() -> None:
+    beats = Beats(gone_us=900, deaf_us=30)
+    beats.note(0, "a", 0)
+    beats.note(0, "b", 0)
+    assert beats.note(0, "a", 7200)
+    assert beats.waited_us(0, 7200) == 0
+    assert beats.note(0, "b", 7230)
+    assert beats.waited_us(0, 7230) == 7200
+
+
+def test_a_new_process_in_the_place_of_a_dead_one_begins_anew_and_one_beside_the_living_does_not() -> None:
+    beats = Beats(gone_us=900, deaf_us=30)
+    assert not beats.note(0, "a", 0)
+    assert not beats.note(0, "b", 20)
+    assert beats.note(0, "c", 31)
 
 
 def test_a_process_that_did_not_beat_did_not_listen() -> None:
