@@ -65,6 +65,12 @@ def add_alarms(app: typer.Typer, words: Words, settings: Settings, say: Say) -> 
 
         shown.acknowledge(settings(), alarm_ids, note=note, words=words, say=say)
 
+    @alarms.command(help=words("write something about an alarm", "为告警写备注"))
+    def note(alarm_id: Annotated[str, one], text: Annotated[str, typer.Argument(metavar="TEXT")]) -> None:
+        from libs.suite import alarms as shown
+
+        shown.note(settings(), alarm_id, text, words=words, say=say)
+
     @alarms.command(help=words("end an active alarm by hand", "人工清除告警"))
     def clear(alarm_id: Annotated[str, one], reason: Annotated[str, typer.Option()]) -> None:
         from libs.suite import alarms as shown

@@ -74,6 +74,13 @@ def acknowledge(
             say(words(f"{alarm_id} acknowledged", f"{alarm_id} 已确认"))
 
 
+def note(settings: CommonSettings, alarm_id: str, text: str, *, words: Words, say: Say) -> None:
+    """Write something about an alarm."""
+    with LocalApi(settings) as api:
+        api.post(f"alarms/{alarm_id}/notes", {"note": text})
+    say(words(f"{alarm_id} has the note", f"{alarm_id} 已备注"))
+
+
 def clear(settings: CommonSettings, alarm_id: str, *, reason: str, words: Words, say: Say) -> None:
     """End an active alarm."""
     with LocalApi(settings) as api:

@@ -31,13 +31,14 @@ END = datetime(2026, 3, 1, tzinfo=UTC)
 _FILL = """
     insert into alarms (alarm_id, site_id, device_id, rule_id, signal, level, sequence, began_at, raised_at, ended_at,
            closed_at, end_reason, inhibited_by, acknowledged_at, partition)
-    select 'a-' || n, 's-' || mod(n * 7919, $2), 'd-' || mod(n * 7919, $3), c.codes[1 + mod(n, cardinality(c.codes))],
-           c.codes[1 + mod(n, cardinality(c.codes))], 1 + mod(n, 4), 2, b.at, b.at + interval '2 seconds',
-           case when mod(n, 50) > 0 then b.at + make_interval(secs => mod(n * 31, 20000)) end,
-           case when mod(n, 50) > 0 then b.at + make_interval(secs => mod(n * 31, 20000)) end,
+    select 'a-' || n, 's-' || mod(n::bigint * 7919, $2), 'd-' || mod(n::bigint * 7919, $3),
+           c.codes[1 + mod(n, cardinality(c.codes))], c.codes[1 + mod(n, cardinality(c.codes))], 1 + mod(n, 4), 2,
+           b.at, b.at + interval '2 seconds',
+           case when mod(n, 50) > 0 then b.at + make_interval(secs => mod(n::bigint * 31, 20000)) end,
+           case when mod(n, 50) > 0 then b.at + make_interval(secs => mod(n::bigint * 31, 20000)) end,
            case when mod(n, 50) > 0 then 'recovered' end,
-           case when mod(n, 5) = 0 then 'window:w' end,
-           case when mod(n, 3) = 0 then b.at + make_interval(secs => mod(n * 17, 4000)) end,
+           case when mod(n, 7) = 0 then 'window:w' end,
+           case when mod(n, 3) = 0 then b.at + make_interval(secs => mod(n::bigint * 17, 4000)) end,
            mod(n, 12)
       from generate_series(1, $1::integer) as n
            cross join (select array_agg(code order by code) as codes from signals where kind = 'DI') as c

@@ -141,6 +141,15 @@ def look_at_the_alarm(page: Page) -> None:
     expect(alarm).to_contain_text("ended", timeout=STORY_TIMEOUT_MS)
     expect(alarm).to_contain_text("begin delivered", timeout=60_000)
     expect(alarm).to_contain_text("end delivered", timeout=60_000)
+    alarm.locator("button.link").click()
+    shown = page.locator("#alarm")
+    expect(shown.locator("#alarm-course")).to_contain_text("end · Level", timeout=60_000)
+    shown.locator("[name=words]").fill("looked at it")
+    shown.locator("button[value=acknowledge]").click()
+    expect(shown.locator("#alarm-course")).to_contain_text("user:admin: looked at it", timeout=60_000)
+    expect(shown.locator("#alarm-facts")).to_contain_text("user:admin")
+    page.click("#alarm-close")
+    expect(alarm).to_contain_text("user:admin", timeout=60_000)
 
 
 def look_at_the_shutdown(page: Page) -> None:

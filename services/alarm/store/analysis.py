@@ -165,23 +165,36 @@ async def fetch_windows(conn: ReadConn, scope: Scope) -> list[tuple[datetime, in
 
 
 async def fetch_chatter(conn: ReadConn, scope: Scope, *, count: int, within_s: float, limit: int) -> list[Chatter]:
-    """Return what began so often within so long, the worst first."""
+    """Return what began so often within so long, the worst first.
+
+    So many within so long touch two spans of that length at most, so one of the two holds half of them. Nearly
+    nothing does, and only what does is put into order.
+    """
     rows = await conn.fetch(
         """
-        select device_id, signal, count(*) as bursts from (
-            select device_id, signal, began_at,
-                   lag(began_at, $7) over (partition by device_id, signal order by began_at) as earlier
+        with begins as materialized (
+            select device_id, signal, began_at
               from alarms
              where raised_at >= $1 and raised_at < $2 and device_id is not null
                and ($3::text[] is null or site_id = any($3))
                and ($4::text is null or signal = $4)
                and ($5::integer[] is null or level = any($5))
-               and ($6::boolean is null or (inhibited_by is null) = $6)) as begins
+               and ($6::boolean is null or (inhibited_by is null) = $6)),
+        likely as (
+            select distinct device_id, signal from (
+                select device_id, signal
+                  from begins
+                 group by device_id, signal, date_bin(make_interval(secs => $8), began_at, $1)
+                having count(*) >= ($7::integer + 1) / 2) as dense)
+        select device_id, signal, count(*) as bursts from (
+            select device_id, signal, began_at,
+                   lag(began_at, $7::integer - 1) over (partition by device_id, signal order by began_at) as earlier
+              from begins join likely using (device_id, signal)) as ordered
          where began_at - earlier <= make_interval(secs => $8)
          group by device_id, signal order by bursts desc, device_id, signal limit $9
         """,
         *_scoped(scope),
-        count - 1,
+        count,
         within_s,
         limit,
     )

@@ -1,12 +1,12 @@
 "use strict";
 /* The overview page: one picture of everything, fetched once and then kept up by live push.
-   It shows what is; the console for working with it is another page. */
+   It shows what is and takes alarms up; the console for all other work is another page. */
 
 const $ = (id) => document.getElementById(id);
 const state = {
   language: localStorage.getItem("language") || (navigator.language.startsWith("zh") ? "zh" : "en"),
   site: "", sites: new Map(), devices: new Map(), loads: new Map(), plans: new Map(), readings: new Map(),
-  alarms: new Map(), occurrences: new Map(), commands: new Map(), source: null, timers: [],
+  alarms: new Map(), moreAlarms: false, occurrences: new Map(), commands: new Map(), source: null, timers: [],
 };
 const text = (key) => TEXTS[state.language][key] ?? key;
 const label = (thing) => (state.language === "zh" && thing?.name_zh) || thing?.name || thing?.id || "";
@@ -101,28 +101,6 @@ function drawMeters() {
   fill("meters", [...state.devices.values()].filter((device) => device.profile).map(meterRow));
 }
 
-function drawAlarms() {
-  const rows = [...state.alarms.values()].sort((a, b) => b.began_at.localeCompare(a.began_at)).slice(0, 30).map((alarm) => {
-    const over = alarm.state === "ended";
-    const deliveries = element("td");
-    for (const one of alarm.deliveries ?? []) {
-      const sent = ["delivered", "acknowledged"].includes(one.state);
-      const mark = badge(`${text(one.item_kind ?? "")} ${sent ? text("sent") : text(one.state)} ${clock(one.at)}`, sent ? "good" : "warn");
-      mark.title = `${one.destination} ${one.item} ${one.error ?? ""}`;
-      deliveries.append(mark, " ");
-    }
-    const name = (state.language === "zh" && alarm.signal_name_zh) || alarm.signal_name || alarm.signal;
-    const signal = element("td", name);
-    if (alarm.value !== null && alarm.value !== undefined) signal.append(element("small", ` ${alarm.point} ${alarm.value.toFixed(1)} ${alarm.unit ?? ""}`));
-    return row([
-      badge(text(over ? "over" : "active"), over ? "good" : "bad"), String(alarm.level), signal,
-      label(state.devices.get(alarm.device_id)) || alarm.device_id || alarm.subject || "–",
-      clock(alarm.began_at), clock(alarm.ended_at), deliveries,
-    ], alarm.alarm_id);
-  });
-  fill("alarms", rows);
-}
-
 function drawShutdowns() {
   const occurrences = [...state.occurrences.values()].sort((a, b) => b.off_at.localeCompare(a.off_at)).slice(0, 12);
   fill("occurrences", occurrences.map((one) => row([
@@ -204,12 +182,6 @@ async function fetchSite() {
   state.readings = new Map((await items(`readings/latest?${of}limit=200`)).map((reading) => [reading.device_id, reading]));
   drawMeters();
 }
-
-const fetchAlarms = async () => {
-  const found = await items(`alarms?${ofSite()}limit=30`);
-  state.alarms = new Map(found.map((alarm) => [alarm.alarm_id, alarm]));
-  drawAlarms();
-};
 
 const fetchShutdowns = async () => {
   const since = new Date(Date.now() - 12 * 3600e3).toISOString();
@@ -360,5 +332,6 @@ $("site").addEventListener("change", (event) => {
   refreshAll();
 });
 
+watchAlarms();
 translate();
 get("auth/me").then(showOverview, () => showDoor());

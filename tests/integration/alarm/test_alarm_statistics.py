@@ -235,7 +235,7 @@ class DoorApi:
         return self._ask("DELETE", path)
 
     def _ask(self, method: str, path: str, body: Any = None, **params: Any) -> Any:
-        status = {("POST", "maintenance-windows"): 201}.get((method, path), 200)
+        status = 201 if method == "POST" and path.rpartition("/")[2] in ("maintenance-windows", "notes") else 200
         if method != "GET" and path.rpartition("/")[2] in ("clear", "shelve", "shelf"):
             status = 202
         asked = self._door.ask(method, f"/{path}", body, status=status, **params)
@@ -270,7 +270,9 @@ async def test_a_person_on_duty_works_with_alarms_on_the_command_line(
     assert "lin sees to" in await run(shown.assign, alarm_id, to="lin", note=None)
     now = shown.now()
     assert "shelved until" in await run(shown.shelve, alarm_id, hours=2.0, reason="spare part", now=now)
+    assert "已备注" in await run(shown.note, alarm_id, "fuse is out", words=chinese)
     told = await run(shown.show, alarm_id)
+    assert "user:wang: fuse is out" in told
     assert "acknowledged by: user:wang" in told
     assert "assigned to: lin" in told
     assert "on my way" in told
