@@ -27,13 +27,24 @@ from services.control.api.common import (
     require_sites,
 )
 from services.control.domain.calendars import Calendar, DayClass
-from services.control.domain.plans import ALL_WEEKDAYS, Plan, PlanState, Preview, Schedule, Window
+from services.control.domain.overlap import Outcome
+from services.control.domain.plans import (
+    ALL_WEEKDAYS,
+    RANK,
+    Plan,
+    PlanOptions,
+    PlanState,
+    Preview,
+    Schedule,
+    Window,
+)
+from services.control.domain.targets import Groups
 from services.control.files.calendar_file import write_plan
 from services.control.library import CHINA
 from services.control.store import plans as plan_store
 from services.control.store.plans import Occurrence
 from services.control.usecases.calendars import fetch_calendars
-from services.control.usecases.plans import Plans
+from services.control.usecases.plans import CheckLoads, Plans
 from services.control.usecases.ports import Loads
 
 
@@ -46,11 +57,24 @@ class WindowModel(Model):
     """ON; on the next day unless it is later than ``start``."""
 
 
+Names = Annotated[tuple[str, ...], Field(max_length=1000)]
+
+
 class ScheduleModel(Model):
     """On which dates which loads are off."""
 
-    load_ids: tuple[str, ...] = Field(min_length=1, max_length=100_000)
-    """Loads to be shut down; one that may never be off is refused and listed."""
+    load_ids: tuple[str, ...] = Field(default=(), max_length=100_000)
+    """Loads to be shut down; one that may never be off is refused and listed, also when a group brings it in."""
+    device_ids: Names = ()
+    """Breakers: all loads behind them."""
+    tags: Names = ()
+    """Groups: all loads that carry one of these tags when the plan is approved."""
+    site_ids: Names = ()
+    region_ids: Names = ()
+    excluded_load_ids: tuple[str, ...] = Field(default=(), max_length=100_000)
+    """Loads of these groups that are left out."""
+    rank: int = Field(default=RANK, ge=1, le=100)
+    """Of plans that want a load at the same time the lower rank counts, of one rank the plan approved first."""
     first_date: CalendarDate = Field(examples=["2022-05-01"])
     """First date on which a window starts."""
     last_date: CalendarDate = Field(examples=["2022-06-01"])
@@ -68,6 +92,19 @@ class ScheduleModel(Model):
     """``working_days`` or ``days_off``: only on such days of ``working_calendar``, working weekends (调休) observed."""
     working_calendar: str | None = None
     """Calendar that says which days are worked; ``cn-working-days`` unless another is named."""
+
+    def options(self) -> PlanOptions:
+        """Return what the plan says beyond loads and times."""
+        return PlanOptions(
+            groups=Groups(
+                device_ids=self.device_ids,
+                tags=self.tags,
+                site_ids=self.site_ids,
+                region_ids=self.region_ids,
+                excluded_load_ids=self.excluded_load_ids,
+            ),
+            rank=self.rank,
+        )
 
     def schedule(self) -> Schedule:
         """Return the domain's schedule."""
@@ -105,6 +142,22 @@ class WindowView(View):
     on_at: UtcTime
 
 
+class OverlapView(View):
+    """Another plan in force over some of the same loads and times."""
+
+    plan_id: str
+    name: str
+    rank: int
+    outcome: Outcome
+    """What this plan does in these windows with these loads: it ``yields`` or it ``prevails``."""
+    load_ids: list[str]
+    """The first hundred loads of both."""
+    load_count: int
+    windows: int
+    """Windows of this plan that touch one of the other."""
+    first_at: UtcTime
+
+
 class PreviewView(View):
     """What a schedule amounts to."""
 
@@ -114,6 +167,9 @@ class PreviewView(View):
     last_on_at: UtcTime | None
     windows: list[WindowView]
     """The first hundred."""
+    load_ids: list[str]
+    """Loads that are meant now."""
+    overlaps: list[OverlapView]
 
 
 class PlanView(View):
@@ -123,6 +179,15 @@ class PlanView(View):
     name: str
     state: PlanState
     load_ids: list[str]
+    """All loads; of groups those that belonged to them at the approval, of a draft those that do now."""
+    named: list[str]
+    """Loads that were named one by one."""
+    device_ids: list[str]
+    tags: list[str]
+    site_ids: list[str]
+    region_ids: list[str]
+    excluded_load_ids: list[str]
+    rank: int
     first_date: date
     last_date: date
     windows: list[WindowModel]
@@ -204,18 +269,24 @@ def build_plan_router(plans: Plans, db: Database, loads: Loads, clock: Clock, wa
     """Return the routes of plans, occurrences and calendars; ``wake`` hurries the scheduler."""
     router = APIRouter(prefix="/api/v1")
 
+    def may_switch(who: Principal) -> CheckLoads:
+        return lambda load_ids: require_sites(who, [loads.get(load_id) for load_id in load_ids])
+
     @router.post("/plans", status_code=201, tags=["plans"], summary="Draft a savings plan")
     async def draft(body: PlanIn, who: Write) -> PlanView:
-        require_sites(who, [loads.get(load_id) for load_id in body.load_ids])
         plan, preview = await plans.draft(
-            body.name, body.load_ids, body.schedule(), body.calendar_ids, body.note, actor_of(who), door_of(who)
-        )
+            body.name, body.load_ids, body.schedule(), body.calendar_ids, body.note, actor_of(who), door_of(who),
+            options=body.options(), check=may_switch(who),
+        )  # fmt: skip
         return plan_view(plan, preview)
 
     @router.post("/plans/preview", tags=["plans"], summary="See what a plan would amount to, without storing it")
     async def preview(body: ScheduleModel, who: Read) -> PreviewView:
-        require_sites(who, [loads.get(load_id) for load_id in body.load_ids])
-        return preview_view(await plans.preview(body.load_ids, body.schedule(), body.calendar_ids))
+        return preview_view(
+            await plans.preview(
+                body.load_ids, body.schedule(), body.calendar_ids, options=body.options(), check=may_switch(who)
+            )
+        )
 
     @router.get("/plans", tags=["plans"], summary="List plans, the youngest first")
     async def list_plans(
@@ -258,11 +329,9 @@ def build_plan_router(plans: Plans, db: Database, loads: Loads, clock: Clock, wa
 
     @router.post("/plans/{plan_id}/approve", tags=["plans"], summary="Put a draft into force")
     async def approve(plan_id: str, who: Switch) -> PlanView:
-        plan, found = await plans.fetch(plan_id)
-        require_sites(who, [loads.get(load_id) for load_id in plan.load_ids])
-        approved = await plans.approve(plan_id, actor_of(who), door_of(who))
+        await plans.approve(plan_id, actor_of(who), door_of(who), check=may_switch(who))
         wake()
-        return plan_view(approved, found)
+        return plan_view(*await plans.fetch(plan_id))
 
     @router.post("/plans/{plan_id}/end", tags=["plans"], summary="End a plan early; what is off wakes as planned")
     async def end(plan_id: str, body: EndIn, who: Switch) -> PlanView:
@@ -354,17 +423,38 @@ def preview_view(found: Preview) -> PreviewView:
         windows=[
             WindowView(start_local=one.start_local, off_at=one.off_at, on_at=one.on_at) for one in found.instances
         ],
+        load_ids=list(found.load_ids),
+        overlaps=[
+            OverlapView(
+                plan_id=one.plan_id,
+                name=one.name,
+                rank=one.rank,
+                outcome=one.outcome,
+                load_ids=list(one.load_ids[:100]),
+                load_count=len(one.load_ids),
+                windows=one.windows,
+                first_at=one.first_at,
+            )
+            for one in found.overlaps
+        ],
     )
 
 
 def plan_view(plan: Plan, found: Preview | None) -> PlanView:
     """Return a plan as it is shown."""
-    schedule = plan.schedule
+    schedule, groups = plan.schedule, plan.options.groups
     return PlanView(
         plan_id=plan.plan_id,
         name=plan.name,
         state=plan.state,
         load_ids=list(plan.load_ids),
+        named=list(plan.named),
+        device_ids=list(groups.device_ids),
+        tags=list(groups.tags),
+        site_ids=list(groups.site_ids),
+        region_ids=list(groups.region_ids),
+        excluded_load_ids=list(groups.excluded_load_ids),
+        rank=plan.rank,
         first_date=schedule.first_date,
         last_date=schedule.last_date,
         windows=[WindowModel(start=window.start, end=window.end) for window in schedule.windows],

@@ -10,9 +10,10 @@ back therefore never opens a breaker twice, and a wake-up never comes later than
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from dateutil.rrule import DAILY, rrule
@@ -20,6 +21,10 @@ from dateutil.rrule import DAILY, rrule
 from libs.common.errors import Conflict, InvalidInput
 from libs.common.ids import LoadId, PlanId
 from services.control.domain.calendars import Calendar, DayClass
+from services.control.domain.targets import Groups
+
+if TYPE_CHECKING:
+    from services.control.domain.overlap import Overlap
 
 ALL_WEEKDAYS = frozenset(range(1, 8))
 """ISO weekdays, Monday is 1."""
@@ -28,6 +33,10 @@ MAX_WINDOWS = 24
 MAX_INSTANCES = 4000
 """Windows of a whole plan: ten years of one a day. Longer plans would hold the event loop while they are counted."""
 MAX_LOADS = 100_000
+RANKS = range(1, 101)
+"""1 counts before all others, 100 after them."""
+RANK = 50
+"""Rank of a plan that says none."""
 
 
 class InvalidPlan(InvalidInput):
@@ -140,6 +149,10 @@ class Preview:
     last_on_at: datetime | None
     instances: tuple[WindowInstance, ...]
     """The first of them."""
+    load_ids: tuple[LoadId, ...] = ()
+    """Loads that the plan means now."""
+    overlaps: "tuple[Overlap, ...]" = ()
+    """Plans in force over some of the same loads and times."""
 
 
 def parse_zone(name: str) -> ZoneInfo:
@@ -280,16 +293,13 @@ def instances(
                 yield WindowInstance(start_local, off_at, on_at)
 
 
-def preview(
-    schedule: Schedule, *, holidays: Collection[date] = (), working: Calendar | None = None, limit: int = 100
-) -> Preview:
+def summary(windows: Sequence[WindowInstance], *, limit: int = 100) -> Preview:
     """Return how many windows there are, the first OFF, the last ON, and the first ``limit`` windows."""
-    found = tuple(instances(schedule, holidays=holidays, working=working))
     return Preview(
-        count=len(found),
-        first_off_at=found[0].off_at if found else None,
-        last_on_at=max(instance.on_at for instance in found) if found else None,
-        instances=found[:limit],
+        count=len(windows),
+        first_off_at=windows[0].off_at if windows else None,
+        last_on_at=max(window.on_at for window in windows) if windows else None,
+        instances=tuple(windows[:limit]),
     )
 
 
@@ -299,6 +309,16 @@ def ends_at(schedule: Schedule) -> datetime:
     return max(
         instant(datetime.combine(schedule.last_date + timedelta(days=window.days), window.end), zone)
         for window in schedule.windows
+    )
+
+
+def narrowed(schedule: Schedule, first: datetime, last: datetime) -> Schedule:
+    """Return the part of a schedule that can have a window open between two instants."""
+    zone, day = parse_zone(schedule.zone), timedelta(days=1)
+    return replace(
+        schedule,
+        first_date=max(schedule.first_date, first.astimezone(zone).date() - 2 * day),
+        last_date=min(schedule.last_date, last.astimezone(zone).date() + day),
     )
 
 
@@ -331,6 +351,16 @@ def instant(wall: datetime, zone: ZoneInfo) -> datetime:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What a plan may say beyond loads and times."""
+
+    groups: Groups = field(default_factory=Groups)
+    """Loads that are not named one by one."""
+    rank: int = RANK
+    """1 to 100; of plans that want a load at the same time the lower one counts."""
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A savings plan."""
 
@@ -338,9 +368,10 @@ class Plan:
     name: str
     state: PlanState
     load_ids: tuple[LoadId, ...]
+    """All of them; of groups those that belonged to them when the plan was drafted or, later, approved."""
     schedule: Schedule
     calendar_ids: tuple[str, ...]
-    """Calendars whose dates are exceptions too."""
+    """Calendars whose days off are exceptions too."""
     created_by: str
     created_at: datetime
     approved_by: str | None = None
@@ -349,3 +380,11 @@ class Plan:
     ended_at: datetime | None = None
     end_reason: str | None = None
     note: str | None = None
+    named: tuple[LoadId, ...] = ()
+    """Loads that were named one by one."""
+    options: PlanOptions = field(default_factory=PlanOptions)
+
+    @property
+    def rank(self) -> int:
+        """Of plans that want a load at the same time the lower one counts."""
+        return self.options.rank

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date, datetime, time
 from typing import Any
 
@@ -10,12 +10,22 @@ from libs.common.contracts.control import OccurrenceState
 from libs.common.db import ReadConn, WriteConn
 from libs.common.ids import LoadId, OccurrenceId, PlanId
 from services.control.domain.calendars import Calendar, DayClass
-from services.control.domain.plans import Plan, PlanState, Schedule, Window, WindowInstance, ends_at, starts_at
+from services.control.domain.plans import (
+    Plan,
+    PlanOptions,
+    PlanState,
+    Schedule,
+    Window,
+    WindowInstance,
+    ends_at,
+    starts_at,
+)
+from services.control.domain.targets import Groups
 
 COLUMNS = """
     plan_id, name, state, load_ids, first_date, last_date, windows, zone, weekdays, exceptions, calendar_ids, note,
-    day_class, working_calendar, created_by, created_at, approved_by, approved_at, ended_by, ended_at, end_reason,
-    made_until
+    day_class, working_calendar, named, options, created_by, created_at, approved_by, approved_at, ended_by, ended_at,
+    end_reason, made_until
 """
 OCCURRENCE_COLUMNS = """
     occurrence_id, plan_id, load_id, start_local, off_at, on_at, state, reason, off_command_id, on_command_id,
@@ -57,8 +67,9 @@ async def insert(conn: WriteConn, plan: Plan) -> None:
     await conn.execute(
         """
         insert into plans (plan_id, name, state, load_ids, first_date, last_date, windows, zone, weekdays, exceptions,
-                           calendar_ids, note, created_by, created_at, starts_at, ends_at, day_class, working_calendar)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+                           calendar_ids, note, created_by, created_at, starts_at, ends_at, day_class, working_calendar,
+                           named, rank, options)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
         """,
         plan.plan_id,
         plan.name,
@@ -78,6 +89,9 @@ async def insert(conn: WriteConn, plan: Plan) -> None:
         ends_at(schedule),
         schedule.day_class.value,
         schedule.working_calendar,
+        list(plan.named),
+        plan.rank,
+        _options_json(plan.options),
     )
 
 
@@ -88,11 +102,12 @@ async def lock(conn: WriteConn, plan_id: str) -> Plan | None:
 
 
 async def update_state(conn: WriteConn, plan: Plan) -> None:
-    """Write a locked plan's state and who brought it there."""
+    """Write a locked plan's state, who brought it there, and the loads that it has then."""
     await conn.execute(
         """
         update plans
-           set state = $2, approved_by = $3, approved_at = $4, ended_by = $5, ended_at = $6, end_reason = $7
+           set state = $2, approved_by = $3, approved_at = $4, ended_by = $5, ended_at = $6, end_reason = $7,
+               load_ids = $8
          where plan_id = $1
         """,
         plan.plan_id,
@@ -102,6 +117,7 @@ async def update_state(conn: WriteConn, plan: Plan) -> None:
         plan.ended_by,
         plan.ended_at,
         plan.end_reason,
+        list(plan.load_ids),
     )
 
 
@@ -250,6 +266,47 @@ async def fetch(conn: ReadConn, plan_id: str) -> Plan | None:
     """Return one plan."""
     row = await conn.fetchrow(f"select {COLUMNS} from plans where plan_id = $1", plan_id)  # noqa: S608
     return None if row is None else _plan(row)
+
+
+async def fetch_sharing(
+    conn: ReadConn | WriteConn, plan_id: str, load_ids: Sequence[str], first: datetime, last: datetime
+) -> list[Plan]:
+    """Return other plans in force over some of the loads, between two instants."""
+    rows = await conn.fetch(
+        f"""
+        select {COLUMNS} from plans
+         where plan_id <> $1 and state in ('approved', 'active') and starts_at < $4 and ends_at > $3
+           and load_ids && $2::text[]
+         order by plan_id
+        """,  # noqa: S608
+        plan_id,
+        list(load_ids),
+        first,
+        last,
+    )
+    return [_plan(row) for row in rows]
+
+
+async def fetch_outranked(conn: WriteConn, occurrence_ids: Sequence[str]) -> set[str]:
+    """Return those of the occurrences that touch one of a plan that counts before theirs (``domain/overlap.py``)."""
+    rows = await conn.fetch(
+        """
+        select o.occurrence_id
+          from occurrences o
+          join plans p on p.plan_id = o.plan_id
+         where o.occurrence_id = any($1::text[])
+           and exists (
+               select from plans q
+                 join occurrences s on s.plan_id = q.plan_id and s.load_id = o.load_id
+                where q.state in ('approved', 'active') and q.plan_id <> p.plan_id
+                  and (q.rank, q.approved_at, q.plan_id) < (p.rank, p.approved_at, p.plan_id)
+                  and s.off_at < o.on_at and s.on_at > o.off_at and s.state <> 'called_off'
+                  and s.start_local between o.start_local - interval '3 days' and o.start_local + interval '3 days'
+           )
+        """,
+        list(occurrence_ids),
+    )
+    return {row["occurrence_id"] for row in rows}
 
 
 async def fetch_page(
@@ -419,4 +476,15 @@ def _plan(row: Mapping[str, Any]) -> Plan:
         ended_at=row["ended_at"],
         end_reason=row["end_reason"],
         note=row["note"],
+        named=tuple(LoadId(load_id) for load_id in row["named"]),
+        options=_options_of(row["options"]),
     )
+
+
+def _options_json(options: PlanOptions) -> dict[str, Any]:
+    return {"groups": asdict(options.groups), "rank": options.rank}
+
+
+def _options_of(stored: Mapping[str, Any]) -> PlanOptions:
+    groups = Groups(**{name: tuple(values) for name, values in stored["groups"].items()})
+    return PlanOptions(groups=groups, rank=stored["rank"])

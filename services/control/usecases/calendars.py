@@ -6,7 +6,7 @@ from datetime import date
 
 from libs.common.db import ReadConn, WriteConn
 from services.control.domain.calendars import Calendar
-from services.control.domain.plans import InvalidPlan, Preview, Schedule, WindowInstance, instances, preview
+from services.control.domain.plans import InvalidPlan, Schedule, WindowInstance, instances
 from services.control.library import shipped
 from services.control.store import plans as plan_store
 
@@ -21,10 +21,6 @@ class PlanDays:
     def instances(self, schedule: Schedule) -> Iterable[WindowInstance]:
         """Yield the schedule's windows."""
         return instances(schedule, holidays=self.holidays, working=self.working)
-
-    def preview(self, schedule: Schedule) -> Preview:
-        """Return what the schedule amounts to."""
-        return preview(schedule, holidays=self.holidays, working=self.working)
 
 
 async def fetch_calendars(conn: ReadConn | WriteConn) -> list[Calendar]:

@@ -1,37 +1,48 @@
 """Plans and calendars as people handle them: draft, approve, end."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import date, datetime
 
 from libs.common.bus import outbox
 from libs.common.bus.port import Message
 from libs.common.contracts.control import CommandState
-from libs.common.db import Database, WriteConn
+from libs.common.db import Database, ReadConn, WriteConn
 from libs.common.errors import Conflict, Forbidden, InvalidInput, NotFound
 from libs.common.ids import LoadId, PlanId, SiteId, new_id
 from services.control import bus
 from services.control.domain import commands as life
 from services.control.domain.calendars import Calendar
+from services.control.domain.overlap import Overlap, find_overlap
 from services.control.domain.plans import (
     MAX_LOADS,
+    RANKS,
     InvalidPlan,
     Plan,
+    PlanOptions,
     PlanState,
     Preview,
     Schedule,
     WindowInstance,
     check_schedule,
     ends_at,
+    narrowed,
     require_transition,
+    summary,
 )
+from services.control.domain.targets import NothingMeant, resolve
 from services.control.store import commands as store
 from services.control.store import loads as load_store
 from services.control.store import plans as plan_store
-from services.control.usecases.calendars import PlanDays, fetch_days
+from services.control.usecases.calendars import fetch_days
 from services.control.usecases.ports import SteadyClock
 from services.control.usecases.scheduler import make_occurrences
 from services.control.usecases.switching import Switching
+
+PLAIN = PlanOptions()
+CheckLoads = Callable[[Sequence[LoadId]], None]
 
 
 class Plans:
@@ -51,15 +62,25 @@ class Plans:
         self._switching = switching
         self._two_persons = two_persons
 
-    async def preview(self, load_ids: Sequence[str], schedule: Schedule, calendar_ids: Sequence[str]) -> Preview:
+    async def preview(
+        self,
+        load_ids: Sequence[str],
+        schedule: Schedule,
+        calendar_ids: Sequence[str],
+        *,
+        options: PlanOptions = PLAIN,
+        check: CheckLoads = lambda _: None,
+    ) -> Preview:
         """Return what a plan would amount to, without storing it.
 
         Raises:
             InvalidPlan: It cannot be followed; every load that may not be in it is listed.
         """
-        self._check(load_ids, schedule)
+        plan = self._planned("", load_ids, schedule, calendar_ids, options, "")
+        check(plan.load_ids)
+        self._check(plan)
         async with self._db.read() as conn:
-            return _amount(schedule, await fetch_days(conn, schedule, calendar_ids))
+            return await self._amount(conn, plan)
 
     async def draft(
         self,
@@ -70,27 +91,37 @@ class Plans:
         note: str | None,
         actor: str,
         door: str,
+        *,
+        options: PlanOptions = PLAIN,
+        check: CheckLoads = lambda _: None,
     ) -> tuple[Plan, Preview]:
         """Store a draft.
+
+        Args:
+            name: What people call it.
+            load_ids: Loads that are named one by one.
+            schedule: When.
+            calendar_ids: Calendars whose days off are exceptions.
+            note: Anything.
+            actor: Who drafts it.
+            door: Through which door.
+            options: Groups of loads, rank, and what else a plan may say.
+            check: Raises when the caller may not switch these loads.
 
         Raises:
             InvalidPlan: It cannot be followed; every load that may not be in it is listed.
         """
-        self._check(load_ids, schedule)
-        now = self._clock.now()
-        plan = Plan(
-            plan_id=PlanId(new_id()), name=name, state=PlanState.DRAFT,
-            load_ids=tuple(LoadId(load_id) for load_id in load_ids), schedule=schedule,
-            calendar_ids=tuple(calendar_ids), created_by=actor, created_at=now, note=note,
-        )  # fmt: skip
+        plan = replace(self._planned(name, load_ids, schedule, calendar_ids, options, actor), note=note)
+        check(plan.load_ids)
+        self._check(plan)
         async with self._db.write() as conn:
-            found = _amount(schedule, await fetch_days(conn, schedule, calendar_ids))
+            found = await self._amount(conn, plan)
             await plan_store.insert(conn, plan)
-            await outbox.put(conn, [_audit(plan, actor, door, "plan.draft", now)])
+            await outbox.put(conn, [_audit(plan, actor, door, "plan.draft", plan.created_at)])
         return plan, found
 
-    async def approve(self, plan_id: str, actor: str, door: str) -> Plan:
-        """Put a draft into force and make its occurrences.
+    async def approve(self, plan_id: str, actor: str, door: str, *, check: CheckLoads = lambda _: None) -> Plan:
+        """Put a draft into force, for the loads that its groups have now, and make its occurrences.
 
         Raises:
             NotFound: There is no such plan.
@@ -107,7 +138,9 @@ class Plans:
                     "policy asks that somebody else than its author approves a plan",
                     message_zh="按策略要求,节能策略须由制定者以外的人批准",
                 )
-            self._check(plan.load_ids, plan.schedule)
+            plan = replace(plan, load_ids=self._resolved(plan.named, plan.options))
+            check(plan.load_ids)
+            self._check(plan)
             approved = replace(plan, state=PlanState.APPROVED, approved_by=actor, approved_at=now)
             await plan_store.update_state(conn, approved)
             await make_occurrences(conn, approved, None, now, self._switching.policy)
@@ -142,7 +175,7 @@ class Plans:
         return ended
 
     async def fetch(self, plan_id: str) -> tuple[Plan, Preview]:
-        """Return a plan with what it amounts to.
+        """Return a plan with what it amounts to; of a draft's groups with the loads that they have now.
 
         Raises:
             NotFound: There is no such plan.
@@ -151,8 +184,10 @@ class Plans:
             plan = await plan_store.fetch(conn, plan_id)
             if plan is None:
                 raise _no_plan(plan_id)
-            days = await fetch_days(conn, plan.schedule, plan.calendar_ids)
-        return plan, days.preview(plan.schedule)
+            if plan.state is PlanState.DRAFT:
+                with suppress(NothingMeant):  # said when somebody approves it
+                    plan = replace(plan, load_ids=self._resolved(plan.named, plan.options))
+            return plan, await self._amount(conn, plan)
 
     async def export(self, plan_id: str) -> tuple[Plan, list[WindowInstance]]:
         """Return a plan with all its windows.
@@ -204,9 +239,30 @@ class Plans:
             await outbox.put(conn, [message])
         return calendar
 
-    def _check(self, load_ids: Sequence[str], schedule: Schedule) -> None:
+    def _planned(
+        self,
+        name: str,
+        load_ids: Sequence[str],
+        schedule: Schedule,
+        calendar_ids: Sequence[str],
+        options: PlanOptions,
+        actor: str,
+    ) -> Plan:
+        return Plan(
+            plan_id=PlanId(new_id()), name=name, state=PlanState.DRAFT, load_ids=self._resolved(load_ids, options),
+            schedule=schedule, calendar_ids=tuple(calendar_ids), created_by=actor, created_at=self._clock.now(),
+            named=tuple(LoadId(load_id) for load_id in load_ids), options=options,
+        )  # fmt: skip
+
+    def _resolved(self, load_ids: Sequence[str], options: PlanOptions) -> tuple[LoadId, ...]:
+        return resolve(load_ids, options.groups, self._switching.loads.all() if options.groups else ())
+
+    def _check(self, plan: Plan) -> None:
+        load_ids, schedule = plan.load_ids, plan.schedule
         policy = self._switching.policy
         check_schedule(schedule, min_off_s=policy.min_off_s, min_on_s=policy.min_on_s)
+        if plan.rank not in RANKS:
+            raise InvalidPlan("rank: expected 1 to 100", message_zh="优先级应为 1 到 100", field="rank")
         end = ends_at(schedule)
         if end <= self._clock.now():
             raise InvalidPlan(
@@ -243,6 +299,41 @@ class Plans:
             return "command_latency"
         return load.obstacle
 
+    async def _amount(self, conn: ReadConn | WriteConn, plan: Plan) -> Preview:
+        """Return what a plan amounts to, and which plans in force it meets.
+
+        Raises:
+            InvalidPlan: It is nothing.
+        """
+        days = await fetch_days(conn, plan.schedule, plan.calendar_ids)
+        windows = list(days.instances(plan.schedule))
+        if not windows:
+            raise InvalidPlan(
+                "the plan has no window: weekdays, exceptions and calendars leave no date",
+                message_zh="策略没有任何时段:星期、例外日期和日历排除了所有日期",
+                field="exceptions",
+            )
+        overlaps = await self._overlaps(conn, plan, windows)
+        return replace(summary(windows), load_ids=plan.load_ids, overlaps=overlaps)
+
+    async def _overlaps(
+        self, conn: ReadConn | WriteConn, plan: Plan, windows: Sequence[WindowInstance]
+    ) -> tuple[Overlap, ...]:
+        if plan.state is PlanState.ENDED:
+            return ()
+        ahead = [window for window in windows if window.on_at > self._clock.now()]
+        if not ahead:
+            return ()
+        first, last = min(one.off_at for one in ahead), max(one.on_at for one in ahead)
+        found: list[Overlap] = []
+        for other in await plan_store.fetch_sharing(conn, plan.plan_id, plan.load_ids, first, last):
+            await asyncio.sleep(0)  # some milliseconds a plan
+            days = await fetch_days(conn, other.schedule, other.calendar_ids)
+            overlap = find_overlap(plan, ahead, other, list(days.instances(narrowed(other.schedule, first, last))))
+            if overlap is not None:
+                found.append(overlap)
+        return tuple(sorted(found, key=lambda one: (one.rank, one.first_at, one.plan_id)))
+
     def _site(self, load_id: str) -> SiteId:
         load = self._switching.loads.get(load_id)
         return SiteId("platform") if load is None else load.site_id
@@ -252,22 +343,6 @@ class Plans:
         if plan is None:
             raise _no_plan(plan_id)
         return plan
-
-
-def _amount(schedule: Schedule, days: PlanDays) -> Preview:
-    """Return what a plan amounts to.
-
-    Raises:
-        InvalidPlan: It is nothing.
-    """
-    found = days.preview(schedule)
-    if found.count == 0:
-        raise InvalidPlan(
-            "the plan has no window: weekdays, exceptions and calendars leave no date",
-            message_zh="策略没有任何时段:星期、例外日期和日历排除了所有日期",
-            field="exceptions",
-        )
-    return found
 
 
 def _no_plan(plan_id: str) -> NotFound:

@@ -227,12 +227,15 @@ class Scheduler:
             await load_store.lock_loads(conn, load_ids)
             known = await load_store.facts_of(conn, load_ids, now)
             running = await store.fetch_running(conn, load_ids, CommandAction.OPEN)
+            outranked = await plan_store.fetch_outranked(conn, [one.occurrence_id for one in occurrences])
             pending = {command.load_id for command in running if command.state is not CommandState.APPROVAL}
             wanted: list[Wanted] = []
             skipped: list[tuple[Occurrence, str]] = []
             for occurrence in occurrences:
                 load = self._loads.get(occurrence.load_id)
                 reason = self._skip_reason(occurrence, load, known[occurrence.load_id].suspended_by, now)
+                if reason is None and occurrence.occurrence_id in outranked:
+                    reason = "outranked"
                 if reason is None and occurrence.load_id in pending:
                     reason = "already_off"
                 if reason is not None or load is None:

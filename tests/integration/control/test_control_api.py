@@ -48,7 +48,15 @@ async def bad_plans(found: Installation) -> None:
     refused(await post(day_class="working_days"), 400, "working_calendar", "2099", "cn-working-days")
     refused(await post(working_calendar="cn-working-days"), 400, "working_calendar")
     refused(await post(day_class="working_days", working_calendar="nowhere"), 400, "nowhere")
-    refused(await post(load_ids=[]), 422, "load_ids")
+    refused(await post(load_ids=[]), 400, "load_ids")
+    refused(await post(rank=0), 422, "rank")
+    refused(await post(tags=["nobody has it"]), 400, "tags", "nobody has it")
+    body = refused(await post(load_ids=[], site_ids=["site-1"]), 400, "hospital (never_off)")
+    assert {"load_id": "hospital", "reason": "never_off"} in body["facts"]["loads"]
+    shown = (await post(load_ids=[], site_ids=["site-1"], excluded_load_ids=["hospital"])).json()
+    assert "aau-1" in shown["load_ids"]
+    assert "hospital" not in shown["load_ids"]
+    assert shown["site_ids"] == ["site-1"]
     refused(await post(first_date="2099-02-30"), 422, "first_date")
     refused(await post(windows=[{"start": "25:00", "end": "06:00"}]), 422, "windows")
     refused(await post(surprise=1), 422, "surprise")

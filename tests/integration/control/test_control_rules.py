@@ -1,13 +1,14 @@
 """The switching rules of contracts.md 5 on a real database, each tried the wrong way."""
 
-from datetime import timedelta
+from datetime import time, timedelta
 
 import pytest
 
 from libs.common.bus import topics
 from libs.common.contracts.control import CommandAction, Evidence, Priority, Result, Stage
 from libs.common.errors import Conflict, InvalidInput
-from services.control.domain.plans import InvalidPlan, Schedule, Window
+from services.control.domain.plans import InvalidPlan, PlanOptions, Schedule, Window
+from services.control.domain.targets import Groups
 from services.control.usecases.isolations import IsolationRequest, LoadIsolated, SamePerson
 from services.control.usecases.orders import Group, SwitchOrder, WakeOrder
 from tests.integration.control.control_world import SITE, World, local
@@ -15,10 +16,12 @@ from tests.integration.control.control_world import SITE, World, local
 pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
 
-async def plan_in(world: World, *load_ids: str, off_in_s: float = 60, off_for_s: float = 600) -> str:
+async def plan_in(world: World, *load_ids: str, off_in_s: float = 60, off_for_s: float = 600, rank: int = 50) -> str:
     start, end = local(world.clock, off_in_s), local(world.clock, off_in_s + off_for_s)
     schedule = Schedule(start.date(), start.date(), (Window(start.time(), end.time()),), "Asia/Shanghai")
-    plan, _ = await world.plans.draft("night", load_ids, schedule, (), None, "user:a", "api")
+    plan, _ = await world.plans.draft(
+        "night", load_ids, schedule, (), None, "user:a", "api", options=PlanOptions(rank=rank)
+    )
     await world.plans.approve(plan.plan_id, "user:b", "api")
     return plan.plan_id
 
@@ -521,6 +524,53 @@ class TestPlans:
         assert breaker.closed
         assert breaker.switched == 2
         assert sorted(await world.occurrence_states()) == ["awake", "skipped"]
+
+    async def test_the_lower_rank_decides_also_when_it_begins_later(self, world: World) -> None:
+        breaker = world.add_load("a")
+        world.add_load("b")
+        weak = await plan_in(world, "a", "b", off_in_s=40, off_for_s=900)
+        strong = await plan_in(world, "a", off_in_s=400, off_for_s=900, rank=10)
+        _, shown = await world.plans.fetch(weak)
+        (overlap,) = shown.overlaps
+        assert (overlap.plan_id, overlap.outcome, overlap.load_ids) == (strong, "yields", ("a",))
+        assert (await world.plans.fetch(strong))[1].overlaps[0].outcome == "prevails"
+        await world.run(100, step_s=5)
+        assert breaker.closed
+        assert not world.field.breakers["b"].closed
+        await world.run(350, step_s=5)
+        assert not breaker.closed
+        await world.run(900, step_s=5)
+        assert breaker.closed
+        assert breaker.switched == 2
+        reasons = await world.value("select array_agg(reason order by plan_id = $1, load_id) from occurrences", strong)
+        assert reasons == ["outranked", "", ""]
+
+    async def test_a_plan_that_has_ended_outranks_nobody(self, world: World) -> None:
+        breaker = world.add_load("a")
+        strong = await plan_in(world, "a", off_in_s=400, off_for_s=900, rank=10)
+        weak = await plan_in(world, "a", off_in_s=60, off_for_s=900)
+        await world.plans.end(strong, "done", "user:a", "api")
+        assert (await world.plans.fetch(weak))[1].overlaps == ()
+        await world.run(100, step_s=5)
+        assert not breaker.closed
+
+    async def test_a_group_is_settled_at_the_approval(self, world: World) -> None:
+        start = local(world.clock, 60)
+        schedule = Schedule(start.date(), start.date(), (Window(start.time(), time(6)),), "Asia/Shanghai")
+        world.add_load("a", tags=("night",))
+        groups = PlanOptions(groups=Groups(tags=("night",)))
+        plan, shown = await world.plans.draft("p", [], schedule, (), None, "user:a", "api", options=groups)
+        assert shown.load_ids == ("a",)
+        world.add_load("b", tags=("night",))
+        assert (await world.plans.fetch(plan.plan_id))[0].load_ids == ("a", "b")
+        world.add_load("never", tags=("night",), obstacle="never_off")
+        with pytest.raises(InvalidPlan, match="never_off"):
+            await world.plans.approve(plan.plan_id, "user:a", "api")
+        world.loads.loads.pop("never")
+        assert (await world.plans.approve(plan.plan_id, "user:a", "api")).load_ids == ("a", "b")
+        world.add_load("c", tags=("night",))
+        assert (await world.plans.fetch(plan.plan_id))[0].load_ids == ("a", "b")
+        assert await world.value("select array_agg(load_id order by load_id) from occurrences") == ["a", "b"]
 
     async def test_calendars_are_exceptions(self, world: World) -> None:
         world.add_load("a")

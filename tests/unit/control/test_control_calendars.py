@@ -15,7 +15,7 @@ from services.control.domain.plans import (
     Window,
     check_schedule,
     instances,
-    preview,
+    summary,
 )
 from services.control.files.calendar_file import write_plan
 from services.control.library import CHINA, shipped
@@ -81,7 +81,7 @@ class TestPlansByWorkingDays:
 
     def test_a_year_that_is_not_published_is_refused(self) -> None:
         with pytest.raises(YearNotCovered) as refused:
-            preview(by_days(date(2026, 12, 1), date(2027, 1, 5), DayClass.WORKING_DAYS), working=CN)
+            summary(list(instances(by_days(date(2026, 12, 1), date(2027, 1, 5), DayClass.WORKING_DAYS), working=CN)))
         assert "2027" in refused.value.message
         assert refused.value.facts["field"] == "working_calendar"
 

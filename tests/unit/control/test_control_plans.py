@@ -17,9 +17,9 @@ from services.control.domain.plans import (
     ends_at,
     instances,
     instant,
-    preview,
     require_transition,
     starts_at,
+    summary,
 )
 
 NIGHT = Window(time(23, 59, 59), time(6))
@@ -38,7 +38,7 @@ def check(wanted: Schedule, *, min_off_s: float = 300, min_on_s: float = 300) ->
 def test_the_example_of_source_000() -> None:
     wanted = schedule(date(2022, 5, 1), date(2022, 6, 1))
     check(wanted)
-    found = preview(wanted)
+    found = summary(list(instances(wanted)))
     assert found.count == 32
     assert found.first_off_at == datetime(2022, 5, 1, 15, 59, 59, tzinfo=UTC)
     assert found.last_on_at == datetime(2022, 6, 1, 22, 0, 0, tzinfo=UTC)
@@ -61,8 +61,8 @@ def test_several_windows_a_day_come_in_their_order() -> None:
 
 
 def test_the_leap_day_is_a_day() -> None:
-    assert preview(schedule(date(2028, 2, 28), date(2028, 3, 1))).count == 3
-    assert preview(schedule(date(2027, 2, 28), date(2027, 3, 1))).count == 2
+    assert summary(list(instances(schedule(date(2028, 2, 28), date(2028, 3, 1))))).count == 3
+    assert summary(list(instances(schedule(date(2027, 2, 28), date(2027, 3, 1))))).count == 2
     found = list(instances(schedule(date(2028, 2, 29), date(2028, 2, 29))))
     assert found[0].on_at == datetime(2028, 2, 29, 22, tzinfo=UTC)
 
