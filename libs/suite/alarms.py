@@ -57,8 +57,13 @@ def show(settings: CommonSettings, alarm_id: str, *, words: Words, say: Say) -> 
         say(f"  {_time(event.get('raised_at') or event['began_at'])} {event['sequence']:3} {event['phase']}")
     for note in alarm["notes"]:
         say(f"  {_time(note['at'])} {note['actor']}: {note['note']}")
-    for one in alarm["deliveries"]:
-        say(f"  {words('delivery', '上报')} {one['destination']}: {one['state']} {_time(one['at'])}")
+    for one in alarm["reports"]:
+        times = f"{_time(one['begin_reported_at'])} .. {_time(one['end_reported_at'])}"
+        error = "" if one["error"] is None else f" ({one['error']})"
+        say(f"  {words('reported to', '上报')} {one['destination']}: {one['state']} {times}{error}")
+    found = alarm["diagnosis"]
+    if found["state"] != "none":
+        say(f"  {words('diagnosis', '分析状态')}: {found['state']} {found['cause'] or ''}".rstrip())
     for one in reversed(told):
         line = f"  {words('told', '通知')} {one['channel_id']}: {one['kind']} {one['state']} {_time(one['created_at'])}"
         say(line if one["error"] is None else f"{line} ({words(one['error'], one['error_zh'] or one['error'])})")

@@ -18,8 +18,9 @@ from libs.common.web import (
     time_cursor,
 )
 from services.alarm.api.common import Reader, Writer, request_id
-from services.alarm.usecases.alarms import AlarmDetail, Alarms
-from services.alarm.views import AlarmFilter, AlarmRow, DeliveryRow
+from services.alarm.domain.reporting import ReportState, centre_reports, overall
+from services.alarm.usecases.alarms import AlarmDetail, Alarms, ListedAlarm
+from services.alarm.views import AlarmFilter, DeliveryRow
 
 
 class DeliveryReply(BaseModel):
@@ -32,6 +33,29 @@ class DeliveryReply(BaseModel):
     attempts: int
     at: datetime
     error: str | None
+
+
+class CentreReportReply(BaseModel):
+    """Where an alarm stands with one centre or subscriber."""
+
+    destination: str
+    state: ReportState
+    begin_reported_at: datetime | None = Field(description="when it acknowledged the begin; null while it has not")
+    end_reported_at: datetime | None = Field(description="when it acknowledged the end")
+    error: str | None = Field(description="of what it has not acknowledged")
+
+
+class DiagnosisReply(BaseModel):
+    """Where the diagnosis of the alarm's device stands (分析状态)."""
+
+    state: Literal["none", "waiting", "found", "closed"] = Field(
+        description="waiting: the device is to be looked at; closed: it was found and is over"
+    )
+    diagnosis_id: str | None
+    cause: str | None
+    confidence: str | None
+    began_at: datetime | None
+    ended_at: datetime | None
 
 
 class AlarmReply(BaseModel):
@@ -69,6 +93,9 @@ class AlarmReply(BaseModel):
     shelved_until: datetime | None
     shelved_by: str | None
     deliveries: Sequence[DeliveryReply]
+    report_state: ReportState = Field(description="上报状态: as with the centre where it stands worst")
+    reports: Sequence[CentreReportReply] = Field(description="by centre, with its time")
+    diagnosis: DiagnosisReply
 
 
 class NoteReply(BaseModel):
@@ -169,7 +196,7 @@ def add_alarm_routes(router: APIRouter, alarms: Alarms) -> None:
             flapping=query.flapping,
         )
         found = await alarms.page(wanted, who, after=after, limit=query.limit + 1)
-        page = [AlarmReply(**_alarm(alarm, deliveries)) for alarm, deliveries in found[: query.limit]]
+        page = [AlarmReply(**_alarm(one)) for one in found[: query.limit]]
         more = len(found) > query.limit
         return Page(items=page, next_cursor=time_cursor(page[-1].began_at, page[-1].alarm_id) if more else None)
 
@@ -215,11 +242,15 @@ def add_alarm_routes(router: APIRouter, alarms: Alarms) -> None:
         return _detail(await alarms.unshelve(alarm_id, who, request_id(request)))
 
 
-def _alarm(alarm: AlarmRow, deliveries: Sequence[DeliveryRow]) -> dict[str, object]:
+def _alarm(listed: ListedAlarm) -> dict[str, object]:
+    reports = centre_reports(listed.deliveries)
     return {
-        **asdict(alarm),
-        "state": "active" if alarm.ended_at is None else "ended",
-        "deliveries": [_delivery(one) for one in deliveries],
+        **asdict(listed.alarm),
+        "state": "active" if listed.alarm.ended_at is None else "ended",
+        "deliveries": [_delivery(one) for one in listed.deliveries],
+        "report_state": overall(reports),
+        "reports": [CentreReportReply(**asdict(one)) for one in reports],
+        "diagnosis": DiagnosisReply(**asdict(listed.diagnosis)),
     }
 
 
@@ -237,7 +268,7 @@ def _delivery(row: DeliveryRow) -> DeliveryReply:
 
 def _detail(detail: AlarmDetail) -> AlarmDetailReply:
     return AlarmDetailReply(
-        **_alarm(detail.alarm, detail.deliveries),
+        **_alarm(detail.listed),
         events=detail.events,
         notes=[NoteReply(at=note.at, actor=note.actor, note=note.note) for note in detail.notes],
     )

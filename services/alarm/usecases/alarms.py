@@ -9,7 +9,7 @@ from libs.common.clock import Clock
 from libs.common.contracts.alarm import AlarmAction, AlarmOrder
 from libs.common.contracts.audit import AuditEvent
 from libs.common.contracts.base import JsonObject
-from libs.common.db import Database, WriteConn
+from libs.common.db import Database, ReadConn, WriteConn
 from libs.common.errors import Conflict, InvalidInput, NotFound
 from libs.common.ids import AlarmId, DeviceId, SiteId, new_id
 from libs.common.tokens import Principal
@@ -18,7 +18,9 @@ from services.alarm.domain.signal_table import PLACE, numbered
 from services.alarm.store import alarms as alarms_store
 from services.alarm.store import deliveries as deliveries_store
 from services.alarm.store import maintenance as maintenance_store
+from services.alarm.store import standing as standing_store
 from services.alarm.store.maintenance import ShelfRow
+from services.alarm.store.standing import DiagnosisStanding
 from services.alarm.usecases.ports import Audit, Directory, actor_of
 from services.alarm.views import AlarmFilter, AlarmRow, DeliveryRow, Note
 
@@ -45,13 +47,21 @@ class InvalidShelf(InvalidInput):
 
 
 @dataclass(frozen=True, slots=True)
+class ListedAlarm:
+    """An alarm, where it stands with each centre, and where its diagnosis stands."""
+
+    alarm: AlarmRow
+    deliveries: Sequence[DeliveryRow]
+    diagnosis: DiagnosisStanding
+
+
+@dataclass(frozen=True, slots=True)
 class AlarmDetail:
     """An alarm with its events, notes and deliveries."""
 
-    alarm: AlarmRow
+    listed: ListedAlarm
     events: Sequence[JsonObject]
     notes: Sequence[Note]
-    deliveries: Sequence[DeliveryRow]
 
 
 class Alarms:
@@ -83,16 +93,15 @@ class Alarms:
 
     async def page(
         self, wanted: AlarmFilter, who: Principal, *, after: tuple[datetime, str] | None, limit: int
-    ) -> list[tuple[AlarmRow, Sequence[DeliveryRow]]]:
-        """Return alarms that the asker may see, the youngest first, with their deliveries."""
+    ) -> list[ListedAlarm]:
+        """Return alarms that the asker may see, the youngest first, with their deliveries and diagnoses."""
         allowed = self._directory.sites_of(who)
         if allowed is not None:
             sites = allowed if wanted.sites is None else allowed.intersection(wanted.sites)
             wanted = replace(wanted, sites=sorted(sites))
         async with self._db.read() as conn:
             alarms = await alarms_store.fetch_alarms(conn, wanted, after=after, limit=limit)
-            deliveries = await deliveries_store.fetch_deliveries(conn, [alarm.alarm_id for alarm in alarms])
-        return [(self._named(alarm), deliveries.get(alarm.alarm_id, ())) for alarm in alarms]
+            return await _listed(conn, [self._named(alarm) for alarm in alarms])
 
     async def detail(self, alarm_id: str, who: Principal) -> AlarmDetail:
         """Return an alarm with everything about it.
@@ -102,11 +111,11 @@ class Alarms:
         """
         async with self._db.read() as conn:
             alarm = self._visible(await alarms_store.fetch_alarm(conn, alarm_id), alarm_id, who)
+            (listed,) = await _listed(conn, [alarm])
             return AlarmDetail(
-                alarm,
+                listed,
                 await alarms_store.fetch_events(conn, alarm_id),
                 await alarms_store.fetch_notes(conn, alarm_id),
-                (await deliveries_store.fetch_deliveries(conn, [alarm_id])).get(alarm_id, ()),
             )
 
     async def acknowledge(self, alarm_id: str, who: Principal, note: str | None, request_id: str | None) -> AlarmDetail:
@@ -242,6 +251,12 @@ class Alarms:
             return alarm
         english, chinese = (numbered(name, self._directory.order_of(alarm.device_id)) for name in names)
         return replace(alarm, signal_name=english, signal_name_zh=chinese)
+
+
+async def _listed(conn: ReadConn, alarms: Sequence[AlarmRow]) -> list[ListedAlarm]:
+    deliveries = await deliveries_store.fetch_deliveries(conn, [alarm.alarm_id for alarm in alarms])
+    diagnoses = await standing_store.fetch_diagnosis_standings(conn, alarms)
+    return [ListedAlarm(alarm, deliveries.get(alarm.alarm_id, ()), diagnoses[alarm.alarm_id]) for alarm in alarms]
 
 
 async def _publish(conn: WriteConn, order: AlarmOrder) -> None:
