@@ -279,10 +279,28 @@ def judging() -> list[Measurement]:
     ]  # fmt: skip
 
 
+def statistics() -> list[Measurement]:
+    """How long the statistics of a million alarms take, of a week and of a year."""
+    from libs.suite.bench_alarms import ALARMS, measure
+
+    took = asyncio.run(measure())
+    found = []
+    for days in sorted({one.range_days for one in took}):
+        slowest = max((one for one in took if one.range_days == days), key=lambda one: one.seconds)
+        found.append(
+            Measurement(
+                f"alarm: slowest statistic of {days} days", slowest.seconds, "s", "", None,
+                f"{slowest.question}; {ALARMS:,} alarms within a year",
+            )
+        )  # fmt: skip
+    return found
+
+
 BENCHMARKS: Mapping[str, Benchmark] = {
     "start": start,
     "chain": chain,
     "judging": judging,
+    "statistics": statistics,
     "acquisition": acquisition,
     "terminals": terminals,
     "history": history,
