@@ -20,7 +20,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from services.ingest.drivers.port import DeviceRefused, DeviceSilent, LineDown
+from services.ingest.drivers.port import DeviceRefused, DeviceSilent, LineDown, NotLetIn
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,9 @@ SESSION_TAKEN_OVER = 0x8E
 NO_MATCHING_SUBSCRIBERS = 0x10
 REFUSALS_FOR_GOOD = frozenset({0x80, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x8A, 0x8C, 0x95, 0x9F})
 """Answers to a connection that another attempt does not change; all others (busy, unavailable …) pass."""
+
+NOT_AUTHORISED = frozenset({0x86, 0x87, 0x8A, 0x8C})
+"""Of these: bad user name or password, not authorised, banned, bad authentication method."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,8 +285,11 @@ class MqttLink:
             self._connected.set_result(None)
             return
         said = f"{self._place}: the broker refuses the connection: {reason.getName()}"
-        refused = reason.value in REFUSALS_FOR_GOOD
-        self._connected.set_exception(DeviceRefused(said) if refused else LineDown(said))
+        if reason.value in NOT_AUTHORISED:
+            self._connected.set_exception(NotLetIn(said))
+        else:
+            refused = reason.value in REFUSALS_FOR_GOOD
+            self._connected.set_exception(DeviceRefused(said) if refused else LineDown(said))
         self._connected.exception()  # whoever opens may have gone
 
     def _on_disconnect(

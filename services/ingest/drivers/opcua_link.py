@@ -33,7 +33,7 @@ from libs.common.clock import Clock
 from libs.common.errors import InvalidInput
 from services.ingest.domain.opcua_values import is_bad
 from services.ingest.drivers.opcua_trust import TrustStore, Untrusted
-from services.ingest.drivers.port import BadAnswer, DeviceRefused, DeviceSilent, LineDown
+from services.ingest.drivers.port import BadAnswer, DeviceRefused, DeviceSilent, LineDown, NotLetIn
 
 logger = logging.getLogger(__name__)
 # The library logs every refusal and loss as an error, and whole requests below that; they are judged and told here.
@@ -72,6 +72,10 @@ NOT_NOW = frozenset({
     StatusCodes.BadTcpNotEnoughResources,
 })  # fmt: skip
 """Refusals of a connection that pass by themselves; all others wait for a person."""
+NOT_AUTHORISED = frozenset({
+    StatusCodes.BadUserAccessDenied, StatusCodes.BadIdentityTokenInvalid, StatusCodes.BadIdentityTokenRejected,
+})  # fmt: skip
+"""Of these: name or password are not known there."""
 PERHAPS_DONE = frozenset({
     StatusCodes.BadTimeout, StatusCodes.BadRequestTimeout, StatusCodes.BadCommunicationError,
     StatusCodes.BadNoCommunication,
@@ -390,6 +394,8 @@ class OpcUaLink:
         name = ua.StatusCode(exc.code).name
         if exc.code in NOT_NOW:
             return LineDown(f"{self._server.url}: {name}")
+        if exc.code in NOT_AUTHORISED:
+            return NotLetIn(f"{self._server.url}: the server does not let us in: {name}{self._hint()}")
         return DeviceRefused(f"{self._server.url}: the server refuses the connection: {name}{self._hint()}")
 
     def _hint(self) -> str:

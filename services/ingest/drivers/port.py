@@ -44,6 +44,13 @@ class DeviceRefused(PlatformError):
     title_zh = "设备拒绝"
 
 
+class NotLetIn(DeviceRefused):
+    """The other side does not know our name, or does not take our password."""
+
+    code = "auth_failed"
+    title_zh = "鉴权失败"
+
+
 class BadAnswer(PlatformError):
     """What came is not an answer to what was asked; ``facts["raw"]`` has its bytes."""
 

@@ -32,6 +32,7 @@ from services.ingest.drivers.port import (
     DeviceSession,
     DeviceSilent,
     LineDown,
+    NotLetIn,
     RawReport,
     TellingLine,
 )
@@ -366,7 +367,7 @@ class TellingRunner:
         if now - self._down_since >= DOWN_TOLD_AFTER_S:
             self._findings.line_down(self.line.id, self._site(), exc.message)
         for device_id in self._intake.devices:
-            self._status.failed(device_id, "line_down")
+            self._status.failed(device_id, exc.code if isinstance(exc, NotLetIn) else "line_down")
         self._attempted.set()
         await self._clock.sleep(ATTEMPT_PAUSE_S)
         await wait_for(self._hurry, self._clock, pause_s - ATTEMPT_PAUSE_S)

@@ -20,7 +20,7 @@ from libs.common.secretstore import SecretStore
 from services.ingest.drivers.mqtt import MqttLine
 from services.ingest.drivers.mqtt_link import Broker
 from services.ingest.drivers.mqtt_open import open_mqtt
-from services.ingest.drivers.port import Address, DeviceRefused, DeviceSilent, LineDown, Opening
+from services.ingest.drivers.port import Address, DeviceRefused, DeviceSilent, LineDown, NotLetIn, Opening
 from tests.peers.certificates import Authority, secret
 from tests.peers.mosquitto import Mosquitto
 from tests.unit.ingest.ingest_fakes import MEANS
@@ -308,7 +308,7 @@ async def test_wrong_password_and_forbidden_topic_are_refusals(tmp_path: Path) -
         folder, "password_file {folder}/passwords", "acl_file {folder}/acl", anonymous=False
     ) as broker:
         for version in VERSIONS:
-            with pytest.raises(DeviceRefused, match="refuses the connection"):
+            with pytest.raises(NotLetIn, match="refuses the connection"):
                 async with told_by(line(broker, version, user="ingest", password="wrong"), ONE, FakeSink()):
                     pass
             async with told_by(line(broker, version, user="ingest", password="right"), ONE, FakeSink()):

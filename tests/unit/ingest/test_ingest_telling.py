@@ -15,11 +15,20 @@ from libs.common.contracts.base import Phase
 from libs.common.contracts.device import DeviceEvent as PublishedEvent
 from libs.common.contracts.device import DeviceStatus
 from libs.common.contracts.telemetry import Quality, Reading, Rejected, RejectReason
+from libs.common.errors import PlatformError
 from libs.common.profiles import DeviceProfile, ProfileCatalogue
 from libs.common.testing.clock import FakeClock, settle
 from services.ingest.domain.acceptance import Limits
 from services.ingest.domain.switching import switch_of
-from services.ingest.drivers.port import Address, DeviceEvent, DeviceRefused, DeviceSilent, LineDown, RawReport
+from services.ingest.drivers.port import (
+    Address,
+    DeviceEvent,
+    DeviceRefused,
+    DeviceSilent,
+    LineDown,
+    NotLetIn,
+    RawReport,
+)
 from services.ingest.settings import PollingSettings, SwitchingSettings
 from services.ingest.spool import Spool, SpoolFull
 from services.ingest.store.status import status_message
@@ -263,6 +272,26 @@ async def test_peer_that_does_not_want_us_is_asked_slowly(tmp_path: Path) -> Non
         await field_.clock.advance(900)
         assert 3 <= len(field_.driver.runs) <= 6
         assert "down: bad certificate" in field_.watch.said
+
+
+@pytest.mark.parametrize(
+    ("refusal", "reason"),
+    [
+        (NotLetIn("bad user name or password"), "auth_failed"),
+        (DeviceRefused("bad certificate"), "line_down"),
+        (LineDown("nobody there"), "line_down"),
+    ],
+)
+async def test_a_refused_password_is_told_from_a_line_that_is_down(
+    tmp_path: Path, refusal: PlatformError, reason: str
+) -> None:
+    async with field_of(tmp_path, "m-1") as field_:
+        await field_.driver.says().report("m-1", field_.raw(voltage_a=230))
+        field_.driver.refuses = refusal
+        field_.driver.lost.set()
+        await field_.clock.advance(900)
+        await field_.status.scan()
+        assert (field_.store.rows["m-1"].connectivity, field_.store.rows["m-1"].reason) == ("offline", reason)
 
 
 async def test_new_address_makes_the_connection_anew_and_a_new_ratio_does_not(tmp_path: Path) -> None:
