@@ -16,12 +16,14 @@ from libs.common.web import create_app
 from services.export.api import build_router
 from services.export.api.cards import build_cards_router
 from services.export.api.listener import build_listener
+from services.export.api.platforms import build_platforms_router
 from services.export.cards.client import CardPort, CmpClient, NoCardPlatform
 from services.export.dialects.messages import UnitFacts
 from services.export.host import HostMeter
 from services.export.master import RegistryMaster
+from services.export.platforms.aep import AepClient, NoDevicePlatform, PlatformPort
 from services.export.secrets import Secrets
-from services.export.settings import CardSettings, ExportSettings
+from services.export.settings import CardSettings, ExportSettings, PlatformSettings
 from services.export.usecases.administration import Administration
 from services.export.usecases.answers import Answers
 from services.export.worker.alarm_queue import GROUP, AlarmQueue
@@ -88,6 +90,8 @@ def build(platform: Platform) -> Service:
     app.include_router(build_router(administration, db, master))
     card_http = GuardedClient(AddressGuard(settings.cards.allowed))
     app.include_router(build_cards_router(card_platform(settings.cards, card_http, clock)))
+    platform_http = GuardedClient(AddressGuard(settings.platform.allowed))
+    app.include_router(build_platforms_router(device_platform(settings.platform, platform_http, clock)))
     app.state.own_facts = UnitFacts(
         address=settings.unit_address, port=settings.unit_public_port or settings.unit_port or 8080
     )
@@ -97,7 +101,7 @@ def build(platform: Platform) -> Service:
         name="export",
         app=app,
         health=health,
-        resources=[SchemaGate(platform.settings.database, BUS, "export"), db, card_http],
+        resources=[SchemaGate(platform.settings.database, BUS, "export"), db, card_http, platform_http],
         workers=[
             Worker("registry", view.run),
             Worker("alarms", alarms.run),
@@ -133,6 +137,22 @@ def card_platform(settings: CardSettings, http: GuardedClient, clock: Clock) -> 
         clock=clock,
         timeout_s=settings.timeout_s,
         remember_s=settings.remember_s,
+        calls_per_minute=settings.calls_per_minute,
+    )
+
+
+def device_platform(settings: PlatformSettings, http: GuardedClient, clock: Clock) -> PlatformPort:
+    """Return the configured device platform, or a stand-in that knows no product."""
+    if settings.url is None:
+        return NoDevicePlatform()
+    return AepClient(
+        url=settings.url,
+        app_key=settings.app_key,
+        app_secret=settings.app_secret.get_secret_value(),
+        products={product: key.get_secret_value() for product, key in settings.products.items()},
+        http=http,
+        clock=clock,
+        timeout_s=settings.timeout_s,
         calls_per_minute=settings.calls_per_minute,
     )
 

@@ -1,6 +1,7 @@
 """Settings of export: ``WATTRING_EXPORT__…``."""
 
 import ipaddress
+from collections.abc import Mapping
 
 from pydantic import Field, SecretStr, field_validator
 
@@ -19,7 +20,7 @@ class CardSettings(SettingsModel):
     allowed: tuple[str, ...] = Field(
         default=(), description="networks, addresses or names inside that may be called all the same"
     )
-    timeout_s: float = Field(default=5.0, gt=0, le=60, description="for one call")
+    timeout_s: float = Field(default=4.0, gt=0, le=60, description="for one call; a question is up to four")
     arrears_path: str | None = Field(
         default=None,
         description="path of the question what is owed (queryOwe), where the account has it; none: not asked",
@@ -30,6 +31,22 @@ class CardSettings(SettingsModel):
     calls_per_minute: int = Field(
         default=300, ge=1, le=100_000, description="more are not sent; the platform's own quota is 500"
     )
+
+
+class PlatformSettings(SettingsModel):
+    """The device platform (CTWing AEP), asked about silent devices; commands are the business of ingest."""
+
+    url: str | None = Field(default=None, description="base of its API: https://ag-api.ctwing.cn; none: not asked")
+    app_key: str = Field(default="", description="key of the application")
+    app_secret: SecretStr = Field(default=SecretStr(""), description="secret of the application")
+    products: Mapping[str, SecretStr] = Field(
+        default_factory=dict, description="JSON object of product to MasterKey; others are not asked about"
+    )
+    allowed: tuple[str, ...] = Field(
+        default=(), description="networks, addresses or names inside that may be called all the same"
+    )
+    timeout_s: float = Field(default=4.0, gt=0, le=60, description="for one call; a question is up to four")
+    calls_per_minute: int = Field(default=300, ge=1, le=100_000, description="more are not sent")
 
 
 class ExportSettings(SettingsModel):
@@ -59,6 +76,7 @@ class ExportSettings(SettingsModel):
         "encrypts); none keeps one in <keys_dir>/export-secrets.key",
     )
     cards: CardSettings = CardSettings()
+    platform: PlatformSettings = PlatformSettings()
     lease_s: float = Field(default=9.0, gt=1, le=300, description="a dead replica's units are taken over after this")
     poll_s: float = Field(default=1.0, gt=0, le=60, description="how often the queues are looked at without a call")
     look_back_s: float = Field(

@@ -29,6 +29,7 @@ VERSIONS: Mapping[tuple[str, str], str] = {
     ("GET", "/aep_device_command/commands"): "20200814163736",
     ("PUT", "/aep_device_command/cancelCommand"): "20190615023142",
     ("POST", "/aep_device_status/getDeviceStatusHisInPage"): "20190928013337",
+    ("GET", "/aep_device_management/device"): "20181031202139",
 }
 WITHOUT_MASTER_KEY = frozenset({"/aep_device_status/getDeviceStatusHisInPage"})
 HISTORY_KEPT = 10_000
@@ -75,6 +76,7 @@ class Task:
     ttl_s: int
     saved_at: float
     """Monotonic. [s]"""
+    created_ms: int = 0
     state: int = 1
     """1 saved, 2 sent, 3 delivered, 4 completed, 6 cancelled, 999 failed."""
     act_at: float | None = None
@@ -319,6 +321,8 @@ class DevicePlatform:
                 return self._issue(request.body)
             case "GET", "/aep_device_command/command":
                 return self._show(query.get("commandId", ""))
+            case "GET", "/aep_device_management/device":
+                return self._describe(query.get("deviceId", ""))
             case "POST", "/aep_device_status/getDeviceStatusHisInPage":
                 return self._history_page(request.body)
             case "GET", "/aep_device_command/commands":
@@ -356,6 +360,7 @@ class DevicePlatform:
                 content=order["content"],
                 ttl_s=int(order["ttl"]),
                 saved_at=self._clock.monotonic(),
+                created_ms=self._now_ms(),
             )
         except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as exc:
             return _json({"code": 1002, "msg": f"bad request: {exc}"})
@@ -369,6 +374,19 @@ class DevicePlatform:
         if task is None:
             return _json({"code": 1219, "msg": "the command does not exist"})
         return _json({"code": 0, "msg": "ok", "result": _shown(task)})
+
+    def _describe(self, device_id: str) -> Reply:
+        device = self.devices.get(device_id)
+        if device is None:
+            return _json({"code": 1218, "msg": "the device does not exist"})
+        facts = {
+            "deviceId": device.device_id,
+            "productId": int(self.account.product),
+            "imei": device.imei,
+            "deviceStatus": 1,
+            "netStatus": 1 if device.online else 2,
+        }
+        return _json({"code": 0, "msg": "ok", "result": facts})
 
     def _cancel(self, body: bytes) -> Reply:
         task = self.tasks.get(str(orjson.loads(body).get("commandId", "")))
@@ -428,6 +446,8 @@ def _shown(task: Task) -> dict[str, Any]:
         "deviceId": task.device_id,
         "command": orjson.dumps(task.content).decode(),
         "commandStatus": task.state,
+        "resultCode": task.result,
+        "createTime": task.created_ms,
         "ttl": task.ttl_s,
     }
 

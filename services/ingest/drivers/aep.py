@@ -21,17 +21,16 @@ import orjson
 
 from libs.common.clock import Clock
 from libs.common.contracts.registry import Line
+from libs.common.ctwing import AppKey, signed_headers
 from libs.common.errors import InvalidInput, PlatformError
 from libs.common.outgoing import Answer, CallFailed, GuardedClient, NotAllowed, parse_url
 from libs.common.profiles import AepControl, AepPoint, Control, DeviceProfile, ProfilePoint, Protocol
 from services.ingest.domain.aep import (
-    AppKey,
     Interface,
     PushDecoder,
     TaskState,
     command_body,
     history_body,
-    signed_headers,
     task_state_of,
 )
 from services.ingest.domain.loose import text_of

@@ -10,10 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from libs.common.contracts.telemetry import RejectReason
+from libs.common.ctwing import AppKey, signed_headers
 from libs.common.profiles import AepControl, AepEvent, AepProduct, ProfileCatalogue
 from services.ingest.domain.acceptance import Refused
 from services.ingest.domain.aep import (
-    AppKey,
     Interface,
     Push,
     PushDecoder,
@@ -23,7 +23,6 @@ from services.ingest.domain.aep import (
     command_body,
     history_body,
     parse_push,
-    signed_headers,
     task_state_of,
 )
 from services.ingest.domain.loose import number_of, time_of
