@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from libs.common.errors import InvalidFile, Problem
-from services.alarm.domain.diagnosis.judge import Cause
+from services.alarm.domain.diagnosis.causes import Cause
 
 FILE = "fault_codes.csv"
 COLUMNS = ("cause", "code", "name_zh", "name_en", "text_zh", "text_en", "advice_zh", "advice_en")

@@ -10,12 +10,10 @@ from libs.common.bus import outbox, topics
 from libs.common.bus.consumer import EffectsConsumer
 from libs.common.bus.outbox import OutboxRelay
 from libs.common.bus.port import Bus, partition_of
-from libs.common.client import ServiceClient
 from libs.common.clock import Clock
 from libs.common.contracts.audit import AuditEvent
 from libs.common.db import Database, WriteConn
 from libs.common.errors import Unavailable
-from libs.common.ids import LoadId
 from libs.common.migrations import BUS, SchemaGate
 from libs.common.profiles import ProfileCatalogue
 from libs.common.registry import RegistryView
@@ -25,28 +23,19 @@ from libs.common.web import create_app
 from services.alarm import bus
 from services.alarm.api import build_router
 from services.alarm.api.analysis import build_analysis_router
-from services.alarm.api.diagnoses import build_diagnoses_router
 from services.alarm.api.rulerows import build_rule_rows_router
 from services.alarm.dictionary import load_shipped
 from services.alarm.directory import RegistryDirectory
 from services.alarm.domain.beats import Beats
-from services.alarm.domain.diagnosis import grouping
-from services.alarm.domain.diagnosis import judge as judging
 from services.alarm.domain.engine import Limits
 from services.alarm.domain.model import SECOND_US
 from services.alarm.domain.sites import SiteLimits
-from services.alarm.drivers.cards import ExportCards
-from services.alarm.faultcodes import load_codes
-from services.alarm.field import Field
-from services.alarm.settings import AlarmSettings, DiagnosisSettings
+from services.alarm.localisation import build_localisation
+from services.alarm.settings import AlarmSettings
 from services.alarm.store import rulebook as rulebook_store
 from services.alarm.telling import build_telling
 from services.alarm.usecases.alarms import Alarms
 from services.alarm.usecases.analysis import Analysis
-from services.alarm.usecases.cardcheck import CardCheck
-from services.alarm.usecases.diagnoses import Diagnoses
-from services.alarm.usecases.gathering import Cards, Gatherer, NoPlatforms, Pulse
-from services.alarm.usecases.localising import Localiser, Pauses
 from services.alarm.usecases.maintenance import Maintenance
 from services.alarm.usecases.rulemaking import RuleMaking
 from services.alarm.usecases.rulerows import RuleRows
@@ -54,14 +43,6 @@ from services.alarm.usecases.rules import Rules
 from services.alarm.usecases.tables import Tables
 from services.alarm.usecases.thresholds import Thresholds
 from services.alarm.worker.deliveries import DELIVERIES_GROUP, DeliveriesHandler
-from services.alarm.worker.diagnosing import (
-    DIAGNOSIS_GROUP,
-    DIAGNOSIS_TOPICS,
-    ListenerPulse,
-    Looking,
-    NewsHandler,
-    daily,
-)
 from services.alarm.worker.ingest import IngestWatch
 from services.alarm.worker.judging import RULES_GROUP, RULES_TOPICS, JudgeHandler
 from services.alarm.worker.measure import Measure
@@ -196,61 +177,16 @@ def build(platform: Platform) -> Service:
         audit=audit,
         longest=timedelta(seconds=settings.max_window_s),
     )
-    field = Field(view, platform.clock)
-    pulse = ListenerPulse(bus=platform.bus, clock=platform.clock)
-    export = ServiceClient(
-        platform.keys, platform.settings.service_urls.get("export"),
-        caller="alarm", audience="export", scopes=("export:cards",),
-    )  # fmt: skip
-    cards = ExportCards(export, timeout_s=settings.diagnosis.timeout_s)
-    localiser = build_localiser(settings.diagnosis, db, platform, field, cards, pulse, relay)
-    looking = Looking(
+    localisation = build_localisation(
+        settings.diagnosis,
+        platform=platform,
         db=db,
-        clock=platform.clock,
-        localiser=localiser,
+        view=view,
+        directory=directory,
+        relay=relay,
+        audit=audit,
         owner=owner,
-        per_minute=settings.diagnosis.per_minute,
-        at_a_time=settings.diagnosis.at_a_time,
-    )
-    card_check = CardCheck(
-        db=db,
-        clock=platform.clock,
-        holders=field,
-        cards=cards,
-        hour=settings.diagnosis.card_check_hour,
-        within=timedelta(days=settings.diagnosis.card_expiry_days),
-    )
-
-    def breaker_of(load_id: str) -> str | None:
-        load = view.load(LoadId(load_id))
-        return None if load is None or load.breaker is None else load.breaker.device
-
-    news = EffectsConsumer(
-        bus=platform.bus,
-        db=db,
-        clock=platform.clock,
-        group=DIAGNOSIS_GROUP,
-        topics=DIAGNOSIS_TOPICS,
-        handler=NewsHandler(
-            clock=platform.clock,
-            settle=timedelta(seconds=settings.diagnosis.settle_s),
-            pause=timedelta(seconds=settings.diagnosis.repeat_s),
-            breaker_of=breaker_of,
-        ),
-        member_id=owner,
         max_batch=settings.max_batch,
-    )
-
-    async def diagnose(beat: Beat) -> None:
-        await wait_beating(directory.ready, beat)
-        await looking.run(beat)
-
-    async def check_cards(beat: Beat) -> None:
-        await wait_beating(directory.ready, beat)
-        await daily(card_check, platform.clock, beat)
-
-    diagnoses = Diagnoses(
-        db=db, directory=directory, devices=field, clock=platform.clock, audit=audit, codes=load_codes()
     )
     telling = build_telling(settings, platform, db, directory, audit, relay, owner)
     watch = IngestWatch(
@@ -276,22 +212,24 @@ def build(platform: Platform) -> Service:
         )
     )
     app.include_router(build_analysis_router(Analysis(db=db, directory=directory, clock=platform.clock)))
-    app.include_router(build_diagnoses_router(diagnoses))
+    app.include_router(localisation.router)
     app.include_router(telling.router)
     return Service(
         name="alarm",
         app=app,
         health=health,
-        resources=[SchemaGate(platform.settings.database, BUS, "alarm"), db, ShippedTable(db, platform.clock), export],
+        resources=[
+            SchemaGate(platform.settings.database, BUS, "alarm"),
+            db,
+            ShippedTable(db, platform.clock),
+            localisation.export,
+        ],
         workers=[
             Worker("registry", view.run),
             Worker("rules", consume),
             Worker("deliveries", deliveries.run),
             Worker("targets", targets.run),
-            Worker("news", news.run),
-            Worker("pulse", pulse.run),
-            Worker("diagnosis", diagnose),
-            Worker("cards", check_cards),
+            *localisation.workers,
             *telling.workers,
             Worker("ingest watch", watch.run),
             Worker("outbox", relay.run),
@@ -304,42 +242,9 @@ def build(platform: Platform) -> Service:
             group_check("rules", lambda: judge.ready, RULES_GROUP),
             group_check("deliveries", lambda: deliveries.ready, DELIVERIES_GROUP),
             group_check("targets", lambda: targets.ready, TARGETS_GROUP),
-            group_check("news", lambda: news.ready, DIAGNOSIS_GROUP),
+            *localisation.checks,
             telling.check,
         ],
-    )
-
-
-def build_localiser(
-    settings: DiagnosisSettings,
-    db: Database,
-    platform: Platform,
-    field: Field,
-    cards: Cards,
-    pulse: Pulse,
-    relay: OutboxRelay,
-) -> Localiser:
-    """Return what looks at devices, as configured."""
-    judged_by = judging.Limits()
-    return Localiser(
-        db=db,
-        clock=platform.clock,
-        devices=field,
-        gatherer=Gatherer(
-            db=db,
-            clock=platform.clock,
-            cards=cards,
-            platforms=NoPlatforms(),
-            pulse=pulse,
-            limits=judged_by,
-            timeout_s=settings.timeout_s,
-            our_address=settings.our_address,
-        ),
-        codes=load_codes(),
-        limits=judged_by,
-        groups=grouping.GroupLimits(settings.group_more_than, timedelta(seconds=settings.group_within_s)),
-        pauses=Pauses(timedelta(seconds=settings.repeat_s), timedelta(seconds=settings.recheck_s)),
-        wake=relay.wake,
     )
 
 

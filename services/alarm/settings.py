@@ -38,6 +38,9 @@ class DiagnosisSettings(SettingsModel):
     our_address: str | None = Field(
         default=None, description="address or name that devices report to, for cards with directed traffic"
     )
+    battery_low_v: float | None = Field(
+        default=None, gt=0, le=1000, description="voltage of a device's own battery below which it is low; none: only %"
+    )
     card_check_hour: int = Field(
         default=3, ge=0, le=23, description="hour of the civil day from which all cards are looked at once"
     )

@@ -13,7 +13,7 @@ from libs.common.errors import Forbidden
 from libs.common.web import Cursor, Limit, Page, check_span, read_time_cursor, time_cursor
 from libs.common.workbook import MEDIA_TYPE
 from services.alarm.api.common import Reader, Writer, request_id
-from services.alarm.domain.diagnosis.judge import Cause
+from services.alarm.domain.diagnosis.causes import Cause
 from services.alarm.faultcodes import FaultCode
 from services.alarm.store.diagnoses import DiagnosisFilter
 from services.alarm.usecases.diagnoses import Diagnoses, Shown, make_workbook

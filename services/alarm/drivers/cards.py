@@ -1,21 +1,12 @@
 """How a SIM card is: export asks the operator's platform, alarm asks export."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from libs.common.client import ServiceClient
-from libs.common.errors import Unavailable
 from services.alarm.domain.diagnosis.facts import Said
-
-
-class _Reply(BaseModel):
-    facts: Mapping[str, bool | float | str]
-    at: datetime
-    missing: Sequence[str]
-
+from services.alarm.drivers.answers import read_said, unreadable
 
 _STATES: TypeAdapter[Mapping[str, str]] = TypeAdapter(Mapping[str, str])
 
@@ -35,11 +26,11 @@ class ExportCards:
             NotFound: No card platform is configured.
             Unavailable: Nobody can tell.
         """
-        return _says(await self._client.get(f"/cards/v1/{number}", timeout_s=self._timeout_s))
+        return read_said(await self._client.get(f"/cards/v1/{number}", timeout_s=self._timeout_s))
 
     async def session(self, number: str) -> Said:
         """Return the network session and the directed addresses of a card. Raises as ``card``."""
-        return _says(await self._client.get(f"/cards/v1/{number}/session", timeout_s=self._timeout_s))
+        return read_said(await self._client.get(f"/cards/v1/{number}/session", timeout_s=self._timeout_s))
 
     async def states(self, numbers: Sequence[str]) -> Mapping[str, str]:
         """Return the states of up to 100 cards; what the platform does not name is absent. Raises as ``card``."""
@@ -47,16 +38,4 @@ class ExportCards:
         try:
             return _STATES.validate_python(answer["states"])
         except (ValidationError, KeyError, TypeError) as exc:
-            raise _unreadable() from exc
-
-
-def _says(answer: Any) -> Said:
-    try:
-        reply = _Reply.model_validate(answer)
-    except ValidationError as exc:
-        raise _unreadable() from exc
-    return Said(reply.facts, reply.at, reply.missing)
-
-
-def _unreadable() -> Unavailable:
-    return Unavailable("export answered about a card what nobody can read", message_zh="export 的卡信息应答无法解读")
+            raise unreadable() from exc

@@ -24,6 +24,7 @@ STATEMENTS = (
         battery_at timestamptz,
         iccid text,
         imei text,
+        meter_address text,
         told_at timestamptz not null,
         constraint watched_devices_pk primary key (device_id)
     ) with (fillfactor = 80)
@@ -33,10 +34,12 @@ STATEMENTS = (
     create table device_marks (
         device_id text not null,
         name text not null,
+        subject text not null,
         value jsonb not null,
         at timestamptz not null,
         source text not null,
-        constraint device_marks_pk primary key (device_id, name)
+        lasting boolean not null,
+        constraint device_marks_pk primary key (device_id, name, subject)
     )
     """,
     """
@@ -96,6 +99,7 @@ STATEMENTS = (
         at timestamptz not null,
         cards integer not null,
         findings jsonb not null,
+        done_at timestamptz,
         constraint card_checks_pk primary key (day)
     )
     """,

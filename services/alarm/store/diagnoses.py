@@ -1,48 +1,13 @@
-"""SQL of fault localisation: devices as told, what is to be looked at, and diagnoses."""
+"""SQL of fault localisation: what is to be looked at, and diagnoses."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from libs.common.contracts.base import JsonObject
-from libs.common.contracts.device import DeviceStatus
 from libs.common.db import ReadConn, WriteConn
 from services.alarm.domain.diagnosis.grouping import Member
-
-
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """A device as ``device.status`` last told of it."""
-
-    device_id: str
-    site_id: str
-    connectivity: str
-    since: datetime | None
-    last_report_at: datetime | None
-    line_id: str | None
-    reason: str | None
-    rsrp_dbm: float | None
-    sinr_db: float | None
-    coverage_level: int | None
-    radio_at: datetime | None
-    battery_percent: float | None
-    battery_v: float | None
-    battery_at: datetime | None
-    iccid: str | None
-    imei: str | None
-    told_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """What another topic told of a device: a fault event, the fate of its last command."""
-
-    device_id: str
-    name: str
-    value: bool | float | str
-    at: datetime
-    source: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +19,6 @@ class Wanted:
     """Rises with every request; a look that began before the last one does not settle it."""
     by_hand: str | None
     """Who asked, when a person did."""
-
-
-@dataclass(frozen=True, slots=True)
-class Around:
-    """What the service itself knows of a device's surroundings."""
-
-    planned: str | None
-    window: str | None
-    mains_alarm: datetime | None
-    line_down: datetime | None
-    auth_refused: datetime | None
-    data_gap: datetime | None
-    skew_times: int
-    skew_at: datetime | None
-    shared_card: str | None
-    """Another device that reports the same card with another module."""
-    neighbours: Sequence[Watched]
-    """The other devices of the site, as last told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,184 +60,8 @@ class DiagnosisFilter:
     began_before: datetime | None = None
 
 
-# The lists of columns are ours; nothing from outside gets into a statement.
-_WATCHED = ", ".join(Watched.__dataclass_fields__)
+# The list of columns is ours; nothing from outside gets into a statement.
 _ROW = ", ".join(DiagnosisRow.__dataclass_fields__)
-
-
-# Devices as told
-
-
-async def put_statuses(conn: WriteConn, statuses: Sequence[DeviceStatus], told_at: Sequence[datetime]) -> None:
-    """Write the latest status of devices, one per device; an older one than known changes nothing."""
-    rows = [
-        (
-            one.device_id,
-            one.site_id,
-            one.connectivity.value,
-            one.connectivity_since,
-            one.last_report_at,
-            one.line_id,
-            one.reason,
-            one.signal.rsrp_dbm,
-            one.signal.sinr_db,
-            one.signal.coverage_level,
-            one.signal.at,
-            one.battery.level_percent,
-            one.battery.voltage_v,
-            one.battery.at,
-            one.sim.iccid,
-            one.sim.imei,
-            at,
-        )
-        for one, at in zip(statuses, told_at, strict=True)
-    ]
-    await conn.execute(
-        f"""
-        insert into watched_devices as w ({_WATCHED})
-        select * from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::text[],
-                             $7::text[], $8::double precision[], $9::double precision[], $10::integer[],
-                             $11::timestamptz[], $12::double precision[], $13::double precision[], $14::timestamptz[],
-                             $15::text[], $16::text[], $17::timestamptz[])
-            on conflict (device_id) do update set
-               site_id = excluded.site_id, connectivity = excluded.connectivity, since = excluded.since,
-               last_report_at = excluded.last_report_at, line_id = excluded.line_id, reason = excluded.reason,
-               rsrp_dbm = excluded.rsrp_dbm, sinr_db = excluded.sinr_db, coverage_level = excluded.coverage_level,
-               radio_at = excluded.radio_at, battery_percent = excluded.battery_percent,
-               battery_v = excluded.battery_v, battery_at = excluded.battery_at, iccid = excluded.iccid,
-               imei = excluded.imei, told_at = excluded.told_at
-         where excluded.told_at >= w.told_at
-        """,  # noqa: S608
-        *(list(column) for column in zip(*rows, strict=True)),
-    )
-
-
-async def fetch_watched(conn: ReadConn, device_id: str) -> Watched | None:
-    """Return a device as last told, None when nobody told of it."""
-    row = await conn.fetchrow(f"select {_WATCHED} from watched_devices where device_id = $1", device_id)  # noqa: S608
-    return None if row is None else Watched(**dict(row))
-
-
-async def put_marks(conn: WriteConn, marks: Sequence[Mark]) -> None:
-    """Write what was told of devices, in order; an older one than known changes nothing."""
-    for mark in marks:
-        await conn.execute(
-            """
-            insert into device_marks as m (device_id, name, value, at, source) values ($1, $2, $3, $4, $5)
-                on conflict (device_id, name) do update set
-                   value = excluded.value, at = excluded.at, source = excluded.source
-             where excluded.at >= m.at
-            """,
-            mark.device_id,
-            mark.name,
-            mark.value,
-            mark.at,
-            mark.source,
-        )
-
-
-async def delete_marks(conn: WriteConn, marks: Collection[tuple[str, str]]) -> None:
-    """Forget what was told of devices, by device and name."""
-    await conn.executemany(
-        "delete from device_marks where device_id = $1 and name = $2", [list(pair) for pair in sorted(marks)]
-    )
-
-
-async def fetch_marks(conn: ReadConn, device_id: str, *, since: datetime) -> list[Mark]:
-    """Return what was told of a device since then."""
-    rows = await conn.fetch(
-        "select device_id, name, value, at, source from device_marks where device_id = $1 and at >= $2 order by name",
-        device_id,
-        since,
-    )
-    return [Mark(**dict(row)) for row in rows]
-
-
-async def fetch_around(
-    conn: ReadConn, device_id: str, site_id: str, *, line_id: str | None, iccid: str | None, now: datetime
-) -> Around:
-    """Return what alarms, windows, shutdowns and neighbours say of a device's surroundings.
-
-    Args:
-        conn: Where to read.
-        device_id: The device.
-        site_id: Where it is.
-        line_id: What it hangs on.
-        iccid: The card that it reports.
-        now: Our clock.
-    """
-    planned = await conn.fetchval(
-        "select reference from shutdowns where device_id = $1 and (until is null or until > $2)", device_id, now
-    )
-    window = await conn.fetchval(
-        """
-        select window_id from maintenance_windows
-         where site_id = $1 and (device_ids is null or $2 = any(device_ids))
-           and starts_at <= $3 and ends_at > $3 and called_off_at is null
-         order by window_id limit 1
-        """,
-        site_id,
-        device_id,
-        now,
-    )
-    mains = await conn.fetchval(
-        """
-        select min(a.began_at) from alarms a join rules r on r.rule_id = a.rule_id
-         where a.site_id = $1 and a.ended_at is null and r.takes = 'supply'
-        """,
-        site_id,
-    )
-    found = await conn.fetchrow(
-        """
-        select min(began_at) filter (where signal = 'wattring.condition.line_down' and subject = $2) as line_down,
-               min(began_at) filter (where signal = 'wattring.condition.auth_failed'
-                                       and (device_id = $1 or subject in ($1, $2))) as auth_refused,
-               min(began_at) filter (where signal = 'wattring.condition.data_gap' and device_id = $1) as data_gap
-          from alarms where site_id = $3 and ended_at is null
-        """,
-        device_id,
-        line_id,
-        site_id,
-    )
-    skew = await conn.fetchrow(
-        """
-        select count(*) as times, max(began_at) as at from alarms
-         where device_id = $1 and signal = 'wattring.condition.device_clock_skew' and began_at > $2
-        """,
-        device_id,
-        now - DAY,
-    )
-    shared = await conn.fetchval(
-        """
-        select o.device_id from watched_devices o join watched_devices m on m.device_id = $1
-         where o.iccid = $2 and o.device_id <> $1 and o.imei <> m.imei order by o.device_id limit 1
-        """,
-        device_id,
-        iccid,
-    )
-    rows = await conn.fetch(
-        f"select {_WATCHED} from watched_devices where site_id = $1 and device_id <> $2 order by device_id limit $3",  # noqa: S608
-        site_id,
-        device_id,
-        MAX_NEIGHBOURS,
-    )
-    return Around(
-        planned=planned,
-        window=window,
-        mains_alarm=mains,
-        line_down=found["line_down"],
-        auth_refused=found["auth_refused"],
-        data_gap=found["data_gap"],
-        skew_times=skew["times"],
-        skew_at=skew["at"],
-        shared_card=shared,
-        neighbours=[Watched(**dict(row)) for row in rows],
-    )
-
-
-DAY = timedelta(days=1)
-MAX_NEIGHBOURS = 5_000
-"""Devices of a site that are looked at."""
 
 
 # What is to be looked at
@@ -535,32 +306,3 @@ async def put_receiver_codes(
         "insert into receiver_codes (receiver, cause, code, changed_by, changed_at) values ($1, $2, $3, $4, $5)",
         [(receiver, cause, code, changed_by, at) for cause, code in sorted(codes.items())],
     )
-
-
-# The daily look at cards
-
-
-async def begin_card_check(conn: WriteConn, day: date, at: datetime) -> bool:
-    """Note that the cards of a day are looked at; return False when somebody has done so."""
-    found = await conn.fetchval(
-        """
-        insert into card_checks (day, at, cards, findings) values ($1, $2, 0, '{}')
-            on conflict (day) do nothing returning day
-        """,
-        day,
-        at,
-    )
-    return found is not None
-
-
-async def end_card_check(conn: WriteConn, day: date, cards: int, findings: JsonObject) -> None:
-    """Note what the look at the cards of a day has found."""
-    await conn.execute("update card_checks set cards = $2, findings = $3 where day = $1", day, cards, findings)
-
-
-async def fetch_last_card_findings(conn: ReadConn, before: date) -> JsonObject:
-    """Return what the look before that day has found, by card; nothing when there was none."""
-    found: JsonObject | None = await conn.fetchval(
-        "select findings from card_checks where day < $1 order by day desc limit 1", before
-    )
-    return found or {}

@@ -1,7 +1,7 @@
 """Once a day all SIM cards are looked at: those that end soon and those that are stopped become findings."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Protocol
@@ -15,7 +15,7 @@ from libs.common.errors import PlatformError
 from libs.common.ids import DeviceId, SiteId
 from services.alarm import bus
 from services.alarm.domain.diagnosis.subject import Card
-from services.alarm.store import diagnoses as store
+from services.alarm.store import cardchecks as store
 from services.alarm.usecases.gathering import Cards
 
 logger = logging.getLogger(__name__)
@@ -24,6 +24,10 @@ EXPIRING = "card_expiring"
 STOPPED = "card_stopped"
 BATCH = 100
 """Cards in one question."""
+PACE_S = 0.5
+"""Between two questions: two a second leave the quota of the platform to those who ask about a fault. [s]"""
+GIVEN_UP_AFTER = timedelta(hours=6)
+"""A process that began so long ago and has not ended has died over it: a million cards are asked in two hours."""
 _STOPPED_STATES = ("5", "6", "7")
 
 
@@ -45,8 +49,12 @@ class CardFinding:
 
     @property
     def key(self) -> str:
-        """What begin and end agree on."""
-        return f"{self.kind}|{self.card.sim_id}"
+        """What begin and end agree on; a card that moves to another site is another finding."""
+        return _key(self.kind, self.card)
+
+
+def _key(kind: str, card: Card) -> str:
+    return f"{kind}|{card.site_id}|{card.sim_id}"
 
 
 def find(cards: Iterable[Card], states: Mapping[str, str], today: date, within: timedelta) -> list[CardFinding]:
@@ -106,7 +114,7 @@ class CardCheck:
         self._hour = hour
         self._within = within
 
-    async def run_if_due(self) -> bool:
+    async def run_if_due(self, beat: Callable[[], None]) -> bool:
         """Look at all cards unless it is too early or somebody has done so today; return whether it was done.
 
         Raises:
@@ -117,33 +125,29 @@ class CardCheck:
         if local.hour < self._hour:
             return False
         async with self._db.write() as conn:
-            if not await store.begin_card_check(conn, local.date(), now):
+            if not await store.begin_card_check(conn, local.date(), now, given_up_after=GIVEN_UP_AFTER):
                 return False
         cards = list(self._holders.cards())
-        states = await self._states(cards)
+        states = await self._states(cards, beat)
         found = find(cards, states, local.date(), self._within)
         async with self._db.write() as conn:
             before = await store.fetch_last_card_findings(conn, local.date())
             kept = self._kept(before, found, cards, states)
-            await outbox.put(
-                conn,
-                [
-                    *(bus.condition_message(_condition(one, now), now) for one in found if one.key not in before),
-                    *(
-                        bus.condition_message(_over(key, value, now), now)
-                        for key, value in before.items()
-                        if key not in kept
-                    ),
-                ],
-            )
-            await store.end_card_check(conn, local.date(), len(cards), kept)
+            if not await store.end_card_check(conn, local.date(), len(cards), kept, self._clock.now()):
+                return False
+            begun = [bus.condition_message(_condition(one, now), now) for one in found if one.key not in before]
+            over = [bus.condition_message(_over(key, old, now), now) for key, old in before.items() if key not in kept]
+            await outbox.put(conn, [*begun, *over])
         logger.info("cards looked at", extra={"cards": len(cards), "findings": len(found)})
         return True
 
-    async def _states(self, cards: list[Card]) -> Mapping[str, str]:
+    async def _states(self, cards: list[Card], beat: Callable[[], None]) -> Mapping[str, str]:
         numbers = sorted({card.number for card in cards if card.number is not None})
         states: dict[str, str] = {}
         for start in range(0, len(numbers), BATCH):
+            beat()
+            if start:
+                await self._clock.sleep(PACE_S)
             try:
                 states.update(await self._cards.states(numbers[start : start + BATCH]))
             except PlatformError as exc:
@@ -156,7 +160,7 @@ class CardCheck:
     ) -> JsonObject:
         """Return today's findings, with yesterday's of cards that nobody could tell about today."""
         kept: JsonObject = {one.key: {"site_id": one.card.site_id, "device_id": one.card.device_id} for one in found}
-        untold = {f"{STOPPED}|{card.sim_id}" for card in cards if (card.number or "") not in states}
+        untold = {_key(STOPPED, card) for card in cards if (card.number or "") not in states}
         return {**{key: value for key, value in before.items() if key in untold}, **kept}
 
 
@@ -176,7 +180,7 @@ def _condition(one: CardFinding, at: datetime) -> Condition:
 
 
 def _over(key: str, value: object, at: datetime) -> Condition:
-    kind, _, sim_id = key.partition("|")
+    kind, _, sim_id = key.split("|", 2)
     where = value if isinstance(value, dict) else {}
     return Condition(
         site_id=SiteId(str(where.get("site_id"))),

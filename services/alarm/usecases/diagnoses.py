@@ -12,7 +12,7 @@ from libs.common.errors import InvalidInput, NotFound
 from libs.common.ids import SiteId
 from libs.common.tokens import Principal
 from libs.common.workbook import Sheet, SheetRow, write_workbook
-from services.alarm.domain.diagnosis.judge import Cause
+from services.alarm.domain.diagnosis.causes import Cause
 from services.alarm.domain.diagnosis.subject import Installed
 from services.alarm.faultcodes import CODE, FaultCode
 from services.alarm.store import diagnoses as store

@@ -14,14 +14,16 @@ from libs.common.contracts.base import JsonObject, Phase
 from libs.common.db import Database, WriteConn
 from libs.common.ids import new_id
 from services.alarm import bus
+from services.alarm.domain.diagnosis.causes import Cause, Limits
 from services.alarm.domain.diagnosis.facts import Evidence, Fact, Known
 from services.alarm.domain.diagnosis.grouping import GroupLimits, Member, common_cause, group
-from services.alarm.domain.diagnosis.judge import Cause, Limits, Verdict, judge
+from services.alarm.domain.diagnosis.judge import Verdict, judge
 from services.alarm.domain.diagnosis.subject import Installed
 from services.alarm.faultcodes import FaultCode
 from services.alarm.store import diagnoses as store
 from services.alarm.store.diagnoses import DiagnosisRow, Wanted
-from services.alarm.usecases.gathering import Gathered, Gatherer
+from services.alarm.store.watched import purge_marks
+from services.alarm.usecases.gathering import MARKS_KEPT, Gathered, Gatherer
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +32,7 @@ FOUND = metrics.counter("alarm_diagnoses_total", "Diagnoses begun, by cause", ("
 
 UNSURE = frozenset({Cause.PLATFORM_UNREACHABLE.value, Cause.HEARTBEAT_TIMEOUT.value})
 """Say that the cause is not known yet, so they are looked at again soon."""
-CHANGING = frozenset({Known.SILENT_FOR_S, Known.PLATFORM_AHEAD_S, Known.INGEST_SILENT_S})
+CHANGING = frozenset({Known.SILENT_FOR_S, Known.PLATFORM_AHEAD_S, Known.PLATFORM_LAST_REPORT_AT, Known.INGEST_SILENT_S})
 """Grow by themselves: that they did is no new evidence."""
 
 
@@ -126,6 +128,7 @@ class Localiser:
             await store.lock_device(conn, wanted.device_id)
             looked = await work(conn, await store.fetch_open(conn, wanted.device_id))
             await store.settle(conn, wanted, looked.next_at)
+            await purge_marks(conn, wanted.device_id, before=self._clock.now() - MARKS_KEPT)
         self._wake()
         return looked
 
@@ -150,8 +153,9 @@ class Localiser:
             return Looked("explained", open_, now + self._pauses.repeat if is_silent or open_ else None)
         if verdict.cause is None:
             if open_ is not None and not is_silent:
-                return await self._end(conn, open_, now)
-            return Looked("nothing_found", open_, now + self._pauses.repeat if is_silent else None)
+                return await self._end(conn, open_, now, again=gathered.findings)
+            again = is_silent or gathered.findings
+            return Looked("nothing_found", open_, now + self._pauses.repeat if again else None)
         row = self._row(device, gathered.evidence, verdict.cause, verdict, now, by_hand)
         if open_ is None:
             return await self._begin(conn, row, device)
@@ -204,12 +208,12 @@ class Localiser:
     def _next(self, row: DiagnosisRow) -> datetime:
         return row.looked_at + (self._pauses.repeat if row.cause in UNSURE else self._pauses.recheck)
 
-    async def _end(self, conn: WriteConn, open_: DiagnosisRow, now: datetime) -> Looked:
+    async def _end(self, conn: WriteConn, open_: DiagnosisRow, now: datetime, *, again: bool = False) -> Looked:
         ended = replace(open_, ended_at=now, changed_at=now, looked_at=now, sequence=open_.sequence + 1)
         await store.put_diagnosis(conn, ended)
         if ended.told:
             await self._tell(conn, ended, Phase.END)
-        return Looked("ended", ended, None)
+        return Looked("ended", ended, now + self._pauses.repeat if again else None)
 
     def _row(
         self,

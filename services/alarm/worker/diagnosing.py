@@ -1,33 +1,24 @@
-"""What makes diagnoses start, go on and end: news of devices on the bus, then looks at a bounded pace."""
+"""Looks at what is to be looked at, at a bounded pace; the pulse of our own listeners; the daily look at cards."""
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
-from datetime import timedelta
+from collections.abc import Callable
 
 from libs.common.backoff import Backoff
 from libs.common.bus import topics
-from libs.common.bus.port import Bus, Received, StartAt, TopicPartition
+from libs.common.bus.port import Bus, StartAt, TopicPartition
 from libs.common.clock import Clock
-from libs.common.contracts.alarm import ConditionKind
-from libs.common.contracts.base import Phase
-from libs.common.contracts.control import CommandState, ControlEvent
-from libs.common.contracts.device import Connectivity, DeviceEvent, DeviceStatus
-from libs.common.db import Database, WriteConn
+from libs.common.db import Database
 from libs.common.errors import Unavailable
 from libs.common.lease import Lease, LeaseKeeper
-from services.alarm import bus
-from services.alarm.domain.diagnosis.facts import Known
 from services.alarm.store import diagnoses as store
-from services.alarm.store.diagnoses import Mark, Wanted
+from services.alarm.store.diagnoses import Wanted
 from services.alarm.usecases.cardcheck import CardCheck
 from services.alarm.usecases.localising import Localiser
 
 logger = logging.getLogger(__name__)
 
-DIAGNOSIS_GROUP = "alarm.diagnosis"
-DIAGNOSIS_TOPICS = (topics.DEVICE_STATUS, topics.DEVICE_EVENTS, topics.CONTROL_EVENTS, topics.CONDITIONS)
 LEASE_NAME = "diagnosis"
 LEASE_S = 9.0
 LOOK_S = 1.0
@@ -36,123 +27,6 @@ PULSE_S = 5.0
 """How often it is seen whether our listeners beat. [s]"""
 CARDS_S = 60.0
 """How often it is seen whether the cards are due. [s]"""
-FAULT_SEVERITY = 2
-"""A device's own event of this severity and worse is a fault of the device."""
-TELLING = frozenset(
-    {
-        ConditionKind.DEVICE_CLOCK_SKEW.value,
-        ConditionKind.DATA_GAP.value,
-        ConditionKind.AUTH_FAILED.value,
-    }
-)
-"""Findings about a device that are worth a look though it is heard."""
-CONTRADICTED = frozenset({"reads_closed", "read_closed", "still_draws_power"})
-"""Reasons of a failed command that say: it was carried out, and the device reads otherwise."""
-
-
-class NewsHandler:
-    """Keeps what the bus tells of devices and asks for looks; keeps nothing in memory."""
-
-    def __init__(
-        self, *, clock: Clock, settle: timedelta, pause: timedelta, breaker_of: Callable[[str], str | None]
-    ) -> None:
-        """Prepare.
-
-        Args:
-            clock: Our clock.
-            settle: A device that fell silent is looked at so much later: its neighbours may follow.
-            pause: Least time between two looks at an open diagnosis.
-            breaker_of: Returns the device that switches a load.
-        """
-        self._clock = clock
-        self._settle = settle
-        self._pause = pause
-        self._breaker_of = breaker_of
-
-    async def load(self, conn: WriteConn, partitions: frozenset[int]) -> None:
-        """Nothing is kept in memory."""
-
-    def drop(self, partitions: frozenset[int]) -> None:
-        """Nothing is kept in memory."""
-
-    async def handle(self, conn: WriteConn, batch: Sequence[Received]) -> None:
-        """Write what is told, and ask for looks.
-
-        Raises:
-            PoisonMessage: A message cannot be read.
-        """
-        statuses: dict[str, tuple[DeviceStatus, Received]] = {}
-        marks: list[Mark] = []
-        lifted: set[tuple[str, str]] = set()
-        concerned: set[str] = set()
-        for received in batch:
-            if received.value is None:
-                continue
-            if received.topic == topics.DEVICE_STATUS:
-                status = bus.parse(DeviceStatus, received)
-                statuses[status.device_id] = (status, received)
-            elif received.topic == topics.CONDITIONS:
-                condition = bus.read_condition(received)
-                if condition.kind in TELLING and condition.device_id is not None:
-                    concerned.add(condition.device_id)
-            else:
-                for found in self._marks(received):
-                    key = (found.device_id, found.name)
-                    concerned.add(found.device_id)
-                    marks = [mark for mark in marks if (mark.device_id, mark.name) != key]
-                    if found.value is False:
-                        lifted.add(key)
-                    else:
-                        lifted.discard(key)
-                        marks.append(found)
-        await self._write(conn, statuses, marks, lifted, concerned)
-
-    async def _write(
-        self,
-        conn: WriteConn,
-        statuses: dict[str, tuple[DeviceStatus, Received]],
-        marks: Sequence[Mark],
-        lifted: set[tuple[str, str]],
-        concerned: set[str],
-    ) -> None:
-        if lifted:
-            await store.delete_marks(conn, lifted)
-        await store.put_marks(conn, marks)
-        if statuses:
-            told = [statuses[device_id] for device_id in sorted(statuses)]
-            await store.put_statuses(
-                conn, [status for status, _ in told], [received.appended_at for _, received in told]
-            )
-        now = self._clock.now()
-        silent = {one for one, (status, _) in statuses.items() if status.connectivity is Connectivity.OFFLINE}
-        if wanted := silent | concerned:
-            await store.want(conn, wanted, due_at=now + self._settle, pause=self._pause)
-        if heard := set(statuses) - silent:
-            await store.want_open(conn, heard, due_at=now)
-
-    def _marks(self, received: Received) -> list[Mark]:
-        """Return what an event says of a device; the value False lifts what was said before."""
-        if received.topic == topics.DEVICE_EVENTS:
-            event = bus.parse(DeviceEvent, received)
-            if event.severity is None or event.severity > FAULT_SEVERITY:
-                return []
-            value = False if event.phase is Phase.END else event.text or event.code
-            return [Mark(event.device_id, Known.DEVICE_FAULT.value, value, event.source_time, "device.events")]
-        news = bus.parse(ControlEvent, received)
-        device_id = news.device_id or (None if news.load_id is None else self._breaker_of(news.load_id))
-        if device_id is None or not isinstance(news.state, CommandState):
-            return []
-        found: list[tuple[Known, bool | str]] = []
-        if news.state is CommandState.EXPIRED:
-            found = [(Known.COMMAND_STATE, "expired")]
-        elif news.state is CommandState.FAILED and news.reason in CONTRADICTED:
-            found = [(Known.SWITCH_DIFFERS, True)]
-        elif news.state is CommandState.SUCCEEDED:
-            found = [(Known.COMMAND_STATE, False), (Known.SWITCH_DIFFERS, False)]
-        return [Mark(device_id, name.value, value, news.at, "control.events") for name, value in found]
-
-    def committed(self) -> None:
-        """Nobody waits for it."""
 
 
 class Looking:
@@ -301,7 +175,7 @@ async def daily(check: CardCheck, clock: Clock, beat: Callable[[], None]) -> Non
     while True:
         beat()
         try:
-            await check.run_if_due()
+            await check.run_if_due(beat)
         except Unavailable as exc:
             logger.warning("the look at the cards waits", extra={"reason": exc.message})
         for _ in range(round(CARDS_S / LOOK_S)):

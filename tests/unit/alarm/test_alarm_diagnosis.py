@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.common.errors import InvalidFile
+from services.alarm.domain.diagnosis.causes import Cause, Limits
 from services.alarm.domain.diagnosis.facts import Evidence, Fact, FactValue, Known, Silence, Source
 from services.alarm.domain.diagnosis.grouping import GroupLimits, Member, Place, common_cause, group
-from services.alarm.domain.diagnosis.judge import RULES, Cause, Limits, judge, next_question
+from services.alarm.domain.diagnosis.judge import judge, next_question
+from services.alarm.domain.diagnosis.rules import RULES
 from services.alarm.faultcodes import load_codes, parse_codes
 
 AT = datetime(2026, 3, 1, 4, tzinfo=UTC)
@@ -52,9 +54,9 @@ PROVOKED: Mapping[Cause, Evidence] = {
             Known.OUR_ADDRESS: "203.0.113.9",
         },
     ),
-    Cause.AUTH_FAILED: evidence(SILENT, {Known.AUTH_REFUSED: True}),
+    Cause.AUTH_FAILED: evidence(SILENT, {Known.LAST_FAILURE: "auth_failed"}),
     Cause.ADDRESS_CONFLICT: evidence(SILENT, {Known.SAME_ADDRESS: 2}),
-    Cause.PROTOCOL_MISMATCH: evidence(SILENT, {Known.PROTOCOL_ERRORS: 5}),
+    Cause.PROTOCOL_MISMATCH: evidence(SILENT, {Known.LAST_FAILURE: "bad_answer"}),
     Cause.DEVICE_FAULT: evidence(SILENT, {Known.DEVICE_FAULT: "self-test failed"}),
     Cause.LOW_BATTERY: evidence(SILENT, {Known.BATTERY_PERCENT: 19.0}),
     Cause.POOR_SIGNAL: evidence(SILENT, {Known.RSRP_DBM: -117.0}),
@@ -66,7 +68,7 @@ PROVOKED: Mapping[Cause, Evidence] = {
     Cause.SIM_USAGE_ALARM: evidence(SPEAKS, CARD_FINE, {Known.CARD_USED_KB: 92.0, Known.CARD_PACKAGE_KB: 100.0}),
     Cause.COMMAND_EXPIRED: evidence(SPEAKS, {Known.COMMAND_STATE: "expired"}),
     Cause.CLOCK_DRIFT: evidence(SPEAKS, {Known.CLOCK_SKEW_S: -400.0, Known.CLOCK_SKEW_TIMES: 2}),
-    Cause.DATA_GAP: evidence(SPEAKS, {Known.COMPLETENESS: 0.94}),
+    Cause.DATA_GAP: evidence(SPEAKS, {Known.DATA_GAP: "3 reports are missing"}),
     Cause.PLATFORM_UNREACHABLE: evidence(SILENT, unreachable=(Source.CARD,)),
     Cause.HEARTBEAT_TIMEOUT: evidence(SILENT),
 }

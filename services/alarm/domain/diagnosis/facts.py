@@ -65,21 +65,23 @@ class Known(StrEnum):
     COVERAGE_LEVEL = "coverage_level"
     SAME_ADDRESS = "same_address"
     """Devices at this address of the line, this one included."""
+    SAME_NUMBER = "same_number"
+    """Another device of the line that tells the same meter number."""
     AUTH_REFUSED = "auth_refused"
     LAST_FAILURE = "last_failure"
-    """Why the device's last read failed, as ingest says it: ``timeout``, ``bad_answer``, ``device_refused`` …"""
-    PROTOCOL_ERRORS = "protocol_errors"
+    """Why the device was not heard, as ingest says it: ``timeout``, ``bad_answer``, ``device_refused`` …"""
     COMMAND_STATE = "command_state"
     SWITCH_DIFFERS = "switch_differs"
     """A command was confirmed and the read-back says otherwise after the settle time."""
     CLOCK_SKEW_S = "clock_skew_s"
     CLOCK_SKEW_TIMES = "clock_skew_times"
-    COMPLETENESS = "completeness"
+    DATA_GAP = "data_gap"
+    """Reports are missing, as ingest tells it: since when and how many."""
     DEVICE_IMEI = "device_imei"
     DEVICE_NETWORK = "device_network"
-    """``nb`` or ``4g``, of the product."""
+    """``nb`` or ``4g``, of the card that was ordered for the device."""
     DEVICE_DIRECTED = "device_directed"
-    """Whether the product expects a card with directed traffic."""
+    """Whether a card with directed traffic was ordered."""
     OUR_ADDRESS = "our_address"
     """Where the device is told to report to."""
     CARD_SHARED = "card_shared"
@@ -87,6 +89,7 @@ class Known(StrEnum):
     # Device platform
     PLATFORM_ONLINE = "platform_online"
     PLATFORM_ASLEEP = "platform_asleep"
+    PLATFORM_LAST_REPORT_AT = "platform_last_report_at"
     PLATFORM_AHEAD_S = "platform_ahead_s"
     """How much younger the platform's last report is than the last that was pushed to us. [s]"""
     PLATFORM_COMMAND_STATE = "platform_command_state"
@@ -162,3 +165,7 @@ class Evidence:
     def without(self, silence: Silence) -> "Evidence":
         """Return the evidence with a source noted that could not tell."""
         return Evidence(self.facts, {**self.unreachable, silence.source: silence})
+
+    def answered(self, source: Source) -> "Evidence":
+        """Return the evidence without the note that a source could not tell."""
+        return Evidence(self.facts, {name: one for name, one in self.unreachable.items() if name is not source})

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from services.alarm.domain.diagnosis.judge import Cause
+from services.alarm.domain.diagnosis.causes import Cause
 
 
 @dataclass(frozen=True, slots=True)

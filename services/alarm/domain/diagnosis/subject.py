@@ -19,6 +19,16 @@ class Card:
     expires_on: date | None
     device_id: str
     site_id: str
+    product: str | None = None
+    """What was ordered for the device, in the operator's words: ``NB-IoT 定向`` …"""
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformId:
+    """What a device platform (AEP) knows a device by."""
+
+    product: str
+    device: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +59,11 @@ class Installed:
     imei: str | None
     sim: Card | None
     behind: Sequence[str]
-    """The devices behind the same gateway or on the same line, this one included."""
+    """The devices behind the same gateway or on the same line, this one included; none where a platform is between."""
     same_address: int
-    """Devices at its address of its line, this one included."""
+    """Devices with its address and channel on its line, this one included."""
+    one_box: Sequence[str] = ()
+    """The devices that are other channels of the same thing, this one included."""
+    by_platform: bool = False
+    """Its line leads to a platform or broker: whether that can be reached says nothing of the device."""
+    platform_id: PlatformId | None = None
