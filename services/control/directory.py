@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 
 from libs.common.clock import Clock
 from libs.common.contracts.registry import EntityKind, Load
-from libs.common.ids import DeviceId, LoadId
+from libs.common.ids import DeviceId, LoadId, SiteId
 from libs.common.registry import RegistryView
 from services.control.domain.loads import LoadInfo
 
@@ -41,6 +41,11 @@ class RegistryLoads:
         found = (self.get(load.id) for load in self._view.loads())
         return [load for load in found if load is not None]
 
+    def at_site(self, site_id: str) -> list[LoadInfo]:
+        """Return the loads of a site."""
+        found = (self.get(load.id) for load in self._view.loads(SiteId(site_id)))
+        return [load for load in found if load is not None]
+
     def _forget(self, kind: EntityKind, entity_id: str) -> None:
         self._known.clear()
 
@@ -59,6 +64,12 @@ class RegistryLoads:
             command_latency_s=None if device is None else device.command_latency_s,
             meter_device_id=self._meter(load),
             tags=load.tags,
+            kind=load.kind.value,
+            is_radio=load.kind.is_radio,
+            sector=load.sector,
+            keeps_coverage=load.kind.is_radio and load.coverage_layer is not False,
+            site_kind=None if site is None else site.kind.value,
+            site_class=None if site is None or site.station_class is None else site.station_class.value,
         )
 
     def _meter(self, load: Load) -> DeviceId | None:

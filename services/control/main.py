@@ -22,6 +22,8 @@ from services.control.directory import RegistryLoads
 from services.control.drivers.door import Board, Doors
 from services.control.drivers.watchdog import Watchdog
 from services.control.settings import ControlSettings
+from services.control.usecases.guardfacts import GuardFacts
+from services.control.usecases.guardrules import GuardRules
 from services.control.usecases.isolations import Isolations
 from services.control.usecases.orders import Orders
 from services.control.usecases.plans import Plans
@@ -47,12 +49,14 @@ def build(platform: Platform) -> Service:
     relay = OutboxRelay(bus=platform.bus, db=db, clock=clock, owner=owner)
 
     switching = Switching(loads=loads, keys=platform.keys, policy=settings.policy())
+    guards = GuardFacts(loads=loads, readings=board, settings=switching.policy)
     scheduler = Scheduler(
         db=db,
         clock=steady,
         sync=AssumedClock() if settings.clock_sync == "assumed" else KernelClock(),
         readings=board,
         switching=switching,
+        guards=guards,
         prepare_s=settings.prepare_s,
         watchdog_required=settings.watchdog == "required",
     )
@@ -93,7 +97,7 @@ def build(platform: Platform) -> Service:
 
     health = Health(clock)
     app = create_app("control", platform, health, title="Wattring control")
-    orders = Orders(db=db, clock=steady, switching=switching, readings=board, scheduler=scheduler)
+    orders = Orders(db=db, clock=steady, switching=switching, readings=board, scheduler=scheduler, guards=guards)
     plans = Plans(db=db, clock=steady, switching=switching, two_persons=settings.two_person_plans)
     isolations = Isolations(db=db, clock=steady, switching=switching)
     app.include_router(build_plan_router(plans, db, loads, clock, hurry_all))
@@ -108,7 +112,8 @@ def build(platform: Platform) -> Service:
             last_resort=last_resort.take,
         )
     )  # fmt: skip
-    app.include_router(build_guard_router(switching.policy))
+    rules = GuardRules(db=db, clock=steady, loads=loads, guards=guards, orders=orders)
+    app.include_router(build_guard_router(rules, loads, switching.policy))
     app.include_router(build_finding_router(db=db, clock=clock, loads=loads))
     workers = [
         Worker("registry", view.run),

@@ -122,6 +122,8 @@ class RefusedView(View):
     guard: str
     value: Any = None
     limit: Any = None
+    message: str = ""
+    message_zh: str = ""
 
 
 class GroupView(View):
@@ -284,7 +286,7 @@ def _all_refused(group: Group) -> ProblemDetail:
         title="GuardRefused",
         status=400,
         code="guard_refused",
-        detail=f"no load may be switched: {first['load_id']}: {first['guard']} ({first['value']})",
-        detail_zh=f"闭锁条件不满足:{first['load_id']}:{first['guard']}({first['value']})",
+        detail=f"no load may be switched: {first['load_id']}: {first['guard']}: {first['message']}",
+        detail_zh=f"闭锁条件不满足:{first['load_id']}:{first['guard']}:{first['message_zh']}",
         facts={"group_id": group.group_id, "refused": list(group.refused)},
     )

@@ -1,15 +1,36 @@
-"""The guards with their values, as people read them."""
+"""The guards over HTTP: what they compare with, what they would say of a load now, and the policies behind them."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
+from pydantic import Field
 
-from services.control.api.common import Read, View
+from libs.common.contracts.base import UtcTime
+from libs.common.errors import NotFound
+from libs.common.tokens import Principal
+from libs.common.web import Cursor, Limit, Page, read_time_cursor, time_cursor
+from services.control.api.common import (
+    Model,
+    Read,
+    Switch,
+    View,
+    actor_of,
+    allowed,
+    door_of,
+    known_load,
+    require_all_sites,
+    require_sites,
+)
 from services.control.domain.guards import PROTECTION_TRIPS, Hold, Policy
+from services.control.domain.places import EmergencyMode
+from services.control.domain.policies import Scope
+from services.control.store.policies import PolicyRow
+from services.control.usecases.guardrules import Explanation, GuardRules
+from services.control.usecases.ports import Loads
 
 
 class GuardView(View):
-    """One guard with the value that it compares with."""
+    """One guard with the value that it compares with and, for one load, what it would say now."""
 
     guard: str
     limit: Any
@@ -17,6 +38,72 @@ class GuardView(View):
     stops: Literal["off", "on"]
     description: str
     description_zh: str
+    said_by: str | None = None
+    """Which policy sets the limit, such as ``site:s-1``; ``settings`` where none does."""
+    value: Any = None
+    """What the guard sees of the load."""
+    refuses: bool | None = None
+    """Whether it would refuse an OFF of the load now; absent without a load."""
+    is_final: bool | None = None
+    """Whether waiting would not help."""
+    message: str | None = None
+    message_zh: str | None = None
+
+
+class PolicyIn(Model):
+    """What a policy says; it replaces what the same scope and target said before."""
+
+    limits: dict[str, bool | int | float | list[str] | None]
+    """Limits by name; those that are not said are left to the more general policies."""
+    source: str = Field(min_length=1, max_length=500)
+    """Where the limits come from: an order, a rule, a reason."""
+
+
+class RemoveIn(Model):
+    """Why a policy is taken away."""
+
+    reason: str = Field(min_length=1, max_length=500)
+
+
+class PolicyView(View):
+    """One version of a policy."""
+
+    revision: int
+    scope: Scope
+    target: str
+    limits: dict[str, Any] | None
+    """Absent: the policy was taken away."""
+    source: str
+    changed_by: str
+    changed_at: UtcTime
+
+
+class EmergencyIn(Model):
+    """Declare emergency mode: nothing is switched off there until a person ends it."""
+
+    scope: Literal["site", "region", "all"]
+    target: str = Field(default="", max_length=200)
+    """Site or region; empty for all."""
+    reason: str = Field(min_length=1, max_length=500)
+
+
+class EndIn(Model):
+    """Why emergency mode ends."""
+
+    reason: str = Field(default="", max_length=500)
+
+
+class EmergencyView(View):
+    """Emergency mode of a place."""
+
+    emergency_id: str
+    scope: str
+    target: str
+    reason: str
+    declared_by: str
+    declared_at: UtcTime
+    ended_by: str | None
+    ended_at: UtcTime | None
 
 
 PLAIN: tuple[tuple[str, str, str], ...] = (
@@ -27,9 +114,11 @@ PLAIN: tuple[tuple[str, str, str], ...] = (
     ("no_line", "the breaker hangs on no line", "断路器未接入线路"),
     ("unknown_load", "the registry has no such load", "档案中没有该负载"),
     ("emergency", "a wake-up order is in force", "一键唤醒生效中"),
+    ("emergency_mode", "a person has declared emergency mode for the place", "应急模式生效中"),
     ("isolation", "a work permit of somebody else is active", "他人的检修隔离生效中"),
     ("already_off", "another OFF of the load is in force", "负载已处于关断状态"),
     ("already_pending", "another OFF of the load is on its way", "负载已有待执行的分闸命令"),
+    ("guards_unknown", "what the guards need could not be read", "无法读取闭锁判断所需信息"),
     ("clock_not_synchronised", "our clock cannot be trusted", "平台时钟未同步"),
     ("local_lock", "the breaker is locked at the device", "断路器就地锁定"),
     ("protection_trip", "the breaker shows a protection trip, which would stop the wake-up", "断路器显示保护跳闸"),
@@ -37,49 +126,172 @@ PLAIN: tuple[tuple[str, str, str], ...] = (
 )
 """Guards of an OFF that hold or do not: name, English, Chinese."""
 
+LIMITED: tuple[tuple[str, str, str | None, str, str], ...] = (
+    ("coverage_layer", "coverage_layer_stays", None, "units of the coverage layer stay on", "覆盖层单元保持开启"),
+    ("coverage_sector", "min_on_sector", "1", "radio units of the sector that stay on", "扇区内最少开启射频单元数"),
+    ("coverage_site", "min_on_site", "1", "radio units of the site that stay on", "站点内最少开启射频单元数"),
+    ("max_off_site", "max_off_site", "1", "loads of the site that are off at once", "站点同时关断负载数上限"),
+    ("max_off_region", "max_off_region", "1", "loads of a region that are off at once", "区域同时关断负载数上限"),
+    ("command_latency", "max_command_latency_s", "s", "the device hears commands too late", "设备命令时延过长"),
+    ("too_little_left", "min_off_s", "s", "minimum off time", "最小关断时长"),
+    ("too_late", "off_grace_s", "s", "a late OFF is dropped", "迟到的分闸命令被丢弃"),
+    ("min_on_time", "min_on_s", "s", "minimum on time", "最小运行时长"),
+    ("stale_data", "stale_after_s", "s", "the breaker was not read recently", "断路器数据过期"),
+    ("switches_per_day", "max_offs_per_day", "1", "OFFs of one load in 24 hours", "24 小时内分闸次数"),
+    ("maintenance", "maintenance", None, "a maintenance window is open over the load", "维护窗口生效中"),
+    (
+        "active_alarm",
+        "alarm_level",
+        "1",
+        "an alarm of the site is active: this level or worse",
+        "站点存在该级别及以上活动告警",
+    ),
+    (
+        "active_alarm",
+        "device_alarm_level",
+        "1",
+        "the same of the breaker or its meter",
+        "断路器或电表存在该级别及以上活动告警",
+    ),
+    ("active_alarm", "alarm_signals", None, "an alarm with such a signal is active", "存在所列信号的活动告警"),
+    ("backup_power", "backup_power_signals", None, "battery or generator feeds the site", "站点由蓄电池或油机供电"),
+    ("two_persons", "two_persons", None, "a second person agrees to every order", "每个命令须另一人批准"),
+    (
+        "two_persons",
+        "two_persons_above",
+        "1",
+        "a second person agrees to orders of more loads",
+        "超过该负载数的命令须另一人批准",
+    ),
+)
+"""Guards of an OFF with a limit: name, the limit of a policy, unit, English, Chinese."""
 
-def list_of_guards(policy: Policy) -> list[GuardView]:
-    """Return every guard with its value."""
-    measured: tuple[tuple[str, float, str, str, str], ...] = (
-        (
-            "command_latency",
-            policy.max_command_latency_s,
-            "s",
-            "the device hears commands too late",
-            "设备命令时延过长",
-        ),
-        ("too_little_left", policy.min_off_s, "s", "minimum off time", "最小关断时长"),
-        ("too_late", policy.off_grace_s, "s", "a late OFF is dropped", "迟到的分闸命令被丢弃"),
-        ("min_on_time", policy.min_on_s, "s", "minimum on time", "最小运行时长"),
-        ("stale_data", policy.stale_after_s, "s", "the breaker was not read recently", "断路器数据过期"),
-        ("switches_per_day", policy.max_offs_per_day, "1", "OFFs of one load in 24 hours", "24 小时内分闸次数"),
-    )
-    found = [
-        GuardView(guard=guard, limit=None, unit=None, stops="off", description=english, description_zh=chinese)
+
+def list_of_guards(policy: Policy, found: Explanation | None = None) -> list[GuardView]:
+    """Return every guard with its limit and, given an explanation, what it says of the load."""
+    views = [
+        _with_load(
+            GuardView(guard=guard, limit=None, unit=None, stops="off", description=english, description_zh=chinese),
+            found,
+        )
         for guard, english, chinese in PLAIN
     ]
-    found += [
-        GuardView(guard=guard, limit=limit, unit=unit, stops="off", description=english, description_zh=chinese)
-        for guard, limit, unit, english, chinese in measured
-    ]
+    said_by = {} if found is None else found.effective.said_by
+    for guard, name, unit, english, chinese in LIMITED:
+        view = GuardView(
+            guard=guard, limit=getattr(policy, name), unit=unit, stops="off", description=english,
+            description_zh=chinese, said_by=said_by.get(name, "settings"),
+        )  # fmt: skip
+        views.append(_with_load(view, found))
     holds = (
         (Hold.ISOLATION, None, "a work permit is active", "检修隔离生效中"),
         (Hold.LOCAL_LOCK, None, "the breaker is locked at the device", "断路器就地锁定"),
         (Hold.PROTECTION_TRIP, dict(PROTECTION_TRIPS), "a trip that nobody has released", "保护跳闸未解除"),
     )
-    found += [
+    views += [
         GuardView(guard=hold.value, limit=limit, unit=None, stops="on", description=english, description_zh=chinese)
         for hold, limit, english, chinese in holds
     ]
-    return found
+    return views
 
 
-def build_guard_router(policy: Policy) -> APIRouter:
-    """Return the route of the guards."""
-    router = APIRouter(prefix="/api/v1", tags=["guards"])
+def _with_load(view: GuardView, found: Explanation | None) -> GuardView:
+    if found is None:
+        return view
+    changes: dict[str, Any] = {"value": found.values.get(view.guard), "refuses": False}
+    refusal = next((one for one in found.refusals if one.guard == view.guard), None)
+    if refusal is not None:
+        english, chinese = refusal.words()
+        changes |= {
+            "value": refusal.value, "refuses": True, "is_final": refusal.is_final, "message": english,
+            "message_zh": chinese,
+        }  # fmt: skip
+    return view.model_copy(update=changes)
 
-    @router.get("/guards", summary="List what forbids an OFF, and what stops an ON")
-    async def list_guards(_: Read) -> list[GuardView]:
-        return list_of_guards(policy)
+
+def build_guard_router(rules: GuardRules, loads: Loads, settings: Policy) -> APIRouter:
+    """Return the routes of the guards."""
+    router = APIRouter(prefix="/api/v1/guards", tags=["guards"])
+
+    @router.get("", summary="List what forbids an OFF and stops an ON; of one load: what would be said now")
+    async def list_guards(
+        who: Read, load: Annotated[str | None, Query(description="explain for this load, with values")] = None
+    ) -> list[GuardView]:
+        if load is None:
+            return list_of_guards(settings)
+        about = known_load(loads, load)
+        if not allowed(who, about):
+            raise NotFound(f"no load {load}", message_zh=f"没有负载 {load}")
+        found = await rules.explain(about)
+        return list_of_guards(found.effective.policy, found)
+
+    @router.get("/policies", summary="List the policies that hold")
+    async def list_policies(_: Read) -> list[PolicyView]:
+        return [_policy_view(row) for row in await rules.policies()]
+
+    @router.get("/policies/{scope}/{target}", summary="List the versions of a policy, the youngest first")
+    async def list_versions(_: Read, scope: Scope, target: str, limit: Limit = 100) -> list[PolicyView]:
+        return [_policy_view(row) for row in await rules.versions(scope, target, limit)]
+
+    @router.put("/policies/{scope}/{target}", summary="Set a policy")
+    async def put_policy(scope: Scope, target: str, body: PolicyIn, who: Switch) -> PolicyView:
+        _require_scope(who, scope, target, loads)
+        return _policy_view(
+            await rules.put_policy(scope, target, body.limits, body.source, actor_of(who), door_of(who))
+        )
+
+    @router.post("/policies/{scope}/{target}/remove", summary="Take a policy away")
+    async def remove_policy(scope: Scope, target: str, body: RemoveIn, who: Switch) -> PolicyView:
+        _require_scope(who, scope, target, loads)
+        return _policy_view(await rules.drop_policy(scope, target, body.reason, actor_of(who), door_of(who)))
+
+    @router.get("/emergencies", summary="List emergency modes, the youngest first")
+    async def list_emergencies(_: Read, cursor: Cursor = None, limit: Limit = 100) -> Page[EmergencyView]:
+        found = await rules.emergencies(None if cursor is None else read_time_cursor(cursor), limit)
+        following = time_cursor(found[-1].declared_at, found[-1].emergency_id) if len(found) == limit else None
+        return Page(items=[_emergency_view(mode) for mode in found], next_cursor=following)
+
+    @router.post("/emergencies", status_code=201, summary="Declare emergency mode: no OFF there until a person ends it")
+    async def declare(body: EmergencyIn, who: Switch) -> EmergencyView:
+        _require_place(who, body.scope, body.target, loads)
+        return _emergency_view(await rules.declare(body.scope, body.target, body.reason, actor_of(who), door_of(who)))
+
+    @router.post("/emergencies/{emergency_id}/end", summary="End emergency mode")
+    async def end(emergency_id: str, body: EndIn, who: Switch) -> EmergencyView:
+        mode = await rules.emergency(emergency_id)
+        _require_place(who, mode.scope, mode.target, loads)
+        return _emergency_view(await rules.end_emergency(emergency_id, body.reason, actor_of(who), door_of(who)))
 
     return router
+
+
+def _require_scope(who: Principal, scope: Scope, target: str, loads: Loads) -> None:
+    """Check that the policy concerns the caller's part of the site tree alone."""
+    match scope:
+        case Scope.LOAD:
+            require_sites(who, [loads.get(target)])
+        case Scope.SITE:
+            require_sites(who, loads.at_site(target))
+        case _:
+            require_all_sites(who)
+
+
+def _require_place(who: Principal, scope: str, target: str, loads: Loads) -> None:
+    if scope == "site":
+        require_sites(who, loads.at_site(target))
+    elif scope == "region":
+        require_sites(who, [load for load in loads.all() if target in load.region_ids])
+    else:
+        require_all_sites(who)
+
+
+def _policy_view(row: PolicyRow) -> PolicyView:
+    return PolicyView(
+        revision=row.revision, scope=Scope(row.scope), target=row.target,
+        limits=None if row.limits is None else dict(row.limits), source=row.source, changed_by=row.changed_by,
+        changed_at=row.changed_at,
+    )  # fmt: skip
+
+
+def _emergency_view(mode: EmergencyMode) -> EmergencyView:
+    return EmergencyView.model_validate(mode, from_attributes=True)

@@ -26,6 +26,7 @@ from services.control.domain.guards import (
     Reading,
     obstacle_seen,
     off_refusal,
+    off_refusals,
     on_obstacle,
 )
 
@@ -503,7 +504,9 @@ def _on_due(command: Command, facts: Facts, now: datetime, policy: Policy) -> Ch
 
 def _off_due(command: Command, facts: Facts, now: datetime, policy: Policy) -> Change:
     if command.not_after is not None and now > command.not_after:
-        evidence = {"not_after": _iso(command.not_after)}
+        standing = off_refusals(command.restore_at, command.isolation_id, facts, now, policy)
+        why = next((refusal for refusal in standing if refusal.guard == command.reason), None)
+        evidence = {"not_after": _iso(command.not_after), **({} if why is None else why.as_evidence())}
         return _off_dropped(command, now, S.EXPIRED, command.reason or "too_late", evidence)
     refusal = off_refusal(command.restore_at, command.isolation_id, facts, now, policy)
     if refusal is not None and refusal.is_final:

@@ -7,10 +7,12 @@ An ON is stopped by nothing but danger to a person or to the plant: an active is
 breaker, and a protection trip that nobody has released. Both call a person at once.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+
+from services.control.domain.refusals import Refusal
 
 PROTECTION_TRIPS: Mapping[int, str] = {
     1: "overload",
@@ -67,6 +69,31 @@ class Policy:
     """A wake-up not verified by then raises an alarm of level 1."""
     off_power_max_kw: float = 0.05
     """A load that draws more than this behind an open breaker is not off."""
+    coverage_layer_stays: bool = True
+    """Radio units of the layer that keeps coverage, or of an unknown one, stay on."""
+    min_on_sector: int = 0
+    """Radio units of a sector that stay on at least."""
+    min_on_site: int = 0
+    """Radio units of a site that stay on at least."""
+    max_off_site: int | None = None
+    """Loads of a site that are off at once at most; None is any number."""
+    max_off_region: Mapping[str, int] = field(default_factory=dict)
+    """Loads that are off at once at most, by region; all of them hold."""
+    alarm_level: int = 1
+    """An active alarm of the site of this level or worse forbids OFFs; 0 is none."""
+    device_alarm_level: int = 2
+    """The same for an alarm of the breaker or of the meter behind it."""
+    alarm_signals: tuple[str, ...] = ()
+    """Signals that forbid OFFs at any level, as patterns (``0?18002*``)."""
+    backup_power_signals: tuple[str, ...] = ("0?06005*", "0?06016*", "0?16005*", "0?16006*")
+    """Signals that say that battery or generator feeds the site: running on battery, mains failed at the rectifier,
+    mains route without voltage, generator route with voltage; of the compact tower dictionary."""
+    maintenance: bool = True
+    """A maintenance window over the load forbids OFFs."""
+    two_persons: bool = False
+    """A second person has to agree to an OFF that was ordered."""
+    two_persons_above: int = 0
+    """The same for orders of more loads than this; 0 is none."""
 
 
 class Hold(StrEnum):
@@ -126,21 +153,20 @@ class Facts:
     """When it was last proven on after an OFF."""
     offs_last_day: int = 0
     """OFFs sent within 24 hours, without this one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why an OFF is not sent now, with the value that says so."""
-
-    guard: str
-    value: object
-    limit: object
-    is_final: bool
-    """Waiting does not help."""
-
-    def as_evidence(self) -> dict[str, object]:
-        """Return the refusal for the command's history and for the caller."""
-        return {"guard": self.guard, "value": self.value, "limit": self.limit}
+    keeps_coverage: bool = False
+    """It belongs to the coverage layer, or nobody has said that it does not."""
+    unreadable: str | None = None
+    """Why the policies, or what they need, could not be read; None when all is known."""
+    emergency_mode: str | None = None
+    """Emergency mode that a person has declared over the load's place."""
+    maintenance: str | None = None
+    """Maintenance window over the load, with its end."""
+    alarm: str | None = None
+    """Active alarm that the policy names, with signal and level."""
+    backup_power: str | None = None
+    """Active alarm that says that battery or generator feeds the site."""
+    crowding: Refusal | None = None
+    """What the counts of the sector, the site and the regions say."""
 
 
 def off_refusal(
@@ -153,35 +179,69 @@ def off_refusal(
         isolation_id: The work permit under which the OFF is open-ended.
         facts: What is known of the load.
         now: The time.
-        policy: Limits.
+        policy: Limits in force for the load.
+    """
+    return next(off_refusals(restore_at, isolation_id, facts, now, policy), None)
+
+
+def off_refusals(
+    restore_at: datetime | None, isolation_id: str | None, facts: Facts, now: datetime, policy: Policy
+) -> Iterator[Refusal]:
+    """Yield every guard that forbids an OFF now, those that waiting does not help before the others.
+
+    What protects the network, the plant's supply or somebody's wear does not keep a person from isolating what they
+    have to work on.
     """
     isolating = isolation_id is not None
     if restore_at is None and not isolating:
-        return Refusal("restore_at_missing", None, "restore_at", True)
+        yield Refusal("restore_at_missing", None, None, True)
     if facts.obstacle is not None:
-        return Refusal(facts.obstacle, True, False, True)
-    if facts.emergency is not None and not isolating:
-        return Refusal("emergency", facts.emergency, None, True)
+        yield Refusal(facts.obstacle, True, False, True)
     if facts.isolation_id is not None and facts.isolation_id != isolation_id:
-        return Refusal("isolation", facts.isolation_id, None, True)
-    if facts.already_off and not isolating:
-        return Refusal("already_off", True, False, True)
+        yield Refusal("isolation", facts.isolation_id, None, True)
     latency_s = facts.command_latency_s
     if latency_s is not None and latency_s > policy.max_command_latency_s:
-        return Refusal("command_latency", latency_s, policy.max_command_latency_s, True)
-    if restore_at is not None and not isolating:
+        yield Refusal("command_latency", latency_s, policy.max_command_latency_s, True)
+    found = [] if isolating else list(_of_the_place(restore_at, facts, now, policy))
+    yield from (refusal for refusal in found if refusal.is_final)
+    yield from (refusal for refusal in found if not refusal.is_final)
+    if facts.clock_problem is not None:
+        yield Refusal("clock_not_synchronised", facts.clock_problem, None, False)
+    doubt = _doubtful_reading(facts.reading, facts.released_trip, policy)
+    if doubt is not None:
+        yield doubt
+
+
+def _of_the_place(restore_at: datetime | None, facts: Facts, now: datetime, policy: Policy) -> Iterator[Refusal]:
+    """Yield what an isolation passes."""
+    if facts.emergency is not None:
+        yield Refusal("emergency", facts.emergency, None, True)
+    if facts.emergency_mode is not None:
+        yield Refusal("emergency_mode", facts.emergency_mode, None, True)
+    if facts.already_off:
+        yield Refusal("already_off", True, False, True)
+    if facts.keeps_coverage and policy.coverage_layer_stays:
+        yield Refusal("coverage_layer", True, False, True)
+    if restore_at is not None:
         left_s = (restore_at - now).total_seconds()
         if left_s < policy.min_off_s:
-            return Refusal("too_little_left", left_s, policy.min_off_s, True)
-    if facts.offs_last_day >= policy.max_offs_per_day and not isolating:
-        return Refusal("switches_per_day", facts.offs_last_day, policy.max_offs_per_day, True)
-    if facts.last_on_at is not None and not isolating:
+            yield Refusal("too_little_left", left_s, policy.min_off_s, True)
+    if facts.offs_last_day >= policy.max_offs_per_day:
+        yield Refusal("switches_per_day", facts.offs_last_day, policy.max_offs_per_day, True)
+    if facts.last_on_at is not None:
         on_s = (now - facts.last_on_at).total_seconds()
         if on_s < policy.min_on_s:
-            return Refusal("min_on_time", on_s, policy.min_on_s, False)
-    if facts.clock_problem is not None:
-        return Refusal("clock_not_synchronised", facts.clock_problem, None, False)
-    return _doubtful_reading(facts.reading, facts.released_trip, policy)
+            yield Refusal("min_on_time", on_s, policy.min_on_s, False)
+    if facts.unreadable is not None:
+        yield Refusal("guards_unknown", facts.unreadable, None, False)
+    if facts.maintenance is not None and policy.maintenance:
+        yield Refusal("maintenance", facts.maintenance, None, False)
+    if facts.alarm is not None:
+        yield Refusal("active_alarm", facts.alarm, policy.alarm_level, False)
+    if facts.backup_power is not None:
+        yield Refusal("backup_power", facts.backup_power, None, False)
+    if facts.crowding is not None:
+        yield facts.crowding
 
 
 def _doubtful_reading(reading: Reading | None, released_trip: int | None, policy: Policy) -> Refusal | None:

@@ -25,6 +25,20 @@ class LoadInfo:
     meter_device_id: DeviceId | None = None
     """The meter behind the breaker, whose power proves the switching."""
     tags: tuple[str, ...] = ()
+    kind: str = "other"
+    """``LoadKind``."""
+    is_radio: bool = False
+    """Whether coverage depends on its kind."""
+    sector: str | None = None
+    keeps_coverage: bool = False
+    """A radio unit of the coverage layer, or one of which the registry does not say that it is not."""
+    site_kind: str | None = None
+    site_class: str | None = None
+
+    @classmethod
+    def nowhere(cls) -> "LoadInfo":
+        """Return a load of which nothing is known, so that only what holds everywhere holds for it."""
+        return cls(load_id=LoadId(""), name="", site_id=SiteId(""), kind="")
 
     @property
     def can_wake(self) -> bool:

@@ -13,14 +13,16 @@ from libs.common.ids import LoadId, new_id
 from services.control import bus
 from services.control.domain import commands as life
 from services.control.domain.commands import Command, Effect
-from services.control.domain.guards import PROTECTION_TRIPS, Facts, Refusal, off_refusal
+from services.control.domain.guards import PROTECTION_TRIPS, Facts, off_refusals
 from services.control.domain.loads import LoadInfo
+from services.control.domain.refusals import Refusal
 from services.control.store import commands as store
 from services.control.store import leases as lease_store
 from services.control.store import loads as load_store
 from services.control.store import orders as order_store
 from services.control.store.loads import LoadRow
 from services.control.store.orders import WakeUp
+from services.control.usecases.guardfacts import GuardFacts, Judge
 from services.control.usecases.ports import Readings, SteadyClock
 from services.control.usecases.scheduler import Scheduler
 from services.control.usecases.switching import Switching, Wanted
@@ -97,13 +99,21 @@ class Orders:
     """Switching and waking at once."""
 
     def __init__(
-        self, *, db: Database, clock: SteadyClock, switching: Switching, readings: Readings, scheduler: Scheduler
+        self,
+        *,
+        db: Database,
+        clock: SteadyClock,
+        switching: Switching,
+        readings: Readings,
+        scheduler: Scheduler,
+        guards: GuardFacts,
     ) -> None:
         self._db = db
         self._clock = clock
         self._switching = switching
         self._readings = readings
         self._scheduler = scheduler
+        self._guards = guards
 
     # Switching.
 
@@ -165,12 +175,17 @@ class Orders:
         known = await load_store.facts_of(conn, order.load_ids, now)
         running = await store.fetch_running(conn, order.load_ids, CommandAction.OPEN)
         pending = {command.load_id: command for command in running if command.state is not S.APPROVAL}
+        loads = {load_id: self._switching.loads.get(load_id) for load_id in order.load_ids}
+        judge = await self._guards.judge(
+            conn, loads.values(), now, sending=False, start=order.not_before and max(order.not_before, now),
+            end=order.restore_at,
+        )  # fmt: skip
         wanted: list[Wanted] = []
         refused: list[dict[str, object]] = []
         gives_way: list[Command] = []
         for load_id in order.load_ids:
-            load = self._switching.loads.get(load_id)
-            refusal = self._refusal(load, known[load_id], order, now)
+            load = loads[load_id]
+            refusal = self._refusal(load, known[load_id], judge, order, now)
             other = pending.get(LoadId(load_id))
             if refusal is None and other is not None:
                 if other.state is not S.SCHEDULED or other.was_sent or other.priority <= order.priority:
@@ -180,6 +195,7 @@ class Orders:
             if refusal is not None or load is None:
                 refused.append({"load_id": load_id, **(refusal or _UNKNOWN_LOAD).as_evidence()})
                 continue
+            judge.passed(load)
             wanted.append(
                 Wanted(
                     load=load, off_at=order.not_before or now, restore_at=order.restore_at, priority=order.priority,
@@ -190,10 +206,21 @@ class Orders:
         await self._switching.apply(conn, changes, now)
         return await self._switching.shut_down(conn, wanted, now), refused
 
-    def _refusal(self, load: LoadInfo | None, known: LoadRow, order: SwitchOrder, now: datetime) -> Refusal | None:
+    def _refusal(
+        self, load: LoadInfo | None, known: LoadRow, judge: Judge, order: SwitchOrder, now: datetime
+    ) -> Refusal | None:
         if load is None:
             return _UNKNOWN_LOAD
-        facts = Facts(
+        facts = judge.add_to(self.facts(load, known), load)
+        later = order.not_before is not None and order.not_before > now
+        at = order.not_before if order.not_before is not None and later else now
+        refusals = off_refusals(order.restore_at, None, facts, at, judge.policy(load))
+        # What may have passed by then is judged again right before it is sent; the counts are those of then.
+        return next((one for one in refusals if not later or one.is_final or one is facts.crowding), None)
+
+    def facts(self, load: LoadInfo, known: LoadRow) -> Facts:
+        """Return what is known of a load itself; its place is the judge's matter."""
+        return Facts(
             reading=self._readings.of(load.load_id),
             obstacle=load.off_obstacle,
             isolation_id=known.isolation_id,
@@ -205,11 +232,6 @@ class Orders:
             last_on_at=known.last_on_at,
             offs_last_day=known.offs_last_day,
         )
-        refusal = off_refusal(order.restore_at, None, facts, now, self._switching.policy)
-        later = order.not_before is not None and order.not_before > now
-        if refusal is not None and later and not refusal.is_final:
-            return None  # may have passed by then; it is judged again right before it is sent
-        return refusal
 
     async def _switch_on(
         self, conn: WriteConn, order: SwitchOrder, group_id: str, now: datetime

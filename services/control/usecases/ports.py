@@ -21,6 +21,9 @@ class Loads(Protocol):
     def all(self) -> Sequence[LoadInfo]:
         """Return every load there is."""
 
+    def at_site(self, site_id: str) -> Sequence[LoadInfo]:
+        """Return the loads of a site."""
+
 
 class Readings(Protocol):
     """What ingest's direct door last said of the breakers."""

@@ -24,10 +24,12 @@ from services.control.store import commands as store
 from services.control.store import leases as lease_store
 from services.control.store import loads as load_store
 from services.control.store import orders as order_store
+from services.control.store import places as place_store
 from services.control.store import plans as plan_store
 from services.control.store.commands import DueRow
 from services.control.store.plans import Occurrence
 from services.control.usecases.calendars import fetch_days
+from services.control.usecases.guardfacts import GuardFacts, Judge
 from services.control.usecases.isolations import end_isolation
 from services.control.usecases.ports import ClockSync, Loads, Readings, SteadyClock
 from services.control.usecases.switching import Switching, Wanted
@@ -42,6 +44,8 @@ HORIZON_STEP = timedelta(days=1)
 """They are made again when the horizon has moved by this much."""
 IDEMPOTENCY_KEPT = timedelta(days=7)
 LEASES_KEPT = timedelta(days=7)
+PLACES_KEPT = timedelta(days=14)
+"""Ended alarms and windows; longer than the bus keeps their topics, so that none comes again as new."""
 EXPIRY_WARNING = timedelta(minutes=30)
 """A person hears this long before an isolation ends."""
 
@@ -57,6 +61,7 @@ class Scheduler:
         sync: ClockSync,
         readings: Readings,
         switching: Switching,
+        guards: GuardFacts,
         prepare_s: float,
         watchdog_required: bool,
     ) -> None:
@@ -68,6 +73,7 @@ class Scheduler:
             sync: Whether the wall clock is right.
             readings: What the direct door last said.
             switching: Writes what follows.
+            guards: Reads what the guards have to know.
             prepare_s: How long before its OFF an occurrence gets its commands. [s]
             watchdog_required: Whether an OFF waits for the watchdog's acknowledgement.
         """
@@ -76,6 +82,7 @@ class Scheduler:
         self._sync = sync
         self._readings = readings
         self._switching = switching
+        self._guards = guards
         self._prepare = timedelta(seconds=prepare_s)
         self._watchdog_required = watchdog_required
         self._housekept_at: datetime | None = None
@@ -115,25 +122,36 @@ class Scheduler:
         problem = self.clock_problem()
         async with self._db.write() as conn:
             rows = await store.due(conn, now, BATCH)
-            changes = self._decide(rows, now, problem)
+            changes = self._decide(rows, now, problem, await self._judge(conn, rows, now))
             await self._switching.apply(conn, changes, now)
         return len(rows) >= BATCH
 
-    def _decide(self, rows: list[DueRow], now: datetime, problem: str | None) -> list[Change]:
+    async def _judge(self, conn: WriteConn, rows: list[DueRow], now: datetime) -> Judge:
+        """Read what the guards have to know of the OFFs that may be sent now; a wake-up asks for nothing."""
+        offs = [row.command for row in rows if row.command.is_off and row.command.state is CommandState.SCHEDULED]
+        if not offs:
+            return self._guards.settings_only()
+        return await self._guards.judge(conn, [self._loads.get(off.load_id) for off in offs], now, sending=True)
+
+    def _decide(self, rows: list[DueRow], now: datetime, problem: str | None, judge: Judge) -> list[Change]:
         changes: list[Change] = []
         taken: set[str] = set()
         for row in rows:
             command = row.command
-            facts = self._facts(row, problem, busy=row.busy or command.device_id in taken)
-            change = on_due(command, facts, now, self._policy)
+            load = self._loads.get(command.load_id)
+            facts = self._facts(row, load, problem, busy=row.busy or command.device_id in taken)
+            if command.is_off:
+                facts = judge.add_to(facts, load)
+            change = on_due(command, facts, now, judge.policy(load))
             if change.after.attempt > command.attempt:
                 # Of several that are due for one device only the most urgent is sent in this round.
                 taken.add(command.device_id)
+                if command.is_off:
+                    judge.passed(load)
             changes.append(change)
         return changes
 
-    def _facts(self, row: DueRow, problem: str | None, *, busy: bool) -> Facts:
-        load = self._loads.get(row.command.load_id)
+    def _facts(self, row: DueRow, load: LoadInfo | None, problem: str | None, *, busy: bool) -> Facts:
         return Facts(
             reading=self._readings.of(row.command.load_id),
             obstacle=_obstacle(load, row),
@@ -303,6 +321,8 @@ class Scheduler:
         async with self._db.write() as conn:
             await order_store.forget_keys(conn, now - IDEMPOTENCY_KEPT)
             await lease_store.forget_leases(conn, now - LEASES_KEPT)
+            await place_store.forget_alarms(conn, now - PLACES_KEPT)
+            await place_store.forget_windows(conn, now - PLACES_KEPT)
         self._housekept_at = now
 
 

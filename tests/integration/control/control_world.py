@@ -24,6 +24,7 @@ from libs.common.tokens import KeyRing, canonical
 from services.control.domain.guards import PROTECTION_TRIPS, Policy, Reading
 from services.control.domain.loads import LoadInfo
 from services.control.store import leases as lease_store
+from services.control.usecases.guardfacts import GuardFacts
 from services.control.usecases.isolations import Isolations
 from services.control.usecases.orders import Orders
 from services.control.usecases.plans import Plans
@@ -166,6 +167,9 @@ class LoadTable:
     def all(self) -> list[LoadInfo]:
         return list(self.loads.values())
 
+    def at_site(self, site_id: str) -> list[LoadInfo]:
+        return [load for load in self.loads.values() if load.site_id == site_id]
+
 
 class SyncedClock:
     """A clock whose synchronisation a test decides."""
@@ -206,14 +210,16 @@ class World:
         """Make new objects, as a process that starts does."""
         self.steady = SteadyClock(self.clock)
         self.switching = Switching(loads=self.loads, keys=self.keys, policy=self.policy)
+        self.guards = GuardFacts(loads=self.loads, readings=self, settings=self.policy)
         self.scheduler = Scheduler(
-            db=self.db, clock=self.steady, sync=self.sync, readings=self, switching=self.switching, prepare_s=30,
-            watchdog_required=self.watchdog_required,
+            db=self.db, clock=self.steady, sync=self.sync, readings=self, switching=self.switching,
+            guards=self.guards, prepare_s=30, watchdog_required=self.watchdog_required,
         )  # fmt: skip
         self.plans = Plans(db=self.db, clock=self.steady, switching=self.switching, two_persons=False)
         self.orders = Orders(
-            db=self.db, clock=self.steady, switching=self.switching, readings=self, scheduler=self.scheduler
-        )
+            db=self.db, clock=self.steady, switching=self.switching, readings=self, scheduler=self.scheduler,
+            guards=self.guards,
+        )  # fmt: skip
         self.isolations = Isolations(db=self.db, clock=self.steady, switching=self.switching)
         self.handler = ResultHandler(clock=self.steady, switching=self.switching, wake_relay=lambda: None)
 

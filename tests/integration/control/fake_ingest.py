@@ -57,7 +57,7 @@ def records(load_ids: Sequence[str], never_off: Sequence[str] = ()) -> list[Any]
         )
         load = Load(
             id=load_id, name=load_id, kind="aau", site="site-1", sector="1", breaker={"device": device.id},
-            never_off=load_id in never_off, **common,
+            coverage_layer=False, never_off=load_id in never_off, **common,
         )  # fmt: skip
         found.append(DeviceRecord(kind="device", id=device.id, state="active", versions=(device,)))
         found.append(LoadRecord(kind="load", id=load_id, state="active", versions=(load,)))

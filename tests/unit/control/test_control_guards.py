@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from services.control.domain.guards import Facts, off_refusal, on_obstacle, unreleased_trip
+from services.control.api.guards import LIMITED, PLAIN
+from services.control.domain.guards import Facts, off_refusal, off_refusals, on_obstacle, unreleased_trip
+from services.control.domain.refusals import WORDS, Refusal
 from tests.unit.control.control_builders import NOW, POLICY, facts, later, reading
 
 REFUSALS = [
@@ -14,6 +16,13 @@ REFUSALS = [
     ({"isolation_id": "i-1"}, "isolation", True),
     ({"already_off": True}, "already_off", True),
     ({"command_latency_s": 61.0}, "command_latency", True),
+    ({"keeps_coverage": True}, "coverage_layer", True),
+    ({"emergency_mode": "e-1"}, "emergency_mode", True),
+    ({"unreadable": "a policy"}, "guards_unknown", False),
+    ({"maintenance": "w-1"}, "maintenance", False),
+    ({"alarm": "smoke"}, "active_alarm", False),
+    ({"backup_power": "generator"}, "backup_power", False),
+    ({"crowding": Refusal("max_off_site", 3, 2, False)}, "max_off_site", False),
     ({"offs_last_day": 12}, "switches_per_day", True),
     ({"last_on_at": later(-299)}, "min_on_time", False),
     ({"clock_problem": "set by +3600 s"}, "clock_not_synchronised", False),
@@ -35,6 +44,26 @@ def test_each_guard_refuses_and_says_which(changes: dict[str, object], guard: st
     assert refusal is not None
     assert (refusal.guard, refusal.is_final) == (guard, is_final)
     assert refusal.as_evidence()["guard"] == guard
+    assert all(words and "{" not in words for words in refusal.words())
+
+
+def test_every_guard_that_is_listed_has_words_with_value_and_limit() -> None:
+    listed = {guard for guard, *_ in (*PLAIN, *LIMITED)}
+    assert listed == set(WORDS)
+    english, chinese = Refusal("max_off_site", 3, 2, False).words()
+    assert ("3" in english, "2" in english, "3" in chinese, "2" in chinese) == (True, True, True, True)
+
+
+def test_what_waiting_does_not_help_is_said_first() -> None:
+    both = facts(maintenance="w-1", keeps_coverage=True)
+    assert [one.guard for one in off_refusals(later(3600), None, both, NOW, POLICY)] == [
+        "coverage_layer", "maintenance",
+    ]  # fmt: skip
+
+
+def test_policies_switch_guards_off() -> None:
+    open_policy = replace(POLICY, coverage_layer_stays=False, maintenance=False)
+    assert off_refusal(later(3600), None, facts(keeps_coverage=True, maintenance="w"), NOW, open_policy) is None
 
 
 @pytest.mark.parametrize("changes", [
@@ -53,7 +82,9 @@ def test_every_off_carries_its_end_unless_it_is_an_isolation() -> None:
 
 
 @pytest.mark.parametrize("changes", [
-    {"already_off": True}, {"emergency": "w"}, {"offs_last_day": 100}, {"last_on_at": NOW},
+    {"already_off": True}, {"emergency": "w"}, {"offs_last_day": 100}, {"last_on_at": NOW}, {"emergency_mode": "e"},
+    {"keeps_coverage": True}, {"maintenance": "w"}, {"alarm": "a"}, {"backup_power": "g"}, {"unreadable": "x"},
+    {"crowding": Refusal("coverage_sector", 0, 1, True)},
 ])  # fmt: skip
 def test_what_saves_energy_or_wear_does_not_stop_an_isolation(changes: dict[str, object]) -> None:
     assert off_refusal(None, "i-1", facts(isolation_id="i-1", **changes), NOW, POLICY) is None

@@ -1,0 +1,104 @@
+"""What a guard says when it refuses: its name, the value that it saw, its limit, and words for people."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an OFF is not sent now, with the value that says so."""
+
+    guard: str
+    value: object
+    limit: object
+    is_final: bool
+    """Waiting does not help."""
+
+    def as_evidence(self) -> dict[str, object]:
+        """Return the refusal for the command's history and for the caller."""
+        english, chinese = self.words()
+        return {
+            "guard": self.guard, "value": self.value, "limit": self.limit, "message": english, "message_zh": chinese,
+        }  # fmt: skip
+
+    def words(self) -> tuple[str, str]:
+        """Return what it says in English and in Chinese."""
+        english, chinese = WORDS[self.guard]
+        value, limit = _plain(self.value), _plain(self.limit)
+        return english.format(value=value, limit=limit), chinese.format(value=value, limit=limit)
+
+
+def _plain(value: object) -> str:
+    return f"{value:.0f}" if isinstance(value, float) else str(value)
+
+
+WORDS: Mapping[str, tuple[str, str]] = {
+    "restore_at_missing": ("an OFF without a wake-up is an isolation", "无唤醒时间的分闸须走检修隔离"),
+    "never_off": ("the load may never be off", "负载禁止关断"),
+    "no_breaker": ("the load has no breaker", "负载没有断路器"),
+    "no_sector": ("a radio unit without a sector enters no plan", "无扇区的射频单元不得进入策略"),
+    "no_line": ("the breaker hangs on no line", "断路器未接入线路"),
+    "unknown_load": ("the registry has no such load", "档案中没有该负载"),
+    "emergency": (
+        "the wake-up order {value} is in force until a person releases it",
+        "一键唤醒 {value} 生效中,须人工解除",
+    ),
+    "emergency_mode": ("emergency mode is declared: {value}", "应急模式生效中:{value}"),
+    "isolation": ("the work permit {value} of somebody else is active", "他人的检修隔离 {value} 生效中"),
+    "already_off": ("another OFF of the load is in force", "负载已处于关断状态"),
+    "already_pending": ("another OFF of the load, {value}, is on its way", "负载已有待执行的分闸命令 {value}"),
+    "coverage_layer": (
+        "the unit belongs to the coverage layer, or the registry does not say that it does not",
+        "该单元属于覆盖层(或档案未注明非覆盖层),须保持开启",
+    ),
+    "coverage_sector": (
+        "{value} radio units of the sector would stay on, at least {limit} have to",
+        "该扇区将仅剩 {value} 个射频单元开启,至少须保留 {limit} 个",
+    ),
+    "coverage_site": (
+        "{value} radio units of the site would stay on, at least {limit} have to",
+        "该站点将仅剩 {value} 个射频单元开启,至少须保留 {limit} 个",
+    ),
+    "max_off_site": (
+        "{value} loads of the site would be off at once, at most {limit} may",
+        "该站点同时关断将达 {value} 个负载,上限 {limit} 个",
+    ),
+    "max_off_region": (
+        "{value} loads of the region would be off at once, at most {limit} may",
+        "该区域同时关断将达 {value} 个负载,上限 {limit} 个",
+    ),
+    "command_latency": (
+        "the device hears a command after up to {value} s, at most {limit} s is allowed",
+        "设备命令时延可达 {value} 秒,上限 {limit} 秒",
+    ),
+    "too_little_left": (
+        "{value} s of off time are left, the minimum is {limit} s",
+        "剩余关断时长 {value} 秒,不足最小关断时长 {limit} 秒",
+    ),
+    "too_late": ("a late OFF is dropped after {limit} s", "迟到的分闸命令超过 {limit} 秒即丢弃"),
+    "switches_per_day": (
+        "the load was switched off {value} times in 24 hours, at most {limit} are allowed",
+        "24 小时内已分闸 {value} 次,上限 {limit} 次",
+    ),
+    "min_on_time": (
+        "the load has been on for {value} s, the minimum is {limit} s",
+        "负载已运行 {value} 秒,不足最小运行时长 {limit} 秒",
+    ),
+    "guards_unknown": ("what the guards need could not be read: {value}", "无法读取闭锁判断所需信息:{value}"),
+    "maintenance": ("work goes on there: maintenance window {value}", "维护窗口生效中:{value}"),
+    "active_alarm": ("an alarm is active: {value}", "存在活动告警:{value}"),
+    "backup_power": ("the site runs on battery or generator: {value}", "站点由蓄电池或油机供电:{value}"),
+    "clock_not_synchronised": ("our clock cannot be trusted: {value}", "平台时钟未同步:{value}"),
+    "stale_data": (
+        "the breaker was last read {value} s ago (None: never), at most {limit} s is allowed",
+        "断路器数据已过期 {value} 秒(None 为从未读取),上限 {limit} 秒",
+    ),
+    "local_lock": ("the breaker is locked at the device", "断路器就地锁定"),
+    "protection_trip": (
+        "the breaker shows the protection trip {value}, which would stop the wake-up",
+        "断路器显示保护跳闸 {value},将阻碍唤醒",
+    ),
+    "watchdog_unreachable": ("the watchdog has not acknowledged the lease", "看门狗未确认租约"),
+    "two_persons": ("a second person has to agree", "须由另一人批准"),
+}
+"""English and Chinese of every guard of an OFF."""
