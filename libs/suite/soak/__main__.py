@@ -12,6 +12,7 @@ import random
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -35,22 +36,34 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         outcome = asyncio.run(soak(Soak(seed, 60.0 * arguments.minutes, mqtt=mqtt), folder, _say))
-    except (PlatformError, ClusterError, SoakFailed) as exc:
-        sys.stderr.write(f"soak: cannot run: {exc}\n")
-        return 2
-    finally:
-        if arguments.keep is None:
-            shutil.rmtree(folder, ignore_errors=True)
+    except* (PlatformError, ClusterError, SoakFailed) as exc:
+        for reason in _reasons(exc):
+            sys.stderr.write(f"soak: cannot go on: {reason}\n")
+        sys.stderr.write(f"data and logs 数据与日志: {folder}\n")
+        sys.exit(2)
     show(outcome)
     sys.stdout.write(f"{write(outcome)}\n")
-    return 1 if outcome.verdict.discrepancies else 0
+    if outcome.verdict.discrepancies:
+        sys.stdout.write(f"data and logs 数据与日志: {folder}\n")
+        return 1
+    if arguments.keep is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+def _reasons(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for one in group.exceptions:
+        if isinstance(one, BaseExceptionGroup):
+            yield from _reasons(one)
+        else:
+            yield one
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m libs.suite.soak", description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=5.0, help="how long things go wrong (5)")
     parser.add_argument("--seed", type=int, help="of the plan; drawn when it is not given")
-    parser.add_argument("--keep", type=Path, help="an empty folder for data and logs, which are kept there")
+    parser.add_argument("--keep", type=Path, help="an empty folder for data and logs, kept also when all is well")
     found = parser.parse_args()
     if not 0.1 <= found.minutes <= 24 * 60:
         parser.error("--minutes: expected 0.1 to 1440")
