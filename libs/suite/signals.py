@@ -73,7 +73,9 @@ def list_rules(api: SignalsApi, device: str, words: Words, say: Say) -> None:
     """
     for rule in api.get("alarm-rules/effective", device=device)["rules"]:
         level = _value(rule["level"])
-        threshold = "-" if rule["threshold"] is None else f"{rule['threshold']:g} {rule['unit']}"
+        what = rule["comparison"] if rule["measure"] == "value" else f"{rule['measure']} {rule['comparison']}"
+        unit = "" if rule["unit"] == "1" else f" {rule['unit']}"
+        limit = f"{what} -" if rule["threshold"] is None else f"{what} {rule['threshold']:g}{unit}"
         start, end = f"{rule['start_delay_s']:g}", f"{rule['end_delay_s']:g}"
         asleep = "" if rule["active"] else words(", asleep", ",未启用")
         origins = "".join(
@@ -83,9 +85,9 @@ def list_rules(api: SignalsApi, device: str, words: Words, say: Say) -> None:
         )
         say(
             words(
-                f"{rule['rule_id']}: {rule['name']}, level {level}, {rule['comparison']} {threshold}, "
+                f"{rule['rule_id']}: {rule['name']}, level {level}, {limit}, "
                 f"start {start} s, end {end} s{asleep}{origins}",
-                f"{rule['rule_id']}:{rule['name_zh']},{level} 级,{rule['comparison']} {threshold},"
+                f"{rule['rule_id']}:{rule['name_zh']},{level} 级,{limit},"
                 f"开始延时 {start} 秒,结束延时 {end} 秒{asleep}{origins}",
             )
         )

@@ -74,6 +74,16 @@ async def test_a_changed_rule_ends_what_does_not_hold_and_its_versions_can_be_lo
     assert history["definitions"][1]["reason"] == "too eager"
 
 
+async def test_there_are_as_many_rules_as_there_may_be(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    await door.ask("DELETE", f"/alarm-rules/{LOW}", status=204)
+    async with door.world.db.read() as conn:
+        count: int = await conn.fetchval("select count(*) from rules where not removed")
+    monkeypatch.setattr("services.alarm.usecases.rulemaking.MAX_RULES", count + 1)
+    await door.ask("POST", "/alarm-rules", {**BODY, "rule_id": OWN, "signal": "0s16004001"}, status=201)
+    refused = await door.ask("POST", "/alarm-rules", {**BODY, "rule_id": "own.more"}, status=409)
+    assert refused["code"] == "too_many_rules"
+
+
 async def test_versions_of_overrides_are_kept_with_who_and_why(door: Door) -> None:
     await door.override({"threshold": 150, "reason": "first"})
     await door.override({"threshold": 140, "reason": "second"})

@@ -216,6 +216,10 @@ async def test_uploads_are_bounded_and_only_for_who_may(door: Door, monkeypatch:
     await take(door, "province", TABLE, status=400)
     monkeypatch.setattr("services.alarm.api.tables.MAX_TABLE_BYTES", table_file.MAX_TABLE_BYTES)
     await take(door, "Not A Table", TABLE, status=400)
+    with monkeypatch.context() as few:
+        few.setattr("services.alarm.usecases.tables.MAX_TABLES", 3)
+        assert "3" in (await take(door, "province", TABLE, status=400))["detail"]
+        await take(door, GD, await door.file(f"/signals/tables/{GD}/export", format="csv"))  # what is there goes on
     await take(door, "province", TABLE, status=403, scopes=("alarm:read",))
     await take(door, "province", TABLE, status=403, sites=(SITE,))
     for path in (

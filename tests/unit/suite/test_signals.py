@@ -26,11 +26,13 @@ ANSWER: dict[str, Any] = {
 
 
 RULE: dict[str, Any] = {
-    "rule_id": "0s16002001", "name": "AC voltage too high", "name_zh": "交流电压过高告警", "comparison": "above",
+    "rule_id": "0s16002001", "name": "AC voltage too high", "name_zh": "交流电压过高告警",
+    "comparison": "above", "measure": "value",
     "unit": "V", "active": True, "level": 3, "threshold": 255.0, "start_delay_s": 180.0, "end_delay_s": 20.0,
     "sources": {"level": "dictionary", "threshold": "device:m-1", "start_delay_s": "policy"},
 }  # fmt: skip
-RULES = [RULE, {**RULE, "rule_id": "own", "active": False, "level": None, "threshold": None, "sources": {}}]
+ASLEEP = {**RULE, "rule_id": "own", "active": False, "level": None, "threshold": None, "sources": {}}
+RULES = [RULE, {**ASLEEP, "measure": "rate"}]
 VERSIONS = [
     {"version": 2, "rows": 3, "imported_by": "user:wang", "imported_at": "2026-03-02T00:00:00Z", "file_name": "t.csv",
      "reason": "调整"},
@@ -116,9 +118,9 @@ def test_what_judges_a_device_is_told_with_the_override_that_says_so() -> None:
     list_rules(Suite(), "m-1", CHINESE, said.append)
     assert said == [
         "0s16002001: AC voltage too high, level 3, above 255 V, start 180 s, end 20 s; threshold from device:m-1",
-        "own: AC voltage too high, level -, above -, start 180 s, end 20 s, asleep",
+        "own: AC voltage too high, level -, rate above -, start 180 s, end 20 s, asleep",
         "0s16002001:交流电压过高告警,3 级,above 255 V,开始延时 180 秒,结束延时 20 秒;threshold 来自 device:m-1",
-        "own:交流电压过高告警,- 级,above -,开始延时 180 秒,结束延时 20 秒,未启用",
+        "own:交流电压过高告警,- 级,rate above -,开始延时 180 秒,结束延时 20 秒,未启用",
     ]
 
 
