@@ -41,7 +41,10 @@ from services.alarm.domain.sites import Sites, Standing, Verdict
 RAISED = (State.ACTIVE, State.CLEARING, State.DISMISSED)
 """Judged with the recovery threshold."""
 BEGINS_KEPT = 100_000
-"""Above so many, begins that are too old to tell of flapping are forgotten."""
+"""Above so many, begins that are too old to tell of flapping are forgotten; next when twice what was left is there."""
+WAITED_OUT = 4
+"""Times ``at_once``: more devices than that are not called silent at the end of the time that somebody listened; they
+are waited for anew, like the others."""
 UNRESOLVED = -1
 """The rules of a device have to be looked up before it is judged."""
 GONE = -2
@@ -58,9 +61,10 @@ class Limits:
     """A report dated earlier than this before its acceptance is history. [µs]"""
     tick_grace_us: int = 2 * SECOND_US
     """A report in flight may still contradict a delay that ran out on the partition's clock. [µs]"""
-    at_once: int = 1000
-    """So many delays that ran out, or episodes under changed rules, are worked off with one batch; the rest with the
-    next ones, so that an event of a whole province does not hold up the process."""
+    at_once: int = 2000
+    """So many delays that ran out, devices that fell silent and episodes under changed rules are worked off with one
+    batch, whatever the partitions: some tenths of a second. The rest comes with the next ones, so that an event of a
+    whole province does not hold up the process."""
     flap_count: int = 5
     """An alarm that begins so many times within ``flap_within_us`` is held until it has been over for as long."""
     flap_within_us: int = 600 * SECOND_US
@@ -124,6 +128,8 @@ class Changes:
     episodes: dict[tuple[str, str], Episode | None] = field(default_factory=dict)
     """(device, rule) to its episode, None when it is NORMAL again."""
     steps: list[AlarmStep] = field(default_factory=list)
+    looked: int = 0
+    """How many delays, silent devices and changed episodes were looked at: see ``Limits.at_once``."""
     judged_reports: int = 0
     late_reports: int = 0
     future_reports: int = 0
@@ -227,6 +233,7 @@ class Engine:
         """Slots whose episodes have to be looked at again because their rules may have changed."""
         self._begins: dict[tuple[int, str], tuple[int, ...]] = {}
         """When alarms of a rule on a device began lately, to notice flapping. [µs]"""
+        self._begins_kept = BEGINS_KEPT
 
     @property
     def book(self) -> RuleBook:
@@ -353,8 +360,13 @@ class Engine:
 
         Those of a device whose report is to be judged are looked at before it in any case.
         """
-        for slot in sorted(self._stale)[: self._limits.at_once]:
+        for slot in sorted(self._stale)[: self._room(changes)]:
+            changes.looked += 1
             self._reconsider(slot, changes)
+
+    def _room(self, changes: Changes, times: int = 1) -> int:
+        """Return how much more may be looked at with this batch."""
+        return max(0, times * self._limits.at_once - changes.looked)
 
     def _reconsider(self, slot: int, changes: Changes) -> None:
         self._stale.discard(slot)
@@ -377,7 +389,7 @@ class Engine:
         """Apply changed parameters to an episode."""
         rule_id = rule.rule.rule_id
         raised = episode.state in RAISED
-        holds = life.condition(rule, episode.values, raised=raised)
+        holds = self._is_lost(slot, rule) if rule.is_silence else life.condition(rule, episode.values, raised=raised)
         if holds is False and episode.state is not State.CLEARING:
             self._close(slot, rule_id, episode, EndReason.RULE_CHANGED, rule, changes)
             return
@@ -392,6 +404,14 @@ class Engine:
             changes.steps.append(self._step(StepPhase.UPDATE, slot, rule_id, episode, rule))
         self._put(slot, rule_id, episode, changes)
         self._arm(slot, rule, episode)
+
+    def _is_lost(self, slot: int, rule: EffectiveRule) -> bool | None:
+        """Return whether a rule on silence holds, None where the clock is not known yet."""
+        patience_us = silence.patience_us(rule, self._period_of(slot))
+        if patience_us is None:
+            return False
+        clock_us = self.clock_us(int(self._partition[slot]))
+        return None if clock_us == NEVER_US else clock_us >= int(self._heard[slot]) + patience_us
 
     def _close(
         self,
@@ -600,8 +620,9 @@ class Engine:
         within_us = self._limits.flap_within_us
         lately = (*(at_us for at_us in self._begins.get((slot, rule_id), ()) if at_us > began_us - within_us), began_us)
         self._begins[slot, rule_id] = lately[-self._limits.flap_count :]
-        if len(self._begins) > BEGINS_KEPT:
+        if len(self._begins) > self._begins_kept:
             self._begins = {key: begins for key, begins in self._begins.items() if begins[-1] > began_us - within_us}
+            self._begins_kept = max(BEGINS_KEPT, 2 * len(self._begins))
         return replace(
             episode,
             alarm_id=standing.alarm_id,
@@ -651,7 +672,8 @@ class Engine:
         members = self._members_of(partition)
         self._ticking_us = max(waited_us, self.clock_us(partition))
         concerned = self._quiet[members] | (until_us - self._heard[members] >= self._patience[members])
-        for slot in members[concerned].tolist():
+        for slot in members[concerned][: self._room(changes, WAITED_OUT)].tolist():
+            changes.looked += 1
             for rule in self._waiting(slot):
                 self._wait(slot, rule, until_us, inclusive=True, changes=changes)
         self._ticking_us = None
@@ -661,8 +683,9 @@ class Engine:
         if clock_us < self._scanned.get(partition, NEVER_US) + self._limits.scan_every_us:
             return
         members = self._members_of(partition)
-        limit = self._limits.at_once
+        limit = self._room(changes)
         unresolved = members[self._shape[members] == UNRESOLVED][:limit]
+        changes.looked += len(unresolved)
         for slot in unresolved.tolist():
             if not self._look_up(slot):
                 self._shape[slot] = GONE
@@ -672,6 +695,7 @@ class Engine:
         changes.heard.update(new.tolist())
         overdue = members[until_us - self._heard[members] >= self._patience[members]]
         for slot in overdue[:limit].tolist():
+            changes.looked += 1
             for rule in self._waiting(slot):
                 self._wait(slot, rule, until_us, inclusive=True, changes=changes)
         if len(overdue) <= limit and len(unresolved) < limit:
@@ -748,7 +772,8 @@ class Engine:
         self._clocks[partition] = clock_us
         self._ticking_us = clock_us
         until_us = (clock_us if waited_us is None else min(waited_us, clock_us)) - self._limits.tick_grace_us
-        for slot, rule_id in self._timers.setdefault(partition, _Timers()).due(clock_us, self._limits.at_once):
+        for slot, rule_id in self._timers.setdefault(partition, _Timers()).due(clock_us, self._room(changes)):
+            changes.looked += 1
             rule = self._rule(slot, rule_id)
             if slot in self._stale:
                 self._reconsider(slot, changes)
@@ -961,7 +986,8 @@ class Engine:
         self._busy[slot] = bool(held)
         if not held:
             del self._episodes[slot]
-        self._set_patience(slot)
+        if int(self._shape[slot]) >= 0 and any(one.rule.rule_id == rule_id for one in self._waiting(slot)):
+            self._set_patience(slot)
 
     def _step(
         self,

@@ -135,7 +135,8 @@ def observe(episode: Episode, rule: EffectiveRule, *, holds: bool, at_us: int, v
     if holds and episode.state is State.CLEARING:
         episode = _active_again(episode)
     elif not holds and episode.state is State.ACTIVE:
-        episode = replace(episode, state=State.CLEARING, since_us=at_us)
+        # An alarm for want of data may have begun later than what the device says now.
+        episode = replace(episode, state=State.CLEARING, since_us=max(at_us, episode.began_us))
     return elapse(replace(episode, seen_us=at_us, values=values), rule, at_us, inclusive=True)
 
 

@@ -76,7 +76,9 @@ class IngestWatch:
         if not self._caught_up():
             return
         now = self._clock.now()
-        for instance, (beat_us, counts) in sorted(self._beats.newest_us().items()):
+        newest = self._beats.newest_us()
+        self._said = {instance: silent for instance, silent in self._said.items() if instance in newest}
+        for instance, (beat_us, counts) in sorted(newest.items()):
             beat_at = from_us(beat_us)
             silent = counts and now - beat_at > timedelta(seconds=self._silent_s)
             if self._said.get(instance) is silent:

@@ -117,6 +117,7 @@ class JudgeHandler:
         self._beats = heartbeats
         self._partition_of = partition_of
         self._partitions: set[int] = set()
+        self._turn = 0
         self._introduced: Iterator[Target] = iter(())
         """Devices that may never have reported and are still to be told to the engine."""
         self._class_map = class_map
@@ -317,7 +318,11 @@ class JudgeHandler:
             if poison is not None:
                 raise poison from None
             raise
-        for partition, clock_us in sorted(readings.clocks.items()):
+        clocks = sorted(readings.clocks.items())
+        # Whose delays have to wait for the next batch, when there are many, is another partition's turn each time.
+        self._turn += 1
+        first = self._turn % len(clocks) if clocks else 0
+        for partition, clock_us in clocks[first:] + clocks[:first]:
             waited_us = self._beats.waited_us(partition, clock_us)
             self._engine.tick(partition, clock_us, changes, waited_us=waited_us)
             gone = self._beats.take_gone(partition)

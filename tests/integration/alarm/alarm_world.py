@@ -269,7 +269,9 @@ class World:
 
 @asynccontextmanager
 async def database(postgres_url: str) -> AsyncIterator[Database]:
-    db = Database(DatabaseSettings(url=SecretStr(postgres_url)), schema="alarm", role="wattring_alarm")
+    # A busy machine may give a test no turn for longer than a consumer may be frozen.
+    settings = DatabaseSettings(url=SecretStr(postgres_url), effects_idle_timeout_s=60.0)
+    db = Database(settings, schema="alarm", role="wattring_alarm")
     await db.open()
     try:
         async with db.write() as conn:

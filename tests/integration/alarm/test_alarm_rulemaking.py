@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from libs.common.bus import topics
+from libs.common.contracts.alarm import EndReason
 from libs.common.contracts.audit import AuditEvent
 from services.alarm.dictionary import SHIPPED_VERSION, load_shipped
 from services.alarm.store import rulebook as rulebook_store
@@ -148,3 +149,50 @@ async def test_a_new_release_does_not_bring_back_what_people_changed(door: Door)
     await door.ask("GET", f"/alarm-rules/{LOW}", status=404)
     kept = await door.ask("GET", "/alarm-rules/0s16002001")
     assert kept["defaults"]["D"]["threshold"] == 265
+
+
+async def test_a_rule_over_what_is_made_of_points_comes_back_as_it_was_written_and_judges(door: Door) -> None:
+    spread = {"measure": "expression", "expression": "max(voltage_a, voltage_b, voltage_c) - voltage_a",
+              "comparison": "above", "threshold": 20, "no_data": "clear", "max_gap_s": 60}  # fmt: skip
+    made = await door.ask("POST", "/alarm-rules", {**BODY, **spread, "rule_id": "own.spread"}, status=201)
+    assert {name: made[name] for name in ("measure", "expression", "unit")} == {
+        "measure": "expression", "expression": spread["expression"], "unit": "V",
+    }  # fmt: skip
+    assert {(found["no_data"], found["max_gap_s"]) for found in made["defaults"].values()} == {("clear", 60)}
+    unbalance = {"measure": "unbalance", "unit": "%", "comparison": "above", "threshold": 10}
+    await door.ask("POST", "/alarm-rules", {**BODY, **unbalance, "rule_id": "own.unbalance"}, status=201)
+    lost = {"measure": "silence", "points": [], "unit": "1", "comparison": "above", "threshold": 2}
+    await door.ask("POST", "/alarm-rules", {**BODY, **lost, "rule_id": "own.lost"}, status=201)
+    door.world.registry.add("m-1", period_s=10.0)
+    await door.world.restart()
+    await door.world.take(door.world.volts(0, 200, 230, 230), door.world.heartbeat(1))
+    await door.world.take(door.world.heartbeat(19), door.world.heartbeat(22))
+    await door.world.take(door.world.heartbeat(45), door.world.heartbeat(70))
+    told = [one for one in await door.world.told() if one[1].startswith("own.")]
+    assert sorted(told, key=str) == [
+        ("begin", "own.lost", 20),
+        ("begin", "own.spread", 0),
+        ("begin", "own.unbalance", 0),
+        ("end", "own.spread", 60),
+    ]
+    ended = {event.rule_id: event.end_reason for event in await door.world.events() if event.phase.value == "end"}
+    assert ended["own.spread"] is EndReason.NO_DATA
+    [definition] = (await door.ask("GET", "/alarm-rules/own.lost/versions"))["definitions"]
+    assert definition["definition"]["measure"] == "silence"
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "expected_zh"),
+    [
+        ({"measure": "rate"}, "unit", "voltage_a 的单位 V/min"),
+        ({"measure": "silence"}, "points", "判断失联时不填测点"),
+        ({"measure": "expression", "expression": "voltage_a.real"}, "expression", "数字、测点"),
+        ({"measure": "unbalance", "unit": "%", "threshold": 120, "comparison": "above"}, "threshold", "0 至 100 %"),
+    ],
+)  # fmt: skip
+async def test_an_impossible_measure_is_refused_in_both_languages(
+    door: Door, changes: dict[str, Any], field: str, expected_zh: str
+) -> None:
+    refused = await door.ask("POST", "/alarm-rules", {**BODY, "rule_id": OWN, **changes}, status=400)
+    problems = [(problem["field"], problem["expected_zh"]) for problem in refused["facts"]["problems"]]
+    assert any(name == field and text.startswith(expected_zh) for name, text in problems), problems

@@ -225,3 +225,12 @@ def test_nothing_is_remembered_for_a_rule_that_sleeps_and_it_begins_anew_when_it
     judge.set_book(book(one, version=3))
     assert judge.report(180, temperature=None) == [], "the time of its sleep is not held against it"
     assert story(judge.report(290, temperature=None)) == [("begin", 290, None)]
+
+
+def test_an_alarm_for_want_of_data_never_ends_before_it_began() -> None:
+    """The device was heard again with what it had measured before anybody missed it."""
+    judge = Bench(book(rule(no_data=NoData.ALARM, max_gap_s=100.0, start_delay_s=0.0, end_delay_s=0.0)))
+    judge.volts(0, 230)
+    assert story(judge.tick(102)) == [("begin", 100, None)]
+    assert judge.report(50, received_s=110, voltage_a=230, voltage_b=230, voltage_c=230) == []
+    assert story(judge.report(111, voltage_a=230, voltage_b=230, voltage_c=230)) == [("end", 100, 100)]

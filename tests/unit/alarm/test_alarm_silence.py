@@ -150,6 +150,17 @@ def test_a_device_that_is_removed_is_not_waited_for() -> None:
     assert judge.tick(10_000) == []
 
 
+@pytest.mark.parametrize(("missed", "told"), [(6, ["end"]), (4, [])])
+def test_a_changed_number_of_reports_is_looked_at_again(missed: float, told: list[str]) -> None:
+    judge = bench()
+    judge.volts(0, 230)
+    judge.tick(PATIENCE + DELAY)
+    steps = judge.set_book(book(replace(silent(missed=missed), version=2), version=2))
+    assert [(step.phase.value, step.end_reason) for step in steps] == [(one, EndReason.RULE_CHANGED) for one in told]
+    later = judge.tick(6 * PERIOD + DELAY)
+    assert story(later) == ([("begin", 6 * PERIOD, None)] if told else [])
+
+
 def test_a_silent_gateway_explains_its_silent_devices() -> None:
     directory = Devices(target("m-1", period_s=10.0), target("g-1", period_s=10.0))
     directory.carried_by = {"m-1": frozenset({"g-1"})}
@@ -211,6 +222,23 @@ def test_devices_that_nobody_knows_any_more_do_not_stand_in_the_way_of_others() 
     for at in range(4):
         judge.tick(at)
     assert story(judge.tick(3 + PATIENCE + DELAY)) == [("begin", PATIENCE, None)]
+
+
+def test_what_one_batch_looks_at_is_bounded_whatever_the_partitions() -> None:
+    directory = Devices(target("m-1", period_s=10.0), target("m-2", period_s=10.0))
+    engine = Engine(book=book(silent()), directory=directory, sites=Sites(directory), limits=replace(EXACT, at_once=1))
+    for partition, name in enumerate(("m-1", "m-2")):
+        engine.expect(name, partition)
+    for at in (0, 1):
+        for partition in (0, 1):
+            engine.tick(partition, us(at), Changes())
+    told: list[list[str]] = []
+    for at in (100, 101):
+        changes = Changes()
+        for partition in (0, 1):
+            engine.tick(partition, us(at), changes)
+        told.append([step.device_id for step in changes.steps])
+    assert told == [["m-1"], ["m-2"]]
 
 
 # Ingest.
