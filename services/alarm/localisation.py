@@ -29,6 +29,9 @@ from services.alarm.usecases.ports import Audit
 from services.alarm.worker.diagnosing import ListenerPulse, Looking, daily
 from services.alarm.worker.news import DIAGNOSIS_GROUP, DIAGNOSIS_TOPICS, NewsHandler
 
+ASKED_AT_MOST = 3
+"""Whom a look asks one after the other: device platform, card, session."""
+
 
 @dataclass(frozen=True, slots=True)
 class Localisation:
@@ -147,8 +150,8 @@ def build_localisation(
         workers=[
             Worker("news", listen),
             Worker("pulse", pulse.run),
-            Worker("diagnosis", diagnose),
-            Worker("cards", check_cards),
+            Worker("diagnosis", diagnose, max_silence_s=60.0 + ASKED_AT_MOST * settings.timeout_s),
+            Worker("cards", check_cards, max_silence_s=60.0 + settings.timeout_s),
         ],
         checks=[group_check("news", lambda: news.ready, DIAGNOSIS_GROUP)],
         export=export,
