@@ -76,6 +76,7 @@ function drawAlarm(alarm, told) {
     fact("detail", (state.language === "zh" && alarm.detail_zh) || alarm.detail),
     fact("inhibited", alarm.inhibited_by && explained(alarm.inhibited_by)), fact("endReason", alarm.end_reason && text(alarm.end_reason)),
     fact("acknowledged", alarm.acknowledged_at && `${alarm.acknowledged_by} ${moment(alarm.acknowledged_at)}`),
+    fact("diagnosis", alarm.diagnosis && `${text(`diagnosis_${alarm.diagnosis.state}`)} ${alarm.diagnosis.cause ?? ""}`),
     fact("assigned", alarm.assigned_to), fact("shelved", alarm.shelved_until && `${alarm.shelved_by} → ${moment(alarm.shelved_until)}`),
   ].flat());
   const line = (time, content) => { const made = element("li"); made.append(element("time", moment(time)), content); return made; };

@@ -222,6 +222,7 @@ function soon(job, delay) {
   return () => { timer ??= setTimeout(() => { timer = null; guard(job()); }, delay); };
 }
 const alarmsSoon = soon(fetchAlarms, 300);
+const faultsSoon = soon(fetchFaults, 300);
 const shutdownsSoon = soon(fetchShutdowns, 300);
 const energySoon = soon(fetchEnergy, 1500);
 const metersSoon = soon(async () => drawMeters(), 200);
@@ -254,6 +255,11 @@ function listen() {
     note("alarm", `${event.phase} ${event.signal} ${label(state.devices.get(event.device_id))}`);
     alarmsSoon();
   });
+  on("fault.diagnoses", (event) => {
+    if (!here(event.site_id)) return;
+    note("fault", `${text(`phase_${event.phase}`)} ${event.code} ${label(state.devices.get(event.device_id)) || event.device_id}`);
+    faultsSoon();
+  });
   on("delivery.events", (event) => { note("sc", `${event.item} ${event.state}`); alarmsSoon(); });
   on("control.events", (event) => {
     if (!here(event.site_id)) return;
@@ -274,7 +280,7 @@ function link(up) {
 function refreshAll() {
   guard((async () => {
     await fetchSite();
-    await Promise.all([fetchAlarms(), fetchShutdowns(), fetchEnergy()]);
+    await Promise.all([fetchAlarms(), fetchFaults(), fetchShutdowns(), fetchEnergy()]);
   })());
 }
 

@@ -25,6 +25,9 @@ const TEXTS = {
     acknowledged: "已确认", assigned: "处理人", shelved: "已搁置", phase_begin: "产生", phase_update: "变化", phase_end: "恢复",
     recovered: "恢复正常", no_data: "无数据", device_removed: "设备已移除", refused: "被拒绝", given_up: "已放弃",
     told_pending: "待发送", told_sent: "已送达", told_failed: "未送达", manual: "人工清除", rule_changed: "规则变更", news: "通知", reminder: "提醒", escalation: "升级", digest: "汇总",
+    faults: "故障定位", cause: "故障", advice: "处理建议", evidence: "证据", couldNotTell: "无法查询：", sameCause: "同因设备数",
+    moreFaults: "未恢复的故障过多，仅显示最新 50 条；其余见 wattring fault list 或接口", diagnosis: "分析状态", diagnosis_none: "未分析",
+    diagnosis_waiting: "待分析", diagnosis_found: "已定位", diagnosis_closed: "已恢复",
     summary: "汇总", alarm_begin: "告警开始", alarm_end: "告警消除", breaker_state: "开关状态", queued: "待上报", retrying: "重试中",
   },
   en: {
@@ -51,5 +54,8 @@ const TEXTS = {
     phase_end: "end", no_data: "no data", device_removed: "device removed", given_up: "given up",
     told_pending: "waiting", told_sent: "taken", told_failed: "not taken", manual: "ended by a person", rule_changed: "rule changed", shutting_down: "shutting down", shut_down: "off", called_off: "called off", alarm_begin: "begin", alarm_end: "end",
     breaker_state: "position",
+    faults: "Where faults are", cause: "Cause", advice: "Advice", evidence: "Evidence", couldNotTell: "could not tell:",
+    sameCause: "devices with this cause:", moreFaults: "More faults are open; the youngest 50 are shown. The others: wattring fault list, or the API",
+    diagnosis: "Diagnosis", diagnosis_none: "none", diagnosis_waiting: "waiting", diagnosis_found: "found", diagnosis_closed: "closed",
   },
 };

@@ -77,6 +77,26 @@ TOLD = {
     "error_zh": "10 秒内无应答",
 }
 
+FAULT = {
+    "diagnosis_id": "d-1",
+    "device_id": "m-1",
+    "site_id": "site-1",
+    "card": {"device_name": "总表"},
+    "code": "90",
+    "name_zh": "平台接口不可用",
+    "name_en": "Platform interface unavailable",
+    "advice_zh": "恢复平台接口后将自动重新分析",
+    "advice_en": "It is looked into again once the platform answers",
+    "confidence": "information",
+    "evidence": [
+        {"name": "silent", "value": True, "at": "2026-03-01T04:00:00Z", "source": "device.status", "decisive": True},
+        {"name": "period_s", "value": 300, "at": "2026-03-01T04:00:00Z", "source": "registry", "decisive": False},
+    ],
+    "unreachable": [{"source": "card", "at": "2026-03-01T04:01:00Z", "reason": "HTTP 503"}],
+    "began_at": "2026-03-01T04:01:00Z",
+    "group_size": 9,
+}
+
 
 class Api:
     """What the page is answered, and what it asked for."""
@@ -108,7 +128,12 @@ class Api:
         route.fulfill(path=STATIC / name, headers={**HEADERS, "content-type": f"{kind}; charset=utf-8"})
 
     def _found(self, path: str, query: str) -> Any:
-        pages: dict[str, list[Any]] = {"sites": [SITE], "devices": [DEVICE], "notifications": [TOLD]}
+        pages: dict[str, list[Any]] = {
+            "sites": [SITE],
+            "devices": [DEVICE],
+            "notifications": [TOLD],
+            "diagnoses": [FAULT],
+        }
         if path == "auth/me":
             return {"name": "wang"}
         if path == "alarms/a-1":
@@ -233,3 +258,16 @@ def test_what_is_missing_or_refused_is_said(page: Page, api: Api) -> None:
     button.get_by_text("End", exact=True).click()
     expect(page.locator("#alarm-problem")).to_have_text("alarm a-1 ended already", timeout=PATIENCE_MS)
     assert page.input_value("#alarm-do [name=words]") == "checked"
+
+
+def test_a_fault_shows_its_advice_what_it_rests_on_and_who_could_not_tell(page: Page) -> None:
+    fault = page.locator("#faults tr[data-id=d-1]")
+    expect(fault).to_contain_text("90 Platform interface unavailable", timeout=PATIENCE_MS)
+    expect(fault).to_contain_text("devices with this cause: 9")
+    expect(fault).to_contain_text("It is looked into again")
+    expect(fault.locator("summary")).to_have_text("silent = true")
+    fault.locator("summary").click()
+    expect(fault.locator("details")).to_contain_text("period_s = 300 (registry")
+    expect(fault.locator("details")).to_contain_text("could not tell: card: HTTP 503")
+    page.click("#language")
+    expect(fault).to_contain_text("恢复平台接口后将自动重新分析", timeout=PATIENCE_MS)
