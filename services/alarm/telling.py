@@ -27,7 +27,7 @@ from services.alarm.usecases.notifications import Notifications
 from services.alarm.usecases.ports import Audit
 from services.alarm.usecases.routes import Routes
 from services.alarm.worker.composing import Composer
-from services.alarm.worker.grouping import NOTIFICATIONS_GROUP, GroupingHandler
+from services.alarm.worker.grouping import EVENTS_AT_ONCE, NOTIFICATIONS_GROUP, GroupingHandler
 from services.alarm.worker.sending import Sender, SendingLimits
 from services.alarm.worker.telling import Teller
 
@@ -79,7 +79,7 @@ def build_telling(
         topics=[topics.ALARM_EVENTS],
         handler=GroupingHandler(directory=directory, clock=platform.clock),
         member_id=owner,
-        max_batch=settings.max_batch,
+        max_batch=min(settings.max_batch, EVENTS_AT_ONCE),
     )
 
     async def group(beat: Beat) -> None:

@@ -23,6 +23,9 @@ from services.alarm.store.groups import GroupRow
 logger = logging.getLogger(__name__)
 
 NOTIFICATIONS_GROUP = "alarm.notifications"
+EVENTS_AT_ONCE = 500
+"""Events of a transaction: each is held against every route while the server waits, and that it does for
+``effects_idle_timeout_s`` only."""
 
 _Key = tuple[str, str]
 """Group and alarm."""
@@ -86,20 +89,20 @@ class GroupingHandler:
         if not events:
             return
         now = self._clock.now()
+        subjects = [self._subject(event) for event in events]
+        alarm_ids = {event.alarm_id for event in events}
         routes = await routes_store.fetch_enabled_routes(conn)
-        subjects = {event.alarm_id: self._subject(event) for event in events}
         taking: dict[int, list[Route]] = {}
         wanted: dict[str, tuple[str, str]] = {}
-        for number, event in enumerate(events):
+        for number, (event, subject) in enumerate(zip(events, subjects, strict=True)):
             if event.phase is not Phase.END and event.inhibited_by is None:
-                subject = self._subject(event)
                 taking[number] = routes_for(routes.values(), subject, now)
                 for route in taking[number]:
                     wanted[route.group_of(subject)] = (route.route_id, route.key_of(subject))
-        known = await groups_store.fetch_groups_of(conn, subjects)
+        known = await groups_store.fetch_groups_of(conn, alarm_ids)
         groups = await groups_store.lock_groups(conn, wanted, known)
-        members = await groups_store.fetch_members_of(conn, subjects)
-        work = _Work(groups, members, await groups_store.fetch_ended(conn, subjects))
+        members = await groups_store.fetch_members_of(conn, alarm_ids)
+        work = _Work(groups, members, await groups_store.fetch_ended(conn, alarm_ids))
         by_alarm: dict[str, set[str]] = {}
         for group_id, alarm_id in members:
             by_alarm.setdefault(alarm_id, set()).add(group_id)
@@ -110,7 +113,7 @@ class GroupingHandler:
             # An alarm stays in the group that it came into, also when its level would put it into another.
             told_by = {groups[group_id].route_id for group_id in mine if group_id in groups}
             for route in taking.get(number, ()):
-                key = (route.group_of(self._subject(event)), event.alarm_id)
+                key = (route.group_of(subjects[number]), event.alarm_id)
                 if route.route_id not in told_by and self._join(work, route, key, event, now):
                     mine.add(key[0])
         await self._store(conn, work)

@@ -31,7 +31,7 @@ from services.alarm.store.channels import ChannelRow
 from services.alarm.store.notifications import NotificationFilter, NotificationRow
 from services.alarm.store.routes import RouteRow
 from services.alarm.worker.composing import Composer
-from services.alarm.worker.grouping import GroupingHandler
+from services.alarm.worker.grouping import EVENTS_AT_ONCE, GroupingHandler
 from services.alarm.worker.sending import Sender, SendingLimits
 from tests.integration.alarm.alarm_world import START, Registry, database
 from tests.peers.receivers import HttpReceiver, http_receiver
@@ -383,7 +383,7 @@ async def test_a_channel_that_hangs_holds_up_nobody(told: Told) -> None:
     told.sender = told.new_sender(hangs)
     await told.take(told.event("a-1"))
     await told.clock.advance(30)
-    async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
         await told.composer.flush()
         await told.sender.begin(tasks, lambda: True)
         await hangs.asked.wait()
@@ -467,9 +467,9 @@ async def test_a_province_without_power_is_told_in_less_than_one_message_for_a_h
         told.event(f"a-{number}", site_id=f"s-{number % 2000}", device_id=None, began_at=_at(number))
         for number in range(50_000)
     ]
-    for first in range(0, len(began), 2000):
-        await told.take(*began[first : first + 2000], stored=False)
-        await told.after(2.4)
+    for first in range(0, len(began), EVENTS_AT_ONCE):
+        await told.take(*began[first : first + EVENTS_AT_ONCE], stored=False)
+        await told.after(0.6)
     for _ in range(32):
         await told.after(10)
     rows = await told.rows()

@@ -49,6 +49,24 @@ ALARM: dict[str, Any] = {
     "flapping": False,
     "shelved_until": None,
     "shelved_by": None,
+    "report_state": "waiting",
+    "reports": [
+        {
+            "destination": "sc-1",
+            "state": "waiting",
+            "begin_reported_at": None,
+            "end_reported_at": None,
+            "error": "connection refused",
+        }
+    ],
+    "diagnosis": {
+        "state": "found",
+        "diagnosis_id": "d-1",
+        "cause": "power_lost",
+        "confidence": "high",
+        "began_at": "2026-03-01T04:01:00Z",
+        "ended_at": None,
+    },
     "deliveries": [
         {
             "destination": "sc-1",
@@ -198,14 +216,20 @@ def open_alarm(page: Page) -> None:
 def test_an_alarm_shows_what_explains_it_its_course_and_who_was_told(page: Page) -> None:
     line = page.locator("#alarms tr[data-id=a-1]")
     expect(line).to_contain_text("explained: maintenance window", timeout=PATIENCE_MS)
-    expect(line).to_contain_text("begin retrying")
+    expect(line).to_contain_text("begin retrying", timeout=PATIENCE_MS)
     open_alarm(page)
     shown = page.locator("#alarm")
-    expect(shown).to_contain_text("Voltage low · Feed meter")
-    expect(shown).to_contain_text("voltage_a 150 V (threshold 187)")
-    expect(page.locator("#alarm-course")).to_contain_text("begin · Level 2")
-    expect(page.locator("#alarm-told")).to_contain_text("sc-1: begin retrying (3) connection refused")
-    expect(page.locator("#alarm-told")).to_contain_text("duty: news not taken no answer within 10 s")
+    expect(shown).to_contain_text("Voltage low · Feed meter", timeout=PATIENCE_MS)
+    expect(shown).to_contain_text("voltage_a 150 V (threshold 187)", timeout=PATIENCE_MS)
+    expect(shown).to_contain_text("sc-1: waiting", timeout=PATIENCE_MS)
+    expect(shown).to_contain_text("found power_lost", timeout=PATIENCE_MS)
+    expect(page.locator("#alarm-course")).to_contain_text("begin · Level 2", timeout=PATIENCE_MS)
+    expect(page.locator("#alarm-told")).to_contain_text(
+        "sc-1: begin retrying (3) connection refused", timeout=PATIENCE_MS
+    )
+    expect(page.locator("#alarm-told")).to_contain_text(
+        "duty: news not taken no answer within 10 s", timeout=PATIENCE_MS
+    )
     page.click("#alarm-close")
     page.click("#language")
     expect(line).to_contain_text("已抑制: 维护窗口", timeout=PATIENCE_MS)
@@ -224,7 +248,7 @@ def test_a_person_takes_an_alarm_up_hands_it_on_shelves_it_and_ends_it(page: Pag
     page.fill("#alarm-do [name=to]", "lin")
     button.get_by_text("Assign", exact=True).click()
     expect(page.locator("#alarm-facts")).to_contain_text("lin", timeout=PATIENCE_MS)
-    expect(button.get_by_text("Take off the shelf")).to_be_disabled()
+    expect(button.get_by_text("Take off the shelf")).to_be_disabled(timeout=PATIENCE_MS)
     page.fill("#alarm-do [name=words]", "spare part")
     page.fill("#alarm-do [name=hours]", "2")
     button.get_by_text("Shelve", exact=True).click()
@@ -234,7 +258,7 @@ def test_a_person_takes_an_alarm_up_hands_it_on_shelves_it_and_ends_it(page: Pag
     page.fill("#alarm-do [name=words]", "checked on site")
     button.get_by_text("End", exact=True).click()
     expect(page.locator("#alarm-facts")).to_contain_text("ended by a person", timeout=PATIENCE_MS)
-    expect(button.get_by_text("End", exact=True)).to_be_disabled()
+    expect(button.get_by_text("End", exact=True)).to_be_disabled(timeout=PATIENCE_MS)
     shelved = api.asked[3]
     assert shelved[:2] == ("POST", "shelve")
     assert shelved[2]["reason"] == "spare part"
