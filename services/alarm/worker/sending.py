@@ -73,6 +73,8 @@ class Sender:
         self._limits = limits
         self._wake = wake
         self._busy: set[str] = set()
+        self._taken: set[str] = set()
+        """Messages that were taken when the database was away, one of a channel at most: they are not sent again."""
 
     async def begin(self, tasks: asyncio.TaskGroup, may: Callable[[], bool]) -> None:
         """Begin to send on each channel that has something to send and is not at it already.
@@ -115,22 +117,25 @@ class Sender:
 
     async def _send_one(self, row: NotificationRow, channel: ChannelRow) -> bool:
         """Try one message; return whether it is done with."""
-        if row.attempts >= self._limits.max_attempts:  # each of them has ended the process
-            await self._give_up(row, row.error or "no attempt came to an end", "多次尝试均未完成", failing=True)
-            return True
-        async with self._db.write() as conn:
-            await store.note_attempt(conn, row.notification_id)
-        kind = channel.config.kind
-        try:
-            await self.deliver(channel, row)
-        except PlatformError as exc:
-            SENT.labels(kind, "failed").inc()
-            return await self._failed(row, exc)
-        SENT.labels(kind, "sent").inc()
+        if row.notification_id not in self._taken:
+            if row.attempts >= self._limits.max_attempts:  # each of them has ended the process
+                await self._give_up(row, row.error or "no attempt came to an end", "多次尝试均未完成", failing=True)
+                return True
+            async with self._db.write() as conn:
+                await store.note_attempt(conn, row.notification_id)
+            kind = channel.config.kind
+            try:
+                await self.deliver(channel, row)
+            except PlatformError as exc:
+                SENT.labels(kind, "failed").inc()
+                return await self._failed(row, exc)
+            SENT.labels(kind, "sent").inc()
+            self._taken.add(row.notification_id)
         async with self._db.write() as conn:
             now = self._clock.now()
             await store.note_sent(conn, row.notification_id, now)
             mended = await note_works(conn, channel.channel_id, now)
+        self._taken.discard(row.notification_id)
         if mended:
             self._wake()
         return True

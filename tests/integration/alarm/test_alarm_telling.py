@@ -171,6 +171,18 @@ class Repeats:
         raise NotDelivered(f"no such robot: {credentials.require('token')}", message_zh="机器人不存在")
 
 
+class TakesWhileTheDatabaseIsAway:
+    """A receiver that takes a message at the moment at which the database goes away."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self.taken: list[str] = []
+
+    async def send(self, config: ChannelConfig, credentials: Credentials, message: Outgoing) -> None:
+        self.taken.append(message.notification_id)
+        await self._db.close()
+
+
 def _shown(alarm: dict[str, Any]) -> str:
     return str(alarm["alarm_id"]) + (" ended" if alarm["ended_at"] else "")
 
@@ -397,6 +409,20 @@ async def test_a_channel_that_hangs_holds_up_nobody(told: Told) -> None:
         hangs.go.set()
     assert hangs.calls == 2
     assert told.heard() == [("news", ["a-1"]), ("news", ["a-2"])]
+
+
+async def test_what_was_taken_while_the_database_was_away_is_not_sent_again(told: Told) -> None:
+    await told.channel("robot")
+    await told.route(channels=["robot"])
+    robot = TakesWhileTheDatabaseIsAway(told.db)
+    told.sender = told.new_sender(robot)
+    await told.take(told.event("a-1"))
+    await told.after(30)
+    await told.db.open()
+    assert [row.state for row in await told.rows()] == ["pending"]
+    await told.send()
+    (row,) = await told.rows()
+    assert (row.state, robot.taken) == ("sent", [row.notification_id])
 
 
 async def test_nothing_is_begun_once_another_process_may_hold_the_lease(told: Told) -> None:
