@@ -5,7 +5,8 @@ changes, the events in the outbox among it, is one transaction with the position
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import nullcontext
 from itertools import islice
 from typing import Protocol
@@ -118,8 +119,8 @@ class JudgeHandler:
         self._partition_of = partition_of
         self._partitions: set[int] = set()
         self._turn = 0
-        self._introduced: Iterator[Target] = iter(())
-        """Devices that may never have reported and are still to be told to the engine."""
+        self._introduced: deque[Iterator[Target | None]] = deque()
+        """Devices that may never have reported and are still to be told to the engine; the newest first."""
         self._class_map = class_map
         self._wake = wake
         self._site_limits = site_limits
@@ -161,7 +162,7 @@ class JudgeHandler:
         for partition, resumed_us in self._beats.resumed():
             self._engine.resume(partition, resumed_us)
         self._partitions |= partitions
-        self._introduced = iter(self._directory.targets())
+        self._introduced = deque([iter(self._directory.targets())])
         self._check_known = True
         await self._energy.load(conn, partitions)
         findings = self._findings.load(await alarms_store.fetch_active_findings(conn, partitions))
@@ -203,14 +204,13 @@ class JudgeHandler:
         changes = Changes()
         await self._refresh_book(conn)
         told = await self._of_unknown_rows(conn)
+        changed = self._directory.take_changed()
         removed = set()
-        for device_id in self._directory.take_changed():
+        for device_id in changed:
             self._engine.forget_device(device_id)
-            self._expect(self._directory.target(device_id))
             if self._directory.is_removed(device_id):
                 removed.add(device_id)
-        for target in islice(self._introduced, INTRODUCED_AT_ONCE):
-            self._expect(target)
+        self._introduce(changed)
         told += await self._of_removed(conn, removed)
         self._engine.reconsider(changes)
         by_topic: dict[str, list[Received]] = {}
@@ -299,6 +299,18 @@ class JudgeHandler:
         )
 
     # Readings
+
+    def _introduce(self, changed: Collection[str]) -> None:
+        """Tell the engine of devices to wait for, so many that they hold up nothing: those that changed first."""
+        if changed:
+            self._introduced.appendleft(map(self._directory.target, sorted(changed)))
+        room = INTRODUCED_AT_ONCE
+        while self._introduced and room > 0:
+            for target in islice(self._introduced[0], room):
+                self._expect(target)
+                room -= 1
+            if room > 0:
+                self._introduced.popleft()
 
     def _expect(self, target: Target | None) -> None:
         """Wait for a device of a partition that is held here, if it is to report at all."""

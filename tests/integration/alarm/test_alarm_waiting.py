@@ -7,6 +7,7 @@ from services.alarm.domain.model import NoData
 from services.alarm.domain.rulebook import Override, Scope
 from services.alarm.store import rulebook as rulebook_store
 from services.alarm.views import StoredOverride
+from services.alarm.worker import judging
 from tests.integration.alarm.alarm_world import LOW, SITE, START, World
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
@@ -85,3 +86,26 @@ async def test_no_data_clears_where_a_rule_says_so(world: World) -> None:
     [_, end] = await world.events()
     assert (end.end_reason, end.rule_id) == (EndReason.NO_DATA, LOW)
     assert await world.told() == [("begin", LOW, 0.0), ("end", LOW, 65.0)]
+
+
+async def test_devices_are_told_of_in_portions_and_those_that_changed_first(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judging, "INTRODUCED_AT_ONCE", 2)
+    for number in range(2, 7):
+        world.registry.add(f"m-{number}", period_s=10.0)
+    await world.restart()
+    world.registry.add("m-9", period_s=10.0)
+    world.registry.changed.add("m-9")
+    for second in (0, 1, 2, 3):
+        await world.take(world.heartbeat(second))
+    since = {one[0]: one[2] for slot in range(20) if (one := _heard(world, slot)) is not None}
+    assert sorted(since) == ["m-2", "m-3", "m-4", "m-5", "m-6", "m-9"]
+    assert since["m-9"] < since["m-6"]
+
+
+def _heard(world: World, slot: int) -> tuple[str, int, int] | None:
+    try:
+        return world.handler.engine.heard(slot)
+    except IndexError:
+        return None
