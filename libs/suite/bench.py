@@ -235,6 +235,31 @@ def archive() -> list[Measurement]:
     ]  # fmt: skip
 
 
+def alarming() -> list[Measurement]:
+    """From the reading that decides to the alarm on the bus, under load; and a province that loses its power."""
+    from libs.suite.bench_alarming import METERS, measure
+
+    latency, outage = measure()
+    p99_ms, kept = 1000 * latency.p99_s, min(outage.on_the_bus, outage.listed)
+    told = 100 * outage.messages / outage.meters
+    return [
+        Measurement(
+            "accepted → alarm.events, alarm on one core, p99", p99_ms, "ms", "under 500 ms at 100,000 points/s",
+            p99_ms < 500 and latency.points_per_s >= 100_000,
+            f"{latency.points_per_s:,.0f} points/s of {METERS:,} meters, {latency.begins:,} begins, p50 "
+            f"{1000 * latency.p50_s:.0f} ms, worst {1000 * latency.worst_s:.0f} ms; no history beside it",
+        ),
+        Measurement(
+            "province without power: begins that were told, stored and listed", kept, "alarms", f"{outage.meters:,}",
+            kept == outage.meters,
+            f"reported within {outage.published_within_s:.0f} s, all on the bus after {outage.settled_s:.0f} s",
+        ),
+        Measurement(
+            "  messages to people", told, "% of the begins", "under 1 %", told < 1, f"{outage.messages} messages"
+        ),
+    ]  # fmt: skip
+
+
 def terminals() -> list[Measurement]:
     """What ten thousand terminals that have dialled in take, each with a line, a task and a meter."""
     count = 10_000
@@ -299,6 +324,7 @@ def statistics() -> list[Measurement]:
 BENCHMARKS: Mapping[str, Benchmark] = {
     "start": start,
     "chain": chain,
+    "alarming": alarming,
     "judging": judging,
     "statistics": statistics,
     "acquisition": acquisition,
