@@ -210,8 +210,15 @@ def _named(said: Said, source: str) -> Iterable[Fact]:
 
 def _ahead(said: Said, watched: Watched | None) -> Iterable[Fact]:
     """Yield how much the platform knows that was not pushed to us."""
-    last = said.facts.get(Known.PLATFORM_LAST_REPORT_AT.value)
+    last = _time(said.facts.get(Known.PLATFORM_LAST_REPORT_AT.value))
     ours = None if watched is None else watched.last_report_at or watched.since
-    if isinstance(last, str) and ours is not None:
-        ahead_s = (datetime.fromisoformat(last) - ours).total_seconds()
-        yield Fact(Known.PLATFORM_AHEAD_S, round(ahead_s, 1), said.at, DEVICE_PLATFORM)
+    if last is not None and ours is not None:
+        yield Fact(Known.PLATFORM_AHEAD_S, round((last - ours).total_seconds(), 1), said.at, DEVICE_PLATFORM)
+
+
+def _time(value: object) -> datetime | None:
+    try:
+        found = datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else None

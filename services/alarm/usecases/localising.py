@@ -121,6 +121,16 @@ class Localiser:
         LOOKS.labels(looked.outcome).inc()
         return looked
 
+    async def put_off(self, wanted: Wanted) -> None:
+        """Look at a device later, because a look at it has failed for a reason that nobody foresaw.
+
+        Raises:
+            Unavailable: Our own database is away.
+        """
+        async with self._db.write() as conn:
+            await store.settle(conn, wanted, self._clock.now() + self._pauses.recheck)
+        LOOKS.labels("failed").inc()
+
     async def _write(
         self, wanted: Wanted, work: Callable[[WriteConn, DiagnosisRow | None], Awaitable[Looked]]
     ) -> Looked:

@@ -99,6 +99,9 @@ class Looking:
                 await self._localiser.look(wanted)
             except Unavailable as exc:
                 trouble.append(exc)
+            except Exception:  # our mistake; without this one device would end the process again and again
+                logger.exception("look failed", extra={"device_id": wanted.device_id})
+                await self._localiser.put_off(wanted)
             beat()
 
         async with asyncio.TaskGroup() as tasks:

@@ -101,6 +101,21 @@ class TestLife:
         await field.look()
         assert [phase for phase, _, _ in await field.causes()] == ["begin", "end"]
 
+    async def test_a_device_that_cannot_be_looked_at_stops_no_other(
+        self, field: Field, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        field.registry.add("d-1", sim=SIM)
+        field.registry.add("d-2", site="site-2")
+        one = field.registry.devices["d-1"]
+        field.registry.devices["d-1"] = replace(one, card_face=None)  # type: ignore[arg-type]  # nobody foresaw that
+        await field.silent("d-1", "d-2")
+        assert await field.causes() == [("begin", "d-2", "13")]
+        assert [record.message for record in caplog.records if record.levelname == "ERROR"] == ["look failed"]
+        field.registry.add("d-1", sim=SIM)
+        await field.clock.advance(3600)
+        await field.look()
+        assert ("begin", "d-1", "13") in await field.causes()
+
     async def test_looks_are_rationed(self, field: Field) -> None:
         for number in range(10):
             field.registry.add(f"d-{number}", site=f"site-{number}")

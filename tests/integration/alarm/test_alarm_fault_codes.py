@@ -113,6 +113,13 @@ class TestCauses:
         await field.silent("d-2", "d-3", reason="timeout")
         assert {code for _, device_id, code in await field.causes() if device_id != "d-1"} == {"30"}
 
+    async def test_what_was_never_heard_makes_no_line_half_alive(self, field: Field) -> None:
+        for number in (1, 2, 3):
+            field.registry.add(f"d-{number}", line="line-1")
+        await field.tell(field.status("d-3", Connectivity.NEVER_SEEN))
+        await field.silent("d-1", "d-2", reason="timeout")
+        assert {code for _, _, code in await field.causes()} == {"30"}
+
     async def test_a_sleeper_is_only_asleep(self, field: Field) -> None:
         field.registry.add("d-1", sim=SIM)
         field.registry.devices["d-1"] = replace(field.registry.devices["d-1"], sleeps=True, period_s=86_400.0)

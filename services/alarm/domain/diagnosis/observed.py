@@ -187,11 +187,13 @@ def _of_line(device: Installed, watched: Watched, around: Around, now: datetime)
     there = [one for one in around.neighbours if one.device_id in others]
     silent = sum(one.is_silent for one in there) + int(watched.is_silent)
     alive = sum(one.is_heard for one in there)
+    # What was never heard was perhaps never installed: it makes no line half alive.
+    known = silent + alive + int(watched.is_heard)
     # A line is its gateway where the registry has no gateway of its own for it, so both are told.
     for name, count in (
-        (Known.GATEWAY_DEVICES, len(device.behind)),
+        (Known.GATEWAY_DEVICES, known),
         (Known.GATEWAY_SILENT, silent),
-        (Known.LINE_DEVICES, len(device.behind)),
+        (Known.LINE_DEVICES, known),
         (Known.LINE_SILENT, silent),
         (Known.LINE_ALIVE, alive),
     ):
