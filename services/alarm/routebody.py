@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from libs.common.clock import CIVIL_ZONE
+from libs.common.contracts.base import Flag
 from libs.common.errors import WrongValue
 from services.alarm.domain.routing import EVERY_DAY, GroupBy, Hours, Match, Route, Step
 
@@ -76,7 +77,7 @@ class RouteBody(_Body):
 
     name: str = Field(min_length=1, max_length=200)
     position: int = Field(default=100, ge=0, le=1_000_000, description="routes are asked in this order")
-    enabled: bool = True
+    enabled: Flag = True
     match: MatchBody = MatchBody()
     times: tuple[HoursBody, ...] = Field(default=(), max_length=20, description="when it counts; none: always")
     timezone: Annotated[str, AfterValidator(is_a_zone)] = CIVIL_ZONE.key
@@ -89,8 +90,8 @@ class RouteBody(_Body):
     quiet_told_level: int = Field(default=1, ge=0, le=4, description="this level and worse is told in quiet hours too")
     digest_at: tuple[Clock, ...] = Field(default=(), max_length=24, description="told together at these times only")
     escalation: tuple[StepBody, ...] = Field(default=(), max_length=10)
-    tell_ends: bool = True
-    continues: bool = Field(default=False, description="routes behind this one may take the alarm too")
+    tell_ends: Flag = True
+    continues: Flag = Field(default=False, description="routes behind this one may take the alarm too")
 
     @model_validator(mode="after")
     def _steps_rise(self) -> "RouteBody":

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from libs.common.contracts.base import UtcTime
+from libs.common.contracts.base import Flag, UtcTime
 from libs.common.web import Cursor, Limit, Page, check_span, read_time_cursor, time_cursor
 from services.alarm.api.common import Reader, Writer, request_id
 from services.alarm.channels.config import DEFAULT_RATE_PER_MIN, ChannelConfig
@@ -38,7 +38,7 @@ class ChannelBody(BaseModel):
         description="name of the stored secret; its values are never shown",
     )
     language: Literal["zh", "en"] = "zh"
-    enabled: bool = True
+    enabled: Flag = True
     rate_per_min: int | None = Field(
         default=None, ge=1, le=6000, description="more than so many become one message; null: what the receiver takes"
     )
