@@ -247,6 +247,7 @@ def _judge_one(
     book: Book, load_id: str, seen: Seen | None, leases: list[Lease], waking: bool, now: Moment, margin_s: float
 ) -> Judgement:
     about = leases[0] if leases else None
+    is_closed = seen is not None and seen.breaker == 1
     judgement = Judgement(
         load_id=load_id,
         device_id=seen.device_id
@@ -256,11 +257,12 @@ def _judge_one(
         channel=seen.channel if seen is not None and seen.channel else (None if about is None else about.channel),
         verdict=Verdict.FINE,
         had_lease=bool(leases),
+        is_closed=is_closed,
+        age_s=seen.age_s if seen is not None and is_closed else None,
     )
     valid = [lease for lease in leases if lease.is_valid(now, margin_s)]
     isolated = any(lease.isolation_id is not None for lease in valid)
-    if seen is not None and seen.breaker == 1:
-        judgement = replace(judgement, is_closed=True, age_s=seen.age_s)
+    if seen is not None and is_closed:
         if valid or not leases:
             return judgement
         # A reading from before the lease ended says nothing: the OFF may have come after it.

@@ -4,6 +4,7 @@ The outbox is read in place of a bus, so that a test decides when, whether and h
 """
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -66,13 +67,15 @@ class FieldSim:
         self.door_open = True
         self.holder_alive = True
         self.holder_margin_s = holder_margin_s
+        self.loses_answer: Callable[[], bool] = lambda: False
+        """Asked at every exchange with a device: whether its answer is lost, after it has done what it was asked."""
         self.results: list[Result] = []
 
     def reading(self, load_id: str) -> Reading | None:
         breaker = self.breakers.get(load_id)
         if breaker is None or not self.door_open or not self.holder_alive:
             return None
-        if not breaker.reachable:
+        if not breaker.reachable or self.loses_answer():
             return Reading(breaker=None, read_at=None, age_s=1e6)
         return Reading(
             breaker=int(breaker.closed), read_at=self.clock.now(), age_s=0.0, local_lock=breaker.local_lock,
@@ -88,7 +91,7 @@ class FieldSim:
             return
         breaker.executed.add(command.command_id)
         if command.action is CommandAction.READ_BACK:
-            self._say(command, Stage.VERIFIED if breaker.reachable else Stage.UNKNOWN)
+            self._say_read(command, breaker)
             return
         self._say(command, Stage.ACCEPTED)
         if not breaker.reachable:
@@ -101,7 +104,16 @@ class FieldSim:
             self._say(command, Stage.REFUSED, reason="protection_trip")
         else:
             self.close(breaker)
-            self._say(command, Stage.VERIFIED)
+            self._say_read(command, breaker)
+
+    def door_on(self, load_id: str) -> bool:
+        """Close by the direct door; returns whether it was taken and proven."""
+        breaker = self.breakers[load_id]
+        stopped = breaker.local_lock or (breaker.trip_reason in PROTECTION_TRIPS and not breaker.closed)
+        if not (self.holder_alive and self.door_open and breaker.reachable) or stopped:
+            return False
+        self.close(breaker)
+        return not self.loses_answer()
 
     def _open(self, breaker: Breaker, command: WireCommand) -> None:
         if breaker.refuses_to_open:
@@ -115,7 +127,7 @@ class FieldSim:
         breaker.deadline = None
         if command.off_at_most_s is not None:
             breaker.deadline = self.clock.monotonic() + command.off_at_most_s
-        self._say(command, Stage.VERIFIED)
+        self._say_read(command, breaker)
 
     def close(self, breaker: Breaker) -> None:
         if not breaker.closed:
@@ -136,6 +148,9 @@ class FieldSim:
             )
             if late_s > self.holder_margin_s or by_length:
                 self.close(breaker)
+
+    def _say_read(self, command: WireCommand, breaker: Breaker) -> None:
+        self._say(command, Stage.VERIFIED if breaker.reachable and not self.loses_answer() else Stage.UNKNOWN)
 
     def _say(self, command: WireCommand, stage: Stage, reason: str | None = None) -> None:
         breaker = self.breakers[str(command.load_id)]

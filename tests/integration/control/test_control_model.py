@@ -7,8 +7,6 @@ all is well again, everything is on, proven, and every lease is over.
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,13 +18,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from libs.common.bus import topics
 from libs.common.contracts.control import CommandAction, Priority
-from libs.common.db import Database, WriteConn
-from libs.common.errors import InvalidInput
 from libs.common.testing.clock import FakeClock
 from services.control.domain.guards import Policy
 from services.control.domain.plans import Schedule, Window
 from services.control.usecases.orders import SwitchOrder, WakeOrder
-from tests.integration.control.control_world import World, database, local, new_keys
+from tests.integration.control.control_world import database, local, new_keys
+from tests.integration.control.mortal import Fate, Fuse, Mortal
+from tests.integration.control.mortal_world import MortalWorld
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.timeout(600)]
 
@@ -34,46 +32,6 @@ LOADS = ("a", "b")
 POLICY = Policy(min_off_s=60, min_on_s=0, max_offs_per_day=1000, overdue_margin_s=60)
 SLACK_S = 70.0
 """Longest pause between attempts, and a step of the clock. [s]"""
-
-
-class Killed(Exception):
-    """The process ended here."""
-
-
-class Mortal:
-    """A database whose user is killed at a chosen transaction, before or after it has been committed."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
-        self.fuse: int | None = None
-        self.commits = False
-
-    def read(self) -> AbstractAsyncContextManager[Any]:
-        return self._db.read()
-
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[WriteConn]:
-        async with self._mortally(self._db.write()) as conn:
-            yield conn
-
-    @asynccontextmanager
-    async def effects(self) -> AsyncIterator[WriteConn]:
-        async with self._mortally(self._db.effects()) as conn:
-            yield conn
-
-    @asynccontextmanager
-    async def _mortally(self, inner: AbstractAsyncContextManager[WriteConn]) -> AsyncIterator[WriteConn]:
-        dies = False
-        if self.fuse is not None:
-            self.fuse -= 1
-            dies = self.fuse < 0
-            self.fuse = None if dies else self.fuse
-        async with inner as conn:
-            yield conn
-            if dies and not self.commits:
-                raise Killed
-        if dies:
-            raise Killed
 
 
 class Nights(RuleBasedStateMachine):
@@ -88,6 +46,7 @@ class Nights(RuleBasedStateMachine):
         self.clock = FakeClock()
         self.real = database(self.url)
         self.mortal = Mortal(self.real)
+        self.mortal.fate = self.fuse = Fuse()
         self.ahead_h = self.ahead_at_most_h = 0
         """How far the wall clock has been set ahead, and was at the most."""
         self.do(self.begin())
@@ -105,7 +64,7 @@ class Nights(RuleBasedStateMachine):
                 """
             )
         keys = new_keys(Path(self.folder.name) / "keys", self.clock)
-        self.world = World(self.mortal, self.clock, keys, POLICY)  # type: ignore[arg-type]
+        self.world = MortalWorld(self.mortal, self.clock, keys, POLICY, Path(self.folder.name) / "leases.journal")
         self.world.field.holder_margin_s = 30
         for load_id in LOADS:
             self.world.add_load(load_id)
@@ -120,34 +79,16 @@ class Nights(RuleBasedStateMachine):
         try:
             self.do(self.all_is_well_again())
         finally:
+            self.world.journal.close()
             self.do(self.real.close())
             self.folder.cleanup()
 
     async def survive(self, work: Any) -> None:
-        """Let a step happen; when the process is killed within it, start another. A refusal is an answer."""
-        try:
-            await work
-        except InvalidInput:
-            return
-        except Killed:
-            self.world.start()
-            await self.world.scheduler.recover()
+        await self.world.survive(work)
 
     async def pass_time(self, seconds: float, step_s: float) -> None:
         for _ in range(int(seconds / step_s)):
-            await self.clock.advance(step_s)
-            await self.survive(self.world.tick())
-            # A command is published at least once, and after a kill perhaps again.
-            await self.survive(self.world.relay())
-            self.world.deliver()
-            self.world.field.holder_turn()
-            results = list(self.world.field.results)
-            try:
-                await self.world.answer()
-            except Killed:
-                self.world.start()
-                if not self.mortal.commits:
-                    self.world.field.results = results + self.world.field.results
+            await self.world.live(step_s)
 
     # What people and the world do.
 
@@ -219,9 +160,41 @@ class Nights(RuleBasedStateMachine):
         # Stands for a bus that is away for longer than a sending is valid.
         self.world.commands.clear()
 
-    @rule(fuse=st.integers(0, 12), commits=st.booleans())
-    def will_be_killed(self, fuse: int, commits: bool) -> None:
-        self.mortal.fuse, self.mortal.commits = fuse, commits
+    @rule(steps=st.integers(0, 12), how=st.sampled_from([Fate.DIES_BEFORE, Fate.DIES_AFTER]))
+    def will_be_killed(self, steps: int, how: Fate) -> None:
+        self.fuse.steps, self.fuse.how = steps, how
+
+    @rule(messages=st.integers(0, 12))
+    def will_be_killed_publishing(self, messages: int) -> None:
+        left = iter(range(messages))
+        self.world.dies_publishing = lambda: next(left, None) is None and self.publishes_again()
+
+    def publishes_again(self) -> bool:
+        self.world.dies_publishing = lambda: False
+        return True
+
+    @rule()
+    def watchdog_killed(self) -> None:
+        self.world.kill_watchdog()
+        self.world.revive_watchdog()
+
+    @rule(part=st.sampled_from(["control", "bus", "database"]), seconds=st.sampled_from([15, 90, 400]))
+    def away(self, part: str, seconds: float) -> None:
+        self.set_there(part, there=False)
+        self.do(self.pass_time(seconds, 15 if seconds < 100 else 40))
+        self.set_there(part, there=True)
+        # Without them nobody can be told; now those who could not tell it have to try again.
+        self.do(self.pass_time(SLACK_S, 35))
+
+    def set_there(self, part: str, *, there: bool) -> None:
+        if part == "control":
+            self.world.control_up = there
+            if there:
+                self.world.start()
+        elif part == "bus":
+            self.world.bus_up = there
+        else:
+            self.mortal.away = not there
 
     @rule(seconds=st.sampled_from([5, 30, 90]))
     def time_passes(self, seconds: float) -> None:
@@ -259,9 +232,11 @@ class Nights(RuleBasedStateMachine):
         assert self.do(self.value("select coalesce(max(attempt), 0) from commands where action = 'open'")) <= 2
 
     @invariant()
-    def each_sending_is_published_once(self) -> None:
-        sent = [payload["command_id"] for topic, payload in self.world.published if topic == topics.COMMANDS]
-        assert len(sent) == len(set(sent))
+    def each_sending_has_its_own_id(self) -> None:
+        sent: dict[object, object] = {}
+        for topic, payload in self.world.published:
+            if topic == topics.COMMANDS:
+                assert sent.setdefault(payload["command_id"], payload) == payload, "published again as another one"
 
     @invariant()
     def nothing_sleeps_unnoticed(self) -> None:
@@ -286,7 +261,7 @@ class Nights(RuleBasedStateMachine):
     # And in the end.
 
     async def all_is_well_again(self) -> None:
-        self.mortal.fuse = None
+        self.fuse.steps = None
         self.world.field.holder_alive = self.world.field.door_open = True
         for breaker in self.world.field.breakers.values():
             breaker.answers = breaker.reachable = True
