@@ -6,7 +6,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -117,7 +117,8 @@ class Town:
 
 
 @asynccontextmanager
-async def town(folder: Path) -> AsyncIterator[Town]:
+async def town(folder: Path, *, host: Mapping[str, str] | None = None) -> AsyncIterator[Town]:
+    """Start everything; ``host`` is added to the environment of control and the watchdog."""
     server = EmbeddedPostgres(folder / "postgres", settings=EXPENDABLE)
     await asyncio.to_thread(server.start)
     async with AsyncExitStack() as stack:
@@ -138,7 +139,7 @@ async def town(folder: Path) -> AsyncIterator[Town]:
         await setting_up.stop()
         environ = {
             "PATH": os.environ["PATH"], "DATABASE_URL": server.url, "WATTRING_DATA_DIR": str(folder),
-            "WATTRING_SERVICE_URLS": json.dumps(urls), "WATTRING_LOG_FORMAT": "text",
+            "WATTRING_SERVICE_URLS": json.dumps(urls), "WATTRING_LOG_FORMAT": "text", **(host or {}),
         }  # fmt: skip
         control = Process(
             "control", ["-m", "services.control"],
