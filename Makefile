@@ -1,6 +1,7 @@
 # Wattring. Needs python3 >= 3.11 with venv; everything else is set up by the targets themselves.
 #   PORT, WATTRING_DATA_DIR   where `make run` listens and keeps its data
-#   MINUTES, SEED             how long `make soak` disturbs, and which plan it repeats
+#   MINUTES, SEED             how long `make soak` disturbs (and how long a night of `make chaos` is), and which plan it repeats
+#   RUNS, UNITS               how many nights `make chaos` lives through, and of how many radio units
 #   T                         what `make test` runs: make test T=tests/unit/alarm
 #   PYTHON                    the interpreter to use
 
@@ -21,6 +22,8 @@ SPREAD := -n $(JOBS) --maxschedchunk=1
 RERUNS ?= 1
 T ?= tests
 MINUTES ?= 5
+RUNS ?= 20
+UNITS ?= 1000
 
 export UV_PYTHON_DOWNLOADS := never
 export UV_NO_PROGRESS ?= 1
@@ -28,7 +31,7 @@ export UV_NO_PROGRESS ?= 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run peers test lint fmt types up down bench soak fuzz image clean clean-data
+.PHONY: help setup run peers test lint fmt types up down bench soak chaos fuzz image clean clean-data
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -76,6 +79,9 @@ bench: setup ## measure speed and memory, print them beside others' figures, wri
 
 soak: setup ## let everything go wrong for MINUTES (SEED repeats a run), then compare what was sent with what is held
 	@$(BIN)/python -m libs.suite.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+chaos: setup ## kill everything in RUNS nights, then see that every radio unit is awake or somebody was called (SEED repeats)
+	@$(BIN)/python -m libs.suite.chaos --runs $(RUNS) --units $(UNITS) $(if $(findstring file,$(origin MINUTES)),,--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
 fuzz: setup ## run the property tests with many more examples
 	$(BIN)/pytest $(SPREAD) -m hypothesis --hypothesis-profile=fuzz --timeout=3600 tests

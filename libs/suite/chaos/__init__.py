@@ -1,0 +1,1 @@
+"""The chaos of the night with real processes: a plan's window, everything killed, every unit awake or somebody told."""
