@@ -321,6 +321,23 @@ def statistics() -> list[Measurement]:
     return found
 
 
+def control() -> list[Measurement]:
+    """How many commands a second control takes through their whole life."""
+    count = 10_000
+    done = subprocess.run(
+        [sys.executable, "-m", "libs.suite.bench_control", str(count)], capture_output=True, text=True, check=True
+    )
+    took = json.loads(done.stdout)
+    rate = count / took.pop("total")
+    parts = ", ".join(f"{name} {1000 * seconds / count:.2f}" for name, seconds in took.items())
+    note = f"ms a command: {parts}; database on the other cores"
+    return [
+        Measurement(
+            "commands through their whole life, control on one core", rate, "commands/s", "1,000", rate >= 1000, note
+        )
+    ]
+
+
 BENCHMARKS: Mapping[str, Benchmark] = {
     "start": start,
     "chain": chain,
@@ -331,6 +348,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "terminals": terminals,
     "history": history,
     "archive": archive,
+    "control": control,
 }
 
 
