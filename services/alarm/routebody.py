@@ -12,6 +12,7 @@ from libs.common.errors import WrongValue
 from services.alarm.domain.routing import EVERY_DAY, GroupBy, Hours, Match, Route, Step
 
 Id = Annotated[str, Field(min_length=1, max_length=100)]
+Day = Annotated[int, Field(strict=True, ge=1, le=7)]
 Clock = Annotated[str, Field(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$", examples=["08:00"])]
 
 
@@ -33,7 +34,7 @@ class HoursBody(_Body):
 
     start: Clock = Field(alias="from")
     end: Clock = Field(alias="to")
-    days: tuple[Annotated[int, Field(ge=1, le=7)], ...] = Field(default=(1, 2, 3, 4, 5, 6, 7), description="1: Monday")
+    days: tuple[Day, ...] = Field(default=(1, 2, 3, 4, 5, 6, 7), description="1: Monday")
 
     def to_hours(self) -> Hours:
         """Return the domain's."""
@@ -47,7 +48,7 @@ class MatchBody(_Body):
     regions: tuple[Id, ...] | None = Field(default=None, min_length=1, max_length=1000)
     sites: tuple[Id, ...] | None = Field(default=None, min_length=1, max_length=10_000)
     station_classes: tuple[Literal["A", "B", "C", "D", "E"], ...] | None = Field(default=None, min_length=1)
-    levels: tuple[Annotated[int, Field(ge=1, le=4)], ...] | None = Field(default=None, min_length=1)
+    levels: tuple[Annotated[int, Field(strict=True, ge=1, le=4)], ...] | None = Field(default=None, min_length=1)
     signals: tuple[Id, ...] | None = Field(
         default=None, min_length=1, max_length=1000, description="codes of the table; one that ends in * is a beginning"
     )
@@ -68,7 +69,7 @@ class MatchBody(_Body):
 class StepBody(_Body):
     """Whom to tell as well when nobody has acknowledged for so long."""
 
-    after_s: float = Field(ge=60, le=604_800)
+    after_s: float = Field(strict=True, ge=60, le=604_800)
     channels: tuple[Id, ...] = Field(min_length=1, max_length=20)
 
 
@@ -76,18 +77,20 @@ class RouteBody(_Body):
     """Who is told of which alarms, and how."""
 
     name: str = Field(min_length=1, max_length=200)
-    position: int = Field(default=100, ge=0, le=1_000_000, description="routes are asked in this order")
+    position: int = Field(default=100, strict=True, ge=0, le=1_000_000, description="routes are asked in this order")
     enabled: Flag = True
     match: MatchBody = MatchBody()
     times: tuple[HoursBody, ...] = Field(default=(), max_length=20, description="when it counts; none: always")
     timezone: Annotated[str, AfterValidator(is_a_zone)] = CIVIL_ZONE.key
     channels: tuple[Id, ...] = Field(min_length=1, max_length=20)
     group_by: tuple[GroupBy, ...] = Field(default=(GroupBy.REGION, GroupBy.SIGNAL), max_length=4)
-    group_wait_s: float = Field(default=30.0, ge=0, le=3600)
-    group_interval_s: float = Field(default=300.0, ge=1, le=86_400)
-    repeat_interval_s: float = Field(default=14_400.0, ge=0, le=604_800, description="0: nobody is reminded")
+    group_wait_s: float = Field(default=30.0, strict=True, ge=0, le=3600)
+    group_interval_s: float = Field(default=300.0, strict=True, ge=1, le=86_400)
+    repeat_interval_s: float = Field(
+        default=14_400.0, strict=True, ge=0, le=604_800, description="0: nobody is reminded"
+    )
     quiet_hours: tuple[HoursBody, ...] = Field(default=(), max_length=20)
-    quiet_told_level: int = Field(default=1, ge=0, le=4, description="this level and worse is told in quiet hours too")
+    quiet_told_level: int = Field(default=1, strict=True, ge=0, le=4, description="with worse ones, told always")
     digest_at: tuple[Clock, ...] = Field(default=(), max_length=24, description="told together at these times only")
     escalation: tuple[StepBody, ...] = Field(default=(), max_length=10)
     tell_ends: Flag = True

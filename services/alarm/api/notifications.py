@@ -40,7 +40,11 @@ class ChannelBody(BaseModel):
     language: Literal["zh", "en"] = "zh"
     enabled: Flag = True
     rate_per_min: int | None = Field(
-        default=None, ge=1, le=6000, description="more than so many become one message; null: what the receiver takes"
+        default=None,
+        strict=True,
+        ge=1,
+        le=6000,
+        description="more become one message; null: what the receiver takes",
     )
 
 
@@ -111,7 +115,7 @@ class TryBody(BaseModel):
     site_id: str = Field(min_length=1, max_length=100)
     device_id: str | None = Field(default=None, min_length=1, max_length=100)
     signal: str = Field(min_length=1, max_length=100)
-    level: int = Field(ge=1, le=4)
+    level: int = Field(strict=True, ge=1, le=4)
     at: UtcTime | None = Field(default=None, description="when it begins; null: now")
 
 

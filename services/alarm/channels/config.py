@@ -51,7 +51,7 @@ class SmtpConfig(_Config):
 
     kind: Literal["smtp"]
     host: str = Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9.:_-]+$")
-    port: int = Field(default=587, ge=1, le=65535)
+    port: int = Field(default=587, strict=True, ge=1, le=65535)
     tls: Literal["starttls", "tls", "none"] = Field(
         default="starttls", description="starttls and tls check the certificate; none only without user"
     )
@@ -103,7 +103,7 @@ class SmsConfig(_Config):
     body: dict[str, Any] = Field(min_length=1, max_length=50)
     phones: tuple[Phone, ...] = Field(min_length=1, max_length=200)
     separator: str = Field(default=",", max_length=5)
-    max_chars: int = Field(default=300, ge=20, le=1000)
+    max_chars: int = Field(default=300, strict=True, ge=20, le=1000)
     success: SmsSuccess | None = Field(default=None, description="without it any 2xx is one")
 
 
