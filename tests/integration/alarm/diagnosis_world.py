@@ -25,7 +25,7 @@ from libs.common.tokens import KeyRing, Principal
 from libs.common.web import create_app
 from libs.fieldsim.aep.platform import DevicePlatform
 from libs.fieldsim.cards import CardPlatform, SimulatedCard
-from services.alarm.domain.diagnosis.causes import Limits
+from services.alarm.domain.diagnosis.causes import Cause, Limits
 from services.alarm.domain.diagnosis.grouping import GroupLimits, Place
 from services.alarm.domain.diagnosis.subject import Card, FaultCard, Installed
 from services.alarm.drivers.cards import ExportCards
@@ -216,6 +216,13 @@ class Field:
 
     async def causes(self) -> list[tuple[str, str, str]]:
         return [(one.phase.value, one.device_id, one.code) for one in await self.told()]
+
+    async def codes(self) -> dict[str, str]:
+        """What was found at each device, told or not."""
+        async with self.db.read() as conn:
+            rows = await conn.fetch("select device_id, cause from diagnoses where ended_at is null order by began_at")
+        codes = load_codes()
+        return {row["device_id"]: codes[Cause(row["cause"])].code for row in rows}
 
     async def conditions(self) -> list[tuple[str, str, str]]:
         async with self.db.read() as conn:

@@ -58,9 +58,9 @@ class TestCauses:
         assert sorted(await field.causes()) == [("begin", "d-1", "16"), ("begin", "d-2", "16")]
         assert field.platform.asked == []
 
-    @pytest.mark.parametrize(
-        ("card", "code"),
-        [
+    async def test_what_a_card_tells(self, field: Field) -> None:
+        cases: list[tuple[Mapping[str, Any], str]] = [
+            ({"state": "5"}, "01"),
             ({"state": "5", "owed": 3.0}, "02"),
             ({"state": "6"}, "01"),
             ({"cut_off": True}, "04"),
@@ -72,13 +72,10 @@ class TestCauses:
             ({"directed": True, "targets": ("198.51.100.7",)}, "05"),
             ({"used_kb": 28_000.0, "quota_mb": 100.0}, "03"),
             ({}, "13"),
-        ],
-    )
-    async def test_what_a_card_tells(self, field: Field, card: Mapping[str, Any], code: str) -> None:
-        field.registry.add("d-1", sim=SIM)
-        field.platform.cards[NUMBER] = SimulatedCard(**card)
-        await field.silent("d-1")
-        assert await field.causes() == [("begin", "d-1", code)]
+        ]
+        names = [with_card(field, number, card) for number, (card, _) in enumerate(cases)]
+        await field.silent(*names)
+        assert await field.codes() == {name: code for name, (_, code) in zip(names, cases, strict=True)}
         assert field.platform.findings == []
 
     async def test_a_card_without_session_among_living_neighbours(self, field: Field) -> None:
@@ -89,20 +86,21 @@ class TestCauses:
         await field.silent("d-1")
         assert await field.causes() == [("begin", "d-1", "10")]
 
-    @pytest.mark.parametrize(
-        ("changes", "code"),
-        [
+    async def test_what_the_last_status_tells(self, field: Field) -> None:
+        cases: list[tuple[Mapping[str, Any], str]] = [
             ({"signal": RadioSignal(rsrp_dbm=-121.0)}, "12"),
             ({"battery": Battery(level_percent=7.0)}, "15"),
+            ({"battery": Battery(voltage_v=3.1)}, "15"),
             ({"reason": "bad_answer"}, "25"),
             ({"reason": "line_down"}, "17"),
             ({}, "13"),
-        ],
-    )
-    async def test_what_the_last_status_tells(self, field: Field, changes: Mapping[str, Any], code: str) -> None:
-        field.registry.add("d-1", line="line-1")
-        await field.silent("d-1", **changes)
-        assert await field.causes() == [("begin", "d-1", code)]
+        ]
+        for number, (changes, _) in enumerate(cases):
+            field.registry.add(f"d-{number}", line=f"line-{number}", site=f"site-{number}")
+            await field.tell(field.status(f"d-{number}", Connectivity.OFFLINE, **changes))
+        await field.clock.advance(60)
+        await field.look()
+        assert await field.codes() == {f"d-{number}": code for number, (_, code) in enumerate(cases)}
 
     async def test_one_of_a_line_and_a_whole_line(self, field: Field) -> None:
         for number in (1, 2, 3):
@@ -220,24 +218,18 @@ class TestCauses:
         await field.silent("d-1", "d-2")
         assert sorted(await field.causes()) == [("begin", "d-1", "16"), ("begin", "d-2", "16")]
 
-    @pytest.mark.parametrize(
-        ("ordered", "card", "code"),
-        [
+    async def test_a_card_that_is_not_what_was_ordered(self, field: Field) -> None:
+        cases: list[tuple[str, Mapping[str, Any], str]] = [
             ("NB-IoT 30M", {"network": "4G LTE"}, "06"),
             ("4G 通用", {"network": "NB-IoT"}, "06"),
             ("NB-IoT 定向", {"directed": False}, "06"),
             ("NB-IoT 非定向", {"directed": True, "targets": ("203.0.113.9",)}, "06"),
             ("NB-IoT 定向", {"directed": True, "targets": ("203.0.113.9",)}, "13"),
             ("30M", {"network": "4G LTE"}, "13"),
-        ],
-    )
-    async def test_a_card_that_is_not_what_was_ordered(
-        self, field: Field, ordered: str, card: Mapping[str, Any], code: str
-    ) -> None:
-        field.registry.add("d-1", sim=replace(SIM, product=ordered))
-        field.platform.cards[NUMBER] = SimulatedCard(**card)
-        await field.silent("d-1")
-        assert await field.causes() == [("begin", "d-1", code)]
+        ]
+        names = [with_card(field, number, card, product=text) for number, (text, card, _) in enumerate(cases)]
+        await field.silent(*names)
+        assert await field.codes() == {name: code for name, (_, _, code) in zip(names, cases, strict=True)}
 
     async def test_two_of_a_line_with_one_address(self, field: Field) -> None:
         field.registry.add("d-1", line="line-1")
@@ -325,11 +317,6 @@ class TestCauses:
         await field.look()
         assert [phase for phase, _, _ in await field.causes()] == ["begin", "update", "end"]
 
-    async def test_a_battery_by_its_voltage(self, field: Field) -> None:
-        field.registry.add("d-1")
-        await field.silent("d-1", battery=Battery(voltage_v=3.1))
-        assert await field.causes() == [("begin", "d-1", "15")]
-
 
 class TestDevicePlatform:
     """Devices behind the simulated platform, which is asked by way of export."""
@@ -396,6 +383,15 @@ class TestDevicePlatform:
         await field.tell(field.status("d-2", Connectivity.ONLINE))
         await field.silent("d-1")
         assert await field.causes() == [("begin", "d-1", "13")]
+
+
+def with_card(field: Field, number: int, card: Mapping[str, Any], *, product: str | None = None) -> str:
+    """Put a device with a card of its own on a site of its own; return its id."""
+    name, access = f"d-{number}", f"10649{number:08d}"
+    sim = replace(SIM, sim_id=name, number=access, device_id=name, site_id=f"site-{number}", product=product)
+    field.registry.add(name, sim=sim, site=f"site-{number}")
+    field.platform.cards[access] = SimulatedCard(**card)
+    return name
 
 
 def millis(at: datetime) -> int:
