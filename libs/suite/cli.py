@@ -9,6 +9,7 @@ import typer
 
 from libs.common.errors import InvalidFile, PlatformError
 from libs.suite.alarmcli import add_alarms
+from libs.suite.settingcli import add_settings
 from libs.suite.words import Words, words_for
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def build(words: Words) -> typer.Typer:
     _add_fault(app, words)
     _add_signals(app, words)
     add_alarms(app, words, _settings, _say)
+    add_settings(app, words, _settings, _say)
     _add_services(app, words)
     return app
 

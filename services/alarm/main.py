@@ -24,6 +24,7 @@ from services.alarm import bus
 from services.alarm.api import build_router
 from services.alarm.api.analysis import build_analysis_router
 from services.alarm.api.rulerows import build_rule_rows_router
+from services.alarm.api.settings_kept import build_settings_router
 from services.alarm.dictionary import load_shipped
 from services.alarm.directory import RegistryDirectory
 from services.alarm.domain.beats import Beats
@@ -201,6 +202,7 @@ def build(platform: Platform) -> Service:
     app = create_app("alarm", platform, health, title="Wattring alarm")
     # Before the routes of a rule by its id, which would take these for one.
     app.include_router(build_rule_rows_router(rows))
+    app.include_router(build_settings_router(db, directory))
     app.include_router(
         build_router(
             rules=rules,

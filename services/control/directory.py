@@ -1,11 +1,16 @@
 """Loads as control sees them, read from its projection of the registry."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from libs.common.clock import Clock
-from libs.common.contracts.registry import EntityKind, Load
-from libs.common.ids import DeviceId, LoadId, SiteId
+from libs.common.contracts.registry import EntityKind, Load, Site
+from libs.common.ids import DeviceId, LineId, LoadId, RegionId, SiteId
+from libs.common.profiles import Control, DeviceProfile, ProfileCatalogue
 from libs.common.registry import RegistryView
+from libs.common.tokens import Principal
 from services.control.domain.loads import LoadInfo
 
 KEPT = timedelta(seconds=60)
@@ -77,3 +82,58 @@ class RegistryLoads:
             return None
         bindings = self._view.bindings(load.meter)
         return bindings[0].device if bindings else None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """A device as something that can be set."""
+
+    device_id: str
+    site_id: SiteId
+    line_id: LineId | None
+    profile: str | None
+    model: DeviceProfile | None
+
+    def control_of(self, point: str) -> Control | None:
+        """Return the control that writes a point, None when its profile has none."""
+        controls = () if self.model is None else self.model.controls.values()
+        takes = (one for one in controls if one.read_back.value is None and one.read_back.points[0] == point)
+        return next(takes, None)
+
+    def unit_of(self, point: str) -> str | None:
+        """Return the unit of a point, None when its profile has no such point."""
+        known = None if self.model is None else self.model.points.get(point)
+        return None if known is None else known.unit
+
+
+class RegistryDevices:
+    """The registry's devices, with what their profiles can."""
+
+    def __init__(self, view: RegistryView, folders: Sequence[Path]) -> None:
+        """Keep where profiles are; they are read when somebody asks for the first time."""
+        self._view = view
+        self._folders = folders
+        self._profiles: ProfileCatalogue | None = None
+
+    def get(self, device_id: str) -> DeviceInfo | None:
+        """Return a device, None when there is no such device now."""
+        device = self._view.device(DeviceId(device_id))
+        if device is None:
+            return None
+        if self._profiles is None:
+            self._profiles = ProfileCatalogue.load(self._folders)
+        model = None if device.profile is None else self._profiles.find(device.profile, device.profile_version)
+        return DeviceInfo(device.id, device.site, device.line, device.profile, model)
+
+    def sites_of(self, who: Principal) -> list[str] | None:
+        """Return the sites that somebody is limited to, None for all."""
+        if who.sites is None:
+            return None
+        return [
+            site.id
+            for site in self._view.sites()
+            if not set(who.sites).isdisjoint({site.id, *(f"region:{region}" for region in self._regions(site))})
+        ]
+
+    def _regions(self, site: Site) -> list[RegionId]:
+        return [] if site.region is None else self._view.regions_above(RegionId(site.region))

@@ -11,6 +11,7 @@ from libs.common.registry import RegistryView
 from libs.common.runtime import Beat, Check, Health, Platform, Service, Worker, group_check, run, wait_beating
 from libs.common.settings import load_common, load_section
 from libs.common.web import create_app
+from services.control.api.adjustments import build_adjustment_router
 from services.control.api.commands import build_command_router
 from services.control.api.common import Idempotent
 from services.control.api.findings import build_finding_router
@@ -18,10 +19,11 @@ from services.control.api.guards import build_guard_router
 from services.control.api.isolations import build_isolation_router
 from services.control.api.plans import build_plan_router
 from services.control.api.wake_ups import build_wake_up_router
-from services.control.directory import RegistryLoads
+from services.control.directory import RegistryDevices, RegistryLoads
 from services.control.drivers.door import Board, Doors
 from services.control.drivers.watchdog import Watchdog
 from services.control.settings import ControlSettings
+from services.control.usecases.adjusting import ADJUSTMENTS_GROUP, Adjusting
 from services.control.usecases.guardfacts import GuardFacts
 from services.control.usecases.guardrules import GuardRules
 from services.control.usecases.isolations import Isolations
@@ -31,7 +33,16 @@ from services.control.usecases.ports import AssumedClock, SteadyClock
 from services.control.usecases.results import ResultHandler
 from services.control.usecases.scheduler import Scheduler
 from services.control.usecases.switching import Switching
-from services.control.worker import KernelClock, LastResort, LeasePusher, LookLoop, SchedulerLoop, SecondPath, Singleton
+from services.control.worker import (
+    AdjustLoop,
+    KernelClock,
+    LastResort,
+    LeasePusher,
+    LookLoop,
+    SchedulerLoop,
+    SecondPath,
+    Singleton,
+)
 
 
 def build(platform: Platform) -> Service:
@@ -83,6 +94,19 @@ def build(platform: Platform) -> Service:
         member_id=owner,
     )
 
+    adjust_soon = asyncio.Event()
+    adjusting = Adjusting(db=db, clock=steady, keys=platform.keys, wake=relay.wake)
+    adjust_loop = AdjustLoop(adjusting, singleton("adjusting"), tick_s=settings.tick_s, wake=adjust_soon)
+    adjust_results = EffectsConsumer(
+        bus=platform.bus,
+        db=db,
+        clock=clock,
+        group=ADJUSTMENTS_GROUP,
+        topics=[topics.RESULTS],
+        handler=adjusting,
+        member_id=owner,
+    )
+
     async def schedule(beat: Beat) -> None:
         await wait_beating(view.ready, beat)
         await loop.run(beat)
@@ -102,6 +126,12 @@ def build(platform: Platform) -> Service:
     isolations = Isolations(db=db, clock=steady, switching=switching)
     app.include_router(build_plan_router(plans, db, loads, clock, hurry_all))
     idempotent = Idempotent(db, steady)
+    app.include_router(
+        build_adjustment_router(
+            adjusting=adjusting, db=db, devices=RegistryDevices(view, platform.settings.profile_dirs),
+            idempotent=idempotent, wake=adjust_soon.set,
+        )
+    )  # fmt: skip
     app.include_router(build_isolation_router(isolations=isolations, orders=orders, db=db, loads=loads, wake=hurry_all))
     app.include_router(
         build_command_router(orders=orders, db=db, loads=loads, board=board, idempotent=idempotent, wake=hurry_all)
@@ -120,6 +150,8 @@ def build(platform: Platform) -> Service:
         Worker("scheduler", schedule),
         Worker("results", consume),
         Worker("looks", looks.run),
+        Worker("adjusting", adjust_loop.run),
+        Worker("adjustment-results", adjust_results.run),
         Worker("second-path", second_path.run, max_silence_s=300),
         Worker("last-resort", last_resort.run, max_silence_s=300),
         Worker("outbox", relay.run),
@@ -137,6 +169,7 @@ def build(platform: Platform) -> Service:
             Check("bus", platform.bus.check),
             Check("registry", view.check),
             group_check("results", lambda: results.ready, "control.results"),
+            group_check("adjustment-results", lambda: adjust_results.ready, ADJUSTMENTS_GROUP),
         ],
     )
 

@@ -20,6 +20,7 @@ from services.control.drivers.watchdog import Watchdog
 from services.control.store import commands as store
 from services.control.store import leases as lease_store
 from services.control.store import loads as load_store
+from services.control.usecases.adjusting import Adjusting
 from services.control.usecases.ports import SteadyClock
 from services.control.usecases.scheduler import Scheduler
 
@@ -129,6 +130,26 @@ class Singleton:
                 await self._keeper.release(self.lease)
         except (Unavailable, TimeoutError):
             logger.debug("lease left to run out", extra={"worker": self._name})
+
+
+class AdjustLoop:
+    """Sends what is to be set inside devices, while this replica holds its lease."""
+
+    def __init__(self, adjusting: Adjusting, singleton: Singleton, *, tick_s: float, wake: asyncio.Event) -> None:
+        self._adjusting = adjusting
+        self._singleton = singleton
+        self._tick_s = tick_s
+        self._wake = wake
+
+    async def run(self, beat: Beat) -> None:
+        """Tick until cancelled."""
+        await self._singleton.run(beat, started=self._start, turn=self._turn, every_s=self._tick_s, wake=self._wake)
+
+    async def _start(self, lease: Lease) -> None:
+        """Nothing is to be recovered: what is due is in the database."""
+
+    async def _turn(self, lease: Lease) -> bool:
+        return await self._adjusting.tick()
 
 
 class SchedulerLoop:

@@ -240,6 +240,10 @@ class ControlEvent(Payload):
     detail: str | None = None
     detail_zh: str | None = None
     evidence: Evidence | None = None
+    point: PointName | None = None
+    """Of a command that sets something in a device: which point."""
+    value: Number | None = None
+    """What it is to be, in the point's canonical unit; what it is now is in the evidence."""
 
     @model_validator(mode="after")
     def _has_subjects(self) -> Self:

@@ -28,7 +28,7 @@ from services.alarm.domain.model import (
 from services.alarm.domain.rulebook import Fault, Override, Scope, override_faults
 
 RULE_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
-RESERVED = frozenset({"effective", "thresholds", "device-events", "energy"})
+RESERVED = frozenset({"effective", "thresholds", "device-events", "device-settings", "energy"})
 """Words that paths of the API have in the place of an id."""
 MAX_POINTS = 50
 """Points of one rule."""

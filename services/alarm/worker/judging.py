@@ -40,6 +40,7 @@ from services.alarm.worker import energy
 from services.alarm.worker.energy import EnergyRules
 from services.alarm.worker.events import DEVICE_EVENT, DeviceEvents
 from services.alarm.worker.findings import Findings
+from services.alarm.worker.settings_kept import SettingsKept
 
 logger = logging.getLogger(__name__)
 
@@ -135,6 +136,7 @@ class JudgeHandler:
         )
         self._events = DeviceEvents(directory, class_map)
         self._energy = EnergyRules(directory, class_map)
+        self._settings_kept = SettingsKept()
         self._findings = Findings(sites=self._sites, clock=clock, publish=self._publish)
         self._known: frozenset[str] = frozenset()
         """Rows over events and energy that judge."""
@@ -165,6 +167,7 @@ class JudgeHandler:
         self._introduced = deque([iter(self._directory.targets())])
         self._check_known = True
         await self._energy.load(conn, partitions)
+        await self._settings_kept.load(conn, partitions)
         findings = self._findings.load(await alarms_store.fetch_active_findings(conn, partitions))
         self._sites.load(
             [*self._engine.standings(partitions), *findings],
@@ -193,6 +196,7 @@ class JudgeHandler:
         self._beats.drop(partitions)
         self._partitions -= partitions
         self._energy.drop(partitions)
+        self._settings_kept.drop(partitions)
         self._uncommitted.clear()
 
     async def handle(self, conn: WriteConn, batch: Sequence[Received]) -> None:
@@ -217,6 +221,7 @@ class JudgeHandler:
         for received in batch:
             by_topic.setdefault(received.topic, []).append(received)
         await self._control(conn, by_topic.get(topics.CONTROL_EVENTS, ()))
+        await self._settings_kept.ordered(conn, by_topic.get(topics.CONTROL_EVENTS, ()))
         self._maintenance(by_topic.get(topics.MAINTENANCE, ()))
         told += await self._orders(conn, by_topic.get(topics.ALARM_ORDERS, ()), changes)
         values = await self._judge(conn, by_topic.get(topics.READINGS, ()), changes)
@@ -330,6 +335,7 @@ class JudgeHandler:
             if poison is not None:
                 raise poison from None
             raise
+        await self._settings_kept.reported(conn, readings.reports)
         clocks = sorted(readings.clocks.items())
         # Whose delays have to wait for the next batch, when there are many, is another partition's turn each time.
         self._turn += 1

@@ -277,11 +277,13 @@ class Orders:
                 await self._close_ordered(order, order.switch)
             case CommandAction.OPEN if order.switch is not None:
                 await self._open_ordered(order, order.switch)
+            case CommandAction.READ_BACK if isinstance(command.arguments.get("point"), str):
+                self._tell_end(order, await self._switcher.read_value(order.target, str(command.arguments["point"])))
             case CommandAction.READ_BACK if order.switch is not None:
                 meter = self._meter(command)
                 looked = await self._switcher.look(order.target, order.switch, channel=order.channel, meter=meter)
                 self._tell_end(order, looked)
-            case CommandAction.SET_POINT:
+            case CommandAction.SET_POINT | CommandAction.SET_THRESHOLD | CommandAction.SET_SAMPLING_PERIOD:
                 await self._set_point(order)
             case CommandAction.OPEN | CommandAction.CLOSE | CommandAction.READ_BACK:
                 self._tell(order, Stage.REFUSED, reason="no_control", detail="the device's profile has no such switch")

@@ -216,6 +216,20 @@ class Switcher:
                 return Switched(Stage.UNKNOWN if found is None else Stage.FAILED, evidence, "not_followed")
             await self._clock.sleep(self._settings.read_back_every_s)
 
+    async def read_value(self, target: Target, point: str) -> Switched:
+        """Read a point that a command may have set, and change nothing."""
+        if point not in target.profile.points:
+            detail = f"profile {target.profile.name} has no point {point}"
+            return Switched(Stage.REFUSED, Evidence(), "bad_arguments", detail)
+        try:
+            points, at = await self._reach.use(target, lambda handle: handle.read([point]), alone=False)
+        except (LineDown, DeviceSilent, DeviceRefused, BadAnswer) as exc:
+            return Switched(Stage.UNKNOWN, Evidence(feedback_point=point), exc.code, exc.message)
+        found = points.get(point)
+        if found is None:
+            return Switched(Stage.UNKNOWN, Evidence(feedback_point=point), "no_answer")
+        return Switched(Stage.VERIFIED, Evidence(feedback_point=point, feedback_value=found, feedback_at=at))
+
     def _lock(self, target: Target, channel: int | None) -> asyncio.Lock:
         return self._busy.setdefault(switch_key(target.device_id, channel), asyncio.Lock())
 

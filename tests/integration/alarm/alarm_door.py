@@ -22,6 +22,7 @@ from services.alarm.api import build_router
 from services.alarm.api.analysis import build_analysis_router
 from services.alarm.api.notifications import build_notifications_router
 from services.alarm.api.rulerows import build_rule_rows_router
+from services.alarm.api.settings_kept import build_settings_router
 from services.alarm.bus import audit_message
 from services.alarm.store.channels import ChannelRow
 from services.alarm.store.notifications import NotificationRow
@@ -137,6 +138,7 @@ async def open_door(world: World, tmp_path: Path) -> AsyncIterator[Door]:
     )
     rows = RuleRows(db=world.db, directory=world.registry, circuits=world.registry, clock=clock, audit=audit)
     app.include_router(build_rule_rows_router(rows))
+    app.include_router(build_settings_router(world.db, world.registry))
     app.include_router(
         build_router(
             rules=rules,

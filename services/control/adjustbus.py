@@ -1,0 +1,113 @@
+"""Orders that set something inside devices, as they go over the bus."""
+
+from datetime import datetime, timedelta
+
+import orjson
+from pydantic import ValidationError
+
+from libs.common.bus import topics
+from libs.common.bus.envelope import message
+from libs.common.bus.port import Message, Received
+from libs.common.contracts import control as contract
+from libs.common.contracts.base import Value
+from libs.common.contracts.control import CommandAction
+from libs.common.ids import CommandId
+from libs.common.tokens import KeyRing, canonical
+from libs.common.tracing import current_traceparent
+from services.control.bus import SOURCE, Unreadable
+from services.control.domain.adjusting import ACCEPT_S, Adjustment, Answer
+from services.control.domain.commands import WireId
+
+
+def order_message(one: Adjustment, keys: KeyRing) -> Message:
+    """Return the signed order for the current sending."""
+    if one.sent_at is None or one.wire_not_after is None:
+        raise ValueError(f"order {one.adjustment_id} has not been sent")
+    arguments: dict[str, Value] = {"point": one.point, "value": one.value}
+    return _signed(one, keys, one.wire_id, one.action, arguments, one.sent_at, one.wire_not_after)
+
+
+def look_message(one: Adjustment, keys: KeyRing, now: datetime) -> Message:
+    """Return the signed order to read the point."""
+    until = now + timedelta(seconds=ACCEPT_S)
+    return _signed(one, keys, one.look_id, CommandAction.READ_BACK, {"point": one.point}, now, until)
+
+
+def _signed(
+    one: Adjustment,
+    keys: KeyRing,
+    wire_id: str,
+    action: CommandAction,
+    arguments: dict[str, Value],
+    issued_at: datetime,
+    not_after: datetime,
+) -> Message:
+    unsigned = contract.Command(
+        command_id=CommandId(wire_id),
+        site_id=one.site_id,
+        device_id=one.device_id,
+        line_id=one.line_id,
+        action=action,
+        arguments=arguments,
+        not_after=not_after,
+        issued_at=issued_at,
+        signature="",
+        attempt=max(one.attempt, 1),
+        actor=one.actor,
+        reason=one.note,
+    )
+    signature = keys.sign_bytes(SOURCE, canonical(unsigned.signing_payload()))
+    return message(
+        topics.COMMANDS,
+        one.site_id,
+        unsigned.model_copy(update={"signature": signature}),
+        source=SOURCE,
+        time=issued_at,
+        event_id=wire_id,
+        subject=one.device_id,
+        traceparent=current_traceparent(),
+    )
+
+
+def read_answer(received: Received) -> Answer:
+    """Return what a line says of a sending; it may be one of another kind of command.
+
+    Raises:
+        Unreadable: It is no result.
+    """
+    try:
+        result = contract.Result.from_json(received.value or b"")
+    except (ValidationError, orjson.JSONDecodeError) as exc:
+        raise Unreadable(str(exc)[:500]) from exc
+    seen = result.evidence
+    return Answer(
+        wire=WireId.parse(result.command_id),
+        stage=result.stage,
+        found=seen.feedback_value,
+        found_at=seen.feedback_at or result.at,
+        reason=result.reason or "",
+    )
+
+
+def event(one: Adjustment, at: datetime) -> Message:
+    """Return the event of an order's new state."""
+    evidence = None
+    if one.found is not None:
+        evidence = contract.Evidence(feedback_point=one.point, feedback_value=one.found, feedback_at=one.found_at)
+    payload = contract.ControlEvent(
+        site_id=one.site_id,
+        state=one.state,
+        at=at,
+        reason=one.reason,
+        command_id=one.adjustment_id,
+        device_id=one.device_id,
+        action=one.action,
+        actor=one.actor,
+        evidence=evidence,
+        point=one.point,
+        value=one.value,
+    )
+    return message(
+        topics.CONTROL_EVENTS, one.site_id, payload, source=SOURCE, time=at, subject=one.device_id,
+        traceparent=current_traceparent(),
+    )  # fmt: skip

@@ -1,0 +1,177 @@
+"""The life of an order that sets something inside a device: a protection threshold, how often it reports.
+
+    SCHEDULED -> DISPATCHED -> ACCEPTED -> VERIFYING -> SUCCEEDED
+
+Nothing is switched, so sending one again does no harm; still it is read back before it is sent again, so that what
+is told of it is true. What nobody has taken within its validity is sent again until ``not_after``; what a device does
+not follow is sent again some times and then failed. Pure functions: what follows from an answer, and from time.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from libs.common.contracts.control import CommandAction, CommandState, Stage
+from libs.common.ids import CommandId, DeviceId, LineId, SiteId
+from services.control.domain.commands import WireId
+
+S = CommandState
+PREFIX = "setting_"
+"""Points that hold what a device is set to."""
+REPORT_PERIOD = "setting_report_period"
+"""How often a device reports. [s]"""
+ATTEMPTS = 3
+"""So often it is sent to a device that answers and does not follow."""
+ACCEPT_S = 10.0
+"""A line's holder takes a sending within this, or never. [s]"""
+VERIFY_S = 90.0
+"""An accepted one is verified within this, or looked after. [s]"""
+AGAIN_S = 15.0
+"""Between two sendings, and between two looks. [s]"""
+SETTLE_S = 2.0
+"""After the validity of a sending is over, its answer may still be on the way. [s]"""
+SAME = 1e-6
+"""Numbers that differ by less, in proportion, are the same."""
+HOPELESS = frozenset({"bad_arguments", "unsupported", "no_control", "unknown_device", "wrong_line", "bad_signature"})
+"""Reasons of a refusal that another sending would meet again."""
+IN_FLIGHT = frozenset({S.DISPATCHED, S.ACCEPTED, S.VERIFYING})
+
+
+@dataclass(frozen=True, slots=True)
+class Adjustment:
+    """One order for one point of one device, and how far it is."""
+
+    adjustment_id: CommandId
+    action: CommandAction
+    site_id: SiteId
+    device_id: DeviceId
+    line_id: LineId
+    point: str
+    value: float
+    """What it is to be, in the point's canonical unit."""
+    state: CommandState
+    created_at: datetime
+    not_after: datetime
+    next_at: datetime | None
+    actor: str
+    reason: str = ""
+    """Of the state, for programs."""
+    note: str | None = None
+    attempt: int = 0
+    looks: int = 0
+    sent_at: datetime | None = None
+    wire_not_after: datetime | None = None
+    found: float | None = None
+    """What was read back last."""
+    found_at: datetime | None = None
+
+    @property
+    def wire_id(self) -> str:
+        """Identity of the current sending; each is executed at most once."""
+        return self.adjustment_id if self.attempt <= 1 else f"{self.adjustment_id}.{self.attempt}"
+
+    @property
+    def look_id(self) -> str:
+        """Identity of the current request to read the point."""
+        return f"{self.adjustment_id}.r{self.attempt}-{self.looks}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the line's holder says."""
+
+    wire: WireId
+    stage: Stage
+    found: float | None
+    found_at: datetime | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What an order becomes, and what is to be published."""
+
+    after: Adjustment
+    send: bool = False
+    look: bool = False
+
+
+def action_of(point: str) -> CommandAction:
+    """Return by which action a point is set."""
+    return CommandAction.SET_SAMPLING_PERIOD if point == REPORT_PERIOD else CommandAction.SET_THRESHOLD
+
+
+def is_same(found: float, wanted: float) -> bool:
+    """Return whether what was read is what was wanted."""
+    return abs(found - wanted) <= SAME * max(abs(wanted), 1.0)
+
+
+def on_answer(one: Adjustment, answer: Answer, now: datetime) -> Step | None:
+    """Return what follows from an answer, None when it is no news."""
+    if one.state.is_final:
+        return None
+    if answer.found is not None:
+        one = replace(one, found=answer.found, found_at=answer.found_at)
+    follows = answer.found is not None and is_same(answer.found, one.value)
+    if follows and (answer.stage is Stage.VERIFIED or answer.wire.is_look):
+        return Step(_state(one, S.SUCCEEDED, "", None))
+    if answer.wire.is_look:
+        return None if answer.found is None or one.state is not S.UNKNOWN else _again(one, "reads_otherwise", now)
+    if answer.wire.attempt != one.attempt or one.state is S.SCHEDULED:
+        return None
+    match answer.stage:
+        case Stage.ACCEPTED if one.state in (S.DISPATCHED, S.UNKNOWN):
+            return Step(_state(one, S.ACCEPTED, "", now + timedelta(seconds=VERIFY_S)))
+        case Stage.EXECUTED if one.state in (S.DISPATCHED, S.ACCEPTED, S.UNKNOWN):
+            return Step(_state(one, S.VERIFYING, "", now + timedelta(seconds=VERIFY_S)))
+        case Stage.REFUSED if answer.reason in HOPELESS:
+            return Step(_state(one, S.REJECTED, answer.reason, None))
+        case Stage.REFUSED:
+            return Step(_state(one, S.SCHEDULED, answer.reason or "refused", now + timedelta(seconds=AGAIN_S)))
+        case Stage.FAILED | Stage.VERIFIED:
+            return _again(one, answer.reason or "not_followed", now)
+        case Stage.UNKNOWN if one.state is not S.UNKNOWN:
+            return Step(_state(one, S.UNKNOWN, answer.reason or "no_answer", now))
+        case _:
+            return None
+
+
+def on_due(one: Adjustment, now: datetime, *, busy: bool) -> Step:
+    """Return what becomes of an order whose time has come.
+
+    Args:
+        one: As it is, locked.
+        now: The time.
+        busy: Another order for the device is in flight.
+    """
+    if one.state is S.UNKNOWN:
+        if now > one.not_after:
+            return Step(_state(one, S.FAILED, "unresolved", None))
+        looked = replace(one, looks=one.looks + 1, next_at=now + timedelta(seconds=AGAIN_S))
+        return Step(looked, look=True)
+    if one.state in (S.ACCEPTED, S.VERIFYING):
+        return Step(_state(one, S.UNKNOWN, "not_verified", now))
+    if now > one.not_after:
+        return Step(_state(one, S.EXPIRED, one.reason or "too_late", None))
+    if one.state is S.DISPATCHED:
+        # Nobody took it within its validity, so nobody will.
+        return Step(_state(one, S.SCHEDULED, "not_accepted", now + timedelta(seconds=AGAIN_S)))
+    if busy:
+        return Step(replace(one, reason="device_busy", next_at=now + timedelta(seconds=AGAIN_S)))
+    valid_until = min(now + timedelta(seconds=ACCEPT_S), one.not_after)
+    sent = replace(one, attempt=one.attempt + 1, looks=0, sent_at=now, wire_not_after=valid_until)
+    return Step(_state(sent, S.DISPATCHED, "", valid_until + timedelta(seconds=SETTLE_S)), send=True)
+
+
+def superseded(one: Adjustment) -> Adjustment:
+    """Return an order that a younger one for the same point has replaced before it was sent."""
+    return _state(one, S.SUPERSEDED, "superseded", None)
+
+
+def _again(one: Adjustment, reason: str, now: datetime) -> Step:
+    if one.attempt >= ATTEMPTS:
+        return Step(_state(one, S.FAILED, reason, None))
+    return Step(_state(one, S.SCHEDULED, reason, now + timedelta(seconds=AGAIN_S)))
+
+
+def _state(one: Adjustment, state: CommandState, reason: str, next_at: datetime | None) -> Adjustment:
+    return replace(one, state=state, reason=reason, next_at=next_at)
