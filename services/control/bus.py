@@ -10,7 +10,7 @@ from libs.common.bus import topics
 from libs.common.bus.envelope import message
 from libs.common.bus.port import Message, Received
 from libs.common.contracts import control as contract
-from libs.common.contracts.alarm import AlarmLevel, Condition, ConditionKind
+from libs.common.contracts.alarm import AlarmEvent, AlarmLevel, Condition, ConditionKind, MaintenanceWindow
 from libs.common.contracts.audit import AuditEvent
 from libs.common.contracts.base import Phase
 from libs.common.contracts.control import CommandAction
@@ -141,6 +141,30 @@ def read_result(received: Received) -> tuple[WireId, Outcome]:
         reason=result.reason or "",
         evidence=facts,
     )
+
+
+def read_alarm(received: Received) -> AlarmEvent:
+    """Return a step in an alarm's life.
+
+    Raises:
+        Unreadable: It is none.
+    """
+    try:
+        return AlarmEvent.from_json(received.value or b"")
+    except (ValidationError, orjson.JSONDecodeError) as exc:
+        raise Unreadable(str(exc)[:500]) from exc
+
+
+def read_window(received: Received) -> MaintenanceWindow:
+    """Return a maintenance window; a tombstone is the caller's.
+
+    Raises:
+        Unreadable: It is none.
+    """
+    try:
+        return MaintenanceWindow.from_json(received.value or b"")
+    except (ValidationError, orjson.JSONDecodeError) as exc:
+        raise Unreadable(str(exc)[:500]) from exc
 
 
 def command_event(change: Change) -> Message:

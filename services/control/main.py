@@ -28,6 +28,7 @@ from services.control.usecases.guardfacts import GuardFacts
 from services.control.usecases.guardrules import GuardRules
 from services.control.usecases.isolations import Isolations
 from services.control.usecases.orders import Orders
+from services.control.usecases.places import PlaceHandler
 from services.control.usecases.plans import Plans
 from services.control.usecases.ports import AssumedClock, SteadyClock
 from services.control.usecases.results import ResultHandler
@@ -93,6 +94,16 @@ def build(platform: Platform) -> Service:
         handler=ResultHandler(clock=steady, switching=switching, wake_relay=relay.wake),
         member_id=owner,
     )
+    # No part of the readiness: wake-ups need none of it.
+    places = EffectsConsumer(
+        bus=platform.bus,
+        db=db,
+        clock=clock,
+        group="control.places",
+        topics=[topics.ALARM_EVENTS, topics.MAINTENANCE],
+        handler=PlaceHandler(clock=steady),
+        member_id=owner,
+    )
 
     adjust_soon = asyncio.Event()
     adjusting = Adjusting(db=db, clock=steady, keys=platform.keys, wake=relay.wake)
@@ -122,7 +133,7 @@ def build(platform: Platform) -> Service:
     health = Health(clock)
     app = create_app("control", platform, health, title="Wattring control")
     orders = Orders(db=db, clock=steady, switching=switching, readings=board, scheduler=scheduler, guards=guards)
-    plans = Plans(db=db, clock=steady, switching=switching, two_persons=settings.two_person_plans)
+    plans = Plans(db=db, clock=steady, switching=switching, guards=guards, two_persons=settings.two_person_plans)
     isolations = Isolations(db=db, clock=steady, switching=switching)
     app.include_router(build_plan_router(plans, db, loads, clock, hurry_all))
     idempotent = Idempotent(db, steady)
@@ -143,12 +154,13 @@ def build(platform: Platform) -> Service:
         )
     )  # fmt: skip
     rules = GuardRules(db=db, clock=steady, loads=loads, guards=guards, orders=orders)
-    app.include_router(build_guard_router(rules, loads, switching.policy))
+    app.include_router(build_guard_router(rules, loads, board, switching.policy))
     app.include_router(build_finding_router(db=db, clock=clock, loads=loads))
     workers = [
         Worker("registry", view.run),
         Worker("scheduler", schedule),
         Worker("results", consume),
+        Worker("places", places.run),
         Worker("looks", looks.run),
         Worker("adjusting", adjust_loop.run),
         Worker("adjustment-results", adjust_results.run),

@@ -10,6 +10,7 @@ from libs.common.contracts.base import UtcTime
 from libs.common.contracts.control import CommandAction, CommandState, Priority
 from libs.common.db import Database, WriteConn
 from libs.common.errors import NotFound, WrongValue
+from libs.common.tokens import Principal
 from libs.common.web import Cursor, Limit, Page, ProblemDetail, read_time_cursor, time_cursor
 from services.control.api.common import (
     LOOK_MAX_AGE_S,
@@ -190,15 +191,28 @@ def build_command_router(
 
     @router.get("/groups/{group_id}", summary="Read what became of a request")
     async def read_group(group_id: str, who: Read) -> GroupView:
-        async with db.read() as conn:
-            head = await lookup.fetch_group_head(conn, group_id)
-            commands = await lookup.fetch_group(conn, group_id)
-        if head is None or not all(is_visible(who, command.load_id, loads) for command in commands):
+        group = await orders.group(group_id)
+        if not all(is_visible(who, command.load_id, loads) for command in group.commands):
             raise NotFound(f"no group {group_id}", message_zh=f"没有命令组 {group_id}")
-        action = CommandAction(head["action"])
-        return group_view(
-            Group(group_id, action, head["actor"], head["created_at"], tuple(commands), tuple(head["refused"]))
-        )
+        return group_view(group)
+
+    @router.post(
+        "/groups/{group_id}/approve", summary="Agree, as the second person, to an order that policy asks it for"
+    )
+    async def approve_group(group_id: str, who: Switch) -> GroupView:
+        await _require_group(group_id, who)
+        group = await orders.approve(group_id, actor_of(who), door_of(who))
+        wake()
+        return group_view(group)
+
+    @router.post("/groups/{group_id}/decline", summary="Call off what of an order waits for a second person")
+    async def decline_group(group_id: str, body: CancelIn, who: Switch) -> GroupView:
+        await _require_group(group_id, who)
+        return group_view(await orders.decline(group_id, body.reason, actor_of(who), door_of(who)))
+
+    async def _require_group(group_id: str, who: Principal) -> None:
+        group = await orders.group(group_id)
+        require_sites(who, [loads.get(command.load_id) for command in group.commands])
 
     @router.get("/{command_id}", summary="Read one command with its whole life")
     async def read_command(command_id: str, who: Read) -> CommandDetail:

@@ -10,6 +10,7 @@ from libs.common.errors import NotFound
 from libs.common.tokens import Principal
 from libs.common.web import Cursor, Limit, Page, read_time_cursor, time_cursor
 from services.control.api.common import (
+    LOOK_MAX_AGE_S,
     Model,
     Read,
     Switch,
@@ -24,6 +25,7 @@ from services.control.api.common import (
 from services.control.domain.guards import PROTECTION_TRIPS, Hold, Policy
 from services.control.domain.places import EmergencyMode
 from services.control.domain.policies import Scope
+from services.control.drivers.door import Board
 from services.control.store.policies import PolicyRow
 from services.control.usecases.guardrules import Explanation, GuardRules
 from services.control.usecases.ports import Loads
@@ -209,7 +211,7 @@ def _with_load(view: GuardView, found: Explanation | None) -> GuardView:
     return view.model_copy(update=changes)
 
 
-def build_guard_router(rules: GuardRules, loads: Loads, settings: Policy) -> APIRouter:
+def build_guard_router(rules: GuardRules, loads: Loads, board: Board, settings: Policy) -> APIRouter:
     """Return the routes of the guards."""
     router = APIRouter(prefix="/api/v1/guards", tags=["guards"])
 
@@ -222,6 +224,7 @@ def build_guard_router(rules: GuardRules, loads: Loads, settings: Policy) -> API
         about = known_load(loads, load)
         if not allowed(who, about):
             raise NotFound(f"no load {load}", message_zh=f"没有负载 {load}")
+        await board.refresh(LOOK_MAX_AGE_S)
         found = await rules.explain(about)
         return list_of_guards(found.effective.policy, found)
 

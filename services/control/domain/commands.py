@@ -29,6 +29,7 @@ from services.control.domain.guards import (
     off_refusals,
     on_obstacle,
 )
+from services.control.domain.refusals import Refusal
 
 S = CommandState
 
@@ -566,6 +567,21 @@ def cancelled(command: Command, actor: str, reason: str, at: datetime) -> Change
             command_id=command.command_id,
         )
     return step(command, S.CANCELLED, at, reason or "cancelled", Effect.DROP_WAKE_UP, evidence={"actor": actor})
+
+
+def approved(command: Command, actor: str, at: datetime, grace_s: float) -> Change:
+    """Return the change that lets an OFF go on that a second person has agreed to; its end stays where it was."""
+    off_at = max(command.not_before, at)
+    length_s = None if command.restore_at is None else (command.restore_at - off_at).total_seconds()
+    return step(
+        command, S.SCHEDULED, at, "approved", evidence={"approved_by": actor}, next_at=off_at, not_before=off_at,
+        not_after=off_at + timedelta(seconds=grace_s), off_at_most_s=length_s,
+    )  # fmt: skip
+
+
+def rejected(command: Command, refusal: Refusal, at: datetime) -> Change:
+    """Return the end of an OFF that a guard refuses before it was sent."""
+    return step(command, S.REJECTED, at, refusal.guard, Effect.DROP_WAKE_UP, evidence=refusal.as_evidence())
 
 
 def restored(command: Command, outcome: Outcome, now: datetime) -> Change | None:

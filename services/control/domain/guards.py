@@ -95,6 +95,10 @@ class Policy:
     two_persons_above: int = 0
     """The same for orders of more loads than this; 0 is none."""
 
+    def wants_second_person(self, loads: int) -> bool:
+        """Return whether a second person has to agree to an order or a plan of so many loads."""
+        return self.two_persons or 0 < self.two_persons_above < loads
+
 
 class Hold(StrEnum):
     """Why an ON stands still."""

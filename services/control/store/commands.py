@@ -79,12 +79,13 @@ UPDATE = """
     update commands c
        set state = n.state, changed_at = n.at, next_at = n.next_at, not_before = n.not_before, attempt = n.attempt,
            looks = n.looks, sent_at = n.sent_at, wire_not_after = n.wire_not_after, unknown_since = n.unknown_since,
-           hold = n.hold, alarmed = n.alarmed, reason = n.reason, not_after = n.not_after
+           hold = n.hold, alarmed = n.alarmed, reason = n.reason, not_after = n.not_after,
+           off_at_most_s = n.off_at_most_s
       from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[],
                   $7::integer[], $8::integer[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::text[],
-                  $13::boolean[], $14::text[], $15::timestamptz[])
+                  $13::boolean[], $14::text[], $15::timestamptz[], $16::double precision[])
         as n(command_id, old_state, state, at, next_at, not_before, attempt, looks, sent_at, wire_not_after,
-             unknown_since, hold, alarmed, reason, not_after)
+             unknown_since, hold, alarmed, reason, not_after, off_at_most_s)
      where c.command_id = n.command_id and c.state = n.old_state
 """
 
@@ -253,6 +254,7 @@ async def update(conn: WriteConn, changes: Sequence[Change]) -> None:
         [c.alarmed for c in after],
         [c.reason for c in after],
         [c.not_after for c in after],
+        [c.off_at_most_s for c in after],
     )
     if tag != f"UPDATE {len(changes)}":
         raise RuntimeError(f"{tag}: expected {len(changes)} commands in their old state")

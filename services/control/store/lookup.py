@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from libs.common.db import ReadConn
+from libs.common.db import ReadConn, WriteConn
 from services.control.domain.commands import Command
 from services.control.store.commands import COLUMNS, HistoryRow, command_of
 
@@ -66,7 +66,7 @@ async def fetch_page(
     return [command_of(row) for row in rows]
 
 
-async def fetch_group_head(conn: ReadConn, group_id: str) -> Mapping[str, Any] | None:
+async def fetch_group_head(conn: ReadConn | WriteConn, group_id: str) -> Mapping[str, Any] | None:
     """Return action, actor, creation and refused loads of a group."""
     row = await conn.fetchrow(
         "select group_id, action, actor, created_at, refused from command_groups where group_id = $1", group_id
@@ -74,7 +74,7 @@ async def fetch_group_head(conn: ReadConn, group_id: str) -> Mapping[str, Any] |
     return None if row is None else dict(row)
 
 
-async def fetch_group(conn: ReadConn, group_id: str) -> list[Command]:
+async def fetch_group(conn: ReadConn | WriteConn, group_id: str) -> list[Command]:
     """Return the commands of a group that people asked for: without the wake-ups that belong to its OFFs."""
     rows = await conn.fetch(
         f"select {COLUMNS} from commands where group_id = $1 order by load_id, command_id",  # noqa: S608

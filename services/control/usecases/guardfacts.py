@@ -107,6 +107,11 @@ class GuardFacts:
             self._book, self._revision = Book(found, self._settings), revision
         return self._book
 
+    async def wants_second_person(self, conn: ReadConn | WriteConn, loads: Sequence[LoadInfo]) -> bool:
+        """Return whether the policy of one of these loads asks that a second person agrees."""
+        book = await self.book(conn)
+        return any(book.of(load).policy.wants_second_person(len(loads)) for load in loads)
+
     async def judge(
         self,
         conn: WriteConn,

@@ -3,12 +3,13 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
 from libs.common.bus import outbox
 from libs.common.contracts.control import CommandAction, CommandState, Priority
 from libs.common.db import Database, WriteConn
-from libs.common.errors import InvalidInput, NotFound
+from libs.common.errors import Conflict, InvalidInput, NotFound
 from libs.common.ids import LoadId, new_id
 from services.control import bus
 from services.control.domain import commands as life
@@ -19,10 +20,12 @@ from services.control.domain.refusals import Refusal
 from services.control.store import commands as store
 from services.control.store import leases as lease_store
 from services.control.store import loads as load_store
+from services.control.store import lookup
 from services.control.store import orders as order_store
 from services.control.store.loads import LoadRow
 from services.control.store.orders import WakeUp
 from services.control.usecases.guardfacts import GuardFacts, Judge
+from services.control.usecases.isolations import SamePerson
 from services.control.usecases.ports import Readings, SteadyClock
 from services.control.usecases.scheduler import Scheduler
 from services.control.usecases.switching import Switching, Wanted
@@ -32,6 +35,8 @@ logger = logging.getLogger(__name__)
 S = CommandState
 MAX_GROUP = 20_000
 """Loads in one request."""
+APPROVE_WITHIN_S = 3600.0
+"""An order that nobody has agreed to is over this long after the OFF it asked for. [s]"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +177,27 @@ class Orders:
     async def _switch_off(
         self, conn: WriteConn, order: SwitchOrder, group_id: str, now: datetime
     ) -> tuple[list[Command], list[dict[str, object]]]:
+        found = await self._sort(conn, order, now)
+        wanted = [
+            Wanted(
+                load=load, off_at=order.not_before or now, restore_at=order.restore_at, priority=order.priority,
+                actor=order.actor, group_id=group_id, note=order.reason,
+            )
+            for load in found.passing
+        ]  # fmt: skip
+        refused = [{"load_id": load_id, **refusal.as_evidence()} for load_id, refusal in found.refused.items()]
+        if any(found.judge.policy(load).wants_second_person(len(order.load_ids)) for load in found.passing):
+            # Until somebody agrees nothing else gives way, and no lease is made.
+            approve_by = (order.not_before or now) + timedelta(seconds=APPROVE_WITHIN_S)
+            if order.restore_at is not None:
+                approve_by = min(approve_by, order.restore_at - timedelta(seconds=self._switching.policy.min_off_s))
+            return await self._switching.shut_down(conn, wanted, now, approve_by=approve_by), refused
+        changes = [life.superseded(other, group_id, now, Effect.DROP_WAKE_UP) for other in found.gives_way]
+        await self._switching.apply(conn, changes, now)
+        return await self._switching.shut_down(conn, wanted, now), refused
+
+    async def _sort(self, conn: WriteConn, order: SwitchOrder, now: datetime) -> "_Sorted":
+        """Return which loads of an OFF the guards let pass, which they refuse, and what gives way; all are locked."""
         known = await load_store.facts_of(conn, order.load_ids, now)
         running = await store.fetch_running(conn, order.load_ids, CommandAction.OPEN)
         pending = {command.load_id: command for command in running if command.state is not S.APPROVAL}
@@ -180,31 +206,106 @@ class Orders:
             conn, loads.values(), now, sending=False, start=order.not_before and max(order.not_before, now),
             end=order.restore_at,
         )  # fmt: skip
-        wanted: list[Wanted] = []
-        refused: list[dict[str, object]] = []
-        gives_way: list[Command] = []
-        for load_id in order.load_ids:
-            load = loads[load_id]
+        found = _Sorted(judge)
+        for load_id, load in loads.items():
             refusal = self._refusal(load, known[load_id], judge, order, now)
             other = pending.get(LoadId(load_id))
             if refusal is None and other is not None:
                 if other.state is not S.SCHEDULED or other.was_sent or other.priority <= order.priority:
                     refusal = Refusal("already_pending", other.command_id, None, True)
                 else:
-                    gives_way.append(other)
+                    found.gives_way.append(other)
             if refusal is not None or load is None:
-                refused.append({"load_id": load_id, **(refusal or _UNKNOWN_LOAD).as_evidence()})
+                found.refused[load_id] = refusal or _UNKNOWN_LOAD
                 continue
             judge.passed(load)
-            wanted.append(
-                Wanted(
-                    load=load, off_at=order.not_before or now, restore_at=order.restore_at, priority=order.priority,
-                    actor=order.actor, group_id=group_id, note=order.reason,
+            found.passing.append(load)
+        return found
+
+    # The second person.
+
+    async def approve(self, group_id: str, actor: str, door: str) -> Group:
+        """Let the OFFs of an order go on that a second person has to agree to; the guards are asked again.
+
+        Raises:
+            NotFound: There is no such order.
+            SamePerson: Whoever ordered it may not approve it.
+            Conflict: Nothing of it waits for approval.
+        """
+        now = self._clock.now()
+        async with self._db.write() as conn:
+            head, waiting = await self._waiting(conn, group_id)
+            if head["actor"] == actor:
+                raise SamePerson(
+                    "policy asks for a second person: whoever gave the order cannot approve it",
+                    message_zh="按策略须由另一人批准:下令人不能自行批准",
                 )
+            first = waiting[0]
+            order = SwitchOrder(
+                action=CommandAction.OPEN, load_ids=tuple(off.load_id for off in waiting), actor=first.actor, door=door,
+                priority=first.priority, not_before=max(first.not_before, now), restore_at=first.restore_at,
             )  # fmt: skip
-        changes = [life.superseded(other, group_id, now, Effect.DROP_WAKE_UP) for other in gives_way]
-        await self._switching.apply(conn, changes, now)
-        return await self._switching.shut_down(conn, wanted, now), refused
+            found = await self._sort(conn, order, now)
+            changes = [life.superseded(other, group_id, now, Effect.DROP_WAKE_UP) for other in found.gives_way]
+            await self._switching.apply(conn, changes, now)
+            grace = self._switching.policy.off_grace_s
+            changes = [
+                life.rejected(off, found.refused[off.load_id], now)
+                if off.load_id in found.refused
+                else life.approved(off, actor, now, grace)
+                for off in waiting
+            ]
+            await self._switching.apply(conn, changes, now)
+            leased = [change.after for change in changes if change.after.state is S.SCHEDULED]
+            await lease_store.insert_leases(conn, leased, [off.restore_at for off in leased if off.restore_at])
+            facts = {"approved": len(leased), "refused": sorted(found.refused)[:100]}
+            message = bus.audit(actor, door, "command.approve", f"group:{group_id}", now, after=facts)
+            await outbox.put(conn, [message])
+        return await self.group(group_id)
+
+    async def decline(self, group_id: str, reason: str, actor: str, door: str) -> Group:
+        """Call off the OFFs of an order that wait for a second person; whoever gave the order may do so too.
+
+        Raises:
+            NotFound: There is no such order.
+            Conflict: Nothing of it waits for approval.
+        """
+        now = self._clock.now()
+        async with self._db.write() as conn:
+            _, waiting = await self._waiting(conn, group_id)
+            changes = [life.cancelled(off, actor, reason or "declined", now) for off in waiting]
+            await self._switching.apply(conn, changes, now)
+            message = bus.audit(actor, door, "command.decline", f"group:{group_id}", now, reason=reason or None)
+            await outbox.put(conn, [message])
+        return await self.group(group_id)
+
+    async def _waiting(self, conn: WriteConn, group_id: str) -> tuple[Mapping[str, Any], list[Command]]:
+        """Lock and return the OFFs of an order that wait for a second person, and who gave the order."""
+        head = await lookup.fetch_group_head(conn, group_id)
+        if head is None:
+            raise NotFound(f"no group {group_id}", message_zh=f"没有命令组 {group_id}")
+        await load_store.lock_loads(conn, [command.load_id for command in await lookup.fetch_group(conn, group_id)])
+        commands = await lookup.fetch_group(conn, group_id)
+        waiting = [command for command in commands if command.is_off and command.state is S.APPROVAL]
+        if not waiting:
+            raise Conflict(
+                f"group {group_id}: nothing waits for approval", message_zh=f"命令组 {group_id} 没有待批准的命令"
+            )
+        return head, waiting
+
+    async def group(self, group_id: str) -> Group:
+        """Return what became of an order.
+
+        Raises:
+            NotFound: There is no such order.
+        """
+        async with self._db.read() as conn:
+            head = await lookup.fetch_group_head(conn, group_id)
+            commands = await lookup.fetch_group(conn, group_id)
+        if head is None:
+            raise NotFound(f"no group {group_id}", message_zh=f"没有命令组 {group_id}")
+        action = CommandAction(head["action"])
+        return Group(group_id, action, head["actor"], head["created_at"], tuple(commands), tuple(head["refused"]))
 
     def _refusal(
         self, load: LoadInfo | None, known: LoadRow, judge: Judge, order: SwitchOrder, now: datetime
@@ -372,6 +473,17 @@ class Orders:
             facts = {"trip_reason": trip_reason, "trip": PROTECTION_TRIPS[trip_reason]}
             message = bus.audit(actor, door, "trip.release", f"load:{load_id}", now, after=facts, reason=reason)
             await outbox.put(conn, [message])
+
+
+@dataclass(slots=True)
+class _Sorted:
+    """What the guards say of the loads of one OFF."""
+
+    judge: Judge
+    passing: list[LoadInfo] = field(default_factory=list)
+    refused: dict[str, Refusal] = field(default_factory=dict)
+    gives_way: list[Command] = field(default_factory=list)
+    """OFFs of a lower priority that have not been sent."""
 
 
 _UNKNOWN_LOAD = Refusal("unknown_load", True, False, True)

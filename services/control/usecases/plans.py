@@ -37,6 +37,7 @@ from services.control.store import commands as store
 from services.control.store import loads as load_store
 from services.control.store import plans as plan_store
 from services.control.usecases.calendars import fetch_days
+from services.control.usecases.guardfacts import GuardFacts
 from services.control.usecases.ports import SteadyClock
 from services.control.usecases.scheduler import make_occurrences
 from services.control.usecases.switching import Switching
@@ -48,18 +49,22 @@ CheckLoads = Callable[[Sequence[LoadId]], None]
 class Plans:
     """What people do with plans."""
 
-    def __init__(self, *, db: Database, clock: SteadyClock, switching: Switching, two_persons: bool) -> None:
+    def __init__(
+        self, *, db: Database, clock: SteadyClock, switching: Switching, guards: GuardFacts, two_persons: bool
+    ) -> None:
         """Prepare.
 
         Args:
             db: Control's database.
             clock: The time.
             switching: Writes what follows for commands.
+            guards: Knows the policies of the loads.
             two_persons: Whether whoever drafted a plan may not approve it.
         """
         self._db = db
         self._clock = clock
         self._switching = switching
+        self._guards = guards
         self._two_persons = two_persons
 
     async def preview(
@@ -133,19 +138,24 @@ class Plans:
         async with self._db.write() as conn:
             plan = await self._lock(conn, plan_id)
             require_transition(plan_id, plan.state, PlanState.APPROVED)
-            if self._two_persons and plan.created_by == actor:
+            plan = replace(plan, load_ids=self._resolved(plan.named, plan.options))
+            check(plan.load_ids)
+            if plan.created_by == actor and await self._wants_second_person(conn, plan):
                 raise Forbidden(
                     "policy asks that somebody else than its author approves a plan",
                     message_zh="按策略要求,节能策略须由制定者以外的人批准",
                 )
-            plan = replace(plan, load_ids=self._resolved(plan.named, plan.options))
-            check(plan.load_ids)
             self._check(plan)
             approved = replace(plan, state=PlanState.APPROVED, approved_by=actor, approved_at=now)
             await plan_store.update_state(conn, approved)
             await make_occurrences(conn, approved, None, now, self._switching.policy)
             await outbox.put(conn, [_audit(approved, actor, door, "plan.approve", now)])
         return approved
+
+    async def _wants_second_person(self, conn: WriteConn, plan: Plan) -> bool:
+        """Return whether the setting or the policy of one of the loads asks for it."""
+        loads = [load for load_id in plan.load_ids if (load := self._switching.loads.get(load_id)) is not None]
+        return self._two_persons or await self._guards.wants_second_person(conn, loads)
 
     async def end(self, plan_id: str, reason: str, actor: str, door: str) -> Plan:
         """End a plan before its time: nothing more is switched off; what is off is woken as it was going to be.

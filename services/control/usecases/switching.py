@@ -70,7 +70,13 @@ class Switching:
     # New commands.
 
     async def shut_down(
-        self, conn: WriteConn, wanted: Sequence[Wanted], now: datetime, *, approval: bool = False
+        self,
+        conn: WriteConn,
+        wanted: Sequence[Wanted],
+        now: datetime,
+        *,
+        approval: bool = False,
+        approve_by: datetime | None = None,
     ) -> list[Command]:
         """Store shutdowns, each with its wake-up and its lease, in the caller's transaction; return the OFFs.
 
@@ -79,13 +85,17 @@ class Switching:
             wanted: What is to happen.
             now: The time.
             approval: A second person has to agree first; until then there is no lease.
+            approve_by: The same, by that time, or the OFFs are over.
         """
+        approval = approval or approve_by is not None
         offs: list[Command] = []
         ons: list[Command] = []
         until: list[datetime] = []
         for number, one in enumerate(wanted):
             await _breathe(number)
             off, on = self._pair(one, now, approval=approval)
+            if approve_by is not None:
+                off = replace(off, next_at=approve_by)
             offs.append(off)
             if on is not None:
                 ons.append(on)

@@ -230,7 +230,9 @@ class World:
             db=self.db, clock=self.steady, sync=self.sync, readings=self, switching=self.switching,
             guards=self.guards, prepare_s=30, watchdog_required=self.watchdog_required,
         )  # fmt: skip
-        self.plans = Plans(db=self.db, clock=self.steady, switching=self.switching, two_persons=False)
+        self.plans = Plans(
+            db=self.db, clock=self.steady, switching=self.switching, guards=self.guards, two_persons=False
+        )
         self.orders = Orders(
             db=self.db, clock=self.steady, switching=self.switching, readings=self, scheduler=self.scheduler,
             guards=self.guards,
