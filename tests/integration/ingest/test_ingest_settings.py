@@ -85,7 +85,9 @@ async def held(ingest: RunningIngest) -> None:
     await until(polled, "the breaker is polled")
 
 
-async def test_a_threshold_is_written_read_back_and_looked_at(ingest: RunningIngest, peer: Peer) -> None:
+async def test_a_threshold_is_written_read_back_looked_at_refused_and_not_followed(
+    ingest: RunningIngest, peer: Peer
+) -> None:
     peer.bank.set_holding_registers(OVERVOLTAGE, [275, 175, 6300])
     peer.bank.set_input_registers(0x0000, [0x00F0])
     await create(ingest, peer.endpoint)
@@ -100,12 +102,7 @@ async def test_a_threshold_is_written_read_back_and_looked_at(ingest: RunningIng
     seen = await ended(ingest, await order(ingest, CommandAction.READ_BACK, {"point": "setting_overvoltage"}))
     assert (seen["stage"], seen["evidence"]["feedback_value"]) == ("verified", 280)
 
-
-async def test_what_the_device_cannot_or_does_not_do_is_told(ingest: RunningIngest, peer: Peer) -> None:
-    peer.bank.set_holding_registers(OVERVOLTAGE, [275, 175, 6300])
-    peer.bank.set_input_registers(0x0000, [0x00F0])
-    await create(ingest, peer.endpoint)
-    await held(ingest)
+    # What the device cannot, or does not do.
     for arguments in (
         {"point": "setting_undervoltage", "value": 180.0},  # nothing writes it
         {"point": "setting_overvoltage", "value": True},
