@@ -1,6 +1,7 @@
 """Rules that people add, change, disable and remove; every version of each is kept."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from libs.common.clock import Clock
@@ -152,7 +153,7 @@ class RuleMaking:
             what, what_zh = f"a group of rules in {row.unit}", f"单位为 {row.unit} 的规则组"
             return [Fault("group", what, what_zh, f"{row.group}: {others}")]
         yet = devices_to_come(book, {row.group}, frozenset(POINTS))
-        return contradictions(book, {row.group}, [*self._directory.targets(), *yet])
+        return contradictions(book, {row.group}, chain(self._directory.targets(), yet))
 
     async def _put(
         self,

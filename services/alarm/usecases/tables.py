@@ -5,6 +5,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 from libs.common.clock import Clock
@@ -236,7 +237,7 @@ class Tables:
             self._class_map,
         )
         yet = devices_to_come(book, groups, frozenset(POINTS))
-        for fault in contradictions(book, groups, [*self._directory.targets(), *yet]):
+        for fault in contradictions(book, groups, chain(self._directory.targets(), yet)):
             named = (row for row in mine if row.rule_id in fault.expected.split() and row.signal in lines)
             row = next(named, None)
             problems.append(
