@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from libs.common.contracts.base import Flag, JsonObject
+from libs.common.contracts.base import Flag, JsonObject, Number
 from services.alarm.api.common import Reader, Writer, request_id
 from services.alarm.api.rules import OverrideReply, RuleDetailReply, detail_reply
 from services.alarm.domain.expressions import MAX_LENGTH
@@ -46,14 +46,14 @@ class RuleBody(BaseModel):
     group: Word | None = Field(default=None, description="rules of one group keep the order of their bands")
     needs: list[Need] = Field(default_factory=list, max_length=3)
     takes: Need | None = None
-    threshold: float | None = Field(default=None, description="in place of the signal's, for all classes")
-    hysteresis: float = 0.0
-    max_gap_s: float = 900.0
+    threshold: Number | None = Field(default=None, description="in place of the signal's, for all classes")
+    hysteresis: Number = 0.0
+    max_gap_s: Number = 900.0
     no_data: NoData = Field(default=NoData.HOLD, description="what it means when values stay away for longer")
     enabled: Flag = True
-    level: int | None = Field(default=None, description="in place of the signal's: 1 (worst) to 4")
-    start_delay_s: float | None = None
-    end_delay_s: float | None = None
+    level: int | None = Field(strict=True, default=None, description="in place of the signal's: 1 (worst) to 4")
+    start_delay_s: Number | None = None
+    end_delay_s: Number | None = None
     reason: str | None = Field(default=None, max_length=1000)
 
     def row(self, rule_id: str) -> RuleRow:

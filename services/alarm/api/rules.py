@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from libs.common.contracts.base import Flag
+from libs.common.contracts.base import Flag, Number
 from libs.common.web import (
     Cursor,
     Limit,
@@ -159,12 +159,12 @@ class OverrideBody(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     enabled: Flag | None = None
-    level: int | None = Field(default=None, description="1 (worst) to 4")
-    threshold: float | None = None
-    hysteresis: float | None = None
-    start_delay_s: float | None = None
-    end_delay_s: float | None = None
-    max_gap_s: float | None = None
+    level: int | None = Field(strict=True, default=None, description="1 (worst) to 4")
+    threshold: Number | None = None
+    hysteresis: Number | None = None
+    start_delay_s: Number | None = None
+    end_delay_s: Number | None = None
+    max_gap_s: Number | None = None
     no_data: NoData | None = Field(default=None, description="hold, alarm or clear")
     unit: str | None = Field(default=None, description="unit of the numbers; refused when it is not the rule's")
     reason: str | None = Field(default=None, max_length=1000)

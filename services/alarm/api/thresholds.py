@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
+from libs.common.contracts.base import Number
 from libs.common.errors import PlatformError
 from services.alarm.api.common import Reader, Writer, request_id
 from services.alarm.usecases.thresholds import Outcome, ThresholdOrder, Thresholds
@@ -22,7 +23,7 @@ class OrderBody(BaseModel):
 
     device_id: Name
     signal: Name = Field(description="code as the signal table writes it")
-    threshold: float
+    threshold: Number
     unit: Name | None = Field(default=None, description="refused when it is not the rule's; null: not checked")
 
 

@@ -85,6 +85,14 @@ async def test_there_are_as_many_rules_as_there_may_be(door: Door, monkeypatch: 
     assert refused["code"] == "too_many_rules"
 
 
+@pytest.mark.parametrize("value", [False, "100", "nan"])
+@pytest.mark.parametrize("field", ["threshold", "level", "start_delay_s", "hysteresis"])
+async def test_what_is_no_number_is_not_guessed(door: Door, field: str, value: object) -> None:
+    """``false`` would be a threshold of 0."""
+    await door.ask("POST", "/alarm-rules", {**BODY, "rule_id": OWN, field: value}, status=422)
+    await door.override({field: value}, status=422)
+
+
 async def test_versions_of_overrides_are_kept_with_who_and_why(door: Door) -> None:
     await door.override({"threshold": 150, "reason": "first"})
     await door.override({"threshold": 140, "reason": "second"})
