@@ -176,6 +176,45 @@ async def idempotency(found: Installation) -> None:
     assert refused(first, 400) == refused(second, 400)
 
 
+async def guards(found: Installation) -> None:
+    listed = await found.get("/api/v1/guards")
+    assert {"coverage_layer", "max_off_site", "emergency_mode"} <= {one["guard"] for one in listed}
+    policy = "/api/v1/guards/policies/load/aau-2"
+    refused(await found.call("PUT", policy, {"limits": {"min_on": 1}, "source": "x"}), 400, "limits.min_on")
+    refused(
+        await found.call("PUT", "/api/v1/guards/policies/site/nowhere", {"limits": {}, "source": "x"}), 400, "limits"
+    )
+    await found.call("PUT", policy, {"limits": {"max_offs_per_day": 0, "two_persons": True}, "source": "order 7"})
+    assert (await found.get("/api/v1/guards/policies"))[0]["source"] == "order 7"
+    about = {one["guard"]: one for one in await found.get("/api/v1/guards?load=aau-2")}
+    daily = about["switches_per_day"]
+    assert (daily["refuses"], daily["limit"], daily["said_by"]) == (True, 0, "load:aau-2")
+    assert daily["message"]
+    assert daily["message_zh"]
+    assert about["stale_data"]["refuses"] is False
+    refused(await found.call("GET", "/api/v1/guards?load=nowhere"), 404)
+    await found.call("PUT", policy, {"limits": {"two_persons": True}, "source": "order 8"})
+    later = (found.platform.clock.now() + timedelta(seconds=600)).isoformat()
+    order = await found.call("POST", "/api/v1/commands", {"action": "open", "load_id": "aau-2", "restore_at": later})
+    approve = f"/api/v1/commands/groups/{order.json()['group_id']}/approve"
+    assert order.json()["state"] == "approval"
+    refused(await found.call("POST", approve), 403, "second person")
+    declined = await found.call("POST", approve.replace("approve", "decline"), {})
+    assert declined.json()["state"] == "cancelled"
+    refused(await found.call("POST", approve, None, **found.headers(who="chief")), 409)
+    assert (await found.call("POST", f"{policy}/remove", {"reason": "done"})).json()["limits"] is None
+    assert (await found.get(policy))[0]["limits"] is None
+    emergencies = "/api/v1/guards/emergencies"
+    refused(await found.call("POST", emergencies, {"scope": "site", "target": "nowhere", "reason": "x"}), 400, "target")
+    mode = (await found.call("POST", emergencies, {"scope": "all", "reason": "storm"})).json()
+    refused(await found.call("POST", emergencies, {"scope": "all", "reason": "storm"}), 409)
+    body = {"action": "open", "load_id": "aau-2", "restore_at": later}
+    refused(await found.call("POST", "/api/v1/commands", body), 400, "emergency mode is declared")
+    ended = await found.call("POST", f"{emergencies}/{mode['emergency_id']}/end", {"reason": "over"})
+    assert ended.json()["ended_by"] == "user:duty"
+    assert [one["emergency_id"] for one in (await found.get(emergencies))["items"]] == [mode["emergency_id"]]
+
+
 async def rights(found: Installation) -> None:
     path, body = "/api/v1/wake-ups", {"scope": "all"}
     refused(await found.client.post(path, json=body), 401)
@@ -239,6 +278,7 @@ async def test_the_api(postgres_url: str, tmp_path: Path, monkeypatch: pytest.Mo
     async with installation(postgres_url, tmp_path, monkeypatch, watchdog=False) as found:
         for part in (
             bad_plans,
+            guards,
             plan_states,
             bad_commands,
             groups,
