@@ -32,17 +32,19 @@ from libs.suite.postgres import EXPENDABLE, EmbeddedPostgres
 PROCESSES = ("ingest", "control", "watchdog")
 LOST_ANSWERS = 0.05
 POLL_S = 2.0
+POLLS_PER_S = 100.0
+"""So many units are read a second at most: a small machine has the kills to cope with as well. [1/s]"""
+LEASE_S = 3.0
+"""Of a line; with many of them longer, else a busy machine renews some too late, and their OFFs are refused. [s]"""
 READY_TIMEOUT_S = 240.0
 REST_S = 180.0
 """All is well again within this, or it is a fault; on a quiet machine it takes some seconds. [s]"""
 REVIVE_AFTER_S = 1.0
 LOOK_S = 0.5
 SETTINGS = {
-    "WATTRING_INGEST__POLLING__INTERVAL_S": str(POLL_S),
     "WATTRING_INGEST__POLLING__RESPONSE_TIMEOUT_S": "1",
     "WATTRING_INGEST__POLLING__BREAKER_WAITS_S": "[2]",
     "WATTRING_INGEST__POLLING__RECONNECT_CAP_S": "2",
-    "WATTRING_INGEST__POLLING__LEASE_S": "3",
     "WATTRING_INGEST__SWITCHING__RESTORE_MARGIN_S": "5",
     "WATTRING_INGEST__SWITCHING__RETRY_CAP_S": "5",
     "WATTRING_INGEST__SWITCHING__OFF_LEASE_MARGIN_S": "0.5",
@@ -122,7 +124,12 @@ class House:
             await asyncio.to_thread(start)
             self._stack.push_async_callback(asyncio.to_thread, stop)
         write_profile(self._folder / "profiles")
-        environ = {**SETTINGS, "WATTRING_PROFILE_DIRS": orjson.dumps([str(self._folder / "profiles")]).decode()}
+        environ = {
+            **SETTINGS,
+            "WATTRING_PROFILE_DIRS": orjson.dumps([str(self._folder / "profiles")]).decode(),
+            "WATTRING_INGEST__POLLING__LEASE_S": str(max(LEASE_S, len(self.field.breakers) / POLLS_PER_S)),
+            "WATTRING_INGEST__POLLING__INTERVAL_S": str(max(POLL_S, len(self.field.breakers) / POLLS_PER_S)),
+        }
         self._cluster = Cluster(self._folder, self.server.url, self.node.bootstrap, environ=environ, names=PROCESSES)
         self._stack.push_async_callback(asyncio.to_thread, self._cluster.stop)
         await asyncio.to_thread(self._cluster.prepare)
