@@ -338,6 +338,20 @@ def control() -> list[Measurement]:
     ]
 
 
+def plans() -> list[Measurement]:
+    """How long it takes until a month's shutdowns of very many loads are rows."""
+    from libs.suite.bench_plans import DAYS, LOADS, measure
+
+    found = asyncio.run(measure())
+    note = f"{found.rows:,} rows, {found.megabytes:.0f} MB; longest transaction {found.longest_s:.2f} s"
+    return [
+        Measurement(
+            f"a plan for {LOADS:,} loads, {DAYS} days of shutdowns made", found.made_s, "s", "under 10 s",
+            found.made_s < 10, note,
+        )
+    ]  # fmt: skip
+
+
 BENCHMARKS: Mapping[str, Benchmark] = {
     "start": start,
     "chain": chain,
@@ -349,6 +363,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "history": history,
     "archive": archive,
     "control": control,
+    "plans": plans,
 }
 
 

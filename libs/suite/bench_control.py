@@ -30,6 +30,7 @@ from libs.common.migrations import migrate
 from libs.common.settings import DatabaseSettings
 from libs.common.tokens import KeyRing
 from libs.suite.postgres import EmbeddedPostgres
+from services.control.domain.conditions import Quantity, Sample
 from services.control.domain.guards import Policy, Reading
 from services.control.domain.loads import LoadInfo
 from services.control.usecases.guardfacts import GuardFacts
@@ -74,6 +75,10 @@ class Loads:
         """Return no reading."""
         return None
 
+    def series(self, load_id: str, quantity: Quantity) -> list[list[Sample]]:
+        """Return no values."""
+        return []
+
 
 class Control:
     """Control, and how long its parts took."""
@@ -88,8 +93,8 @@ class Control:
         switching = Switching(loads=self.loads, keys=keys, policy=Policy())
         guards = GuardFacts(loads=self.loads, readings=self.loads, settings=switching.policy)
         self._scheduler = Scheduler(
-            db=db, clock=steady, sync=AssumedClock(), readings=self.loads, switching=switching, guards=guards,
-            prepare_s=30, watchdog_required=False,
+            db=db, clock=steady, sync=AssumedClock(), readings=self.loads, samples=self.loads, switching=switching,
+            guards=guards, prepare_s=30, watchdog_required=False,
         )  # fmt: skip
         self._orders = Orders(
             db=db, clock=steady, switching=switching, readings=self.loads, scheduler=self._scheduler, guards=guards

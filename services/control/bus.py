@@ -18,7 +18,7 @@ from libs.common.ids import CommandId, DeviceId, LoadId, SiteId
 from libs.common.tokens import KeyRing, canonical
 from libs.common.tracing import current_traceparent
 from services.control.domain.commands import Change, Command, Effect, Outcome, WireId
-from services.control.store.plans import Occurrence
+from services.control.store.occurrences import Occurrence
 
 SOURCE = "control"
 

@@ -51,6 +51,10 @@ class RegistryLoads:
         found = (self.get(load.id) for load in self._view.loads(SiteId(site_id)))
         return [load for load in found if load is not None]
 
+    def devices_of_site(self, site_id: str) -> list[str]:
+        """Return every device of a site."""
+        return [device.id for device in self._view.devices(SiteId(site_id))]
+
     def _forget(self, kind: EntityKind, entity_id: str) -> None:
         self._known.clear()
 

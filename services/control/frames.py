@@ -49,7 +49,19 @@ class DoorLoad(BaseModel):
         return None if self.off_lease is None else self.off_lease.isolation_id
 
 
+class DoorSample(BaseModel):
+    """One good value out of the history."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    device_id: str
+    point: str
+    at: UtcTime
+    value: float
+
+
 _LOADS = TypeAdapter(list[DoorLoad])
+_SAMPLES = TypeAdapter(list[DoorSample])
 
 
 def read_loads(answer: Any) -> list[DoorLoad]:
@@ -60,5 +72,17 @@ def read_loads(answer: Any) -> list[DoorLoad]:
     """
     try:
         return _LOADS.validate_python(answer.get("loads", answer.get("items")) if isinstance(answer, dict) else answer)
+    except ValidationError as exc:
+        raise Unavailable(f"the direct door answered something else: {str(exc)[:200]}") from exc
+
+
+def read_samples(answer: Any) -> list[DoorSample]:
+    """Return the values in a door's answer, which holds them under ``samples``.
+
+    Raises:
+        Unavailable: It is no such answer.
+    """
+    try:
+        return _SAMPLES.validate_python(answer.get("samples") if isinstance(answer, dict) else None)
     except ValidationError as exc:
         raise Unavailable(f"the direct door answered something else: {str(exc)[:200]}") from exc

@@ -21,6 +21,7 @@ from services.control.api.plans import build_plan_router
 from services.control.api.wake_ups import build_wake_up_router
 from services.control.directory import RegistryDevices, RegistryLoads
 from services.control.drivers.door import Board, Doors
+from services.control.drivers.samples import SampleBoard
 from services.control.drivers.watchdog import Watchdog
 from services.control.settings import ControlSettings
 from services.control.usecases.adjusting import ADJUSTMENTS_GROUP, Adjusting
@@ -40,6 +41,7 @@ from services.control.worker import (
     LastResort,
     LeasePusher,
     LookLoop,
+    SampleLoop,
     SchedulerLoop,
     SecondPath,
     Singleton,
@@ -57,6 +59,7 @@ def build(platform: Platform) -> Service:
     loads = RegistryLoads(view, clock)
     doors = Doors(settings.doors or tuple(url for url in [urls.get("ingest")] if url), platform.keys)
     board = Board(doors, clock, steady)
+    samples = SampleBoard(doors, clock, steady, load_of=loads.get, devices_of_site=loads.devices_of_site)
     watchdog = Watchdog(urls.get("watchdog"), platform.keys)
     relay = OutboxRelay(bus=platform.bus, db=db, clock=clock, owner=owner)
 
@@ -67,10 +70,12 @@ def build(platform: Platform) -> Service:
         clock=steady,
         sync=AssumedClock() if settings.clock_sync == "assumed" else KernelClock(),
         readings=board,
+        samples=samples,
         switching=switching,
         guards=guards,
         prepare_s=settings.prepare_s,
         watchdog_required=settings.watchdog == "required",
+        inrush=settings.inrush(),
     )
     hurry = asyncio.Event()
 
@@ -164,6 +169,7 @@ def build(platform: Platform) -> Service:
         Worker("looks", looks.run),
         Worker("adjusting", adjust_loop.run),
         Worker("adjustment-results", adjust_results.run),
+        Worker("samples", SampleLoop(db=db, clock=clock, steady=steady, samples=samples).run, max_silence_s=300),
         Worker("second-path", second_path.run, max_silence_s=300),
         Worker("last-resort", last_resort.run, max_silence_s=300),
         Worker("outbox", relay.run),

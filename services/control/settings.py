@@ -6,6 +6,7 @@ from pydantic import Field
 
 from libs.common.settings import SettingsModel
 from services.control.domain.guards import Policy
+from services.control.domain.inrush import InrushLimits
 
 
 class ControlSettings(SettingsModel):
@@ -56,6 +57,32 @@ class ControlSettings(SettingsModel):
         default=(), description="ingest's direct doors, JSON list of URLs; default: ingest in WATTRING_SERVICE_URLS"
     )
     two_person_plans: bool = Field(default=False, description="whoever drafted a plan may not approve it")
+
+    inrush_per_site: int = Field(
+        default=100,
+        ge=1,
+        le=100_000,
+        description="planned wake-ups of a site within inrush_step_s; more wait",
+    )
+    inrush_per_line: int = Field(
+        default=500,
+        ge=1,
+        le=100_000,
+        description="planned wake-ups on a line within inrush_step_s; more wait",
+    )
+    inrush_step_s: float = Field(default=1, gt=0, le=10, description="time over which wake-ups are counted")
+    inrush_margin_s: float = Field(
+        default=20, ge=0, le=25, description="no wake-up waits longer than this for others of its site or line"
+    )
+
+    def inrush(self) -> InrushLimits:
+        """Return how many planned wake-ups are sent at once."""
+        return InrushLimits(
+            per_site=self.inrush_per_site,
+            per_line=self.inrush_per_line,
+            step_s=self.inrush_step_s,
+            margin_s=self.inrush_margin_s,
+        )
 
     def policy(self) -> Policy:
         """Return the limits as the domain wants them."""

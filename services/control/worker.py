@@ -16,10 +16,12 @@ from libs.common.lease import Lease, LeaseKeeper
 from libs.common.runtime import Beat
 from services.control import metrics
 from services.control.drivers.door import Board, Doors, OnRequest
+from services.control.drivers.samples import SampleBoard
 from services.control.drivers.watchdog import Watchdog
 from services.control.store import commands as store
 from services.control.store import leases as lease_store
 from services.control.store import loads as load_store
+from services.control.store import plans as plan_store
 from services.control.usecases.adjusting import Adjusting
 from services.control.usecases.ports import SteadyClock
 from services.control.usecases.scheduler import Scheduler
@@ -29,6 +31,8 @@ logger = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0
 """How often the breakers are looked at while a command is due or in flight. [s]"""
 LOOK_AHEAD = timedelta(seconds=35)
+SAMPLES_AHEAD = timedelta(seconds=15)
+"""So long before an OFF its plan's conditions are looked into."""
 SNAPSHOT_EVERY_S = 60.0
 """How often the watchdog is told everything, in case it lost something. [s]"""
 TELL_EVERY_S = 0.5
@@ -256,6 +260,28 @@ class LookLoop:
                     await self._scheduler.believe_clock(self._steady.now())
             except Unavailable as exc:
                 logger.debug("no look", extra={"reason": exc.message})
+            await self._clock.sleep(LOOK_EVERY_S)
+
+
+class SampleLoop:
+    """Fetches what conditions of plans compare, for the loads that are about to go off; slow answers delay no look."""
+
+    def __init__(self, *, db: Database, clock: Clock, steady: SteadyClock, samples: SampleBoard) -> None:
+        self._db = db
+        self._clock = clock
+        self._steady = steady
+        self._samples = samples
+
+    async def run(self, beat: Beat) -> None:
+        """Run for ever."""
+        while True:
+            beat()
+            try:
+                async with self._db.read() as conn:
+                    asked = await plan_store.fetch_asked(conn, self._steady.now() + SAMPLES_AHEAD)
+                await self._samples.refresh({load_id: found.measured for load_id, found in asked.items()})
+            except Unavailable as exc:
+                logger.debug("no samples", extra={"reason": exc.message})
             await self._clock.sleep(LOOK_EVERY_S)
 
 

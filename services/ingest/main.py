@@ -313,7 +313,9 @@ def build(platform: Platform) -> Service:
     app = create_app(NAME, platform, health, title="Wattring ingest")
     health.always_open = ("/direct/",)
     app.include_router(
-        direct_api.build_router(orders=orders, book=book, seen=seen, topology=topology, lines=lines, clock=clock)
+        direct_api.build_router(
+            orders=orders, book=book, seen=seen, topology=topology, lines=lines, readings=readings, clock=clock
+        )
     )
     app.include_router(
         devices_api.build_router(

@@ -125,6 +125,13 @@ PLAIN: tuple[tuple[str, str, str], ...] = (
     ("local_lock", "the breaker is locked at the device", "断路器就地锁定"),
     ("protection_trip", "the breaker shows a protection trip, which would stop the wake-up", "断路器显示保护跳闸"),
     ("watchdog_unreachable", "the watchdog has not acknowledged the lease", "看门狗未确认租约"),
+    ("condition_power", "the plan's condition on power is not met", "策略的功率条件不满足"),
+    ("condition_traffic_load", "the plan's condition on traffic is not met", "策略的话务负荷条件不满足"),
+    ("condition_temperature_outdoor", "the plan's condition on the weather is not met", "策略的室外温度条件不满足"),
+    ("condition_tariff_band", "the plan's condition on the tariff is not met", "策略的电价时段条件不满足"),
+    ("stale_power", "power is not known well enough for the plan's condition", "功率数据不足以判断策略条件"),
+    ("stale_traffic_load", "traffic is not known well enough for the plan's condition", "话务数据不足以判断策略条件"),
+    ("stale_temperature_outdoor", "outdoor temperature is not known well enough", "室外温度数据不足以判断策略条件"),
 )
 """Guards of an OFF that hold or do not: name, English, Chinese."""
 

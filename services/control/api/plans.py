@@ -27,6 +27,15 @@ from services.control.api.common import (
     require_sites,
 )
 from services.control.domain.calendars import Calendar, DayClass
+from services.control.domain.conditions import (
+    Band,
+    BandTime,
+    Condition,
+    Conditions,
+    Quantity,
+    Side,
+    TariffCondition,
+)
 from services.control.domain.overlap import Outcome
 from services.control.domain.plans import (
     ALL_WEEKDAYS,
@@ -38,11 +47,13 @@ from services.control.domain.plans import (
     Schedule,
     Window,
 )
+from services.control.domain.stagger import Spread, Stagger
 from services.control.domain.targets import Groups
 from services.control.files.calendar_file import write_plan
 from services.control.library import CHINA
+from services.control.store import occurrences as occurrence_store
 from services.control.store import plans as plan_store
-from services.control.store.plans import Occurrence
+from services.control.store.occurrences import Occurrence
 from services.control.usecases.calendars import fetch_calendars
 from services.control.usecases.plans import CheckLoads, Plans
 from services.control.usecases.ports import Loads
@@ -58,6 +69,42 @@ class WindowModel(Model):
 
 
 Names = Annotated[tuple[str, ...], Field(max_length=1000)]
+
+
+class StaggerModel(Model):
+    """How the shutdowns of a window are spread; the wake-ups are at its end for all."""
+
+    spread: Spread = Spread.NONE
+    within_s: int = Field(default=0, ge=0, le=14_400)
+    """Longest delay of a shutdown. [s]"""
+
+
+class ConditionModel(Model):
+    """A quantity on one side of a limit for some time, judged right before the OFF; what is stale is not met."""
+
+    quantity: Quantity
+    """``power`` of the load's meter [kW], ``traffic_load`` of the load [%], ``temperature_outdoor`` there [degC]"""
+    side: Side = Side.BELOW
+    limit: float
+    for_s: float = Field(default=0, ge=0, le=14_400)
+    """How long without a break. [s]"""
+
+
+class BandModel(Model):
+    """One part of the tariff's day."""
+
+    start: TimeOfDay
+    end: TimeOfDay
+    """Over midnight when it is not later than ``start``."""
+    band: Band
+
+
+class TariffModel(Model):
+    """Only in some bands of the tariff."""
+
+    bands: tuple[Band, ...] = Field(min_length=1, max_length=4)
+    table: tuple[BandModel, ...] = Field(min_length=1, max_length=48)
+    """The bands of a day, on the clock face of the plan's zone."""
 
 
 class ScheduleModel(Model):
@@ -92,6 +139,10 @@ class ScheduleModel(Model):
     """``working_days`` or ``days_off``: only on such days of ``working_calendar``, working weekends (调休) observed."""
     working_calendar: str | None = None
     """Calendar that says which days are worked; ``cn-working-days`` unless another is named."""
+    stagger: StaggerModel = StaggerModel()
+    conditions: tuple[ConditionModel, ...] = Field(default=(), max_length=10)
+    """All of them have to hold right before an OFF."""
+    tariff: TariffModel | None = None
 
     def options(self) -> PlanOptions:
         """Return what the plan says beyond loads and times."""
@@ -104,6 +155,17 @@ class ScheduleModel(Model):
                 excluded_load_ids=self.excluded_load_ids,
             ),
             rank=self.rank,
+            stagger=Stagger(self.stagger.spread, self.stagger.within_s),
+            conditions=Conditions(
+                measured=tuple(Condition(one.quantity, one.side, one.limit, one.for_s) for one in self.conditions),
+                tariff=None
+                if self.tariff is None
+                else TariffCondition(
+                    frozenset(self.tariff.bands),
+                    tuple(BandTime(one.start, one.end, one.band) for one in self.tariff.table),
+                ),
+                zone=self.zone,
+            ),
         )
 
     def schedule(self) -> Schedule:
@@ -188,6 +250,9 @@ class PlanView(View):
     region_ids: list[str]
     excluded_load_ids: list[str]
     rank: int
+    stagger: StaggerModel
+    conditions: list[ConditionModel]
+    tariff: TariffModel | None
     first_date: date
     last_date: date
     windows: list[WindowModel]
@@ -354,7 +419,7 @@ def build_plan_router(plans: Plans, db: Database, loads: Loads, clock: Clock, wa
         check_span(start, end)
         after = None if cursor is None else read_time_cursor(cursor)
         async with db.read() as conn:
-            found = await plan_store.fetch_occurrences(
+            found = await occurrence_store.fetch_page(
                 conn,
                 plan_id=plan,
                 load_ids=_wanted(who, site, load, loads),
@@ -370,7 +435,7 @@ def build_plan_router(plans: Plans, db: Database, loads: Loads, clock: Clock, wa
     @router.get("/occurrences/{occurrence_id}", tags=["occurrences"], summary="Read one shutdown")
     async def read_occurrence(occurrence_id: str, who: Read) -> OccurrenceView:
         async with db.read() as conn:
-            found = await plan_store.fetch_occurrence(conn, occurrence_id)
+            found = await occurrence_store.fetch(conn, occurrence_id)
         if found is None or not _visible_load(who, found.load_id, loads):
             raise NotFound(f"no occurrence {occurrence_id}", message_zh=f"没有关断记录 {occurrence_id}")
         return occurrence_view(found)
@@ -440,6 +505,13 @@ def preview_view(found: Preview) -> PreviewView:
     )
 
 
+def _tariff_view(tariff: TariffCondition) -> TariffModel:
+    return TariffModel(
+        bands=tuple(sorted(tariff.bands)),
+        table=tuple(BandModel(start=one.start, end=one.end, band=one.band) for one in tariff.table),
+    )
+
+
 def plan_view(plan: Plan, found: Preview | None) -> PlanView:
     """Return a plan as it is shown."""
     schedule, groups = plan.schedule, plan.options.groups
@@ -455,6 +527,12 @@ def plan_view(plan: Plan, found: Preview | None) -> PlanView:
         region_ids=list(groups.region_ids),
         excluded_load_ids=list(groups.excluded_load_ids),
         rank=plan.rank,
+        conditions=[
+            ConditionModel(quantity=one.quantity, side=one.side, limit=one.limit, for_s=one.for_s)
+            for one in plan.options.conditions.measured
+        ],
+        tariff=None if plan.options.conditions.tariff is None else _tariff_view(plan.options.conditions.tariff),
+        stagger=StaggerModel(spread=plan.options.stagger.spread, within_s=plan.options.stagger.within_s),
         first_date=schedule.first_date,
         last_date=schedule.last_date,
         windows=[WindowModel(start=window.start, end=window.end) for window in schedule.windows],

@@ -171,6 +171,8 @@ class Facts:
     """Active alarm that says that battery or generator feeds the site."""
     crowding: Refusal | None = None
     """What the counts of the sector, the site and the regions say."""
+    condition: Refusal | None = None
+    """Condition of its plan that is not met."""
 
 
 def off_refusal(
@@ -244,6 +246,8 @@ def _of_the_place(restore_at: datetime | None, facts: Facts, now: datetime, poli
         yield Refusal("active_alarm", facts.alarm, policy.alarm_level, False)
     if facts.backup_power is not None:
         yield Refusal("backup_power", facts.backup_power, None, False)
+    if facts.condition is not None:
+        yield facts.condition
     if facts.crowding is not None:
         yield facts.crowding
 

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
+from math import isfinite
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -21,6 +22,8 @@ from dateutil.rrule import DAILY, rrule
 from libs.common.errors import Conflict, InvalidInput
 from libs.common.ids import LoadId, PlanId
 from services.control.domain.calendars import Calendar, DayClass
+from services.control.domain.conditions import Conditions, Quantity
+from services.control.domain.stagger import Spread, Stagger
 from services.control.domain.targets import Groups
 
 if TYPE_CHECKING:
@@ -33,6 +36,9 @@ MAX_WINDOWS = 24
 MAX_INSTANCES = 4000
 """Windows of a whole plan: ten years of one a day. Longer plans would hold the event loop while they are counted."""
 MAX_LOADS = 100_000
+MAX_CONDITIONS = 10
+MAX_CONDITION_S = 14_400
+"""Values of so long before an OFF are asked for. [s]"""
 RANKS = range(1, 101)
 """1 counts before all others, 100 after them."""
 RANK = 50
@@ -255,6 +261,55 @@ def _since_midnight(wall: time) -> timedelta:
     return timedelta(hours=wall.hour, minutes=wall.minute, seconds=wall.second)
 
 
+def check_stagger(stagger: Stagger, windows: Sequence[Window], *, min_off_s: float) -> None:
+    """Check that a delay leaves of every window what is worth a switching.
+
+    Raises:
+        InvalidPlan: It does not, or method and time do not belong together.
+    """
+    if (stagger.spread is Spread.NONE) is not (stagger.within_s == 0) or stagger.within_s < 0:
+        raise InvalidPlan(
+            "stagger: within_s is above 0 with even or random, and 0 with none",
+            message_zh="错峰方式为 even 或 random 时 within_s 应大于 0,为 none 时应为 0",
+            field="stagger",
+        )
+    shortest_s = min(window.length.total_seconds() for window in windows)
+    if shortest_s - stagger.within_s < min_off_s:
+        raise InvalidPlan(
+            f"stagger: within_s {stagger.within_s} leaves less than {min_off_s:g} s of a window of {shortest_s:g} s",
+            message_zh=f"错峰时间 {stagger.within_s} 秒使 {shortest_s:g} 秒的时段剩余不足 {min_off_s:g} 秒",
+            field="stagger",
+        )
+
+
+def check_conditions(conditions: Conditions, *, has_meter: bool) -> None:
+    """Check that the conditions can be judged.
+
+    Raises:
+        InvalidPlan: They cannot.
+    """
+    if len(conditions.measured) > MAX_CONDITIONS or any(
+        not 0 <= one.for_s <= MAX_CONDITION_S or not isfinite(one.limit) for one in conditions.measured
+    ):
+        raise InvalidPlan(
+            f"conditions: expected at most {MAX_CONDITIONS}, with a limit, for 0 to {MAX_CONDITION_S} s",
+            message_zh=f"条件最多 {MAX_CONDITIONS} 个,须有限值,持续时间 0 到 {MAX_CONDITION_S} 秒",
+            field="conditions",
+        )
+    if not has_meter and any(one.quantity is Quantity.POWER for one in conditions.measured):
+        raise InvalidPlan(
+            "conditions: power is asked of loads of which some have no meter",
+            message_zh="条件用到功率,但部分负载没有电表",
+            field="conditions",
+        )
+    tariff = conditions.tariff
+    if tariff is not None and not tariff.bands <= {one.band for one in tariff.table}:
+        raise InvalidPlan(
+            "conditions: every band has to be in the table of the tariff", message_zh="电价时段须在电价表中",
+            field="conditions",
+        )  # fmt: skip
+
+
 def instances(
     schedule: Schedule, *, holidays: Collection[date] = (), working: Calendar | None = None
 ) -> Iterator[WindowInstance]:
@@ -358,6 +413,10 @@ class PlanOptions:
     """Loads that are not named one by one."""
     rank: int = RANK
     """1 to 100; of plans that want a load at the same time the lower one counts."""
+    stagger: Stagger = field(default_factory=Stagger)
+    """How the shutdowns of a window are spread."""
+    conditions: Conditions = field(default_factory=Conditions)
+    """What has to hold right before an OFF."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,9 @@ class Refusal:
 
 
 def _plain(value: object) -> str:
-    return f"{value:.0f}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    return str(value)
 
 
 WORDS: Mapping[str, tuple[str, str]] = {
@@ -88,6 +90,34 @@ WORDS: Mapping[str, tuple[str, str]] = {
     "maintenance": ("work goes on there: maintenance window {value}", "维护窗口生效中:{value}"),
     "active_alarm": ("an alarm is active: {value}", "存在活动告警:{value}"),
     "backup_power": ("the site runs on battery or generator: {value}", "站点由蓄电池或油机供电:{value}"),
+    "condition_power": (
+        "the plan's condition is not met: the load draws {value} kW, wanted is {limit}",
+        "策略条件不满足:负载功率 {value} 千瓦,要求 {limit}",
+    ),
+    "condition_traffic_load": (
+        "the plan's condition is not met: traffic is {value} %, wanted is {limit}",
+        "策略条件不满足:话务负荷 {value}%,要求 {limit}",
+    ),
+    "condition_temperature_outdoor": (
+        "the plan's condition is not met: it has {value} degC outdoors, wanted is {limit}",
+        "策略条件不满足:室外温度 {value} ℃,要求 {limit}",
+    ),
+    "condition_tariff_band": (
+        "the plan's condition is not met: the tariff's band is {value}, wanted is {limit}",
+        "策略条件不满足:当前电价时段 {value},要求 {limit}",
+    ),
+    "stale_power": (
+        "the load's power is not known for as long as the plan's condition asks; a value stands for {limit} s",
+        "负载功率数据缺失或过期,不足以判断策略条件;有效期 {limit} 秒",
+    ),
+    "stale_traffic_load": (
+        "the load's traffic is not known for as long as the plan's condition asks; a value stands for {limit} s",
+        "话务负荷数据缺失或过期,不足以判断策略条件;有效期 {limit} 秒",
+    ),
+    "stale_temperature_outdoor": (
+        "the outdoor temperature is not known for as long as the plan's condition asks; a value stands for {limit} s",
+        "室外温度数据缺失或过期,不足以判断策略条件;有效期 {limit} 秒",
+    ),
     "clock_not_synchronised": ("our clock cannot be trusted: {value}", "平台时钟未同步:{value}"),
     "stale_data": (
         "the breaker was last read {value} s ago (None: never), at most {limit} s is allowed",

@@ -14,7 +14,7 @@ from libs.common.errors import PlatformError, Unavailable
 from libs.common.tokens import KeyRing
 from services.control import metrics
 from services.control.domain.guards import Reading
-from services.control.frames import DoorLoad, read_loads
+from services.control.frames import DoorLoad, DoorSample, read_loads, read_samples
 from services.control.usecases.ports import SteadyClock
 
 logger = logging.getLogger(__name__)
@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 LOOK_TIMEOUT_S = 2.0
 ON_TIMEOUT_S = 20.0
 """A breaker motor takes up to 10 s, and the door reads back before it answers. [s]"""
+SAMPLES_TIMEOUT_S = 10.0
 AT_ONCE = 50
 """Wake-ups by the direct door at the same time."""
 BOARD_MAX_AGE_S = 10.0
@@ -78,6 +79,20 @@ class Doors:
         if len(problems) == len(self._doors):
             raise Unavailable("; ".join(problems) or "no direct door is configured")
         return list(found.values())
+
+    async def samples(self, wanted: Mapping[str, Any]) -> list[DoorSample]:
+        """Return values out of the history, which every door reads; of the first that answers.
+
+        Raises:
+            Unavailable: No door answered.
+        """
+        problems: list[str] = []
+        for door in self._doors:
+            try:
+                return read_samples(await door.post("/direct/v1/samples", wanted, timeout_s=SAMPLES_TIMEOUT_S))
+            except PlatformError as exc:
+                problems.append(f"{door.url}: {exc.message}")
+        raise Unavailable("; ".join(problems) or "no direct door is configured")
 
     async def on(self, request: OnRequest) -> Mapping[str, Any] | None:
         """Ask for an ON and return the first door's answer that took it, None when none did.

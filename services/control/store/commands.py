@@ -63,7 +63,10 @@ DUE = """
                (select count(*) from commands b
                  where b.load_id = c.load_id and b.action = 'open' and b.attempt > 0 and b.command_id <> c.command_id
                    and b.created_at > $1::timestamptz - interval '1 day')
-           else 0 end as offs_last_day
+           else 0 end as offs_last_day,
+           case when c.action = 'open' then
+               (select p.options -> 'conditions' from plans p where p.plan_id = c.plan_id)
+           end as conditions
       from commands c
       left join off_leases l on l.command_id = c.command_id
       left join isolations i on i.load_id = c.load_id and i.state = 'active'
@@ -104,6 +107,8 @@ class DueRow:
     """Another command for the device is in flight; for an OFF also: in doubt, or a wake-up that is due."""
     already_off: bool
     offs_last_day: int
+    conditions: Mapping[str, Any] | None
+    """Of an OFF of a plan: the plan's, as they are stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +203,7 @@ async def due(conn: WriteConn, now: datetime, limit: int) -> list[DueRow]:
             busy=row["busy"] or (row["action"] == "open" and row["in_doubt"]),
             already_off=row["already_off"],
             offs_last_day=row["offs_last_day"],
+            conditions=row["conditions"],
         )
         for row in await conn.fetch(DUE, now, locked)
     ]

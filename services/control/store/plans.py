@@ -1,4 +1,4 @@
-"""SQL of plans, calendars and occurrences."""
+"""SQL of plans and calendars."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,63 +6,48 @@ from dataclasses import asdict, dataclass
 from datetime import date, datetime, time
 from typing import Any
 
-from libs.common.contracts.control import OccurrenceState
 from libs.common.db import ReadConn, WriteConn
-from libs.common.ids import LoadId, OccurrenceId, PlanId
+from libs.common.ids import LoadId, PlanId
 from services.control.domain.calendars import Calendar, DayClass
+from services.control.domain.conditions import (
+    Band,
+    BandTime,
+    Condition,
+    Conditions,
+    Quantity,
+    Side,
+    TariffCondition,
+)
 from services.control.domain.plans import (
     Plan,
     PlanOptions,
     PlanState,
     Schedule,
     Window,
-    WindowInstance,
     ends_at,
     starts_at,
 )
+from services.control.domain.stagger import Spread, Stagger
 from services.control.domain.targets import Groups
 
 COLUMNS = """
-    plan_id, name, state, load_ids, first_date, last_date, windows, zone, weekdays, exceptions, calendar_ids, note,
-    day_class, working_calendar, named, options, created_by, created_at, approved_by, approved_at, ended_by, ended_at,
-    end_reason, made_until
+    plan_id, plan_no, name, state, load_ids, first_date, last_date, windows, zone, weekdays, exceptions, calendar_ids,
+    note, day_class, working_calendar, named, options, created_by, created_at, approved_by, approved_at, ended_by,
+    ended_at, end_reason, made_until
 """
-OCCURRENCE_COLUMNS = """
-    occurrence_id, plan_id, load_id, start_local, off_at, on_at, state, reason, off_command_id, on_command_id,
-    went_off_at, came_on_at, changed_at
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Occurrence:
-    """One shutdown of one load by a plan."""
-
-    occurrence_id: OccurrenceId
-    plan_id: PlanId
-    load_id: LoadId
-    start_local: datetime
-    """Wall time in the plan's zone, without offset."""
-    off_at: datetime
-    on_at: datetime
-    state: OccurrenceState
-    reason: str
-    off_command_id: str | None
-    on_command_id: str | None
-    went_off_at: datetime | None
-    came_on_at: datetime | None
-    changed_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class StoredPlan:
-    """A plan and how far its occurrences have been made."""
+    """A plan, its number, and how far its occurrences have been made."""
 
     plan: Plan
+    plan_no: int
     made_until: datetime | None
 
 
 async def insert(conn: WriteConn, plan: Plan) -> None:
-    """Insert a new plan."""
+    """Insert a new plan; the database numbers it."""
     schedule = plan.schedule
     await conn.execute(
         """
@@ -95,10 +80,10 @@ async def insert(conn: WriteConn, plan: Plan) -> None:
     )
 
 
-async def lock(conn: WriteConn, plan_id: str) -> Plan | None:
+async def lock(conn: WriteConn, plan_id: str) -> StoredPlan | None:
     """Lock and return a plan."""
     row = await conn.fetchrow(f"select {COLUMNS} from plans where plan_id = $1 for update", plan_id)  # noqa: S608
-    return None if row is None else _plan(row)
+    return None if row is None else StoredPlan(_plan(row), row["plan_no"], row["made_until"])
 
 
 async def update_state(conn: WriteConn, plan: Plan) -> None:
@@ -150,116 +135,12 @@ async def lock_to_make(conn: WriteConn, until: datetime, limit: int) -> list[Sto
         until,
         limit,
     )
-    return [StoredPlan(_plan(row), row["made_until"]) for row in rows]
+    return [StoredPlan(_plan(row), row["plan_no"], row["made_until"]) for row in rows]
 
 
-async def insert_occurrences(
-    conn: WriteConn, plan: Plan, instances: Sequence[WindowInstance], made_until: datetime, at: datetime
-) -> int:
-    """Make occurrences of every load of the plan; those that are there already stay. Returns how many are new."""
-    tag = await conn.execute(
-        """
-        insert into occurrences (plan_id, load_id, start_local, off_at, on_at, changed_at)
-        select $1, load_id, start_local, off_at, on_at, $6
-          from unnest($3::timestamp[], $4::timestamptz[], $5::timestamptz[]) as w(start_local, off_at, on_at)
-         cross join unnest($2::text[]) as load_id
-        on conflict on constraint occurrences_once do nothing
-        """,
-        plan.plan_id,
-        list(plan.load_ids),
-        [instance.start_local for instance in instances],
-        [instance.off_at for instance in instances],
-        [instance.on_at for instance in instances],
-        at,
-    )
-    await conn.execute("update plans set made_until = $2 where plan_id = $1", plan.plan_id, made_until)
-    return int(tag.split()[-1])
-
-
-async def lock_due_occurrences(conn: WriteConn, until: datetime, limit: int) -> list[Occurrence]:
-    """Lock and return planned occurrences that begin before that time and have no commands yet."""
-    rows = await conn.fetch(
-        f"""
-        select {OCCURRENCE_COLUMNS} from occurrences
-         where state = 'planned' and off_command_id is null and off_at <= $1
-         order by off_at
-         limit $2
-           for update skip locked
-        """,  # noqa: S608
-        until,
-        limit,
-    )
-    return [_occurrence(row) for row in rows]
-
-
-async def set_commands(conn: WriteConn, rows: Sequence[tuple[OccurrenceId, str, str]], at: datetime) -> None:
-    """Note the OFF and the ON of occurrences."""
-    await conn.execute(
-        """
-        update occurrences o
-           set off_command_id = c.off_id, on_command_id = c.on_id, changed_at = $4
-          from unnest($1::text[], $2::text[], $3::text[]) as c(occurrence_id, off_id, on_id)
-         where o.occurrence_id = c.occurrence_id
-        """,
-        [occurrence_id for occurrence_id, _, _ in rows],
-        [off_id for _, off_id, _ in rows],
-        [on_id for _, _, on_id in rows],
-        at,
-    )
-
-
-FINAL = ("awake", "skipped", "called_off")
-
-
-async def set_states(
-    conn: WriteConn, rows: Sequence[tuple[str, OccurrenceState, str, datetime | None, datetime | None]], at: datetime
-) -> list[Occurrence]:
-    """Move occurrences on; one that has ended stays as it is.
-
-    Args:
-        conn: Where.
-        rows: Occurrence, new state, reason, when it went off, when it came on (None leaves these two).
-        at: The time.
-
-    Returns:
-        Those that changed.
-    """
-    if not rows:
-        return []
-    found = await conn.fetch(
-        f"""
-        update occurrences o
-           set state = n.state, reason = n.reason, went_off_at = coalesce(n.went_off_at, o.went_off_at),
-               came_on_at = coalesce(n.came_on_at, o.came_on_at), changed_at = $6
-          from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[])
-            as n(id, state, reason, went_off_at, came_on_at)
-         where o.occurrence_id = n.id and o.state <> n.state and o.state <> all($7::text[])
-        returning {_qualified(OCCURRENCE_COLUMNS, "o")}
-        """,  # noqa: S608
-        [row[0] for row in rows],
-        [row[1].value for row in rows],
-        [row[2] for row in rows],
-        [row[3] for row in rows],
-        [row[4] for row in rows],
-        at,
-        list(FINAL),
-    )
-    return [_occurrence(row) for row in found]
-
-
-async def call_off(conn: WriteConn, at: datetime, reason: str, *, plan_id: str) -> list[Occurrence]:
-    """End all occurrences of a plan that have no commands yet; return them."""
-    rows = await conn.fetch(
-        f"""
-        update occurrences set state = 'called_off', reason = $2, changed_at = $3
-         where plan_id = $1 and state = 'planned' and off_command_id is null
-        returning {OCCURRENCE_COLUMNS}
-        """,  # noqa: S608
-        plan_id,
-        reason,
-        at,
-    )
-    return [_occurrence(row) for row in rows]
+async def set_made_until(conn: WriteConn, plan_id: str, until: datetime) -> None:
+    """Note how far a locked plan's occurrences have been made."""
+    await conn.execute("update plans set made_until = $2 where plan_id = $1", plan_id, until)
 
 
 async def fetch(conn: ReadConn, plan_id: str) -> Plan | None:
@@ -287,26 +168,18 @@ async def fetch_sharing(
     return [_plan(row) for row in rows]
 
 
-async def fetch_outranked(conn: WriteConn, occurrence_ids: Sequence[str]) -> set[str]:
-    """Return those of the occurrences that touch one of a plan that counts before theirs (``domain/overlap.py``)."""
+async def fetch_asked(conn: ReadConn, until: datetime) -> dict[LoadId, Conditions]:
+    """Return the loads that a plan with conditions wants off before that time, with these conditions."""
     rows = await conn.fetch(
         """
-        select o.occurrence_id
-          from occurrences o
-          join plans p on p.plan_id = o.plan_id
-         where o.occurrence_id = any($1::text[])
-           and exists (
-               select from plans q
-                 join occurrences s on s.plan_id = q.plan_id and s.load_id = o.load_id
-                where q.state in ('approved', 'active') and q.plan_id <> p.plan_id
-                  and (q.rank, q.approved_at, q.plan_id) < (p.rank, p.approved_at, p.plan_id)
-                  and s.off_at < o.on_at and s.on_at > o.off_at and s.state <> 'called_off'
-                  and s.start_local between o.start_local - interval '3 days' and o.start_local + interval '3 days'
-           )
+        select c.load_id, p.options -> 'conditions' as conditions
+          from commands c join plans p using (plan_id)
+         where c.action = 'open' and c.state = 'scheduled' and c.next_at <= $1
+           and jsonb_array_length(p.options -> 'conditions' -> 'measured') > 0
         """,
-        list(occurrence_ids),
+        until,
     )
-    return {row["occurrence_id"] for row in rows}
+    return {LoadId(row["load_id"]): conditions_of(row["conditions"]) for row in rows}
 
 
 async def fetch_page(
@@ -327,49 +200,6 @@ async def fetch_page(
         limit,
     )
     return [_plan(row) for row in rows]
-
-
-async def fetch_occurrence(conn: ReadConn, occurrence_id: str) -> Occurrence | None:
-    """Return one occurrence."""
-    row = await conn.fetchrow(
-        f"select {OCCURRENCE_COLUMNS} from occurrences where occurrence_id = $1",  # noqa: S608
-        occurrence_id,
-    )
-    return None if row is None else _occurrence(row)
-
-
-async def fetch_occurrences(
-    conn: ReadConn,
-    *,
-    plan_id: str | None,
-    load_ids: Sequence[str] | None,
-    state: str | None,
-    start: datetime | None,
-    end: datetime | None,
-    after: tuple[datetime, str] | None,
-    limit: int,
-) -> list[Occurrence]:
-    """Return occurrences in the order of their OFF, of the half-open time [start, end), of some loads or of all."""
-    rows = await conn.fetch(
-        f"""
-        select {OCCURRENCE_COLUMNS} from occurrences
-         where ($1::text is null or plan_id = $1) and ($2::text[] is null or load_id = any($2))
-           and ($3::text is null or state = $3)
-           and ($4::timestamptz is null or off_at >= $4) and ($5::timestamptz is null or off_at < $5)
-           and ($6::timestamptz is null or (off_at, occurrence_id) > ($6, $7))
-         order by off_at, occurrence_id
-         limit $8
-        """,  # noqa: S608
-        plan_id,
-        None if load_ids is None else list(load_ids),
-        state,
-        start,
-        end,
-        None if after is None else after[0],
-        None if after is None else after[1],
-        limit,
-    )
-    return [_occurrence(row) for row in rows]
 
 
 # Calendars.
@@ -438,16 +268,6 @@ async def plans_using(conn: ReadConn, calendar_id: str) -> list[PlanId]:
     return [PlanId(row["plan_id"]) for row in rows]
 
 
-def _qualified(columns: str, alias: str) -> str:
-    return ", ".join(f"{alias}.{column.strip()}" for column in columns.split(","))
-
-
-def _occurrence(row: Mapping[str, Any]) -> Occurrence:
-    values = dict(row)
-    values["state"] = OccurrenceState(values["state"])
-    return Occurrence(**values)
-
-
 def _plan(row: Mapping[str, Any]) -> Plan:
     return Plan(
         plan_id=PlanId(row["plan_id"]),
@@ -482,9 +302,53 @@ def _plan(row: Mapping[str, Any]) -> Plan:
 
 
 def _options_json(options: PlanOptions) -> dict[str, Any]:
-    return {"groups": asdict(options.groups), "rank": options.rank}
+    tariff = options.conditions.tariff
+    return {
+        "groups": asdict(options.groups),
+        "rank": options.rank,
+        "stagger": asdict(options.stagger),
+        "conditions": {
+            "measured": [asdict(one) for one in options.conditions.measured],
+            "tariff": None
+            if tariff is None
+            else {
+                "bands": sorted(tariff.bands),
+                "table": [[one.start.isoformat(), one.end.isoformat(), one.band] for one in tariff.table],
+            },
+            "zone": options.conditions.zone,
+        },
+    }
 
 
 def _options_of(stored: Mapping[str, Any]) -> PlanOptions:
     groups = Groups(**{name: tuple(values) for name, values in stored["groups"].items()})
-    return PlanOptions(groups=groups, rank=stored["rank"])
+    stagger = stored.get("stagger")
+    return PlanOptions(
+        groups=groups,
+        rank=stored["rank"],
+        stagger=Stagger() if stagger is None else Stagger(Spread(stagger["spread"]), stagger["within_s"]),
+        conditions=conditions_of(stored.get("conditions")),
+    )
+
+
+def conditions_of(stored: Mapping[str, Any] | None) -> Conditions:
+    """Return the conditions in a plan's options."""
+    if stored is None:
+        return Conditions()
+    tariff = stored["tariff"]
+    return Conditions(
+        measured=tuple(
+            Condition(Quantity(one["quantity"]), Side(one["side"]), one["limit"], one["for_s"])
+            for one in stored["measured"]
+        ),
+        tariff=None
+        if tariff is None
+        else TariffCondition(
+            frozenset(map(Band, tariff["bands"])),
+            tuple(
+                BandTime(time.fromisoformat(start), time.fromisoformat(end), Band(band))
+                for start, end, band in tariff["table"]
+            ),
+        ),
+        zone=stored["zone"],
+    )

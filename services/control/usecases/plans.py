@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 
 from libs.common.bus import outbox
 from libs.common.bus.port import Message
@@ -26,7 +26,9 @@ from services.control.domain.plans import (
     Preview,
     Schedule,
     WindowInstance,
+    check_conditions,
     check_schedule,
+    check_stagger,
     ends_at,
     narrowed,
     require_transition,
@@ -35,7 +37,9 @@ from services.control.domain.plans import (
 from services.control.domain.targets import NothingMeant, resolve
 from services.control.store import commands as store
 from services.control.store import loads as load_store
+from services.control.store import occurrences as occurrence_store
 from services.control.store import plans as plan_store
+from services.control.store.plans import StoredPlan
 from services.control.usecases.calendars import fetch_days
 from services.control.usecases.guardfacts import GuardFacts
 from services.control.usecases.ports import SteadyClock
@@ -43,6 +47,8 @@ from services.control.usecases.scheduler import make_occurrences
 from services.control.usecases.switching import Switching
 
 PLAIN = PlanOptions()
+TOLD = timedelta(days=1)
+"""Whoever follows occurrences is told that these do not come when a plan ends; of later ones nobody has heard."""
 CheckLoads = Callable[[Sequence[LoadId]], None]
 
 
@@ -136,7 +142,8 @@ class Plans:
         """
         now = self._clock.now()
         async with self._db.write() as conn:
-            plan = await self._lock(conn, plan_id)
+            stored = await self._lock(conn, plan_id)
+            plan = stored.plan
             require_transition(plan_id, plan.state, PlanState.APPROVED)
             plan = replace(plan, load_ids=self._resolved(plan.named, plan.options))
             check(plan.load_ids)
@@ -148,7 +155,7 @@ class Plans:
             self._check(plan)
             approved = replace(plan, state=PlanState.APPROVED, approved_by=actor, approved_at=now)
             await plan_store.update_state(conn, approved)
-            await make_occurrences(conn, approved, None, now, self._switching.policy)
+            await make_occurrences(conn, replace(stored, plan=approved), now, self._switching.policy)
             await outbox.put(conn, [_audit(approved, actor, door, "plan.approve", now)])
         return approved
 
@@ -166,11 +173,11 @@ class Plans:
         """
         now = self._clock.now()
         async with self._db.write() as conn:
-            plan = await self._lock(conn, plan_id)
+            plan = (await self._lock(conn, plan_id)).plan
             require_transition(plan_id, plan.state, PlanState.ENDED)
             ended = replace(plan, state=PlanState.ENDED, ended_by=actor, ended_at=now, end_reason=reason or "ended")
             await plan_store.update_state(conn, ended)
-            called_off = await plan_store.call_off(conn, now, "plan_ended", plan_id=plan_id)
+            called_off = await occurrence_store.call_off(conn, plan_id, now, "plan_ended", told_until=now + TOLD)
             await outbox.put(
                 conn, [bus.occurrence_event(one, None, self._site(one.load_id), now) for one in called_off]
             )
@@ -271,6 +278,10 @@ class Plans:
         load_ids, schedule = plan.load_ids, plan.schedule
         policy = self._switching.policy
         check_schedule(schedule, min_off_s=policy.min_off_s, min_on_s=policy.min_on_s)
+        check_stagger(plan.options.stagger, schedule.windows, min_off_s=policy.min_off_s)
+        loads = self._switching.loads
+        has_meters = all((load := loads.get(load_id)) is None or load.meter_device_id for load_id in load_ids)
+        check_conditions(plan.options.conditions, has_meter=has_meters)
         if plan.rank not in RANKS:
             raise InvalidPlan("rank: expected 1 to 100", message_zh="优先级应为 1 到 100", field="rank")
         end = ends_at(schedule)
@@ -348,11 +359,11 @@ class Plans:
         load = self._switching.loads.get(load_id)
         return SiteId("platform") if load is None else load.site_id
 
-    async def _lock(self, conn: WriteConn, plan_id: str) -> Plan:
-        plan = await plan_store.lock(conn, plan_id)
-        if plan is None:
+    async def _lock(self, conn: WriteConn, plan_id: str) -> StoredPlan:
+        stored = await plan_store.lock(conn, plan_id)
+        if stored is None:
             raise _no_plan(plan_id)
-        return plan
+        return stored
 
 
 def _no_plan(plan_id: str) -> NotFound:

@@ -16,18 +16,23 @@ from libs.common.db import Database, WriteConn
 from libs.common.errors import InvalidInput
 from libs.common.ids import OccurrenceId, SiteId
 from services.control import bus, metrics
-from services.control.domain.commands import Change, on_due
+from services.control.domain.commands import Change, on_due, wait
+from services.control.domain.conditions import Samples, refusal
 from services.control.domain.guards import Facts, Policy
+from services.control.domain.inrush import REASON as INRUSH
+from services.control.domain.inrush import Inrush, InrushLimits
 from services.control.domain.loads import LoadInfo
-from services.control.domain.plans import Plan
+from services.control.domain.refusals import Refusal
 from services.control.store import commands as store
 from services.control.store import leases as lease_store
 from services.control.store import loads as load_store
+from services.control.store import occurrences as occurrence_store
 from services.control.store import orders as order_store
 from services.control.store import places as place_store
 from services.control.store import plans as plan_store
 from services.control.store.commands import DueRow
-from services.control.store.plans import Occurrence
+from services.control.store.occurrences import Occurrence
+from services.control.store.plans import StoredPlan
 from services.control.usecases.calendars import fetch_days
 from services.control.usecases.guardfacts import GuardFacts, Judge
 from services.control.usecases.isolations import end_isolation
@@ -40,6 +45,9 @@ BATCH = 1000
 """Commands or occurrences in one transaction."""
 HORIZON = timedelta(days=62)
 """How far ahead occurrences are made."""
+PLANS_AT_A_TIME = 100
+OCCURRENCES_AT_A_TIME = 100_000
+"""Made in one transaction, half a second or so: no wake-up that comes due meanwhile may wait longer."""
 HORIZON_STEP = timedelta(days=1)
 """They are made again when the horizon has moved by this much."""
 IDEMPOTENCY_KEPT = timedelta(days=7)
@@ -60,10 +68,12 @@ class Scheduler:
         clock: SteadyClock,
         sync: ClockSync,
         readings: Readings,
+        samples: Samples,
         switching: Switching,
         guards: GuardFacts,
         prepare_s: float,
         watchdog_required: bool,
+        inrush: InrushLimits | None = None,
     ) -> None:
         """Prepare a scheduler.
 
@@ -72,19 +82,23 @@ class Scheduler:
             clock: Time that no setting of the wall clock holds back.
             sync: Whether the wall clock is right.
             readings: What the direct door last said.
+            samples: What conditions of plans compare.
             switching: Writes what follows.
             guards: Reads what the guards have to know.
             prepare_s: How long before its OFF an occurrence gets its commands. [s]
             watchdog_required: Whether an OFF waits for the watchdog's acknowledgement.
+            inrush: How many planned wake-ups are sent at once.
         """
         self._db = db
         self._clock = clock
         self._sync = sync
         self._readings = readings
+        self._samples = samples
         self._switching = switching
         self._guards = guards
         self._prepare = timedelta(seconds=prepare_s)
         self._watchdog_required = watchdog_required
+        self._inrush = Inrush(inrush or InrushLimits())
         self._housekept_at: datetime | None = None
 
     @property
@@ -110,7 +124,7 @@ class Scheduler:
             await self.believe_clock(now)
         await self.note_overdue(now)
         await self.expire_isolations(now)
-        await self.advance_plans(now)
+        busy |= await self.advance_plans(now)
         busy |= await self.prepare(now)
         await self._housekeep(now)
         return busy
@@ -141,9 +155,11 @@ class Scheduler:
             load = self._loads.get(command.load_id)
             facts = self._facts(row, load, problem, busy=row.busy or command.device_id in taken)
             if command.is_off:
-                facts = judge.add_to(facts, load)
+                facts = judge.add_to(replace(facts, condition=self._condition(row, now)), load)
             change = on_due(command, facts, now, judge.policy(load))
-            if change.after.attempt > command.attempt:
+            if change.after.attempt > command.attempt and self._inrush.must_wait(command, now):
+                change = wait(command, now, INRUSH, self._inrush.limits.step_s)
+            elif change.after.attempt > command.attempt:
                 # Of several that are due for one device only the most urgent is sent in this round.
                 taken.add(command.device_id)
                 if command.is_off:
@@ -166,6 +182,9 @@ class Scheduler:
             last_on_at=row.last_on_at,
             offs_last_day=row.offs_last_day,
         )
+
+    def _condition(self, row: DueRow, now: datetime) -> Refusal | None:
+        return refusal(plan_store.conditions_of(row.conditions), row.command.load_id, self._samples, now)
 
     def clock_problem(self) -> str | None:
         """Return why no OFF may be sent by our clock, None when it may."""
@@ -219,40 +238,45 @@ class Scheduler:
 
     # Plans and occurrences.
 
-    async def advance_plans(self, now: datetime) -> None:
-        """Activate and end plans, and make the occurrences that the horizon has reached."""
+    async def advance_plans(self, now: datetime) -> bool:
+        """Activate and end plans, make the occurrences that the horizon has reached; returns whether more are due."""
         async with self._db.write() as conn:
             changed = await plan_store.advance_states(conn, now)
-            to_make = await plan_store.lock_to_make(conn, now + HORIZON - HORIZON_STEP, 100)
+            to_make = await plan_store.lock_to_make(conn, now + HORIZON - HORIZON_STEP, PLANS_AT_A_TIME)
+            room = OCCURRENCES_AT_A_TIME
             for stored in to_make:
+                if room <= 0:
+                    break
                 try:
-                    await make_occurrences(conn, stored.plan, stored.made_until, now, self._policy)
+                    room -= await make_occurrences(conn, stored, now, self._policy, room=room)
                 except InvalidInput as exc:  # no fault of one plan may hold up the others; tried again tomorrow
-                    await plan_store.insert_occurrences(conn, stored.plan, [], now + HORIZON, now)
+                    await plan_store.set_made_until(conn, stored.plan.plan_id, now + HORIZON)
                     logger.error(
                         "plan cannot be followed", extra={"plan_id": stored.plan.plan_id, "reason": exc.message}
                     )
         for plan_id, state in changed.items():
             logger.info("plan changes its state", extra={"plan_id": plan_id, "state": state.value})
+        return room <= 0 or len(to_make) >= PLANS_AT_A_TIME
 
     async def prepare(self, now: datetime) -> bool:
         """Give the occurrences that are about to begin their OFF, their ON and their lease, in one transaction."""
         async with self._db.write() as conn:
-            occurrences = await plan_store.lock_due_occurrences(conn, now + self._prepare, BATCH)
+            occurrences = await occurrence_store.lock_due(conn, now + self._prepare, BATCH)
             if not occurrences:
                 return False
             load_ids = [occurrence.load_id for occurrence in occurrences]
             await load_store.lock_loads(conn, load_ids)
             known = await load_store.facts_of(conn, load_ids, now)
             running = await store.fetch_running(conn, load_ids, CommandAction.OPEN)
-            outranked = await plan_store.fetch_outranked(conn, [one.occurrence_id for one in occurrences])
+            keys = [occurrence_store.key_of(one.occurrence_id) for one in occurrences]
+            outranked = await occurrence_store.fetch_outranked(conn, keys)
             pending = {command.load_id for command in running if command.state is not CommandState.APPROVAL}
             wanted: list[Wanted] = []
             skipped: list[tuple[Occurrence, str]] = []
             for occurrence in occurrences:
                 load = self._loads.get(occurrence.load_id)
                 reason = self._skip_reason(occurrence, load, known[occurrence.load_id].suspended_by, now)
-                if reason is None and occurrence.occurrence_id in outranked:
+                if reason is None and occurrence_store.key_of(occurrence.occurrence_id) in outranked:
                     reason = "outranked"
                 if reason is None and occurrence.load_id in pending:
                     reason = "already_off"
@@ -262,7 +286,7 @@ class Scheduler:
                 pending.add(occurrence.load_id)
                 wanted.append(_shutdown(occurrence, load))
             offs = await self._switching.shut_down(conn, wanted, now)
-            await plan_store.set_commands(
+            await occurrence_store.set_commands(
                 conn,
                 [(OccurrenceId(str(off.occurrence_id)), off.command_id, str(off.pair_id)) for off in offs],
                 now,
@@ -291,7 +315,7 @@ class Scheduler:
         rows = [(occurrence.occurrence_id, OccurrenceState.SKIPPED, reason, None, None)
                 for occurrence, reason in skipped]  # fmt: skip
         messages = []
-        for occurrence in await plan_store.set_states(conn, rows, now):
+        for occurrence in await occurrence_store.set_states(conn, rows, now):
             load = self._loads.get(occurrence.load_id)
             site_id = SiteId("platform") if load is None else load.site_id
             messages.append(bus.occurrence_event(occurrence, None, site_id, now))
@@ -327,23 +351,37 @@ class Scheduler:
 
 
 async def make_occurrences(
-    conn: WriteConn, plan: Plan, made_until: datetime | None, now: datetime, policy: Policy
+    conn: WriteConn, stored: StoredPlan, now: datetime, policy: Policy, *, room: int = OCCURRENCES_AT_A_TIME
 ) -> int:
     """Make a locked plan's occurrences from where they end up to the horizon; returns how many are new.
+
+    Args:
+        conn: The transaction.
+        stored: The plan.
+        now: The time.
+        policy: Limits.
+        room: How many there may be; whole windows are made, one at least, and the next call goes on behind them.
 
     Raises:
         InvalidInput: A calendar does not say any more what it said when the plan was approved.
     """
-    until = now + HORIZON
-    grace = timedelta(seconds=policy.off_grace_s)
+    plan, made_until, until = stored.plan, stored.made_until, now + HORIZON
+    late = timedelta(seconds=policy.off_grace_s + plan.options.stagger.within_s)
     days = await fetch_days(conn, plan.schedule, plan.calendar_ids)
     found = [
         instance
         for instance in days.instances(plan.schedule)
-        if instance.off_at + grace > now and (made_until is None or instance.off_at >= made_until)
+        if instance.off_at + late > now and (made_until is None or instance.off_at >= made_until)
         and instance.off_at < until
     ]  # fmt: skip
-    return await plan_store.insert_occurrences(conn, plan, found, until, now)
+    found.sort(key=lambda instance: instance.off_at)
+    at_once = max(room // len(plan.load_ids), 1)
+    # The next call goes on with the instant at which this one ends.
+    while at_once < len(found) and found[at_once].off_at == found[at_once - 1].off_at:
+        at_once += 1
+    made, left = found[:at_once], found[at_once:]
+    await plan_store.set_made_until(conn, plan.plan_id, left[0].off_at if left else until)
+    return await occurrence_store.insert(conn, plan, stored.plan_no, made, now)
 
 
 def _obstacle(load: LoadInfo | None, row: DueRow) -> str | None:

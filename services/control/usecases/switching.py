@@ -26,9 +26,9 @@ from services.control.domain.loads import LoadInfo
 from services.control.store import commands as store
 from services.control.store import leases as lease_store
 from services.control.store import loads as load_store
-from services.control.store import plans as plan_store
+from services.control.store import occurrences as occurrence_store
 from services.control.store.commands import HistoryRow
-from services.control.store.plans import Occurrence
+from services.control.store.occurrences import Occurrence
 from services.control.usecases.ports import Loads
 
 logger = logging.getLogger(__name__)
@@ -321,7 +321,7 @@ class Switching:
             for on in woken
             if on.occurrence_id is not None
         ]
-        for occurrence in await plan_store.set_states(conn, ended, now):
+        for occurrence in await occurrence_store.set_states(conn, ended, now):
             messages.append(_occurrence_event(occurrence, proof[occurrence.load_id], now))
 
     async def _move_occurrences(
@@ -338,7 +338,7 @@ class Switching:
             came_on_at = now if state is OccurrenceState.AWAKE else None
             rows[command.occurrence_id] = (command.occurrence_id, state, command.reason, went_off_at, came_on_at)
             by[command.occurrence_id] = command
-        for occurrence in await plan_store.set_states(conn, list(rows.values()), now):
+        for occurrence in await occurrence_store.set_states(conn, list(rows.values()), now):
             messages.append(_occurrence_event(occurrence, by[occurrence.occurrence_id], now))
 
 

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends
 from pydantic import BaseModel, ConfigDict, Field
 
 from libs.common.clock import Clock
+from libs.common.contracts.base import UtcTime
 from libs.common.contracts.control import Evidence, Stage
 from libs.common.errors import Conflict, Forbidden
 from libs.common.ids import new_id
@@ -19,8 +20,13 @@ from services.ingest.domain.switching import LOCK_POINT, TRIP_POINT, Switch, swi
 from services.ingest.store.offbook import OffBook
 from services.ingest.usecases.boards import LastSeen, Seen
 from services.ingest.usecases.orders import LineHolder, NotSwitchable, Orders
+from services.ingest.usecases.readings import Readings
 from services.ingest.usecases.topology import Topology
 
+MAX_SAMPLED = 200
+"""Devices of one question."""
+MAX_SAMPLES = 5000
+"""Reports of one device in one answer: more than four hours of one every 5 s."""
 CALLERS = frozenset({"watchdog", "control"})
 
 Waker = Annotated[Principal, Depends(require("ingest:wake"))]
@@ -103,8 +109,41 @@ class LoadsOut(BaseModel):
     loads: list[LoadOut]
 
 
+class SamplesRequest(BaseModel):
+    """Of which devices, or loads, which points are wanted."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    device_ids: tuple[str, ...] = Field(min_length=1, max_length=MAX_SAMPLED)
+    points: tuple[str, ...] = Field(min_length=1, max_length=10)
+    start: UtcTime
+    end: UtcTime
+
+
+class SampleOut(BaseModel):
+    """One value."""
+
+    device_id: str
+    point: str
+    at: datetime
+    value: float
+
+
+class SamplesOut(BaseModel):
+    """Values by device, oldest first."""
+
+    samples: list[SampleOut]
+
+
 def build_router(
-    *, orders: Orders, book: OffBook, seen: LastSeen, topology: Topology, lines: Lines, clock: Clock
+    *,
+    orders: Orders,
+    book: OffBook,
+    seen: LastSeen,
+    topology: Topology,
+    lines: Lines,
+    readings: Readings,
+    clock: Clock,
 ) -> APIRouter:
     """Return the router."""
     router = APIRouter(prefix="/direct/v1", tags=["direct door"])
@@ -174,6 +213,29 @@ def build_router(
                 )
             )
         return LoadsOut(loads=found)
+
+    @router.post("/samples")
+    async def samples(body: SamplesRequest, principal: Waker) -> SamplesOut:
+        """Return good values out of the history, for the conditions of plans.
+
+        Unlike the rest of this door it needs the database: without it nothing is known, and nothing is switched off.
+        A device with more reports than one answer holds is left out.
+        """
+        _check(principal)
+        found: list[SampleOut] = []
+        for device_id in body.device_ids:
+            reports = await readings.range(
+                device_id, points=body.points, start=body.start, end=body.end, after=None, limit=MAX_SAMPLES
+            )
+            if len(reports) == MAX_SAMPLES:
+                continue
+            found += [
+                SampleOut(device_id=device_id, point=point, at=report.source_time, value=value)
+                for report in reports
+                for point, value in report.points.items()
+                if value is not None and not ((flag := report.quality.get(point)) is not None and flag.is_bad)
+            ]
+        return SamplesOut(samples=found)
 
     async def _leave_to_holder(device_id: str) -> None:
         """Raise ``NotTheHolder`` when another process has the line: it is the one to ask, and it lives."""

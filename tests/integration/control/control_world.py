@@ -22,7 +22,9 @@ from libs.common.ids import DeviceId, LineId, LoadId, SiteId
 from libs.common.settings import DatabaseSettings
 from libs.common.testing.clock import FakeClock
 from libs.common.tokens import KeyRing, canonical
+from services.control.domain.conditions import Quantity, Sample
 from services.control.domain.guards import PROTECTION_TRIPS, Policy, Reading
+from services.control.domain.inrush import InrushLimits
 from services.control.domain.loads import LoadInfo
 from services.control.store import leases as lease_store
 from services.control.usecases.guardfacts import GuardFacts
@@ -210,6 +212,8 @@ class World:
         self.sync = SyncedClock()
         self.watchdog_required = watchdog
         self.policy = policy
+        self.inrush = InrushLimits()
+        self.samples: dict[tuple[str, Quantity], list[list[Sample]]] = {}
         self.published: list[tuple[str, dict[str, object]]] = []
         """Everything that left the outbox: topic and payload."""
         self.commands: list[dict[str, object]] = []
@@ -221,14 +225,18 @@ class World:
         """Be the board."""
         return self.field.reading(load_id)
 
+    def series(self, load_id: str, quantity: Quantity) -> list[list[Sample]]:
+        """Be the board of samples."""
+        return self.samples.get((load_id, quantity), [])
+
     def start(self) -> None:
         """Make new objects, as a process that starts does."""
         self.steady = SteadyClock(self.clock)
         self.switching = Switching(loads=self.loads, keys=self.keys, policy=self.policy)
         self.guards = GuardFacts(loads=self.loads, readings=self, settings=self.policy)
         self.scheduler = Scheduler(
-            db=self.db, clock=self.steady, sync=self.sync, readings=self, switching=self.switching,
-            guards=self.guards, prepare_s=30, watchdog_required=self.watchdog_required,
+            db=self.db, clock=self.steady, sync=self.sync, readings=self, samples=self, switching=self.switching,
+            guards=self.guards, prepare_s=30, watchdog_required=self.watchdog_required, inrush=self.inrush,
         )  # fmt: skip
         self.plans = Plans(
             db=self.db, clock=self.steady, switching=self.switching, guards=self.guards, two_persons=False

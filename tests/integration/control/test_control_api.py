@@ -50,6 +50,17 @@ async def bad_plans(found: Installation) -> None:
     refused(await post(day_class="working_days", working_calendar="nowhere"), 400, "nowhere")
     refused(await post(load_ids=[]), 400, "load_ids")
     refused(await post(rank=0), 422, "rank")
+    refused(await post(stagger={"spread": "even"}), 400, "stagger")
+    refused(await post(stagger={"spread": "even", "within_s": 21600}), 422, "within_s")
+    refused(await post(conditions=[{"quantity": "wind", "limit": 1}]), 422, "quantity")
+    refused(await post(tariff={"bands": ["sharp"], "table": [{"start": "08:00", "end": "22:00", "band": "peak"}]}), 400)
+    wanted = {
+        "conditions": [{"quantity": "traffic_load", "side": "below", "limit": 5.0, "for_s": 1800.0}],
+        "tariff": {"bands": ["peak"], "table": [{"start": "08:00:00", "end": "22:00:00", "band": "peak"}]},
+        "stagger": {"spread": "random", "within_s": 600}, "rank": 7,
+    }  # fmt: skip
+    shown = (await post(**wanted)).json()
+    assert {name: shown[name] for name in wanted} == wanted
     refused(await post(tags=["nobody has it"]), 400, "tags", "nobody has it")
     body = refused(await post(load_ids=[], site_ids=["site-1"]), 400, "hospital (never_off)")
     assert {"load_id": "hospital", "reason": "never_off"} in body["facts"]["loads"]

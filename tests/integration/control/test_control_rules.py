@@ -1,14 +1,19 @@
 """The switching rules of contracts.md 5 on a real database, each tried the wrong way."""
 
 from datetime import time, timedelta
+from itertools import pairwise
 
 import pytest
 
 from libs.common.bus import topics
 from libs.common.contracts.control import CommandAction, Evidence, Priority, Result, Stage
 from libs.common.errors import Conflict, InvalidInput
+from services.control.domain.conditions import Condition, Conditions, Quantity, Sample, Side
+from services.control.domain.inrush import InrushLimits
 from services.control.domain.plans import InvalidPlan, PlanOptions, Schedule, Window
+from services.control.domain.stagger import Spread, Stagger
 from services.control.domain.targets import Groups
+from services.control.usecases import scheduler
 from services.control.usecases.isolations import IsolationRequest, LoadIsolated, SamePerson
 from services.control.usecases.orders import Group, SwitchOrder, WakeOrder
 from tests.integration.control.control_world import SITE, World, local
@@ -542,7 +547,7 @@ class TestPlans:
         await world.run(900, step_s=5)
         assert breaker.closed
         assert breaker.switched == 2
-        reasons = await world.value("select array_agg(reason order by plan_id = $1, load_id) from occurrences", strong)
+        reasons = await world.value("select array_agg(reason order by plan_no, load_id) from occurrences")
         assert reasons == ["outranked", "", ""]
 
     async def test_a_plan_that_has_ended_outranks_nobody(self, world: World) -> None:
@@ -571,6 +576,99 @@ class TestPlans:
         world.add_load("c", tags=("night",))
         assert (await world.plans.fetch(plan.plan_id))[0].load_ids == ("a", "b")
         assert await world.value("select array_agg(load_id order by load_id) from occurrences") == ["a", "b"]
+
+    async def test_shutdowns_are_spread_and_all_are_on_at_the_end(self, world: World) -> None:
+        for number in range(10):
+            world.add_load(f"a{number}")
+        start, end = local(world.clock, 60), local(world.clock, 1000)
+        schedule = Schedule(start.date(), start.date(), (Window(start.time(), end.time()),), "Asia/Shanghai")
+        spread = PlanOptions(stagger=Stagger(Spread.EVEN, 199))
+        plan, _ = await world.plans.draft("p", list(world.loads.loads), schedule, (), None, "u", "api", options=spread)
+        await world.plans.approve(plan.plan_id, "user:a", "api")
+        off = []
+        for _ in range(60):
+            await world.run(5, step_s=5)
+            off.append(sum(not breaker.closed for breaker in world.field.breakers.values()))
+        assert off == sorted(off)
+        assert set(off) == set(range(11))
+        await world.run(760, step_s=5)
+        assert all(breaker.closed and breaker.switched == 2 for breaker in world.field.breakers.values())
+
+    async def test_wake_ups_of_a_site_come_one_after_the_other_within_the_margin(self, world: World) -> None:
+        for number in range(30):
+            world.add_load(f"a{number}")
+        world.inrush = InrushLimits(per_site=2, step_s=1, margin_s=10)
+        world.field.holder_margin_s = 60
+        world.start()
+        await plan_in(world, *world.loads.loads, off_in_s=40, off_for_s=400)
+        await world.run(435, step_s=5)
+        assert not any(breaker.closed for breaker in world.field.breakers.values())
+        on = []
+        for _ in range(20):
+            await world.turn(by_s=1)
+            on.append(sum(breaker.closed for breaker in world.field.breakers.values()))
+        steps = [after - before for before, after in pairwise(on)]
+        assert max(steps[:10]) == 2, on
+        assert on[-1] == 30
+        assert all(breaker.switched == 2 for breaker in world.field.breakers.values())
+
+    async def test_a_condition_is_judged_right_before_the_off_and_never_stops_an_on(self, world: World) -> None:
+        quiet = Condition(Quantity.TRAFFIC_LOAD, Side.BELOW, 5.0, 600)
+        busy, still, silent = (world.add_load(load_id) for load_id in ("busy", "still", "silent"))
+        start, end = local(world.clock, 60), local(world.clock, 1500)
+        schedule = Schedule(start.date(), start.date(), (Window(start.time(), end.time()),), "Asia/Shanghai")
+        options = PlanOptions(conditions=Conditions((quiet,)))
+        plan, _ = await world.plans.draft(
+            "p", ["busy", "still", "silent"], schedule, (), None, "user:a", "api", options=options
+        )
+        await world.plans.approve(plan.plan_id, "user:a", "api")
+        assert (await world.plans.fetch(plan.plan_id))[0].options == options
+
+        def traffic(load_id: str, *values: float) -> None:
+            now = world.clock.now()
+            ages = range(700 * len(values) - 700, -1, -700)
+            series = [Sample(now - timedelta(seconds=age), value) for age, value in zip(ages, values, strict=True)]
+            world.samples[load_id, Quantity.TRAFFIC_LOAD] = [series]
+
+        traffic("busy", 2, 9)
+        traffic("still", 2, 3)
+        await world.run(100, step_s=5)
+        assert (busy.closed, still.closed, silent.closed) == (True, False, True)
+        reasons = {load_id: (await world.states(load_id))[0][2] for load_id in ("busy", "silent")}
+        assert reasons == {"busy": "condition_traffic_load", "silent": "stale_traffic_load"}
+        # It becomes quiet within the grace time; the other one stays unknown, and what is off is not asked again.
+        traffic("busy", 2, 3)
+        traffic("still", 99)
+        await world.run(100, step_s=5)
+        assert (busy.closed, still.closed, silent.closed) == (False, False, True)
+        await world.run(1500, step_s=5)
+        assert busy.closed
+        assert still.closed
+        assert silent.switched == 0
+        assert (await world.states("silent"))[0] == ("open", "expired", "stale_traffic_load")
+        assert sorted(await world.occurrence_states()) == ["awake", "awake", "skipped"]
+
+    async def test_a_large_plan_is_made_in_parts_and_each_window_once(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(scheduler, "OCCURRENCES_AT_A_TIME", 6)
+        monkeypatch.setattr(scheduler.make_occurrences, "__kwdefaults__", {"room": 6})
+        for load_id in "abc":
+            world.add_load(load_id)
+        day = local(world.clock, 0).date()
+        schedule = Schedule(day, day + timedelta(days=9), (Window(time(23), time(6)),), "Asia/Shanghai")
+        plan, _ = await world.plans.draft("p", "abc", schedule, (), None, "user:a", "api")
+        await world.plans.approve(plan.plan_id, "user:a", "api")
+        assert await world.value("select count(*) from occurrences") == 6
+        assert await world.scheduler.tick()
+        assert await world.value("select count(*) from occurrences") == 12
+        await world.tick()
+        assert await world.value("select count(*) from occurrences") == 30
+        assert await world.value("select count(*) from plan_windows") == 10
+        await world.plans.end(plan.plan_id, "done", "user:a", "api")
+        assert await world.occurrence_states() == ["called_off"] * 3
+        await world.relay()
+        assert len([one for one in world.events(topics.CONTROL_EVENTS) if one.get("state") == "called_off"]) == 3
 
     async def test_calendars_are_exceptions(self, world: World) -> None:
         world.add_load("a")

@@ -151,6 +151,28 @@ async def test_off_and_on_are_done_proven_and_leave_nothing_behind(
     assert (await door_load(ingest))["off_lease"] is None
 
 
+async def test_the_door_tells_values_out_of_the_history_to_control(ingest: RunningIngest, breaker: Breaker) -> None:
+    await create_load(ingest, breaker.peer.endpoint)
+    now = SystemClock().now()
+    body = {
+        "device_ids": ["load-1", "breaker-1", "nobody"], "points": ["traffic_load", "active_power_total"],
+        "start": (now - timedelta(hours=1)).isoformat(), "end": (now + timedelta(hours=1)).isoformat(),
+    }  # fmt: skip
+    headers = ingest.headers("control", ("ingest:wake",))
+
+    async def told() -> dict[tuple[str, str], float] | None:
+        response = await ingest.http.post("/direct/v1/samples", json=body, headers=headers)
+        assert response.status_code == 200, response.text
+        found = {(one["device_id"], one["point"]): one["value"] for one in response.json()["samples"]}
+        return found if ("breaker-1", "active_power_total") in found else None
+
+    assert await until(told, "the breaker's power is in the history") == {("breaker-1", "active_power_total"): 1.2}
+    stranger = ingest.headers("export", ("ingest:wake",))
+    assert (await ingest.http.post("/direct/v1/samples", json=body, headers=stranger)).status_code == 403
+    many = body | {"device_ids": ["x"] * 201}
+    assert (await ingest.http.post("/direct/v1/samples", json=many, headers=headers)).status_code == 422
+
+
 async def test_command_is_executed_once_however_often_it_is_read(ingest: RunningIngest, breaker: Breaker) -> None:
     await create_load(ingest, breaker.peer.endpoint)
     off = order(ingest, CommandAction.OPEN)
