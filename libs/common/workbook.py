@@ -93,7 +93,7 @@ def read_grid(
     look_at: int,
     max_rows: int,
     max_columns: int,
-    max_unpacked: int = MAX_UNPACKED_BYTES,
+    max_unpacked: int | None = None,
 ) -> Grid | None:
     """Return the first sheet that is wanted, row by row; None when no sheet is.
 
@@ -104,7 +104,7 @@ def read_grid(
         look_at: How many those are.
         max_rows: Of the sheet, empty ones left out.
         max_columns: Of the sheet.
-        max_unpacked: All parts of the workbook together. [B]
+        max_unpacked: All parts of the workbook together; ``MAX_UNPACKED_BYTES`` unless given. [B]
 
     Raises:
         InvalidFile: It is no workbook, or is too large.
@@ -143,9 +143,9 @@ def _opened(
     body: bytes,
     source: str,
     read: Callable[[Iterable[object], str], Iterator[_T]],
-    max_unpacked: int = MAX_UNPACKED_BYTES,
+    max_unpacked: int | None = None,
 ) -> list[_T]:
-    _check_size(body, source, max_unpacked)
+    _check_size(body, source, MAX_UNPACKED_BYTES if max_unpacked is None else max_unpacked)
     try:
         book = openpyxl.load_workbook(io.BytesIO(body), read_only=True, data_only=True, keep_links=False)
     except Exception as exc:  # openpyxl lets many kinds through: KeyError, ValueError, BadZipFile, ParseError …
