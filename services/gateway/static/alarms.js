@@ -76,7 +76,6 @@ function drawAlarm(alarm, told) {
     fact("detail", (state.language === "zh" && alarm.detail_zh) || alarm.detail),
     fact("inhibited", alarm.inhibited_by && explained(alarm.inhibited_by)), fact("endReason", alarm.end_reason && text(alarm.end_reason)),
     fact("acknowledged", alarm.acknowledged_at && `${alarm.acknowledged_by} ${moment(alarm.acknowledged_at)}`),
-    fact("diagnosis", alarm.diagnosis && `${text(`diagnosis_${alarm.diagnosis.state}`)} ${alarm.diagnosis.cause ?? ""}`),
     fact("assigned", alarm.assigned_to), fact("shelved", alarm.shelved_until && `${alarm.shelved_by} → ${moment(alarm.shelved_until)}`),
     fact("reportState", alarm.reports.map((one) => `${one.destination}: ${text(`report_${one.state}`)} `
       + [one.begin_reported_at, one.end_reported_at].map(moment).join(" … ")).join("; ") || text("report_none")),

@@ -82,7 +82,9 @@ function several(reading, names, digits) {
 
 function meterRow(device) {
   const reading = state.readings.get(device.id);
-  if (!reading) return row([label(device), text(device.kind), "–", "–", "–", "–", "–", "–"], device.id);
+  const name = element("td", element("button", label(device), "link"));
+  name.firstChild.type = "button";
+  if (!reading) return row([name, text(device.kind), "–", "–", "–", "–", "–", "–"], device.id);
   const { points } = reading;
   const other = element("td");
   if (points.breaker_state !== undefined && points.breaker_state !== null) {
@@ -92,7 +94,7 @@ function meterRow(device) {
   if (points.humidity !== undefined) other.append(`${points.humidity?.toFixed(0) ?? "–"} %`);
   const power = points.active_power_total ?? points.active_power_a;
   return row([
-    label(device), text(device.kind), several(reading, VALUE_NAMES, 1), several(reading, CURRENT_NAMES, 2),
+    name, text(device.kind), several(reading, VALUE_NAMES, 1), several(reading, CURRENT_NAMES, 2),
     number(power, 3), number(points.energy_active_import, 2), other, clock(reading.source_time),
   ], device.id);
 }
@@ -339,5 +341,6 @@ $("site").addEventListener("change", (event) => {
 });
 
 watchAlarms();
+watchRules();
 translate();
 get("auth/me").then(showOverview, () => showDoor());

@@ -28,8 +28,10 @@ const TEXTS = {
     diagnosis: "分析状态", diagnosis_none: "未分析", diagnosis_waiting: "待分析", diagnosis_found: "已定位", diagnosis_closed: "已关闭",
     told_pending: "待发送", told_sent: "已送达", told_failed: "未送达", manual: "人工清除", rule_changed: "规则变更", news: "通知", reminder: "提醒", escalation: "升级", digest: "汇总",
     faults: "故障定位", cause: "故障", advice: "处理建议", evidence: "证据", couldNotTell: "无法查询：", sameCause: "同因设备数",
-    moreFaults: "未恢复的故障过多，仅显示最新 50 条；其余见 wattring fault list 或接口", diagnosis: "分析状态", diagnosis_none: "未分析",
-    diagnosis_waiting: "待分析", diagnosis_found: "已定位", diagnosis_closed: "已恢复",
+    moreFaults: "未恢复的故障过多，仅显示最新 50 条；其余见 wattring fault list 或接口",
+    rules: "告警规则与设备参数", startDelay: "开始延时", endDelay: "结束延时", watched: "判定中", asleep: "未启用", notKnown: "未知",
+    differs: "与平台不一致", asOrdered: "一致", deviceSettings: "设备参数", setting: "参数", ordered: "平台下发", found: "设备回读",
+    from_policy: "策略", from_device_kind: "按设备类型", from_site_class: "按局站类别", from_site: "按局站", from_device: "按设备",
     summary: "汇总", alarm_begin: "告警开始", alarm_end: "告警消除", breaker_state: "开关状态", queued: "待上报", retrying: "重试中",
   },
   en: {
@@ -60,6 +62,9 @@ const TEXTS = {
     breaker_state: "position",
     faults: "Where faults are", cause: "Cause", advice: "Advice", evidence: "Evidence", couldNotTell: "could not tell:",
     sameCause: "devices with this cause:", moreFaults: "More faults are open; the youngest 50 are shown. The others: wattring fault list, or the API",
-    diagnosis: "Diagnosis", diagnosis_none: "none", diagnosis_waiting: "waiting", diagnosis_found: "found", diagnosis_closed: "closed",
+    rules: "alarm rules and settings", startDelay: "Start delay", endDelay: "End delay", watched: "judged", asleep: "asleep",
+    notKnown: "not known", differs: "differs from platform", asOrdered: "as ordered", deviceSettings: "Settings of the device",
+    setting: "Setting", ordered: "Ordered", found: "Read back", from_policy: "policy", from_device_kind: "device kind",
+    from_site_class: "site class", from_site: "site", from_device: "device",
   },
 };

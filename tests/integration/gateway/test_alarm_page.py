@@ -115,6 +115,43 @@ FAULT = {
     "group_size": 9,
 }
 
+SOURCES = dict.fromkeys(("threshold", "level", "start_delay_s", "end_delay_s"), "dictionary")
+RULES = [
+    {
+        "rule_id": "0s16003001",
+        "name": "Voltage low",
+        "name_zh": "交流电压过低告警",
+        "threshold": 190.0,
+        "unit": "V",
+        "level": 2,
+        "start_delay_s": 60.0,
+        "end_delay_s": 30.0,
+        "active": True,
+        "sources": {**SOURCES, "threshold": "device:m-1"},
+    },
+    {
+        "rule_id": "0s16004001",
+        "name": "Voltage high",
+        "name_zh": "交流电压过高告警",
+        "threshold": None,
+        "unit": "V",
+        "level": 3,
+        "start_delay_s": 60.0,
+        "end_delay_s": 30.0,
+        "active": False,
+        "sources": SOURCES,
+    },
+]
+SETTING = {
+    "point": "setting_undervoltage",
+    "name_zh": "欠压定值",
+    "unit": "V",
+    "wanted": 190.0,
+    "found": 180.0,
+    "found_at": "2026-03-01T04:00:00Z",
+    "differs": True,
+}
+
 
 class Api:
     """What the page is answered, and what it asked for."""
@@ -162,6 +199,10 @@ class Api:
             pages["alarms"] = [self.alarm] if wanted[1] == self.alarm["state"] else []
         elif path == "emissions":
             return None
+        elif path == "alarm-rules/effective":
+            return {"rules": RULES}
+        elif path == "alarm-rules/device-settings":
+            pages[path] = [SETTING]
         return {"items": pages.get(path, []), "next_cursor": None}
 
     def _detail(self) -> dict[str, Any]:
@@ -295,3 +336,18 @@ def test_a_fault_shows_its_advice_what_it_rests_on_and_who_could_not_tell(page: 
     expect(fault.locator("details")).to_contain_text("could not tell: card: HTTP 503")
     page.click("#language")
     expect(fault).to_contain_text("恢复平台接口后将自动重新分析", timeout=PATIENCE_MS)
+
+
+def test_a_device_shows_what_it_is_judged_by_where_that_comes_from_and_what_it_is_set_to(page: Page) -> None:
+    page.click("#meters tr[data-id=m-1] button.link")
+    low = page.locator("#rules-held tr[data-id='0s16003001']")
+    expect(low).to_contain_text("190 V", timeout=PATIENCE_MS)
+    expect(low.locator(".badge")).to_have_text(["device", "judged"])
+    expect(page.locator("#rules-held tr[data-id='0s16004001'] .badge")).to_have_text(["asleep"])
+    expect(page.locator("#rules-set tr")).to_contain_text(["Setting", "190 V180 V"])
+    expect(page.locator("#rules-set .badge")).to_have_text(["differs from platform"])
+    page.click("#rules-close")
+    page.click("#language")
+    page.click("#meters tr[data-id=m-1] button.link")
+    expect(low).to_contain_text("交流电压过低告警", timeout=PATIENCE_MS)
+    expect(page.locator("#rules-set .badge")).to_have_text(["与平台不一致"])
