@@ -122,7 +122,7 @@ async def _measure(db: Database, keys: KeyRing) -> Figures:
         more = await scheduler.advance_plans(steady.now())
     made_s = time.perf_counter() - began
     async with db.read() as conn:
-        rows = await conn.fetchval("select count(*) from occurrences")
+        rows = await conn.fetchval("select count(*) from plan_occurrences")
         size = await conn.fetchval("select pg_total_relation_size('occurrences')")
     if rows != LOADS * DAYS:
         raise RuntimeError(f"{rows} rows for {LOADS} loads and {DAYS} nights")

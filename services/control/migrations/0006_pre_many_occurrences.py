@@ -7,14 +7,9 @@ down_revision = "0005"
 
 
 def upgrade() -> None:
-    """Move the occurrences into a narrower table."""
-    op.execute(
-        """
-        alter table plans
-          add column plan_no integer generated always as identity,
-          add constraint plans_by_number unique (plan_no)
-        """
-    )
+    """Copy the occurrences into a narrower table; the former one stays until a later release."""
+    op.execute("alter table plans add column plan_no integer generated always as identity")
+    op.execute("create index plans_by_number on plans (plan_no)")
     op.execute(
         """
         create table plan_windows (
@@ -29,7 +24,7 @@ def upgrade() -> None:
     # No reference to the plan: a check for each of three million rows takes longer than the rows.
     op.execute(
         """
-        create table numbered_occurrences (
+        create table plan_occurrences (
             plan_no integer not null,
             start_local timestamp not null,
             load_id text collate "C" not null,
@@ -42,14 +37,14 @@ def upgrade() -> None:
             went_off_at timestamptz,
             came_on_at timestamptz,
             changed_at timestamptz not null,
-            constraint numbered_occurrences_pk primary key (plan_no, start_local, load_id),
-            constraint numbered_occurrences_length check (off_at < on_at)
+            constraint plan_occurrences_pk primary key (plan_no, start_local, load_id),
+            constraint plan_occurrences_length check (off_at < on_at)
         )
         """
     )
     op.execute(
         """
-        insert into numbered_occurrences
+        insert into plan_occurrences
         select plan_no, start_local, load_id, off_at, on_at, o.state, reason, off_command_id, on_command_id,
                went_off_at, came_on_at, changed_at
           from occurrences o join plans using (plan_id)
@@ -58,7 +53,7 @@ def upgrade() -> None:
     op.execute(
         """
         insert into plan_windows
-        select plan_no, start_local, min(off_at), max(on_at) from numbered_occurrences group by plan_no, start_local
+        select plan_no, start_local, min(off_at), max(on_at) from plan_occurrences group by plan_no, start_local
         """
     )
     op.execute(
@@ -69,14 +64,15 @@ def upgrade() -> None:
          where c.occurrence_id = o.occurrence_id
         """
     )
-    op.execute("drop table occurrences")
-    op.execute("alter table numbered_occurrences rename to occurrences")
     op.execute(
-        "create index occurrences_due on occurrences (off_at) where state = 'planned' and off_command_id is null"
+        """
+        create index plan_occurrences_due on plan_occurrences (off_at)
+         where state = 'planned' and off_command_id is null
+        """
     )
     op.execute(
         """
-        create index occurrences_begun on occurrences (off_at)
+        create index plan_occurrences_begun on plan_occurrences (off_at)
          where not (state = 'planned' and off_command_id is null)
         """
     )

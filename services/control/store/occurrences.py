@@ -103,7 +103,7 @@ async def insert(conn: WriteConn, plan: Plan, plan_no: int, windows: Sequence[Wi
     )
     tag = await conn.execute(
         """
-        insert into occurrences (plan_no, start_local, load_id, off_at, on_at, changed_at)
+        insert into plan_occurrences (plan_no, start_local, load_id, off_at, on_at, changed_at)
         select $1, w.start_local, l.load_id, w.off_at + make_interval(secs => (l.shift + w.shift) % $7), w.on_at, $8
           from unnest($2::timestamp[], $3::timestamptz[], $4::timestamptz[], $5::integer[])
                as w(start_local, off_at, on_at, shift)
@@ -128,7 +128,7 @@ async def lock_due(conn: WriteConn, until: datetime, limit: int) -> list[Occurre
     """Lock and return planned occurrences that begin before that time and have no commands yet."""
     rows = await conn.fetch(
         f"""
-        select {COLUMNS} from occurrences o join plans p using (plan_no)
+        select {COLUMNS} from plan_occurrences o join plans p using (plan_no)
          where {OPEN} and o.off_at <= $1
          order by o.off_at
          limit $2
@@ -146,12 +146,12 @@ async def fetch_outranked(conn: WriteConn, keys: Sequence[Key]) -> set[Key]:
         f"""
         select o.plan_no, o.start_local, o.load_id
           from {_KEYS}
-          join occurrences o using (plan_no, start_local, load_id)
+          join plan_occurrences o using (plan_no, start_local, load_id)
           join plans p using (plan_no)
          where exists (
                select from plans q
                  join plan_windows w on w.plan_no = q.plan_no
-                 join occurrences s
+                 join plan_occurrences s
                    on s.plan_no = w.plan_no and s.start_local = w.start_local and s.load_id = o.load_id
                 where q.state in ('approved', 'active') and q.plan_no <> p.plan_no
                   and (q.rank, q.approved_at, q.plan_id) < (p.rank, p.approved_at, p.plan_id)
@@ -168,7 +168,7 @@ async def set_commands(conn: WriteConn, rows: Sequence[tuple[OccurrenceId, str, 
     """Note the OFF and the ON of occurrences."""
     await conn.execute(
         f"""
-        update occurrences o
+        update plan_occurrences o
            set off_command_id = k.off_id, on_command_id = k.on_id, changed_at = $6
           from unnest($1::integer[], $2::timestamp[], $3::text[], $4::text[], $5::text[])
             as k(plan_no, start_local, load_id, off_id, on_id)
@@ -198,7 +198,7 @@ async def set_states(
         return []
     found = await conn.fetch(
         f"""
-        update occurrences o
+        update plan_occurrences o
            set state = k.state, reason = k.reason, went_off_at = coalesce(k.went_off_at, o.went_off_at),
                came_on_at = coalesce(k.came_on_at, o.came_on_at), changed_at = $8
           from unnest($1::integer[], $2::timestamp[], $3::text[], $4::text[], $5::text[], $6::timestamptz[],
@@ -228,7 +228,7 @@ async def call_off(
     """
     rows = await conn.fetch(
         f"""
-        update occurrences o set state = 'called_off', reason = $2, changed_at = $3
+        update plan_occurrences o set state = 'called_off', reason = $2, changed_at = $3
           from plans p
          where p.plan_id = $1 and o.plan_no = p.plan_no and {OPEN} and o.off_at < $4
         returning {COLUMNS}
@@ -239,7 +239,7 @@ async def call_off(
         told_until,
     )
     await conn.execute(
-        f"delete from occurrences o using plans p where p.plan_id = $1 and o.plan_no = p.plan_no and {OPEN}",  # noqa: S608
+        f"delete from plan_occurrences o using plans p where p.plan_id = $1 and o.plan_no = p.plan_no and {OPEN}",  # noqa: S608
         plan_id,
     )
     return [_occurrence(row) for row in rows]
@@ -253,7 +253,7 @@ async def fetch(conn: ReadConn, occurrence_id: str) -> Occurrence | None:
     """
     row = await conn.fetchrow(
         f"""
-        select {COLUMNS} from occurrences o join plans p using (plan_no)
+        select {COLUMNS} from plan_occurrences o join plans p using (plan_no)
          where o.plan_no = $1 and o.start_local = $2 and o.load_id = $3
         """,  # noqa: S608
         *key_of(occurrence_id),
@@ -283,7 +283,7 @@ async def fetch_page(
     """
     # Every occurrence is in one of two indexes by time.
     part = f"""
-        (select o.* from occurrences o where {{}} and {wanted}
+        (select o.* from plan_occurrences o where {{}} and {wanted}
           order by o.off_at, o.plan_no, o.start_local, o.load_id limit $10)
     """  # noqa: S608
     rows = await conn.fetch(

@@ -242,7 +242,7 @@ async def faults(night: Night) -> list[str]:
         open_ended = {
             row["load_id"]
             for row in await conn.fetch(
-                "select load_id from occurrences where state not in ('awake', 'skipped', 'called_off')"
+                "select load_id from plan_occurrences where state not in ('awake', 'skipped', 'called_off')"
             )
         }
     alarms = standing_alarms(world)

@@ -327,7 +327,7 @@ class World:
 
     async def occurrence_states(self) -> list[str]:
         async with self.db.read() as conn:
-            rows = await conn.fetch("select state from occurrences order by off_at, load_id")
+            rows = await conn.fetch("select state from plan_occurrences order by off_at, load_id")
         return [row["state"] for row in rows]
 
     async def value(self, sql: str, *arguments: object) -> object:

@@ -277,7 +277,7 @@ class Nights(RuleBasedStateMachine):
         assert open_ones == 0, await self.value("select json_agg(c) from commands c where not is_final")
         assert await self.value("select count(*) from off_leases where closed_at is null") == 0
         unfinished = await self.value(
-            "select count(*) from occurrences where state not in ('awake', 'skipped', 'called_off')"
+            "select count(*) from plan_occurrences where state not in ('awake', 'skipped', 'called_off')"
         )
         assert unfinished == 0
 

@@ -547,7 +547,7 @@ class TestPlans:
         await world.run(900, step_s=5)
         assert breaker.closed
         assert breaker.switched == 2
-        reasons = await world.value("select array_agg(reason order by plan_no, load_id) from occurrences")
+        reasons = await world.value("select array_agg(reason order by plan_no, load_id) from plan_occurrences")
         assert reasons == ["outranked", "", ""]
 
     async def test_a_plan_that_has_ended_outranks_nobody(self, world: World) -> None:
@@ -575,7 +575,7 @@ class TestPlans:
         assert (await world.plans.approve(plan.plan_id, "user:a", "api")).load_ids == ("a", "b")
         world.add_load("c", tags=("night",))
         assert (await world.plans.fetch(plan.plan_id))[0].load_ids == ("a", "b")
-        assert await world.value("select array_agg(load_id order by load_id) from occurrences") == ["a", "b"]
+        assert await world.value("select array_agg(load_id order by load_id) from plan_occurrences") == ["a", "b"]
 
     async def test_shutdowns_are_spread_and_all_are_on_at_the_end(self, world: World) -> None:
         for number in range(10):
@@ -659,11 +659,11 @@ class TestPlans:
         schedule = Schedule(day, day + timedelta(days=9), (Window(time(23), time(6)),), "Asia/Shanghai")
         plan, _ = await world.plans.draft("p", "abc", schedule, (), None, "user:a", "api")
         await world.plans.approve(plan.plan_id, "user:a", "api")
-        assert await world.value("select count(*) from occurrences") == 6
+        assert await world.value("select count(*) from plan_occurrences") == 6
         assert await world.scheduler.tick()
-        assert await world.value("select count(*) from occurrences") == 12
+        assert await world.value("select count(*) from plan_occurrences") == 12
         await world.tick()
-        assert await world.value("select count(*) from occurrences") == 30
+        assert await world.value("select count(*) from plan_occurrences") == 30
         assert await world.value("select count(*) from plan_windows") == 10
         await world.plans.end(plan.plan_id, "done", "user:a", "api")
         assert await world.occurrence_states() == ["called_off"] * 3
@@ -680,7 +680,7 @@ class TestPlans:
         plan, found = await world.plans.draft("p", ["a"], schedule, ["cn"], None, "user:a", "api")
         assert found.count == 1
         await world.plans.approve(plan.plan_id, "user:a", "api")
-        assert await world.value("select count(*) from occurrences") == 1
+        assert await world.value("select count(*) from plan_occurrences") == 1
         with pytest.raises(Conflict):
             await world.plans.put_calendar("cn", "China", "another", {}, "user:a", "api")
         with pytest.raises(InvalidPlan, match="unknown"):
