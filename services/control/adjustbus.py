@@ -12,9 +12,9 @@ from libs.common.contracts import control as contract
 from libs.common.contracts.base import Value
 from libs.common.contracts.control import CommandAction
 from libs.common.ids import CommandId
-from libs.common.tokens import KeyRing, canonical
+from libs.common.tokens import KeyRing
 from libs.common.tracing import current_traceparent
-from services.control.bus import SOURCE, Unreadable
+from services.control.bus import SOURCE, Unreadable, signed
 from services.control.domain.adjusting import ACCEPT_S, Adjustment, Answer
 from services.control.domain.commands import WireId
 
@@ -24,16 +24,16 @@ def order_message(one: Adjustment, keys: KeyRing) -> Message:
     if one.sent_at is None or one.wire_not_after is None:
         raise ValueError(f"order {one.adjustment_id} has not been sent")
     arguments: dict[str, Value] = {"point": one.point, "value": one.value}
-    return _signed(one, keys, one.wire_id, one.action, arguments, one.sent_at, one.wire_not_after)
+    return _order(one, keys, one.wire_id, one.action, arguments, one.sent_at, one.wire_not_after)
 
 
 def look_message(one: Adjustment, keys: KeyRing, now: datetime) -> Message:
     """Return the signed order to read the point."""
     until = now + timedelta(seconds=ACCEPT_S)
-    return _signed(one, keys, one.look_id, CommandAction.READ_BACK, {"point": one.point}, now, until)
+    return _order(one, keys, one.look_id, CommandAction.READ_BACK, {"point": one.point}, now, until)
 
 
-def _signed(
+def _order(
     one: Adjustment,
     keys: KeyRing,
     wire_id: str,
@@ -56,17 +56,7 @@ def _signed(
         actor=one.actor,
         reason=one.note,
     )
-    signature = keys.sign_bytes(SOURCE, canonical(unsigned.signing_payload()))
-    return message(
-        topics.COMMANDS,
-        one.site_id,
-        unsigned.model_copy(update={"signature": signature}),
-        source=SOURCE,
-        time=issued_at,
-        event_id=wire_id,
-        subject=one.device_id,
-        traceparent=current_traceparent(),
-    )
+    return signed(unsigned, keys)
 
 
 def read_answer(received: Received) -> Answer:

@@ -33,7 +33,7 @@ def command_message(
     """Return the signed order for the current sending of a command; the profile knows how long to let it settle."""
     if command.sent_at is None or command.wire_not_after is None:
         raise ValueError(f"command {command.command_id} has not been sent")
-    return _signed(
+    return _order(
         command,
         keys,
         wire_id=command.wire_id,
@@ -50,7 +50,7 @@ def look_message(
     command: Command, keys: KeyRing, now: datetime, not_after: datetime, *, meter: DeviceId | None
 ) -> Message:
     """Return the signed order to read the breaker that a command is about."""
-    return _signed(
+    return _order(
         command,
         keys,
         wire_id=command.look_id,
@@ -63,7 +63,7 @@ def look_message(
     )
 
 
-def _signed(
+def _order(
     command: Command,
     keys: KeyRing,
     *,
@@ -98,15 +98,20 @@ def _signed(
         actor=command.actor,
         reason=command.note,
     )
+    return signed(unsigned, keys)
+
+
+def signed(unsigned: contract.Command, keys: KeyRing) -> Message:
+    """Return an order under control's signature, as it goes over the bus."""
     signature = keys.sign_bytes(SOURCE, canonical(unsigned.signing_payload()))
     return message(
         topics.COMMANDS,
-        command.site_id,
+        unsigned.site_id,
         unsigned.model_copy(update={"signature": signature}),
         source=SOURCE,
-        time=issued_at,
-        event_id=wire_id,
-        subject=command.device_id,
+        time=unsigned.issued_at,
+        event_id=unsigned.command_id,
+        subject=unsigned.device_id,
         traceparent=current_traceparent(),
     )
 
