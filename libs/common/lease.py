@@ -12,14 +12,21 @@ started again need not wait for its former self. So two living processes never s
 The same primitive serves lines, members of embedded consumer groups and outbox relays.
 """
 
+import asyncio
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from libs.common.clock import Clock
 from libs.common.db import Database
+from libs.common.errors import Unavailable
+
+logger = logging.getLogger(__name__)
 
 SAFETY_SHARE = 0.1
 """Part of its life by which a lease ends earlier for its holder than for the database."""
+LET_GO_WITHIN_S = 1.0
+"""A process that stops waits no longer for the database. [s]"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,3 +204,47 @@ class LeaseKeeper:
 
     def _lease(self, name: str, epoch: int, asked_at: float) -> Lease:
         return Lease(name, self._owner, epoch, asked_at + self._ttl_s * (1 - SAFETY_SHARE), self._clock)
+
+
+class OneHolder:
+    """The lease of a loop that one process runs at a time: taken when it is free, and kept while the loop runs."""
+
+    def __init__(self, *, db: Database, clock: Clock, owner: str, name: str, ttl_s: float) -> None:
+        """Prepare, holding nothing; the arguments are those of ``LeaseKeeper``, and the name of the lease."""
+        self._keeper = LeaseKeeper(db, clock, owner, ttl_s)
+        self._name = name
+        self._ttl_s = ttl_s
+        self._lease: Lease | None = None
+
+    @property
+    def held(self) -> bool:
+        """What ``hold`` has answered last."""
+        return self._lease is not None
+
+    def valid_for_s(self) -> float:
+        """Return how long this process may still act; 0 when another holds the lease. [s]"""
+        return 0.0 if self._lease is None else self._lease.valid_for_s()
+
+    async def hold(self) -> bool:
+        """Take the lease, or renew it when half of its life has passed; return whether this process holds it.
+
+        Raises:
+            DatabaseUnavailable: Nobody can tell.
+        """
+        if self.valid_for_s() > self._ttl_s / 2:
+            return True
+        self._lease = None if self._lease is None else await self._keeper.renew(self._lease)
+        if self._lease is None:
+            self._lease = await self._keeper.acquire(self._name)
+        return self._lease is not None
+
+    async def let_go(self) -> None:
+        """Give the lease back; where that cannot be done soon it runs out by itself."""
+        lease, self._lease = self._lease, None
+        if lease is None:
+            return
+        try:
+            async with asyncio.timeout(LET_GO_WITHIN_S):
+                await self._keeper.release(lease)
+        except (Unavailable, TimeoutError):
+            logger.debug("lease left to run out", extra={"lease": self._name})

@@ -17,7 +17,7 @@ from libs.common.bus.port import Bus, Message, MessageRefused
 from libs.common.clock import Clock
 from libs.common.db import Database, WriteConn
 from libs.common.errors import Unavailable
-from libs.common.lease import Lease, LeaseKeeper
+from libs.common.lease import OneHolder
 from libs.common.metrics import gauge
 
 logger = logging.getLogger(__name__)
@@ -66,8 +66,7 @@ class OutboxRelay:
         self._bus = bus
         self._db = db
         self._clock = clock
-        self._keeper = LeaseKeeper(db, clock, owner, LEASE_S)
-        self._lease: Lease | None = None
+        self._turn = OneHolder(db=db, clock=clock, owner=owner, name=LEASE_NAME, ttl_s=LEASE_S)
         self._wake = asyncio.Event()
         self._measured_at = float("-inf")
 
@@ -83,7 +82,7 @@ class OutboxRelay:
                 beat()
                 self._wake.clear()
                 try:
-                    busy = await self._hold_lease() and await self._relay_once()
+                    busy = await self._turn.hold() and await self._relay_once()
                     await self._measure()
                 except Unavailable as exc:
                     if backoff.first:
@@ -94,16 +93,7 @@ class OutboxRelay:
                 if not busy:
                     await self._wait(POLL_S)
         finally:
-            await self._let_go()
-
-    async def _hold_lease(self) -> bool:
-        lease = self._lease
-        if lease is not None and lease.valid_for_s() > LEASE_S / 2:
-            return True
-        self._lease = None if lease is None else await self._keeper.renew(lease)
-        if self._lease is None:
-            self._lease = await self._keeper.acquire(LEASE_NAME)
-        return self._lease is not None
+            await self._turn.let_go()
 
     async def _relay_once(self) -> bool:
         """Publish one batch; return whether there may be more."""
@@ -134,7 +124,7 @@ class OutboxRelay:
             )
             for row in rows
         ]
-        if self._lease is None or self._lease.valid_for_s() <= PUBLISH_TIMEOUT_S:
+        if self._turn.valid_for_s() <= PUBLISH_TIMEOUT_S:
             return True
         try:
             await self._bus.publish(messages, timeout_s=PUBLISH_TIMEOUT_S)
@@ -163,7 +153,7 @@ class OutboxRelay:
             )
 
     async def _measure(self) -> None:
-        if self._lease is None:
+        if not self._turn.held:
             if self._measured_at > float("-inf"):  # another process counts from here on
                 self._measured_at = float("-inf")
                 self._show(0, 0, 0.0)
@@ -194,13 +184,3 @@ class OutboxRelay:
                 await self._wake.wait()
         except TimeoutError:
             return
-
-    async def _let_go(self) -> None:
-        """Give the lease back when stopping, so that another process need not wait for its end."""
-        if self._lease is None:
-            return
-        try:
-            async with asyncio.timeout(1.0):
-                await self._keeper.release(self._lease)
-        except (Unavailable, TimeoutError):
-            logger.debug("outbox lease left to run out")

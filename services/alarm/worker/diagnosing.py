@@ -11,7 +11,7 @@ from libs.common.bus.port import Bus, StartAt, TopicPartition
 from libs.common.clock import Clock
 from libs.common.db import Database
 from libs.common.errors import Unavailable
-from libs.common.lease import Lease, LeaseKeeper
+from libs.common.lease import OneHolder
 from services.alarm.store import diagnoses as store
 from services.alarm.store.diagnoses import Wanted
 from services.alarm.usecases.cardcheck import CardCheck
@@ -55,8 +55,7 @@ class Looking:
         self._db = db
         self._clock = clock
         self._localiser = localiser
-        self._keeper = LeaseKeeper(db, clock, owner, LEASE_S)
-        self._lease: Lease | None = None
+        self._turn = OneHolder(db=db, clock=clock, owner=owner, name=LEASE_NAME, ttl_s=LEASE_S)
         self._per_minute = per_minute
         self._at_a_time = at_a_time
         self._began: deque[float] = deque()
@@ -68,7 +67,7 @@ class Looking:
             while True:
                 beat()
                 try:
-                    busy = await self._hold_lease() and await self.round(beat)
+                    busy = await self._turn.hold() and await self.round(beat)
                 except Unavailable as exc:
                     if backoff.first:
                         logger.warning("diagnosis waits", extra={"reason": exc.message})
@@ -78,7 +77,7 @@ class Looking:
                 if not busy:
                     await self._clock.sleep(LOOK_S)
         finally:
-            await self._let_go()
+            await self._turn.let_go()
 
     async def round(self, beat: Callable[[], None]) -> bool:
         """Look at what is due now; return whether there may be more.
@@ -116,24 +115,6 @@ class Looking:
         while self._began and now - self._began[0] >= 60.0:
             self._began.popleft()
         return self._per_minute - len(self._began)
-
-    async def _hold_lease(self) -> bool:
-        lease = self._lease
-        if lease is not None and lease.valid_for_s() > LEASE_S / 2:
-            return True
-        self._lease = None if lease is None else await self._keeper.renew(lease)
-        if self._lease is None:
-            self._lease = await self._keeper.acquire(LEASE_NAME)
-        return self._lease is not None
-
-    async def _let_go(self) -> None:
-        if self._lease is None:
-            return
-        try:
-            async with asyncio.timeout(1.0):
-                await self._keeper.release(self._lease)
-        except (Unavailable, TimeoutError):
-            logger.debug("lease of diagnosis left to run out")
 
 
 class ListenerPulse:

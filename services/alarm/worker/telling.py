@@ -9,7 +9,7 @@ from libs.common.backoff import Backoff
 from libs.common.clock import Clock
 from libs.common.db import Database
 from libs.common.errors import Unavailable
-from libs.common.lease import Lease, LeaseKeeper
+from libs.common.lease import OneHolder
 from services.alarm.store import notifications as store
 from services.alarm.worker.composing import Composer
 from services.alarm.worker.sending import Sender
@@ -55,8 +55,7 @@ class Teller:
         self._sender = sender
         self._keep_s = keep_s
         self._every_s = every_s
-        self._keeper = LeaseKeeper(db, clock, owner, LEASE_S)
-        self._lease: Lease | None = None
+        self._turn = OneHolder(db=db, clock=clock, owner=owner, name=LEASE_NAME, ttl_s=LEASE_S)
         self._forgot_at = float("-inf")
 
     async def run(self, beat: Callable[[], None]) -> None:
@@ -67,7 +66,7 @@ class Teller:
                 while True:
                     beat()
                     try:
-                        more = await self._hold_lease() and await self._look(sending)
+                        more = await self._turn.hold() and await self._look(sending)
                     except Unavailable as exc:
                         if backoff.first:
                             logger.warning("notifications wait", extra={"reason": exc.message})
@@ -77,7 +76,7 @@ class Teller:
                     if not more:
                         await self._clock.sleep(self._every_s)
         finally:
-            await self._release()
+            await self._turn.let_go()
 
     async def _look(self, sending: asyncio.TaskGroup) -> bool:
         """Make messages and begin to send them; return whether to look again at once."""
@@ -90,23 +89,4 @@ class Teller:
         return more
 
     def _may_send(self) -> bool:
-        return self._lease is not None and self._lease.valid_for_s() > ATTEMPT_S
-
-    async def _hold_lease(self) -> bool:
-        lease = self._lease
-        if lease is not None and lease.valid_for_s() > LEASE_S / 2:
-            return True
-        self._lease = None if lease is None else await self._keeper.renew(lease)
-        if self._lease is None:
-            self._lease = await self._keeper.acquire(LEASE_NAME)
-        return self._lease is not None
-
-    async def _release(self) -> None:
-        lease, self._lease = self._lease, None
-        if lease is None:
-            return
-        try:
-            async with asyncio.timeout(1.0):
-                await self._keeper.release(lease)
-        except (Unavailable, TimeoutError):
-            logger.info("the lease of notifications runs out by itself")
+        return self._turn.valid_for_s() > ATTEMPT_S
