@@ -4,7 +4,9 @@
 
 Nothing is switched, so sending one again does no harm; still it is read back before it is sent again, so that what
 is told of it is true. What nobody has taken within its validity is sent again until ``not_after``; what a device does
-not follow is sent again some times and then failed. Pure functions: what follows from an answer, and from time.
+not follow is sent again some times and then failed. Switching goes first: while one is in flight to the device, in
+doubt, or a wake-up is due, a setting waits; no switching ever waits for a setting. Pure functions: what follows from
+an answer, and from time.
 """
 
 from dataclasses import dataclass, replace
@@ -141,7 +143,7 @@ def on_due(one: Adjustment, now: datetime, *, busy: bool) -> Step:
     Args:
         one: As it is, locked.
         now: The time.
-        busy: Another order for the device is in flight.
+        busy: The device has something else to do first: another order, or switching.
     """
     if one.state is S.UNKNOWN:
         if now > one.not_after:

@@ -106,12 +106,24 @@ async def lock_open(conn: WriteConn, device_id: str, point: str) -> list[Adjustm
     return [_adjustment(row) for row in rows]
 
 
-async def fetch_busy(conn: WriteConn, device_ids: Collection[str]) -> set[str]:
-    """Return the devices among these that an order is in flight to."""
+async def fetch_busy(conn: WriteConn, device_ids: Collection[str], now: datetime) -> set[str]:
+    """Return the devices among these that have something else to do first.
+
+    That is another order in flight, a switching in flight or in doubt, or a wake-up that is due and that nobody on the
+    spot holds up. An OFF that waits for its guards holds up nothing.
+    """
     rows = await conn.fetch(
-        "select distinct device_id from adjustments where device_id = any($1::text[]) and state = any($2::text[])",
+        """
+        select device_id from adjustments where device_id = any($1::text[]) and state = any($2::text[])
+        union
+        select device_id from commands
+         where device_id = any($1::text[]) and not is_final
+           and (state in ('dispatched', 'accepted', 'verifying', 'unknown')
+                or (action = 'close' and state = 'scheduled' and hold is null and not_before <= $3))
+        """,
         sorted(device_ids),
         sorted(state.value for state in IN_FLIGHT),
+        now,
     )
     return {row["device_id"] for row in rows}
 

@@ -140,7 +140,7 @@ class Adjusting:
         async with self._db.write() as conn:
             now = self._clock.now()
             due = await store.lock_due(conn, now, AT_ONCE)
-            busy = await store.fetch_busy(conn, {one.device_id for one in due})
+            busy = await store.fetch_busy(conn, {one.device_id for one in due}, now)
             steps = []
             for one in due:
                 step = adjusting.on_due(one, now, busy=one.device_id in busy)

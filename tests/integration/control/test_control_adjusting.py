@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 from libs.common.bus import topics
-from libs.common.contracts.control import Command, ControlEvent, Evidence, Result, Stage
-from libs.common.ids import CommandId, LineId, SiteId
+from libs.common.contracts.control import Command, CommandAction, ControlEvent, Evidence, Priority, Result, Stage
+from libs.common.ids import CommandId, DeviceId, LineId, SiteId
 from libs.common.profiles import Control, DeviceProfile, ProfileCatalogue
 from libs.common.tokens import canonical
 from services.control.directory import DeviceInfo
 from services.control.domain.adjusting import Adjustment
 from services.control.store import adjustments as store
 from services.control.usecases.adjusting import Adjusting, BeingAdjusted, NotAdjustable
+from services.control.usecases.orders import SwitchOrder
 from services.control.usecases.ports import SteadyClock
 from tests.integration.control.control_world import World, received
 
@@ -154,6 +155,54 @@ async def test_a_second_order_waits_replaces_or_is_refused(desk: Desk) -> None:
     await desk.answer(command.command_id, Stage.VERIFIED, 262.0)
     assert (await desk.state(second))[0] == "succeeded"
     assert (await desk.order(264.0)).value == 264.0
+
+
+async def test_settings_wait_for_switching_and_no_switching_waits_for_a_setting(desk: Desk) -> None:
+    world = desk.world
+    breaker = world.add_load("a", device_id=DeviceId("breaker-1"))
+
+    async def switch(action: CommandAction) -> None:
+        restore_at = world.clock.now() + timedelta(hours=1) if action is CommandAction.OPEN else None
+        order = SwitchOrder(action, ("a",), "user:duty", "api", Priority.OPERATOR, restore_at=restore_at)
+        async with world.db.write() as conn:
+            await world.orders.switch(conn, order)
+
+    async def sent_by_the_scheduler() -> list[str]:
+        await world.tick()
+        await world.tick()
+        return [command.action.value for command in await desk.sent()]
+
+    await switch(CommandAction.OPEN)
+    assert await sent_by_the_scheduler() == ["open"]
+    made = await desk.order()
+    assert await desk.turn() == []
+    assert (await desk.state(made))[:2] == ("scheduled", "device_busy")
+    # Nobody has taken the OFF: it is in doubt, and still the first.
+    breaker.reachable = False
+    await world.clock.advance(14)
+    assert await sent_by_the_scheduler() == ["read_back"]
+    assert await desk.turn(2) == []
+    # The wake-up is sent while the setting waits, and again while it is in flight.
+    await switch(CommandAction.CLOSE)
+    await world.clock.advance(61)
+    assert "close" in await sent_by_the_scheduler()
+    # Nobody has taken the wake-up: until it is sent again it is due and not in flight.
+    await world.clock.advance(12.5)
+    await world.tick()
+    assert (await world.states("a"))[-1] == ("close", "scheduled", "not_accepted")
+    made = await desk.order()
+    assert await desk.turn() == []
+    await world.clock.advance(2)
+    assert await sent_by_the_scheduler() == ["close"]
+    breaker.reachable = True
+    await world.relay()
+    world.deliver()
+    await world.answer()
+    (setting,) = await desk.turn(16)
+    assert setting.action is CommandAction.SET_THRESHOLD
+    await switch(CommandAction.CLOSE)
+    assert await sent_by_the_scheduler() == ["close"]
+    assert (await desk.state(made))[0] == "dispatched"
 
 
 @pytest.mark.parametrize(
