@@ -1,6 +1,7 @@
 """Commands over HTTP."""
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Response
@@ -41,8 +42,12 @@ class CommandIn(Model):
     """``open`` is OFF, ``close`` is ON."""
     load_id: str | None = None
     load_ids: tuple[str, ...] = Field(default=(), max_length=20_000)
+    device_ids: tuple[str, ...] = Field(default=(), max_length=20_000)
+    """All loads behind these breakers."""
     site_id: str | None = None
     """All loads of a site."""
+    region_id: str | None = None
+    """All loads of the sites in a province, city or district."""
     tag: str | None = None
     """All loads that carry a tag."""
     restore_at: UtcTime | None = None
@@ -53,10 +58,11 @@ class CommandIn(Model):
 
     @model_validator(mode="after")
     def _one_target(self) -> "CommandIn":
-        given = [self.load_id is not None, bool(self.load_ids), self.site_id is not None, self.tag is not None]
-        if sum(given) != 1:
+        given = (self.load_id, self.load_ids or None, self.device_ids or None, self.site_id, self.region_id, self.tag)
+        if sum(one is not None for one in given) != 1:
             raise WrongValue(
-                "exactly one of load_id, load_ids, site_id and tag", "load_id、load_ids、site_id、tag 中恰好一项"
+                "exactly one of load_id, load_ids, device_ids, site_id, region_id and tag",
+                "load_id、load_ids、device_ids、site_id、region_id、tag 中恰好一项",
             )
         return self
 
@@ -127,6 +133,19 @@ class RefusedView(View):
     message_zh: str = ""
 
 
+class ProgressView(View):
+    """How far an order for many is."""
+
+    total: int
+    """Of those asked for, the refused ones included."""
+    done: int
+    """Whose end is known, the refused ones included."""
+    succeeded: int
+    refused: int
+    by_state: Mapping[str, int]
+    """How many of those that were taken are in which state."""
+
+
 class GroupView(View):
     """What became of a request for one or many loads."""
 
@@ -136,6 +155,9 @@ class GroupView(View):
     action: CommandAction
     actor: str
     created_at: UtcTime
+    expected_by: UtcTime | None
+    """When the last result is expected; null when all are there, or when a person has to act first."""
+    progress: ProgressView
     commands: list[CommandView]
     refused: list[RefusedView]
 
@@ -145,6 +167,9 @@ def build_command_router(
 ) -> APIRouter:
     """Return the routes of commands; ``wake`` hurries the scheduler."""
     router = APIRouter(prefix="/api/v1/commands")
+
+    def shown(group: Group) -> GroupView:
+        return group_view(group, orders.expected_by(group))
 
     @router.post("", status_code=202, summary="Switch loads off or on",
                  responses={202: {"model": GroupView}, 422: {"model": ProblemDetail}})  # fmt: skip
@@ -161,7 +186,7 @@ def build_command_router(
 
         async def work(conn: WriteConn) -> tuple[int, BaseModel]:
             group = await orders.switch(conn, order)
-            return (202, group_view(group)) if group.commands else (400, _all_refused(group))
+            return (202, shown(group)) if group.commands else (400, _all_refused(group))
 
         answer = await idempotent.run(who, key, body, work, path="/commands")
         wake()
@@ -194,7 +219,7 @@ def build_command_router(
         group = await orders.group(group_id)
         if not all(is_visible(who, command.load_id, loads) for command in group.commands):
             raise NotFound(f"no group {group_id}", message_zh=f"没有命令组 {group_id}")
-        return group_view(group)
+        return shown(group)
 
     @router.post(
         "/groups/{group_id}/approve", summary="Agree, as the second person, to an order that policy asks it for"
@@ -203,12 +228,12 @@ def build_command_router(
         await _require_group(group_id, who)
         group = await orders.approve(group_id, actor_of(who), door_of(who))
         wake()
-        return group_view(group)
+        return shown(group)
 
     @router.post("/groups/{group_id}/decline", summary="Call off what of an order waits for a second person")
     async def decline_group(group_id: str, body: CancelIn, who: Switch) -> GroupView:
         await _require_group(group_id, who)
-        return group_view(await orders.decline(group_id, body.reason, actor_of(who), door_of(who)))
+        return shown(await orders.decline(group_id, body.reason, actor_of(who), door_of(who)))
 
     async def _require_group(group_id: str, who: Principal) -> None:
         group = await orders.group(group_id)
@@ -240,13 +265,18 @@ def _targets(body: CommandIn, loads: Loads) -> tuple[str, ...]:
         return (body.load_id,)
     if body.load_ids:
         return body.load_ids
+    devices = set(body.device_ids)
     found = [
         load
         for load in loads.all()
-        if (load.site_id == body.site_id if body.site_id is not None else body.tag in load.tags)
+        if load.device_id in devices
+        or load.site_id == body.site_id
+        or body.region_id in load.region_ids
+        or body.tag in load.tags
     ]
-    if not found:
-        place = body.site_id or body.tag
+    missing = sorted(devices.difference(load.device_id or "" for load in found)) if devices else []
+    if not found or missing:
+        place = ", ".join(missing[:20]) or body.site_id or body.region_id or body.tag
         raise NotFound(f"no load at {place}", message_zh=f"{place} 没有负载")
     return tuple(load.load_id for load in found)
 
@@ -281,7 +311,17 @@ def command_view(command: Command) -> CommandView:
     )
 
 
-def group_view(group: Group) -> GroupView:
+def progress_view(by_state: Mapping[str, int], refused: int) -> ProgressView:
+    """Return how far an order for many is."""
+    taken = sum(by_state.values())
+    ended = sum(count for state, count in by_state.items() if CommandState(state).is_final)
+    return ProgressView(
+        total=taken + refused, done=ended + refused, succeeded=by_state.get(CommandState.SUCCEEDED.value, 0),
+        refused=refused, by_state=by_state,
+    )  # fmt: skip
+
+
+def group_view(group: Group, expected_by: datetime | None) -> GroupView:
     """Return a group as it is shown; the wake-ups of its OFFs are reached by ``pair_id``."""
     return GroupView(
         group_id=group.group_id,
@@ -289,6 +329,8 @@ def group_view(group: Group) -> GroupView:
         action=group.action,
         actor=group.actor,
         created_at=group.created_at,
+        expected_by=expected_by,
+        progress=progress_view(group.by_state, len(group.refused)),
         commands=[command_view(command) for command in group.commands if command.action is group.action],
         refused=[RefusedView.model_validate(one) for one in group.refused],
     )

@@ -604,5 +604,17 @@ def group_state(states: list[CommandState]) -> CommandState:
     return S.PARTIAL if S.SUCCEEDED in ends else S.FAILED
 
 
+def expected_end(command: Command, policy: Policy) -> datetime | None:
+    """Return when the result of a command that runs is expected; None where only a person can say, or when it is over.
+
+    An OFF that waits for a guard may still go out until its grace time is over; what is told is the end if nothing
+    hinders it.
+    """
+    if command.state.is_final or command.state is S.APPROVAL or command.hold is not None:
+        return None
+    start = command.sent_at or max(command.not_before, command.created_at)
+    return start + timedelta(seconds=policy.accept_timeout_s + policy.verify_timeout_s)
+
+
 def _iso(value: datetime | None) -> str | None:
     return None if value is None else value.isoformat()

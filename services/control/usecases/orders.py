@@ -1,6 +1,7 @@
 """What people and upstream apps order at once: switching, waking, calling off, releasing a trip."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -70,6 +71,11 @@ class Group:
         states = [command.state for command in self.commands if command.action is self.action]
         states += [S.REJECTED] * len(self.refused)
         return life.group_state(states)
+
+    @property
+    def by_state(self) -> dict[str, int]:
+        """How many of what was asked for are in which state; wake-ups of OFFs and refused loads are not counted."""
+        return dict(Counter(command.state.value for command in self.commands if command.action is self.action))
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +312,11 @@ class Orders:
             raise NotFound(f"no group {group_id}", message_zh=f"没有命令组 {group_id}")
         action = CommandAction(head["action"])
         return Group(group_id, action, head["actor"], head["created_at"], tuple(commands), tuple(head["refused"]))
+
+    def expected_by(self, group: Group) -> datetime | None:
+        """Return when the results of an order are expected; None when it is over or waits for a person."""
+        ends = (life.expected_end(one, self._switching.policy) for one in group.commands if one.action is group.action)
+        return max((end for end in ends if end is not None), default=None)
 
     def _refusal(
         self, load: LoadInfo | None, known: LoadRow, judge: Judge, order: SwitchOrder, now: datetime

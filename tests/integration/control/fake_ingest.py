@@ -14,7 +14,18 @@ from libs.common.bus.envelope import message
 from libs.common.bus.port import Received, StartAt
 from libs.common.bus.tail import Tail
 from libs.common.contracts.control import Command, CommandAction, Evidence, Result, Stage
-from libs.common.contracts.registry import Device, DeviceRecord, Line, LineRecord, Load, LoadRecord, Site, SiteRecord
+from libs.common.contracts.registry import (
+    Device,
+    DeviceRecord,
+    Line,
+    LineRecord,
+    Load,
+    LoadRecord,
+    Region,
+    RegionRecord,
+    Site,
+    SiteRecord,
+)
 from libs.common.runtime import Beat, Health, Platform, Service, Worker
 from libs.common.tokens import Principal, canonical
 from libs.common.web import create_app, require
@@ -43,11 +54,14 @@ class FakeField:
 
 
 def records(load_ids: Sequence[str], never_off: Sequence[str] = ()) -> list[Any]:
-    """Return a registry with one site, one line and a breaker for each load."""
+    """Return a registry with one region, site and line, and a breaker for each load."""
     common = {"valid_from": START, "version": 1, "changed_by": "import:test"}
     found: list[Any] = [
+        RegionRecord(kind="region", id="440100", state="active",
+                     versions=(Region(id="440100", name="Guangzhou", code="440100", level="city", **common),)),
         SiteRecord(kind="site", id="site-1", state="active",
-                   versions=(Site(id="site-1", name="Site", code="S1", kind="base_station", **common),)),
+                   versions=(Site(id="site-1", name="Site", code="S1", kind="base_station", region="440100",
+                                  **common),)),
         LineRecord(kind="line", id="line-1", state="active",
                    versions=(Line(id="line-1", name="Line", kind="tcp", endpoint="127.0.0.1:1", **common),)),
     ]  # fmt: skip

@@ -128,7 +128,10 @@ async def bad_commands(found: Installation) -> None:
     refused(await post(action="explode", load_id="aau-1"), 422, "action")
     refused(await post(action="close"), 422, "exactly one")
     refused(await post(action="close", load_id="aau-1", site_id="site-1"), 422, "exactly one")
+    refused(await post(action="close", device_ids=["brk-aau-1"], region_id="440100"), 422, "exactly one")
     refused(await post(action="close", site_id="nowhere"), 404)
+    refused(await post(action="close", region_id="999999"), 404, "999999")
+    refused(await post(action="close", device_ids=["brk-aau-1", "nowhere"]), 404, "nowhere")
     refused(await found.call("GET", "/api/v1/commands/nowhere"), 404)
     refused(await found.call("POST", "/api/v1/commands/nowhere/cancel", {}), 404)
     refused(await found.call("GET", "/api/v1/commands/groups/nowhere"), 404)
@@ -164,6 +167,20 @@ async def groups(found: Installation) -> None:
     done = await found.get(f"/api/v1/commands/groups/{group['group_id']}")
     assert done["state"] == "partial"
     assert done["refused"][0]["guard"] == "never_off"
+    assert group["expected_by"] > group["created_at"]
+    assert (group["progress"]["total"], group["progress"]["done"], group["progress"]["refused"]) == (2, 1, 1)
+    assert done["expected_by"] is None
+    assert done["progress"] == {"total": 2, "done": 2, "succeeded": 1, "refused": 1, "by_state": {"succeeded": 1}}
+
+
+async def groups_by_device_and_region(found: Installation) -> None:
+    async def ordered(**where: Any) -> set[str]:
+        answer = await found.call("POST", "/api/v1/commands", {"action": "close", **where})
+        assert answer.status_code == 202, answer.text
+        return {one["load_id"] for one in answer.json()["commands"]}
+
+    assert await ordered(device_ids=["brk-aau-1", "brk-aau-3"]) == {"aau-1", "aau-3"}
+    assert await ordered(region_id="440100") == {"aau-1", "aau-2", "aau-3", "hospital"}
 
 
 async def idempotency(found: Installation) -> None:
@@ -293,6 +310,7 @@ async def test_the_api(postgres_url: str, tmp_path: Path, monkeypatch: pytest.Mo
             plan_states,
             bad_commands,
             groups,
+            groups_by_device_and_region,
             idempotency,
             rights,
             one_key,
