@@ -18,6 +18,7 @@ from libs.common.ids import CommandId, DeviceId, LoadId, SiteId
 from libs.common.tokens import KeyRing, canonical
 from libs.common.tracing import current_traceparent
 from services.control.domain.commands import Change, Command, Effect, Outcome, WireId
+from services.control.faultcodes import fault_codes
 from services.control.store.occurrences import Occurrence
 
 SOURCE = "control"
@@ -190,6 +191,7 @@ def command_event(change: Change) -> Message:
         restore_at=command.restore_at,
         priority=command.priority,
         actor=command.actor,
+        fault_code=None if command.fault is None else fault_codes()[command.fault].code,
         evidence=_evidence(change.evidence),
     )
     return message(

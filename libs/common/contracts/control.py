@@ -244,6 +244,8 @@ class ControlEvent(Payload):
     """Of a command that sets something in a device: which point."""
     value: Number | None = None
     """What it is to be, in the point's canonical unit; what it is now is in the evidence."""
+    fault_code: str | None = Field(default=None, pattern=r"^[A-Z][0-9]{2}$")
+    """What is the matter with a command that did not do what it should: control's table of fault codes."""
 
     @model_validator(mode="after")
     def _has_subjects(self) -> Self:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from libs.common.clock import Clock
 from libs.common.contracts.base import Flag, UtcTime
+from libs.common.contracts.control import CommandState
 from libs.common.db import WriteConn
 from libs.common.errors import Forbidden, InvalidInput, NotFound, Unavailable
 from libs.common.ids import new_id
@@ -26,12 +27,16 @@ from services.control.api.common import (
     actor_of,
     allowed,
     door_of,
+    is_visible,
     known_load,
     require_all_sites,
     require_sites,
 )
+from services.control.domain.faults import Fault
 from services.control.domain.loads import LoadInfo
 from services.control.drivers.door import Board, OnRequest
+from services.control.faultcodes import fault_codes
+from services.control.store.wakeups import WakeLoad, Which
 from services.control.usecases.orders import Orders, WakeOrder, WakeProgress
 from services.control.usecases.ports import Loads
 
@@ -74,13 +79,58 @@ class WakeUpView(View):
     released_at: UtcTime | None
     released_by: str | None
     loads: int
+    """With a breaker that can be reached."""
     commanded: int
+    accepted: int
+    """The holder of the line has taken the order, or the load is proven on."""
     verified: int
     held: int
     """Stopped by an isolation, a local lock or a protection trip; a person was called."""
+    failed: int
+    """Not awake, and ``faults`` says why; all but those without a breaker are tried on."""
+    faults: list["FaultCount"]
     state: Literal["running", "done"]
-    unreachable: list[str] = Field(default_factory=list)
-    """Loads without a breaker that could be reached; only in the answer to the order itself."""
+
+
+class FaultView(View):
+    """What is the matter with a load, and what to do about it."""
+
+    code: str
+    """``S01``, ``S02`` …; a code never changes its meaning."""
+    fault: str
+    name: str
+    name_zh: str
+    text: str
+    text_zh: str
+    advice: str
+    advice_zh: str
+
+
+class FaultCount(View):
+    """How many loads of an order have one fault."""
+
+    fault: FaultView
+    loads: int
+
+
+class WakeLoadView(View):
+    """One load of an order."""
+
+    load_id: str
+    name: str | None
+    site_id: str | None
+    device_id: str | None
+    channel: int | None
+    state: CommandState
+    """Of its wake-up; ``rejected`` where there is no breaker to be closed."""
+    awake: bool
+    attempts: int
+    sent_at: UtcTime | None
+    changed_at: UtcTime
+    reason: str
+    hold: str | None
+    fault: FaultView | None
+    """Null while nothing is the matter, or nothing is known yet."""
 
 
 def build_wake_up_router(
@@ -126,7 +176,7 @@ def build_wake_up_router(
         view = WakeUpView(
             wake_up_id="unrecorded", scope=order.scope, target=order.target, reason=order.reason, actor=order.actor,
             created_at=clock.now(), suspends_plans=False, released_at=None, released_by=None, loads=len(requests),
-            commanded=len(requests), verified=0, held=len(held), state="running",
+            commanded=len(requests), accepted=0, verified=0, held=len(held), failed=0, faults=[], state="running",
         )  # fmt: skip
         return Response(view.model_dump_json(), status_code=202, media_type="application/json")
 
@@ -139,9 +189,24 @@ def build_wake_up_router(
             next_cursor=None if last is None else time_cursor(last.created_at, last.wake_up_id),
         )
 
+    @router.get("/fault-codes", summary="List the fault codes of switching")
+    async def list_fault_codes(_: Read) -> list[FaultView]:
+        return [fault_view(fault) for fault in Fault]
+
     @router.get("/{wake_up_id}", summary="Read how far a wake-up is")
     async def read_wake_up(wake_up_id: str, _: Read) -> WakeUpView:
         return wake_up_view(await orders.progress(wake_up_id))
+
+    @router.get("/{wake_up_id}/loads", summary="List loads of a wake-up, with what is the matter with each")
+    async def list_loads(
+        wake_up_id: str, who: Read, which: Which = "not_awake", cursor: Cursor = None, limit: Limit = 200
+    ) -> Page[WakeLoadView]:
+        after = "" if cursor is None else cursor
+        found = await orders.wake_up_loads(wake_up_id, which=which, after=after, limit=limit)
+        return Page(
+            items=[_load_view(one, loads) for one in found if is_visible(who, one.load_id, loads)],
+            next_cursor=found[-1].load_id if len(found) == limit else None,
+        )
 
     @router.post("/{wake_up_id}/release", summary="Let the plans over the woken loads go on")
     async def release_wake_up(wake_up_id: str, who: Switch) -> WakeUpView:
@@ -211,8 +276,33 @@ def wake_up_view(progress: WakeProgress) -> WakeUpView:
         released_by=order.released_by,
         loads=progress.loads,
         commanded=progress.commanded,
+        accepted=progress.accepted,
         verified=progress.verified,
         held=progress.held,
+        failed=progress.failed,
+        faults=[
+            FaultCount(fault=fault_view(fault), loads=number)
+            for fault, number in sorted(progress.faults.items(), key=lambda item: (-item[1], item[0]))
+        ],
         state="done" if progress.verified >= progress.loads else "running",
-        unreachable=list(progress.unreachable),
     )
+
+
+def fault_view(fault: Fault) -> FaultView:
+    """Return a fault with its code, text and advice."""
+    known = fault_codes()[fault]
+    return FaultView(
+        code=known.code, fault=fault.value, name=known.name_en, name_zh=known.name_zh, text=known.text_en,
+        text_zh=known.text_zh, advice=known.advice_en, advice_zh=known.advice_zh,
+    )  # fmt: skip
+
+
+def _load_view(one: WakeLoad, loads: Loads) -> WakeLoadView:
+    load = loads.get(one.load_id)
+    return WakeLoadView(
+        load_id=one.load_id, name=None if load is None else load.name,
+        site_id=one.site_id if load is None else load.site_id, device_id=one.device_id, channel=one.channel,
+        state=one.state, awake=one.awake, attempts=one.attempts, sent_at=one.sent_at, changed_at=one.changed_at,
+        reason=one.reason, hold=None if one.hold is None else one.hold.value,
+        fault=None if one.fault is None else fault_view(one.fault),
+    )  # fmt: skip

@@ -18,6 +18,7 @@ from enum import StrEnum
 from libs.common.contracts.control import CommandAction, CommandState, Priority, Stage
 from libs.common.errors import Conflict
 from libs.common.ids import CommandId, DeviceId, LineId, LoadId, OccurrenceId, PlanId, SiteId
+from services.control.domain.faults import NO_POWER_KW, Fault, fault_after
 from services.control.domain.guards import (
     Facts,
     Hold,
@@ -112,6 +113,8 @@ class Command:
     """What keeps an ON from being sent."""
     alarmed: bool = False
     """A person was called because it is overdue."""
+    fault: Fault | None = None
+    """What is the matter with it; stays while it is sent again."""
     reason: str = ""
     actor: str = ""
     note: str | None = None
@@ -235,7 +238,8 @@ def step(
             command_id=command.command_id,
             state=command.state,
         )
-    after = replace(command, state=state, reason=reason, next_at=next_at, **changes)  # type: ignore[arg-type]
+    fault = fault_after(command.fault, state, reason, is_off=command.is_off)
+    after = replace(command, state=state, reason=reason, next_at=next_at, fault=fault, **changes)  # type: ignore[arg-type]
     return Change(command, after, at, dict(evidence or {}), frozenset(effects))
 
 
@@ -324,8 +328,9 @@ def _on_outcome(
         return None
     if outcome.breaker == CLOSED and (outcome.stage is Stage.VERIFIED or outcome.is_look):
         # Also the answer to an earlier sending proves it: the breaker reads closed after we wanted it closed.
-        return step(command, S.SUCCEEDED, now, outcome.reason, Effect.LOAD_ON, evidence=outcome.evidence,
-                    hold=None)  # fmt: skip
+        unused = outcome.power_kw is not None and outcome.power_kw < NO_POWER_KW
+        return step(command, S.SUCCEEDED, now, "no_power" if unused else outcome.reason, Effect.LOAD_ON,
+                    evidence=outcome.evidence, hold=None)  # fmt: skip
     if outcome.attempt != command.attempt:
         return None
     if outcome.is_look:
@@ -360,7 +365,8 @@ def _on_read(
     if command.state is S.UNKNOWN:
         if obstacle is not None:
             return _held(command, now, obstacle, policy)
-        return _again(command, now, "reads_open", policy, outcome.evidence)
+        reason = "reads_open" if outcome.breaker == OPEN else outcome.reason or "no_answer"
+        return _again(command, now, reason, policy, outcome.evidence)
     if command.state is S.SCHEDULED and command.hold in (Hold.LOCAL_LOCK, Hold.PROTECTION_TRIP):
         if obstacle is None and outcome.breaker == OPEN:
             return step(command, S.SCHEDULED, now, "obstacle_gone", evidence=outcome.evidence,

@@ -9,13 +9,14 @@ from libs.common.contracts.control import CommandAction, CommandState, Priority
 from libs.common.db import ReadConn, WriteConn
 from libs.common.ids import CommandId, DeviceId, LineId, LoadId, OccurrenceId, PlanId, SiteId
 from services.control.domain.commands import Change, Command
+from services.control.domain.faults import Fault
 from services.control.domain.guards import Hold
 from services.control.store.loads import lock_loads
 
 COLUMNS = """
     command_id, action, site_id, device_id, line_id, load_id, channel, priority, state, created_at, not_before,
     next_at, not_after, restore_at, off_at_most_s, isolation_id, pair_id, occurrence_id, plan_id, wake_up_id, group_id,
-    attempt, looks, sent_at, wire_not_after, unknown_since, hold, alarmed, reason, actor, note
+    attempt, looks, sent_at, wire_not_after, unknown_since, hold, alarmed, fault, reason, actor, note
 """
 
 INSERT = """
@@ -83,12 +84,12 @@ UPDATE = """
        set state = n.state, changed_at = n.at, next_at = n.next_at, not_before = n.not_before, attempt = n.attempt,
            looks = n.looks, sent_at = n.sent_at, wire_not_after = n.wire_not_after, unknown_since = n.unknown_since,
            hold = n.hold, alarmed = n.alarmed, reason = n.reason, not_after = n.not_after,
-           off_at_most_s = n.off_at_most_s
+           off_at_most_s = n.off_at_most_s, fault = n.fault
       from unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::timestamptz[], $6::timestamptz[],
                   $7::integer[], $8::integer[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::text[],
-                  $13::boolean[], $14::text[], $15::timestamptz[], $16::double precision[])
+                  $13::boolean[], $14::text[], $15::timestamptz[], $16::double precision[], $17::text[])
         as n(command_id, old_state, state, at, next_at, not_before, attempt, looks, sent_at, wire_not_after,
-             unknown_since, hold, alarmed, reason, not_after, off_at_most_s)
+             unknown_since, hold, alarmed, reason, not_after, off_at_most_s, fault)
      where c.command_id = n.command_id and c.state = n.old_state
 """
 
@@ -261,6 +262,7 @@ async def update(conn: WriteConn, changes: Sequence[Change]) -> None:
         [c.reason for c in after],
         [c.not_after for c in after],
         [c.off_at_most_s for c in after],
+        [None if c.fault is None else c.fault.value for c in after],
     )
     if tag != f"UPDATE {len(changes)}":
         raise RuntimeError(f"{tag}: expected {len(changes)} commands in their old state")
@@ -431,6 +433,7 @@ def command_of(row: Mapping[str, Any]) -> Command:
         unknown_since=row["unknown_since"],
         hold=None if row["hold"] is None else Hold(row["hold"]),
         alarmed=row["alarmed"],
+        fault=None if row["fault"] is None else Fault(row["fault"]),
         reason=row["reason"],
         actor=row["actor"],
         note=row["note"],

@@ -1,6 +1,6 @@
 """SQL of wake-up orders, isolations and idempotency keys."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -49,12 +49,14 @@ class Isolation:
     end_reason: str | None = None
 
 
-async def insert_wake_up(conn: WriteConn, order: WakeUp, load_ids: Sequence[str]) -> None:
-    """Insert an order and, if it suspends, what it suspends."""
+async def insert_wake_up(
+    conn: WriteConn, order: WakeUp, load_ids: Sequence[str], unreachable: Sequence[str] = ()
+) -> None:
+    """Insert an order, what nobody can reach of it and, if it suspends, what it suspends."""
     await conn.execute(
         """
-        insert into wake_ups (wake_up_id, scope, target, reason, actor, created_at, suspends)
-        values ($1, $2, $3, $4, $5, $6, $7)
+        insert into wake_ups (wake_up_id, scope, target, reason, actor, created_at, suspends, unreachable)
+        values ($1, $2, $3, $4, $5, $6, $7, $8)
         """,
         order.wake_up_id,
         order.scope,
@@ -63,6 +65,7 @@ async def insert_wake_up(conn: WriteConn, order: WakeUp, load_ids: Sequence[str]
         order.actor,
         order.created_at,
         order.suspends,
+        sorted(unreachable),
     )
     if order.suspends:
         await conn.execute(
@@ -114,21 +117,6 @@ async def fetch_wake_ups(conn: ReadConn, *, before: tuple[datetime, str] | None,
         limit,
     )
     return [WakeUp(**dict(row)) for row in rows]
-
-
-async def count_states(conn: ReadConn, wake_up_id: str) -> Mapping[str, int]:
-    """Return how many of an order's commands are in which state; ``held`` counts the stopped ones apart."""
-    rows = await conn.fetch(
-        """
-        select case when hold is not null and not is_final then 'held' else state end as state, count(*) as number,
-               count(*) filter (where attempt > 0) as commanded
-          from commands where wake_up_id = $1 group by 1
-        """,
-        wake_up_id,
-    )
-    found = {row["state"]: row["number"] for row in rows}
-    found["commanded"] = sum(row["commanded"] for row in rows)
-    return found
 
 
 ISOLATION_COLUMNS = """

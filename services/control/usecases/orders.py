@@ -15,6 +15,7 @@ from libs.common.ids import LoadId, new_id
 from services.control import bus
 from services.control.domain import commands as life
 from services.control.domain.commands import Command, Effect
+from services.control.domain.faults import Fault
 from services.control.domain.guards import PROTECTION_TRIPS, Facts, off_refusals
 from services.control.domain.loads import LoadInfo
 from services.control.domain.refusals import Refusal
@@ -23,8 +24,10 @@ from services.control.store import leases as lease_store
 from services.control.store import loads as load_store
 from services.control.store import lookup
 from services.control.store import orders as order_store
+from services.control.store import wakeups as progress_store
 from services.control.store.loads import LoadRow
 from services.control.store.orders import WakeUp
+from services.control.store.wakeups import Counted, WakeLoad, Which
 from services.control.usecases.guardfacts import GuardFacts, Judge
 from services.control.usecases.isolations import SamePerson
 from services.control.usecases.ports import Readings, SteadyClock
@@ -98,12 +101,16 @@ class WakeProgress:
 
     order: WakeUp
     loads: int
+    """Those with a breaker."""
     commanded: int
+    accepted: int
     verified: int
     held: int
     """Stopped by an isolation, a lock or a trip; a person was called."""
-    unreachable: tuple[str, ...] = field(default=())
-    """Loads without a breaker that could be reached; known in the answer to the order only."""
+    failed: int
+    """Not awake, and it is known what is the matter; tried on all the same."""
+    faults: Mapping[Fault, int]
+    """How many loads have which; ``no_power`` ones are awake."""
 
 
 class Orders:
@@ -382,8 +389,9 @@ class Orders:
             created_at=now, suspends=order.suspends,
         )  # fmt: skip
         load_ids = [load.load_id for load in order.loads]
+        unreachable = [load.load_id for load in order.loads if not load.can_wake]
         await load_store.lock_loads(conn, load_ids)
-        await order_store.insert_wake_up(conn, wake_up, load_ids)
+        await order_store.insert_wake_up(conn, wake_up, load_ids, unreachable)
         await self._clear_the_way(conn, load_ids, Priority.EMERGENCY, wake_up.wake_up_id, now)
         await self._release_leases(conn, load_ids, now)
         commands = await self._switching.wake(
@@ -397,11 +405,10 @@ class Orders:
             [bus.audit(order.actor, order.door, "wake_up.order", subject, now, after=facts, reason=order.reason)],
         )
         logger.warning("wake-up ordered", extra={"wake_up_id": wake_up.wake_up_id, **facts})
-        reached = {command.load_id for command in commands}
-        return WakeProgress(
-            order=wake_up, loads=len(commands), commanded=0, verified=0, held=0,
-            unreachable=tuple(load_id for load_id in load_ids if load_id not in reached),
-        )  # fmt: skip
+        counted = [Counted(False, False, None, len(commands), 0, 0)]
+        if unreachable:
+            counted.append(Counted(False, False, Fault.NO_BREAKER, len(unreachable), 0, 0))
+        return _progress(wake_up, counted)
 
     async def _release_leases(self, conn: WriteConn, load_ids: Sequence[str], now: datetime) -> None:
         """End the leases of the loads, isolations apart, so that the watchdog wakes them as well."""
@@ -418,13 +425,28 @@ class Orders:
             order = await order_store.fetch_wake_up(conn, wake_up_id)
             if order is None:
                 raise NotFound(f"no wake-up {wake_up_id}", message_zh=f"没有唤醒命令 {wake_up_id}")
-            return _progress(order, await order_store.count_states(conn, wake_up_id))
+            counted = await progress_store.count(conn, [wake_up_id], self._clock.now())
+        return _progress(order, counted[wake_up_id])
+
+    async def wake_up_loads(self, wake_up_id: str, *, which: Which, after: str, limit: int) -> list[WakeLoad]:
+        """Return loads of an order in the order of their ids, and how far each is.
+
+        Raises:
+            NotFound: There is no such order.
+        """
+        async with self._db.read() as conn:
+            if await order_store.fetch_wake_up(conn, wake_up_id) is None:
+                raise NotFound(f"no wake-up {wake_up_id}", message_zh=f"没有唤醒命令 {wake_up_id}")
+            return await progress_store.fetch_loads(
+                conn, wake_up_id, which=which, after=after, limit=limit, now=self._clock.now()
+            )
 
     async def page(self, before: tuple[datetime, str] | None, limit: int) -> list[WakeProgress]:
         """Return orders, the youngest first."""
         async with self._db.read() as conn:
             orders = await order_store.fetch_wake_ups(conn, before=before, limit=limit)
-            return [_progress(order, await order_store.count_states(conn, order.wake_up_id)) for order in orders]
+            counted = await progress_store.count(conn, [order.wake_up_id for order in orders], self._clock.now())
+        return [_progress(order, counted[order.wake_up_id]) for order in orders]
 
     async def release(self, wake_up_id: str, actor: str, door: str) -> WakeProgress:
         """Let the plans over the woken loads go on.
@@ -500,13 +522,18 @@ class _Sorted:
 _UNKNOWN_LOAD = Refusal("unknown_load", True, False, True)
 
 
-def _progress(order: WakeUp, counts: Mapping[str, int]) -> WakeProgress:
-    states = {state: number for state, number in counts.items() if state != "commanded"}
+def _progress(order: WakeUp, counted: Sequence[Counted]) -> WakeProgress:
+    faults: Counter[Fault] = Counter()
+    for one in counted:
+        if one.fault is not None:
+            faults[one.fault] += one.loads
     return WakeProgress(
         order=order,
-        loads=sum(states.values()),
-        commanded=counts.get("commanded", 0),
-        # A wake-up that another one has overtaken is over because the load was proven on.
-        verified=states.get(S.SUCCEEDED.value, 0) + states.get(S.SUPERSEDED.value, 0),
-        held=states.get("held", 0),
+        loads=sum(one.loads for one in counted if one.fault is not Fault.NO_BREAKER),
+        commanded=sum(one.commanded for one in counted),
+        accepted=sum(one.accepted for one in counted),
+        verified=sum(one.loads for one in counted if one.awake),
+        held=sum(one.loads for one in counted if one.held),
+        failed=sum(one.loads for one in counted if one.fault is not None and not one.awake),
+        faults=faults,
     )

@@ -266,7 +266,7 @@ class Switching:
                 off, command_id=CommandId(new_id()), action=CommandAction.CLOSE, state=S.SCHEDULED, created_at=now,
                 not_before=now, next_at=now, not_after=None, restore_at=None, off_at_most_s=None,
                 pair_id=off.command_id, attempt=0, looks=0, sent_at=None, wire_not_after=None, unknown_since=None,
-                hold=None, alarmed=False, reason="off_after_wake_up",
+                hold=None, alarmed=False, fault=None, reason="off_after_wake_up",
             )
             for off in missing
         ]  # fmt: skip

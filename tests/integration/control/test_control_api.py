@@ -277,6 +277,19 @@ async def one_key(found: Installation) -> None:
 
     await until(done, "all awake")
     assert found.field.breakers["aau-1"].closed
+    order = await found.get(f"/api/v1/wake-ups/{wake_up_id}")
+    assert order["loads"] == order["commanded"] == order["accepted"] == order["verified"]
+    path = f"/api/v1/wake-ups/{wake_up_id}/loads"
+    assert (await found.get(path))["items"] == []
+    page = await found.get(f"{path}?which=all&limit=1")
+    assert len(page["items"]) == 1
+    assert page["items"][0]["awake"]
+    assert page["next_cursor"] == page["items"][0]["load_id"]
+    refused(await found.call("GET", f"{path}?which=some"), 422, "which")
+    refused(await found.call("GET", "/api/v1/wake-ups/nowhere/loads"), 404)
+    codes = {one["fault"]: one for one in await found.get("/api/v1/wake-ups/fault-codes")}
+    assert codes["no_answer"]["code"] == "S01"
+    assert codes["no_answer"]["advice_zh"]
     assert wake_up_id in [one["wake_up_id"] for one in (await found.get("/api/v1/wake-ups"))["items"]]
     body = refused(await found.call("POST", "/api/v1/commands", body), 400, "emergency")
     released = await found.call("POST", f"/api/v1/wake-ups/{wake_up_id}/release")
