@@ -20,9 +20,9 @@ class Refused extends Error {
   }
 }
 
-async function call(method, path, body) {
+async function call(method, path, body, more = {}) {
   const answer = await fetch(`/api/v1/${path}`, {
-    method, headers: body ? { "content-type": "application/json" } : {}, body: body ? JSON.stringify(body) : undefined,
+    method, headers: { ...(body ? { "content-type": "application/json" } : {}), ...more }, body: body ? JSON.stringify(body) : undefined,
   });
   if (!answer.ok) throw new Refused(answer.status, await answer.json().catch(() => ({})));
   return answer.status === 204 ? null : answer.json();
@@ -226,6 +226,7 @@ function soon(job, delay) {
 const alarmsSoon = soon(fetchAlarms, 300);
 const faultsSoon = soon(fetchFaults, 300);
 const shutdownsSoon = soon(fetchShutdowns, 300);
+const wakeUpsSoon = soon(fetchWakeUps, 500);
 const energySoon = soon(fetchEnergy, 1500);
 const metersSoon = soon(async () => drawMeters(), 200);
 
@@ -267,6 +268,7 @@ function listen() {
     if (!here(event.site_id)) return;
     note("control", `${label(state.loads.get(event.load_id)) || event.load_id || ""} ${text(event.state)} ${event.reason ?? ""}`);
     shutdownsSoon();
+    wakeUpsSoon();
   });
   on("carbon.intervals", (event) => { if (here(event.site_id)) energySoon(); });
   on("lost", (event) => note("page", `${text("lost")} ${event.events}`));
@@ -282,7 +284,7 @@ function link(up) {
 function refreshAll() {
   guard((async () => {
     await fetchSite();
-    await Promise.all([fetchAlarms(), fetchFaults(), fetchShutdowns(), fetchEnergy()]);
+    await Promise.all([fetchAlarms(), fetchFaults(), fetchShutdowns(), fetchWakeUps(), fetchEnergy()]);
   })());
 }
 
@@ -298,7 +300,8 @@ function showDoor(problem) {
   state.source?.close();
   state.timers.forEach(clearInterval);
   $("overview").hidden = true;
-  $("site").hidden = $("link").hidden = $("sign-out").hidden = true;
+  $("site").hidden = $("link").hidden = $("sign-out").hidden = $("wake-open").hidden = true;
+  clearTimeout(wake.timer);
   $("door").hidden = false;
   $("sign-in").querySelector(".problem").textContent = problem ?? "";
 }
@@ -306,7 +309,7 @@ function showDoor(problem) {
 async function showOverview() {
   $("door").hidden = true;
   $("overview").hidden = false;
-  $("sign-out").hidden = false;
+  $("sign-out").hidden = $("wake-open").hidden = false;
   while (!(await fetchMasterData())) {
     $("notice").textContent = text("nothing");
     await new Promise((resolve) => setTimeout(resolve, 1000));
@@ -342,5 +345,6 @@ $("site").addEventListener("change", (event) => {
 
 watchAlarms();
 watchRules();
+watchWakeUps();
 translate();
 get("auth/me").then(showOverview, () => showDoor());

@@ -32,6 +32,13 @@ const TEXTS = {
     rules: "告警规则与设备参数", startDelay: "开始延时", endDelay: "结束延时", watched: "判定中", asleep: "未启用", notKnown: "未知",
     differs: "与平台不一致", asOrdered: "一致", deviceSettings: "设备参数", setting: "参数", ordered: "平台下发", found: "设备回读",
     from_policy: "策略", from_device_kind: "按设备类型", from_site_class: "按局站类别", from_site: "按局站", from_device: "按设备",
+    oneKey: "一键唤醒", wakeUps: "一键唤醒命令", wakeWhat: "唤醒范围", wakeTarget: "对象（编号或从列表选择）", why: "原因", actor: "下令人",
+    scope_all: "全部负载", scope_region: "区域", scope_site: "局站", scope_device: "设备", scope_loads: "负载",
+    wakeSure: "确认立即唤醒：", wakeMeans: "待执行的关断全部取消，涉及的节能策略暂停，直到解除；检修隔离、就地锁定和未解除的保护跳闸除外。",
+    wakeYes: "确认唤醒", wakeNo: "返回", wakeRunning: "唤醒中", wakeDone: "已全部唤醒", plansRest: "策略已暂停", plansGoOn: "策略运行",
+    wakeRelease: "解除（恢复节能策略）", wakeAsleep: "尚未唤醒的负载", attempts: "次数", pageBack: "上一页", pageMore: "下一页",
+    wakeUnrecorded: "数据库不可用：已通过直连接口唤醒，无法显示进度，策略未暂停；也可在服务器上执行 wattring wake",
+    wake_loads: "负载数", wake_commanded: "已下发", wake_accepted: "已受理", wake_verified: "已确认合闸", wake_failed: "未成功", wake_held: "须派人",
     summary: "汇总", alarm_begin: "告警开始", alarm_end: "告警消除", breaker_state: "开关状态", queued: "待上报", retrying: "重试中",
   },
   en: {
@@ -66,5 +73,15 @@ const TEXTS = {
     notKnown: "not known", differs: "differs from platform", asOrdered: "as ordered", deviceSettings: "Settings of the device",
     setting: "Setting", ordered: "Ordered", found: "Read back", from_policy: "policy", from_device_kind: "device kind",
     from_site_class: "site class", from_site: "site", from_device: "device",
+    oneKey: "Wake up", wakeUps: "One-key wake-ups", wakeWhat: "What", wakeTarget: "Which (an id, or one of the list)", why: "Reason",
+    actor: "By", scope_all: "all loads", scope_region: "region", scope_site: "site", scope_device: "device", scope_loads: "load",
+    wakeSure: "Wake at once:", wakeMeans: "OFFs that wait are called off, and plans over these loads rest until you release them. "
+      + "Isolations, locks at a breaker and protection trips that nobody released stay as they are.",
+    wakeYes: "Yes, wake", wakeNo: "Back", wakeRunning: "waking", wakeDone: "all awake", plansRest: "plans rest", plansGoOn: "plans go on",
+    wakeRelease: "Release (plans go on)", wakeAsleep: "Not awake yet", attempts: "Attempts", pageBack: "Back", pageMore: "More",
+    wakeUnrecorded: "The database is away: the loads are woken by the direct doors, without progress and without resting plans. "
+      + "On the server itself: wattring wake",
+    wake_loads: "loads", wake_commanded: "commanded", wake_accepted: "accepted", wake_verified: "verified", wake_failed: "failed",
+    wake_held: "need a person",
   },
 };
