@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 import orjson
 from pydantic import ValidationError
@@ -17,6 +18,7 @@ from libs.common.contracts.control import CommandAction
 from libs.common.ids import CommandId, DeviceId, LoadId, SiteId
 from libs.common.tokens import KeyRing, canonical
 from libs.common.tracing import current_traceparent
+from services.control.domain.audit import Entry, facts_text
 from services.control.domain.commands import Change, Command, Effect, Outcome, WireId
 from services.control.faultcodes import fault_codes
 from services.control.store.occurrences import Occurrence
@@ -275,26 +277,29 @@ def condition(
     return message(topics.CONDITIONS, site_id, payload, source=source, time=at, subject=load_id)
 
 
-def audit(
-    actor: str,
-    door: str,
-    action: str,
-    subject: str,
-    at: datetime,
-    *,
-    after: Mapping[str, object] | None = None,
-    before: Mapping[str, object] | None = None,
-    reason: str | None = None,
-    succeeded: bool = True,
-) -> Message:
-    """Return the record of who did what, for the audit log."""
+TOLD_AT_MOST = 100
+"""Of a list in ``before`` and ``after`` the bus is told so many; control's own audit has all of them."""
+
+
+def audit(entry: Entry) -> Message:
+    """Return what the audit of all services is told of an entry; it has the entry's id there."""
     payload = AuditEvent.model_validate(
         {
-            "actor": actor, "door": door, "action": action, "subject": subject, "at": at.isoformat(),
-            "before": before, "after": after, "reason": reason, "succeeded": None if succeeded else False,
+            "actor": entry.actor, "door": entry.door, "action": entry.action, "subject": entry.subject,
+            "at": entry.at.isoformat(), "before": _told(entry.before), "after": _told(entry.after),
+            "reason": entry.reason, "succeeded": None if entry.succeeded else False,
         }
     )  # fmt: skip
-    return message(topics.AUDIT, actor, payload, source=SOURCE, time=at, subject=subject)
+    return message(
+        topics.AUDIT, entry.actor, payload, source=SOURCE, time=entry.at, event_id=entry.entry_id, subject=entry.subject
+    )
+
+
+def _told(facts: Mapping[str, object] | None) -> Any:
+    if facts is None:
+        return None
+    short = {key: value[:TOLD_AT_MOST] if isinstance(value, list) else value for key, value in facts.items()}
+    return orjson.loads(facts_text(short))
 
 
 _EVIDENCE_FIELDS = frozenset(contract.Evidence.model_fields)

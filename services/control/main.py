@@ -12,6 +12,7 @@ from libs.common.runtime import Beat, Check, Health, Platform, Service, Worker, 
 from libs.common.settings import load_common, load_section
 from libs.common.web import create_app
 from services.control.api.adjustments import build_adjustment_router
+from services.control.api.audit import build_audit_router, record_refusals
 from services.control.api.commands import build_command_router
 from services.control.api.common import Idempotent
 from services.control.api.findings import build_finding_router
@@ -25,6 +26,7 @@ from services.control.drivers.samples import SampleBoard
 from services.control.drivers.watchdog import Watchdog
 from services.control.settings import ControlSettings
 from services.control.usecases.adjusting import ADJUSTMENTS_GROUP, Adjusting
+from services.control.usecases.auditing import Linker
 from services.control.usecases.guardfacts import GuardFacts
 from services.control.usecases.guardrules import GuardRules
 from services.control.usecases.isolations import Isolations
@@ -37,6 +39,7 @@ from services.control.usecases.scheduler import Scheduler
 from services.control.usecases.switching import Switching
 from services.control.worker import (
     AdjustLoop,
+    AuditLoop,
     KernelClock,
     LastResort,
     LeasePusher,
@@ -123,6 +126,9 @@ def build(platform: Platform) -> Service:
         member_id=owner,
     )
 
+    linker = Linker(db=db, clock=steady, keys=platform.keys)
+    audit_loop = AuditLoop(linker, singleton("audit"))
+
     async def schedule(beat: Beat) -> None:
         await wait_beating(view.ready, beat)
         await loop.run(beat)
@@ -148,6 +154,8 @@ def build(platform: Platform) -> Service:
             idempotent=idempotent, wake=adjust_soon.set,
         )
     )  # fmt: skip
+    app.include_router(build_audit_router(db=db, clock=steady, keys=platform.keys))
+    record_refusals(app, db=db, clock=steady)
     app.include_router(build_isolation_router(isolations=isolations, orders=orders, db=db, loads=loads, wake=hurry_all))
     app.include_router(
         build_command_router(orders=orders, db=db, loads=loads, board=board, idempotent=idempotent, wake=hurry_all)
@@ -172,6 +180,7 @@ def build(platform: Platform) -> Service:
         Worker("samples", SampleLoop(db=db, clock=clock, steady=steady, samples=samples).run, max_silence_s=300),
         Worker("second-path", second_path.run, max_silence_s=300),
         Worker("last-resort", last_resort.run, max_silence_s=300),
+        Worker("audit", audit_loop.run),
         Worker("outbox", relay.run),
     ]
     if settings.watchdog == "required":

@@ -23,6 +23,7 @@ from services.control.store import leases as lease_store
 from services.control.store import loads as load_store
 from services.control.store import plans as plan_store
 from services.control.usecases.adjusting import Adjusting
+from services.control.usecases.auditing import Linker
 from services.control.usecases.ports import SteadyClock
 from services.control.usecases.scheduler import Scheduler
 
@@ -37,6 +38,8 @@ SNAPSHOT_EVERY_S = 60.0
 """How often the watchdog is told everything, in case it lost something. [s]"""
 TELL_EVERY_S = 0.5
 TELL_BATCH = 2000
+LINK_EVERY_S = 1.0
+"""How often the audit's chain is made longer. [s]"""
 SECOND_PATH_EVERY_S = 1.0
 SECOND_PATH_BATCH = 100
 LAST_RESORT_S = 600.0
@@ -154,6 +157,24 @@ class AdjustLoop:
 
     async def _turn(self, lease: Lease) -> bool:
         return await self._adjusting.tick()
+
+
+class AuditLoop:
+    """Makes the audit's chain, while this replica holds its lease."""
+
+    def __init__(self, linker: Linker, singleton: Singleton) -> None:
+        self._linker = linker
+        self._singleton = singleton
+
+    async def run(self, beat: Beat) -> None:
+        """Link until cancelled."""
+        await self._singleton.run(beat, started=self._start, turn=self._turn, every_s=LINK_EVERY_S)
+
+    async def _start(self, lease: Lease) -> None:
+        """Nothing is to be recovered: what waits is in the database."""
+
+    async def _turn(self, lease: Lease) -> bool:
+        return await self._linker.turn()
 
 
 class SchedulerLoop:

@@ -16,7 +16,9 @@ from libs.common.migrations import Revision
 
 IDENTIFIER = r'(?:if not exists\s+|if exists\s+|only\s+)*(?P<name>[\w".]+)'
 CREATE_TABLE = re.compile(rf"create\s+(?:unlogged\s+)?table\s+{IDENTIFIER}")
-ON_TABLE = re.compile(rf"(?:alter\s+table\s+|create\s+(?:unique\s+)?index\b.*?\bon\s+){IDENTIFIER}", re.DOTALL)
+ON_TABLE = re.compile(
+    rf"(?:alter\s+table\s+|create\s+(?:(?:unique\s+)?index|trigger)\b.*?\bon\s+){IDENTIFIER}", re.DOTALL
+)
 
 ADDITIVE = re.compile(
     r"""

@@ -13,6 +13,7 @@ from libs.common.db import Database, WriteConn
 from libs.common.errors import Conflict, Forbidden, NotFound
 from libs.common.tokens import Principal
 from libs.common.web import problem, require
+from services.control.domain import audit
 from services.control.domain.loads import LoadInfo
 from services.control.store import orders as order_store
 from services.control.usecases.ports import Loads, SteadyClock
@@ -59,7 +60,7 @@ def actor_of(principal: Principal) -> str:
 
 def door_of(principal: Principal) -> str:
     """Return through which door they came."""
-    return "service" if principal.kind == "service" else "api"
+    return audit.door_of(principal.actor, app=False)
 
 
 def allowed(principal: Principal, load: LoadInfo) -> bool:

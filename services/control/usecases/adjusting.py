@@ -17,7 +17,9 @@ from libs.common.tokens import KeyRing
 from services.control import adjustbus, bus
 from services.control.domain import adjusting
 from services.control.domain.adjusting import IN_FLIGHT, PREFIX, Adjustment, Step
+from services.control.domain.audit import Entry
 from services.control.store import adjustments as store
+from services.control.usecases.auditing import record
 from services.control.usecases.ports import SteadyClock
 
 logger = logging.getLogger(__name__)
@@ -132,7 +134,14 @@ class Adjusting:
         await self._apply(conn, steps, now)
         about = f"device:{made.device_id}"
         after = {"adjustment_id": made.adjustment_id, "point": point, "value": value}
-        await outbox.put(conn, [bus.audit(actor, door, "device.set", about, now, after=after, reason=note)])
+        before = [
+            {"adjustment_id": one.adjustment_id, "value": one.value, "state": one.state.value} for one in replaced
+        ]
+        entry = Entry(
+            actor, door, "device.set", about, now, before={"orders": before} if before else None, after=after,
+            reason=note,
+        )  # fmt: skip
+        await record(conn, entry)
         return made
 
     async def tick(self) -> bool:

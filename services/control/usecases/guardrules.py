@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from libs.common.bus import outbox
 from libs.common.db import Database
 from libs.common.errors import Conflict, InvalidInput, NotFound
 from libs.common.ids import new_id
-from services.control import bus
+from services.control.domain.audit import Entry
 from services.control.domain.guards import Facts, off_refusals
 from services.control.domain.loads import LoadInfo
 from services.control.domain.places import EmergencyMode
@@ -18,6 +17,7 @@ from services.control.store import loads as load_store
 from services.control.store import places as place_store
 from services.control.store import policies as policy_store
 from services.control.store.policies import PolicyRow
+from services.control.usecases.auditing import record
 from services.control.usecases.guardfacts import GuardFacts
 from services.control.usecases.orders import Orders
 from services.control.usecases.ports import Loads, SteadyClock
@@ -94,11 +94,11 @@ class GuardRules:
                     message_zh=f"闭锁策略已达 {MAX_POLICIES} 条,请改用更通用的范围",
                 )
             row = await policy_store.insert(conn, scope.value, target, limits, source, actor, now)
-            message = bus.audit(
+            entry = Entry(
                 actor, door, "guard_policy.set" if limits is not None else "guard_policy.remove",
                 f"guard_policy:{scope.value}:{target}", now, before=before, after=row.limits, reason=source,
             )  # fmt: skip
-            await outbox.put(conn, [message])
+            await record(conn, entry)
         return row
 
     def _require_place(self, scope: Scope, target: str) -> None:
@@ -149,11 +149,9 @@ class GuardRules:
                     f"emergency mode is in force for {scope} {target} already",
                     message_zh=f"{scope} {target} 的应急模式已生效",
                 )
-            facts = {"scope": scope, "target": target}
-            message = bus.audit(
-                actor, door, "emergency_mode.declare", f"emergency:{mode.emergency_id}", now, after=facts, reason=reason
-            )
-            await outbox.put(conn, [message])
+            facts = {"scope": scope, "target": target, "in_force": True}
+            subject = f"emergency:{mode.emergency_id}"
+            await record(conn, Entry(actor, door, "emergency_mode.declare", subject, now, after=facts, reason=reason))
         return mode
 
     def _require_emergency_place(self, scope: str, target: str) -> None:
@@ -190,10 +188,13 @@ class GuardRules:
         now = self._clock.now()
         async with self._db.write() as conn:
             if await place_store.end_emergency(conn, emergency_id, actor, now):
-                message = bus.audit(
-                    actor, door, "emergency_mode.end", f"emergency:{emergency_id}", now, reason=reason or None
-                )
-                await outbox.put(conn, [message])
+                mode = await place_store.fetch_emergency(conn, emergency_id)
+                entry = Entry(
+                    actor, door, "emergency_mode.end", f"emergency:{emergency_id}", now,
+                    before=None if mode is None else {"scope": mode.scope, "target": mode.target, "in_force": True},
+                    after={"in_force": False}, reason=reason or None,
+                )  # fmt: skip
+                await record(conn, entry)
         return await self.emergency(emergency_id)
 
     async def emergencies(self, before: tuple[datetime, str] | None, limit: int) -> list[EmergencyMode]:

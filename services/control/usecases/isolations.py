@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from libs.common.bus import outbox
-from libs.common.bus.port import Message
 from libs.common.contracts.alarm import AlarmLevel, ConditionKind
 from libs.common.contracts.base import Phase
 from libs.common.contracts.control import CommandState, Priority
@@ -18,6 +17,7 @@ from libs.common.errors import Conflict, Forbidden, InvalidInput, NotFound
 from libs.common.ids import CommandId, new_id
 from services.control import bus
 from services.control.domain import commands as life
+from services.control.domain.audit import Entry
 from services.control.domain.commands import Command
 from services.control.domain.loads import LoadInfo
 from services.control.store import commands as store
@@ -25,6 +25,7 @@ from services.control.store import leases as lease_store
 from services.control.store import loads as load_store
 from services.control.store import orders as order_store
 from services.control.store.orders import Isolation
+from services.control.usecases.auditing import record
 from services.control.usecases.ports import SteadyClock
 from services.control.usecases.switching import Switching, Wanted
 
@@ -96,7 +97,7 @@ class Isolations:
                 expires_at=wanted.expires_at, off_command_id=off.command_id,
             )  # fmt: skip
             await order_store.insert_isolation(conn, isolation)
-            await outbox.put(conn, [_audit(isolation, actor, door, "isolation.request", now)])
+            await record(conn, _entry(None, isolation, actor, door, "isolation.request", now))
         return isolation
 
     async def approve(self, isolation_id: str, actor: str, door: str) -> Isolation:
@@ -149,10 +150,10 @@ class Isolations:
                         ConditionKind.ISOLATION_ACTIVE, Phase.BEGIN, load_id=isolation.load_id,
                         site_id=isolation.site_id, at=now, text="isolation_active", level=AlarmLevel.MAJOR,
                         detail=f"{isolation.permit}, {isolation.owner}, {isolation.expires_at.isoformat()}",
-                    ),
-                    _audit(active, actor, door, "isolation.approve", now),
+                    )
                 ],
             )  # fmt: skip
+            await record(conn, _entry(isolation, active, actor, door, "isolation.approve", now))
         return active
 
     async def release(self, isolation_id: str, actor: str, door: str, reason: str) -> Isolation:
@@ -168,9 +169,9 @@ class Isolations:
                 raise Conflict(
                     f"isolation {isolation_id} has ended already", message_zh=f"检修隔离 {isolation_id} 已结束"
                 )
-            ended = await end_isolation(conn, self._switching, isolation, now, actor=actor, why=reason or "released")
-            await outbox.put(conn, [_audit(ended, actor, door, "isolation.release", now)])
-        return ended
+            return await end_isolation(
+                conn, self._switching, isolation, now, actor=actor, door=door, why=reason or "released"
+            )
 
     async def _lock(self, conn: WriteConn, isolation_id: str) -> Isolation:
         isolation = await order_store.lock_isolation(conn, isolation_id)
@@ -180,11 +181,12 @@ class Isolations:
 
 
 async def end_isolation(
-    conn: WriteConn, switching: Switching, isolation: Isolation, now: datetime, *, actor: str, why: str
+    conn: WriteConn, switching: Switching, isolation: Isolation, now: datetime, *, actor: str, door: str, why: str
 ) -> Isolation:
     """End a locked isolation: the permit is over, so the load is woken like any other."""
     ended = replace(isolation, state="ended", ended_by=actor, ended_at=now, end_reason=why)
     await order_store.update_isolation(conn, ended)
+    await record(conn, _entry(isolation, ended, actor, door, "isolation.release", now))
     await load_store.lock_loads(conn, [isolation.load_id])
     off = (await store.fetch_many(conn, [isolation.off_command_id]))[CommandId(isolation.off_command_id)]
     if not off.state.is_final and not off.was_sent:
@@ -233,13 +235,21 @@ def _as_load(off: Command) -> LoadInfo:
     )
 
 
-def _audit(isolation: Isolation, actor: str, door: str, action: str, now: datetime) -> Message:
-    facts = {
+def _entry(before: Isolation | None, isolation: Isolation, actor: str, door: str, action: str, now: datetime) -> Entry:
+    return Entry(
+        actor, door, action, f"isolation:{isolation.isolation_id}", now,
+        before=None if before is None else _facts(before), after=_facts(isolation),
+        reason=isolation.end_reason or isolation.reason,
+    )  # fmt: skip
+
+
+def _facts(isolation: Isolation) -> dict[str, object]:
+    return {
         "load_id": isolation.load_id,
         "owner": isolation.owner,
         "permit": isolation.permit,
         "state": isolation.state,
-        "expires_at": isolation.expires_at.isoformat(),
+        "expires_at": isolation.expires_at,
+        "requested_by": isolation.requested_by,
+        "approved_by": isolation.approved_by,
     }
-    return bus.audit(actor, door, action, f"isolation:{isolation.isolation_id}", now, after=facts,
-                     reason=isolation.end_reason or isolation.reason)  # fmt: skip

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from libs.common.bus import outbox
 from libs.common.contracts.control import CommandAction, CommandState, Priority
 from libs.common.db import Database, WriteConn
 from libs.common.errors import Conflict, InvalidInput, NotFound
 from libs.common.ids import LoadId, new_id
-from services.control import bus
 from services.control.domain import commands as life
+from services.control.domain.audit import Entry
 from services.control.domain.commands import Command, Effect
 from services.control.domain.faults import Fault
 from services.control.domain.guards import PROTECTION_TRIPS, Facts, off_refusals
@@ -28,6 +27,7 @@ from services.control.store import wakeups as progress_store
 from services.control.store.loads import LoadRow
 from services.control.store.orders import WakeUp
 from services.control.store.wakeups import Counted, WakeLoad, Which
+from services.control.usecases.auditing import record
 from services.control.usecases.guardfacts import GuardFacts, Judge
 from services.control.usecases.isolations import SamePerson
 from services.control.usecases.ports import Readings, SteadyClock
@@ -153,15 +153,17 @@ class Orders:
             commands, refused = await self._switch_on(conn, order, group_id, now)
         await store.insert_group(conn, group_id, order.action.value, order.actor, now, refused)
         facts = {
-            "loads": list(order.load_ids[:100]),
-            "refused": refused[:100],
-            "restore_at": None if order.restore_at is None else order.restore_at.isoformat(),
+            "loads": list(order.load_ids),
+            "refused": refused,
+            "priority": order.priority.name.lower(),
+            "not_before": order.not_before,
+            "restore_at": order.restore_at,
         }
-        message = bus.audit(
+        entry = Entry(
             order.actor, order.door, f"command.{order.action.value}", f"group:{group_id}", now, after=facts,
             reason=order.reason, succeeded=bool(commands),
         )  # fmt: skip
-        await outbox.put(conn, [message])
+        await record(conn, entry)
         return Group(group_id, order.action, order.actor, now, tuple(commands), tuple(refused))
 
     def _check(self, order: SwitchOrder, now: datetime) -> None:
@@ -271,9 +273,11 @@ class Orders:
             await self._switching.apply(conn, changes, now)
             leased = [change.after for change in changes if change.after.state is S.SCHEDULED]
             await lease_store.insert_leases(conn, leased, [off.restore_at for off in leased if off.restore_at])
-            facts = {"approved": len(leased), "refused": sorted(found.refused)[:100]}
-            message = bus.audit(actor, door, "command.approve", f"group:{group_id}", now, after=facts)
-            await outbox.put(conn, [message])
+            facts = {"approved": [off.load_id for off in leased], "refused": sorted(found.refused)}
+            entry = Entry(
+                actor, door, "command.approve", f"group:{group_id}", now, before=_waited(head, waiting), after=facts
+            )
+            await record(conn, entry)
         return await self.group(group_id)
 
     async def decline(self, group_id: str, reason: str, actor: str, door: str) -> Group:
@@ -285,11 +289,14 @@ class Orders:
         """
         now = self._clock.now()
         async with self._db.write() as conn:
-            _, waiting = await self._waiting(conn, group_id)
+            head, waiting = await self._waiting(conn, group_id)
             changes = [life.cancelled(off, actor, reason or "declined", now) for off in waiting]
             await self._switching.apply(conn, changes, now)
-            message = bus.audit(actor, door, "command.decline", f"group:{group_id}", now, reason=reason or None)
-            await outbox.put(conn, [message])
+            entry = Entry(
+                actor, door, "command.decline", f"group:{group_id}", now, before=_waited(head, waiting),
+                after={"declined": [off.load_id for off in waiting]}, reason=reason or None,
+            )  # fmt: skip
+            await record(conn, entry)
         return await self.group(group_id)
 
     async def _waiting(self, conn: WriteConn, group_id: str) -> tuple[Mapping[str, Any], list[Command]]:
@@ -399,11 +406,11 @@ class Orders:
             note=order.reason,
         )  # fmt: skip
         facts = {"scope": order.scope, "target": order.target, "loads": len(load_ids), "suspends": order.suspends}
-        subject = f"wake_up:{wake_up.wake_up_id}"
-        await outbox.put(
-            conn,
-            [bus.audit(order.actor, order.door, "wake_up.order", subject, now, after=facts, reason=order.reason)],
-        )
+        entry = Entry(
+            order.actor, order.door, "wake_up.order", f"wake_up:{wake_up.wake_up_id}", now, after=facts,
+            reason=order.reason,
+        )  # fmt: skip
+        await record(conn, entry)
         logger.warning("wake-up ordered", extra={"wake_up_id": wake_up.wake_up_id, **facts})
         counted = [Counted(False, False, None, len(commands), 0, 0)]
         if unreachable:
@@ -457,8 +464,11 @@ class Orders:
         now = self._clock.now()
         async with self._db.write() as conn:
             if await order_store.release_wake_up(conn, wake_up_id, actor, now):
-                message = bus.audit(actor, door, "wake_up.release", f"wake_up:{wake_up_id}", now)
-                await outbox.put(conn, [message])
+                entry = Entry(
+                    actor, door, "wake_up.release", f"wake_up:{wake_up_id}", now,
+                    before={"suspends": True}, after={"suspends": False},
+                )  # fmt: skip
+                await record(conn, entry)
         return await self.progress(wake_up_id)
 
     # Single commands.
@@ -479,8 +489,11 @@ class Orders:
             command = next(iter((await store.fetch_many(conn, [command_id])).values()))
             change = life.cancelled(command, actor, reason, now)
             await self._switching.apply(conn, [change], now)
-            message = bus.audit(actor, door, "command.cancel", f"command:{command_id}", now, reason=reason)
-            await outbox.put(conn, [message])
+            entry = Entry(
+                actor, door, "command.cancel", f"command:{command_id}", now, before=_cancelled(change.before),
+                after=_cancelled(change.after), reason=reason,
+            )  # fmt: skip
+            await record(conn, entry)
         return change.after
 
     async def release_trip(self, load_id: str, trip_reason: int, reason: str, actor: str, door: str) -> None:
@@ -502,10 +515,13 @@ class Orders:
         now = self._clock.now()
         async with self._db.write() as conn:
             await load_store.lock_loads(conn, [load_id])
+            released = (await load_store.released_trips(conn, [load_id])).get(load_id)
             await load_store.release_trip(conn, load_id, trip_reason, actor, now)
-            facts = {"trip_reason": trip_reason, "trip": PROTECTION_TRIPS[trip_reason]}
-            message = bus.audit(actor, door, "trip.release", f"load:{load_id}", now, after=facts, reason=reason)
-            await outbox.put(conn, [message])
+            entry = Entry(
+                actor, door, "trip.release", f"load:{load_id}", now, before={"released_trip": released},
+                after={"released_trip": trip_reason, "trip": PROTECTION_TRIPS[trip_reason]}, reason=reason,
+            )  # fmt: skip
+            await record(conn, entry)
 
 
 @dataclass(slots=True)
@@ -520,6 +536,20 @@ class _Sorted:
 
 
 _UNKNOWN_LOAD = Refusal("unknown_load", True, False, True)
+
+
+def _waited(head: Mapping[str, Any], waiting: Sequence[Command]) -> dict[str, object]:
+    return {"state": S.APPROVAL, "ordered_by": head["actor"], "loads": [off.load_id for off in waiting]}
+
+
+def _cancelled(command: Command) -> dict[str, object]:
+    return {
+        "load_id": command.load_id,
+        "state": command.state,
+        "not_before": command.not_before,
+        "restore_at": command.restore_at,
+        "ordered_by": command.actor,
+    }
 
 
 def _progress(order: WakeUp, counted: Sequence[Counted]) -> WakeProgress:

@@ -7,13 +7,13 @@ from dataclasses import replace
 from datetime import date, datetime, timedelta
 
 from libs.common.bus import outbox
-from libs.common.bus.port import Message
 from libs.common.contracts.control import CommandState
 from libs.common.db import Database, ReadConn, WriteConn
 from libs.common.errors import Conflict, Forbidden, InvalidInput, NotFound
 from libs.common.ids import LoadId, PlanId, SiteId, new_id
 from services.control import bus
 from services.control.domain import commands as life
+from services.control.domain.audit import Entry
 from services.control.domain.calendars import Calendar
 from services.control.domain.overlap import Overlap, find_overlap
 from services.control.domain.plans import (
@@ -40,6 +40,7 @@ from services.control.store import loads as load_store
 from services.control.store import occurrences as occurrence_store
 from services.control.store import plans as plan_store
 from services.control.store.plans import StoredPlan
+from services.control.usecases.auditing import record
 from services.control.usecases.calendars import fetch_days
 from services.control.usecases.guardfacts import GuardFacts
 from services.control.usecases.ports import SteadyClock
@@ -128,7 +129,7 @@ class Plans:
         async with self._db.write() as conn:
             found = await self._amount(conn, plan)
             await plan_store.insert(conn, plan)
-            await outbox.put(conn, [_audit(plan, actor, door, "plan.draft", plan.created_at)])
+            await record(conn, _entry(None, plan, actor, door, "plan.draft", plan.created_at))
         return plan, found
 
     async def approve(self, plan_id: str, actor: str, door: str, *, check: CheckLoads = lambda _: None) -> Plan:
@@ -156,7 +157,7 @@ class Plans:
             approved = replace(plan, state=PlanState.APPROVED, approved_by=actor, approved_at=now)
             await plan_store.update_state(conn, approved)
             await make_occurrences(conn, replace(stored, plan=approved), now, self._switching.policy)
-            await outbox.put(conn, [_audit(approved, actor, door, "plan.approve", now)])
+            await record(conn, _entry(stored.plan, approved, actor, door, "plan.approve", now))
         return approved
 
     async def _wants_second_person(self, conn: WriteConn, plan: Plan) -> bool:
@@ -188,7 +189,7 @@ class Plans:
             await self._switching.apply(
                 conn, [life.cancelled(command, actor, "plan_ended", now) for command in unsent], now
             )
-            await outbox.put(conn, [_audit(ended, actor, door, "plan.end", now)])
+            await record(conn, _entry(plan, ended, actor, door, "plan.end", now))
         return ended
 
     async def fetch(self, plan_id: str) -> tuple[Plan, Preview]:
@@ -250,10 +251,13 @@ class Plans:
                     message_zh=f"日历 {calendar_id} 正被运行中的策略使用:{', '.join(using[:5])}",
                     plans=using,
                 )
+            known = next(iter(await plan_store.fetch_calendars(conn, [calendar_id])), None)
             await plan_store.put_calendar(conn, calendar)
-            facts = {"name": name, "days": len(days), "working_days": len(calendar.working_days), "source": source}
-            message = bus.audit(actor, door, "calendar.put", f"calendar:{calendar_id}", now, after=facts)
-            await outbox.put(conn, [message])
+            entry = Entry(
+                actor, door, "calendar.put", f"calendar:{calendar_id}", now,
+                before=None if known is None else _days(known), after=_days(calendar), reason=source,
+            )  # fmt: skip
+            await record(conn, entry)
         return calendar
 
     def _planned(
@@ -370,6 +374,37 @@ def _no_plan(plan_id: str) -> NotFound:
     return NotFound(f"no plan {plan_id}", message_zh=f"没有策略 {plan_id}")
 
 
-def _audit(plan: Plan, actor: str, door: str, action: str, now: datetime) -> Message:
-    facts = {"name": plan.name, "state": plan.state.value, "loads": len(plan.load_ids)}
-    return bus.audit(actor, door, action, f"plan:{plan.plan_id}", now, after=facts, reason=plan.end_reason)
+def _entry(before: Plan | None, plan: Plan, actor: str, door: str, action: str, now: datetime) -> Entry:
+    return Entry(
+        actor, door, action, f"plan:{plan.plan_id}", now, before=None if before is None else _facts(before),
+        after=_facts(plan), reason=plan.end_reason or plan.note,
+    )  # fmt: skip
+
+
+def _facts(plan: Plan) -> dict[str, object]:
+    """Return what a plan says and whose it is; which loads it names is in the entry that approves it."""
+    facts: dict[str, object] = {
+        "name": plan.name,
+        "state": plan.state,
+        "load_count": len(plan.load_ids),
+        "first_date": plan.schedule.first_date.isoformat(),
+        "last_date": plan.schedule.last_date.isoformat(),
+        "windows": [f"{one.start:%H:%M:%S}-{one.end:%H:%M:%S}" for one in plan.schedule.windows],
+        "zone": plan.schedule.zone,
+        "rank": plan.rank,
+        "created_by": plan.created_by,
+        "approved_by": plan.approved_by,
+        "ended_by": plan.ended_by,
+    }
+    if plan.state is PlanState.APPROVED:
+        facts["loads"] = list(plan.load_ids)
+    return facts
+
+
+def _days(calendar: Calendar) -> dict[str, object]:
+    return {
+        "name": calendar.name,
+        "source": calendar.source,
+        "days": {day.isoformat(): text for day, text in sorted(calendar.days.items())},
+        "working_days": {day.isoformat(): text for day, text in sorted(calendar.working_days.items())},
+    }

@@ -16,6 +16,7 @@ from libs.common.db import Database, WriteConn
 from libs.common.errors import InvalidInput
 from libs.common.ids import OccurrenceId, SiteId
 from services.control import bus, metrics
+from services.control.domain.audit import CLOCKWORK
 from services.control.domain.commands import Change, on_due, wait
 from services.control.domain.conditions import Samples, refusal
 from services.control.domain.guards import Facts, Policy
@@ -329,7 +330,9 @@ class Scheduler:
             expiring = await order_store.lock_expiring(conn, now, now + EXPIRY_WARNING)
             for isolation in expiring:
                 if isolation.expires_at <= now:
-                    await end_isolation(conn, self._switching, isolation, now, actor="service:control", why="expired")
+                    await end_isolation(
+                        conn, self._switching, isolation, now, actor=CLOCKWORK, door="service", why="expired"
+                    )
                     continue
                 await order_store.update_isolation(conn, replace(isolation, warned=True))
                 message = bus.condition(

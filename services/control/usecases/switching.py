@@ -29,6 +29,7 @@ from services.control.store import loads as load_store
 from services.control.store import occurrences as occurrence_store
 from services.control.store.commands import HistoryRow
 from services.control.store.occurrences import Occurrence
+from services.control.usecases.auditing import record_switchings
 from services.control.usecases.ports import Loads
 
 logger = logging.getLogger(__name__)
@@ -190,6 +191,7 @@ class Switching:
                 await outbox.put(conn, messages)
                 return
             await store.update(conn, todo)
+            await record_switchings(conn, todo)
             for number, change in enumerate(todo):
                 await _breathe(number)
                 messages += self._messages(change, now)

@@ -75,6 +75,7 @@ def test_what_a_revision_created_itself_it_may_change() -> None:
         "create table if not exists t (a int)",
         "create unique index u on t (a)",
         "alter table t add check (a > 0)",
+        "create trigger g before update or delete on t execute function f()",
     ]
     assert non_additive(created) == []
     assert len(non_additive([*created, "create unique index v on other (a)"])) == 1
