@@ -55,6 +55,12 @@ class RegistryLoads:
         """Return every device of a site."""
         return [device.id for device in self._view.devices(SiteId(site_id))]
 
+    def meter_at(self, load_id: str, when: datetime) -> DeviceId | None:
+        """Return the device that measured a load at a time; of one that is gone, or has no meter, None."""
+        load = self._view.load(LoadId(load_id))
+        bindings = [] if load is None or load.meter is None else self._view.bindings(load.meter, when)
+        return bindings[0].device if bindings else None
+
     def _forget(self, kind: EntityKind, entity_id: str) -> None:
         self._known.clear()
 

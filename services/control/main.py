@@ -22,6 +22,7 @@ from services.control.api.plans import build_plan_router
 from services.control.api.wake_ups import build_wake_up_router
 from services.control.directory import RegistryDevices, RegistryLoads
 from services.control.drivers.door import Board, Doors
+from services.control.drivers.history import History
 from services.control.drivers.samples import SampleBoard
 from services.control.drivers.watchdog import Watchdog
 from services.control.settings import ControlSettings
@@ -36,6 +37,7 @@ from services.control.usecases.plans import Plans
 from services.control.usecases.ports import AssumedClock, SteadyClock
 from services.control.usecases.results import ResultHandler
 from services.control.usecases.scheduler import Scheduler
+from services.control.usecases.simulation import Simulation
 from services.control.usecases.switching import Switching
 from services.control.worker import (
     AdjustLoop,
@@ -146,7 +148,9 @@ def build(platform: Platform) -> Service:
     orders = Orders(db=db, clock=steady, switching=switching, readings=board, scheduler=scheduler, guards=guards)
     plans = Plans(db=db, clock=steady, switching=switching, guards=guards, two_persons=settings.two_person_plans)
     isolations = Isolations(db=db, clock=steady, switching=switching)
-    app.include_router(build_plan_router(plans, db, loads, clock, hurry_all))
+    history = History(doors, meter_at=loads.meter_at, devices_of_site=loads.devices_of_site)
+    simulation = Simulation(db=db, clock=steady, switching=switching, guards=guards, history=history)
+    app.include_router(build_plan_router(plans, simulation, db, loads, clock, hurry_all))
     idempotent = Idempotent(db, steady)
     app.include_router(
         build_adjustment_router(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Response
 from pydantic import Field
@@ -47,6 +47,7 @@ from services.control.domain.plans import (
     Schedule,
     Window,
 )
+from services.control.domain.simulation import NOT_REPLAYED, SimulatedWindow, Total, total
 from services.control.domain.stagger import Spread, Stagger
 from services.control.domain.targets import Groups
 from services.control.files.calendar_file import write_plan
@@ -57,6 +58,7 @@ from services.control.store.occurrences import Occurrence
 from services.control.usecases.calendars import fetch_calendars
 from services.control.usecases.plans import CheckLoads, Plans
 from services.control.usecases.ports import Loads
+from services.control.usecases.simulation import Simulated, Simulation
 
 
 class WindowModel(Model):
@@ -234,6 +236,70 @@ class PreviewView(View):
     overlaps: list[OverlapView]
 
 
+class SkippedView(View):
+    """Windows that would not have run for one reason."""
+
+    guard: str
+    count: int
+    message: str
+    """Of the first of them, with value and limit."""
+    message_zh: str
+
+
+class TotalView(View):
+    """What simulated windows come to."""
+
+    count: int
+    """Windows, of each load."""
+    switched: int
+    """Of these would have run."""
+    hours_off: float
+    """Hours that loads would have been off."""
+    saved_kwh: float | None
+    """What is known to have been drawn in them; absent when nothing is known. [kWh]"""
+    covered: float | None
+    """Share of these hours that values cover, 0 to 1; absent when there are none."""
+    skipped: list[SkippedView]
+    """Those that would have stayed on, the most frequent reason first."""
+
+
+class SimulatedLoadView(TotalView):
+    """One load of a simulation."""
+
+    load_id: str
+    name: str
+
+
+class SimulatedWindowView(View):
+    """One window of one load, as it would have been."""
+
+    load_id: str
+    off_at: UtcTime
+    """Planned, with the load's own delay."""
+    on_at: UtcTime
+    went_off_at: UtcTime | None
+    """When it would have gone off: later than planned when it had to wait; absent when it would have stayed on."""
+    guard: str | None
+    """What would have kept it on."""
+    message: str | None
+    message_zh: str | None
+    saved_kwh: float | None
+    """Absent when nothing is known of what it drew, and when it would have stayed on. [kWh]"""
+    covered: float
+    """Share of the time off that values cover, 0 to 1."""
+
+
+class SimulationView(TotalView):
+    """What a plan would have switched and saved in past windows, judged by the registry and the limits of today."""
+
+    ahead: int
+    """Windows that are not over yet and are left out."""
+    not_replayed: list[str]
+    """Guards of which the history of readings tells nothing; with them a plan may switch less."""
+    loads: list[SimulatedLoadView]
+    windows: list[SimulatedWindowView]
+
+
 class PlanView(View):
     """A plan and what it amounts to."""
 
@@ -330,7 +396,9 @@ class CalendarView(View):
 CalendarId = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
-def build_plan_router(plans: Plans, db: Database, loads: Loads, clock: Clock, wake: Callable[[], None]) -> APIRouter:
+def build_plan_router(
+    plans: Plans, simulation: Simulation, db: Database, loads: Loads, clock: Clock, wake: Callable[[], None]
+) -> APIRouter:
     """Return the routes of plans, occurrences and calendars; ``wake`` hurries the scheduler."""
     router = APIRouter(prefix="/api/v1")
 
@@ -350,6 +418,16 @@ def build_plan_router(plans: Plans, db: Database, loads: Loads, clock: Clock, wa
         return preview_view(
             await plans.preview(
                 body.load_ids, body.schedule(), body.calendar_ids, options=body.options(), check=may_switch(who)
+            )
+        )
+
+    @router.post(
+        "/plans/simulate", tags=["plans"], summary="See what a plan would have switched and saved on past days"
+    )
+    async def simulate(body: ScheduleModel, who: Read) -> SimulationView:
+        return simulation_view(
+            await simulation.run(
+                body.load_ids, body.schedule(), body.calendar_ids, body.options(), check=may_switch(who)
             )
         )
 
@@ -391,6 +469,20 @@ def build_plan_router(plans: Plans, db: Database, loads: Loads, clock: Clock, wa
             media_type="text/calendar; charset=utf-8",
             headers={"Content-Disposition": f'attachment; filename="{plan.plan_id}.ics"'},
         )
+
+    @router.get(
+        "/plans/{plan_id}/simulation",
+        tags=["plans"],
+        summary="See what a stored plan would have switched and saved on past dates",
+    )
+    async def simulate_stored(
+        plan_id: str, who: Read, first_date: CalendarDate | None = None, last_date: CalendarDate | None = None
+    ) -> SimulationView:
+        """Dates on which windows start; the last seven unless others are given."""
+        plan, _ = await plans.fetch(plan_id)
+        if not _visible(who, plan, loads):
+            raise NotFound(f"no plan {plan_id}", message_zh=f"没有策略 {plan_id}")
+        return simulation_view(await simulation.run_stored(plan_id, first_date, last_date, check=may_switch(who)))
 
     @router.post("/plans/{plan_id}/approve", tags=["plans"], summary="Put a draft into force")
     async def approve(plan_id: str, who: Switch) -> PlanView:
@@ -510,6 +602,43 @@ def _tariff_view(tariff: TariffCondition) -> TariffModel:
         bands=tuple(sorted(tariff.bands)),
         table=tuple(BandModel(start=one.start, end=one.end, band=one.band) for one in tariff.table),
     )
+
+
+def simulation_view(found: Simulated) -> SimulationView:
+    """Return a simulation as it is shown."""
+    by_load = {load.load_id: [one for one in found.windows if one.load_id == load.load_id] for load in found.loads}
+    return SimulationView(
+        **_total(total(found.windows)),
+        ahead=found.ahead,
+        not_replayed=list(NOT_REPLAYED),
+        loads=[
+            SimulatedLoadView(**_total(total(by_load[load.load_id])), load_id=load.load_id, name=load.name)
+            for load in found.loads
+        ],
+        windows=[_simulated_window(one) for one in found.windows],
+    )
+
+
+def _total(found: Total) -> dict[str, Any]:
+    reasons = sorted(found.skipped.items(), key=lambda one: (-one[1][0], one[0]))
+    skipped = [
+        SkippedView(guard=guard, count=count, message=words[0], message_zh=words[1])
+        for guard, (count, first) in reasons
+        for words in [first.words()]
+    ]
+    return {
+        "count": found.count, "switched": found.switched, "hours_off": found.off_s / 3600,
+        "saved_kwh": found.saved_kwh, "covered": found.covered, "skipped": skipped,
+    }  # fmt: skip
+
+
+def _simulated_window(one: SimulatedWindow) -> SimulatedWindowView:
+    words = (None, None) if one.refusal is None else one.refusal.words()
+    return SimulatedWindowView(
+        load_id=one.load_id, off_at=one.off_at, on_at=one.on_at, went_off_at=one.went_off_at,
+        guard=None if one.refusal is None else one.refusal.guard, message=words[0], message_zh=words[1],
+        saved_kwh=one.saved_kwh, covered=one.covered,
+    )  # fmt: skip
 
 
 def plan_view(plan: Plan, found: Preview | None) -> PlanView:

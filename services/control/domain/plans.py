@@ -19,6 +19,7 @@ from zoneinfo import ZoneInfo
 
 from dateutil.rrule import DAILY, rrule
 
+from libs.common.contracts.base import EARLIEST, LATEST
 from libs.common.errors import Conflict, InvalidInput
 from libs.common.ids import LoadId, PlanId
 from services.control.domain.calendars import Calendar, DayClass
@@ -193,6 +194,12 @@ def check_schedule(schedule: Schedule, *, min_off_s: float, min_on_s: float) -> 
         raise InvalidPlan(
             f"last_date: {schedule.last_date} lies before first_date {schedule.first_date}",
             message_zh=f"结束日期 {schedule.last_date} 早于开始日期 {schedule.first_date}",
+            field="last_date",
+        )
+    if schedule.first_date.year < EARLIEST.year or schedule.last_date.year >= LATEST.year:
+        raise InvalidPlan(
+            f"first_date, last_date: expected years from {EARLIEST.year} to {LATEST.year - 1}",
+            message_zh=f"起止日期应在 {EARLIEST.year} 至 {LATEST.year - 1} 年之间",
             field="last_date",
         )
     if ((schedule.last_date - schedule.first_date).days + 1) * len(schedule.windows) > MAX_INSTANCES:

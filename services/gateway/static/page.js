@@ -106,7 +106,7 @@ function drawMeters() {
 function drawShutdowns() {
   const occurrences = [...state.occurrences.values()].sort((a, b) => b.off_at.localeCompare(a.off_at)).slice(0, 12);
   fill("occurrences", occurrences.map((one) => row([
-    label(state.loads.get(one.load_id)) || one.load_id, element("td", state.plans.get(one.plan_id)?.name ?? one.plan_id, "wrap"),
+    label(state.loads.get(one.load_id)) || one.load_id, planLink(one.plan_id),
     `${clock(one.off_at)}${one.went_off_at ? ` → ${clock(one.went_off_at)}` : ""}`,
     `${clock(one.on_at)}${one.came_on_at ? ` → ${clock(one.came_on_at)}` : ""}`,
     badge(text(one.state), one.state === "awake" ? "good" : ["overdue"].includes(one.state) ? "bad" : "warn"),
@@ -346,5 +346,6 @@ $("site").addEventListener("change", (event) => {
 watchAlarms();
 watchRules();
 watchWakeUps();
+watchPlans();
 translate();
 get("auth/me").then(showOverview, () => showDoor());

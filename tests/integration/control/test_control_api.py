@@ -38,6 +38,7 @@ async def bad_plans(found: Installation) -> None:
     refused(await post(zone="Asia/Guangzhou"), 400, "zone", "Asia/Guangzhou")
     refused(await post(first_date="2020-05-01", last_date="2020-06-01"), 400, "past")
     refused(await post(last_date="2099-04-01"), 400, "last_date")
+    refused(await post(first_date="9999-12-31", last_date="9999-12-31"), 400, "last_date", "1900 to 2199")
     refused(await post(weekdays=[8]), 400, "weekdays")
     refused(await post(calendar_ids=["nowhere"]), 400, "calendar_ids")
     body = refused(await post(load_ids=["aau-1", "hospital", "nowhere"]), 400, "hospital (never_off)")
