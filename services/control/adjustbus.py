@@ -15,7 +15,7 @@ from libs.common.ids import CommandId
 from libs.common.tokens import KeyRing
 from libs.common.tracing import current_traceparent
 from services.control.bus import SOURCE, Unreadable, signed
-from services.control.domain.adjusting import ACCEPT_S, Adjustment, Answer
+from services.control.domain.adjusting import ACCEPT_S, CLOCK_WITHIN_S, Adjustment, Answer
 from services.control.domain.commands import WireId
 
 
@@ -23,14 +23,19 @@ def order_message(one: Adjustment, keys: KeyRing) -> Message:
     """Return the signed order for the current sending."""
     if one.sent_at is None or one.wire_not_after is None:
         raise ValueError(f"order {one.adjustment_id} has not been sent")
-    arguments: dict[str, Value] = {"point": one.point, "value": one.value}
+    arguments: dict[str, Value] = {}
+    if one.point is not None and one.value is not None:
+        arguments = {"point": one.point, "value": one.value}
+    elif one.action is CommandAction.SET_CLOCK:
+        arguments = {"within_s": CLOCK_WITHIN_S}
     return _order(one, keys, one.wire_id, one.action, arguments, one.sent_at, one.wire_not_after)
 
 
 def look_message(one: Adjustment, keys: KeyRing, now: datetime) -> Message:
-    """Return the signed order to read the point."""
+    """Return the signed order to read the point, or the clock."""
     until = now + timedelta(seconds=ACCEPT_S)
-    return _order(one, keys, one.look_id, CommandAction.READ_BACK, {"point": one.point}, now, until)
+    arguments: dict[str, Value] = {"clock": True} if one.point is None else {"point": one.point}
+    return _order(one, keys, one.look_id, CommandAction.READ_BACK, arguments, now, until)
 
 
 def _order(

@@ -1,14 +1,15 @@
 """Loads as control sees them, read from its projection of the registry."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from libs.common.clock import Clock
-from libs.common.contracts.registry import EntityKind, Load, Site
+from libs.common.contracts.control import CommandAction
+from libs.common.contracts.registry import Device, EntityKind, Load, Site
 from libs.common.ids import DeviceId, LineId, LoadId, RegionId, SiteId
-from libs.common.profiles import Control, DeviceProfile, ProfileCatalogue
+from libs.common.profiles import Control, DeviceProfile, ProfileCatalogue, Protocol
 from libs.common.registry import RegistryView
 from libs.common.tokens import Principal
 from services.control.domain.loads import LoadInfo
@@ -103,6 +104,12 @@ class DeviceInfo:
     line_id: LineId | None
     profile: str | None
     model: DeviceProfile | None
+    kind: str = ""
+    """Category of the profile, as the registry has it."""
+    tags: tuple[str, ...] = ()
+    site_kind: str | None = None
+    region_ids: tuple[str, ...] = ()
+    """The site's region and those above it."""
 
     def control_of(self, point: str) -> Control | None:
         """Return the control that writes a point, None when its profile has none."""
@@ -110,10 +117,36 @@ class DeviceInfo:
         takes = (one for one in controls if one.read_back.value is None and one.read_back.points[0] == point)
         return next(takes, None)
 
+    def is_switched_by(self, point: str) -> bool:
+        """Return whether a point shows the position of a switch, which only switching may move."""
+        controls = () if self.model is None else self.model.controls.values()
+        return any(one.read_back.value is not None and point in one.read_back.points for one in controls)
+
+    @property
+    def can_be_cared_for(self) -> frozenset[CommandAction]:
+        """Which orders without a value the device's protocol or profile may know; the line has the last word."""
+        if self.model is None:
+            return frozenset()
+        restart = "restart" in self.model.controls or self.model.protocol in RESTARTED
+        clock = self.model.protocol in CLOCKED
+        known = ((CommandAction.RESTART, restart), (CommandAction.SET_CLOCK, clock))
+        return frozenset(action for action, can in known if can)
+
+    @property
+    def is_part_of_station(self) -> bool:
+        """Whether a restart stops whatever else is behind the same telecontrol station."""
+        return self.model is not None and self.model.protocol in RESTARTED and "restart" not in self.model.controls
+
     def unit_of(self, point: str) -> str | None:
         """Return the unit of a point, None when its profile has no such point."""
         known = None if self.model is None else self.model.points.get(point)
         return None if known is None else known.unit
+
+
+CLOCKED = frozenset({Protocol.DLT645, Protocol.YD1363, Protocol.IEC60870_5, Protocol.IEC60870_5_103})
+"""Protocols whose standard sets clocks: DL/T 645 (14, 08), YD/T 1363 (4E), IEC 60870-5 (C_CS_NA_1; 103: type 6)."""
+RESTARTED = frozenset({Protocol.IEC60870_5})
+"""Protocols whose standard restarts stations: C_RP_NA_1 of IEC 60870-5-101 and -104."""
 
 
 class RegistryDevices:
@@ -128,12 +161,26 @@ class RegistryDevices:
     def get(self, device_id: str) -> DeviceInfo | None:
         """Return a device, None when there is no such device now."""
         device = self._view.device(DeviceId(device_id))
-        if device is None:
-            return None
+        return None if device is None else self._put_together(device)
+
+    def all(self) -> Iterator[DeviceInfo]:
+        """Yield every device there is."""
+        return (self._put_together(device) for device in self._view.devices())
+
+    def on_line(self, line_id: str) -> list[str]:
+        """Return the devices on a line."""
+        return [device.id for device in self._view.devices_on(LineId(line_id))]
+
+    def _put_together(self, device: Device) -> DeviceInfo:
         if self._profiles is None:
             self._profiles = ProfileCatalogue.load(self._folders)
         model = None if device.profile is None else self._profiles.find(device.profile, device.profile_version)
-        return DeviceInfo(device.id, device.site, device.line, device.profile, model)
+        site = self._view.site(device.site)
+        return DeviceInfo(
+            device.id, device.site, device.line, device.profile, model, kind=device.kind, tags=device.tags,
+            site_kind=None if site is None else site.kind.value,
+            region_ids=() if site is None else tuple(self._regions(site)),
+        )  # fmt: skip
 
     def sites_of(self, who: Principal) -> list[str] | None:
         """Return the sites that somebody is limited to, None for all."""

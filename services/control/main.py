@@ -19,6 +19,7 @@ from services.control.api.findings import build_finding_router
 from services.control.api.guards import build_guard_router
 from services.control.api.isolations import build_isolation_router
 from services.control.api.plans import build_plan_router
+from services.control.api.setpoints import build_setpoint_router
 from services.control.api.wake_ups import build_wake_up_router
 from services.control.directory import RegistryDevices, RegistryLoads
 from services.control.drivers.door import Board, Doors
@@ -37,6 +38,7 @@ from services.control.usecases.plans import Plans
 from services.control.usecases.ports import AssumedClock, SteadyClock
 from services.control.usecases.results import ResultHandler
 from services.control.usecases.scheduler import Scheduler
+from services.control.usecases.setpoints import SetpointPolicies
 from services.control.usecases.simulation import Simulation
 from services.control.usecases.switching import Switching
 from services.control.worker import (
@@ -116,7 +118,8 @@ def build(platform: Platform) -> Service:
     )
 
     adjust_soon = asyncio.Event()
-    adjusting = Adjusting(db=db, clock=steady, keys=platform.keys, wake=relay.wake)
+    devices = RegistryDevices(view, platform.settings.profile_dirs)
+    adjusting = Adjusting(db=db, clock=steady, keys=platform.keys, wake=relay.wake, neighbours=devices)
     adjust_loop = AdjustLoop(adjusting, singleton("adjusting"), tick_s=settings.tick_s, wake=adjust_soon)
     adjust_results = EffectsConsumer(
         bus=platform.bus,
@@ -154,10 +157,9 @@ def build(platform: Platform) -> Service:
     idempotent = Idempotent(db, steady)
     app.include_router(
         build_adjustment_router(
-            adjusting=adjusting, db=db, devices=RegistryDevices(view, platform.settings.profile_dirs),
-            idempotent=idempotent, wake=adjust_soon.set,
+            adjusting=adjusting, db=db, devices=devices, idempotent=idempotent, wake=adjust_soon.set
         )
-    )  # fmt: skip
+    )
     app.include_router(build_audit_router(db=db, clock=steady, keys=platform.keys))
     record_refusals(app, db=db, clock=steady)
     app.include_router(build_isolation_router(isolations=isolations, orders=orders, db=db, loads=loads, wake=hurry_all))
@@ -171,6 +173,7 @@ def build(platform: Platform) -> Service:
         )
     )  # fmt: skip
     rules = GuardRules(db=db, clock=steady, loads=loads, guards=guards, orders=orders)
+    app.include_router(build_setpoint_router(SetpointPolicies(db=db, clock=steady), devices))
     app.include_router(build_guard_router(rules, loads, board, switching.policy))
     app.include_router(build_finding_router(db=db, clock=clock, loads=loads))
     workers = [

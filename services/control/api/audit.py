@@ -59,11 +59,22 @@ ATTEMPTS: Mapping[tuple[str, str], tuple[str, str]] = {
     ("POST", "/api/v1/commands/isolations/{isolation_id}/release"): ("isolation.release", "isolation:{isolation_id}"),
     ("POST", "/api/v1/commands/trip-releases"): ("trip.release", "load:?"),
     ("POST", "/api/v1/commands/settings"): ("device.set", "device:?"),
+    ("POST", "/api/v1/commands/settings/groups"): ("device.set", "group:new"),
+    ("POST", "/api/v1/commands/settings/groups/{group_id}/approve"): ("device.set.approve", "group:{group_id}"),
+    ("POST", "/api/v1/commands/settings/groups/{group_id}/decline"): ("device.set.decline", "group:{group_id}"),
+    ("POST", "/api/v1/commands/settings/{setting_id}/approve"): ("device.set.approve", "setting:{setting_id}"),
+    ("POST", "/api/v1/commands/settings/{setting_id}/decline"): ("device.set.decline", "setting:{setting_id}"),
     ("POST", "/api/v1/wake-ups"): ("wake_up.order", "wake_up:new"),
     ("POST", "/api/v1/wake-ups/{wake_up_id}/release"): ("wake_up.release", "wake_up:{wake_up_id}"),
     ("PUT", "/api/v1/guards/policies/{scope}/{target}"): ("guard_policy.set", "guard_policy:{scope}:{target}"),
     ("POST", "/api/v1/guards/policies/{scope}/{target}/remove"): (
         "guard_policy.remove", "guard_policy:{scope}:{target}",
+    ),
+    ("PUT", "/api/v1/guards/setpoints/policies/{scope}/{target}"): (
+        "setpoint_policy.set", "setpoint_policy:{scope}:{target}",
+    ),
+    ("POST", "/api/v1/guards/setpoints/policies/{scope}/{target}/remove"): (
+        "setpoint_policy.remove", "setpoint_policy:{scope}:{target}",
     ),
     ("POST", "/api/v1/guards/emergencies"): ("emergency_mode.declare", "emergency:new"),
     ("POST", "/api/v1/guards/emergencies/{emergency_id}/end"): ("emergency_mode.end", "emergency:{emergency_id}"),

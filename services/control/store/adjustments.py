@@ -1,8 +1,9 @@
 """SQL of orders that set something inside devices."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import asyncpg
 
@@ -12,9 +13,10 @@ from services.control.domain.adjusting import IN_FLIGHT, Adjustment
 
 _COLUMNS = (
     "adjustment_id, action, site_id, device_id, line_id, point, value, state, created_at, not_after, next_at, actor, "
-    "reason, note, attempt, looks, sent_at, wire_not_after, found, found_at"
+    "reason, note, attempt, looks, sent_at, wire_not_after, found, found_at, group_id"
 )
 """Ours; nothing from outside gets into a statement."""
+_NAMES = _COLUMNS.split(", ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,51 +30,51 @@ class AdjustmentStep:
     found: float | None
 
 
-async def put(conn: WriteConn, orders: Collection[Adjustment], at: datetime) -> None:
-    """Write orders as they are now, and the step into their history."""
-    for one in orders:
-        await conn.execute(
-            f"""
-            insert into adjustments ({_COLUMNS})
-            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20)
-                on conflict (adjustment_id) do update set
-                   state = excluded.state, next_at = excluded.next_at, reason = excluded.reason,
-                   attempt = excluded.attempt, looks = excluded.looks, sent_at = excluded.sent_at,
-                   wire_not_after = excluded.wire_not_after, found = excluded.found, found_at = excluded.found_at
-            """,  # noqa: S608
-            one.adjustment_id,
-            one.action.value,
-            one.site_id,
-            one.device_id,
-            one.line_id,
-            one.point,
-            one.value,
-            one.state.value,
-            one.created_at,
-            one.not_after,
-            one.next_at,
-            one.actor,
-            one.reason,
-            one.note,
-            one.attempt,
-            one.looks,
-            one.sent_at,
-            one.wire_not_after,
-            one.found,
-            one.found_at,
-        )
-        await conn.execute(
-            """
-            insert into adjustment_history (adjustment_id, at, state, reason, attempt, found)
-            values ($1, $2, $3, $4, $5, $6)
-            """,
-            one.adjustment_id,
-            at,
-            one.state.value,
-            one.reason,
-            one.attempt,
-            one.found,
-        )
+async def serialise_orders(conn: WriteConn) -> None:
+    """Let one transaction at a time take orders, so that no two of them find a point free."""
+    await conn.execute("select pg_advisory_xact_lock(hashtextextended('control.adjustments', 0))")
+
+
+async def put(conn: WriteConn, steps: Sequence[Adjustment], at: datetime) -> None:
+    """Write orders as they have become, one after the other, and each step into their history."""
+    if not steps:
+        return
+    last = list({one.adjustment_id: one for one in steps}.values())
+    await conn.execute(
+        f"""
+        insert into adjustments ({_COLUMNS})
+        select * from unnest(
+            $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::double precision[], $8::text[],
+            $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::text[], $13::text[], $14::text[],
+            $15::integer[], $16::integer[], $17::timestamptz[], $18::timestamptz[], $19::double precision[],
+            $20::timestamptz[], $21::text[])
+            on conflict (adjustment_id) do update set
+               state = excluded.state, next_at = excluded.next_at, reason = excluded.reason,
+               attempt = excluded.attempt, looks = excluded.looks, sent_at = excluded.sent_at,
+               wire_not_after = excluded.wire_not_after, found = excluded.found, found_at = excluded.found_at,
+               not_after = excluded.not_after
+        """,  # noqa: S608
+        *([_plain(getattr(one, name)) for one in last] for name in _NAMES),
+    )
+    await conn.execute(
+        """
+        insert into adjustment_history (adjustment_id, at, state, reason, attempt, found)
+        select id, $2, state, reason, attempt, found
+          from unnest($1::text[], $3::text[], $4::text[], $5::integer[], $6::double precision[])
+          with ordinality as t(id, state, reason, attempt, found, number)
+         order by number
+        """,
+        [one.adjustment_id for one in steps],
+        at,
+        [one.state.value for one in steps],
+        [one.reason for one in steps],
+        [one.attempt for one in steps],
+        [one.found for one in steps],
+    )
+
+
+def _plain(value: object) -> object:
+    return value.value if isinstance(value, CommandAction | CommandState) else value
 
 
 async def lock_many(conn: WriteConn, ids: Collection[str]) -> dict[str, Adjustment]:
@@ -95,15 +97,36 @@ async def lock_due(conn: WriteConn, now: datetime, limit: int) -> list[Adjustmen
     return [_adjustment(row) for row in rows]
 
 
-async def lock_open(conn: WriteConn, device_id: str, point: str) -> list[Adjustment]:
-    """Return the orders for a point that are not final, locked."""
+async def lock_open(
+    conn: WriteConn, device_ids: Collection[str], action: CommandAction, point: str | None
+) -> list[Adjustment]:
+    """Return the orders of devices for a point, or for the clock or a restart, that are not final; locked."""
     rows = await conn.fetch(
-        f"select {_COLUMNS} from adjustments where device_id = $1 and point = $2 and next_at is not null"  # noqa: S608
-        " order by adjustment_id for update",
-        device_id,
+        f"""
+        select {_COLUMNS} from adjustments
+         where device_id = any($1::text[]) and action = $2 and point is not distinct from $3 and next_at is not null
+         order by adjustment_id for update
+        """,  # noqa: S608
+        sorted(device_ids),
+        action.value,
         point,
     )
     return [_adjustment(row) for row in rows]
+
+
+async def fetch_off(conn: WriteConn, device_ids: Collection[str]) -> dict[str, str]:
+    """Return, by device, a load behind it that is off by an order of ours, is about to be, or is being woken."""
+    rows = await conn.fetch(
+        """
+        select device_id, min(load_id) as load_id
+          from (select device_id, load_id from off_leases where closed_at is null and device_id = any($1::text[])
+                union all
+                select device_id, load_id from commands where not is_final and device_id = any($1::text[])) as o
+         group by device_id
+        """,
+        sorted(device_ids),
+    )
+    return {row["device_id"]: row["load_id"] for row in rows}
 
 
 async def fetch_busy(conn: WriteConn, device_ids: Collection[str], now: datetime) -> set[str]:
@@ -132,6 +155,114 @@ async def fetch(conn: ReadConn, adjustment_id: str) -> Adjustment | None:
     """Return one order."""
     row = await conn.fetchrow(f"select {_COLUMNS} from adjustments where adjustment_id = $1", adjustment_id)  # noqa: S608
     return None if row is None else _adjustment(row)
+
+
+async def lock_waiting(
+    conn: WriteConn, *, group_id: str | None = None, adjustment_id: str | None = None
+) -> list[Adjustment]:
+    """Return the orders of a group, or the one, that wait for a second person; locked."""
+    rows = await conn.fetch(
+        f"""
+        select {_COLUMNS} from adjustments
+         where ($1::text is null or group_id = $1) and ($2::text is null or adjustment_id = $2)
+           and ($1::text is not null or $2::text is not null) and state = $3
+         order by adjustment_id for update
+        """,  # noqa: S608
+        group_id,
+        adjustment_id,
+        CommandState.APPROVAL.value,
+    )
+    return [_adjustment(row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class SettingGroup:
+    """An order for many devices."""
+
+    group_id: str
+    action: CommandAction
+    point: str | None
+    value: float | None
+    target: Mapping[str, Any]
+    """Which devices were meant, as the order says it."""
+    actor: str
+    note: str | None
+    created_at: datetime
+    refused: Sequence[Mapping[str, Any]]
+    """Devices that were refused, with the reason."""
+
+
+async def insert_group(conn: WriteConn, group: SettingGroup) -> None:
+    """Write an order for many."""
+    await conn.execute(
+        """
+        insert into adjustment_groups (group_id, action, point, value, target, actor, note, created_at, refused)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+        """,
+        group.group_id,
+        group.action.value,
+        group.point,
+        group.value,
+        dict(group.target),
+        group.actor,
+        group.note,
+        group.created_at,
+        [dict(one) for one in group.refused],
+    )
+
+
+_GROUP = "group_id, action, point, value, target, actor, note, created_at, refused"
+
+
+async def fetch_group(conn: ReadConn | WriteConn, group_id: str) -> SettingGroup | None:
+    """Return an order for many."""
+    row = await conn.fetchrow(f"select {_GROUP} from adjustment_groups where group_id = $1", group_id)  # noqa: S608
+    return None if row is None else _group(row)
+
+
+async def fetch_members(conn: ReadConn | WriteConn, group_id: str) -> list[Adjustment]:
+    """Return the orders of a group, by device."""
+    rows = await conn.fetch(
+        f"select {_COLUMNS} from adjustments where group_id = $1 order by device_id, adjustment_id",  # noqa: S608
+        group_id,
+    )
+    return [_adjustment(row) for row in rows]
+
+
+async def fetch_groups(
+    conn: ReadConn, *, sites: Sequence[str] | None, before: tuple[datetime, str] | None, limit: int
+) -> list[tuple[SettingGroup, dict[str, int]]]:
+    """Return orders for many, the youngest first, each with how many of its members are in which state.
+
+    With ``sites`` those of which every member is at one of them; an order of which all were refused is for those who
+    see everything.
+    """
+    rows = await conn.fetch(
+        f"""
+        select {_GROUP},
+               (select coalesce(jsonb_object_agg(state, number), '{{}}') from
+                 (select state, count(*) as number from adjustments a where a.group_id = g.group_id group by state) c
+               ) as states
+          from adjustment_groups g
+         where ($1::timestamptz is null or (created_at, group_id) < ($1, $2::text))
+           and ($3::text[] is null
+                or exists (select from adjustments a where a.group_id = g.group_id)
+                   and not exists (select from adjustments a
+                                    where a.group_id = g.group_id and a.site_id <> all($3)))
+         order by created_at desc, group_id desc
+         limit $4
+        """,  # noqa: S608
+        None if before is None else before[0],
+        None if before is None else before[1],
+        None if sites is None else list(sites),
+        limit,
+    )
+    return [(_group(row), dict(row["states"])) for row in rows]
+
+
+def _group(row: asyncpg.Record) -> SettingGroup:
+    values = {name: row[name] for name in _GROUP.split(", ")}
+    return SettingGroup(**{**values, "action": CommandAction(row["action"])})
 
 
 async def fetch_steps(conn: ReadConn, adjustment_id: str) -> list[AdjustmentStep]:

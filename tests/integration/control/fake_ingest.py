@@ -51,6 +51,8 @@ class FakeField:
     """Whether commands of the bus are ignored."""
     door_requests: list[dict[str, Any]] = field(default_factory=list)
     refused_signatures: int = 0
+    settings: dict[tuple[str, str], float] = field(default_factory=dict)
+    """What was written into devices, by device and point."""
 
 
 def records(load_ids: Sequence[str], never_off: Sequence[str] = ()) -> list[Any]:
@@ -75,6 +77,12 @@ def records(load_ids: Sequence[str], never_off: Sequence[str] = ()) -> list[Any]
         )  # fmt: skip
         found.append(DeviceRecord(kind="device", id=device.id, state="active", versions=(device,)))
         found.append(LoadRecord(kind="load", id=load_id, state="active", versions=(load,)))
+    for number in (1, 2):
+        cooling = Device(
+            id=f"ac-{number}", name="Air conditioner", kind="ac_unit", profile="gree_umatch_ac", site="site-1",
+            line="line-1", address=str(number), tags=("hall",), **common,
+        )  # fmt: skip
+        found.append(DeviceRecord(kind="device", id=cooling.id, state="active", versions=(cooling,)))
     return found
 
 
@@ -112,6 +120,13 @@ def build_ingest(platform: Platform, breakers: FakeField) -> Service:
                 continue
             if breakers.deaf:
                 continue
+            if command.load_id is None:
+                point, value = str(command.arguments["point"]), float(command.arguments["value"])
+                breakers.settings[command.device_id, point] = value
+                stages = (Stage.ACCEPTED, Stage.EXECUTED, Stage.VERIFIED)
+                seen = Evidence(feedback_point=point, feedback_value=value)
+                await platform.bus.publish([_said(command, stage, seen) for stage in stages], timeout_s=5)
+                continue
             breaker = breakers.breakers[str(command.load_id)]
             if command.action is not CommandAction.READ_BACK:
                 breaker.closed = command.action is CommandAction.CLOSE
@@ -121,7 +136,9 @@ def build_ingest(platform: Platform, breakers: FakeField) -> Service:
                 await platform.bus.publish([_result(command, stage, breaker) for stage in stages], timeout_s=5)
 
     def _result(command: Command, stage: Stage, breaker: FakeBreaker) -> Any:
-        seen = Evidence(feedback_point="breaker_state", feedback_value=float(breaker.closed))
+        return _said(command, stage, Evidence(feedback_point="breaker_state", feedback_value=float(breaker.closed)))
+
+    def _said(command: Command, stage: Stage, seen: Evidence) -> Any:
         result = Result(
             command_id=command.command_id, site_id=command.site_id, stage=stage, epoch=1, at=platform.clock.now(),
             evidence=seen if stage is Stage.VERIFIED else Evidence(),

@@ -1,9 +1,10 @@
-"""Setting something inside devices, on a real database: orders, answers, crashes, and the API."""
+"""Setting something inside devices, on a real database: orders for one and for many, answers, rules, crashes."""
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,15 +12,26 @@ import pytest
 
 from libs.common.bus import topics
 from libs.common.contracts.control import Command, CommandAction, ControlEvent, Evidence, Priority, Result, Stage
+from libs.common.errors import Conflict, NotFound
 from libs.common.ids import CommandId, DeviceId, LineId, SiteId
 from libs.common.profiles import Control, DeviceProfile, ProfileCatalogue
 from libs.common.tokens import canonical
 from services.control.directory import DeviceInfo
-from services.control.domain.adjusting import Adjustment
+from services.control.domain.adjusting import Adjustment, action_of
+from services.control.domain.setpoints import SetpointScope
 from services.control.store import adjustments as store
-from services.control.usecases.adjusting import Adjusting, BeingAdjusted, NotAdjustable
+from services.control.usecases.adjusting import (
+    Adjusting,
+    BeingAdjusted,
+    GroupState,
+    NotAdjustable,
+    SetpointRefused,
+    SettingOrder,
+)
+from services.control.usecases.isolations import SamePerson
 from services.control.usecases.orders import SwitchOrder
 from services.control.usecases.ports import SteadyClock
+from services.control.usecases.setpoints import SetpointPolicies
 from tests.integration.control.control_world import World, received
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres]
@@ -37,6 +49,15 @@ def model(folder: Path) -> DeviceProfile:
     return ProfileCatalogue.load([folder]).get("settable")
 
 
+def setting(
+    point: str | None, value: float | None, unit: str | None = None, action: CommandAction | None = None
+) -> SettingOrder:
+    return SettingOrder(
+        action=action or action_of(point or ""), point=point, value=value, unit=unit, actor="user:li", door="api",
+        note=None, valid_for=timedelta(hours=1),
+    )  # fmt: skip
+
+
 @dataclass
 class Desk:
     """The use case over a world, with a device."""
@@ -49,10 +70,7 @@ class Desk:
 
     async def order(self, value: float = 265.0, *, unit: str | None = "V", point: str = POINT) -> Adjustment:
         async with self.world.db.write() as conn:
-            return await self.adjusting.order(
-                conn, self.device, point=point, value=value, unit=unit, actor="user:li", door="api", note=None,
-                valid_for=timedelta(hours=1),
-            )  # fmt: skip
+            return await self.adjusting.order(conn, self.device, setting(point, value, unit))
 
     async def turn(self, by_s: float = 0.0) -> list[Command]:
         """Let time pass, tick, and return what was sent."""
@@ -226,3 +244,164 @@ async def test_a_device_without_a_line_and_a_set_point_of_another_kind_are_refus
     with pytest.raises(NotAdjustable, match="hangs on no line"):
         await desk.order()
     assert isinstance(desk.device.control_of(POINT), Control)
+
+
+def air_conditioner(number: int, *, site_kind: str = "business_hall", line: str | None = "line-2") -> DeviceInfo:
+    profile = ProfileCatalogue.load().get("gree_umatch_ac")
+    return DeviceInfo(
+        f"ac-{number}", SiteId("site-1"), None if line is None else LineId(line), "gree_umatch_ac", profile,
+        kind="ac_unit", site_kind=site_kind, region_ids=("440100",),
+    )  # fmt: skip
+
+
+async def many(desk: Desk, devices: Sequence[DeviceInfo], order: SettingOrder) -> GroupState:
+    async with desk.world.db.write() as conn:
+        return await desk.adjusting.order_many(conn, devices, order, {"site_id": "site-1"})
+
+
+async def group(desk: Desk, group_id: str) -> GroupState:
+    async with desk.world.db.read() as conn:
+        return await desk.adjusting.group(conn, group_id)
+
+
+async def test_many_are_set_and_those_that_cannot_be_are_listed_with_the_reason(desk: Desk) -> None:
+    devices = [
+        *(air_conditioner(number, site_kind="idc") for number in range(3)), desk.device,
+        air_conditioner(9, site_kind="idc", line=None),
+    ]  # fmt: skip
+    made = await many(desk, devices, setting("temperature_setpoint", 24.0, "degC"))
+    assert [one.device_id for one in made.members] == ["ac-0", "ac-1", "ac-2"]
+    assert [(one["device_id"], one["guard"]) for one in made.group.refused] == [
+        ("breaker-1", "no_control"), ("ac-9", "no_line"),
+    ]  # fmt: skip
+    assert all(one["message"] and one["message_zh"] for one in made.group.refused)
+    sent = await desk.turn()
+    assert {command.device_id for command in sent} == {"ac-0", "ac-1", "ac-2"}
+    assert {command.action.value for command in sent} == {"set_point"}
+    assert (await group(desk, made.group.group_id)).by_state == {"dispatched": 3}
+    for command in sent[:2]:
+        await desk.answer(command.command_id, Stage.VERIFIED, 24.0)
+    await desk.answer(sent[2].command_id, Stage.REFUSED, reason="no_control")
+    over = await group(desk, made.group.group_id)
+    assert (over.state.value, over.by_state, over.expected_by) == ("partial", {"succeeded": 2, "rejected": 1}, None)
+
+
+async def test_a_public_room_is_not_cooled_below_the_rule_and_nothing_is_clamped(desk: Desk) -> None:
+    await desk.world.clock.advance((datetime(2026, 7, 15, 4, tzinfo=UTC) - desk.world.clock.now()).total_seconds())
+    desk.device = air_conditioner(1)
+    with pytest.raises(SetpointRefused, match=r"public_building_summer: not below 26 degC") as refused:
+        await desk.order(24.0, unit=None, point="temperature_setpoint")
+    assert refused.value.facts["limit"] == {"min": 26.0}
+    assert "国办发〔2007〕42号" in refused.value.facts["source_zh"]
+    assert await desk.turn() == []
+    assert (await desk.order(26.0, unit=None, point="temperature_setpoint")).value == 26.0
+    (sent,) = await desk.turn()
+    assert sent.arguments["value"] == 26.0
+
+
+async def test_a_policy_may_ask_for_a_second_person_instead(desk: Desk) -> None:
+    policies = SetpointPolicies(db=desk.world.db, clock=SteadyClock(desk.world.clock))
+    rule = {"point": "temperature_setpoint", "min": 26, "from": "01-01", "to": "12-31", "effect": "approve",
+            "source": "order 7"}  # fmt: skip
+    await policies.put(SetpointScope.SITE, "site-1", {"house": rule}, "order 7", "user:li", "api")
+    made = await many(desk, [air_conditioner(1), air_conditioner(2)], setting("temperature_setpoint", 20.0))
+    assert (made.state.value, made.members[0].reason, made.expected_by) == ("approval", "rule_house", None)
+    assert await desk.turn(60) == []
+    async with desk.world.db.write() as conn:
+        with pytest.raises(SamePerson):
+            await desk.adjusting.approve(conn, "user:li", "api", group_id=made.group.group_id)
+    async with desk.world.db.write() as conn:
+        await desk.adjusting.decline(conn, "user:li", "api", "no", adjustment_id=made.members[1].adjustment_id)
+        await desk.adjusting.approve(conn, "user:wang", "api", group_id=made.group.group_id)
+    assert [command.device_id for command in await desk.turn()] == ["ac-1"]
+    assert (await group(desk, made.group.group_id)).by_state == {"dispatched": 1, "cancelled": 1}
+    async with desk.world.db.write() as conn:
+        with pytest.raises(Conflict, match="nothing waits"):
+            await desk.adjusting.approve(conn, "user:wang", "api", group_id=made.group.group_id)
+    dropped = await policies.drop(SetpointScope.SITE, "site-1", "over", "user:li", "api")
+    assert dropped.rules is None
+    with pytest.raises(NotFound):
+        await policies.drop(SetpointScope.SITE, "site-1", "over", "user:li", "api")
+    assert [row.revision for row in await policies.versions(SetpointScope.SITE, "site-1", 10)] == [2, 1]
+
+
+async def test_what_nobody_agrees_to_ends_unsent(desk: Desk) -> None:
+    policies = SetpointPolicies(db=desk.world.db, clock=SteadyClock(desk.world.clock))
+    rule = {"point": "temperature_setpoint", "min": 26, "from": "01-01", "to": "12-31", "effect": "approve",
+            "source": "order 7"}  # fmt: skip
+    await policies.put(SetpointScope.DEVICE, "ac-1", {"house": rule}, "order 7", "user:li", "api")
+    desk.device = air_conditioner(1)
+    made = await desk.order(20.0, unit=None, point="temperature_setpoint")
+    assert await desk.turn(3601) == []
+    assert (await desk.state(made))[:2] == ("expired", "not_approved")
+
+
+async def test_the_position_of_a_switch_is_no_setting(desk: Desk) -> None:
+    desk.device = air_conditioner(1)
+    with pytest.raises(NotAdjustable, match="moved by switching alone"):
+        await desk.order(1.0, unit=None, point="ac_power_state")
+
+
+async def test_how_often_the_platform_asks_is_said_to_be_the_registrys_matter(desk: Desk) -> None:
+    with pytest.raises(NotAdjustable, match="period_s of the device in the registry") as refused:
+        await desk.order(60.0, unit=None, point="setting_report_period")
+    assert refused.value.facts["guard"] == "polled_by_platform"
+
+
+async def off(desk: Desk, device_id: str) -> str:
+    """Order an OFF of a load behind a device, and return the command."""
+    world = desk.world
+    world.add_load("aau-1", device_id=DeviceId(device_id))
+    restore_at = world.clock.now() + timedelta(hours=1)
+    order = SwitchOrder(CommandAction.OPEN, ("aau-1",), "user:duty", "api", Priority.OPERATOR, restore_at=restore_at)
+    async with world.db.write() as conn:
+        found = await world.orders.switch(conn, order)
+    return next(one.command_id for one in found.commands if one.is_off)
+
+
+def station(number: int) -> DeviceInfo:
+    profile = ProfileCatalogue.load().get("iec60870_breaker_example")
+    return DeviceInfo(f"feeder-{number}", SiteId("site-1"), LineId("line-104"), profile.name, profile)
+
+
+class Line104:
+    """Two feeders on a line."""
+
+    def on_line(self, line_id: str) -> list[str]:
+        return ["feeder-1", "feeder-2"] if line_id == "line-104" else []
+
+
+@pytest.mark.parametrize("asleep", ["feeder-1", "feeder-2"])
+async def test_no_restart_while_a_load_behind_the_station_is_off(desk: Desk, asleep: str) -> None:
+    desk.adjusting = Adjusting(
+        db=desk.world.db, clock=SteadyClock(desk.world.clock), keys=desk.world.keys, wake=lambda: None,
+        neighbours=Line104(),
+    )  # fmt: skip
+    restart = setting(None, None, action=CommandAction.RESTART)
+    made = await many(desk, [station(1)], restart)
+    assert made.by_state == {"scheduled": 1}
+    off_id = await off(desk, asleep)
+    # It was taken before the load went off, and is looked at again.
+    assert await desk.turn(1) == []
+    assert (await group(desk, made.group.group_id)).by_state == {"rejected": 1}
+    again = await many(desk, [station(1)], restart)
+    (refused,) = again.group.refused
+    assert (again.members, refused["guard"], refused["value"]) == ((), "load_off", "aau-1")
+    # A clock disturbs nobody.
+    clock = await many(desk, [station(1), desk.device], setting(None, None, action=CommandAction.SET_CLOCK))
+    assert [one.device_id for one in clock.members] == ["feeder-1"]
+    assert clock.group.refused[0]["guard"] == "unsupported"
+    await desk.world.orders.cancel(off_id, "enough", "user:duty", "api")
+    assert (await many(desk, [station(1)], restart)).by_state == {"scheduled": 1}
+    sent = await desk.turn()
+    # One thing at a time.
+    assert [(one.action.value, dict(one.arguments)) for one in sent] == [("set_clock", {"within_s": 10.0})]
+    await desk.answer(sent[0].command_id, Stage.VERIFIED)
+    assert [(one.action.value, dict(one.arguments)) for one in await desk.turn(20)] == [("restart", {})]
+
+
+async def test_two_orders_at_once_for_one_point_are_one_after_the_other(desk: Desk) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        for value in (260.0, 262.0, 264.0):
+            tasks.create_task(desk.order(value))
+    assert len(await desk.turn()) == 1

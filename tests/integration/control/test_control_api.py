@@ -316,6 +316,101 @@ async def guards_and_calendars(found: Installation) -> None:
     refused(await found.call("POST", "/api/v1/plans/preview", counted), 422, "a time of day such as 23:59:59")
 
 
+async def settings(found: Installation) -> None:
+    path = "/api/v1/commands/settings"
+
+    async def post(path: str, **body: Any) -> httpx.Response:
+        return await found.call("POST", path, body)
+
+    many = f"{path}/groups"
+    degrees = {"point": "temperature_setpoint", "value": 24.0, "unit": "degC"}
+    refused(await post(many, **degrees), 422, "exactly one")
+    refused(await post(many, **degrees, tag="hall", site_id="site-1"), 422, "exactly one")
+    refused(await post(many, **degrees, tag="nobody has it"), 404, "nobody has it")
+    refused(await post(many, **degrees, tag="hall", kind="breaker"), 404, "breaker")
+    refused(await post(many, **degrees, device_ids=["ac-1", "nowhere"]), 404, "nowhere")
+    refused(await post(many, tag="hall"), 422, "point and value")
+    refused(await post(many, tag="hall", action="restart", value=1), 422, "neither")
+    refused(await post(many, **degrees, tag="hall", action="set_threshold"), 422, "set_point")
+    refused(await post(path, **degrees, device_id="nowhere"), 404, "nowhere")
+    refused(await post(path, device_id="ac-1", point="temperature_setpoint", value=40.0), 400, "16 to 30")
+    refused(await post(path, device_id="ac-1", action="set_clock"), 400, "set its clock")
+    refused(await post(path, device_id="ac-1", action="set_sampling_period", value=60), 400, "registry")
+    body = refused(await post(many, action="restart", tag="hall"), 400, "restart it")
+    assert [one["guard"] for one in body["facts"]["refused"]] == ["unsupported", "unsupported"]
+
+    # One order for a region: the breakers in it cannot be set so, the air conditioners can.
+    key = {"Idempotency-Key": "settings-1"}
+    order = degrees | {"region_id": "440100", "reason": "a hot day"}
+    answers = await asyncio.gather(*(found.call("POST", many, order, **key) for _ in range(4)))
+    assert {answer.status_code for answer in answers} <= {202, 409}
+    group = (await found.call("POST", many, order, **key)).json()
+    assert {answer.json()["group_id"] for answer in answers if answer.status_code == 202} == {group["group_id"]}
+    refused(await found.call("POST", many, order | {"value": 25.0}, **key), 422)
+    assert group["expected_by"] > group["created_at"]
+    assert [one["device_id"] for one in group["settings"]] == ["ac-1", "ac-2"]
+    assert {one["guard"] for one in group["refused"]} == {"no_control"}
+
+    async def over() -> bool:
+        shown = await found.get(f"{many}/{group['group_id']}")
+        return bool(shown["progress"]["by_state"] == {"succeeded": 2} and shown["expected_by"] is None)
+
+    await until(over, "both are set")
+    assert found.field.settings == {("ac-1", "temperature_setpoint"): 24.0, ("ac-2", "temperature_setpoint"): 24.0}
+    listed = (await found.get(f"{many}?limit=1"))["items"]
+    assert [(one["group_id"], one["state"]) for one in listed] == [(group["group_id"], "partial")]
+    one = await found.get(f"{path}/{group['settings'][0]['setting_id']}")
+    assert (one["state"], one["found"], one["group_id"]) == ("succeeded", 24.0, group["group_id"])
+    narrowed = await post(many, **degrees | {"value": 25.0}, site_id="site-1", kind="ac_unit")
+    assert (len(narrowed.json()["settings"]), narrowed.json()["refused"]) == (2, [])
+    refused(await found.call("GET", f"{many}/nowhere"), 404)
+    refused(await found.call("GET", f"{path}/nowhere"), 404)
+    token = found.platform.keys.sign_token(
+        "gateway", audience="control", subject="local", kind="user", scopes=("control:*",), sites=("elsewhere",)
+    )
+    limited = {"authorization": f"Bearer {token}"}
+    refused(await found.client.post(many, json=order, headers=limited), 403, "site-1")
+    refused(await found.client.get(f"{many}/{group['group_id']}", headers=limited), 404)
+    assert (await found.client.get(many, headers=limited)).json()["items"] == []
+
+
+async def setpoint_rules(found: Installation) -> None:
+    rules = "/api/v1/guards/setpoints"
+    assert [one["rule"] for one in await found.get(rules)] == ["public_building_summer", "public_building_winter"]
+    assert await found.get(f"{rules}?device=ac-1") == []  # a base station is no public room
+    refused(await found.call("GET", f"{rules}?device=nowhere"), 404)
+    rule = {"point": "temperature_setpoint", "min": 26, "from": "01-01", "to": "12-31", "source": "house order 7"}
+    policy = f"{rules}/policies/site/site-1"
+    body = {"rules": {"house": rule}, "source": "the landlord"}
+    refused(await found.call("PUT", policy, body | {"rules": {"house": rule | {"min": "x"}}}), 400, "rules.house.min")
+    refused(await found.call("PUT", policy.replace("site/site-1", "default/x"), body), 400)
+    assert (await found.call("PUT", policy, body)).json()["rules"]["house"]["min"] == 26
+    assert [one["said_by"] for one in await found.get(f"{rules}?device=ac-1")] == ["site:site-1"]
+    order = {"device_id": "ac-1", "point": "temperature_setpoint", "value": 23.0}
+    said = refused(await found.call("POST", "/api/v1/commands/settings", order), 400, "house", "23", "26")
+    assert said["code"] == "setpoint_rule"
+    assert (said["facts"]["limit"], said["facts"]["source"]) == ({"min": 26.0}, "house order 7")
+    body = {"rules": {"house": rule | {"effect": "approve"}}, "source": "the landlord"}
+    await found.call("PUT", policy, body)
+    waiting = (await found.call("POST", "/api/v1/commands/settings", order)).json()
+    assert (waiting["state"], waiting["expected_by"]) == ("approval", None)
+    approve = f"/api/v1/commands/settings/{waiting['setting_id']}/approve"
+    refused(await found.call("POST", approve), 403, "second person")
+    agreed = await found.call("POST", approve, None, **found.headers(who="chief"))
+    assert agreed.status_code == 200, agreed.text
+    group = (await found.call("POST", "/api/v1/commands/settings/groups", {**order, "device_id": None})).json()
+    assert group["status"] == 422
+    del order["device_id"]
+    group = (await found.call("POST", "/api/v1/commands/settings/groups", order | {"tag": "hall"})).json()
+    assert group["progress"]["by_state"]["approval"] >= 1
+    decline = f"/api/v1/commands/settings/groups/{group['group_id']}/decline"
+    declined = (await found.call("POST", decline, {"reason": "no"})).json()
+    assert "approval" not in declined["progress"]["by_state"]
+    assert (await found.call("POST", f"{policy}/remove", {"reason": "over"})).json()["rules"] is None
+    assert [one["revision"] for one in await found.get(policy)] == [3, 2, 1]
+    assert await found.get(f"{rules}/policies") == []
+
+
 async def test_the_api(postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with installation(postgres_url, tmp_path, monkeypatch, watchdog=False) as found:
         for part in (
@@ -325,6 +420,8 @@ async def test_the_api(postgres_url: str, tmp_path: Path, monkeypatch: pytest.Mo
             bad_commands,
             groups,
             groups_by_device_and_region,
+            settings,
+            setpoint_rules,
             idempotency,
             rights,
             one_key,

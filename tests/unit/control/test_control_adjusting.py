@@ -16,6 +16,7 @@ from services.control.domain.adjusting import (
     Adjustment,
     Answer,
     action_of,
+    expected_end,
     on_answer,
     on_due,
     superseded,
@@ -153,3 +154,81 @@ def test_whatever_comes_it_ends_once_and_is_looked_at_until_then(events: list[tu
         now = max(now, one.next_at or now) + timedelta(seconds=30)
         one = on_due(one, now, busy=False).after
     assert one.state.is_final
+
+
+CLOCK = replace(ORDER, action=CommandAction.SET_CLOCK, point=None, value=None)
+RESTART = replace(CLOCK, action=CommandAction.RESTART)
+
+
+@pytest.mark.parametrize(
+    ("said", "state", "reason"),
+    [
+        (answer(Stage.VERIFIED, 1.5), S.SUCCEEDED, ""),
+        (answer(Stage.VERIFIED, reason="confirmed_only"), S.SUCCEEDED, "confirmed_only"),
+        (answer(Stage.VERIFIED, 3600.0), S.SCHEDULED, "not_followed"),
+        (answer(Stage.REFUSED, reason="unsupported"), S.REJECTED, "unsupported"),
+        (answer(Stage.UNKNOWN, reason="no_answer"), S.UNKNOWN, "no_answer"),
+    ],
+)
+def test_a_clock_is_set_when_it_is_right_or_the_device_says_so(said: Answer, state: CommandState, reason: str) -> None:
+    one = after(sent(CLOCK), said)
+    assert (one.state, one.reason) == (state, reason)
+
+
+def test_a_clock_in_doubt_is_read_and_one_that_cannot_be_read_is_set_again() -> None:
+    doubtful = on_due(after(sent(CLOCK), answer(Stage.UNKNOWN)), NOON, busy=False)
+    assert doubtful.look
+    assert after(doubtful.after, answer(Stage.VERIFIED, -2.0, look=True)).state is S.SUCCEEDED
+    assert after(doubtful.after, answer(Stage.VERIFIED, -90.0, look=True)).state is S.SCHEDULED
+    assert after(doubtful.after, answer(Stage.REFUSED, look=True, reason="unsupported")).reason == "not_readable"
+    assert after(doubtful.after, answer(Stage.UNKNOWN, look=True)).state is S.UNKNOWN
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([*Stage, None]), st.sampled_from(["", "no_answer", "database_unavailable"]),
+            st.floats(0, 400),
+        ),
+        max_size=12,
+    )
+)  # fmt: skip
+def test_a_restart_that_may_have_happened_is_never_sent_again(
+    story: list[tuple[Stage | None, str, float]],
+) -> None:
+    one, now, may_have_happened = RESTART, NOON, False
+    for stage, reason, later_s in story:
+        now += timedelta(seconds=later_s)
+        if one.state.is_final:
+            break
+        if stage is None:
+            due = on_due(one, now, busy=False)
+            assert not (due.send and may_have_happened)
+            assert not due.look
+            may_have_happened = may_have_happened or due.send
+            one = due.after
+        else:
+            said = on_answer(one, answer(stage, attempt=max(one.attempt, 1), reason=reason), now)
+            may_have_happened = may_have_happened and stage is not Stage.REFUSED
+            one = one if said is None else said.after
+        assert one.state is not S.UNKNOWN
+
+
+def test_a_restart_is_refused_while_a_load_is_off_also_right_before_it_is_sent() -> None:
+    step = on_due(RESTART, NOON, busy=False, load_off=True)
+    assert (step.send, step.after.state, step.after.reason) == (False, S.REJECTED, "load_off")
+    assert on_due(CLOCK, NOON, busy=False, load_off=True).send
+
+
+def test_what_nobody_agrees_to_is_over_after_its_time() -> None:
+    waiting = replace(ORDER, state=S.APPROVAL)
+    assert on_answer(waiting, answer(Stage.VERIFIED, 265.0), NOON) is None
+    step = on_due(waiting, NOON, busy=False)
+    assert (step.send, step.after.state, step.after.reason) == (False, S.EXPIRED, "not_approved")
+
+
+def test_a_result_is_expected_until_the_order_is_over() -> None:
+    assert expected_end(ORDER) == NOON + timedelta(seconds=100)
+    assert expected_end(sent(RESTART)) == NOON + timedelta(seconds=250)
+    assert expected_end(replace(ORDER, state=S.APPROVAL)) is None
+    assert expected_end(after(sent(), answer(Stage.VERIFIED, 265.0))) is None
