@@ -32,6 +32,7 @@ from services.control.usecases.auditing import Linker
 from services.control.usecases.guardfacts import GuardFacts
 from services.control.usecases.guardrules import GuardRules
 from services.control.usecases.isolations import Isolations
+from services.control.usecases.local import LocalActions
 from services.control.usecases.orders import Orders
 from services.control.usecases.places import PlaceHandler
 from services.control.usecases.plans import Plans
@@ -94,7 +95,11 @@ def build(platform: Platform) -> Service:
     pusher = LeasePusher(
         db=db, clock=clock, steady=steady, watchdog=watchdog, singleton=singleton("watchdog"), wake_scheduler=hurry
     )
-    looks = LookLoop(db=db, clock=clock, steady=steady, board=board, scheduler=scheduler, schedules=schedules)
+    local = LocalActions(db=db, clock=steady, switching=switching, readings=board)
+    looks = LookLoop(
+        db=db, clock=clock, steady=steady, board=board, scheduler=scheduler, schedules=schedules, local=local,
+        wake_scheduler=hurry,
+    )  # fmt: skip
     last_resort = LastResort(clock=clock, doors=doors)
     second_path = SecondPath(db=db, clock=clock, steady=steady, doors=doors, singleton=singleton("second-path"))
     results = EffectsConsumer(

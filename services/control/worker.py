@@ -24,6 +24,7 @@ from services.control.store import loads as load_store
 from services.control.store import plans as plan_store
 from services.control.usecases.adjusting import Adjusting
 from services.control.usecases.auditing import Linker
+from services.control.usecases.local import LocalActions
 from services.control.usecases.ports import SteadyClock
 from services.control.usecases.scheduler import Scheduler
 
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0
 """How often the breakers are looked at while a command is due or in flight. [s]"""
 LOOK_AHEAD = timedelta(seconds=35)
+LOCAL_LOOK_EVERY_S = 30.0
+"""How often what is off is looked at for somebody on the spot having closed it. [s]"""
 SAMPLES_AHEAD = timedelta(seconds=15)
 """So long before an OFF its plan's conditions are looked into."""
 SNAPSHOT_EVERY_S = 60.0
@@ -254,11 +257,11 @@ class LeasePusher:
 
 
 class LookLoop:
-    """Keeps the board fresh while commands are due or in flight."""
+    """Keeps the board fresh while commands are due or in flight, and looks now and then at what is off."""
 
     def __init__(
         self, *, db: Database, clock: Clock, steady: SteadyClock, board: Board, scheduler: Scheduler,
-        schedules: Singleton,
+        schedules: Singleton, local: LocalActions, wake_scheduler: asyncio.Event,
     ) -> None:  # fmt: skip
         self._db = db
         self._clock = clock
@@ -266,6 +269,9 @@ class LookLoop:
         self._board = board
         self._scheduler = scheduler
         self._schedules = schedules
+        self._local = local
+        self._wake_scheduler = wake_scheduler
+        self._local_at = float("-inf")
 
     async def run(self, beat: Beat) -> None:
         """Run for ever."""
@@ -279,9 +285,19 @@ class LookLoop:
                 if self._schedules.lease is None:
                     # Whoever stands by follows the clock too, for its API and for the day when it takes over.
                     await self._scheduler.believe_clock(self._steady.now())
-            except Unavailable as exc:
-                logger.debug("no look", extra={"reason": exc.message})
+                elif self._clock.monotonic() - self._local_at >= LOCAL_LOOK_EVERY_S:
+                    await self._look_for_local()
+            except TRANSIENT as exc:
+                logger.debug("no look", extra={"reason": str(exc)})
             await self._clock.sleep(LOOK_EVERY_S)
+
+    async def _look_for_local(self) -> None:
+        self._local_at = self._clock.monotonic()
+        if not await self._local.has_leases():
+            return
+        await self._board.refresh(LOOK_EVERY_S / 2)
+        if await self._local.look():
+            self._wake_scheduler.set()
 
 
 class SampleLoop:

@@ -53,6 +53,10 @@ class CommandIn(Model):
     restore_at: UtcTime | None = None
     """When an OFF ends; every OFF needs it."""
     not_before: UtcTime | None = None
+    not_after: UtcTime | None = None
+    """Until when an OFF may be sent. With it the OFF waits for a device that cannot be reached, and for every other
+    guard that may pass; then it is ``expired``, with what it waited for. An ON has none: it is repeated until proven.
+    """
     reason: str | None = Field(default=None, max_length=500)
     priority: Literal["operator", "upstream_app"] = "operator"
 
@@ -181,7 +185,7 @@ def build_command_router(
         order = SwitchOrder(
             action=CommandAction(body.action), load_ids=load_ids, actor=actor_of(who), door=door_of(who),
             priority=Priority.OPERATOR if body.priority == "operator" else Priority.UPSTREAM_APP,
-            not_before=body.not_before, restore_at=body.restore_at, reason=body.reason,
+            not_before=body.not_before, not_after=body.not_after, restore_at=body.restore_at, reason=body.reason,
         )  # fmt: skip
 
         async def work(conn: WriteConn) -> tuple[int, BaseModel]:

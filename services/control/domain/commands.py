@@ -61,6 +61,9 @@ PENDING = frozenset({S.RECEIVED, S.VALIDATED, S.APPROVAL, S.SCHEDULED})
 IN_FLIGHT = frozenset({S.DISPATCHED, S.ACCEPTED, S.VERIFYING})
 """Sent, and an answer is still expected: the device is busy."""
 
+ENDS = frozenset({Stage.VERIFIED, Stage.REFUSED, Stage.FAILED, Stage.UNKNOWN})
+"""Stages with which the line's holder is done; only these are worth recording when they come late."""
+
 OPEN, CLOSED = 0, 1
 """Values of the point ``breaker_state``."""
 
@@ -209,6 +212,8 @@ class Change:
     effects: frozenset[Effect] = frozenset()
     released_trip: int | None = None
     """Trip reason that a person has released; the line's holder has to know of it."""
+    is_late: bool = False
+    """An answer about what is over, or about an earlier sending: it is kept, and the command stays as it is."""
 
     @property
     def is_transition(self) -> bool:
@@ -269,8 +274,18 @@ def on_outcome(
     if command.state in PENDING and not command.was_sent:
         return None
     if command.is_off:
-        return _off_outcome(command, outcome, now, policy)
-    return _on_outcome(command, outcome, now, policy, released_trip)
+        change = _off_outcome(command, outcome, now, policy)
+    else:
+        change = _on_outcome(command, outcome, now, policy, released_trip)
+    return change or _late(command, outcome, now)
+
+
+def _late(command: Command, outcome: Outcome, now: datetime) -> Change | None:
+    """Return the record of an end that comes too late to decide anything; a look is no sending, so it has none."""
+    is_past = command.state.is_final or outcome.attempt != command.attempt
+    if outcome.is_look or not is_past or outcome.stage not in ENDS:
+        return None
+    return Change(command, command, now, {**outcome.evidence, "sending": outcome.attempt}, is_late=True)
 
 
 def _off_outcome(command: Command, outcome: Outcome, now: datetime, policy: Policy) -> Change | None:
@@ -279,7 +294,8 @@ def _off_outcome(command: Command, outcome: Outcome, now: datetime, policy: Poli
         # by the watchdog. Only when this is news to everybody is the wake-up due again.
         late = outcome.stage in (Stage.EXECUTED, Stage.VERIFIED) and not outcome.is_look
         if late and command.state is not S.SUCCEEDED:
-            return Change(command, command, now, outcome.evidence, frozenset({Effect.WAKE_NOW}))
+            evidence = {**outcome.evidence, "sending": outcome.attempt}
+            return Change(command, command, now, evidence, frozenset({Effect.WAKE_NOW}), is_late=True)
         return None
     if outcome.is_look:
         return _off_read(command, now, outcome.breaker, now, outcome.evidence, policy)
@@ -399,7 +415,8 @@ def on_due(command: Command, facts: Facts, now: datetime, policy: Policy) -> Cha
         policy: Limits.
     """
     if command.state is S.APPROVAL:
-        return step(command, S.EXPIRED, now, "not_approved", Effect.DROP_WAKE_UP)
+        evidence = {"approve_by": _iso(command.next_at)}
+        return step(command, S.EXPIRED, now, "not_approved", Effect.DROP_WAKE_UP, evidence=evidence)
     if command.state is S.UNKNOWN:
         return _resolve(command, facts, now, policy)
     reading = facts.reading
@@ -448,7 +465,8 @@ def _resolve(command: Command, facts: Facts, now: datetime, policy: Policy) -> C
     if waited_s < 0:
         # The clock was put back meanwhile, and no time that was noted before can be compared with now.
         waited_s = policy.off_look_limit_s
-    if not command.is_off and waited_s >= policy.on_look_limit_s:
+    if not command.is_off and waited_s >= policy.on_look_limit_s and command.looks > 0:
+        # Somebody was asked to look, also when the doubt is older than this process.
         return _again(command, now, command.reason, policy, {"waited_s": waited_s})
     if command.is_off and waited_s >= policy.off_look_limit_s:
         return step(command, S.FAILED, now, "unresolved", Effect.WAKE_NOW, evidence={"waited_s": waited_s})
@@ -504,7 +522,8 @@ def _on_due(command: Command, facts: Facts, now: datetime, policy: Policy) -> Ch
         # Nobody may switch it, and nothing is to be switched.
         return step(command, S.SUCCEEDED, now, "read_closed", Effect.LOAD_ON, evidence=reading.as_evidence(), hold=None)
     if facts.busy and command.priority is not Priority.EMERGENCY:
-        return wait(command, now, "device_busy", policy.queue_look_s, hold=None)
+        waiting = wait(command, now, "device_busy", policy.queue_look_s, hold=None)
+        return waiting if command.hold is None else replace(waiting, evidence={"gone": command.hold.value})
     change = _send(command, now, policy, now + timedelta(seconds=policy.accept_timeout_s))
     return replace(change, released_trip=facts.released_trip)
 
@@ -555,6 +574,24 @@ def _is_fresh(age_s: float | None, policy: Policy) -> bool:
 # What follows from other commands.
 
 
+def gives_way_to_off(off: Command, priority: Priority) -> bool:
+    """Return whether an OFF on its way makes place for a new one of that priority: a higher one, before it was sent."""
+    return _is_waiting(off) and off.priority > priority
+
+
+def gives_way_to_on(off: Command, priority: Priority) -> bool:
+    """Return whether an OFF on its way ends because somebody wants the load on: the same priority is enough.
+
+    There is no such question about a wake-up: nothing that is ordered puts an ON off.
+    """
+    return _is_waiting(off) and off.priority >= priority
+
+
+def _is_waiting(off: Command) -> bool:
+    """Return whether an OFF has not been sent; one under a work permit gives way to nobody."""
+    return off.state is S.SCHEDULED and not off.was_sent and off.isolation_id is None
+
+
 def superseded(command: Command, by: str, at: datetime, *effects: Effect) -> Change:
     """Return the end of a command whose purpose another one has taken over."""
     return step(command, S.SUPERSEDED, at, "superseded", *effects, evidence={"by": by}, hold=None)
@@ -576,12 +613,18 @@ def cancelled(command: Command, actor: str, reason: str, at: datetime) -> Change
 
 
 def approved(command: Command, actor: str, at: datetime, grace_s: float) -> Change:
-    """Return the change that lets an OFF go on that a second person has agreed to; its end stays where it was."""
+    """Return the change that lets an OFF go on that a second person has agreed to; its end stays where it was.
+
+    So does the time until which it may be sent, where the order has said one.
+    """
     off_at = max(command.not_before, at)
+    not_after = off_at + timedelta(seconds=grace_s)
+    if command.not_after is not None and command.not_after < command.not_before + timedelta(seconds=grace_s):
+        not_after = command.not_after
     length_s = None if command.restore_at is None else (command.restore_at - off_at).total_seconds()
     return step(
         command, S.SCHEDULED, at, "approved", evidence={"approved_by": actor}, next_at=off_at, not_before=off_at,
-        not_after=off_at + timedelta(seconds=grace_s), off_at_most_s=length_s,
+        not_after=not_after, off_at_most_s=length_s,
     )  # fmt: skip
 
 

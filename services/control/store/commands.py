@@ -274,14 +274,14 @@ async def update(conn: WriteConn, changes: Sequence[Change]) -> None:
                 HistoryRow(
                     at=change.at,
                     state=change.after.state.value,
-                    reason=change.after.reason,
+                    reason="late_answer" if change.is_late else change.after.reason,
                     hold=None if change.after.hold is None else change.after.hold.value,
                     attempt=change.after.attempt,
                     evidence=change.evidence,
                 ),
             )
             for change in changes
-            if change.is_transition
+            if change.is_transition or change.is_late
         ],
     )
 
@@ -349,7 +349,9 @@ async def wants_looks(conn: ReadConn, until: datetime) -> bool:
 async def recover(conn: WriteConn, now: datetime) -> dict[str, int]:
     """Make sure that every command in flight will be looked at, and tell the watchdog everything again.
 
-    What was sent is looked at within minutes; a later time was written under a clock that has been put back since.
+    What is in doubt is read back at once. What is in flight keeps the time until which its line's holder may be at it,
+    whoever has died: to ask again before would be to send again too early. What was sent is looked at within minutes;
+    a later time was written under a clock that has been put back since.
 
     Returns:
         Number of commands by state that are not final.
@@ -358,7 +360,8 @@ async def recover(conn: WriteConn, now: datetime) -> dict[str, int]:
         """
         update commands set next_at = $1
          where not is_final and state <> 'approval'
-           and (next_at is null or (attempt > 0 and next_at > $1::timestamptz + interval '5 minutes'))
+           and (next_at is null or state = 'unknown'
+                or (attempt > 0 and next_at > $1::timestamptz + interval '5 minutes'))
         """,
         now,
     )

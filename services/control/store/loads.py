@@ -100,6 +100,15 @@ async def note_switched(conn: WriteConn, load_ids: Sequence[str], at: datetime, 
         )
 
 
+async def last_offs(conn: ReadConn | WriteConn, load_ids: Iterable[str]) -> dict[str, datetime]:
+    """Return when each of these loads was last proven off; one that never was is left out."""
+    rows = await conn.fetch(
+        "select load_id, last_off_at from load_switching where load_id = any($1::text[]) and last_off_at is not null",
+        sorted(set(load_ids)),
+    )
+    return {row["load_id"]: row["last_off_at"] for row in rows}
+
+
 async def release_trip(conn: WriteConn, load_id: str, trip_reason: int, actor: str, at: datetime) -> None:
     """Note that a person has released a protection trip, until the load is proven on."""
     await conn.execute(

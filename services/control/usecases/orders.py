@@ -53,6 +53,8 @@ class SwitchOrder:
     door: str
     priority: Priority
     not_before: datetime | None = None
+    not_after: datetime | None = None
+    """Until when an OFF may be sent; until then it waits for guards that may pass."""
     restore_at: datetime | None = None
     reason: str | None = None
 
@@ -174,8 +176,15 @@ class Orders:
                 field="load_ids",
             )
         if order.action is not CommandAction.OPEN:
+            if order.not_after is not None:
+                raise InvalidInput(
+                    "not_after: an ON is repeated until it is proven, it has no end",
+                    message_zh="not_after:合闸命令重复执行直到确认,不设截止时间",
+                    field="not_after",
+                )
             return
         start = order.not_before or now
+        self._check_not_after(order, start, now)
         if order.restore_at is None:
             raise InvalidInput(
                 "restore_at: every OFF carries the time of its wake-up; an open-ended one is an isolation",
@@ -189,6 +198,18 @@ class Orders:
                 field="restore_at",
             )
 
+    def _check_not_after(self, order: SwitchOrder, start: datetime, now: datetime) -> None:
+        grace_s = self._switching.policy.off_grace_s
+        latest = start + timedelta(seconds=grace_s)
+        if order.not_after is not None and not max(start, now) < order.not_after <= latest:
+            raise InvalidInput(
+                f"not_after: expected a time after the OFF and at most {grace_s:g} s after it,"
+                f" so until {latest.isoformat()}, not {order.not_after.isoformat()}",
+                message_zh=f"not_after 应晚于分闸时间且不超过其后 {grace_s:g} 秒(至 {latest.isoformat()}),"
+                f"实际为 {order.not_after.isoformat()}",
+                field="not_after",
+            )
+
     async def _switch_off(
         self, conn: WriteConn, order: SwitchOrder, group_id: str, now: datetime
     ) -> tuple[list[Command], list[dict[str, object]]]:
@@ -196,7 +217,7 @@ class Orders:
         wanted = [
             Wanted(
                 load=load, off_at=order.not_before or now, restore_at=order.restore_at, priority=order.priority,
-                actor=order.actor, group_id=group_id, note=order.reason,
+                actor=order.actor, group_id=group_id, not_after=order.not_after, note=order.reason,
             )
             for load in found.passing
         ]  # fmt: skip
@@ -205,6 +226,7 @@ class Orders:
             # Until somebody agrees nothing else gives way, and no lease is made.
             approve_by = (order.not_before or now) + timedelta(seconds=APPROVE_WITHIN_S)
             if order.restore_at is not None:
+                approve_by = min(approve_by, order.not_after or approve_by)
                 approve_by = min(approve_by, order.restore_at - timedelta(seconds=self._switching.policy.min_off_s))
             return await self._switching.shut_down(conn, wanted, now, approve_by=approve_by), refused
         changes = [life.superseded(other, group_id, now, Effect.DROP_WAKE_UP) for other in found.gives_way]
@@ -226,10 +248,10 @@ class Orders:
             refusal = self._refusal(load, known[load_id], judge, order, now)
             other = pending.get(LoadId(load_id))
             if refusal is None and other is not None:
-                if other.state is not S.SCHEDULED or other.was_sent or other.priority <= order.priority:
-                    refusal = Refusal("already_pending", other.command_id, None, True)
-                else:
+                if life.gives_way_to_off(other, order.priority):
                     found.gives_way.append(other)
+                else:
+                    refusal = Refusal("already_pending", other.command_id, None, True)
             if refusal is not None or load is None:
                 found.refused[load_id] = refusal or _UNKNOWN_LOAD
                 continue
@@ -342,7 +364,8 @@ class Orders:
         at = order.not_before if order.not_before is not None and later else now
         refusals = off_refusals(order.restore_at, None, facts, at, judge.policy(load))
         # What may have passed by then is judged again right before it is sent; the counts are those of then.
-        return next((one for one in refusals if not later or one.is_final or one is facts.crowding), None)
+        waits = later or order.not_after is not None
+        return next((one for one in refusals if not waits or one.is_final or one is facts.crowding), None)
 
     def facts(self, load: LoadInfo, known: LoadRow) -> Facts:
         """Return what is known of a load itself; its place is the judge's matter."""
@@ -363,7 +386,7 @@ class Orders:
         self, conn: WriteConn, order: SwitchOrder, group_id: str, now: datetime
     ) -> tuple[list[Command], list[dict[str, object]]]:
         loads = [load for load_id in order.load_ids if (load := self._switching.loads.get(load_id)) is not None]
-        await self._clear_the_way(conn, [load.load_id for load in loads], order.priority, group_id, now)
+        await self._switching.clear_the_way(conn, [load.load_id for load in loads], order.priority, group_id, now)
         commands = await self._switching.wake(
             conn, loads, now, priority=order.priority, actor=order.actor, group_id=group_id, at=order.not_before,
             note=order.reason,
@@ -373,18 +396,6 @@ class Orders:
         return commands, [
             {"load_id": load_id, **Refusal("no_breaker", True, False, True).as_evidence()} for load_id in missing
         ]
-
-    async def _clear_the_way(
-        self, conn: WriteConn, load_ids: Sequence[str], priority: Priority, by: str, now: datetime
-    ) -> None:
-        """Cancel OFFs of the same or a lower priority that have not been sent."""
-        running = await store.fetch_running(conn, load_ids, CommandAction.OPEN)
-        changes = [
-            life.superseded(off, by, now, Effect.DROP_WAKE_UP)
-            for off in running
-            if off.state is S.SCHEDULED and not off.was_sent and off.isolation_id is None and off.priority >= priority
-        ]
-        await self._switching.apply(conn, changes, now)
 
     # Waking.
 
@@ -399,7 +410,7 @@ class Orders:
         unreachable = [load.load_id for load in order.loads if not load.can_wake]
         await load_store.lock_loads(conn, load_ids)
         await order_store.insert_wake_up(conn, wake_up, load_ids, unreachable)
-        await self._clear_the_way(conn, load_ids, Priority.EMERGENCY, wake_up.wake_up_id, now)
+        await self._switching.clear_the_way(conn, load_ids, Priority.EMERGENCY, wake_up.wake_up_id, now)
         await self._release_leases(conn, load_ids, now)
         commands = await self._switching.wake(
             conn, order.loads, now, priority=Priority.EMERGENCY, actor=order.actor, wake_up_id=wake_up.wake_up_id,

@@ -55,6 +55,8 @@ class Wanted:
     plan_id: PlanId | None = None
     group_id: str | None = None
     isolation_id: str | None = None
+    not_after: datetime | None = None
+    """When it is dropped, where the order says so; the grace time of every other shutdown."""
     lease_until: datetime | None = None
     """An isolation's expiry; ``restore_at`` of every other shutdown."""
     note: str | None = None
@@ -121,8 +123,8 @@ class Switching:
             line_id=load.line_id, load_id=load.load_id, channel=load.channel, priority=one.priority,
             state=S.APPROVAL if approval else S.SCHEDULED, created_at=now, not_before=one.off_at,
             next_at=None if approval else one.off_at,
-            not_after=one.off_at + timedelta(seconds=self.policy.off_grace_s), restore_at=one.restore_at,
-            off_at_most_s=off_at_most_s, isolation_id=one.isolation_id,
+            not_after=one.not_after or one.off_at + timedelta(seconds=self.policy.off_grace_s),
+            restore_at=one.restore_at, off_at_most_s=off_at_most_s, isolation_id=one.isolation_id,
             pair_id=None if one.restore_at is None else on_id, occurrence_id=one.occurrence_id, plan_id=one.plan_id,
             group_id=one.group_id, actor=one.actor, note=one.note,
         )  # fmt: skip
@@ -160,6 +162,14 @@ class Switching:
         ]  # fmt: skip
         await self._insert(conn, commands, now)
         return commands
+
+    async def clear_the_way(
+        self, conn: WriteConn, load_ids: Iterable[str], priority: Priority, by: str, now: datetime
+    ) -> None:
+        """End the OFFs of these loads that have not been sent and give way to an ON of that priority."""
+        running = await store.fetch_running(conn, load_ids, CommandAction.OPEN)
+        yielding = [off for off in running if life.gives_way_to_on(off, priority)]
+        await self.apply(conn, [life.superseded(off, by, now, Effect.DROP_WAKE_UP) for off in yielding], now)
 
     async def _insert(self, conn: WriteConn, commands: Sequence[Command], now: datetime) -> None:
         await store.insert(conn, commands)

@@ -225,6 +225,7 @@ class Nights(RuleBasedStateMachine):
             select count(*) from (
                 select command_id from command_history
                  where state in ('succeeded', 'rejected', 'cancelled', 'expired', 'failed', 'superseded')
+                   and reason <> 'late_answer'
                  group by command_id having count(*) > 1) t
             """
         ))  # fmt: skip

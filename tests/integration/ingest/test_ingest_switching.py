@@ -185,6 +185,28 @@ async def test_command_is_executed_once_however_often_it_is_read(ingest: Running
     assert breaker.writes == [0x0000]
 
 
+async def test_command_is_executed_once_by_a_process_that_starts_and_reads_it_again(
+    postgres_url: str, tmp_path: Path, breaker: Breaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start reads the topic from ten minutes back; what is on record is left alone, a later repetition too."""
+    quick(monkeypatch)
+    async with running(postgres_url, tmp_path) as first:
+        await create_load(first, breaker.peer.endpoint)
+        off, on = order(first, CommandAction.OPEN), order(first, CommandAction.CLOSE)
+        for command in (off, on):
+            await send(first, command)
+            await ended(first, command.command_id, "verified")
+    breaker.writes.clear()
+    async with running(postgres_url, tmp_path) as second:
+        await send(second, off)
+        marker = await send(second, order(second, CommandAction.READ_BACK))
+        await ended(second, marker, "verified")
+        assert [m["stage"] for m in await stages(second, off.command_id)] == ["accepted", "executed", "verified"]
+        assert [m["stage"] for m in await stages(second, on.command_id)][-1] == "verified"
+    assert breaker.writes == []
+    assert breaker.closed
+
+
 def forged(command: Command) -> Command:
     return command.model_copy(update={"off_at_most_s": 1e9})
 

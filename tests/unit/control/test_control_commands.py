@@ -156,7 +156,11 @@ class TestOff:
         assert change.after.state is S.FAILED
 
     def test_an_answer_to_an_earlier_sending_is_not_one_to_this(self) -> None:
-        assert on_outcome(sent_off(attempt=2), outcome(Stage.REFUSED, attempt=1), NOW, POLICY) is None
+        again = sent_off(attempt=2)
+        change = on_outcome(again, outcome(Stage.REFUSED, attempt=1), NOW, POLICY)
+        assert change is not None
+        assert (change.after, change.is_late, change.effects) == (again, True, frozenset())
+        assert on_outcome(again, outcome(Stage.ACCEPTED, attempt=1), NOW, POLICY) is None
 
     def test_it_can_be_called_off_before_it_is_sent_and_not_after(self) -> None:
         assert cancelled(off(), "user:a", "", NOW).effects == {Effect.DROP_WAKE_UP}
@@ -265,7 +269,10 @@ class TestOn:
         assert on_due(unknown, facts(reading=reading(1, at_s=60)), later(60), POLICY).after.state is S.SUCCEEDED
         assert on_due(unknown, facts(reading=reading(0, at_s=60)), later(60), POLICY).after.state is S.SCHEDULED
         assert on_due(unknown, facts(reading=None), later(61), POLICY).effects == {Effect.LOOK}
-        assert on_due(unknown, facts(reading=None), later(70), POLICY).after.state is S.SCHEDULED
+        # However old the doubt is, somebody is asked to look before it is sent again.
+        looked_for = on_due(unknown, facts(reading=None), later(70), POLICY)
+        assert (looked_for.after.state, looked_for.effects) == (S.UNKNOWN, frozenset({Effect.LOOK}))
+        assert on_due(looked_for.after, facts(reading=None), later(72), POLICY).after.state is S.SCHEDULED
 
     @pytest.mark.parametrize(("seen", "hold"), [
         ({"local_lock": True}, Hold.LOCAL_LOCK), ({"trip_reason": 2}, Hold.PROTECTION_TRIP),
@@ -321,7 +328,7 @@ stages = st.sampled_from([stage for stage in Stage if stage is not Stage.RESTORE
 outcomes = st.builds(
     outcome, stages, attempt=st.integers(1, 4), is_look=st.booleans(), breaker=st.sampled_from([None, 0, 1]),
     power_kw=st.sampled_from([None, 0.0, 0.3]), local_lock=st.sampled_from([None, False, True]),
-    trip_reason=st.sampled_from([None, 0, 2, 9]),
+    trip_reason=st.sampled_from([None, 0, 2, 9]), evidence=st.just({"answer": "ok"}),
 )  # fmt: skip
 readings = st.none() | st.builds(
     reading, st.sampled_from([None, 0, 1]), at_s=st.floats(-100, 2000), age_s=st.floats(0, 1000),
@@ -356,6 +363,8 @@ def test_no_order_of_events_breaks_the_rules(command: Command, story: list[tuple
         command = change.after
         if command.state is not before.state:
             assert command.state in TRANSITIONS[before.state]
+        if change.is_transition:
+            assert change.evidence, f"{before.state} to {command.state} rests on nothing"
         if before.state.is_final:
             assert command == before
         # What is not over is looked at again; what is over is not.
