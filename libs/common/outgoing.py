@@ -11,7 +11,7 @@ import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, cast
@@ -23,6 +23,8 @@ from libs.common.errors import Forbidden, InvalidInput, Unavailable
 
 MAX_ANSWER_BYTES = 32 << 20
 """Largest answer that is read, unpacked. [B]"""
+CUT_AFTER_S = 2.0
+"""How long the body of an answer is waited for whose status is all that counts. [s]"""
 RESOLVE_WITHIN_S = 5.0
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -176,6 +178,7 @@ class GuardedClient:
         content: bytes | None = None,
         timeout_s: float = 10.0,
         max_bytes: int = MAX_ANSWER_BYTES,
+        cut: bool = False,
     ) -> Answer:
         """Call, and return what was answered.
 
@@ -187,6 +190,7 @@ class GuardedClient:
             content: The body.
             timeout_s: For everything together. [s]
             max_bytes: A longer answer is a failure. [B]
+            cut: Whether the status is all that counts: a body that is longer, or does not come to its end, is cut.
 
         Raises:
             InvalidInput: No URL that can be called.
@@ -196,7 +200,7 @@ class GuardedClient:
         target = parse_url(url)
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._request(method, target, headers, params, content, timeout_s, max_bytes)
+                return await self._request(method, target, headers, params, content, timeout_s, max_bytes, cut=cut)
         except (TimeoutError, httpx.TimeoutException) as exc:
             raise _failed(target, f"no answer within {timeout_s:g} s", f"{timeout_s:g} 秒内无应答") from exc
         except (httpx.HTTPError, httpx.StreamError) as exc:
@@ -212,6 +216,8 @@ class GuardedClient:
         content: bytes | None,
         timeout_s: float,
         max_bytes: int,
+        *,
+        cut: bool,
     ) -> Answer:
         port = target.port or (443 if target.scheme == "https" else 80)
         address = await self._guard.address_of(target.host, port)
@@ -227,16 +233,26 @@ class GuardedClient:
         response = await self._client.send(request, stream=True)
         body = bytearray()
         try:
-            async with aclosing(cast(AsyncGenerator[bytes, None], response.aiter_bytes())) as chunks:
-                async for chunk in chunks:
-                    body += chunk
-                    if len(body) > max_bytes:
-                        break
+            if cut:
+                with suppress(TimeoutError, httpx.HTTPError, httpx.StreamError):
+                    async with asyncio.timeout(min(CUT_AFTER_S, timeout_s / 4)):
+                        await _read_into(body, response, max_bytes)
+            else:
+                await _read_into(body, response, max_bytes)
         finally:
             await response.aclose()
-        if len(body) > max_bytes:
+        if len(body) > max_bytes and not cut:
             raise _failed(target, f"the answer is longer than {max_bytes} bytes", f"应答超过 {max_bytes} 字节")
-        return Answer(response.status_code, response.headers, bytes(body))
+        return Answer(response.status_code, response.headers, bytes(body[:max_bytes]))
+
+
+async def _read_into(body: bytearray, response: httpx.Response, max_bytes: int) -> None:
+    """Add what comes, until it is more than it may be."""
+    async with aclosing(cast(AsyncGenerator[bytes, None], response.aiter_bytes())) as chunks:
+        async for chunk in chunks:
+            body += chunk
+            if len(body) > max_bytes:
+                return
 
 
 def parse_url(url: str) -> httpx.URL:

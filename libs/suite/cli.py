@@ -10,6 +10,7 @@ import typer
 from libs.common.errors import InvalidFile, PlatformError
 from libs.suite.alarmcli import add_alarms
 from libs.suite.auditcli import add_audit
+from libs.suite.callbackcli import add_callbacks
 from libs.suite.plancli import add_plans
 from libs.suite.settingcli import add_settings
 from libs.suite.words import Words, words_for
@@ -72,6 +73,7 @@ def build(words: Words) -> typer.Typer:
     add_settings(app, words, _settings, _say)
     add_audit(app, words, _settings, _say)
     add_plans(app, words, _settings, _say)
+    add_callbacks(app, words, _settings, _say)
     _add_services(app, words)
     return app
 

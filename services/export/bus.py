@@ -11,9 +11,10 @@ from libs.common.bus.port import Message, Received
 from libs.common.contracts.alarm import AlarmEvent, Condition, ConditionKind
 from libs.common.contracts.audit import AuditEvent
 from libs.common.contracts.base import PLATFORM_SITE, Phase
-from libs.common.contracts.delivery import DeliveryEvent
+from libs.common.contracts.delivery import DeliveryEvent, DeliveryState
 from libs.common.contracts.telemetry import Reading
 from libs.common.ids import AlarmId, SiteId
+from services.export.domain.callbacks import Endpoint
 from services.export.domain.connection import Unit
 from services.export.domain.delivery import Delivery
 
@@ -82,6 +83,44 @@ def delivery_event(delivery: Delivery, *, at: datetime) -> Message:
         subject=delivery.id,
         traceparent=delivery.traceparent,
     )
+
+
+def callback_event(
+    endpoint_id: str, event_id: str, site_id: str, state: DeliveryState, *, attempts: int, error: str | None,
+    queued_at: datetime, at: datetime,
+) -> Message:  # fmt: skip
+    """Return the news that a callback did not arrive at first, and what became of it."""
+    payload = DeliveryEvent(
+        destination=endpoint_id,
+        item=event_id,
+        state=state,
+        attempts=attempts,
+        at=at,
+        item_kind="callback",
+        site_id=SiteId(site_id),
+        error=error,
+        queued_at=queued_at,
+    )
+    return envelope.message(
+        topics.DELIVERY_EVENTS, endpoint_id, payload, source=SOURCE, time=at, subject=event_id,
+        event_id=f"{endpoint_id}:{event_id}:{state.value}:{attempts}",
+    )  # fmt: skip
+
+
+def callback_finding(endpoint: Endpoint, phase: Phase, *, error: str | None, at: datetime) -> Message:
+    """Return a finding about an endpoint, for alarm."""
+    fails = phase is Phase.BEGIN
+    payload = Condition(
+        site_id=PLATFORM_SITE,
+        source=SOURCE,
+        kind="callback_failing",
+        subject=endpoint.id,
+        phase=phase,
+        detail=f"callbacks to {endpoint.name!r} fail: {error}" if fails else f"callbacks to {endpoint.name!r} arrive",
+        detail_zh=f"回调“{endpoint.name}”持续失败:{error}" if fails else f"回调“{endpoint.name}”已恢复",
+        at=at,
+    )
+    return envelope.message(topics.CONDITIONS, PLATFORM_SITE, payload, source=SOURCE, time=at)
 
 
 def finding(unit: Unit, kind: ConditionKind, phase: Phase, *, detail: str, detail_zh: str, at: datetime) -> Message:

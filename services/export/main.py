@@ -14,9 +14,11 @@ from libs.common.runtime import Check, Health, Listener, Platform, Service, Work
 from libs.common.settings import load_common, load_section
 from libs.common.web import create_app
 from services.export.api import build_router
+from services.export.api.callbacks import build_callbacks_router, describe_webhooks
 from services.export.api.cards import build_cards_router
 from services.export.api.listener import build_listener
 from services.export.api.platforms import build_platforms_router
+from services.export.callbacks.outlet import Outlet
 from services.export.cards.client import CardPort, CmpClient, NoCardPlatform
 from services.export.dialects.messages import UnitFacts
 from services.export.host import HostMeter
@@ -26,7 +28,13 @@ from services.export.secrets import Secrets
 from services.export.settings import CardSettings, ExportSettings, PlatformSettings
 from services.export.usecases.administration import Administration
 from services.export.usecases.answers import Answers
+from services.export.usecases.callbacks import CallbackAdministration
 from services.export.worker.alarm_queue import GROUP, AlarmQueue
+from services.export.worker.callback_keeping import CallbackKeeper
+from services.export.worker.callback_queue import GROUP as CALLBACKS_GROUP
+from services.export.worker.callback_queue import TOPICS as CALLBACKS_TOPICS
+from services.export.worker.callback_queue import CallbackQueue
+from services.export.worker.callbacks import Callbacks
 from services.export.worker.gauges import Gauges
 from services.export.worker.readings import ReadingsCache
 from services.export.worker.sessions import Centres
@@ -54,9 +62,19 @@ def build(platform: Platform) -> Service:
         committed=relay.wake,
     )
 
+    guard = AddressGuard(settings.callbacks.allowed, setting="WATTRING_EXPORT__CALLBACKS__ALLOWED")
+    outlet = Outlet(guard, clock)
+    callbacks = Callbacks(
+        db=db, clock=clock, outlet=outlet, secrets=secrets, owner=owner, poll_s=settings.poll_s, committed=relay.wake
+    )
+
     def wake() -> None:
         relay.wake()
         centres.wake()
+
+    def callbacks_changed() -> None:
+        relay.wake()
+        callbacks.changed()
 
     alarms = EffectsConsumer(
         bus=bus,
@@ -66,6 +84,22 @@ def build(platform: Platform) -> Service:
         topics=[topics.ALARM_EVENTS],
         handler=AlarmQueue(clock, wake=wake),
         member_id=owner,
+    )
+    news = EffectsConsumer(
+        bus=bus,
+        db=db,
+        clock=clock,
+        group=CALLBACKS_GROUP,
+        topics=CALLBACKS_TOPICS,
+        handler=CallbackQueue(clock, master, wake=callbacks.wake),
+        member_id=owner,
+    )
+    keeper = CallbackKeeper(
+        db=db,
+        clock=clock,
+        max_age_s=settings.callbacks.max_age_s,
+        max_waiting=settings.callbacks.max_waiting,
+        retention_s=settings.callbacks.retention_s,
     )
     readings = ReadingsCache(
         bus=bus,
@@ -84,10 +118,21 @@ def build(platform: Platform) -> Service:
         max_values=settings.max_values,
     )
     administration = Administration(db=db, clock=clock, secrets=secrets, master=master, changed=wake)
+    callback_administration = CallbackAdministration(
+        db=db,
+        clock=clock,
+        secrets=secrets,
+        guard=guard,
+        outlet=outlet,
+        max_endpoints=settings.callbacks.max_endpoints,
+        changed=callbacks_changed,
+    )
 
     health = Health(clock)
     app = create_app("export", platform, health, title="Wattring export")
     app.include_router(build_router(administration, db, master))
+    app.include_router(build_callbacks_router(callback_administration, db))
+    describe_webhooks(app)
     card_http = GuardedClient(AddressGuard(settings.cards.allowed))
     app.include_router(build_cards_router(card_platform(settings.cards, card_http, clock)))
     platform_http = GuardedClient(AddressGuard(settings.platform.allowed))
@@ -101,11 +146,14 @@ def build(platform: Platform) -> Service:
         name="export",
         app=app,
         health=health,
-        resources=[SchemaGate(platform.settings.database, BUS, "export"), db, card_http, platform_http],
+        resources=[SchemaGate(platform.settings.database, BUS, "export"), db, card_http, platform_http, outlet],
         workers=[
             Worker("registry", view.run),
             Worker("alarms", alarms.run),
             Worker("centres", centres.run),
+            Worker("news", news.run),
+            Worker("callbacks", callbacks.run),
+            Worker("callback keeper", keeper.run),
             Worker("readings", readings.follow),
             Worker("samples", readings.keep_samples),
             Worker("gauges", Gauges(db=db, clock=clock).run),
@@ -115,6 +163,7 @@ def build(platform: Platform) -> Service:
             Check("database", db.check),
             Check("bus", bus.check),
             group_check("alarms", lambda: alarms.ready, GROUP),
+            group_check("callbacks", lambda: news.ready, CALLBACKS_GROUP),
             flag_check(
                 "readings", lambda: readings.ready, "the latest values are not read from the bus yet", "正在读取最新值"
             ),

@@ -6,7 +6,7 @@ from libs.common.clock import Clock
 from libs.common.contracts.registry import Device, EntityKind, Region, Site
 from libs.common.ids import SiteId
 from libs.common.profiles import ProfileCatalogue
-from libs.common.registry import RegistryView
+from libs.common.registry import RegistryNotReady, RegistryView
 
 
 class RegistryMaster:
@@ -44,3 +44,17 @@ class RegistryMaster:
                 if site.region is not None and regions & {site.region, *self._view.regions_above(site.region)}:
                     sites.append(site.id)
         return sites
+
+    def places_of(self, site_id: str) -> frozenset[str]:
+        """Return a site and ``region:<id>`` of each region that it lies in.
+
+        Raises:
+            RegistryNotReady: The registry has not been read to its end.
+        """
+        if not self._view.is_ready:
+            raise RegistryNotReady("the registry is being read", message_zh="正在读取台账")
+        site = self._view.site(SiteId(site_id))
+        if site is None or site.region is None:
+            return frozenset({site_id})
+        regions = {site.region, *self._view.regions_above(site.region)}
+        return frozenset({site_id, *(f"region:{region}" for region in regions)})

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from pydantic import Field, SecretStr, field_validator
 
+from libs.common.outgoing import AddressGuard
 from libs.common.settings import SettingsModel
 
 
@@ -49,6 +50,30 @@ class PlatformSettings(SettingsModel):
     calls_per_minute: int = Field(default=300, ge=1, le=100_000, description="more are not sent")
 
 
+class CallbackSettings(SettingsModel):
+    """Callbacks to endpoints that people and programs have named."""
+
+    allowed: tuple[str, ...] = Field(
+        default=(), description="networks, addresses or names inside that may be called all the same"
+    )
+    max_endpoints: int = Field(default=500, ge=0, le=10_000, description="more are refused; 0 takes none")
+    max_waiting: int = Field(
+        default=200_000, ge=100, description="what waits for one endpoint beyond this is given up, the oldest first"
+    )
+    max_age_s: float = Field(
+        default=5 * 86400.0, gt=60, description="what could not be delivered for so long is given up"
+    )
+    retention_s: float = Field(
+        default=30 * 86400.0, gt=3600, description="age at which finished deliveries leave the log"
+    )
+
+    @field_validator("allowed")
+    @classmethod
+    def _are_places(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        AddressGuard(value)
+        return value
+
+
 class ExportSettings(SettingsModel):
     """What export is told besides the common settings."""
 
@@ -77,6 +102,7 @@ class ExportSettings(SettingsModel):
     )
     cards: CardSettings = CardSettings()
     platform: PlatformSettings = PlatformSettings()
+    callbacks: CallbackSettings = CallbackSettings()
     lease_s: float = Field(default=9.0, gt=1, le=300, description="a dead replica's units are taken over after this")
     poll_s: float = Field(default=1.0, gt=0, le=60, description="how often the queues are looked at without a call")
     look_back_s: float = Field(

@@ -27,6 +27,7 @@ def merge(own: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]], *, ve
         version: Of the whole.
     """
     paths: dict[str, Any] = {}
+    webhooks: dict[str, Any] = {}
     schemas: dict[str, Any] = {}
     for service, description in {"gateway": own, **others}.items():
         document = copy.deepcopy(dict(description))
@@ -42,10 +43,12 @@ def merge(own: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]], *, ve
         for path, item in document.get("paths", {}).items():
             if path.startswith("/api/v1/"):
                 paths[path] = _with_security(item, path)
+        webhooks |= document.get("webhooks", {})
     return {
         "openapi": "3.1.0",
         "info": {"title": SHARED_TITLE, "version": version, "description": INTRODUCTION},
         "paths": dict(sorted(paths.items())),
+        "webhooks": dict(sorted(webhooks.items())),
         "components": {
             "schemas": dict(sorted(schemas.items())),
             "securitySchemes": {

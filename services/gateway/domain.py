@@ -25,7 +25,9 @@ SERVICE_OF: Mapping[str, str] = {
          "targets", "reports"),
         "carbon",
     ),
-    **dict.fromkeys(("sc-connections", "mappings", "subscriptions", "deliveries", "connectors", "exports"), "export"),
+    **dict.fromkeys(
+        ("sc-connections", "mappings", "callbacks", "subscriptions", "deliveries", "connectors", "exports"), "export"
+    ),
 }  # fmt: skip
 """First segment after ``/api/v1/`` to the service that owns it."""
 

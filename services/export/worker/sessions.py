@@ -308,11 +308,11 @@ class CentreRunner:
             # A LOGIN cut off in the middle would cost the unit an interval, an alarm would be sent twice.
             match task.operation:
                 case Operation.REGISTER:
-                    again = await _to_its_end(self._log_in(client, task.unit))
+                    again = await to_its_end(self._log_in(client, task.unit))
                 case Operation.UNREGISTER:
-                    await _to_its_end(self._log_out(client, task.unit))
+                    await to_its_end(self._log_out(client, task.unit))
                 case _:
-                    again = await _to_its_end(self._report(client, task.unit))
+                    again = await to_its_end(self._report(client, task.unit))
         except Unavailable as exc:
             logger.warning("call put off", extra={"unit": task.unit.ref.unit_id, "reason": exc.message})
         finally:
@@ -505,7 +505,7 @@ def _reason(outcome: CallOutcome) -> str:
     return "unexpected reply" if isinstance(outcome, Answered) else outcome.reason
 
 
-async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
     """Do the work; when cancelled meanwhile, give it ``GRACE_S`` to end before it is cut."""
     task = asyncio.create_task(work, name="call")
     try:

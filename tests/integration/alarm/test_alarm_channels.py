@@ -69,18 +69,6 @@ class TestWebhook:
         digest = hmac.new(key, b"n-1.1772337600." + call.body, hashlib.sha256).digest()
         assert call.headers["webhook-signature"] == "v1," + base64.b64encode(digest).decode()
 
-    async def test_the_example_of_the_specification(self) -> None:
-        """The vector of github.com/standard-webhooks/standard-webhooks, libraries, test of sign."""
-        from services.alarm.channels.webhook import signature
-
-        found = signature(
-            "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
-            "msg_p5jXN8AQM9LWM0D4loKWxJek",
-            "1614265330",
-            b'{"test": 2432232314}',
-        )
-        assert found == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
-
     async def test_any_other_status_is_a_refusal_and_inside_is_not_called(self, receiver: HttpReceiver) -> None:
         receiver.status = 302
         with pytest.raises(NotDelivered, match="302"):

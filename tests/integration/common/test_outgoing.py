@@ -101,6 +101,13 @@ async def test_an_answer_has_a_largest_size_unpacked(peer: Peer) -> None:
         await asyncio.sleep(0)
 
 
+async def test_where_the_status_counts_a_long_answer_is_cut(peer: Peer) -> None:
+    peer.reply = Reply(body=b"0" * 3_000_000)
+    async with GuardedClient(AddressGuard(["127.0.0.1"])) as client:
+        answer = await client.request("POST", peer.url, content=b"{}", timeout_s=20.0, max_bytes=1000, cut=True)
+        assert (answer.status, answer.body) == (200, b"0" * 1000)
+
+
 async def test_no_answer_in_time_and_nobody_there(peer: Peer) -> None:
     peer.reply = Reply(delay_s=30)
     with pytest.raises(CallFailed, match=r"no answer within 0\.3 s") as late:

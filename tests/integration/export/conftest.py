@@ -22,6 +22,7 @@ from libs.common.client import http_client
 from libs.common.clock import SystemClock
 from libs.common.contracts.alarm import AlarmEvent, AlarmLevel, EndReason
 from libs.common.contracts.base import Phase
+from libs.common.contracts.control import ControlEvent
 from libs.common.contracts.delivery import DeliveryEvent
 from libs.common.contracts.telemetry import Reading
 from libs.common.ids import AlarmId, DeviceId, SiteId
@@ -165,6 +166,13 @@ async def centre() -> AsyncIterator[ScriptedCentre]:
     await scripted.stop()
 
 
+TOPIC_OF = {
+    AlarmEvent: topics.ALARM_EVENTS,
+    ControlEvent: topics.CONTROL_EVENTS,
+    Reading: topics.READINGS,
+}
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -187,6 +195,7 @@ class Export:
         environ.setenv("WATTRING_EXPORT__UNIT_PORT", str(self.unit_port))
         environ.setenv("WATTRING_EXPORT__POLL_S", "0.1")
         environ.setenv("WATTRING_EXPORT__LEASE_S", "2")
+        environ.setenv("WATTRING_EXPORT__CALLBACKS__ALLOWED", '["127.0.0.1"]')
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._events = 0
@@ -248,11 +257,11 @@ class Export:
         await self.api("PUT", f"/sc-connections/gd/units/{FSU}", {"name": "一号站", "sites": ["s-1"]})
         await self.api("PUT", f"/mappings/gd/{FSU}", small_mapping())
 
-    async def publish(self, *events: AlarmEvent | Reading) -> None:
+    async def publish(self, *events: AlarmEvent | ControlEvent | Reading) -> None:
         await self.bus.publish([self.message(event) for event in events], timeout_s=5)
 
-    def message(self, event: AlarmEvent | Reading) -> Any:
-        topic = topics.ALARM_EVENTS if isinstance(event, AlarmEvent) else topics.READINGS
+    def message(self, event: AlarmEvent | ControlEvent | Reading) -> Any:
+        topic = TOPIC_OF[type(event)]
         self._events += 1
         return envelope.message(topic, event.site_id, event, source="test", time=datetime.now(UTC))
 

@@ -1,0 +1,135 @@
+"""News into the queues of endpoints: the handler of group ``export.callbacks``.
+
+Everything happens in the consumer's transaction: the news, the numbers that they get, the deliveries to come. Nothing
+is kept in memory, so that nothing has to be dropped.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol
+
+from libs.common.bus.consumer import PoisonMessage
+from libs.common.bus.port import Received
+from libs.common.clock import Clock
+from libs.common.db import WriteConn
+from services.export.callbacks import endpoints, queues, sources
+from services.export.callbacks.queues import Addition, QueueKey
+from services.export.domain.callbacks import Endpoint, Lane, News, wants
+
+GROUP = "export.callbacks"
+TOPICS = tuple(sources.SOURCES)
+
+
+class SitePlaces(Protocol):
+    """The site tree, for choices by region."""
+
+    def places_of(self, site_id: str) -> Collection[str]:
+        """Return a site and ``region:<id>`` of each region that it lies in.
+
+        Raises:
+            Unavailable: The registry is not known yet.
+        """
+
+
+class CallbackQueue:
+    """Queues what endpoints are to be told."""
+
+    def __init__(self, clock: Clock, places: SitePlaces, *, wake: Callable[[], None]) -> None:
+        """Prepare the handler; ``wake`` is called after a commit that may have queued something."""
+        self._clock = clock
+        self._places = places
+        self._wake = wake
+
+    async def load(self, conn: WriteConn, partitions: frozenset[int]) -> None:
+        """Nothing is kept in memory."""
+
+    def drop(self, partitions: frozenset[int]) -> None:
+        """Nothing is kept in memory."""
+
+    def committed(self) -> None:
+        """Let the senders look at once."""
+        self._wake()
+
+    async def handle(self, conn: WriteConn, batch: Sequence[Received]) -> None:
+        """Queue a batch of events.
+
+        Raises:
+            PoisonMessage: One cannot be read.
+            Unavailable: Somebody has chosen by region, and the registry is not known yet.
+        """
+        told = [(received, _read(received)) for received in batch]
+        listening = await endpoints.fetch_listening(conn)
+        chosen = [
+            (endpoint, news)
+            for received, news in told
+            if news is not None
+            for endpoint in self._listeners(listening, news)
+            # What the bus held before the endpoint was there is nothing that it asked for.
+            if received.appended_at >= endpoint.created_at
+        ]
+        chosen = await _without_hushed(conn, chosen)
+        if chosen:
+            await self._queue(conn, chosen)
+
+    def _listeners(self, listening: Sequence[Endpoint], news: News) -> list[Endpoint]:
+        by_place = any(each.limits is not None or each.choice.sites is not None for each in listening)
+        places = self._places.places_of(news.site_id) if by_place else ()
+        return [each for each in listening if wants(each, news, places)]
+
+    async def _queue(self, conn: WriteConn, chosen: Sequence[tuple[Endpoint, News]]) -> None:
+        now = self._clock.now()
+        news = {each.event_id: each for _, each in chosen}
+        keys, known = await queues.put_events(conn, list(news.values()), now)
+        before = await queues.fetch_known(conn, [keys[event_id] for event_id in known]) if known else set()
+        fresh: dict[tuple[str, str], tuple[Endpoint, News]] = {}
+        for endpoint, each in chosen:
+            if (endpoint.id, keys[each.event_id]) not in before:
+                fresh[endpoint.id, each.event_id] = (endpoint, each)
+        growth: dict[QueueKey, tuple[int, Lane]] = {}
+        for endpoint, each in fresh.values():
+            n, lane = growth.get((endpoint.id, each.resource), (0, Lane.NORMAL))
+            growth[endpoint.id, each.resource] = (n + 1, min(lane, each.lane))
+        last = await queues.grow(conn, growth, now) if growth else {}
+        await queues.insert(conn, _numbered(fresh.values(), last, keys), now)
+
+
+def _read(received: Received) -> News | None:
+    try:
+        return sources.news_of(received)
+    except ValueError as exc:
+        raise PoisonMessage(received, str(exc)) from exc
+
+
+async def _without_hushed(
+    conn: WriteConn, chosen: Sequence[tuple[Endpoint, News]]
+) -> list[tuple[Endpoint, News]]:  # fmt: skip
+    """Return what is told: of what something else explains only what goes on with something that was told."""
+    asked = {(endpoint.id, news.resource) for endpoint, news in chosen if news.hushed}
+    told = await queues.fetch_told(conn, asked) if asked else set()
+    found = []
+    for endpoint, news in chosen:
+        if news.hushed and (endpoint.id, news.resource) not in told:
+            continue
+        told.add((endpoint.id, news.resource))
+        found.append((endpoint, news))
+    return found
+
+
+def _numbered(
+    fresh: Collection[tuple[Endpoint, News]], last: Mapping[QueueKey, int], keys: Mapping[str, int]
+) -> list[Addition]:
+    """Return the deliveries with their sequence, in the order in which the news came."""
+    sequences = dict(last)
+    found = []
+    for endpoint, news in fresh:
+        key = (endpoint.id, news.resource)
+        sequences[key] += 1
+        found.append(
+            Addition(
+                endpoint_id=endpoint.id,
+                event_key=keys[news.event_id],
+                resource=news.resource,
+                sequence=sequences[key],
+                lane=news.lane,
+            )
+        )
+    return found
