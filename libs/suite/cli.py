@@ -13,6 +13,7 @@ from libs.suite.auditcli import add_audit
 from libs.suite.callbackcli import add_callbacks
 from libs.suite.plancli import add_plans
 from libs.suite.settingcli import add_settings
+from libs.suite.wakecli import add_wake
 from libs.suite.words import Words, words_for
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def build(words: Words) -> typer.Typer:
     add_audit(app, words, _settings, _say)
     add_plans(app, words, _settings, _say)
     add_callbacks(app, words, _settings, _say)
+    add_wake(app, words, _settings, _say)
     _add_services(app, words)
     return app
 

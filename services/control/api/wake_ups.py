@@ -87,8 +87,9 @@ class WakeUpView(View):
     held: int
     """Stopped by an isolation, a local lock or a protection trip; a person was called."""
     failed: int
-    """Not awake, and ``faults`` says why; all but those without a breaker are tried on."""
+    """Not awake, and ``faults`` says why; tried on all the same."""
     faults: list["FaultCount"]
+    """Also of loads that read closed and draw no power, and of those without a breaker, which nobody switched off."""
     state: Literal["running", "done"]
 
 

@@ -112,12 +112,13 @@ def fault_after(before: Fault | None, state: CommandState, reason: str, *, is_of
             return None if before in _HOLDS else before
         case S.REJECTED | S.EXPIRED | S.FAILED:
             # Guards are many and have names of their own.
-            return _named(reason, is_off=is_off) or Fault.FORBIDDEN
+            return fault_named(reason, is_off=is_off) or Fault.FORBIDDEN
         case _:
-            return _named(reason, is_off=is_off) or before
+            return fault_named(reason, is_off=is_off) or before
 
 
-def _named(reason: str, *, is_off: bool) -> Fault | None:
+def fault_named(reason: str, *, is_off: bool) -> Fault | None:
+    """Return the fault that a reason of ours or of the line's holder means, None when it means none."""
     if reason == "not_followed":
         return Fault.STILL_CLOSED if is_off else Fault.STILL_OPEN
     return _FAULTS.get(reason)

@@ -10,7 +10,7 @@ from libs.common.db import ReadConn
 from services.control.domain.faults import SILENT_AFTER_S, Fault
 from services.control.domain.guards import Hold
 
-Which = Literal["not_awake", "failed", "held", "all"]
+Which = Literal["not_awake", "failed", "held", "unreachable", "all"]
 
 AWAKE = "c.state in ('succeeded', 'superseded')"
 """A wake-up that another one has overtaken is over because the load was proven on."""
@@ -43,11 +43,11 @@ PAGE = f"""
        and case $4 when 'not_awake' then not ({AWAKE})
                    when 'held' then c.hold is not null and not c.is_final
                    when 'failed' then not ({AWAKE}) and {FAULT} is not null
-                   else true end
+                   else $4 = 'all' end
     union all
     select u.load_id, null, null, null, 'rejected', 0, null, w.created_at, 'no_breaker', null, 'no_breaker', false
       from wake_ups w, unnest(w.unreachable) as u(load_id)
-     where w.wake_up_id = $1 and u.load_id > $3 and $4 <> 'held'
+     where w.wake_up_id = $1 and u.load_id > $3 and $4 in ('unreachable', 'all')
      order by load_id
      limit $5
 """  # noqa: S608 - of constants

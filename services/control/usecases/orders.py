@@ -112,7 +112,7 @@ class WakeProgress:
     failed: int
     """Not awake, and it is known what is the matter; tried on all the same."""
     faults: Mapping[Fault, int]
-    """How many loads have which; ``no_power`` ones are awake."""
+    """How many loads have which; ``no_power`` ones are awake, and nobody ever switched ``no_breaker`` ones off."""
 
 
 class Orders:
@@ -564,17 +564,18 @@ def _cancelled(command: Command) -> dict[str, object]:
 
 
 def _progress(order: WakeUp, counted: Sequence[Counted]) -> WakeProgress:
+    reached = [one for one in counted if one.fault is not Fault.NO_BREAKER]
     faults: Counter[Fault] = Counter()
     for one in counted:
         if one.fault is not None:
             faults[one.fault] += one.loads
     return WakeProgress(
         order=order,
-        loads=sum(one.loads for one in counted if one.fault is not Fault.NO_BREAKER),
+        loads=sum(one.loads for one in reached),
         commanded=sum(one.commanded for one in counted),
         accepted=sum(one.accepted for one in counted),
         verified=sum(one.loads for one in counted if one.awake),
         held=sum(one.loads for one in counted if one.held),
-        failed=sum(one.loads for one in counted if one.fault is not None and not one.awake),
+        failed=sum(one.loads for one in reached if one.fault is not None and not one.awake),
         faults=faults,
     )

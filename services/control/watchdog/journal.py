@@ -45,7 +45,7 @@ class Journal:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._path.with_suffix(".new").unlink(missing_ok=True)
         content = self._path.read_bytes() if self._path.exists() else b""
-        good = self._read(content)
+        good = self.read(content)
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         self._file = os.fdopen(descriptor, "r+b", buffering=0)
         if good < len(content):
@@ -97,8 +97,8 @@ class Journal:
         while view:
             view = view[self._file.write(view) :]
 
-    def _read(self, content: bytes) -> int:
-        """Fold what can be read; return the length of the file up to its last good record."""
+    def read(self, content: bytes) -> int:
+        """Fold what can be read, and leave the file alone; return its length up to the last good record. [B]"""
         position = good = 0
         bad = 0
         while position < len(content):
@@ -137,6 +137,18 @@ class Journal:
         self._file = self._path.open("r+b", buffering=0)
         self._file.seek(len(data))
         self._size = self._state_size = len(data)
+
+
+def read_book(path: Path) -> Book:
+    """Return what a journal says whose process is not asked; empty where there is none.
+
+    Raises:
+        OSError: It may not be read.
+    """
+    journal = Journal(path)
+    if path.exists():
+        journal.read(path.read_bytes())
+    return journal.book
 
 
 def _line(record: dict[str, Any]) -> bytes:

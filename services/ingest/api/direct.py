@@ -1,8 +1,9 @@
 """The direct door: closes loads and says what their switches read, while bus and database are away.
 
-It can only close. Who may use it are control and the watchdog, by their own keys.
+It can only close. Who may use it are control, the watchdog and the command line of this machine, by their own keys.
 """
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Literal, Protocol
 
@@ -20,6 +21,7 @@ from services.ingest.domain.switching import LOCK_POINT, TRIP_POINT, Switch, swi
 from services.ingest.store.offbook import OffBook
 from services.ingest.usecases.boards import LastSeen, Seen
 from services.ingest.usecases.orders import LineHolder, NotSwitchable, Orders
+from services.ingest.usecases.places import places_of
 from services.ingest.usecases.readings import Readings
 from services.ingest.usecases.topology import Topology
 
@@ -27,7 +29,8 @@ MAX_SAMPLED = 200
 """Devices of one question."""
 MAX_SAMPLES = 5000
 """Reports of one device in one answer: more than four hours of one every 5 s."""
-CALLERS = frozenset({"watchdog", "control"})
+CALLERS = frozenset({"watchdog", "control", "cli"})
+"""``cli`` is the command line of this machine, whose key only the account that runs the suite can read."""
 
 Waker = Annotated[Principal, Depends(require("ingest:wake"))]
 
@@ -107,6 +110,25 @@ class LoadsOut(BaseModel):
     """All loads that can be switched."""
 
     loads: list[LoadOut]
+
+
+class PlaceOut(BaseModel):
+    """Where a load is."""
+
+    load_id: str
+    name: str
+    device_id: str
+    channel: int | None
+    site_id: str
+    site_name: str
+    region_ids: tuple[str, ...]
+    """The site's region and those above it."""
+
+
+class PlacesOut(BaseModel):
+    """All loads that have a switch, also of a registry that was read from this machine's disk."""
+
+    loads: list[PlaceOut]
 
 
 class SamplesRequest(BaseModel):
@@ -214,6 +236,13 @@ def build_router(
             )
         return LoadsOut(loads=found)
 
+    @router.get("/places")
+    async def places(principal: Waker) -> PlacesOut:
+        """Return where each load is, so that sites and regions can be woken while all else is away."""
+        _check(principal)
+        found = places_of(topology, clock.now())
+        return PlacesOut(loads=[PlaceOut(**asdict(place)) for place in found])
+
     @router.post("/samples")
     async def samples(body: SamplesRequest, principal: Waker) -> SamplesOut:
         """Return good values out of the history, for the conditions of plans.
@@ -266,7 +295,8 @@ def build_router(
 def _check(principal: Principal) -> None:
     if principal.kind != "service" or principal.subject not in CALLERS:
         raise Forbidden(
-            "the direct door is for control and the watchdog", message_zh="直连接口仅限 control 与 watchdog 使用"
+            "the direct door is for control, the watchdog and the command line of this machine",
+            message_zh="直连接口仅限 control、watchdog 与本机命令行使用",
         )
 
 

@@ -94,6 +94,17 @@ class OffBook:
             logger.warning("off book: file not removed", extra={"file": path.name, "reason": exc.strerror})
 
 
+def leases_in(folder: Path) -> list[OffLease]:
+    """Return what stands in an off book whose process is not asked; what cannot be read is left out."""
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found.append(_read(path.read_bytes()))
+        except (OSError, ValueError, TypeError, KeyError) as exc:
+            logger.warning("off book: file cannot be read", extra={"file": path.name, "reason": str(exc)})
+    return found
+
+
 def _write(path: Path, lease: OffLease) -> None:
     blob = orjson.dumps(asdict(lease), option=orjson.OPT_UTC_Z)
     beside = path.with_suffix(".new")

@@ -1,4 +1,4 @@
-"""What waking needs of the registry, on this machine's disk: loads, their switches and the lines these are on.
+"""What waking needs of the registry, on this machine's disk: loads, their switches, lines, sites and regions.
 
 So that a process that starts while the database is away can still close what has to be closed.
 """
@@ -41,6 +41,11 @@ def snapshot_of(topology: Topology, when: datetime) -> bytes:
 
     for load in topology.loads(when):
         add(EntityKind.LOAD, load.id)
+        add(EntityKind.SITE, load.site)
+        site = topology.index.site(load.site, when)
+        region = None if site is None or site.region in found else site.region
+        for region_id in () if region is None else topology.index.regions_above(region, when):
+            add(EntityKind.REGION, region_id)
         device = None if load.breaker is None else topology.device(load.breaker.device, when)
         if device is not None:
             add(EntityKind.DEVICE, device.id)

@@ -177,6 +177,9 @@ class RegistryKeeper:
                 await self._clock.sleep(10.0)
 
 
+_KEPT = frozenset({EntityKind.LOAD, EntityKind.DEVICE, EntityKind.LINE, EntityKind.SITE, EntityKind.REGION})
+
+
 class SnapshotKeeper:
     """Keeps on disk what waking needs of the registry."""
 
@@ -203,7 +206,7 @@ class SnapshotKeeper:
             await self._clock.sleep(SNAPSHOT_EVERY_S)
 
     def _note(self, kind: EntityKind, _: str) -> None:
-        if kind in (EntityKind.LOAD, EntityKind.DEVICE, EntityKind.LINE):
+        if kind in _KEPT:
             self._changed = True
 
 

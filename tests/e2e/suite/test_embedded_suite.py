@@ -118,6 +118,7 @@ def test_story_kill_stop_and_second_start(tmp_path: Path) -> None:
         wrong_registry_file_is_refused_place_by_place_and_nothing_of_it_is_taken(suite, tmp_path)
         misspelt_setting_is_refused_with_what_was_meant(suite)
         signal_table_goes_out_and_in_by_command_line(suite, tmp_path)
+        everything_is_woken_by_command_line(suite)
 
 
 def wrong_registry_file_is_refused_place_by_place_and_nothing_of_it_is_taken(suite: Suite, tmp_path: Path) -> None:
@@ -173,3 +174,17 @@ def misspelt_setting_is_refused_with_what_was_meant(suite: Suite) -> None:
     )
     assert misspelt.returncode == 1
     assert "did you mean WATTRING_DATABASE__POOL_MAX?" in misspelt.stderr
+
+
+def everything_is_woken_by_command_line(suite: Suite) -> None:
+    woken = suite.command("wake", "--all", "--reason", "storm")
+    assert "through the API of the gateway" in woken.stdout, woken.stdout + woken.stderr
+    assert woken.returncode == 0, woken.stdout + woken.stderr
+    assert woken.stdout.rstrip().endswith("all awake")
+    with LocalApi(suite.settings) as api:
+        (order,) = api.get("wake-ups")["items"]
+        assert (order["actor"], order["reason"], order["state"]) == ("service:cli", "storm", "done")
+    wrong = suite.command("wake", "--site", "nowhere")
+    assert wrong.returncode == 1
+    assert "no load in site nowhere" in wrong.stderr
+    assert "exactly one of" in suite.command("wake").stderr
