@@ -7,6 +7,7 @@
     ├── Forbidden        known, but may not                        403
     ├── NotFound         no such thing                             404
     ├── Conflict         the state of the thing forbids it         409
+    ├── TooManyRequests  the caller's own limit; wait              429
     └── Unavailable      a dependency is away; try again           503
 
 Services subclass beside the code that raises. ``code`` is stable and for programs, the message is for
@@ -160,6 +161,13 @@ class Conflict(PlatformError):
 
     code = "conflict"
     title_zh = "状态冲突"
+
+
+class TooManyRequests(PlatformError):
+    """The caller has asked too often; the fact ``retry_after_s`` says when the same request may pass."""
+
+    code = "too_many_requests"
+    title_zh = "请求过于频繁"
 
 
 class Unavailable(PlatformError):

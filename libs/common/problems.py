@@ -1,5 +1,6 @@
 """Errors as HTTP says them: problem+json (RFC 9457), with the message in Chinese beside."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,6 +19,7 @@ STATUS: Sequence[tuple[type[errors.PlatformError], int]] = (
     (errors.Forbidden, 403),
     (errors.NotFound, 404),
     (errors.Conflict, 409),
+    (errors.TooManyRequests, 429),
     (errors.Unavailable, 503),
     (errors.PlatformError, 500),
 )
@@ -94,9 +96,11 @@ def problem_response(
 def problem_of(exc: errors.PlatformError) -> Response:
     """Return the response of an error that was raised on purpose."""
     english, chinese = exc.both
+    wait_s = exc.facts.get("retry_after_s") if isinstance(exc, errors.TooManyRequests) else None
     return problem_response(
-        status_of(exc), code=exc.code, title=_title(type(exc)), detail=english, detail_zh=chinese, facts=exc.facts
-    )
+        status_of(exc), code=exc.code, title=_title(type(exc)), detail=english, detail_zh=chinese, facts=exc.facts,
+        headers=None if wait_s is None else {"retry-after": str(math.ceil(wait_s))},
+    )  # fmt: skip
 
 
 def status_of(exc: errors.PlatformError) -> int:

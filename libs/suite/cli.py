@@ -9,6 +9,7 @@ import typer
 
 from libs.common.errors import InvalidFile, PlatformError
 from libs.suite.alarmcli import add_alarms
+from libs.suite.appcli import add_apps
 from libs.suite.auditcli import add_audit
 from libs.suite.callbackcli import add_callbacks
 from libs.suite.plancli import add_plans
@@ -73,6 +74,7 @@ def build(words: Words) -> typer.Typer:
     add_alarms(app, words, _settings, _say)
     add_settings(app, words, _settings, _say)
     add_audit(app, words, _settings, _say)
+    add_apps(app, words, _settings, _say)
     add_plans(app, words, _settings, _say)
     add_callbacks(app, words, _settings, _say)
     add_wake(app, words, _settings, _say)

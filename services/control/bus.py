@@ -193,6 +193,7 @@ def command_event(change: Change) -> Message:
         restore_at=command.restore_at,
         priority=command.priority,
         actor=command.actor,
+        group_id=command.group_id,
         fault_code=None if command.fault is None else fault_codes()[command.fault].code,
         evidence=_evidence(change.evidence),
     )
@@ -207,8 +208,18 @@ def command_event(change: Change) -> Message:
     )
 
 
-def occurrence_event(occurrence: Occurrence, command: Command | None, site_id: SiteId, at: datetime) -> Message:
-    """Return the event of an occurrence's new state; ``command`` is the one that brought it there."""
+def occurrence_event(
+    occurrence: Occurrence, command: Command | None, site_id: SiteId, at: datetime, *, app: str | None = None
+) -> Message:
+    """Return the event of an occurrence's new state.
+
+    Args:
+        occurrence: Which.
+        command: The one that brought it there.
+        site_id: Where its load is.
+        at: When.
+        app: The upstream app whose plan it is, where there is no command that says so.
+    """
     payload = contract.ControlEvent(
         site_id=site_id,
         state=occurrence.state,
@@ -222,7 +233,7 @@ def occurrence_event(occurrence: Occurrence, command: Command | None, site_id: S
         action=None if command is None else command.action,
         off_at=occurrence.went_off_at,
         restore_at=occurrence.on_at,
-        actor=None if command is None else command.actor,
+        actor=app if command is None else command.actor,
     )
     return message(
         topics.CONTROL_EVENTS, site_id, payload, source=SOURCE, time=at, subject=occurrence.load_id,

@@ -12,6 +12,7 @@ from libs.common.runtime import Beat, Check, Health, Platform, Service, Worker, 
 from libs.common.settings import load_common, load_section
 from libs.common.web import create_app
 from services.control.api.adjustments import build_adjustment_router
+from services.control.api.apps import build_app_router
 from services.control.api.audit import build_audit_router, record_refusals
 from services.control.api.commands import build_command_router
 from services.control.api.common import Idempotent
@@ -28,6 +29,7 @@ from services.control.drivers.samples import SampleBoard
 from services.control.drivers.watchdog import Watchdog
 from services.control.settings import ControlSettings
 from services.control.usecases.adjusting import ADJUSTMENTS_GROUP, Adjusting
+from services.control.usecases.apps import Apps
 from services.control.usecases.auditing import Linker
 from services.control.usecases.guardfacts import GuardFacts
 from services.control.usecases.guardrules import GuardRules
@@ -156,9 +158,10 @@ def build(platform: Platform) -> Service:
     orders = Orders(db=db, clock=steady, switching=switching, readings=board, scheduler=scheduler, guards=guards)
     plans = Plans(db=db, clock=steady, switching=switching, guards=guards, two_persons=settings.two_person_plans)
     isolations = Isolations(db=db, clock=steady, switching=switching)
+    apps = Apps(db=db, clock=steady, loads=loads)
     history = History(doors, meter_at=loads.meter_at, devices_of_site=loads.devices_of_site)
     simulation = Simulation(db=db, clock=steady, switching=switching, guards=guards, history=history)
-    app.include_router(build_plan_router(plans, simulation, db, loads, clock, hurry_all))
+    app.include_router(build_plan_router(plans, simulation, apps, db, loads, clock, hurry_all))
     idempotent = Idempotent(db, steady)
     app.include_router(
         build_adjustment_router(
@@ -169,8 +172,11 @@ def build(platform: Platform) -> Service:
     record_refusals(app, db=db, clock=steady)
     app.include_router(build_isolation_router(isolations=isolations, orders=orders, db=db, loads=loads, wake=hurry_all))
     app.include_router(
-        build_command_router(orders=orders, db=db, loads=loads, board=board, idempotent=idempotent, wake=hurry_all)
+        build_command_router(
+            orders=orders, apps=apps, db=db, loads=loads, board=board, idempotent=idempotent, wake=hurry_all
+        )
     )
+    app.include_router(build_app_router(apps, loads))
     app.include_router(
         build_wake_up_router(
             orders=orders, clock=clock, loads=loads, board=board, idempotent=idempotent, wake=hurry_all,

@@ -22,7 +22,7 @@ from services.gateway.passwords import MAX_LENGTH, MIN_LENGTH
 from services.gateway.usecases import Accounts
 
 COOKIE = "wattring_session"
-_SCOPE = re.compile(rf"(\*|{'|'.join((*SERVICES, 'gateway'))}):(\*|read|write|switch|admin)")
+_SCOPE = re.compile(rf"(\*|{'|'.join((*SERVICES, 'gateway'))}):(\*|read|write|switch|admin)|control:app")
 
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9._@-]+$")]
 Sites = Annotated[
@@ -103,7 +103,9 @@ class NewKey(BaseModel):
     """An API key to be created."""
 
     name: str = Field(min_length=1, max_length=100)
-    scopes: list[str] = Field(min_length=1, max_length=50, description="<service>:<read|write|switch|admin>")
+    scopes: list[str] = Field(
+        min_length=1, max_length=50, description="<service>:<read|write|switch|admin>, control:app of an upstream app"
+    )
     sites: Sites = None
     expires_at: UtcTime | None = None
 
@@ -232,8 +234,9 @@ def build_router(
         wrong = [scope for scope in body.scopes if not _SCOPE.fullmatch(scope)]
         if wrong:
             raise InvalidInput(
-                f"scopes: expected <service>:<read|write|switch|admin>, found {', '.join(wrong)[:200]}",
-                message_zh=f"权限格式应为 <服务>:<read|write|switch|admin>,收到 {', '.join(wrong)[:200]}",
+                f"scopes: expected <service>:<read|write|switch|admin> or control:app, found {', '.join(wrong)[:200]}",
+                message_zh="权限格式应为 <服务>:<read|write|switch|admin> 或 control:app,"
+                f"收到 {', '.join(wrong)[:200]}",
             )
         key, secret = await accounts.create_api_key(who, body.name, body.scopes, body.sites, body.expires_at)
         return CreatedKey(**_key(key).model_dump(), secret=secret)

@@ -1,7 +1,8 @@
 """Who may do what, and which service answers for which path.
 
-Rights are scopes ``<service>:<read|write|switch|admin>``. A role is a set of scopes; a user has roles, an API
-key has scopes of its own, and both may be limited to a part of the site tree. Deny is the default: a path that
+Rights are scopes ``<service>:<read|write|switch|admin>``, and ``control:app`` of an upstream application, which may
+order what control's limits of its key say. A role is a set of scopes; a user has roles, an API key has scopes of its
+own, and both may be limited to a part of the site tree. Deny is the default: a path that
 is not listed here is not passed on.
 """
 
@@ -42,6 +43,7 @@ class Role(StrEnum):
     OPERATOR = "operator"
     MANAGER = "manager"
     ADMIN = "admin"
+    APP = "app"
 
 
 READ = frozenset(f"{service}:read" for service in (*SERVICES, "gateway"))
@@ -51,8 +53,10 @@ SCOPES: Mapping[Role, frozenset[str]] = {
     Role.OPERATOR: READ | {"alarm:write", "control:switch"},
     Role.MANAGER: READ | {"alarm:write", "control:write", "carbon:write"},
     Role.ADMIN: frozenset({"*:*"}),
+    Role.APP: frozenset({"control:app"}),
 }
-"""Installing, watching and planning are different rights; only an operator switches by hand."""
+"""Installing, watching and planning are different rights; only an operator switches by hand. An upstream application
+has a key with the scopes of ``app``: without limits in control it may do nothing, and it sees what is its own."""
 
 
 def scopes_of(roles: Iterable[Role]) -> frozenset[str]:

@@ -237,6 +237,9 @@ class ControlEvent(Payload):
     restore_at: UtcTime | None = None
     priority: Priority | None = None
     actor: str | None = None
+    """Who ordered it: ``user:…``, ``key:…`` (also of everything that an upstream app's plan does), ``plan:…`` …"""
+    group_id: str | None = None
+    """Of the order that it belongs to, as its sender was answered."""
     detail: str | None = None
     detail_zh: str | None = None
     evidence: Evidence | None = None

@@ -5,6 +5,7 @@ import csv
 import io
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, cast
 
 import orjson
@@ -12,9 +13,9 @@ from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from libs.common.auditchain import FIELDS, GENESIS, Head
-from libs.common.contracts.base import UtcTime
+from libs.common.contracts.base import EARLIEST, UtcTime
 from libs.common.db import Database
-from libs.common.errors import PlatformError, Unauthenticated
+from libs.common.errors import PlatformError, TooManyRequests, Unauthenticated
 from libs.common.problems import status_of
 from libs.common.tokens import KeyRing, Principal
 from libs.common.web import (
@@ -26,10 +27,9 @@ from libs.common.web import (
     To,
     check_span,
     read_time_cursor,
-    require,
     time_cursor,
 )
-from services.control.api.common import View, actor_of, door_of
+from services.control.api.common import View, actor_of, door_of, right
 from services.control.bus import SOURCE
 from services.control.domain.audit import Entry
 from services.control.store import audit as store
@@ -39,9 +39,12 @@ from services.control.usecases.ports import SteadyClock
 
 logger = logging.getLogger(__name__)
 
-Auditor = Annotated[Principal, Depends(require("control:admin"))]
+Auditor = Annotated[Principal, Depends(right("control:admin", apps=False))]
 EXPORT_PAGE = 1000
 """Entries read, and written in a thread, at once."""
+RATE_TOLD_EVERY = timedelta(minutes=1)
+"""A caller who asks too often is put on record so often."""
+CALLERS_REMEMBERED = 1000
 ASKED_AT_MOST = 16 * 1024
 """Of a refused attempt so much of its body is kept. [bytes]"""
 
@@ -76,11 +79,15 @@ ATTEMPTS: Mapping[tuple[str, str], tuple[str, str]] = {
     ("POST", "/api/v1/guards/setpoints/policies/{scope}/{target}/remove"): (
         "setpoint_policy.remove", "setpoint_policy:{scope}:{target}",
     ),
+    ("PUT", "/api/v1/guards/apps/{caller}"): ("app_limits.set", "app:{caller}"),
+    ("POST", "/api/v1/guards/apps/{caller}/remove"): ("app_limits.remove", "app:{caller}"),
+    ("POST", "/api/v1/guards/opt-outs"): ("opt_out.declare", "site:?"),
+    ("POST", "/api/v1/guards/opt-outs/{opt_out_id}/end"): ("opt_out.end", "opt_out:{opt_out_id}"),
     ("POST", "/api/v1/guards/emergencies"): ("emergency_mode.declare", "emergency:new"),
     ("POST", "/api/v1/guards/emergencies/{emergency_id}/end"): ("emergency_mode.end", "emergency:{emergency_id}"),
 }  # fmt: skip
 """What a request attempts, and at what; so that a refused attempt is found beside those that passed."""
-UNCHANGING = frozenset({("POST", "/api/v1/plans/preview")})
+UNCHANGING = frozenset({("POST", "/api/v1/plans/preview"), ("POST", "/api/v1/plans/simulate")})
 """POSTs that change nothing."""
 
 
@@ -225,17 +232,20 @@ def _cell(value: object) -> str:
 
 def record_refusals(app: FastAPI, *, db: Database, clock: SteadyClock) -> None:
     """Let every refused attempt to change something go on record, under who attempted it and with what was asked."""
+    told: dict[str, datetime] = {}
     answer = cast(Callable[[Request, Exception], Awaitable[Response]], app.exception_handlers[PlatformError])
 
     async def refuse(request: Request, exc: Exception) -> Response:
         if isinstance(exc, PlatformError) and status_of(exc) < 500 and not isinstance(exc, Unauthenticated):
-            await _record_refusal(request, exc, db, clock)
+            await _record_refusal(request, exc, db, clock, told)
         return await answer(request, exc)
 
     app.add_exception_handler(PlatformError, refuse)
 
 
-async def _record_refusal(request: Request, exc: PlatformError, db: Database, clock: SteadyClock) -> None:
+async def _record_refusal(
+    request: Request, exc: PlatformError, db: Database, clock: SteadyClock, told: dict[str, datetime]
+) -> None:
     attempt = ATTEMPTS.get((request.method, getattr(request.scope.get("route"), "path", "")))
     if attempt is None:
         return
@@ -244,6 +254,8 @@ async def _record_refusal(request: Request, exc: PlatformError, db: Database, cl
     try:
         who = request.app.state.platform.keys.verify_token(token, audience=request.app.state.service)
     except Unauthenticated:
+        return
+    if isinstance(exc, TooManyRequests) and _was_told(told, who.actor, clock.now()):
         return
     asked = _asked(await request.body())
     entry = Entry(
@@ -255,6 +267,16 @@ async def _record_refusal(request: Request, exc: PlatformError, db: Database, cl
             await record(conn, entry)
     except PlatformError as failure:
         logger.error("refused attempt is not on record", extra={"action": action, "reason": failure.message})
+
+
+def _was_told(told: dict[str, datetime], actor: str, now: datetime) -> bool:
+    """Return whether it is on record already that somebody asks too often; not each time that they do."""
+    if now - told.get(actor, EARLIEST) < RATE_TOLD_EVERY:
+        return True
+    if len(told) >= CALLERS_REMEMBERED:
+        told.clear()
+    told[actor] = now
+    return False
 
 
 def _asked(body: bytes) -> object:

@@ -18,19 +18,26 @@ from services.control.api.common import (
     IdempotencyKey,
     Idempotent,
     Model,
-    Read,
+    ReadOrApp,
     Switch,
+    SwitchOrApp,
     View,
     actor_of,
+    app_of,
     door_of,
+    is_app,
+    is_own,
     is_visible,
     require_sites,
     sites_of,
 )
+from services.control.domain.apps import OPTED_OUT
 from services.control.domain.commands import Command
 from services.control.domain.guards import Hold
+from services.control.domain.loads import LoadInfo
 from services.control.drivers.door import Board
 from services.control.store import lookup
+from services.control.usecases.apps import Apps
 from services.control.usecases.orders import Group, Orders, SwitchOrder
 from services.control.usecases.ports import Loads
 
@@ -59,6 +66,7 @@ class CommandIn(Model):
     """
     reason: str | None = Field(default=None, max_length=500)
     priority: Literal["operator", "upstream_app"] = "operator"
+    """An upstream app's order is always ``upstream_app``."""
 
     @model_validator(mode="after")
     def _one_target(self) -> "CommandIn":
@@ -127,9 +135,11 @@ class CommandDetail(CommandView):
 
 
 class RefusedView(View):
-    """A load that a guard refused."""
+    """A load that is not switched, and why."""
 
     load_id: str
+    state: Literal["refused", "opted_out"]
+    """``opted_out``: its site takes no part in what upstream apps order now; that is an answer and no error."""
     guard: str
     value: Any = None
     limit: Any = None
@@ -167,8 +177,9 @@ class GroupView(View):
 
 
 def build_command_router(
-    *, orders: Orders, db: Database, loads: Loads, board: Board, idempotent: Idempotent, wake: Callable[[], None]
-) -> APIRouter:
+    *, orders: Orders, apps: Apps, db: Database, loads: Loads, board: Board, idempotent: Idempotent,
+    wake: Callable[[], None],
+) -> APIRouter:  # fmt: skip
     """Return the routes of commands; ``wake`` hurries the scheduler."""
     router = APIRouter(prefix="/api/v1/commands")
 
@@ -176,35 +187,47 @@ def build_command_router(
         return group_view(group, orders.expected_by(group))
 
     @router.post("", status_code=202, summary="Switch loads off or on",
-                 responses={202: {"model": GroupView}, 422: {"model": ProblemDetail}})  # fmt: skip
-    async def switch(body: CommandIn, who: Switch, key: IdempotencyKey = None) -> Response:
-        load_ids = _targets(body, loads)
+                 responses={202: {"model": GroupView}, 422: {"model": ProblemDetail},
+                            429: {"model": ProblemDetail, "description": "An upstream app ordered too often; "
+                                  "`Retry-After` says when it may again"}})  # fmt: skip
+    async def switch(body: CommandIn, who: SwitchOrApp, key: IdempotencyKey = None) -> Response:
+        """Take an order.
+
+        Of an upstream app (right `control:app`) its limits are asked first: `GET /api/v1/guards/apps/me`. Of places and
+        tags it reaches its own loads only. Where sites have opted out the answer is 202 too, with these loads as
+        `opted_out` in `refused`, also when it is all of them.
+        """
+        limits = await apps.limits_of(actor_of(who)) if is_app(who) else None
+        load_ids = _targets(body, loads, (lambda _: True) if not is_app(who) or limits is None else limits.lists)
         require_sites(who, [loads.get(load_id) for load_id in load_ids])
         if body.action == "open":
             await board.refresh(LOOK_MAX_AGE_S)
         order = SwitchOrder(
             action=CommandAction(body.action), load_ids=load_ids, actor=actor_of(who), door=door_of(who),
-            priority=Priority.OPERATOR if body.priority == "operator" else Priority.UPSTREAM_APP,
+            priority=Priority.UPSTREAM_APP if is_app(who) or body.priority == "upstream_app" else Priority.OPERATOR,
             not_before=body.not_before, not_after=body.not_after, restore_at=body.restore_at, reason=body.reason,
+            by_app=is_app(who),
         )  # fmt: skip
 
         async def work(conn: WriteConn) -> tuple[int, BaseModel]:
             group = await orders.switch(conn, order)
-            return (202, shown(group)) if group.commands else (400, _all_refused(group))
+            answered = group.commands or group.opted_out
+            return (202, shown(group)) if answered else (400, _all_refused(group))
 
         answer = await idempotent.run(who, key, body, work, path="/commands")
         wake()
         return answer
 
-    @router.get("", summary="List commands, the youngest first")
+    @router.get("", summary="List commands, the youngest first; of an upstream app its own")
     async def list_commands(
-        who: Read,
+        who: ReadOrApp,
         site: str | None = None,
         device: str | None = None,
         load: str | None = None,
         plan: str | None = None,
         group: Annotated[str | None, Query(description="of one request for many loads")] = None,
         wake_up: str | None = None,
+        actor: Annotated[str | None, Query(description="who ordered, such as user:… or key:…")] = None,
         state: CommandState | None = None,
         cursor: Cursor = None,
         limit: Limit = 100,
@@ -214,14 +237,17 @@ def build_command_router(
             found = await lookup.fetch_page(
                 conn, site_id=site, device_id=device, load_id=load, plan_id=plan, group_id=group, wake_up_id=wake_up,
                 state=None if state is None else state.value, before=before, limit=limit, sites=sites_of(who, loads),
+                actor=app_of(who) or actor,
             )  # fmt: skip
         cursor_out = time_cursor(found[-1].created_at, found[-1].command_id) if len(found) == limit else None
         return Page(items=[command_view(command) for command in found], next_cursor=cursor_out)
 
     @router.get("/groups/{group_id}", summary="Read what became of a request")
-    async def read_group(group_id: str, who: Read) -> GroupView:
+    async def read_group(group_id: str, who: ReadOrApp) -> GroupView:
         group = await orders.group(group_id)
-        if not all(is_visible(who, command.load_id, loads) for command in group.commands):
+        if not is_own(who, group.actor) or not all(
+            is_visible(who, command.load_id, loads) for command in group.commands
+        ):
             raise NotFound(f"no group {group_id}", message_zh=f"没有命令组 {group_id}")
         return shown(group)
 
@@ -244,19 +270,21 @@ def build_command_router(
         require_sites(who, [loads.get(command.load_id) for command in group.commands])
 
     @router.get("/{command_id}", summary="Read one command with its whole life")
-    async def read_command(command_id: str, who: Read) -> CommandDetail:
+    async def read_command(command_id: str, who: ReadOrApp) -> CommandDetail:
         async with db.read() as conn:
             command = await lookup.fetch(conn, command_id)
             history = await lookup.fetch_history(conn, command_id)
-        if command is None or not is_visible(who, command.load_id, loads):
+        if command is None or not is_visible(who, command.load_id, loads) or not is_own(who, command.actor):
             raise NotFound(f"no command {command_id}", message_zh=f"没有命令 {command_id}")
         steps = [StepView.model_validate(row, from_attributes=True) for row in history]
         return CommandDetail(**dict(command_view(command)), history=steps)
 
     @router.post("/{command_id}/cancel", summary="Call off an OFF that was not sent yet")
-    async def cancel(command_id: str, body: CancelIn, who: Switch) -> CommandView:
+    async def cancel(command_id: str, body: CancelIn, who: SwitchOrApp) -> CommandView:
         async with db.read() as conn:
             command = await lookup.fetch(conn, command_id)
+        if command is not None and not is_own(who, command.actor):
+            raise NotFound(f"no command {command_id}", message_zh=f"没有命令 {command_id}")
         if command is not None:
             require_sites(who, [loads.get(command.load_id)])
         return command_view(await orders.cancel(command_id, body.reason, actor_of(who), door_of(who)))
@@ -264,7 +292,8 @@ def build_command_router(
     return router
 
 
-def _targets(body: CommandIn, loads: Loads) -> tuple[str, ...]:
+def _targets(body: CommandIn, loads: Loads, reaches: Callable[[LoadInfo], bool]) -> tuple[str, ...]:
+    """Return the loads that are meant; of places and tags those that the caller reaches."""
     if body.load_id is not None:
         return (body.load_id,)
     if body.load_ids:
@@ -273,10 +302,13 @@ def _targets(body: CommandIn, loads: Loads) -> tuple[str, ...]:
     found = [
         load
         for load in loads.all()
-        if load.device_id in devices
-        or load.site_id == body.site_id
-        or body.region_id in load.region_ids
-        or body.tag in load.tags
+        if reaches(load)
+        and (
+            load.device_id in devices
+            or load.site_id == body.site_id
+            or body.region_id in load.region_ids
+            or body.tag in load.tags
+        )
     ]
     missing = sorted(devices.difference(load.device_id or "" for load in found)) if devices else []
     if not found or missing:
@@ -336,8 +368,12 @@ def group_view(group: Group, expected_by: datetime | None) -> GroupView:
         expected_by=expected_by,
         progress=progress_view(group.by_state, len(group.refused)),
         commands=[command_view(command) for command in group.commands if command.action is group.action],
-        refused=[RefusedView.model_validate(one) for one in group.refused],
+        refused=[_refused_view(one) for one in group.refused],
     )
+
+
+def _refused_view(one: Mapping[str, Any]) -> RefusedView:
+    return RefusedView(state="opted_out" if one["guard"] == OPTED_OUT else "refused", **one)
 
 
 def _all_refused(group: Group) -> ProblemDetail:

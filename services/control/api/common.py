@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import orjson
-from fastapi import Depends, Header, Response
+from fastapi import Depends, Header, Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from libs.common.db import Database, WriteConn
@@ -29,9 +29,48 @@ IdempotencyKey = Annotated[
         description="Any unique text: the same request sent again with it is answered again and done once",
     ),
 ]
-Read = Annotated[Principal, Depends(require("control:read"))]
-Write = Annotated[Principal, Depends(require("control:write"))]
-Switch = Annotated[Principal, Depends(require("control:switch"))]
+APP = "control:app"
+"""The right of an upstream application: to order within its limits, and to see what is its own. Whoever has it has no
+other right here, whatever else a key says."""
+
+
+def is_app(principal: Principal) -> bool:
+    """Return whether an upstream application asks; an administrator's ``*`` does not make one."""
+    return APP in principal.scopes
+
+
+def app_of(principal: Principal) -> str | None:
+    """Return the upstream application that asks, None when anybody else does."""
+    return principal.actor if is_app(principal) else None
+
+
+def right(scope: str, *, apps: bool) -> Callable[[Request], Awaitable[Principal]]:
+    """Return a dependency that lets who has the right pass, and upstream apps where they may come."""
+    right, app = require(scope), require(APP)
+
+    async def check(request: Request) -> Principal:
+        try:
+            principal = await app(request)
+        except Forbidden:
+            return await right(request)
+        if not is_app(principal):
+            return await right(request)
+        if not apps:
+            raise Forbidden(
+                f"{principal.subject} is an upstream app, which may not come here",
+                message_zh=f"{principal.subject} 是上层应用,无权访问此处",
+            )
+        return principal
+
+    return check
+
+
+Read = Annotated[Principal, Depends(right("control:read", apps=False))]
+Write = Annotated[Principal, Depends(right("control:write", apps=False))]
+Switch = Annotated[Principal, Depends(right("control:switch", apps=False))]
+ReadOrApp = Annotated[Principal, Depends(right("control:read", apps=True))]
+WriteOrApp = Annotated[Principal, Depends(right("control:write", apps=True))]
+SwitchOrApp = Annotated[Principal, Depends(right("control:switch", apps=True))]
 
 
 class Model(BaseModel):
@@ -60,7 +99,7 @@ def actor_of(principal: Principal) -> str:
 
 def door_of(principal: Principal) -> str:
     """Return through which door they came."""
-    return audit.door_of(principal.actor, app=False)
+    return audit.door_of(principal.actor, app=is_app(principal))
 
 
 def allowed(principal: Principal, load: LoadInfo) -> bool:
@@ -169,6 +208,11 @@ def is_visible(who: Principal, load_id: str, loads: Loads) -> bool:
     """Return whether the caller may see what happens to a load; of a load that is gone, only who sees all sites."""
     load = loads.get(load_id)
     return who.sites is None if load is None else allowed(who, load)
+
+
+def is_own(who: Principal, owner: str | None) -> bool:
+    """Return whether the caller may see what is somebody's: an upstream app only what is its own."""
+    return not is_app(who) or who.actor == owner
 
 
 def sites_of(who: Principal, loads: Loads) -> list[str] | None:

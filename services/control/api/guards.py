@@ -132,6 +132,15 @@ PLAIN: tuple[tuple[str, str, str], ...] = (
     ("stale_power", "power is not known well enough for the plan's condition", "功率数据不足以判断策略条件"),
     ("stale_traffic_load", "traffic is not known well enough for the plan's condition", "话务数据不足以判断策略条件"),
     ("stale_temperature_outdoor", "outdoor temperature is not known well enough", "室外温度数据不足以判断策略条件"),
+    ("opted_out", "the site has opted out of what upstream apps order", "站点已退出上层应用的关断"),
+    ("app_no_limits", "no limits are set for the upstream app", "未为该上层应用设置权限"),
+    ("app_action", "the upstream app may not order this", "上层应用无权执行该操作"),
+    ("app_load", "the load is not on the upstream app's list", "负载不在上层应用的清单内"),
+    ("app_max_off", "loads that are off by the upstream app's orders", "上层应用同时关断的负载数"),
+    ("app_longest_off", "longest OFF of the upstream app", "上层应用最长关断时长"),
+    ("app_window", "times of day at which the upstream app may switch off", "上层应用允许关断的时段"),
+    ("app_rate", "orders of the upstream app within an hour and a day", "上层应用每小时、每日下令次数"),
+    ("app_plan_approval", "an operator approves plans of upstream apps", "上层应用的策略须由操作员批准"),
 )
 """Guards of an OFF that hold or do not: name, English, Chinese."""
 

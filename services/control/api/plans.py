@@ -1,6 +1,7 @@
 """Plans, occurrences and calendars over HTTP."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
@@ -11,18 +12,23 @@ from libs.common.clock import CIVIL_ZONE, Clock
 from libs.common.contracts.base import CalendarDate, TimeOfDay, UtcTime
 from libs.common.contracts.control import OccurrenceState
 from libs.common.db import Database
-from libs.common.errors import NotFound
+from libs.common.errors import InvalidInput, NotFound
+from libs.common.ids import LoadId
 from libs.common.tokens import Principal
 from libs.common.web import Cursor, From, Limit, Page, To, check_span, read_time_cursor, time_cursor
 from services.control.api.common import (
     Model,
     Read,
-    Switch,
+    ReadOrApp,
+    SwitchOrApp,
     View,
     Write,
+    WriteOrApp,
     actor_of,
     allowed,
+    app_of,
     door_of,
+    is_app,
     require_all_sites,
     require_sites,
 )
@@ -52,9 +58,11 @@ from services.control.domain.stagger import Spread, Stagger
 from services.control.domain.targets import Groups
 from services.control.files.calendar_file import write_plan
 from services.control.library import CHINA
+from services.control.store import apps as app_store
 from services.control.store import occurrences as occurrence_store
 from services.control.store import plans as plan_store
 from services.control.store.occurrences import Occurrence
+from services.control.usecases.apps import Apps, require_loads, require_own_approval
 from services.control.usecases.calendars import fetch_calendars
 from services.control.usecases.plans import CheckLoads, Plans
 from services.control.usecases.ports import Loads
@@ -397,29 +405,50 @@ CalendarId = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 def build_plan_router(
-    plans: Plans, simulation: Simulation, db: Database, loads: Loads, clock: Clock, wake: Callable[[], None]
-) -> APIRouter:
+    plans: Plans, simulation: Simulation, apps: Apps, db: Database, loads: Loads, clock: Clock,
+    wake: Callable[[], None],
+) -> APIRouter:  # fmt: skip
     """Return the routes of plans, occurrences and calendars; ``wake`` hurries the scheduler."""
     router = APIRouter(prefix="/api/v1")
 
-    def may_switch(who: Principal) -> CheckLoads:
-        return lambda load_ids: require_sites(who, [loads.get(load_id) for load_id in load_ids])
+    async def may_switch(who: Principal) -> CheckLoads:
+        limits = await apps.limits_of(actor_of(who)) if is_app(who) else None
+
+        def check(load_ids: Sequence[LoadId]) -> None:
+            about = [loads.get(load_id) for load_id in load_ids]
+            require_sites(who, about)
+            if is_app(who):
+                require_loads(limits, actor_of(who), load_ids, about)
+
+        return check
+
+    async def own_or_none(plan_id: str, who: Principal) -> None:
+        """Let an upstream app find its own plans only."""
+        if is_app(who):
+            async with db.read() as conn:
+                owner = (await app_store.fetch_owners(conn, [plan_id])).get(plan_id)
+            if owner != actor_of(who):
+                raise NotFound(f"no plan {plan_id}", message_zh=f"没有策略 {plan_id}")
 
     @router.post("/plans", status_code=201, tags=["plans"], summary="Draft a savings plan")
-    async def draft(body: PlanIn, who: Write) -> PlanView:
+    async def draft(body: PlanIn, who: WriteOrApp) -> PlanView:
+        """Store a draft.
+
+        An upstream app's plan (right `control:app`) has the app's loads and windows only, and unless its limits say
+        otherwise an operator approves it. Shutdowns at sites that have opted out are skipped with `opted_out`.
+        """
         plan, preview = await plans.draft(
             body.name, body.load_ids, body.schedule(), body.calendar_ids, body.note, actor_of(who), door_of(who),
-            options=body.options(), check=may_switch(who),
+            options=body.options(), check=await may_switch(who), app=app_of(who),
         )  # fmt: skip
-        return plan_view(plan, preview)
+        return plan_view(plan, _shown(preview, who))
 
     @router.post("/plans/preview", tags=["plans"], summary="See what a plan would amount to, without storing it")
-    async def preview(body: ScheduleModel, who: Read) -> PreviewView:
-        return preview_view(
-            await plans.preview(
-                body.load_ids, body.schedule(), body.calendar_ids, options=body.options(), check=may_switch(who)
-            )
+    async def preview(body: ScheduleModel, who: ReadOrApp) -> PreviewView:
+        found = await plans.preview(
+            body.load_ids, body.schedule(), body.calendar_ids, options=body.options(), check=await may_switch(who)
         )
+        return preview_view(_shown(found, who))
 
     @router.post(
         "/plans/simulate", tags=["plans"], summary="See what a plan would have switched and saved on past days"
@@ -427,13 +456,13 @@ def build_plan_router(
     async def simulate(body: ScheduleModel, who: Read) -> SimulationView:
         return simulation_view(
             await simulation.run(
-                body.load_ids, body.schedule(), body.calendar_ids, body.options(), check=may_switch(who)
+                body.load_ids, body.schedule(), body.calendar_ids, body.options(), check=await may_switch(who)
             )
         )
 
-    @router.get("/plans", tags=["plans"], summary="List plans, the youngest first")
+    @router.get("/plans", tags=["plans"], summary="List plans, the youngest first; of an upstream app its own")
     async def list_plans(
-        who: Read,
+        who: ReadOrApp,
         state: PlanState | None = None,
         cursor: Cursor = None,
         limit: Limit = 50,
@@ -441,17 +470,18 @@ def build_plan_router(
         before = None if cursor is None else read_time_cursor(cursor)
         async with db.read() as conn:
             found = await plan_store.fetch_page(conn, state=None if state is None else state.value, before=before,
-                                                limit=limit)  # fmt: skip
+                                                limit=limit, app=app_of(who))  # fmt: skip
         cursor_out = time_cursor(found[-1].created_at, found[-1].plan_id) if len(found) == limit else None
         visible = [plan for plan in found if _visible(who, plan, loads)]
         return Page(items=[plan_view(plan, None) for plan in visible], next_cursor=cursor_out)
 
     @router.get("/plans/{plan_id}", tags=["plans"], summary="Read one plan with its calendar")
-    async def read_plan(plan_id: str, who: Read) -> PlanView:
+    async def read_plan(plan_id: str, who: ReadOrApp) -> PlanView:
+        await own_or_none(plan_id, who)
         plan, found = await plans.fetch(plan_id)
         if not _visible(who, plan, loads):
             raise NotFound(f"no plan {plan_id}", message_zh=f"没有策略 {plan_id}")
-        return plan_view(plan, found)
+        return plan_view(plan, _shown(found, who))
 
     @router.get(
         "/plans/{plan_id}/calendar.ics",
@@ -482,23 +512,28 @@ def build_plan_router(
         plan, _ = await plans.fetch(plan_id)
         if not _visible(who, plan, loads):
             raise NotFound(f"no plan {plan_id}", message_zh=f"没有策略 {plan_id}")
-        return simulation_view(await simulation.run_stored(plan_id, first_date, last_date, check=may_switch(who)))
+        return simulation_view(await simulation.run_stored(plan_id, first_date, last_date, check=await may_switch(who)))
 
     @router.post("/plans/{plan_id}/approve", tags=["plans"], summary="Put a draft into force")
-    async def approve(plan_id: str, who: Switch) -> PlanView:
-        await plans.approve(plan_id, actor_of(who), door_of(who), check=may_switch(who))
+    async def approve(plan_id: str, who: SwitchOrApp) -> PlanView:
+        await own_or_none(plan_id, who)
+        if is_app(who):
+            require_own_approval(await apps.limits_of(actor_of(who)), actor_of(who))
+        await plans.approve(plan_id, actor_of(who), door_of(who), check=await may_switch(who))
         wake()
-        return plan_view(*await plans.fetch(plan_id))
+        plan, found = await plans.fetch(plan_id)
+        return plan_view(plan, _shown(found, who))
 
     @router.post("/plans/{plan_id}/end", tags=["plans"], summary="End a plan early; what is off wakes as planned")
-    async def end(plan_id: str, body: EndIn, who: Switch) -> PlanView:
+    async def end(plan_id: str, body: EndIn, who: SwitchOrApp) -> PlanView:
+        await own_or_none(plan_id, who)
         plan, found = await plans.fetch(plan_id)
         require_sites(who, [loads.get(load_id) for load_id in plan.load_ids])
-        return plan_view(await plans.end(plan_id, body.reason, actor_of(who), door_of(who)), found)
+        return plan_view(await plans.end(plan_id, body.reason, actor_of(who), door_of(who)), _shown(found, who))
 
     @router.get("/occurrences", tags=["occurrences"], summary="List shutdowns in the order of their OFF")
     async def list_occurrences(
-        who: Read,
+        who: ReadOrApp,
         site: str | None = None,
         load: str | None = None,
         plan: str | None = None,
@@ -509,6 +544,12 @@ def build_plan_router(
         limit: Limit = 100,
     ) -> Page[OccurrenceView]:
         check_span(start, end)
+        if is_app(who):
+            if plan is None:
+                raise InvalidInput(
+                    "plan: an upstream app says of which of its plans", message_zh="plan:上层应用须指明其策略"
+                )
+            await own_or_none(plan, who)
         after = None if cursor is None else read_time_cursor(cursor)
         async with db.read() as conn:
             found = await occurrence_store.fetch_page(
@@ -533,7 +574,7 @@ def build_plan_router(
         return occurrence_view(found)
 
     @router.get("/calendars", tags=["calendars"], summary="List calendars of exceptions")
-    async def list_calendars(_: Read) -> list[CalendarView]:
+    async def list_calendars(_: ReadOrApp) -> list[CalendarView]:
         async with db.read() as conn:
             return [calendar_view(calendar) for calendar in await fetch_calendars(conn)]
 
@@ -549,6 +590,11 @@ def build_plan_router(
         )
 
     return router
+
+
+def _shown(found: Preview, who: Principal) -> Preview:
+    """Return what the caller may see of a preview: other people's plans are no matter of an upstream app."""
+    return replace(found, overlaps=()) if is_app(who) else found
 
 
 def _wanted(who: Principal, site: str | None, load_id: str | None, loads: Loads) -> list[str] | None:

@@ -173,6 +173,8 @@ class Facts:
     """What the counts of the sector, the site and the regions say."""
     condition: Refusal | None = None
     """Condition of its plan that is not met."""
+    caller: Refusal | None = None
+    """What the limits of the upstream app that ordered it say, or its site, which has opted out."""
 
 
 def off_refusal(
@@ -220,6 +222,8 @@ def off_refusals(
 
 def _of_the_place(restore_at: datetime | None, facts: Facts, now: datetime, policy: Policy) -> Iterator[Refusal]:
     """Yield what an isolation passes."""
+    if facts.caller is not None:
+        yield facts.caller
     if facts.emergency is not None:
         yield Refusal("emergency", facts.emergency, None, True)
     if facts.emergency_mode is not None:

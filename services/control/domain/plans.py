@@ -449,6 +449,8 @@ class Plan:
     named: tuple[LoadId, ...] = ()
     """Loads that were named one by one."""
     options: PlanOptions = field(default_factory=PlanOptions)
+    app: str | None = None
+    """The upstream app whose plan it is: its limits hold, and its priority is the lowest."""
 
     @property
     def rank(self) -> int:

@@ -130,5 +130,29 @@ WORDS: Mapping[str, tuple[str, str]] = {
     ),
     "watchdog_unreachable": ("the watchdog has not acknowledged the lease", "看门狗未确认租约"),
     "two_persons": ("a second person has to agree", "须由另一人批准"),
+    "opted_out": ("the site has opted out of what apps order until {limit}", "站点已退出上层应用的关断,至 {limit}"),
+    "app_no_limits": (
+        "no limits are set for {value}, so it may switch nothing",
+        "未为 {value} 设置权限,不得操作任何负载",
+    ),
+    "app_action": ("the app may not order {value}, only {limit}", "应用无权执行 {value},仅可 {limit}"),
+    "app_load": ("the load is not on the app's list", "负载不在该应用的清单内"),
+    "app_max_off": (
+        "{value} loads would be off by the app's orders, at most {limit} may",
+        "该应用关断的负载将达 {value} 个,上限 {limit} 个",
+    ),
+    "app_longest_off": (
+        "the OFF would last {value} s, the app's longest is {limit} s",
+        "关断时长 {value} 秒,该应用上限 {limit} 秒",
+    ),
+    "app_window": (
+        "the OFF from {value} lies outside of the app's windows: {limit}",
+        "关断时段 {value} 不在该应用允许的时段内:{limit}",
+    ),
+    "app_rate": (
+        "the app has ordered {value} times, at most {limit} are allowed",
+        "应用已下令 {value} 次,上限 {limit} 次",
+    ),
+    "app_plan_approval": ("an operator approves the app's plans", "该应用的策略须由操作员批准"),
 }
 """English and Chinese of every guard of an OFF."""

@@ -37,6 +37,7 @@ async def fetch_page(
     before: tuple[datetime, str] | None,
     limit: int,
     sites: Sequence[str] | None,
+    actor: str | None = None,
 ) -> list[Command]:
     """Return commands, the youngest first; of ``sites`` only, if given, whatever the filters say."""
     rows = await conn.fetch(
@@ -47,7 +48,7 @@ async def fetch_page(
            and ($5::timestamptz is null or (created_at, command_id) < ($5, $6))
            and ($8::text[] is null or site_id = any($8))
            and ($9::text is null or site_id = $9) and ($10::text is null or device_id = $10)
-           and ($11::text is null or plan_id = $11)
+           and ($11::text is null or plan_id = $11) and ($12::text is null or actor = $12)
          order by created_at desc, command_id desc
          limit $7
         """,  # noqa: S608
@@ -62,6 +63,7 @@ async def fetch_page(
         site_id,
         device_id,
         plan_id,
+        actor,
     )
     return [command_of(row) for row in rows]
 

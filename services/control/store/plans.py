@@ -33,7 +33,7 @@ from services.control.domain.targets import Groups
 COLUMNS = """
     plan_id, plan_no, name, state, load_ids, first_date, last_date, windows, zone, weekdays, exceptions, calendar_ids,
     note, day_class, working_calendar, named, options, created_by, created_at, approved_by, approved_at, ended_by,
-    ended_at, end_reason, made_until
+    ended_at, end_reason, made_until, app
 """
 
 
@@ -53,8 +53,8 @@ async def insert(conn: WriteConn, plan: Plan) -> None:
         """
         insert into plans (plan_id, name, state, load_ids, first_date, last_date, windows, zone, weekdays, exceptions,
                            calendar_ids, note, created_by, created_at, starts_at, ends_at, day_class, working_calendar,
-                           named, rank, options)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
+                           named, rank, options, app)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)
         """,
         plan.plan_id,
         plan.name,
@@ -77,6 +77,7 @@ async def insert(conn: WriteConn, plan: Plan) -> None:
         list(plan.named),
         plan.rank,
         _options_json(plan.options),
+        plan.app,
     )
 
 
@@ -183,14 +184,15 @@ async def fetch_asked(conn: ReadConn, until: datetime) -> dict[LoadId, Condition
 
 
 async def fetch_page(
-    conn: ReadConn, *, state: str | None, before: tuple[datetime, str] | None, limit: int
+    conn: ReadConn, *, state: str | None, app: str | None, before: tuple[datetime, str] | None, limit: int
 ) -> list[Plan]:
-    """Return plans, the youngest first."""
+    """Return plans, the youngest first; of one upstream app only, if given."""
     rows = await conn.fetch(
         f"""
         select {COLUMNS} from plans
          where ($1::text is null or state = $1)
            and ($2::timestamptz is null or (created_at, plan_id) < ($2, $3))
+           and ($5::text is null or app = $5)
          order by created_at desc, plan_id desc
          limit $4
         """,  # noqa: S608
@@ -198,6 +200,7 @@ async def fetch_page(
         None if before is None else before[0],
         None if before is None else before[1],
         limit,
+        app,
     )
     return [_plan(row) for row in rows]
 
@@ -298,6 +301,7 @@ def _plan(row: Mapping[str, Any]) -> Plan:
         note=row["note"],
         named=tuple(LoadId(load_id) for load_id in row["named"]),
         options=_options_of(row["options"]),
+        app=row["app"],
     )
 
 

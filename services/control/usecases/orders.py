@@ -12,6 +12,7 @@ from libs.common.db import Database, WriteConn
 from libs.common.errors import Conflict, InvalidInput, NotFound
 from libs.common.ids import LoadId, new_id
 from services.control.domain import commands as life
+from services.control.domain.apps import OPTED_OUT, AppAction, AppJudge
 from services.control.domain.audit import Entry
 from services.control.domain.commands import Command, Effect
 from services.control.domain.faults import Fault
@@ -27,6 +28,7 @@ from services.control.store import wakeups as progress_store
 from services.control.store.loads import LoadRow
 from services.control.store.orders import WakeUp
 from services.control.store.wakeups import Counted, WakeLoad, Which
+from services.control.usecases.apps import admit, judge_agreed
 from services.control.usecases.auditing import record
 from services.control.usecases.guardfacts import GuardFacts, Judge
 from services.control.usecases.isolations import SamePerson
@@ -57,6 +59,8 @@ class SwitchOrder:
     """Until when an OFF may be sent; until then it waits for guards that may pass."""
     restore_at: datetime | None = None
     reason: str | None = None
+    by_app: bool = False
+    """The actor is an upstream app, which may do what its limits say and nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,11 @@ class Group:
     created_at: datetime
     commands: tuple[Command, ...]
     refused: tuple[Mapping[str, object], ...]
+
+    @property
+    def opted_out(self) -> bool:
+        """Whether a site's opt-out is among the answers."""
+        return any(one["guard"] == OPTED_OUT for one in self.refused)
 
     @property
     def state(self) -> CommandState:
@@ -149,10 +158,11 @@ class Orders:
         self._check(order, now)
         group_id = new_id()
         await load_store.lock_loads(conn, order.load_ids)
+        apps = await self._judge_app(conn, order, now)
         if order.action is CommandAction.OPEN:
-            commands, refused = await self._switch_off(conn, order, group_id, now)
+            commands, refused = await self._switch_off(conn, order, group_id, now, apps)
         else:
-            commands, refused = await self._switch_on(conn, order, group_id, now)
+            commands, refused = await self._switch_on(conn, order, group_id, now, apps)
         await store.insert_group(conn, group_id, order.action.value, order.actor, now, refused)
         facts = {
             "loads": list(order.load_ids),
@@ -163,10 +173,26 @@ class Orders:
         }
         entry = Entry(
             order.actor, order.door, f"command.{order.action.value}", f"group:{group_id}", now, after=facts,
-            reason=order.reason, succeeded=bool(commands),
+            reason=order.reason, succeeded=bool(commands) or any(one["guard"] == OPTED_OUT for one in refused),
         )  # fmt: skip
         await record(conn, entry)
         return Group(group_id, order.action, order.actor, now, tuple(commands), tuple(refused))
+
+    async def _judge_app(self, conn: WriteConn, order: SwitchOrder, now: datetime) -> AppJudge | None:
+        """Return what judges an upstream app's order by its caller, None for everybody else's.
+
+        Raises:
+            NotAllowedToApp: The app's limits do not have the action.
+            TooManyOrders: The app has ordered too often.
+        """
+        loads = (self._switching.loads.get(load_id) for load_id in order.load_ids)
+        sites = {load.site_id for load in loads if load is not None}
+        if order.by_app:
+            action = AppAction.OFF if order.action is CommandAction.OPEN else AppAction.ON
+            return await admit(conn, order.actor, action, sites, now)
+        if order.priority is Priority.UPSTREAM_APP:
+            return await judge_agreed(conn, order.actor, sites, now)
+        return None
 
     def _check(self, order: SwitchOrder, now: datetime) -> None:
         if not 1 <= len(order.load_ids) <= MAX_GROUP or len(set(order.load_ids)) != len(order.load_ids):
@@ -211,9 +237,9 @@ class Orders:
             )
 
     async def _switch_off(
-        self, conn: WriteConn, order: SwitchOrder, group_id: str, now: datetime
+        self, conn: WriteConn, order: SwitchOrder, group_id: str, now: datetime, apps: AppJudge | None
     ) -> tuple[list[Command], list[dict[str, object]]]:
-        found = await self._sort(conn, order, now)
+        found = await self._sort(conn, order, now, apps)
         wanted = [
             Wanted(
                 load=load, off_at=order.not_before or now, restore_at=order.restore_at, priority=order.priority,
@@ -233,7 +259,7 @@ class Orders:
         await self._switching.apply(conn, changes, now)
         return await self._switching.shut_down(conn, wanted, now), refused
 
-    async def _sort(self, conn: WriteConn, order: SwitchOrder, now: datetime) -> "_Sorted":
+    async def _sort(self, conn: WriteConn, order: SwitchOrder, now: datetime, apps: AppJudge | None) -> "_Sorted":
         """Return which loads of an OFF the guards let pass, which they refuse, and what gives way; all are locked."""
         known = await load_store.facts_of(conn, order.load_ids, now)
         running = await store.fetch_running(conn, order.load_ids, CommandAction.OPEN)
@@ -245,7 +271,9 @@ class Orders:
         )  # fmt: skip
         found = _Sorted(judge)
         for load_id, load in loads.items():
-            refusal = self._refusal(load, known[load_id], judge, order, now)
+            refusal = _caller_refusal(load_id, load, order, now, apps)
+            if refusal is None:
+                refusal = self._refusal(load, known[load_id], judge, order, now)
             other = pending.get(LoadId(load_id))
             if refusal is None and other is not None:
                 if life.gives_way_to_off(other, order.priority):
@@ -256,6 +284,8 @@ class Orders:
                 found.refused[load_id] = refusal or _UNKNOWN_LOAD
                 continue
             judge.passed(load)
+            if apps is not None:
+                apps.passed(order.actor)
             found.passing.append(load)
         return found
 
@@ -282,7 +312,7 @@ class Orders:
                 action=CommandAction.OPEN, load_ids=tuple(off.load_id for off in waiting), actor=first.actor, door=door,
                 priority=first.priority, not_before=max(first.not_before, now), restore_at=first.restore_at,
             )  # fmt: skip
-            found = await self._sort(conn, order, now)
+            found = await self._sort(conn, order, now, await self._judge_app(conn, order, now))
             changes = [life.superseded(other, group_id, now, Effect.DROP_WAKE_UP) for other in found.gives_way]
             await self._switching.apply(conn, changes, now)
             grace = self._switching.policy.off_grace_s
@@ -383,18 +413,22 @@ class Orders:
         )
 
     async def _switch_on(
-        self, conn: WriteConn, order: SwitchOrder, group_id: str, now: datetime
+        self, conn: WriteConn, order: SwitchOrder, group_id: str, now: datetime, apps: AppJudge | None
     ) -> tuple[list[Command], list[dict[str, object]]]:
         loads = [load for load_id in order.load_ids if (load := self._switching.loads.get(load_id)) is not None]
+        if order.by_app and apps is not None:
+            loads = [load for load in loads if apps.lists(order.actor, load)]
         await self._switching.clear_the_way(conn, [load.load_id for load in loads], order.priority, group_id, now)
         commands = await self._switching.wake(
             conn, loads, now, priority=order.priority, actor=order.actor, group_id=group_id, at=order.not_before,
             note=order.reason,
         )  # fmt: skip
         found = {command.load_id for command in commands}
+        listed = {load.load_id for load in loads}
         missing = [load_id for load_id in order.load_ids if load_id not in found]
         return commands, [
-            {"load_id": load_id, **Refusal("no_breaker", True, False, True).as_evidence()} for load_id in missing
+            {"load_id": load_id, **_not_woken(load_id, order, strange=load_id not in listed).as_evidence()}
+            for load_id in missing
         ]
 
     # Waking.
@@ -547,6 +581,23 @@ class _Sorted:
 
 
 _UNKNOWN_LOAD = Refusal("unknown_load", True, False, True)
+
+
+def _caller_refusal(
+    load_id: str, load: LoadInfo | None, order: SwitchOrder, now: datetime, apps: AppJudge | None
+) -> Refusal | None:
+    """Return what the caller's own limits say; to an app a load that does not exist is one that is not on its list."""
+    if apps is None:
+        return None
+    if load is None:
+        return Refusal("app_load", load_id, None, True) if order.by_app else None
+    return apps.refusal(order.actor, load, max(order.not_before or now, now), order.restore_at)
+
+
+def _not_woken(load_id: str, order: SwitchOrder, *, strange: bool) -> Refusal:
+    if order.by_app and strange:
+        return Refusal("app_load", load_id, None, True)
+    return Refusal("no_breaker", True, False, True)
 
 
 def _waited(head: Mapping[str, Any], waiting: Sequence[Command]) -> dict[str, object]:

@@ -13,6 +13,7 @@ from libs.common.errors import Conflict, Forbidden, InvalidInput, NotFound
 from libs.common.ids import LoadId, PlanId, SiteId, new_id
 from services.control import bus
 from services.control.domain import commands as life
+from services.control.domain.apps import AppAction
 from services.control.domain.audit import Entry
 from services.control.domain.calendars import Calendar
 from services.control.domain.overlap import Overlap, find_overlap
@@ -40,6 +41,7 @@ from services.control.store import loads as load_store
 from services.control.store import occurrences as occurrence_store
 from services.control.store import plans as plan_store
 from services.control.store.plans import StoredPlan
+from services.control.usecases.apps import admit, require_spans
 from services.control.usecases.auditing import record
 from services.control.usecases.calendars import fetch_days
 from services.control.usecases.guardfacts import GuardFacts
@@ -106,6 +108,7 @@ class Plans:
         *,
         options: PlanOptions = PLAIN,
         check: CheckLoads = lambda _: None,
+        app: str | None = None,
     ) -> tuple[Plan, Preview]:
         """Store a draft.
 
@@ -119,15 +122,21 @@ class Plans:
             door: Through which door.
             options: Groups of loads, rank, and what else a plan may say.
             check: Raises when the caller may not switch these loads.
+            app: The upstream app whose plan it is.
 
         Raises:
             InvalidPlan: It cannot be followed; every load that may not be in it is listed.
+            NotAllowedToApp: The app's limits forbid it.
+            TooManyOrders: The app has ordered too often.
         """
-        plan = replace(self._planned(name, load_ids, schedule, calendar_ids, options, actor), note=note)
+        plan = replace(self._planned(name, load_ids, schedule, calendar_ids, options, actor), note=note, app=app)
         check(plan.load_ids)
         self._check(plan)
         async with self._db.write() as conn:
+            judge = None if app is None else await admit(conn, app, AppAction.PLANS, (), plan.created_at)
             found = await self._amount(conn, plan)
+            if app is not None and judge is not None:
+                require_spans(judge, app, found.instances)
             await plan_store.insert(conn, plan)
             await record(conn, _entry(None, plan, actor, door, "plan.draft", plan.created_at))
         return plan, found

@@ -5,6 +5,7 @@ step depends on is in the database, so that it can be killed between any two of 
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -16,14 +17,16 @@ from libs.common.db import Database, WriteConn
 from libs.common.errors import InvalidInput
 from libs.common.ids import OccurrenceId, SiteId
 from services.control import bus, metrics
+from services.control.domain.apps import AppJudge
 from services.control.domain.audit import CLOCKWORK
-from services.control.domain.commands import Change, on_due, wait
+from services.control.domain.commands import Change, Command, on_due, wait
 from services.control.domain.conditions import Samples, refusal
 from services.control.domain.guards import Facts, Policy
 from services.control.domain.inrush import REASON as INRUSH
 from services.control.domain.inrush import Inrush, InrushLimits
 from services.control.domain.loads import LoadInfo
 from services.control.domain.refusals import Refusal
+from services.control.store import apps as app_store
 from services.control.store import commands as store
 from services.control.store import leases as lease_store
 from services.control.store import loads as load_store
@@ -34,6 +37,7 @@ from services.control.store import plans as plan_store
 from services.control.store.commands import DueRow
 from services.control.store.occurrences import Occurrence
 from services.control.store.plans import StoredPlan
+from services.control.usecases.apps import judge_again, judge_planned
 from services.control.usecases.calendars import fetch_days
 from services.control.usecases.guardfacts import GuardFacts, Judge
 from services.control.usecases.isolations import end_isolation
@@ -137,7 +141,8 @@ class Scheduler:
         problem = self.clock_problem()
         async with self._db.write() as conn:
             rows = await store.due(conn, now, BATCH)
-            changes = self._decide(rows, now, problem, await self._judge(conn, rows, now))
+            apps = await self._judge_apps(conn, rows, now)
+            changes = self._decide(rows, now, problem, await self._judge(conn, rows, now), apps)
             await self._switching.apply(conn, changes, now)
         return len(rows) >= BATCH
 
@@ -148,7 +153,20 @@ class Scheduler:
             return self._guards.settings_only()
         return await self._guards.judge(conn, [self._loads.get(off.load_id) for off in offs], now, sending=True)
 
-    def _decide(self, rows: list[DueRow], now: datetime, problem: str | None, judge: Judge) -> list[Change]:
+    async def _judge_apps(self, conn: WriteConn, rows: list[DueRow], now: datetime) -> AppJudge | None:
+        """Read what the limits of upstream apps say of their OFFs that may be sent now; None where there are none."""
+        offs = [
+            row.command for row in rows
+            if row.command.priority is Priority.UPSTREAM_APP and row.command.is_off
+            and row.command.state is CommandState.SCHEDULED
+        ]  # fmt: skip
+        if not offs:
+            return None
+        return await judge_again(conn, {off.actor for off in offs}, {off.site_id for off in offs}, now)
+
+    def _decide(
+        self, rows: list[DueRow], now: datetime, problem: str | None, judge: Judge, apps: AppJudge | None
+    ) -> list[Change]:
         changes: list[Change] = []
         taken: set[str] = set()
         for row in rows:
@@ -156,7 +174,8 @@ class Scheduler:
             load = self._loads.get(command.load_id)
             facts = self._facts(row, load, problem, busy=row.busy or command.device_id in taken)
             if command.is_off:
-                facts = judge.add_to(replace(facts, condition=self._condition(row, now)), load)
+                facts = replace(facts, condition=self._condition(row, now), caller=_caller(command, load, apps, now))
+                facts = judge.add_to(facts, load)
             change = on_due(command, facts, now, judge.policy(load))
             if change.after.attempt > command.attempt and self._inrush.must_wait(command, now):
                 change = wait(command, now, INRUSH, self._inrush.limits.step_s)
@@ -272,6 +291,8 @@ class Scheduler:
             keys = [occurrence_store.key_of(one.occurrence_id) for one in occurrences]
             outranked = await occurrence_store.fetch_outranked(conn, keys)
             pending = {command.load_id for command in running if command.state is not CommandState.APPROVAL}
+            owners = await app_store.fetch_owners(conn, {one.plan_id for one in occurrences})
+            apps = await self._judge_planned(conn, occurrences, owners, now)
             wanted: list[Wanted] = []
             skipped: list[tuple[Occurrence, str]] = []
             for occurrence in occurrences:
@@ -281,19 +302,37 @@ class Scheduler:
                     reason = "outranked"
                 if reason is None and occurrence.load_id in pending:
                     reason = "already_off"
+                app = owners.get(occurrence.plan_id)
+                if app is not None and app in apps.busy and reason is None:
+                    continue  # somebody is counting what it has off; looked at again in a moment
+                if app is not None and load is not None and reason is None:
+                    refusal = apps.refusal(app, load, occurrence.off_at, occurrence.on_at)
+                    reason = None if refusal is None else refusal.guard
                 if reason is not None or load is None:
                     skipped.append((occurrence, reason or "unknown_load"))
                     continue
                 pending.add(occurrence.load_id)
-                wanted.append(_shutdown(occurrence, load))
+                if app is not None:
+                    apps.passed(app)
+                wanted.append(_shutdown(occurrence, load, app))
             offs = await self._switching.shut_down(conn, wanted, now)
             await occurrence_store.set_commands(
                 conn,
                 [(OccurrenceId(str(off.occurrence_id)), off.command_id, str(off.pair_id)) for off in offs],
                 now,
             )
-            await self._skip(conn, skipped, now)
+            await self._skip(conn, skipped, owners, now)
         return len(occurrences) >= BATCH
+
+    async def _judge_planned(
+        self, conn: WriteConn, occurrences: list[Occurrence], owners: Mapping[str, str], now: datetime
+    ) -> AppJudge:
+        """Read what the limits of upstream apps say of shutdowns by their plans."""
+        if not owners:
+            return AppJudge({})
+        loads = (self._loads.get(one.load_id) for one in occurrences if one.plan_id in owners)
+        sites = {load.site_id for load in loads if load is not None}
+        return await judge_planned(conn, set(owners.values()), sites, now)
 
     def _skip_reason(
         self, occurrence: Occurrence, load: LoadInfo | None, suspended_by: str | None, now: datetime
@@ -312,14 +351,17 @@ class Scheduler:
             return "too_little_left"
         return None
 
-    async def _skip(self, conn: WriteConn, skipped: list[tuple[Occurrence, str]], now: datetime) -> None:
+    async def _skip(
+        self, conn: WriteConn, skipped: list[tuple[Occurrence, str]], owners: Mapping[str, str], now: datetime
+    ) -> None:
         rows = [(occurrence.occurrence_id, OccurrenceState.SKIPPED, reason, None, None)
                 for occurrence, reason in skipped]  # fmt: skip
         messages = []
         for occurrence in await occurrence_store.set_states(conn, rows, now):
             load = self._loads.get(occurrence.load_id)
             site_id = SiteId("platform") if load is None else load.site_id
-            messages.append(bus.occurrence_event(occurrence, None, site_id, now))
+            app = owners.get(occurrence.plan_id)
+            messages.append(bus.occurrence_event(occurrence, None, site_id, now, app=app))
         await outbox.put(conn, messages)
 
     # Isolations.
@@ -394,13 +436,20 @@ def _obstacle(load: LoadInfo | None, row: DueRow) -> str | None:
     return load.obstacle if row.command.plan_id is not None else load.off_obstacle
 
 
-def _shutdown(occurrence: Occurrence, load: LoadInfo) -> Wanted:
+def _caller(command: Command, load: LoadInfo | None, apps: AppJudge | None, now: datetime) -> Refusal | None:
+    """Return what speaks against an upstream app's OFF now that spoke not against its acceptance."""
+    if apps is None or load is None or command.priority is not Priority.UPSTREAM_APP:
+        return None
+    return apps.standing(command.actor, load, now, command.restore_at)
+
+
+def _shutdown(occurrence: Occurrence, load: LoadInfo, app: str | None) -> Wanted:
     return Wanted(
         load=load,
         off_at=occurrence.off_at,
         restore_at=occurrence.on_at,
-        priority=Priority.SCHEDULE,
-        actor=f"plan:{occurrence.plan_id}",
+        priority=Priority.SCHEDULE if app is None else Priority.UPSTREAM_APP,
+        actor=f"plan:{occurrence.plan_id}" if app is None else app,
         occurrence_id=occurrence.occurrence_id,
         plan_id=occurrence.plan_id,
     )

@@ -147,6 +147,12 @@ class AlarmAlreadyCleared(errors.Conflict):
         (errors.Unavailable("away", message_zh="不可用"), 503, "unavailable", "Unavailable"),
         (PlatformError("odd", message_zh="异常"), 500, "platform_error", "Platform error"),
         (errors.Conflict("no Chinese of its own"), 409, "conflict", "Conflict"),
+        (
+            errors.TooManyRequests("often", message_zh="频繁", retry_after_s=2.2),
+            429,
+            "too_many_requests",
+            "Too many requests",
+        ),
     ],
 )
 async def test_every_kind_of_error_is_a_problem_in_two_languages(
@@ -158,7 +164,7 @@ async def test_every_kind_of_error_is_a_problem_in_two_languages(
     assert (answer.status_code, found["code"], found["title"], found["detail"]) == (status, code, title, error.message)
     assert error.message_zh is None or found["detail_zh"] == error.message_zh
     assert (answer.headers.get("www-authenticate") == "Bearer") is (status == 401)
-    assert ("retry-after" in answer.headers) is (status == 503)
+    assert answer.headers.get("retry-after") == {503: "2", 429: "3"}.get(status)
 
 
 async def test_facts_may_have_any_name_and_any_value(world: World) -> None:
