@@ -31,6 +31,7 @@ from services.control.api.common import (
     require_sites,
     sites_of,
 )
+from services.control.api.faults import FaultView, fault_view
 from services.control.domain.apps import OPTED_OUT
 from services.control.domain.commands import Command
 from services.control.domain.guards import Hold
@@ -115,6 +116,8 @@ class CommandView(View):
     actor: str
     expected_by: UtcTime | None
     """When the next step is expected."""
+    fault: FaultView | None = None
+    """What is the matter with it, in words; absent while nothing is."""
 
 
 class StepView(View):
@@ -344,6 +347,7 @@ def command_view(command: Command) -> CommandView:
         isolation_id=command.isolation_id,
         actor=command.actor,
         expected_by=command.next_at,
+        fault=None if command.fault is None else fault_view(command.fault),
     )
 
 

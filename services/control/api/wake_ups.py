@@ -32,10 +32,10 @@ from services.control.api.common import (
     require_all_sites,
     require_sites,
 )
+from services.control.api.faults import FaultView, fault_view
 from services.control.domain.faults import Fault
 from services.control.domain.loads import LoadInfo
 from services.control.drivers.door import Board, OnRequest
-from services.control.faultcodes import fault_codes
 from services.control.store.wakeups import WakeLoad, Which
 from services.control.usecases.orders import Orders, WakeOrder, WakeProgress
 from services.control.usecases.ports import Loads
@@ -91,20 +91,6 @@ class WakeUpView(View):
     faults: list["FaultCount"]
     """Also of loads that read closed and draw no power, and of those without a breaker, which nobody switched off."""
     state: Literal["running", "done"]
-
-
-class FaultView(View):
-    """What is the matter with a load, and what to do about it."""
-
-    code: str
-    """``S01``, ``S02`` …; a code never changes its meaning."""
-    fault: str
-    name: str
-    name_zh: str
-    text: str
-    text_zh: str
-    advice: str
-    advice_zh: str
 
 
 class FaultCount(View):
@@ -287,15 +273,6 @@ def wake_up_view(progress: WakeProgress) -> WakeUpView:
         ],
         state="done" if progress.verified >= progress.loads else "running",
     )
-
-
-def fault_view(fault: Fault) -> FaultView:
-    """Return a fault with its code, text and advice."""
-    known = fault_codes()[fault]
-    return FaultView(
-        code=known.code, fault=fault.value, name=known.name_en, name_zh=known.name_zh, text=known.text_en,
-        text_zh=known.text_zh, advice=known.advice_en, advice_zh=known.advice_zh,
-    )  # fmt: skip
 
 
 def _load_view(one: WakeLoad, loads: Loads) -> WakeLoadView:

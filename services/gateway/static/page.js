@@ -117,9 +117,15 @@ function drawShutdowns() {
     const proof = evidence.feedback_value === undefined || evidence.feedback_value === null
       ? "–" : `${text(evidence.feedback_point)} = ${evidence.feedback_value} (${clock(evidence.feedback_at)})`;
     const mood = one.state === "succeeded" ? "good" : ["failed", "rejected", "expired"].includes(one.state) ? "bad" : "warn";
+    const end = element("td", badge(text(one.state), mood), "wrap");
+    if (one.fault) {
+      const zh = state.language === "zh" ? "_zh" : "";
+      end.append(element("div", `${one.fault.code} ${one.fault[`text${zh}`]}`, "note"));
+      end.title = one.fault[`advice${zh}`];
+    }
     return row([
       text(one.action), label(state.devices.get(one.device_id)) || one.device_id, clock(one.sent_at ?? one.created_at),
-      badge(text(one.state), mood), proof, number(evidence.meter_power_kw, 3),
+      end, proof, number(evidence.meter_power_kw, 3),
     ], one.command_id);
   }));
 }

@@ -52,6 +52,8 @@ class Both:
 async def both(postgres_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Both]:
     """Run ingest and control until the block ends."""
     quick(monkeypatch)
+    # Nobody takes lines over here, and on a slow machine a short lease is often too old for an OFF.
+    monkeypatch.setenv("WATTRING_INGEST__POLLING__LEASE_S", "30")
     for name, value in CONTROL.items():
         monkeypatch.setenv(f"WATTRING_CONTROL__{name}", value)
     async with running(postgres_url, folder) as ingest:

@@ -36,13 +36,26 @@ SIMULATION = {
     **TOTAL, "ahead": 0, "not_replayed": ["active_alarm"],
     "loads": [{**TOTAL, "load_id": "a", "name": "AAU 1"}, {**UNKNOWN, "load_id": "b", "name": "AAU 2"}],
 }  # fmt: skip
+FAULT = {
+    "code": "S13", "text": "the meter still shows power", "text_zh": "电表仍有功率", "advice": "look for a bypass",
+    "advice_zh": "检查旁路",
+}  # fmt: skip
+EVIDENCE = {"feedback_point": "breaker_state", "feedback_value": 0, "feedback_at": "2026-03-01T15:00:02Z",
+            "meter_power_kw": 0.3}  # fmt: skip
+COMMAND = {
+    "command_id": "c-1", "action": "open", "load_id": "a", "device_id": "m-1", "state": "failed", "fault": FAULT,
+    "created_at": "2026-03-01T15:00:00Z", "sent_at": "2026-03-01T15:00:01Z",
+    "history": [{"state": "failed", "evidence": EVIDENCE}],
+}  # fmt: skip
 
 
 class PlanApi(Api):
     def _found(self, path: str, query: str) -> Any:
+        if path == "commands/c-1":
+            return COMMAND
         if path == "plans/p-1/simulation":
             return SIMULATION
-        answers: dict[str, Any] = {"plans": [PLAN], "occurrences": [OCCURRENCE]}
+        answers: dict[str, Any] = {"plans": [PLAN], "occurrences": [OCCURRENCE], "commands": [COMMAND]}
         if path in answers:
             return {"items": answers[path], "next_cursor": None}
         return super()._found(path, query)
@@ -69,3 +82,11 @@ def test_a_plan_shows_what_it_would_have_switched_and_saved_and_what_is_not_know
     page.click("#language")
     page.click("#occurrences button[data-plan=p-1]")
     expect(cells.last).to_have_text("1 × 断路器数据已过期", timeout=PATIENCE_MS)
+
+
+def test_an_off_that_failed_says_why_with_its_evidence(page: Page) -> None:
+    shown = page.locator("#commands tr[data-id=c-1]")
+    expect(shown).to_contain_text("S13 the meter still shows power", timeout=PATIENCE_MS)
+    expect(shown.locator("td").last).to_have_text("0.300", timeout=PATIENCE_MS)
+    page.click("#language")
+    expect(shown).to_contain_text("S13 电表仍有功率", timeout=PATIENCE_MS)
