@@ -193,7 +193,7 @@ class Field:
             case Protocol.CJT188:
                 face: Face = Cjt188Face(device, address=part.place)
             case Protocol.YD1363:
-                face = Yd1363Face(device, address=part.place, counts=part.counts)
+                face = Yd1363Face(device, address=part.place, counts=part.counts, clock_offset_s=part.clock_offset_s)
             case _:
                 return RtuFace(device, unit=-1 if part.unit is None else part.unit)
         device.shows = face.shown

@@ -94,7 +94,7 @@ class DevicePart(Part):
     blocks: bool = True
     """DL/T 645: whether it answers blocks of items."""
     clock_offset_s: float = 0.0
-    """DL/T 645: how wrong its clock is. [s]"""
+    """DL/T 645 and YD/T 1363: how wrong its clock is. [s]"""
     counts: dict[str, int] = {}
     """YD/T 1363.3: how often groups of its answers are repeated, by their way: ``module``, ``panel[1].input``."""
 

@@ -99,6 +99,9 @@ class Outstation:
         self.port = port
         self.commands: list[str] = []
         """Executed, in words."""
+        self.clocks: dict[int, Any] = {}
+        """What the stations' clocks were last set to."""
+        self.restarts = 0
         self.accepted = 0
         """Connections so far."""
         self._faults = faults
@@ -153,6 +156,10 @@ class Outstation:
                     answers = list(self._answers(message, station))
                     if answers:
                         await master.send(answers)
+                    if isinstance(message, iec104.ResetMsg) and station is not None:
+                        await master.drain()
+                        self._restart()
+                        return
         except ConnectionError:
             pass
         finally:
@@ -167,15 +174,27 @@ class Outstation:
                 return
             yield _answer(message, iec104.CommandResCause.ACTIVATION_CONFIRMATION)
             if isinstance(message, iec104.ClockSyncMsg):
+                self.clocks[message.asdu_address] = message.time
                 return
             counters = isinstance(message, iec104.CounterInterrogationMsg)
             cause = Cause.INTERROGATED_COUNTER if counters else Cause.INTERROGATED_STATION
             yield from self._everything(message.asdu_address, station, cause, counters=counters)
             yield _answer(message, iec104.CommandResCause.ACTIVATION_TERMINATION)
+        elif isinstance(message, iec104.ResetMsg):
+            cause = "UNKNOWN_ASDU_ADDRESS" if station is None else "ACTIVATION_CONFIRMATION"
+            yield message._replace(cause=iec104.ActivationResCause[cause])
         elif isinstance(message, iec104.ReadMsg):
             yield self._read(message, station)
         elif isinstance(message, iec104.CommandMsg):
             yield from self._command(message, station)
+
+    def _restart(self) -> None:
+        """Begin anew: connections end, and what was told and selected is forgotten."""
+        self.restarts += 1
+        for station in self.stations.values():
+            station.told.clear()
+            station.selected.clear()
+        self.hang_up()
 
     def _everything(self, address: int, station: Station, cause: Any, *, counters: bool) -> Iterator[Any]:
         raw = station.raw(self._now_s())

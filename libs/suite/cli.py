@@ -12,6 +12,7 @@ from libs.suite.alarmcli import add_alarms
 from libs.suite.appcli import add_apps
 from libs.suite.auditcli import add_audit
 from libs.suite.callbackcli import add_callbacks
+from libs.suite.commandcli import add_commands
 from libs.suite.plancli import add_plans
 from libs.suite.settingcli import add_settings
 from libs.suite.wakecli import add_wake
@@ -73,6 +74,7 @@ def build(words: Words) -> typer.Typer:
     _add_signals(app, words)
     add_alarms(app, words, _settings, _say)
     add_settings(app, words, _settings, _say)
+    add_commands(app, words, _settings, _say)
     add_audit(app, words, _settings, _say)
     add_apps(app, words, _settings, _say)
     add_plans(app, words, _settings, _say)

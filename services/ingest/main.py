@@ -53,6 +53,7 @@ from services.ingest.store.status import PgStatusStore
 from services.ingest.usecases.acceptor import Acceptor
 from services.ingest.usecases.addresses import Addresses, LoadNames
 from services.ingest.usecases.boards import LastSeen
+from services.ingest.usecases.caring import Caretaker
 from services.ingest.usecases.coverage import Coverages
 from services.ingest.usecases.drops import Drops
 from services.ingest.usecases.fieldwork import Fieldwork
@@ -175,8 +176,9 @@ def build(platform: Platform) -> Service:
     kept_results = Spool(folder / "results", max_bytes=RESULTS_MAX_BYTES, wall=lambda: clock.now().timestamp())
     commands = PgCommandStore(db)
     results = Results(outbox=commands, bus=bus, kept=kept_results, clock=clock, instance=instance, published=relay.wake)
+    reach = LineReach(lines=lines, clock=clock, settings=settings.polling, means=means)
     switcher = Switcher(
-        reach=LineReach(lines=lines, clock=clock, settings=settings.polling, means=means),
+        reach=reach,
         seen=seen,
         power=power,
         clock=clock,
@@ -187,6 +189,7 @@ def build(platform: Platform) -> Service:
         topology=topology,
         catalogue=catalogue,
         switcher=switcher,
+        caretaker=Caretaker(reach=reach, clock=clock, settings=settings.switching),
         book=book,
         store=commands,
         results=results,

@@ -55,6 +55,8 @@ class SwitchingSettings(SettingsModel):
     settle_s: float = Field(default=0.5, ge=0, le=60, description="from a write to the first look at the feedback")
     verify_within_s: float = Field(default=15.0, gt=0, le=300, description="for the feedback to follow a write")
     read_back_every_s: float = Field(default=1.0, gt=0, le=60, description="between two looks at the feedback")
+    restart_settle_s: float = Field(default=10.0, ge=0, le=120, description="from a restart to the first look")
+    restart_within_s: float = Field(default=120.0, gt=0, le=200, description="for a restarted device to answer again")
     meter_wait_s: float = Field(default=5.0, ge=0, le=120, description="for the load's meter to show the switching")
     idle_power_kw: float = Field(
         default=0.05, ge=0, le=10, description="a meter that shows less shows a load that is off"

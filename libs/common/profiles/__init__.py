@@ -4,6 +4,7 @@ from libs.common.profiles.catalogue import ProfileCatalogue, UnknownProfile, loa
 from libs.common.profiles.files import PLACEHOLDER
 from libs.common.profiles.loader import parse_profile
 from libs.common.profiles.model import (
+    RESTART,
     AepControl,
     AepEvent,
     AepPoint,
@@ -62,6 +63,7 @@ from libs.common.profiles.stations import iec103_address
 
 __all__ = [
     "PLACEHOLDER",
+    "RESTART",
     "AepControl",
     "AepEvent",
     "AepPoint",

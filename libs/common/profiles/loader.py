@@ -42,6 +42,7 @@ from libs.common.profiles.files import (
 )
 from libs.common.profiles.layout import Layout, parse_layout, without_numbers
 from libs.common.profiles.model import (
+    RESTART,
     AepControl,
     AepEvent,
     AepPoint,
@@ -578,6 +579,9 @@ class _Checks:
             for name in read_back.points:
                 if name not in names:
                     self._refuse((*place, "read_back", "points"), "points of this profile", "本模板的测点", name)
+            if control.name == RESTART and _takes_value(control):
+                both = ("a fixed value, since a restart takes none", "固定值(重启不带数值)")
+                self._refuse((*place, "value"), *both, None)
             if read_back.value is None and not _takes_value(control):
                 both = ("a value, since the control writes a fixed one", "一个值(该控制写固定值)")
                 self._refuse((*place, "read_back"), *both, control.name)
@@ -649,6 +653,8 @@ def _marker(text: str, type_: RegisterType) -> int | None:
 
 def _read_back(control: ControlFile, names: Iterable[str]) -> ReadBack | None:
     """Return what proves a control: as the file says, else by the control's name."""
+    if control.name == RESTART:
+        return ReadBack(points=(), value=0.0)
     if control.read_back is not None:
         return ReadBack(points=tuple(control.read_back.points), value=control.read_back.value)
     known = set(names)

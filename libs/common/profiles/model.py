@@ -545,9 +545,13 @@ class ReadBack:
     """What proves a control."""
 
     points: tuple[str, ...]
-    """All of them must show the value."""
+    """All of them must show the value; none of a restart."""
     value: float | None
     """None is the value that was written."""
+
+
+RESTART = "restart"
+"""Control that restarts the device; nothing is read back, the device has to answer again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

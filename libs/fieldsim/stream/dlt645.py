@@ -25,7 +25,8 @@ RECORD_EVERY = timedelta(minutes=15)
 RECORDS_KEPT = timedelta(days=31)
 WAKE_UP = b"\xfe\xfe"
 
-READ, READ_NEXT, READ_ADDRESS, BROADCAST, CONTROL = 0x11, 0x12, 0x13, 0x08, 0x1C
+READ, READ_NEXT, READ_ADDRESS, BROADCAST, WRITE, CONTROL = 0x11, 0x12, 0x13, 0x08, 0x14, 0x1C
+DATE, TIME = 0x04000101, 0x04000102
 OTHER_ERROR, NO_SUCH_DATA, WRONG_PASSWORD = 0x01, 0x02, 0x04
 TRIP, PERMIT, CLOSE, PROTECT, UNPROTECT = 0x1A, 0x1B, 0x1C, 0x3A, 0x3B
 BLOCKS = {
@@ -126,6 +127,8 @@ class Dlt645Face(Face):
                 return self._read(data, now_s)
             case 0x12 if len(data) == 5:
                 return self._next(data)
+            case 0x14 if len(data) >= 12:
+                return self._write(data, now_s)
             case 0x1C if len(data) == 16:
                 return self._control(data, now_s)
             case _:
@@ -246,6 +249,23 @@ class Dlt645Face(Face):
             self._clock_offset_s += off_s
             self._clock_set_on = local
             self.device.events.record(now_s, self.device.device_id, "clock_set", by_s=off_s)
+
+    def _write(self, data: bytes, now_s: float) -> bytes:
+        """Take a date or a time of day; there is nothing else to be written."""
+        di, local = int.from_bytes(data[:4], "little"), self.clock(now_s)
+        if data[4:8] != self._secret:
+            return self._no(WRITE, WRONG_PASSWORD)
+        wished = None
+        if di == DATE and len(data) == 16:
+            wished = _time(bytes.fromhex(local.strftime("%S%M%H")) + data[13:16])
+        elif di == TIME and len(data) == 15:
+            wished = _time(data[12:15] + bytes.fromhex(local.strftime("%d%m%y")))
+        if wished is None:
+            return self._no(WRITE, NO_SUCH_DATA)
+        by_s = (wished - local.replace(microsecond=0)).total_seconds()
+        self._clock_offset_s += by_s
+        self.device.events.record(now_s, self.device.device_id, "clock_written", by_s=by_s)
+        return self._frame(WRITE, b"")
 
     def _control(self, data: bytes, now_s: float) -> bytes:
         device, kind = self.device, data[8]

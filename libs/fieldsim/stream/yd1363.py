@@ -3,6 +3,8 @@
 import re
 import struct
 from collections.abc import Mapping
+from datetime import datetime
+from zoneinfo import ZoneInfo
 
 from libs.common.errors import InvalidInput
 from libs.common.points import PointKind
@@ -16,6 +18,9 @@ from libs.fieldsim.stream.server import Face
 FRAME = re.compile(rb"~([0-9A-Fa-f]{12}(?:[0-9A-Fa-f]{2})*[0-9A-Fa-f]{4})\r")
 WRONG_VERSION, INVALID_CID2, INVALID_DATA = 0x01, 0x04, 0x06
 GET_VERSION, GET_ADDRESS = 0x4F, 0x50
+GET_TIME, SET_TIME = 0x4D, 0x4E
+ZONE = ZoneInfo("Asia/Shanghai")
+"""Equipment's clocks show Chinese time."""
 
 
 class Yd1363Face(Face):
@@ -25,11 +30,14 @@ class Yd1363Face(Face):
         device: What it is.
         address: 1 to 254.
         counts: How often a group of its layouts is repeated, by its way: ``module``, ``panel[1].input``.
+        clock_offset_s: How wrong its clock is. [s]
     """
 
     protocol = "yd1363"
 
-    def __init__(self, device: Device, *, address: str, counts: dict[str, int] | None = None) -> None:
+    def __init__(
+        self, device: Device, *, address: str, counts: dict[str, int] | None = None, clock_offset_s: float = 0.0
+    ) -> None:
         super().__init__(device)
         equipment = device.profile.yd1363
         if equipment is None or not (address.isdecimal() and 1 <= int(address) <= 254):
@@ -37,6 +45,7 @@ class Yd1363Face(Face):
         self.address = int(address)
         self._equipment = equipment
         self._counts = counts or {}
+        self._clock_offset_s = clock_offset_s
         self._points = {(point.table, point.field): point for point in device.profile.yd1363_points()}
 
     @staticmethod
@@ -59,6 +68,11 @@ class Yd1363Face(Face):
             return self._frame(0, b"")
         if int(frame[1:3], 16) != self._equipment.version:
             return self._frame(WRONG_VERSION, b"")
+        if cid2 == GET_TIME:
+            shown = datetime.fromtimestamp(now_s + self._clock_offset_s, ZONE)
+            return self._frame(0, struct.pack(">HBBBBB", *shown.timetuple()[:6]))
+        if cid2 == SET_TIME:
+            return self._set_clock(info, now_s)
         for table in self._equipment.tables.values():
             if table.cid2 == cid2 and table.info == info:
                 return self._frame(0, self._table(table, now_s))
@@ -104,6 +118,16 @@ class Yd1363Face(Face):
             return _written(type_, number)
 
         return write(table.layout, lambda way: self._counts.get(way, _default_count(way)), content)
+
+    def _set_clock(self, info: bytes, now_s: float) -> bytes:
+        try:
+            year, month, day, hour, minute, second = struct.unpack(">HBBBBB", info)
+            wished = datetime(year, month, day, hour, minute, second, tzinfo=ZONE)
+        except (struct.error, ValueError):
+            return self._frame(INVALID_DATA, b"")
+        self._clock_offset_s = wished.timestamp() - now_s
+        self.device.events.record(now_s, self.device.device_id, "clock_set", to=wished.isoformat())
+        return self._frame(0, b"")
 
     def _obey(self, control: Yd1363Control, rest: bytes, now_s: float) -> bytes:
         device = self.device

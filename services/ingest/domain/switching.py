@@ -64,6 +64,14 @@ def switch_of(profile: DeviceProfile, channel: int | None) -> Switch | None:
     return None if on is None else Switch(on, off)
 
 
+def is_switched_by(profile: DeviceProfile, point: object) -> bool:
+    """Return whether a point shows the position of a switch, which no set point may move."""
+    return any(
+        control.read_back.value is not None and point in control.read_back.points
+        for control in profile.controls.values()
+    )
+
+
 def feedback_points(profile: DeviceProfile, control: Control) -> tuple[str, ...]:
     """Return the points to read with a control: its proof, and what may forbid an ON."""
     wanted = (*control.read_back.points, LOCK_POINT, TRIP_POINT)

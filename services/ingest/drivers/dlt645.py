@@ -19,7 +19,17 @@ from libs.common.profiles import Control, Dlt645Control, Dlt645Point
 from libs.common.secretstore import Secret
 from services.ingest.domain.codecs import bcd, dlt645
 from services.ingest.domain.codecs.dlt645 import Frame, Function
-from services.ingest.drivers.port import Address, BadAnswer, DeviceRefused, DeviceSilent, LineDown, RawReport
+from services.ingest.drivers.port import (
+    Address,
+    BadAnswer,
+    Care,
+    Cared,
+    DeviceRefused,
+    DeviceSilent,
+    LineDown,
+    NotOffered,
+    RawReport,
+)
 from services.ingest.drivers.stream import StreamLine
 
 logger = logging.getLogger(__name__)
@@ -37,6 +47,10 @@ NEAR_MIDNIGHT_S = 60
 """Date and time are two answers; within this of midnight they may be of two days. [s]"""
 LEAST_SKEW = timedelta(seconds=5)
 """A clock that is off by less is not worth a broadcast."""
+RIGHT = timedelta(seconds=2)
+"""A clock that is off by less is not worth a write: it is told in whole seconds, and the answer takes its time."""
+WRITE_LEVEL = 0x02
+"""Of the password with which date and time are written: as for controls."""
 BROADCAST_EVERY_S = 86400.0
 """Meters take a broadcast time once a day. [s]"""
 
@@ -172,6 +186,19 @@ class Dlt645Device:
         if frame.is_error:
             raise self._refused(what, frame)
         return bcd.digits(frame.data) or frame.address
+
+    async def care(self, task: Care) -> Cared:
+        """Read or set the clock: by a write with password, else by the line's broadcast where that is allowed."""
+        match task:
+            case Care.READ_CLOCK:
+                return Cared("read", await self._clock_skew())
+            case Care.SET_CLOCK:
+                return await self._set_own_clock()
+            case Care.RESTART:
+                raise NotOffered(
+                    f"{self._device_id}: DL/T 645 knows no restart",
+                    message_zh=f"{self._device_id}:DL/T 645 没有重启命令",
+                )
 
     async def read_archive(self, points: Collection[str], since: datetime, until: datetime) -> AsyncIterator[RawReport]:
         """Yield the load records of ``[since, until)``, one record an exchange."""
@@ -377,10 +404,76 @@ class Dlt645Device:
         local = dlt645.clock(date, time)
         if local is None:
             return None
-        seconds = local.hour * 3600 + local.minute * 60 + local.second
-        if not NEAR_MIDNIGHT_S <= seconds < 86400 - NEAR_MIDNIGHT_S:
+        if not _is_clear_of_midnight(local):
             return None
         return local.replace(tzinfo=CIVIL_ZONE) - self._clock.now()
+
+    async def _clock_skew(self) -> timedelta:
+        """Return how far the meter's clock is ahead of ours, whatever the hour: the date is read on both sides.
+
+        Raises:
+            BadAnswer: It shows no time, or midnight passes twice.
+        """
+        for _ in range(2):
+            date = await self._read_item(DATE)
+            time = await self._read_item(TIME)
+            now = self._clock.now()
+            if await self._read_item(DATE) == date:
+                local = dlt645.clock(date, time)
+                if local is not None:
+                    return local.replace(tzinfo=CIVIL_ZONE) - now
+        raise BadAnswer(f"{self._device_id}: its clock shows no time", raw=b"")
+
+    async def _set_own_clock(self) -> Cared:
+        skew = await self._clock_skew()
+        if abs(skew) < RIGHT:
+            return Cared(f"clock off by {skew.total_seconds():.0f} s, left as it is", skew)
+        if self._credentials is not None and "A" not in self._address:
+            await self._write_clock(skew)
+            how = "date and time written (14)"
+        else:
+            await self._broadcast_clock(skew)
+            how = "time broadcast (08)"
+        return Cared(f"{how}; clock was off by {skew.total_seconds():.0f} s", await self._clock_skew())
+
+    async def _write_clock(self, skew: timedelta) -> None:
+        """Write the date, where it is another one, and the time: two commands, each confirmed by the meter."""
+        local = self._clock.now().astimezone(CIVIL_ZONE)
+        if (local + skew).date() != local.date():
+            if not _is_clear_of_midnight(local):
+                raise DeviceRefused(
+                    f"{self._device_id}: date and time are two commands; not within {NEAR_MIDNIGHT_S} s of midnight",
+                    message_zh=f"{self._device_id}:日期与时间须分两条命令写入,午夜前后 {NEAR_MIDNIGHT_S} 秒内不执行",
+                )
+            await self._write_item(DATE, dlt645.date_content(local))
+        await self._write_item(TIME, dlt645.time_content(self._clock.now().astimezone(CIVIL_ZONE)))
+
+    async def _write_item(self, di: int, content: bytes) -> None:
+        what = f"{self._device_id} write {di:08X}"
+        try:
+            request = self._secret_frame(
+                lambda password, operator: dlt645.write(
+                    self._address, di, content, level=WRITE_LEVEL, password=password, operator=operator
+                )
+            )
+            frame = await self._ask(request, what, lambda frame: True, secret=True)
+        except DeviceSilent as exc:
+            # Without the bytes that came: an echo of the request among them would hold the password.
+            raise DeviceSilent(exc.message) from None
+        if frame.is_error:
+            raise self._refused(what, frame)
+
+    async def _broadcast_clock(self, skew: timedelta) -> None:
+        local = self._clock.now().astimezone(CIVIL_ZONE)
+        off_s = skew.total_seconds()
+        if not self._clock_setting.enabled or not dlt645.may_broadcast(local, skew):
+            raise NotOffered(
+                f"{self._device_id}: its clock is off by {off_s:.0f} s; without the line's credentials_ref it is set by"
+                " broadcast only: with set_clock in the line's settings, by less than five minutes, not near midnight",
+                message_zh=f"{self._device_id}:时钟偏差 {off_s:.0f} 秒;线路无 credentials_ref 时只能广播校时"
+                "(须在线路设置 set_clock,偏差小于 5 分钟,且不在午夜前后)",
+            )
+        await self._line.announce(dlt645.WAKE_UP + dlt645.encode(dlt645.broadcast_time(local)))
 
     async def _meter_time(self) -> datetime:
         """Return the time that the meter's clock shows now, ours where it cannot be had."""
@@ -398,21 +491,28 @@ class Dlt645Device:
         Raises:
             InvalidInput: There is no password, or one that is none.
         """
+        return self._secret_frame(
+            lambda password, operator: dlt645.control(
+                self._address, control.n1, level=control.password_level, password=password, operator=operator,
+                until=until,
+            )
+        )  # fmt: skip
+
+    def _secret_frame(self, make: Callable[[str, str], Frame]) -> Frame:
+        """Return a request with password and operator, read at the moment of use.
+
+        Raises:
+            InvalidInput: There is no password, or one that is none.
+        """
         if self._credentials is None:
             raise InvalidInput(
                 f"{self._device_id}: a control needs the line's credentials_ref with password and operator",
                 message_zh=f"{self._device_id}:控制命令需要线路的 credentials_ref 提供密码和操作者代码",
             )
         secret = self._credentials()
+        password = secret.get(f"password.{self._address}") or secret.require("password")
         try:
-            return dlt645.control(
-                self._address,
-                control.n1,
-                level=control.password_level,
-                password=secret.get(f"password.{self._address}") or secret.require("password"),
-                operator=secret.get("operator") or "0",
-                until=until,
-            )
+            return make(password, secret.get("operator") or "0")
         except ValueError as exc:  # it does not show them
             raise InvalidInput(f"{secret.place}: {exc}") from None
 
@@ -427,6 +527,11 @@ class Dlt645Device:
         setting.last_at = now
         await self._line.announce(dlt645.WAKE_UP + dlt645.encode(dlt645.broadcast_time(local)))
         logger.info("clocks set by broadcast", extra={"device_id": self._device_id, "skew_s": skew.total_seconds()})
+
+
+def _is_clear_of_midnight(local: datetime) -> bool:
+    seconds = local.hour * 3600 + local.minute * 60 + local.second
+    return NEAR_MIDNIGHT_S <= seconds < 86400 - NEAR_MIDNIGHT_S
 
 
 def _address(address: Address) -> str:

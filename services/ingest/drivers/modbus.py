@@ -180,7 +180,7 @@ class ModbusDevice:
         if not isinstance(control, ModbusControl):
             raise InvalidInput(f"{control.name} is no Modbus control")
         what = f"{self._device_id} {control.name}"
-        shown_by = self._points.get(control.read_back.points[0])
+        shown_by = next((self._points.get(name) for name in control.read_back.points), None)
         order = self._order
         if control.type is not None and control.type.is_float:
             if not await self._knows_float_order(_Found()):

@@ -7,14 +7,15 @@ into the ones below; when to ask or to connect again is decided by whoever calls
 
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from enum import StrEnum
 from typing import Literal, Protocol, runtime_checkable
 
 from libs.common.clock import Clock
 from libs.common.contracts.base import Phase
 from libs.common.contracts.registry import Line
 from libs.common.contracts.telemetry import Quality, RejectReason
-from libs.common.errors import PlatformError, Unavailable
+from libs.common.errors import InvalidInput, PlatformError, Unavailable
 from libs.common.profiles import Control, DeviceProfile
 from libs.common.secretstore import SecretStore
 from services.ingest.drivers.means import Means
@@ -56,6 +57,13 @@ class BadAnswer(PlatformError):
 
     code = "bad_answer"
     title_zh = "应答有误"
+
+
+class NotOffered(InvalidInput):
+    """The device, or its protocol, has no such thing; nothing was sent."""
+
+    code = "unsupported"
+    title_zh = "设备不支持"
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +158,41 @@ class ArchiveSession(Protocol):
         Raises:
             LineDown, DeviceSilent, BadAnswer: Not now; asked again later from where it stopped.
             DeviceRefused: The device does not give this out; not asked again for this span.
+        """
+
+
+class Care(StrEnum):
+    """What keeps a device in order, by its protocol and not by a control of its profile."""
+
+    READ_CLOCK = "read_clock"
+    SET_CLOCK = "set_clock"
+    """To our time, in the zone that the device's clock is set to."""
+    RESTART = "restart"
+
+
+@dataclass(frozen=True, slots=True)
+class Cared:
+    """What came of it."""
+
+    answer: str
+    """The device's, in its protocol's words."""
+    skew: timedelta | None = None
+    """The device's clock minus ours, as read after it; None where it cannot be read."""
+
+
+@runtime_checkable
+class CaredSession(Protocol):
+    """A session of a protocol that sets clocks or restarts devices; what has neither leaves this out."""
+
+    async def care(self, task: Care) -> Cared:
+        """Do one of these.
+
+        Raises:
+            NotOffered: Not by this protocol, not by this device, or not without something that is missing.
+            LineDown: Nothing was sent.
+            DeviceSilent: It was sent; whether it was done is not known.
+            DeviceRefused: The device said no.
+            BadAnswer: It was sent; the answer is not the one of the protocol.
         """
 
 

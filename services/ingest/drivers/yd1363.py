@@ -8,8 +8,9 @@ import logging
 import struct
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from datetime import timedelta
 
-from libs.common.clock import Clock
+from libs.common.clock import CIVIL_ZONE, Clock
 from libs.common.contracts.base import Phase
 from libs.common.errors import InvalidInput
 from libs.common.profiles import Control, Yd1363Alarm, Yd1363Control, Yd1363Point, Yd1363Table
@@ -19,10 +20,13 @@ from services.ingest.domain.codecs.yd1363 import Frame
 from services.ingest.drivers.port import (
     Address,
     BadAnswer,
+    Care,
+    Cared,
     DeviceEvent,
     DeviceRefused,
     DeviceSilent,
     LineDown,
+    NotOffered,
     RawReport,
 )
 from services.ingest.drivers.stream import StreamLine
@@ -111,6 +115,34 @@ class Yd1363Device:
             info += _encoded(control, control.value_type, value)
         await self._ask(control.cid2, info, f"{self._device_id} {control.name}")
         return f"{control.cid2:02X} {info.hex().upper()} accepted"
+
+    async def care(self, task: Care) -> Cared:
+        """Read or set the clock of the device (CID2 4D and 4E)."""
+        match task:
+            case Care.READ_CLOCK:
+                return Cared("4D read", await self._clock_skew())
+            case Care.SET_CLOCK:
+                now = self._clock.now().astimezone(CIVIL_ZONE)
+                await self._ask(yd1363.SET_TIME, yd1363.time_info(now), f"{self._device_id} set time")
+                try:
+                    return Cared("4E accepted", await self._clock_skew())
+                except DeviceRefused:
+                    return Cared("4E accepted; 4D is not known to the device")
+            case Care.RESTART:
+                raise NotOffered(
+                    f"{self._device_id}: YD/T 1363.3 knows no restart",
+                    message_zh=f"{self._device_id}:YD/T 1363.3 没有重启命令",
+                )
+
+    async def _clock_skew(self) -> timedelta:
+        what = f"{self._device_id} time"
+        info = await self._ask(yd1363.GET_TIME, b"", what)
+        now = self._clock.now()
+        try:
+            local = yd1363.time_of(info)
+        except ValueError as exc:
+            raise BadAnswer(f"{what}: {exc}", raw=self._line.distrust()) from None
+        return local.replace(tzinfo=CIVIL_ZONE) - now
 
     # Reading.
 

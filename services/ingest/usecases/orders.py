@@ -22,7 +22,7 @@ from libs.common.contracts.control import Command, CommandAction, Evidence, Stag
 from libs.common.contracts.registry import Line
 from libs.common.errors import InvalidInput, NotFound, Unavailable
 from libs.common.lease import Lease
-from libs.common.profiles import Control, ProfileCatalogue
+from libs.common.profiles import RESTART, Control, ProfileCatalogue
 from libs.common.tokens import KeyRing, canonical
 from services.ingest.domain.switching import (
     Moment,
@@ -30,6 +30,7 @@ from services.ingest.domain.switching import (
     OffLease,
     Switch,
     channel_of,
+    is_switched_by,
     switch_key,
     switch_of,
     why_not_now,
@@ -37,6 +38,7 @@ from services.ingest.domain.switching import (
 )
 from services.ingest.settings import SwitchingSettings
 from services.ingest.store.offbook import OffBook, OffBookBroken
+from services.ingest.usecases.caring import CLOCK_WITHIN_S, Caretaker
 from services.ingest.usecases.findings import Findings
 from services.ingest.usecases.reach import Target
 from services.ingest.usecases.results import Results
@@ -103,6 +105,7 @@ class Orders:
         topology: Topology,
         catalogue: ProfileCatalogue,
         switcher: Switcher,
+        caretaker: Caretaker,
         book: OffBook,
         store: CommandStore,
         results: Results,
@@ -118,6 +121,7 @@ class Orders:
         self._topology = topology
         self._catalogue = catalogue
         self._switcher = switcher
+        self._caretaker = caretaker
         self._book = book
         self._store = store
         self._results = results
@@ -277,6 +281,9 @@ class Orders:
                 await self._close_ordered(order, order.switch)
             case CommandAction.OPEN if order.switch is not None:
                 await self._open_ordered(order, order.switch)
+            case CommandAction.READ_BACK if command.arguments.get("clock") is True:
+                looked = await self._caretaker.read_clock(order.target, within_s=CLOCK_WITHIN_S)
+                self._tell_end(order, looked)
             case CommandAction.READ_BACK if isinstance(command.arguments.get("point"), str):
                 self._tell_end(order, await self._switcher.read_value(order.target, str(command.arguments["point"])))
             case CommandAction.READ_BACK if order.switch is not None:
@@ -285,10 +292,10 @@ class Orders:
                 self._tell_end(order, looked)
             case CommandAction.SET_POINT | CommandAction.SET_THRESHOLD | CommandAction.SET_SAMPLING_PERIOD:
                 await self._set_point(order)
+            case CommandAction.SET_CLOCK | CommandAction.RESTART:
+                await self._care(order)
             case CommandAction.OPEN | CommandAction.CLOSE | CommandAction.READ_BACK:
                 self._tell(order, Stage.REFUSED, reason="no_control", detail="the device's profile has no such switch")
-            case _:
-                self._tell(order, Stage.REFUSED, reason="unsupported", detail=f"{command.action} is not supported")
 
     async def _close_ordered(self, order: Order, switch: Switch) -> None:
         command = order.command
@@ -362,6 +369,9 @@ class Orders:
         command = order.command
         control = _control_for_value(order)
         value = command.arguments.get("value")
+        if is_switched_by(order.target.profile, command.arguments.get("point")):
+            self._tell(order, Stage.REFUSED, reason="switching_point", detail="only OPEN and CLOSE move a switch")
+            return
         if control is None or isinstance(value, bool) or not isinstance(value, int | float):
             self._tell(order, Stage.REFUSED, reason="bad_arguments", detail="expected point and value of a control")
             return
@@ -376,6 +386,41 @@ class Orders:
             self._tell(order, Stage.REFUSED, reason="bad_arguments", detail=exc.message)
             return
         self._tell_end(order, done)
+
+    async def _care(self, order: Order) -> None:
+        """Set a clock or restart a device: not late, not unrecorded, and no clock by one that may be wrong."""
+        command = order.command
+        forbidden = why_not_now(command, self._clock.now()) or (None if order.recorded else "database_unavailable")
+        if command.action is CommandAction.SET_CLOCK and not self._clock_synchronised():
+            forbidden = forbidden or "clock_not_synchronised"
+        if command.action is CommandAction.RESTART:
+            forbidden = forbidden or self._why_no_restart(order.target)
+        if forbidden is not None:
+            self._tell(order, Stage.REFUSED, reason=forbidden)
+            return
+        self._tell(order, Stage.ACCEPTED)
+        if command.action is CommandAction.SET_CLOCK:
+            within_s = command.arguments.get("within_s")
+            done = await self._caretaker.set_clock(
+                order.target, within_s=float(within_s) if isinstance(within_s, int | float) else CLOCK_WITHIN_S
+            )
+        else:
+            done = await self._caretaker.restart(
+                order.target,
+                may_send=lambda: self._why_no_restart(order.target) or why_not_now(command, self._clock.now()),
+                progress=lambda stage, evidence: self._tell(order, stage, evidence=evidence),
+            )
+        self._tell_end(order, done)
+
+    def _why_no_restart(self, target: Target) -> str | None:
+        """Return what forbids a restart: a load that is off behind the device, or behind the station it belongs to."""
+        by_itself = RESTART in target.profile.controls
+        concerned = (
+            lease
+            for lease in self._book.all()
+            if lease.device_id == target.device_id or (not by_itself and lease.line_id == target.line.id)
+        )
+        return "load_off" if next(concerned, None) is not None else None
 
     def _why_not_off(self, order: Order) -> str | None:
         lease = self._lines.lease(order.command.line_id)

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 from libs.common.contracts.registry import Line
 from libs.common.profiles import Control, DeviceProfile
 from services.ingest.domain.normalise import Normaliser, Ratios
-from services.ingest.drivers.port import DeviceSession
+from services.ingest.drivers.port import Care, Cared, CaredSession, DeviceSession, NotOffered
 
 Result = TypeVar("Result")
 Points = Mapping[str, float | None]
@@ -40,6 +40,15 @@ class Handle:
     async def write(self, control: Control, value: float | None) -> str:
         """Do a control; raises as the driver."""
         return await self.session.write(control, value)
+
+    async def care(self, task: Care) -> Cared:
+        """Read or set the clock, or restart the device; raises as the driver."""
+        if not isinstance(self.session, CaredSession):
+            raise NotOffered(
+                f"the device's protocol has no {task.value}, and its profile no control for it",
+                message_zh=f"设备的协议没有 {task.value},其模板也没有相应控制项",
+            )
+        return await self.session.care(task)
 
 
 class Reach(Protocol):

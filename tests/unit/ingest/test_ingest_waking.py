@@ -25,6 +25,7 @@ from services.ingest.settings import SwitchingSettings
 from services.ingest.spool import Spool
 from services.ingest.store.offbook import OffBook
 from services.ingest.usecases.boards import LastSeen
+from services.ingest.usecases.caring import Caretaker
 from services.ingest.usecases.findings import Findings
 from services.ingest.usecases.orders import Order, Orders
 from services.ingest.usecases.reach import Handle, Target
@@ -177,8 +178,9 @@ async def scene(
     synchronised = [True]
     orders = Orders(
         lines=holder, topology=topology(site(), line(), device(), load()), catalogue=CATALOGUE, switcher=switcher,
-        book=book, store=store, results=results, findings=findings, keys=keys, clock=clock, settings=SETTINGS,
-        instance="0", boot=boot, clock_synchronised=lambda: synchronised[0],
+        caretaker=Caretaker(reach=reach, clock=clock, settings=SETTINGS), book=book, store=store, results=results,
+        findings=findings, keys=keys, clock=clock, settings=SETTINGS, instance="0", boot=boot,
+        clock_synchronised=lambda: synchronised[0],
     )  # fmt: skip
     book.load(orders.moment())
     keeper = WakeKeeper(

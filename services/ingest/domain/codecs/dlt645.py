@@ -202,12 +202,34 @@ def control(address: str, kind: int, *, level: int, password: str, operator: str
     Raises:
         ValueError: Password or operator are none; the message does not show them.
     """
+    return Frame(address, Function.CONTROL, _secret(level, password, operator) + bytes((kind, 0)) + bcd_time(until))
+
+
+def write(address: str, di: int, content: bytes, *, level: int, password: str, operator: str) -> Frame:
+    """Return a request that writes an item; level, password and operator as of ``control``.
+
+    Raises:
+        ValueError: Password or operator are none; the message does not show them.
+    """
+    return Frame(address, Function.WRITE, di.to_bytes(4, "little") + _secret(level, password, operator) + content)
+
+
+def date_content(local: datetime) -> bytes:
+    """Return the date as item 04000101 holds it: day of the week (Sunday is 0), day, month, year."""
+    return bytes((local.isoweekday() % 7,)) + bytes.fromhex(local.strftime("%d%m%y"))
+
+
+def time_content(local: datetime) -> bytes:
+    """Return the time as item 04000102 holds it: second, minute, hour."""
+    return bytes.fromhex(local.strftime("%S%M%H"))
+
+
+def _secret(level: int, password: str, operator: str) -> bytes:
     if re.fullmatch(r"[0-9]{6}", password) is None:
         raise ValueError("the password is not six digits")
     if re.fullmatch(r"[0-9]{1,8}", operator) is None:
         raise ValueError("the operator code is not at most eight digits")
-    secret = bytes((level,)) + bytes.fromhex(password)[::-1] + bytes.fromhex(operator.rjust(8, "0"))[::-1]
-    return Frame(address, Function.CONTROL, secret + bytes((kind, 0)) + bcd_time(until))
+    return bytes((level,)) + bytes.fromhex(password)[::-1] + bytes.fromhex(operator.rjust(8, "0"))[::-1]
 
 
 # Answers.

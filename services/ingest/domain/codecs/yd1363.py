@@ -11,6 +11,7 @@ import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 START, END = ord("~"), ord("\r")
 HEAD_CHARS = 12
@@ -22,6 +23,8 @@ MAX_CHARS = HEAD_CHARS + MAX_INFO_CHARS + SUM_CHARS
 MISSING = b"\x20\x20\x20\x20"
 """In place of a number that the device does not have."""
 
+GET_TIME, SET_TIME = 0x4D, 0x4E
+"""CID2 of the clock; its information is year (two bytes, high byte first), month, day, hour, minute, second."""
 OK = 0x00
 RETURNS: Mapping[int, str] = {
     0x01: "wrong protocol version",
@@ -49,6 +52,23 @@ class Frame:
     code: int
     """In a request what is asked for (CID2), in an answer how it went (RTN)."""
     info: bytes = b""
+
+
+def time_info(local: datetime) -> bytes:
+    """Return a time as the information of 4E."""
+    head = local.year.to_bytes(2, "big")
+    return head + bytes((local.month, local.day, local.hour, local.minute, local.second))
+
+
+def time_of(info: bytes) -> datetime:
+    """Return the time, without zone, that the information of an answer to 4D says.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if len(info) != 7:
+        raise ValueError(f"expected 7 bytes of time, found {len(info)}")
+    return datetime(int.from_bytes(info[:2], "big"), *info[2:])  # noqa: DTZ001  # the device says no zone
 
 
 def scan(buffer: bytes) -> tuple[int, Frame | None]:

@@ -81,7 +81,10 @@ INTERROGATION = 100
 COUNTER_INTERROGATION = 101
 READ = 102
 CLOCK_SYNCHRONISATION = 103
+RESET_PROCESS = 105
 
+GENERAL_RESET = bytes([1])
+"""Qualifier of a reset: the whole process (IEC 60870-5-101:2003 7.2.6.27)."""
 SELECT = 0x80
 STATION = bytes([20])
 """Qualifier of an interrogation: the whole station."""
@@ -124,6 +127,7 @@ _FORMS: Mapping[int, _Form] = {
     COUNTER_INTERROGATION: _Form(1),
     READ: _Form(0),
     CLOCK_SYNCHRONISATION: _Form(7),
+    RESET_PROCESS: _Form(1),
 }
 
 _VALUES: Mapping[int, ObjectType] = {

@@ -12,16 +12,21 @@ from services.ingest.drivers.iec60870.master import Habits, Link, Master
 from services.ingest.drivers.iec60870.objects import Directory, place_of
 from services.ingest.drivers.port import (
     Address,
+    Care,
+    Cared,
     DeviceEvent,
     DeviceSession,
     DeviceSilent,
     LineDown,
     LineSink,
+    NotOffered,
     RawReport,
 )
 
 logger = logging.getLogger(__name__)
 
+RESTARTS = frozenset({"iec101", "iec104"})
+"""Protocols with a command to begin anew."""
 Connect = Callable[[Directory], Awaitable[Link]]
 """Connect to the stations of a line. Raises ``LineDown``."""
 
@@ -142,6 +147,20 @@ class _Session:
             raise InvalidInput(f"{control.name} is no control of IEC 60870-5")
         raw = control.value if control.value is not None else self._raw(control, value)
         return await self._line.master().command(self._place, control, raw)
+
+    async def care(self, task: Care) -> Cared:
+        """Set the clock of the station (C_CS_NA_1), or restart it (C_RP_NA_1, not with 103); no clock is ever told."""
+        master, station = self._line.master(), self._place.station
+        if task is Care.SET_CLOCK:
+            await master.synchronise(station)
+            return Cared("clock synchronisation confirmed")
+        if task is Care.RESTART and self._line.protocol in RESTARTS:
+            await master.restart(station)
+            return Cared("reset process confirmed")
+        raise NotOffered(
+            f"{self._device_id}: a station of {self._line.protocol} has no {task.value}",
+            message_zh=f"{self._device_id}:{self._line.protocol} 站没有 {task.value}",
+        )
 
     def _raw(self, control: Iec60870Control, value: float | None) -> float:
         """Return the raw value of a set point.

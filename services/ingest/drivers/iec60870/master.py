@@ -24,9 +24,11 @@ from services.ingest.drivers.iec60870.asdu import (
     COUNTERS,
     COUNTERS_FREEZE,
     END_OF_INITIALISATION,
+    GENERAL_RESET,
     INTERROGATION,
     READ,
     REFUSALS,
+    RESET_PROCESS,
     SELECT,
     STATION,
     TIMED,
@@ -285,15 +287,33 @@ class Master:
         if not self._habits.clock_sync_s or now < found.clock_due_at or (state is not None and not state.synchronised):
             return
         found.clock_due_at = now + self._habits.clock_sync_s
+        try:
+            await self.synchronise(station)
+        except (DeviceSilent, DeviceRefused) as exc:
+            logger.info("station does not take the time", extra={"station": station, "reason": exc.message})
+
+    async def synchronise(self, station: int) -> None:
+        """Tell a station the time (C_CS_NA_1).
+
+        Raises:
+            LineDown: Nothing was sent.
+            DeviceSilent: It was sent, and no confirmation came.
+            DeviceRefused: The station said no.
+        """
+        self._check()
         with self._expect(CLOCK_SYNCHRONISATION, station, 0) as answers:
             time = encode_time(self._clock.now(), self._habits.zone)
-            try:
-                await self._send(CLOCK_SYNCHRONISATION, station, Information(0, time))
-                await self._confirmed(answers, f"station {station}: clock synchronisation", None)
-            except (DeviceSilent, DeviceRefused) as exc:
-                logger.info("station does not take the time", extra={"station": station, "reason": exc.message})
-            else:
-                self._intake.clock_is_set(station)
+            await self._send(CLOCK_SYNCHRONISATION, station, Information(0, time))
+            await self._confirmed(answers, f"station {station}: clock synchronisation", None)
+            self._intake.clock_is_set(station)
+
+    async def restart(self, station: int) -> None:
+        """Let a station begin anew (C_RP_NA_1, general reset). Raises as ``synchronise``."""
+        self._check()
+        async with self._station(station).commanding:
+            with self._expect(RESET_PROCESS, station, 0) as answers:
+                await self._send(RESET_PROCESS, station, Information(0, GENERAL_RESET))
+                await self._confirmed(answers, f"station {station}: reset process", GENERAL_RESET)
 
     async def _interrogate(self, station: int) -> None:
         with self._expect(INTERROGATION, station, 0) as answers:
