@@ -233,6 +233,7 @@ const alarmsSoon = soon(fetchAlarms, 300);
 const faultsSoon = soon(fetchFaults, 300);
 const shutdownsSoon = soon(fetchShutdowns, 300);
 const wakeUpsSoon = soon(fetchWakeUps, 500);
+const ordersSoon = soon(fetchOrders, 500);
 const energySoon = soon(fetchEnergy, 1500);
 const metersSoon = soon(async () => drawMeters(), 200);
 
@@ -275,6 +276,7 @@ function listen() {
     note("control", `${label(state.loads.get(event.load_id)) || event.load_id || ""} ${text(event.state)} ${event.reason ?? ""}`);
     shutdownsSoon();
     wakeUpsSoon();
+    ordersSoon();
   });
   on("carbon.intervals", (event) => { if (here(event.site_id)) energySoon(); });
   on("lost", (event) => note("page", `${text("lost")} ${event.events}`));
@@ -290,7 +292,7 @@ function link(up) {
 function refreshAll() {
   guard((async () => {
     await fetchSite();
-    await Promise.all([fetchAlarms(), fetchFaults(), fetchShutdowns(), fetchWakeUps(), fetchEnergy()]);
+    await Promise.all([fetchAlarms(), fetchFaults(), fetchShutdowns(), fetchWakeUps(), fetchOrders(), fetchEnergy()]);
   })());
 }
 
@@ -322,7 +324,7 @@ async function showOverview() {
   }
   $("notice").textContent = "";
   listen();
-  state.timers = [setInterval(() => guard(fetchEnergy()), 30e3), setInterval(() => guard(fetchShutdowns()), 10e3)];
+  state.timers = [setInterval(() => guard(fetchEnergy()), 30e3), setInterval(() => guard(fetchShutdowns().then(fetchOrders)), 10e3)];
 }
 
 $("sign-in").addEventListener("submit", async (event) => {
@@ -349,6 +351,7 @@ $("site").addEventListener("change", (event) => {
   refreshAll();
 });
 
+watchOrders();
 watchAlarms();
 watchRules();
 watchWakeUps();

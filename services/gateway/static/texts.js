@@ -34,6 +34,8 @@ const TEXTS = {
     rules: "告警规则与设备参数", startDelay: "开始延时", endDelay: "结束延时", watched: "判定中", asleep: "未启用", notKnown: "未知",
     differs: "与平台不一致", asOrdered: "一致", deviceSettings: "设备参数", setting: "参数", ordered: "平台下发", found: "设备回读",
     from_policy: "策略", from_device_kind: "按设备类型", from_site_class: "按局站类别", from_site: "按局站", from_device: "按设备",
+    settingOrders: "批量设置", target: "范围", progress: "完成", expectedBy: "预计完成", set_point: "设定", set_threshold: "定值",
+    set_sampling_period: "上报周期", set_clock: "校时", restart: "重启", temperature_setpoint: "设定温度 ℃", setting_report_period: "上报周期 s",
     oneKey: "一键唤醒", wakeUps: "一键唤醒命令", wakeWhat: "唤醒范围", wakeTarget: "对象（编号或从列表选择）", why: "原因", actor: "下令人",
     scope_all: "全部负载", scope_region: "区域", scope_site: "局站", scope_device: "设备", scope_loads: "负载",
     wakeSure: "确认立即唤醒：", wakeMeans: "待执行的关断全部取消，涉及的节能策略暂停，直到解除；检修隔离、就地锁定和未解除的保护跳闸除外。",
@@ -78,6 +80,9 @@ const TEXTS = {
     notKnown: "not known", differs: "differs from platform", asOrdered: "as ordered", deviceSettings: "Settings of the device",
     setting: "Setting", ordered: "Ordered", found: "Read back", from_policy: "policy", from_device_kind: "device kind",
     from_site_class: "site class", from_site: "site", from_device: "device",
+    settingOrders: "Settings of many devices", target: "Where", progress: "Done", expectedBy: "expected by", set_point: "set point",
+    set_threshold: "threshold", set_sampling_period: "reporting period", set_clock: "clock", temperature_setpoint: "temperature °C",
+    setting_report_period: "period s",
     oneKey: "Wake up", wakeUps: "One-key wake-ups", wakeWhat: "What", wakeTarget: "Which (an id, or one of the list)", why: "Reason",
     actor: "By", scope_all: "all loads", scope_region: "region", scope_site: "site", scope_device: "device", scope_loads: "load",
     wakeSure: "Wake at once:", wakeMeans: "OFFs that wait are called off, and plans over these loads rest until you release them. "
