@@ -3,6 +3,7 @@
 from datetime import time, timedelta
 from itertools import pairwise
 
+import asyncpg
 import pytest
 
 from libs.common.bus import topics
@@ -66,6 +67,27 @@ class TestOffs:
         world.add_load("a")
         with pytest.raises(InvalidInput, match="restore_at"):
             await switch(world, "open", "a", restore_in_s=None)
+
+    @pytest.mark.parametrize("missing", ["restore_at", "off_at_most_s", "pair_id"])
+    async def test_the_database_itself_refuses_an_off_without_an_end(self, world: World, missing: str) -> None:
+        world.add_load("a")
+        await switch(world, "open", "a")
+        async with world.db.read() as conn:
+            rows = await conn.fetch("select * from commands where action = 'open'")
+            generated = {"is_final"}
+        columns = [name for name in rows[0].keys() if name not in generated]
+        values = {name: rows[0][name] for name in columns} | {"command_id": "c-2", "state": "received", missing: None}
+        places = ", ".join(f"${number}" for number in range(1, len(columns) + 1))
+        insert = f"insert into commands ({', '.join(columns)}) values ({places})"
+        with pytest.raises(asyncpg.CheckViolationError, match="commands_off_has_end"):
+            async with world.db.write() as conn:
+                await conn.execute(insert, *values.values())
+        with pytest.raises(asyncpg.CheckViolationError, match="commands_off_has_end"):
+            async with world.db.write() as conn:
+                await conn.execute(f"update commands set {missing} = null where action = 'open'")
+        # The same row with its end is taken, so it is the end that was missed.
+        async with world.db.write() as conn:
+            await conn.execute(insert, *(values | {missing: rows[0][missing]}).values())
 
     async def test_never_off_in_a_group_is_listed_and_refused_and_the_others_go_on(self, world: World) -> None:
         world.add_load("a")
@@ -308,6 +330,26 @@ class TestOns:
         ]
         assert await world.occurrence_states() == ["awake"]
 
+    async def test_neither_a_higher_off_nor_a_person_puts_a_plans_on_off(self, world: World) -> None:
+        breaker = world.add_load("a")
+        plan_id = await plan_in(world, "a", off_in_s=40, off_for_s=600)
+        await world.run(50)
+        assert not breaker.closed
+        on = await world.value("select command_id from commands where load_id = 'a' and action = 'close'")
+        with pytest.raises(Conflict, match="only an isolation"):
+            await world.orders.cancel(str(on), "not now", "user:duty", "api")
+        longer = await switch(world, "open", "a", restore_in_s=7200)
+        assert longer.refused[0]["guard"] == "already_off"
+        await world.plans.end(plan_id, "no longer wanted", "user:duty", "api")
+        # Nobody answers when it is due, and meanwhile an operator wants it off for longer.
+        breaker.reachable = False
+        await world.run(620, step_s=5)
+        await switch(world, "open", "a", restore_in_s=7200)
+        breaker.reachable = True
+        await world.run(90, step_s=2)
+        assert breaker.closed
+        assert await world.value("select state from commands where command_id = $1", on) == "succeeded"
+
 
 class TestEmergency:
     async def test_one_key_wakes_cancels_and_suspends_until_released(self, world: World) -> None:
@@ -529,6 +571,18 @@ class TestPlans:
         assert breaker.closed
         assert breaker.switched == 2
         assert sorted(await world.occurrence_states()) == ["awake", "skipped"]
+
+    async def test_a_plan_that_meets_an_off_in_force_neither_prolongs_nor_repeats_it(self, world: World) -> None:
+        breaker = world.add_load("a")
+        await plan_in(world, "a", off_in_s=60, off_for_s=1800)
+        await switch(world, "open", "a", restore_in_s=900)
+        await world.run(100, step_s=5)
+        assert not breaker.closed
+        assert await world.occurrence_states() == ["skipped"]
+        assert await world.value("select reason from plan_occurrences") == "already_off"
+        await world.run(820, step_s=5)
+        assert breaker.closed
+        assert breaker.switched == 2
 
     async def test_the_lower_rank_decides_also_when_it_begins_later(self, world: World) -> None:
         breaker = world.add_load("a")
