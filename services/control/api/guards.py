@@ -23,6 +23,7 @@ from services.control.api.common import (
     require_sites,
 )
 from services.control.domain.guards import PROTECTION_TRIPS, Hold, Policy
+from services.control.domain.kinds import BY_KIND
 from services.control.domain.places import EmergencyMode
 from services.control.domain.policies import Scope
 from services.control.drivers.door import Board
@@ -41,7 +42,11 @@ class GuardView(View):
     description: str
     description_zh: str
     said_by: str | None = None
-    """Which policy sets the limit, such as ``site:s-1``; ``settings`` where none does."""
+    """Which policy sets the limit, such as ``site:s-1``; ``kind:…`` where the kind of the load needs it by itself,
+    ``settings`` where neither does."""
+    why: str | None = None
+    """Why the kind of the load needs it."""
+    why_zh: str | None = None
     value: Any = None
     """What the guard sees of the load."""
     refuses: bool | None = None
@@ -196,9 +201,12 @@ def list_of_guards(policy: Policy, found: Explanation | None = None) -> list[Gua
     ]
     said_by = {} if found is None else found.effective.said_by
     for guard, name, unit, english, chinese in LIMITED:
+        speaker = said_by.get(name, "settings")
+        kind = BY_KIND.get(speaker.removeprefix("kind:")) if speaker.startswith("kind:") else None
         view = GuardView(
             guard=guard, limit=getattr(policy, name), unit=unit, stops="off", description=english,
-            description_zh=chinese, said_by=said_by.get(name, "settings"),
+            description_zh=chinese, said_by=speaker, why=None if kind is None else f"{kind.why} ({kind.source})",
+            why_zh=None if kind is None else kind.why_zh,
         )  # fmt: skip
         views.append(_with_load(view, found))
     holds = (

@@ -2,8 +2,8 @@
 
 A policy belongs to a scope and says some limits. For each limit the most specific policy that says it wins: ``load``
 over ``load_kind`` over ``site`` over ``site_class`` over ``site_kind`` over ``region`` (the nearest first) over
-``default`` over the settings. Only the number of loads that are off in a region is counted for the region that says
-it, so there all of a load's regions hold together.
+``default`` over what the load's kind needs by itself (``kinds``) over the settings. Only the number of loads that are
+off in a region is counted for the region that says it, so there all of a load's regions hold together.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +14,7 @@ from typing import Literal
 from libs.common.contracts.registry import LoadKind, SiteKind, StationClass
 from libs.common.errors import InvalidInput
 from services.control.domain.guards import Policy
+from services.control.domain.kinds import raised
 from services.control.domain.loads import LoadInfo
 
 MAX_PATTERNS = 50
@@ -183,9 +184,9 @@ class Book:
     def of(self, load: LoadInfo) -> Effective:
         """Return what holds for a load."""
         found = [one for place in _places(load) if (one := self._by_place.get(place)) is not None]
-        key = tuple(one.name for one in found)
+        key = (load.kind, *(one.name for one in found))
         if key not in self._made:
-            self._made[key] = _combine(found, self._settings)
+            self._made[key] = _combine(found, *raised(self._settings, load.kind))
         return self._made[key]
 
 
@@ -200,9 +201,9 @@ def _places(load: LoadInfo) -> Sequence[tuple[Scope, str]]:
     return [*places, (Scope.SITE, load.site_id), (Scope.LOAD_KIND, load.kind), (Scope.LOAD, load.load_id)]
 
 
-def _combine(policies: Sequence[GuardPolicy], settings: Policy) -> Effective:
+def _combine(policies: Sequence[GuardPolicy], settings: Policy, said: Mapping[str, str]) -> Effective:
     values: dict[str, object] = {}
-    said_by: dict[str, str] = {}
+    said_by = dict(said)
     in_region: dict[str, int] = dict(settings.max_off_region)
     for policy in policies:
         for name, value in policy.limits.items():

@@ -5,7 +5,8 @@ clock, a way back that is stored), an ON needs next to nothing, and only a lock 
 protection trip that nobody has released stops it.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -27,8 +28,8 @@ PROTECTION_TRIPS: Mapping[int, str] = {
 }
 """Values of ``breaker_trip_reason`` that are protection trips (points.md 2.6)."""
 
-_OFF = ("breaker_open", "light_off", "ac_off", "valve_close")
-_ON = ("breaker_close", "light_on", "ac_on", "valve_open")
+_SHOWS_POWER = re.compile(r"(?:breaker|light|valve|ac_power|relay_(?P<channel>[1-9][0-9]*))_state")
+"""Points that show whether a load has power, and the number of its channel (points.md 2.6)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +53,39 @@ class Switch:
         return int(all(value == self.on.read_back.value for value in values))
 
 
+def switches_of(profile: DeviceProfile) -> dict[int | None, Switch]:
+    """Return the switches of a device by channel; None is a switch without a number.
+
+    What a control is, its profile says by what proves it: a control that is proved by 1 at a point that shows power
+    gives it (an ON), one that is proved by 0 there takes it (an OFF). So breaker, relay, lamp, air conditioner and
+    socket are the same here, and a new kind of device needs a profile and nothing else. A control that moves several
+    at once is no switch. Of several without a number the first counts that can be opened too.
+    """
+    offs = {one.read_back.points: one for one in profile.controls.values() if one.read_back.value == 0}
+    switches: dict[int | None, Switch] = {}
+    for control in profile.controls.values():
+        points = control.read_back.points
+        shown = _SHOWS_POWER.fullmatch(points[0]) if len(points) == 1 else None
+        if shown is None or control.read_back.value != 1:
+            continue
+        channel = None if shown["channel"] is None else int(shown["channel"])
+        known = switches.get(channel)
+        if known is None or (known.off is None and points in offs):
+            switches[channel] = Switch(control, offs.get(points))
+    return switches
+
+
 def switch_of(profile: DeviceProfile, channel: int | None) -> Switch | None:
-    """Return the switch of a device, None when the profile has none for the channel."""
-    on_names: Sequence[str] = (f"relay_{channel}_close",) if channel is not None else _ON
-    off_names: Sequence[str] = (f"relay_{channel}_open",) if channel is not None else _OFF
-    if channel is not None and on_names[0] not in profile.controls:
-        # A device that is one switch may be addressed by its first channel.
-        on_names, off_names = (_ON, _OFF) if channel == 1 else ((), ())
-    on = next((profile.controls[name] for name in on_names if name in profile.controls), None)
-    off = next((profile.controls[name] for name in off_names if name in profile.controls), None)
-    return None if on is None else Switch(on, off)
+    """Return the switch of a device, None when the profile has none for the channel.
+
+    A device that is one switch may be addressed by channel 1 or without a channel, however its profile counts it.
+    """
+    switches = switches_of(profile)
+    if channel in switches:
+        return switches[channel]
+    if len(switches) == 1 and channel in (None, 1):
+        return switches.get(None if channel == 1 else 1)
+    return None
 
 
 def is_switched_by(profile: DeviceProfile, point: object) -> bool:

@@ -141,7 +141,7 @@ class TestShipped:
             counted[found.protocol] += 1
         assert counted == {
             Protocol.MODBUS: 20, Protocol.DLT645: 2, Protocol.CJT188: 2, Protocol.YD1363: 7, Protocol.AEP: 1,
-            Protocol.OPCUA: 1, Protocol.MQTT: 1, Protocol.SPARKPLUG: 1, Protocol.IEC60870_5: 2,
+            Protocol.OPCUA: 1, Protocol.MQTT: 2, Protocol.SPARKPLUG: 1, Protocol.IEC60870_5: 2,
             Protocol.IEC60870_5_103: 1, Protocol.IEC61850: 1, Protocol.CDT: 1,
         }  # fmt: skip
 
@@ -181,6 +181,7 @@ class TestShipped:
             "aep_breaker_example",
             "chint_ddsu666",
             "eastron_sdm120",
+            "shelly_gen2_plug",
         }
 
     def test_breaker_with_status_word(self) -> None:

@@ -46,6 +46,19 @@ class TestWhichHolds:
         scope, target = self.ORDER[max(present)]
         assert found.said_by["min_on_s"] in (scope.value, f"{scope.value}:{target}")
 
+    def test_a_compressor_rests_whatever_the_settings_allow_unless_a_policy_knows_better(self) -> None:
+        short = replace(POLICY, min_off_s=60.0, min_on_s=600.0)
+        cooler = load(kind="air_conditioner", is_radio=False, sector=None)
+        found = Book((), short).of(cooler)
+        assert (found.policy.min_off_s, found.policy.min_on_s) == (180.0, 600.0)
+        assert found.said_by == {"min_off_s": "kind:air_conditioner"}
+        for kind in ("aau", "lighting", "socket", "other"):
+            assert Book((), short).of(load(kind=kind)).policy == short
+        for scope, target in ((Scope.LOAD_KIND, "air_conditioner"), (Scope.DEFAULT, "-"), (Scope.LOAD, "a")):
+            said = Book([GuardPolicy(scope, target, {"min_off_s": 30.0})], short).of(cooler)
+            assert said.policy.min_off_s == 30.0
+            assert said.said_by["min_off_s"].startswith(scope.value)
+
     def test_each_limit_for_itself_and_the_rest_from_the_settings(self) -> None:
         book = Book(
             [GuardPolicy(Scope.DEFAULT, "-", {"min_on_s": 60.0, "max_off_site": 2}),
