@@ -9,7 +9,7 @@ from libs.common.clock import Clock
 from libs.common.contracts.control import CommandAction
 from libs.common.contracts.registry import Device, EntityKind, Load, Site
 from libs.common.ids import DeviceId, LineId, LoadId, RegionId, SiteId
-from libs.common.profiles import Control, DeviceProfile, ProfileCatalogue, Protocol
+from libs.common.profiles import Control, DeviceProfile, ModbusControl, ProfileCatalogue, Protocol, RegisterType
 from libs.common.registry import RegistryView
 from libs.common.tokens import Principal
 from services.control.domain.loads import LoadInfo
@@ -95,6 +95,10 @@ class RegistryLoads:
         return bindings[0].device if bindings else None
 
 
+SAME_STEP = 1e-6
+"""Part of a step that is a rounding of the caller's arithmetic."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
     """A device as something that can be set."""
@@ -117,6 +121,17 @@ class DeviceInfo:
         takes = (one for one in controls if one.read_back.value is None and one.read_back.points[0] == point)
         return next(takes, None)
 
+    def step_missed(self, point: str, value: float) -> float | None:
+        """Return the step in which a device takes a point when the value lies between two of them, else None.
+
+        Steps are known where the profile writes whole registers.
+        """
+        control, known = self.control_of(point), None if self.model is None else self.model.points.get(point)
+        if not isinstance(control, ModbusControl) or known is None or (control.type or RegisterType.UINT16).is_float:
+            return None
+        raw = (value - known.offset) / known.scale
+        return None if abs(raw - round(raw)) <= SAME_STEP else abs(known.scale)
+
     def is_switched_by(self, point: str) -> bool:
         """Return whether a point shows the position of a switch, which only switching may move."""
         controls = () if self.model is None else self.model.controls.values()
@@ -128,7 +143,7 @@ class DeviceInfo:
         if self.model is None:
             return frozenset()
         restart = "restart" in self.model.controls or self.model.protocol in RESTARTED
-        clock = self.model.protocol in CLOCKED
+        clock = self.model.clock is not None or self.model.protocol in CLOCKED
         known = ((CommandAction.RESTART, restart), (CommandAction.SET_CLOCK, clock))
         return frozenset(action for action, can in known if can)
 

@@ -36,6 +36,17 @@ Transport = Literal[
 Scale = Annotated[float, Field(allow_inf_nan=False)]
 
 
+def _zone(text: str) -> str:
+    try:
+        ZoneInfo(text)
+    except (KeyError, ValueError, OSError):  # unknown, no name at all, a folder of zones
+        raise WrongValue("an IANA time zone such as Asia/Shanghai", "IANA 时区,如 Asia/Shanghai") from None
+    return text
+
+
+ZoneName = Annotated[str, AfterValidator(_zone)]
+
+
 class FileModel(BaseModel):
     """Base: frozen, exact types, no unknown field."""
 
@@ -338,6 +349,16 @@ class ProfileFile(FileModel):
     source: list[Text] = Field(min_length=1)
 
 
+class ModbusClockFile(FileModel):
+    """``clock`` of a Modbus device."""
+
+    addr: Address
+    registers: list[
+        Annotated[str, Field(pattern=r"^(?:yyyy|-|(?:yy|mo|dd|hh|mi|ss|-)(?:/(?:yy|mo|dd|hh|mi|ss|-))?)$")]
+    ] = Field(min_length=1, max_length=10)
+    zone: ZoneName = "Asia/Shanghai"
+
+
 class ModbusFile(ProfileFile):
     """The file of a Modbus device."""
 
@@ -349,6 +370,7 @@ class ModbusFile(ProfileFile):
     max_registers_per_read: int = Field(ge=1, le=125)
     invalid_values: dict[str, str] = {}
     ratio: RatioFile | None = None
+    clock: ModbusClockFile | None = None
     points: list[ModbusPointFile] = Field(min_length=1)
     controls: list[ModbusControlFile] = []
 
@@ -454,14 +476,6 @@ def _json_path(text: str) -> str:
     return text
 
 
-def _zone(text: str) -> str:
-    try:
-        ZoneInfo(text)
-    except (KeyError, ValueError, OSError):  # unknown, no name at all, a folder of zones
-        raise WrongValue("an IANA time zone such as Asia/Shanghai", "IANA 时区,如 Asia/Shanghai") from None
-    return text
-
-
 def _node_id(text: str) -> str:
     if not NODE_ID.fullmatch(text) or set(PLACEHOLDER.findall(text)) - {"device"}:
         # An index of namespaces may be another after a restart of the server.
@@ -498,7 +512,6 @@ def _payload(text: str) -> str:
 
 
 PathText = Annotated[str, AfterValidator(_json_path)]
-ZoneName = Annotated[str, AfterValidator(_zone)]
 NodeId = Annotated[str, Field(max_length=500), AfterValidator(_node_id)]
 ReportTopic = Annotated[str, Field(min_length=1, max_length=MAX_TOPIC), AfterValidator(_report_topic)]
 CommandTopic = Annotated[str, Field(min_length=1, max_length=MAX_TOPIC), AfterValidator(_command_topic)]

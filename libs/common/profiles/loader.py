@@ -27,6 +27,7 @@ from libs.common.profiles.files import (
     Iec103File,
     Iec60870File,
     Iec61850File,
+    ModbusClockFile,
     ModbusControlFile,
     ModbusFile,
     ModbusPointFile,
@@ -55,6 +56,7 @@ from libs.common.profiles.model import (
     Dlt645Control,
     Dlt645Point,
     Encoding,
+    ModbusClock,
     ModbusControl,
     ModbusPoint,
     ModbusTextPoint,
@@ -314,6 +316,16 @@ class _Checks:
         self._overlaps(file.points)
         for i, control in enumerate(file.controls):
             self._modbus_control(i, control)
+        if file.clock is not None:
+            self._modbus_clock(file.clock)
+
+    def _modbus_clock(self, clock: ModbusClockFile) -> None:
+        parts = sorted(part for register in clock.registers for part in register.split("/") if part != "-")
+        if parts not in (sorted(("mo", "dd", "hh", "mi", "ss", year)) for year in ("yy", "yyyy")):
+            both = ("yyyy or yy, mo, dd, hh, mi and ss, each once", "yyyy 或 yy、mo、dd、hh、mi、ss 各一次")
+            self._refuse(("clock", "registers"), *both, clock.registers)
+        if clock.addr + len(clock.registers) > 0x10000:
+            self._refuse(("clock", "addr"), "registers up to 65535", "不超过 65535 的寄存器", clock.addr)
 
     def _modbus_point(self, i: int, point: ModbusPointFile, longest: int) -> None:
         place = ("points", i)
@@ -709,6 +721,11 @@ def _profile(file: AnyFile, *, name: str, version: str) -> DeviceProfile:
             byte_order=file.byte_order,
             word_order=file.word_order,
             max_registers_per_read=file.max_registers_per_read,
+            clock=None
+            if file.clock is None
+            else ModbusClock(
+                file.clock.addr, tuple(tuple(register.split("/")) for register in file.clock.registers), file.clock.zone
+            ),
         )
     if isinstance(file, Dlt645File):
         return replace(common, address_hint=file.address)

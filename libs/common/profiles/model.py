@@ -708,6 +708,19 @@ class SparkplugControl(Control):
     value: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class ModbusClock:
+    """Where a Modbus device keeps its clock; all of it is written, and read, in one request."""
+
+    address: int
+    """Of the first holding register."""
+    registers: tuple[tuple[str, ...], ...]
+    """Of each register its one part, or those of its high and its low byte: ``yyyy`` or ``yy``, ``mo``, ``dd``, ``hh``,
+    ``mi``, ``ss``, and ``-`` for what is written as 0."""
+    zone: str
+    """What it is set to: IANA name."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceProfile:
     """Everything known about one model."""
@@ -738,6 +751,8 @@ class DeviceProfile:
     """Of the registers of a value; little is low word first."""
     max_registers_per_read: int = 1
     """Longest read that is known to work."""
+    clock: ModbusClock | None = None
+    """Of a Modbus device whose clock can be set."""
     address_hint: str | None = None
     """What the device's address looks like, for people."""
     meter_type: int | None = None

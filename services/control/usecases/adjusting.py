@@ -102,6 +102,9 @@ class Adjustable(Protocol):
     def unit_of(self, point: str) -> str | None:
         """Return the unit of a point."""
 
+    def step_missed(self, point: str, value: float) -> float | None:
+        """Return the step in which a point is taken when the value lies between two of them."""
+
     def is_switched_by(self, point: str) -> bool:
         """Return whether a point shows the position of a switch."""
 
@@ -562,6 +565,14 @@ def _check_point(device: Adjustable, point: str, value: float, unit: str | None)
             f"value: expected {low:g} to {high:g} {known}, found {value:g}",
             message_zh=f"value:应为 {low:g} 至 {high:g} {known},实际为 {value:g}",
             guard="device_range", value=value, limit={"min": control.min, "max": control.max},
+        )  # fmt: skip
+
+    step = device.step_missed(point, value)
+    if step is not None:
+        raise NotAdjustable(
+            f"value: {device.device_id} takes {point} in steps of {step:g} {known}, found {value:g}",
+            message_zh=f"value:{device.device_id} 的 {point} 步长为 {step:g} {known},实际为 {value:g}",
+            guard="device_step", value=value, limit=step,
         )  # fmt: skip
 
 

@@ -7,28 +7,46 @@ few requests is made from the profile, and what the device refuses is remembered
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any, Protocol
+from zoneinfo import ZoneInfo
 
 from pymodbus.pdu import ExceptionResponse, ModbusPDU
 from pymodbus.pdu.bit_message import ReadCoilsRequest, ReadDiscreteInputsRequest
-from pymodbus.pdu.register_message import ReadHoldingRegistersRequest, ReadInputRegistersRequest
+from pymodbus.pdu.register_message import (
+    ReadHoldingRegistersRequest,
+    ReadInputRegistersRequest,
+    WriteMultipleRegistersRequest,
+)
 
 from libs.common.clock import Clock
 from libs.common.errors import InvalidInput
 from libs.common.profiles import (
     Area,
     Control,
+    ModbusClock,
     ModbusControl,
     ModbusPoint,
     ModbusTextPoint,
     Order,
     RegisterType,
 )
+from services.ingest.domain.clock_registers import local_of, words_of
 from services.ingest.domain.read_plan import Block, Span, shared_plan, split
 from services.ingest.domain.registers import BYTE_ORDERS, ByteOrder, block_decoder, text
 from services.ingest.drivers.modbus_writes import repeated, write_request
-from services.ingest.drivers.port import Address, BadAnswer, DeviceRefused, DeviceSilent, LineDown, RawReport
+from services.ingest.drivers.port import (
+    Address,
+    BadAnswer,
+    Care,
+    Cared,
+    DeviceRefused,
+    DeviceSilent,
+    LineDown,
+    NotOffered,
+    RawReport,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -192,6 +210,36 @@ class ModbusDevice:
             raw = self._line.distrust()
             raise BadAnswer(f"{what}: asked {repeated(pdu)}, answered {repeated(answer)}", raw=raw)
         return f"{control.function} {control.address:#06x} acknowledged"
+
+    async def care(self, task: Care) -> Cared:
+        """Read or set the clock, where the profile says where it is; a restart is a control of the profile."""
+        clock = self._profile.clock
+        if clock is None or task is Care.RESTART:
+            raise NotOffered(
+                f"{self._device_id}: profile {self._profile.name} has no {'control restart' if clock else 'clock'}"
+                f" for {task.value}",
+                message_zh=f"{self._device_id}:模板 {self._profile.name} 未定义 {task.value}",
+            )
+        if task is Care.READ_CLOCK:
+            return Cared("read", await self._clock_skew(clock))
+        local = self._clock.now().astimezone(ZoneInfo(clock.zone))
+        pdu = WriteMultipleRegistersRequest(address=clock.address, registers=words_of(clock, local), dev_id=self._unit)
+        what = f"{self._device_id} set clock"
+        answer = await self._request(what, pdu)
+        if repeated(answer) != repeated(pdu):
+            raise BadAnswer(f"{what}: asked {repeated(pdu)}, answered {repeated(answer)}", raw=self._line.distrust())
+        return Cared(f"clock written at {clock.address:#06x}", await self._clock_skew(clock))
+
+    async def _clock_skew(self, clock: ModbusClock) -> timedelta:
+        what, count = f"{self._device_id} clock", len(clock.registers)
+        pdu = ReadHoldingRegistersRequest(address=clock.address, count=count, dev_id=self._unit)
+        answer = await self._request(what, pdu)
+        now = self._clock.now()
+        try:
+            local = local_of(clock, answer.registers)
+        except ValueError as exc:
+            raise BadAnswer(f"{what}: {exc}", raw=self._line.distrust()) from None
+        return local.replace(tzinfo=ZoneInfo(clock.zone)) - now
 
     def _replan(self) -> None:
         fast = [_span(point) for point in self._points.values() if not point.slow]

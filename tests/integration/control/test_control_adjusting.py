@@ -336,6 +336,13 @@ async def test_what_nobody_agrees_to_ends_unsent(desk: Desk) -> None:
     assert (await desk.state(made))[:2] == ("expired", "not_approved")
 
 
+async def test_a_value_between_two_steps_of_the_device_is_refused_and_not_rounded(desk: Desk) -> None:
+    desk.device = air_conditioner(1)
+    with pytest.raises(NotAdjustable, match=r"steps of 1 degC, found 26\.5") as refused:
+        await desk.order(26.5, unit=None, point="temperature_setpoint")
+    assert refused.value.facts["guard"] == "device_step"
+
+
 async def test_the_position_of_a_switch_is_no_setting(desk: Desk) -> None:
     desk.device = air_conditioner(1)
     with pytest.raises(NotAdjustable, match="moved by switching alone"):

@@ -745,3 +745,39 @@ def test_damaged_file_is_read_or_refused_but_breaks_nothing(text: tuple[str, int
     except InvalidFile as exc:
         found = exc.problems
     assert found
+
+
+RESTART_CONTROL = (
+    "{name: restart, function: write_single_register, area: holding, addr: 5, value: 1, verify_within_s: 60}"
+)
+CLOCK_HEAD = HEAD + "clock: {addr: 0x60, registers: [yy/mo, dd/hh, mi/ss]}\n"
+
+
+class TestCare:
+    def test_a_restart_has_nothing_to_read_back(self) -> None:
+        found = parse(profile(VOLTAGE, controls=(RESTART_CONTROL,))).controls["restart"]
+        assert (found.read_back.points, found.verify_within_s) == ((), 60)
+
+    def test_a_restart_takes_no_value(self) -> None:
+        text = profile(VOLTAGE, controls=(RESTART_CONTROL.replace("value: 1", "value: null, min: 0, max: 1"),))
+        assert [field for _, field, _ in problems(text)] == ["controls[0].value"]
+
+    def test_a_clock_in_registers(self) -> None:
+        clock = parse(profile(VOLTAGE, head=CLOCK_HEAD)).clock
+        assert clock is not None
+        assert (clock.address, clock.registers, clock.zone) == (
+            0x60, (("yy", "mo"), ("dd", "hh"), ("mi", "ss")), "Asia/Shanghai",
+        )  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("change", "field"),
+        [
+            (("yy/mo, dd/hh, mi/ss", "yy/mo, dd/hh, mi"), "clock.registers"),
+            (("yy/mo, dd/hh, mi/ss", "yy/mo, dd/hh, mi/ss, yyyy"), "clock.registers"),
+            (("addr: 0x60", "addr: 0xFFFE"), "clock.addr"),
+            (("mi/ss]", "mi/ss], zone: Asia/Guangzhou"), "clock.zone"),
+        ],
+    )
+    def test_a_clock_that_cannot_be_is_refused(self, change: tuple[str, str], field: str) -> None:
+        text = profile(VOLTAGE, head=CLOCK_HEAD.replace(*change))
+        assert [found for _, found, _ in problems(text)] == [field]
