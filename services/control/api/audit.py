@@ -259,8 +259,8 @@ async def _record_refusal(
         return
     asked = _asked(await request.body())
     entry = Entry(
-        actor_of(who), door_of(who), action, subject.format(**request.path_params)[:300], clock.now(),
-        after={"asked": asked, "code": exc.code, "refusal": exc.message[:2000]}, succeeded=False,
+        actor_of(who), door_of(who), action, _storable(subject.format(**request.path_params))[:300], clock.now(),
+        after={"asked": asked, "code": exc.code, "refusal": _storable(exc.message)[:2000]}, succeeded=False,
     )  # fmt: skip
     try:
         async with db.write() as conn:
@@ -279,9 +279,14 @@ def _was_told(told: dict[str, datetime], actor: str, now: datetime) -> bool:
     return False
 
 
+def _storable(text: str) -> str:
+    """Return a text without the one character that no database of ours takes."""
+    return text.replace("\0", "\ufffd")
+
+
 def _asked(body: bytes) -> object:
-    """Return what was asked; of a large body only how large it was, of none nothing."""
-    if len(body) > ASKED_AT_MOST:
+    """Return what was asked; of a large body, or one that no database takes, only how large it was, of none nothing."""
+    if len(body) > ASKED_AT_MOST or b"\\u0000" in body:
         return {"bytes": len(body)}
     try:
         return orjson.loads(body)

@@ -334,6 +334,13 @@ async def test_over_http(postgres_url: str, tmp_path: Path, monkeypatch: pytest.
         later = await found.call("GET", f"{path}/export?after=2")
         assert verify(read_ndjson(later.text.splitlines())).first == 3
         assert (await found.call("GET", f"{path}?cursor=rubbish")).status_code == 400
+        # What somebody slips in is kept as far as every database takes it: the gateway's too.
+        odd = await found.client.post("/api/v1/commands/groups/no%00where/approve", headers=found.headers())
+        nul = await found.call("POST", "/api/v1/plans/x/end", {"reason": "a\0b"})
+        assert [odd.status_code, nul.status_code] == [400, 404]
+        last, before = (await found.get(f"{path}?succeeded=false&limit=2"))["items"]
+        assert (last["action"], last["after"]["asked"]) == ("plan.end", {"bytes": 21})
+        assert before["subject"] == "group:no\ufffdwhere"
         # Every path that changes something has a name for its refused attempts.
         operations = (await found.get("/openapi.json"))["paths"]
         changing = {
