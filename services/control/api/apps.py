@@ -6,7 +6,7 @@ from zoneinfo import available_timezones
 from fastapi import APIRouter, Path
 from pydantic import Field, field_validator
 
-from libs.common.contracts.base import Flag, UtcTime
+from libs.common.contracts.base import Flag, Number, UtcTime
 from libs.common.errors import Forbidden, NotFound, WrongValue
 from libs.common.web import Cursor, Limit, Page, read_time_cursor, time_cursor
 from services.control.api.common import (
@@ -47,12 +47,12 @@ class AppLimitsIn(Model):
     tags: Ids = ()
     site_ids: Ids = ()
     region_ids: Ids = ()
-    max_off: int = Field(default=100, ge=0, le=100_000)
+    max_off: int = Field(strict=True, default=100, ge=0, le=100_000)
     """Loads off at once by its orders and plans."""
-    orders_per_hour: int = Field(default=60, ge=0, le=100_000)
+    orders_per_hour: int = Field(strict=True, default=60, ge=0, le=100_000)
     """Orders, and drafts of plans."""
-    orders_per_day: int = Field(default=500, ge=0, le=1_000_000)
-    longest_off_s: float = Field(default=86400, gt=0, le=86400 * 7)
+    orders_per_day: int = Field(strict=True, default=500, ge=0, le=1_000_000)
+    longest_off_s: Number = Field(default=86400, gt=0, le=86400 * 7)
     windows: tuple[WindowModel, ...] = Field(default=(), max_length=24)
     """Times of day that an OFF has to lie within, with its end; none allows any."""
     zone: str = "Asia/Shanghai"

@@ -308,7 +308,7 @@ function showDoor(problem) {
   state.source?.close();
   state.timers.forEach(clearInterval);
   $("overview").hidden = true;
-  $("site").hidden = $("link").hidden = $("sign-out").hidden = $("wake-open").hidden = true;
+  $("site").hidden = $("link").hidden = $("sign-out").hidden = $("wake-open").hidden = $("audit-open").hidden = true;
   clearTimeout(wake.timer);
   $("door").hidden = false;
   $("sign-in").querySelector(".problem").textContent = problem ?? "";
@@ -317,7 +317,7 @@ function showDoor(problem) {
 async function showOverview() {
   $("door").hidden = true;
   $("overview").hidden = false;
-  $("sign-out").hidden = $("wake-open").hidden = false;
+  $("sign-out").hidden = $("wake-open").hidden = $("audit-open").hidden = false;
   while (!(await fetchMasterData())) {
     $("notice").textContent = text("nothing");
     await new Promise((resolve) => setTimeout(resolve, 1000));
@@ -356,5 +356,6 @@ watchAlarms();
 watchRules();
 watchWakeUps();
 watchPlans();
+watchAudit();
 translate();
 get("auth/me").then(showOverview, () => showDoor());

@@ -43,6 +43,8 @@ const TEXTS = {
     wakeRelease: "解除（恢复节能策略）", wakeAsleep: "尚未唤醒的负载", attempts: "次数", pageBack: "上一页", pageMore: "下一页",
     wakeUnrecorded: "数据库不可用：已通过直连接口唤醒，无法显示进度，策略未暂停；也可在服务器上执行 wattring wake",
     wake_loads: "负载数", wake_commanded: "已下发", wake_accepted: "已受理", wake_verified: "已确认合闸", wake_failed: "未成功", wake_held: "须派人",
+    auditTitle: "操作审计", auditNumber: "序号", auditTime: "时间", auditDoor: "入口", subject: "对象", notDone: "被拒绝或失败",
+    notDoneOnly: "仅被拒绝或失败的", look: "查询", before: "变更前", after: "变更后", chainEnd: "审计链末条", auditExport: "导出审计链",
     summary: "汇总", alarm_begin: "告警开始", alarm_end: "告警消除", breaker_state: "开关状态", queued: "待上报", retrying: "重试中",
   },
   en: {
@@ -93,5 +95,8 @@ const TEXTS = {
       + "On the server itself: wattring wake",
     wake_loads: "loads", wake_commanded: "commanded", wake_accepted: "accepted", wake_verified: "verified", wake_failed: "failed",
     wake_held: "need a person",
+    auditTitle: "Audit", auditNumber: "No.", auditTime: "Time", auditDoor: "Door", subject: "Subject",
+    notDone: "refused or failed", notDoneOnly: "only what was refused or failed", look: "Look", before: "before", after: "after",
+    chainEnd: "The chain ends with", auditExport: "Export the chain",
   },
 };
