@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body, Depends, FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from libs.common.contracts.alarm import AlarmEvent, Diagnosis
-from libs.common.contracts.base import Flag, Payload, UtcTime
+from libs.common.contracts.base import Flag, Number, Payload, UtcTime
 from libs.common.contracts.control import ControlEvent
 from libs.common.contracts.delivery import DeliveryState
 from libs.common.contracts.examples import EXAMPLES
@@ -146,7 +146,7 @@ class SecretView(BaseModel):
 class RotateBody(_Body):
     """How long the old secret counts."""
 
-    valid_for_s: float = Field(default=86_400.0, ge=0, le=30 * 86_400.0)
+    valid_for_s: Number = Field(default=86_400.0, ge=0, le=30 * 86_400.0)
 
 
 class ReplayBody(_Body):
