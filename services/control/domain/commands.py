@@ -281,9 +281,15 @@ def on_outcome(
 
 
 def _late(command: Command, outcome: Outcome, now: datetime) -> Change | None:
-    """Return the record of an end that comes too late to decide anything; a look is no sending, so it has none."""
+    """Return the record of an end that comes too late to decide anything; a look is no sending, so it has none.
+
+    The answer that has decided may come twice over the bus, and is no news.
+    """
     is_past = command.state.is_final or outcome.attempt != command.attempt
     if outcome.is_look or not is_past or outcome.stage not in ENDS:
+        return None
+    decided = command.state is S.SUCCEEDED and outcome.stage is Stage.VERIFIED and outcome.reason == command.reason
+    if decided and outcome.attempt == command.attempt:
         return None
     return Change(command, command, now, {**outcome.evidence, "sending": outcome.attempt}, is_late=True)
 

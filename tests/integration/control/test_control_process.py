@@ -22,6 +22,7 @@ from libs.common.clock import SystemClock
 from libs.common.runtime import Listener, Platform, serve
 from libs.common.settings import BusSettings, CommonSettings, DatabaseSettings
 from libs.common.tokens import KeyRing
+from services.control import worker
 from services.control.main import build
 from tests.integration.control.fake_ingest import FakeBreaker, FakeField, build_ingest, until
 
@@ -184,6 +185,34 @@ async def test_the_watchdog_wakes_what_reads_open_without_a_lease(
         await until(lambda: found.field.breakers["aau-2"].closed, "woken by the door")
     assert found.field.door_requests[0]["load_id"] == "aau-2"
     assert found.field.door_requests[0]["issuer"] == "watchdog"
+
+
+async def test_a_hand_at_the_breaker_ends_the_off_in_force(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "LOCAL_LOOK_EVERY_S", 0.3)
+    async with installation(postgres_url, tmp_path, monkeypatch, watchdog=False) as found:
+        breaker = found.field.breakers["aau-1"]
+        restore_at = (found.platform.clock.now() + timedelta(hours=1)).isoformat()
+        order = {"action": "open", "load_id": "aau-1", "restore_at": restore_at}
+        assert (await found.call("POST", "/api/v1/commands", order)).status_code == 202
+
+        async def commands() -> list[tuple[str, str, str]]:
+            items = (await found.get("/api/v1/commands?load=aau-1"))["items"]
+            return sorted((one["action"], one["priority"], one["state"]) for one in items)
+
+        async def off() -> bool:
+            return ("open", "operator", "succeeded") in await commands()
+
+        await until(off, "proven off")
+        breaker.closed = True
+
+        async def over() -> bool:
+            return await commands() == [
+                ("close", "local", "succeeded"), ("close", "operator", "superseded"), ("open", "operator", "succeeded"),
+            ]  # fmt: skip
+
+        await until(over, "the closing is known and the planned wake-up over")
 
 
 async def test_one_key_goes_by_the_door_when_the_bus_does_not_carry_it(

@@ -162,6 +162,15 @@ class TestOff:
         assert (change.after, change.is_late, change.effects) == (again, True, frozenset())
         assert on_outcome(again, outcome(Stage.ACCEPTED, attempt=1), NOW, POLICY) is None
 
+    def test_the_answer_that_has_decided_is_no_news_when_it_comes_again(self) -> None:
+        answer = outcome(Stage.VERIFIED, breaker=0)
+        change = on_outcome(sent_off(), answer, NOW, POLICY)
+        assert change is not None
+        assert on_outcome(change.after, answer, NOW, POLICY) is None
+        late = on_outcome(change.after, outcome(Stage.FAILED, reason="not_followed"), NOW, POLICY)
+        assert late is not None
+        assert late.is_late
+
     def test_it_can_be_called_off_before_it_is_sent_and_not_after(self) -> None:
         assert cancelled(off(), "user:a", "", NOW).effects == {Effect.DROP_WAKE_UP}
         with pytest.raises(TransitionRefused):
