@@ -338,6 +338,25 @@ def control() -> list[Measurement]:
     ]
 
 
+def wakeup() -> list[Measurement]:
+    """One key for ten thousand breakers on ten thousand connections, two in a hundred of them dead."""
+    from libs.suite.bench_wakeup import BREAKERS
+
+    done = subprocess.run(
+        [sys.executable, "-m", "libs.suite.bench_wakeup", str(BREAKERS)], capture_output=True, text=True, check=True
+    )
+    took = json.loads(done.stdout)
+    note = f"order answered after {took['answered_s']:.1f} s, the last contact closed after {took['closed_s']:.1f} s"
+    return [
+        Measurement(f"one key, {BREAKERS:,} breakers: {what}", took[name], "s", f"{limit} s", took[name] <= limit, note)
+        for what, name, limit in (
+            ("all commanded", "commanded_s", 5),
+            ("all living ones read closed", "verified_s", 15),
+            ("all dead ones reported", "dead_reported_s", 20),
+        )
+    ]
+
+
 def plans() -> list[Measurement]:
     """How long it takes until a month's shutdowns of very many loads are rows."""
     from libs.suite.bench_plans import DAYS, LOADS, measure
@@ -364,6 +383,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "archive": archive,
     "control": control,
     "plans": plans,
+    "wakeup": wakeup,
 }
 
 

@@ -75,6 +75,7 @@ def build(platform: Platform) -> Service:
 
     switching = Switching(loads=loads, keys=platform.keys, policy=settings.policy())
     guards = GuardFacts(loads=loads, readings=board, settings=switching.policy)
+    answers = ResultHandler(clock=steady, switching=switching, wake_relay=relay.wake)
     scheduler = Scheduler(
         db=db,
         clock=steady,
@@ -86,6 +87,7 @@ def build(platform: Platform) -> Service:
         prepare_s=settings.prepare_s,
         watchdog_required=settings.watchdog == "required",
         inrush=settings.inrush(),
+        answers_come=answers.answers_come,
     )
     hurry = asyncio.Event()
 
@@ -103,14 +105,16 @@ def build(platform: Platform) -> Service:
         wake_scheduler=hurry,
     )  # fmt: skip
     last_resort = LastResort(clock=clock, doors=doors)
-    second_path = SecondPath(db=db, clock=clock, steady=steady, doors=doors, singleton=singleton("second-path"))
+    second_path = SecondPath(
+        db=db, steady=steady, doors=doors, singleton=singleton("second-path"), answers_come=answers.answers_come
+    )
     results = EffectsConsumer(
         bus=platform.bus,
         db=db,
         clock=clock,
         group="control.results",
         topics=[topics.RESULTS],
-        handler=ResultHandler(clock=steady, switching=switching, wake_relay=relay.wake),
+        handler=answers,
         member_id=owner,
     )
     # No part of the readiness: wake-ups need none of it.

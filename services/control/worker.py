@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import asyncpg
 
@@ -32,9 +32,12 @@ logger = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
 """How often the breakers are looked at while a command is due or in flight. [s]"""
-LOOK_AHEAD = timedelta(seconds=35)
 LOCAL_LOOK_EVERY_S = 30.0
 """How often what is off is looked at for somebody on the spot having closed it. [s]"""
+LOOK_SHARE = 5
+"""With many breakers a look is work for both sides: after one that took some time, so many times that time passes."""
+LOOK_AT_LEAST_EVERY_S = 4.0
+"""Well before what was read is too old to be believed. [s]"""
 SAMPLES_AHEAD = timedelta(seconds=15)
 """So long before an OFF its plan's conditions are looked into."""
 SNAPSHOT_EVERY_S = 60.0
@@ -45,6 +48,10 @@ LINK_EVERY_S = 1.0
 """How often the audit's chain is made longer. [s]"""
 SECOND_PATH_EVERY_S = 1.0
 SECOND_PATH_BATCH = 100
+UNANSWERED = timedelta(seconds=2)
+"""An emergency that is not answered within this goes by the second path as well."""
+UNANSWERED_IN_A_FLOOD = timedelta(seconds=10)
+"""The same while answers to others come in: ten thousand of them take their time, and asking twice makes it longer."""
 LAST_RESORT_S = 600.0
 """How long a wake-up that nothing but memory knows of is tried. [s]"""
 
@@ -277,11 +284,14 @@ class LookLoop:
         """Run for ever."""
         while True:
             beat()
+            took_s = 0.0
             try:
                 async with self._db.read() as conn:
-                    wanted = await store.wants_looks(conn, self._steady.now() + LOOK_AHEAD)
+                    wanted = await store.wants_looks(conn, self._steady.now())
                 if wanted:
+                    began = self._clock.monotonic()
                     await self._board.refresh(LOOK_EVERY_S / 2)
+                    took_s = self._clock.monotonic() - began
                 if self._schedules.lease is None:
                     # Whoever stands by follows the clock too, for its API and for the day when it takes over.
                     await self._scheduler.believe_clock(self._steady.now())
@@ -289,7 +299,7 @@ class LookLoop:
                     await self._look_for_local()
             except TRANSIENT as exc:
                 logger.debug("no look", extra={"reason": str(exc)})
-            await self._clock.sleep(LOOK_EVERY_S)
+            await self._clock.sleep(min(max(LOOK_EVERY_S, LOOK_SHARE * took_s), LOOK_AT_LEAST_EVERY_S))
 
     async def _look_for_local(self) -> None:
         self._local_at = self._clock.monotonic()
@@ -375,12 +385,16 @@ class SecondPath:
     only logged. An ON that arrives by both ways closes a closed breaker.
     """
 
-    def __init__(self, *, db: Database, clock: Clock, steady: SteadyClock, doors: Doors, singleton: Singleton) -> None:
+    def __init__(
+        self, *, db: Database, steady: SteadyClock, doors: Doors, singleton: Singleton,
+        answers_come: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        """Prepare; ``answers_come`` says whether the lines have answered anything within the last seconds."""
         self._db = db
-        self._clock = clock
         self._steady = steady
         self._doors = doors
         self._singleton = singleton
+        self._answers_come = answers_come
         self._tried: set[str] = set()
 
     async def run(self, beat: Beat) -> None:
@@ -392,7 +406,7 @@ class SecondPath:
 
     async def _turn(self, _: Lease) -> bool:
         async with self._db.read() as conn:
-            stuck = await store.stuck_wake_ups(conn, self._steady.now(), SECOND_PATH_BATCH)
+            stuck = await store.stuck_wake_ups(conn, self._unanswered_since(), SECOND_PATH_BATCH)
             released = await load_store.released_trips(conn, {command.load_id for command in stuck})
         self._tried &= {command.wire_id for command in stuck}
         todo = [command for command in stuck if command.wire_id not in self._tried]
@@ -408,3 +422,6 @@ class SecondPath:
             ]
         )  # fmt: skip
         return False
+
+    def _unanswered_since(self) -> datetime:
+        return self._steady.now() - (UNANSWERED_IN_A_FLOOD if self._answers_come() else UNANSWERED)

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from libs.common.backoff import Backoff
+from libs.common.bus import topics
 from libs.common.bus.headers import pack_headers, unpack_headers
 from libs.common.bus.port import Bus, Message, MessageRefused
 from libs.common.clock import Clock
@@ -31,6 +32,23 @@ BATCH = 1000
 POLL_S = 0.5
 """Rows of other processes of the service are found by looking. [s]"""
 MEASURE_S = 5.0
+
+URGENT = frozenset({topics.COMMANDS, topics.RESULTS})
+"""Topics whose rows go first: a wake-up must not wait until ten thousand events have been told. Order matters per key
+and topic only."""
+
+_TAKE = """
+    select id, topic, key, value, headers, partition_key, partition
+      from outbox o
+     where parked_at is null and topic {which} ($2::text[])
+       and not exists (
+           select from outbox p where p.parked_at is not null and p.topic = o.topic and p.key = o.key and p.id < o.id)
+     order by id
+     limit $1
+"""
+TAKE = f"""
+    select * from (({_TAKE.format(which="= any")}) union all ({_TAKE.format(which="<> all")})) as both_lanes limit $1
+"""  # noqa: S608 - our own words
 
 WAITING = gauge("bus_outbox_rows", "Messages in the outbox, by state", ("service", "state"))
 OLDEST = gauge("bus_outbox_oldest_seconds", "Age of the oldest message that waits and is not parked", ("service",))
@@ -98,19 +116,7 @@ class OutboxRelay:
     async def _relay_once(self) -> bool:
         """Publish one batch; return whether there may be more."""
         async with self._db.read() as conn:
-            rows = await conn.fetch(
-                """
-                select id, topic, key, value, headers, partition_key, partition
-                  from outbox o
-                 where parked_at is null
-                   and not exists (
-                       select from outbox p
-                        where p.parked_at is not null and p.topic = o.topic and p.key = o.key and p.id < o.id)
-                 order by id
-                 limit $1
-                """,
-                BATCH,
-            )
+            rows = await conn.fetch(TAKE, BATCH, sorted(URGENT))
         if not rows:
             return False
         messages = [

@@ -107,7 +107,7 @@ class RegisterType(StrEnum):
     @property
     def is_float(self) -> bool:
         """Whether it is an IEEE 754 number."""
-        return self in (RegisterType.FLOAT32, RegisterType.FLOAT64)
+        return self is RegisterType.FLOAT32 or self is RegisterType.FLOAT64
 
     @property
     def is_signed(self) -> bool:

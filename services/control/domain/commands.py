@@ -64,6 +64,9 @@ IN_FLIGHT = frozenset({S.DISPATCHED, S.ACCEPTED, S.VERIFYING})
 ENDS = frozenset({Stage.VERIFIED, Stage.REFUSED, Stage.FAILED, Stage.UNKNOWN})
 """Stages with which the line's holder is done; only these are worth recording when they come late."""
 
+IN_LINE = timedelta(seconds=20)
+"""So long an ON that nobody has taken is waited for while the lines answer others."""
+
 OPEN, CLOSED = 0, 1
 """Values of the point ``breaker_state``."""
 
@@ -430,6 +433,8 @@ def on_due(command: Command, facts: Facts, now: datetime, policy: Policy) -> Cha
         # Also by the direct door, by the holder itself, or by hand: it reads closed after we wanted it closed.
         return step(command, S.SUCCEEDED, now, "read_closed", Effect.LOAD_ON, evidence=reading.as_evidence(), hold=None)
     if command.state in IN_FLIGHT:
+        if _is_in_line(command, facts, now):
+            return wait(command, now, command.reason, policy.queue_look_s)
         return _overrun(command, now, policy)
     return _off_due(command, facts, now, policy) if command.is_off else _on_due(command, facts, now, policy)
 
@@ -438,6 +443,16 @@ def _was_closed(command: Command, reading: Reading) -> bool:
     """Return whether the breaker was read closed after an ON had been sent."""
     after = command.sent_at is not None and reading.read_at is not None and reading.read_at > command.sent_at
     return after and reading.breaker == CLOSED
+
+
+def _is_in_line(command: Command, facts: Facts, now: datetime) -> bool:
+    """Return whether an ON is likely to be answered after the many that were sent with it.
+
+    Sending ten thousand again because the answers to them take longer than ten seconds would make it twenty thousand.
+    """
+    if command.is_off or command.state is not S.DISPATCHED or command.sent_at is None:
+        return False
+    return facts.answers_come and timedelta() <= now - command.sent_at < IN_LINE
 
 
 def _overrun(command: Command, now: datetime, policy: Policy) -> Change:

@@ -175,6 +175,8 @@ class Facts:
     """Condition of its plan that is not met."""
     caller: Refusal | None = None
     """What the limits of the upstream app that ordered it say, or its site, which has opted out."""
+    answers_come: bool = False
+    """The lines have answered something within the last seconds: the bus works."""
 
 
 def off_refusal(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from libs.common.contracts.control import CommandAction, CommandState, Priority
@@ -92,6 +92,10 @@ UPDATE = """
              unknown_since, hold, alarmed, reason, not_after, off_at_most_s, fault)
      where c.command_id = n.command_id and c.state = n.old_state
 """
+
+
+LOOK_AHEAD = timedelta(seconds=35)
+LOOK_AHEAD_IN_FLIGHT = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,20 +240,22 @@ async def fetch_running(
 
 
 async def update(conn: WriteConn, changes: Sequence[Change]) -> None:
-    """Write changes of commands whose loads are locked.
+    """Write changes of commands whose loads are locked; of one command several, each going on from the one before.
 
     Raises:
         RuntimeError: A command was not in the state that the change starts from; its load was not locked.
     """
     if not changes:
         return
-    after = [change.after for change in changes]
+    first = {change.after.command_id: change.before for change in reversed(changes)}
+    last = {change.after.command_id: change for change in changes}
+    after = [change.after for change in last.values()]
     tag = await conn.execute(
         UPDATE,
         [c.command_id for c in after],
-        [change.before.state.value for change in changes],
+        [first[c.command_id].state.value for c in after],
         [c.state.value for c in after],
-        [change.at for change in changes],
+        [change.at for change in last.values()],
         [c.next_at for c in after],
         [c.not_before for c in after],
         [c.attempt for c in after],
@@ -264,8 +270,8 @@ async def update(conn: WriteConn, changes: Sequence[Change]) -> None:
         [c.off_at_most_s for c in after],
         [None if c.fault is None else c.fault.value for c in after],
     )
-    if tag != f"UPDATE {len(changes)}":
-        raise RuntimeError(f"{tag}: expected {len(changes)} commands in their old state")
+    if tag != f"UPDATE {len(last)}":
+        raise RuntimeError(f"{tag}: expected {len(last)} commands in their old state")
     await insert_history(
         conn,
         [
@@ -321,27 +327,43 @@ async def count_overdue(conn: ReadConn, before: datetime) -> int:
     return count
 
 
-async def stuck_wake_ups(conn: ReadConn, now: datetime, limit: int) -> list[Command]:
-    """Return wake-ups that the bus has not carried through: a second attempt, or an emergency unanswered for 2 s."""
+async def stuck_wake_ups(conn: ReadConn, unanswered_since: datetime, limit: int) -> list[Command]:
+    """Return wake-ups that the bus has not carried through: a second attempt, or an emergency without an answer.
+
+    Args:
+        conn: Any connection.
+        unanswered_since: Emergencies that were sent before that time and not answered are stuck.
+        limit: So many at most.
+    """
     rows = await conn.fetch(
         f"""
         select {COLUMNS} from commands
          where action = 'close' and not is_final and hold is null and attempt > 0
-           and (attempt > 1 or (priority = 1 and state = 'dispatched'
-                                and sent_at < $1::timestamptz - interval '2 seconds'))
+           and (attempt > 1 or (priority = 1 and state = 'dispatched' and sent_at < $1::timestamptz))
          order by priority, not_before
          limit $2
         """,  # noqa: S608
-        now,
+        unanswered_since,
         limit,
     )
     return [command_of(row) for row in rows]
 
 
-async def wants_looks(conn: ReadConn, until: datetime) -> bool:
-    """Return whether a command will be due before that time, so that the breakers' state is worth knowing."""
+async def wants_looks(conn: ReadConn, now: datetime) -> bool:
+    """Return whether the breakers' state is worth knowing.
+
+    It is for commands that are due within ``LOOK_AHEAD``, to the guards of an OFF above all. Of an ON in flight the
+    line itself tells; only when its answer is nearly out is it worth asking ten thousand breakers for it.
+    """
     wanted: bool = await conn.fetchval(
-        "select exists (select from commands where next_at <= $1 and not is_final and state <> 'approval')", until
+        """
+        select exists (select from commands
+                        where next_at <= $1 and not is_final and state <> 'approval'
+                          and (action = 'open' or state not in ('dispatched', 'accepted', 'verifying')
+                               or next_at <= $2))
+        """,
+        now + LOOK_AHEAD,
+        now + LOOK_AHEAD_IN_FLIGHT,
     )
     return wanted
 

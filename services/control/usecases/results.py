@@ -1,12 +1,12 @@
 """What the lines answer: results move commands on, in one transaction with the position on the bus."""
 
 import logging
-from collections.abc import Callable, Sequence
-from datetime import datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 
 from libs.common.bus.consumer import PoisonMessage
 from libs.common.bus.port import Received
-from libs.common.contracts.control import Stage
+from libs.common.contracts.control import CommandState, Stage
 from libs.common.db import WriteConn
 from libs.common.ids import CommandId
 from services.control import bus
@@ -19,6 +19,10 @@ from services.control.usecases.switching import Switching
 
 logger = logging.getLogger(__name__)
 
+RECENT = timedelta(seconds=2)
+ON_THE_WAY = frozenset({CommandState.ACCEPTED, CommandState.VERIFYING})
+"""They are in the command's history; the log needs what comes of it."""
+
 
 class ResultHandler:
     """The effects of ``control.results``; everything it knows is in the database."""
@@ -27,6 +31,11 @@ class ResultHandler:
         self._clock = clock
         self._switching = switching
         self._wake_relay = wake_relay
+        self._answered_at: datetime | None = None
+
+    def answers_come(self) -> bool:
+        """Return whether an answer was taken within the last seconds, so that the bus is known to work."""
+        return self._answered_at is not None and self._clock.now() - self._answered_at < RECENT
 
     async def load(self, conn: WriteConn, partitions: frozenset[int]) -> None:
         """Nothing is kept in memory."""
@@ -55,23 +64,55 @@ class ResultHandler:
         released = await load_store.released_trips(conn, loads.values())
         while todo:
             now = self._clock.now()
-            taken, todo = _one_per_load(todo, loads)
-            current = await store.fetch_many(conn, {wire.command_id for wire, _ in taken})
+            current = await store.fetch_many(conn, {wire.command_id for wire, _ in todo})
             pairs = await store.fetch_many(conn, {c.pair_id for c in current.values() if c.pair_id is not None})
-            changes = [
-                change
-                for wire, outcome in taken
-                if (change := self._change(current.get(wire.command_id), pairs, outcome, now, released)) is not None
-            ]
+            changes, todo = self._follow(todo, loads, current, pairs, released, now)
             await self._switching.apply(conn, changes, now)
+        self._answered_at = self._clock.now()
+
+    def _follow(
+        self,
+        todo: list[tuple[WireId, Outcome]],
+        loads: Mapping[str, str],
+        current: dict[CommandId, Command],
+        pairs: Mapping[CommandId, Command],
+        released: Mapping[str, int],
+        now: datetime,
+    ) -> tuple[list[Change], list[tuple[WireId, Outcome]]]:
+        """Follow the answers as far as nothing else depends on them; return the changes, and what is left.
+
+        That a sending was accepted, and executed, concerns its command alone, and the answers to it mostly come
+        together: they are one set. What means something to other commands ends the set for its load.
+        """
+        changes: list[Change] = []
+        left: list[tuple[WireId, Outcome]] = []
+        moved: dict[str, CommandId] = {}
+        ended: set[str] = set()
+        for wire, outcome in todo:
+            load_id = loads.get(wire.command_id)
+            if load_id is None:
+                continue
+            if load_id in ended or moved.get(load_id, wire.command_id) != wire.command_id:
+                ended.add(load_id)
+                left.append((wire, outcome))
+                continue
+            change = self._change(current.get(wire.command_id), pairs, outcome, now, released)
+            if change is None:
+                continue
+            changes.append(change)
+            current[change.after.command_id] = change.after
+            moved[load_id] = change.after.command_id
+            if change.effects or change.after.command_id != wire.command_id:
+                ended.add(load_id)
+        return changes, left
 
     def _change(
         self,
         command: Command | None,
-        pairs: dict[CommandId, Command],
+        pairs: Mapping[CommandId, Command],
         outcome: Outcome,
         now: datetime,
-        released: dict[str, int],
+        released: Mapping[str, int],
     ) -> Change | None:
         if command is None:
             return None  # of another installation, or older than what we keep
@@ -84,7 +125,8 @@ class ResultHandler:
             command, outcome, now, self._switching.policy, released_trip=released.get(command.load_id)
         )
         if change is not None and change.after.state is not command.state:
-            logger.info(
+            logger.log(
+                logging.DEBUG if change.after.state in ON_THE_WAY else logging.INFO,
                 "command answered",
                 extra={
                     "command_id": command.command_id,
@@ -95,19 +137,3 @@ class ResultHandler:
                 },
             )
         return change
-
-
-def _one_per_load(
-    todo: list[tuple[WireId, Outcome]], loads: dict[str, str]
-) -> tuple[list[tuple[WireId, Outcome]], list[tuple[WireId, Outcome]]]:
-    """Split off the first result of each load, so that a set never changes a command twice."""
-    taken: list[tuple[WireId, Outcome]] = []
-    rest: list[tuple[WireId, Outcome]] = []
-    seen: set[str] = set()
-    for wire, outcome in todo:
-        load_id = loads.get(wire.command_id)
-        if load_id is None:
-            continue
-        (rest if load_id in seen else taken).append((wire, outcome))
-        seen.add(load_id)
-    return taken, rest

@@ -5,7 +5,7 @@ step depends on is in the database, so that it can be killed between any two of 
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -79,6 +79,7 @@ class Scheduler:
         prepare_s: float,
         watchdog_required: bool,
         inrush: InrushLimits | None = None,
+        answers_come: Callable[[], bool] = lambda: False,
     ) -> None:
         """Prepare a scheduler.
 
@@ -93,6 +94,7 @@ class Scheduler:
             prepare_s: How long before its OFF an occurrence gets its commands. [s]
             watchdog_required: Whether an OFF waits for the watchdog's acknowledgement.
             inrush: How many planned wake-ups are sent at once.
+            answers_come: Whether the lines have answered anything within the last seconds.
         """
         self._db = db
         self._clock = clock
@@ -104,6 +106,7 @@ class Scheduler:
         self._prepare = timedelta(seconds=prepare_s)
         self._watchdog_required = watchdog_required
         self._inrush = Inrush(inrush or InrushLimits())
+        self._answers_come = answers_come
         self._housekept_at: datetime | None = None
 
     @property
@@ -201,6 +204,7 @@ class Scheduler:
             already_off=row.already_off,
             last_on_at=row.last_on_at,
             offs_last_day=row.offs_last_day,
+            answers_come=self._answers_come(),
         )
 
     def _condition(self, row: DueRow, now: datetime) -> Refusal | None:

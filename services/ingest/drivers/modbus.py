@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
+from itertools import chain
 from typing import Any, Protocol
 from zoneinfo import ZoneInfo
 
@@ -64,6 +65,8 @@ SLOW_EVERY_S = 86400.0
 SLOW_AGAIN_S = 60.0
 """The same after a round in which some of them could not be read. [s]"""
 FLOAT_ORDER_POINT = "float_byte_order"
+MAX_PLANS = 16
+"""Sets of points asked for by name whose plans a session keeps."""
 BUSY_PAUSE_S = 0.2
 """A device that says "busy" is asked once more after this. [s]"""
 
@@ -164,6 +167,8 @@ class ModbusDevice:
         self._float_order = None if FLOAT_ORDER_POINT in self._points else self._order
         self._fast: list[Block] = []
         self._slow: list[Block] = []
+        self._asked: dict[tuple[str, ...], tuple[Block, ...]] = {}
+        """How points are read that were asked for by name; what switching looks at is asked for again and again."""
         self._readings: dict[int, _Reading] = {}
         self._slow_due_at = float("-inf")
 
@@ -190,8 +195,17 @@ class ModbusDevice:
             lost = {point.name: "the order of its bytes is not known" for point in points if point.type.is_float}
             points = [point for point in points if point.name not in lost]
             found.failed.update(lost)
-        await self._read_blocks(self._plan(map(_span, points)), found)
+        await self._read_blocks(list(self._plan_of(points)), found)
         return self._report(found)
+
+    def _plan_of(self, points: Sequence[ModbusPoint]) -> tuple[Block, ...]:
+        names = tuple(point.name for point in points)
+        plan = self._asked.get(names)
+        if plan is None:
+            plan = tuple(self._plan(map(_span, points)))
+            if len(self._asked) < MAX_PLANS:
+                self._asked[names] = plan
+        return plan
 
     async def write(self, control: Control, value: float | None) -> str:
         """Do a control."""
@@ -346,7 +360,7 @@ class ModbusDevice:
                 ),
                 texts=tuple(self._texts[span.point] for span in block.spans if span.point in self._texts),
             )
-            if any(block is kept for kept in (*self._fast, *self._slow)):
+            if any(block is kept for kept in (*self._fast, *self._slow, *chain.from_iterable(self._asked.values()))):
                 self._readings[id(block)] = found
         return found
 

@@ -25,6 +25,8 @@ PUBLISH_TIMEOUT_S = 2.0
 LOOK_S = 0.5
 MAX_WAITING = 10_000
 BATCH = 500
+ON_THE_WAY = frozenset({Stage.ACCEPTED, Stage.EXECUTED})
+"""They are in the command's history; the log needs its end."""
 
 
 class Outbox(Protocol):
@@ -80,7 +82,8 @@ class Results:
             instance=self._instance,
         )
         metrics.COMMANDS.labels(action or "restore", stage).inc()
-        logger.info(
+        logger.log(
+            logging.DEBUG if stage in ON_THE_WAY else logging.INFO,
             "command at the line",
             extra={"command_id": command_id, "device_id": device_id, "stage": stage, "reason": reason},
         )
@@ -125,7 +128,7 @@ class Results:
 
     async def _take_over(self) -> None:
         """Give what waits to the outbox, or to the disk; behind older results on disk when there are some."""
-        batch, self._waiting = self._waiting, []
+        batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
         if not batch:
             return
         if not self._kept.records:

@@ -282,6 +282,11 @@ class Switcher:
                 points, at = await self._reach.use(target, lambda handle: handle.read(wanted), alone=alone)
             except (LineDown, DeviceSilent, DeviceRefused, BadAnswer) as exc:
                 logger.info("read-back failed", extra={"device_id": target.device_id, "reason": exc.message})
+                if look.at is None:
+                    # Silent before the write, at the write and after it: that is told now, and others try again.
+                    return Switched(
+                        Stage.UNKNOWN, _evidence(switch, look, None, None), exc.code, look.answer or exc.message
+                    )
             else:
                 look.take(points, at)
                 self._seen.looked(target.device_id, points, at)

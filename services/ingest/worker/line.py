@@ -242,12 +242,12 @@ class LineRunner:
             return found.session
         return self._driver.session(address)
 
-    def poll_soon(self, device_ids: Collection[str]) -> None:
-        """Let the next polls of these devices be now."""
+    def poll_soon(self, device_ids: Collection[str], *, after_s: float = 0.0) -> None:
+        """Let the next polls of these devices be now, or within ``after_s``. [s]"""
         for device_id in device_ids:
             found = self._polled.get(device_id)
             if found is not None:
-                found.due = self._clock.monotonic()
+                found.due = min(found.due, self._clock.monotonic() + after_s)
         self._wake.set()
 
     def connect_now(self) -> None:

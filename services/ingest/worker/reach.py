@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+SOON_PER_S = 100
+SOON_AT_ONCE = 100
+"""After a switching its device is polled: so many at once, and then so many a second."""
+
 
 class LineReach:
     """Ways to devices over lines; implements ``Reach``."""
@@ -34,6 +38,7 @@ class LineReach:
         self._settings = settings
         self._means = means
         self._normalisers = Normalisers()
+        self._poll_free_at = float("-inf")
 
     async def use(self, target: Target, job: Callable[[Handle], Awaitable[Result]], *, alone: bool) -> Result:
         """Do ``job`` with the device, before any poll of its line."""
@@ -65,7 +70,11 @@ class LineReach:
             return None
 
     def poll_soon(self, line_id: str, device_ids: Collection[str]) -> None:
-        """Let the next polls of these devices be now."""
+        """Let the next polls of these devices be soon: at once, unless so many are asked for that they would be in
+        the way of the switching itself."""
         runner = self._lines.runner(line_id)
-        if runner is not None:
-            runner.poll_soon(device_ids)
+        if runner is None:
+            return
+        now = self._clock.monotonic()
+        self._poll_free_at = max(self._poll_free_at, now) + len(device_ids) / SOON_PER_S
+        runner.poll_soon(device_ids, after_s=max(self._poll_free_at - now - SOON_AT_ONCE / SOON_PER_S, 0.0))

@@ -287,7 +287,7 @@ class TellingRunner:
         """
         return self._driver.session(address)
 
-    def poll_soon(self, device_ids: Collection[str]) -> None:
+    def poll_soon(self, device_ids: Collection[str], *, after_s: float = 0.0) -> None:
         """Do nothing: what has changed is told by the devices."""
 
     def _add(self, device: Device, profile: DeviceProfile) -> None:

@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 
-from libs.common.bus import outbox
+from libs.common.bus import outbox, topics
 from libs.common.bus.outbox import OutboxRelay
 from libs.common.bus.port import Bus, BusUnavailable, Message, MessageRefused
 from libs.common.clock import SystemClock
@@ -230,3 +230,17 @@ async def test_more_than_one_batch_goes_out_without_waiting(db: Database, monkey
         await until(lambda: len(bus.taken) == 35)
     assert bus.values() == values
     assert bus.calls == 4
+
+
+async def test_commands_and_results_do_not_wait_for_what_is_only_told(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox, "BATCH", 3)
+    bus = ScriptedBus()
+    told = messages("s", *(b"%d" % n for n in range(5)))
+    urgent = [Message(topics.COMMANDS, "s", b"c%d" % n, (("ce_id", b"c%d" % n),)) for n in range(4)]
+    await put(db, *told, *urgent)
+    async with Relaying(db, bus):
+        await until(lambda: len(bus.taken) == 9)
+    assert [one.value for one in bus.taken[:4]] == [b"c0", b"c1", b"c2", b"c3"]
+    assert [one.value for one in bus.taken[4:]] == [b"0", b"1", b"2", b"3", b"4"]

@@ -237,6 +237,7 @@ class World:
         self.scheduler = Scheduler(
             db=self.db, clock=self.steady, sync=self.sync, readings=self, samples=self, switching=self.switching,
             guards=self.guards, prepare_s=30, watchdog_required=self.watchdog_required, inrush=self.inrush,
+            answers_come=lambda: self.handler.answers_come(),
         )  # fmt: skip
         self.plans = Plans(
             db=self.db, clock=self.steady, switching=self.switching, guards=self.guards, two_persons=False

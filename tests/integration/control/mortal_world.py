@@ -7,6 +7,7 @@ between processes are objects. The bus keeps what it was given and brings it at 
 import asyncio
 import itertools
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from tests.integration.control.control_world import World, received
 from tests.integration.control.mortal import Killed, Mortal
 
 SECOND_PATH_BATCH = 100
+UNANSWERED = timedelta(seconds=2)
 WATCHDOG_LOOKS_EVERY_S = 20.0
 """Slower than it is, and dear with a thousand units: whatever depends on how often it looks shows the sooner. [s]"""
 
@@ -191,7 +193,7 @@ class MortalWorld(World):
     async def second_path(self) -> None:
         """Send wake-ups that the bus did not carry through by the direct door as well."""
         async with self.db.read() as conn:
-            stuck = await store.stuck_wake_ups(conn, self.steady.now(), SECOND_PATH_BATCH)
+            stuck = await store.stuck_wake_ups(conn, self.steady.now() - UNANSWERED, SECOND_PATH_BATCH)
         for command in stuck:
             if command.wire_id not in self._tried:
                 self._tried.add(command.wire_id)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from libs.common.redact import HIDDEN, TEXT_MAX, presentable, redact
+from libs.common.redact import _SHAPES, HIDDEN, TEXT_MAX, presentable, redact
 
 SECRET = "hunter2-hunter2"
 JWT = "eyJhbGciOiJFZERTQSJ9.eyJzdWIiOiJ3YW5nIn0.c2lnbmF0dXJl"
@@ -139,3 +139,17 @@ def test_a_structure_that_contains_itself_ends() -> None:
     loop: dict[str, object] = {}
     loop["self"] = loop
     orjson.dumps(presentable(loop))
+
+
+PIECES = st.sampled_from(
+    ["://", "u:", "@", "ey", "eyJ", "eyK.", "authorization", "Cookie", "=", ":", "bearer ", "BEARER\t", "password",
+     "<pwd>", "token", "-----BEGIN PRIVATE KEY-----", '"', "'", " ", "abcdefgh12", "\u212a", "\u017f"]
+)  # fmt: skip
+
+
+@given(st.lists(PIECES | st.text(max_size=3), max_size=12).map("".join))
+def test_the_short_way_out_hides_no_less(text: str) -> None:
+    slowly = text
+    for shape, instead in _SHAPES:
+        slowly = shape.sub(instead, slowly)
+    assert redact(text) == slowly

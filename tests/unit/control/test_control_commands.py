@@ -271,6 +271,18 @@ class TestOn:
         change = on_due(sent_on(), facts(), later(12), POLICY)
         assert (change.after.state, change.after.reason) == (S.SCHEDULED, "not_accepted")
 
+    def test_it_waits_in_line_while_others_are_answered_and_not_for_ever(self) -> None:
+        waiting = on_due(sent_on(), facts(answers_come=True), later(12), POLICY)
+        assert (waiting.after.state, waiting.effects) == (S.DISPATCHED, frozenset())
+        assert waiting.after.next_at is not None
+        assert waiting.after.next_at > later(12)
+        assert on_due(sent_on(), facts(answers_come=True), later(21), POLICY).after.state is S.SCHEDULED
+        # A clock that was put back since proves nothing about how long it has waited.
+        assert on_due(sent_on(), facts(answers_come=True), later(-1), POLICY).after.state is S.SCHEDULED
+
+    def test_what_others_are_answered_says_nothing_of_an_off(self) -> None:
+        assert on_due(sent_off(), facts(answers_come=True), later(12), POLICY).after.state is S.UNKNOWN
+
     def test_accepted_and_then_silent_is_looked_at_first(self) -> None:
         accepted = sent_on(state=S.ACCEPTED)
         unknown = on_due(accepted, facts(), later(60), POLICY).after
@@ -346,7 +358,8 @@ readings = st.none() | st.builds(
 circumstances = st.builds(
     facts, reading=readings, busy=st.booleans(), lease_acknowledged=st.booleans(),
     isolation_id=st.sampled_from([None, "i"]), emergency=st.sampled_from([None, "w"]),
-    clock_problem=st.sampled_from([None, "x"]), obstacle=st.sampled_from([None, "never_off"]),
+    answers_come=st.booleans(), clock_problem=st.sampled_from([None, "x"]),
+    obstacle=st.sampled_from([None, "never_off"]),
 )  # fmt: skip
 BEGINNINGS = (off(), on(), on(priority=Priority.EMERGENCY), off(isolation_id="i", restore_at=None))
 happenings = st.lists(st.tuples(st.floats(0, 60), outcomes | circumstances), max_size=40)

@@ -201,6 +201,18 @@ def is_closed(found: Scene) -> bool:
     return found.breaker.raw["breaker_state"] == 240
 
 
+async def test_a_device_that_has_never_answered_is_told_of_at_once_and_goes_on_being_tried(tmp_path: Path) -> None:
+    async with scene(tmp_path, closed=False) as found:
+        found.breaker.silent = True
+        began = found.clock.monotonic()
+        told = await found.give(found.order(CommandAction.CLOSE))
+        assert [one.stage for one in told] == [Stage.ACCEPTED, Stage.EXECUTED, Stage.UNKNOWN]
+        assert found.clock.monotonic() - began < SETTINGS.verify_within_s
+        found.breaker.silent = False
+        await found.until_proven()
+        assert is_closed(found)
+
+
 async def test_way_back_is_on_disk_before_the_breaker_is_opened(tmp_path: Path) -> None:
     async with scene(tmp_path) as found:
         on_disk: list[int] = []

@@ -1,0 +1,195 @@
+"""One key: ten thousand breakers, each with a connection of its own, are woken by real processes.
+
+Ingest, control, broker and database run as they do in an installation; the breakers are simulated in this process.
+All of them are switched off by orders first, so that every wake-up ends a lease; then some die, and one key wakes all.
+
+    python -m libs.suite.bench_wakeup BREAKERS
+
+prints what was seen, as JSON.
+"""
+
+import asyncio
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import orjson
+import uvloop
+
+from libs.suite.breakers import BreakerField, load_id, registry_of, write_profile
+from libs.suite.cluster import Cluster
+from libs.suite.kafka_node import KafkaNode
+from libs.suite.postgres import EmbeddedPostgres
+
+BREAKERS = 10_000
+DEAD = 0.02
+"""Share of the breakers that are dead when the key is pressed. [1]"""
+PATIENCE_S = 240.0
+LOOK_S = 0.1
+PROGRESS_EVERY_S = 1.0
+"""As often as the page asks. [s]"""
+BLOCK = 1000
+"""So many are switched off by one order."""
+SETTINGS = {
+    "WATTRING_INGEST__OUTGOING_ALLOWED": '["127.0.0.0/8"]',
+    "WATTRING_INGEST__IMPORT_SYNC_BYTES": "20000000",
+    "WATTRING_CONTROL__MIN_ON_S": "0",
+    "WATTRING_CONTROL__WATCHDOG": "absent",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WakeUp:
+    """What one key showed. Times are since the order was sent. [s]"""
+
+    breakers: int
+    dead: int
+    off_s: float
+    """From the order until the last breaker was open and proven so, before."""
+    answered_s: float
+    """The order was stored and answered."""
+    closed_s: float
+    """The contacts of the last living breaker had moved."""
+    commanded_s: float
+    """The progress said that every command was on its way: signed and sent to the holder of its line."""
+    verified_s: float
+    """Every living one was read back closed, and the progress said so."""
+    dead_reported_s: float
+    """The progress named every dead one."""
+
+
+async def measure(count: int) -> WakeUp:
+    """Switch all off, wake all with one key, and return what was seen."""
+    field = BreakerField(count)
+    await field.start()
+    with tempfile.TemporaryDirectory(prefix="wattring-bench-") as place:
+        folder = Path(place)
+        write_profile(folder / "profiles")
+        environ = {**SETTINGS, "WATTRING_PROFILE_DIRS": orjson.dumps([str(folder / "profiles")]).decode()}
+        with KafkaNode(folder / "kafka") as node, EmbeddedPostgres(folder / "postgres") as server:
+            names = ("ingest", "control")
+            with Cluster(folder, server.url, node.bootstrap, environ=environ, names=names) as cluster:
+                await asyncio.to_thread(cluster.prepare)
+                await asyncio.to_thread(cluster.start)
+                await asyncio.to_thread(cluster.wait_ready)
+                conn = await asyncpg.connect(server.url)
+                try:
+                    return await _Night(field, cluster, conn).live()
+                finally:
+                    await conn.close()
+                    await field.stop()
+
+
+class _Night:
+    """All off, some dead, all awake."""
+
+    def __init__(self, field: BreakerField, cluster: Cluster, conn: asyncpg.Connection) -> None:
+        self._field = field
+        self._cluster = cluster
+        self._conn = conn
+
+    async def live(self) -> WakeUp:
+        breakers = self._field.breakers
+        document = orjson.dumps(registry_of(self._field))  # JSON is YAML
+        await self._call("ingest", "POST", "/api/v1/imports?kind=registry&file=bench.yaml", content=document)
+        await self._until(self._all_read, "every breaker was read")
+        off_s = await self._switch_off()
+        dead = {load_id(n) for n in range(0, len(breakers), round(1 / DEAD))}
+        for n, one in enumerate(breakers):
+            one.reachable = load_id(n) not in dead
+        began = time.perf_counter()
+        order = await self._call("control", "POST", "/api/v1/wake-ups", json={"scope": "all", "reason": "bench"})
+        answered_s = time.perf_counter() - began
+        async with asyncio.TaskGroup() as group:
+            closed = group.create_task(self._closed(began))
+            progress = group.create_task(self._progress(order["wake_up_id"], dead, began))
+        return WakeUp(len(breakers), len(dead), off_s, answered_s, closed.result(), *progress.result())
+
+    async def _closed(self, began: float) -> float:
+        """Return when the contacts of the last living breaker have closed."""
+        living = [one for one in self._field.breakers if one.reachable]
+        await self._until(lambda: all(one.closed for one in living), "every living breaker is closed", LOOK_S / 10)
+        return time.perf_counter() - began
+
+    async def _progress(self, wake_up_id: str, dead: set[str], began: float) -> tuple[float, float, float]:
+        """Ask for the progress as the page does; return when it said commanded, verified and dead of all there are."""
+        count = len(self._field.breakers)
+        seen: dict[str, float] = {}
+
+        async def settled() -> bool:
+            progress = await self._call("control", "GET", f"/api/v1/wake-ups/{wake_up_id}")
+            reached = {
+                "commanded": progress["commanded"] >= count,
+                "verified": progress["verified"] >= count - len(dead),
+                "dead": progress["failed"] >= len(dead) and dead <= await self._faulty(wake_up_id),
+            }
+            for what, holds in reached.items():
+                if holds:
+                    seen.setdefault(what, time.perf_counter() - began)
+            return len(seen) == len(reached)
+
+        await self._until(settled, "all are settled", PROGRESS_EVERY_S)
+        return seen["commanded"], seen["verified"], seen["dead"]
+
+    async def _faulty(self, wake_up_id: str) -> set[str]:
+        """Return the loads of which the progress says that, and why, they are not awake."""
+        sql = "select load_id from control.commands where wake_up_id = $1 and not is_final and fault is not null"
+        return {row["load_id"] for row in await self._conn.fetch(sql, wake_up_id)}
+
+    async def _switch_off(self) -> float:
+        """Switch all off, block by block, as a plan with a stagger does: an OFF is valid for seconds only."""
+        began = time.perf_counter()
+        while closed := [load_id(n) for n, one in enumerate(self._field.breakers) if one.closed]:
+            body = {
+                "action": "open", "load_ids": closed[:BLOCK], "reason": "bench",
+                "restore_at": (datetime.now(UTC) + timedelta(hours=2)).isoformat(),
+            }  # fmt: skip
+            await self._call("control", "POST", "/api/v1/commands", json=body)
+            await self._until(self._quiet, "every OFF has ended")
+        return time.perf_counter() - began
+
+    async def _all_read(self) -> bool:
+        seen = await self._conn.fetchval("select count(distinct device_no) from ingest.readings")
+        return bool(seen >= len(self._field.breakers))
+
+    async def _quiet(self) -> bool:
+        sql = """
+            select not exists (select from control.commands
+                                where not is_final and (action = 'open' or not_before <= now()))
+        """
+        return bool(await self._conn.fetchval(sql))
+
+    async def _call(self, service: str, method: str, path: str, **arguments: Any) -> Any:
+        return await asyncio.to_thread(self._cluster.call, service, method, path, **arguments)
+
+    async def _until(self, holds: Callable[[], Any], what: str, every_s: float = LOOK_S) -> None:
+        """Wait.
+
+        Raises:
+            RuntimeError: It takes minutes: speed without the work is no figure.
+        """
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            found = holds()
+            if await found if asyncio.iscoroutine(found) else found:
+                return
+            if time.monotonic() > end:
+                raise RuntimeError(f"not within {PATIENCE_S:.0f} s: {what}")
+            await asyncio.sleep(every_s)
+
+
+def main() -> int:
+    """Measure, and print what was measured."""
+    found = uvloop.run(measure(int(sys.argv[1])))
+    sys.stdout.write(orjson.dumps(asdict(found)).decode() + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
