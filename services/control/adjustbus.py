@@ -98,6 +98,7 @@ def event(one: Adjustment, at: datetime) -> Message:
         device_id=one.device_id,
         action=one.action,
         actor=one.actor,
+        group_id=one.group_id,
         evidence=evidence,
         point=one.point,
         value=one.value,

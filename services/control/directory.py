@@ -1,6 +1,6 @@
 """Loads as control sees them, read from its projection of the registry."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -178,13 +178,25 @@ class RegistryDevices:
         device = self._view.device(DeviceId(device_id))
         return None if device is None else self._put_together(device)
 
-    def all(self) -> Iterator[DeviceInfo]:
-        """Yield every device there is."""
-        return (self._put_together(device) for device in self._view.devices())
+    def at_site(self, site_id: str) -> list[DeviceInfo]:
+        """Return the devices of a site."""
+        return [self._put_together(device) for device in self._view.devices(SiteId(site_id))]
 
-    def on_line(self, line_id: str) -> list[str]:
-        """Return the devices on a line."""
-        return [device.id for device in self._view.devices_on(LineId(line_id))]
+    def in_region(self, region_id: str) -> list[DeviceInfo]:
+        """Return the devices of the sites in a province, city or district."""
+        sites = (site.id for site in self._view.sites() if region_id in self._regions(site))
+        return [device for site_id in sites for device in self.at_site(site_id)]
+
+    def tagged(self, tag: str) -> list[DeviceInfo]:
+        """Return the devices that carry a tag."""
+        return [self._put_together(device) for device in self._view.devices() if tag in device.tags]
+
+    def stopped_with(self, device_id: str) -> list[str]:
+        """Return what a restart of a device stops: itself, and with a telecontrol station all that is on its line."""
+        device = self.get(device_id)
+        if device is None or device.line_id is None or not device.is_part_of_station:
+            return [device_id]
+        return [device_id, *(one.id for one in self._view.devices_on(device.line_id))]
 
     def _put_together(self, device: Device) -> DeviceInfo:
         if self._profiles is None:

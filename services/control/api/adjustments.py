@@ -7,7 +7,7 @@ from typing import Any, Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field, model_validator
 
-from libs.common.contracts.base import UtcTime
+from libs.common.contracts.base import Number, UtcTime
 from libs.common.contracts.control import CommandAction, CommandState
 from libs.common.db import Database, WriteConn
 from libs.common.errors import Forbidden, NotFound, WrongValue
@@ -34,10 +34,10 @@ class OrderIn(Model):
     point: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9_]*$", max_length=100)
     """``temperature_setpoint`` and the like: a set point; ``setting_overvoltage`` and the like: a protection threshold;
     ``setting_report_period``: how often it reports."""
-    value: float | None = Field(default=None, allow_inf_nan=False)
+    value: Number | None = None
     unit: str | None = None
     """Of the value; refused when it is not the point's."""
-    valid_for_s: float = Field(default=3600.0, gt=0, le=604_800)
+    valid_for_s: float = Field(strict=True, default=3600.0, gt=0, le=604_800)
     """A device that sleeps is waited for so long. [s]"""
     reason: str | None = Field(default=None, max_length=500)
 
@@ -308,13 +308,14 @@ def build_adjustment_router(
         return device
 
     def _meant(body: SettingGroupIn) -> list[DeviceInfo]:
-        named = [_known(device_id) for device_id in dict.fromkeys(body.device_ids)]
-        everywhere = () if named else devices.all()
-        found = named or [
-            one
-            for one in everywhere
-            if one.site_id == body.site_id or body.region_id in one.region_ids or body.tag in one.tags
-        ]
+        if body.site_id is not None:
+            found = devices.at_site(body.site_id)
+        elif body.region_id is not None:
+            found = devices.in_region(body.region_id)
+        elif body.tag is not None:
+            found = devices.tagged(body.tag)
+        else:
+            found = [_known(device_id) for device_id in dict.fromkeys(body.device_ids)]
         found = [one for one in found if body.kind in (None, one.kind) and body.profile in (None, one.profile)]
         if not found:
             place = body.site_id or body.region_id or body.tag or ", ".join(body.device_ids[:20])

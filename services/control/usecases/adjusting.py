@@ -112,24 +112,20 @@ class Adjustable(Protocol):
     def can_be_cared_for(self) -> frozenset[CommandAction]:
         """Orders without a value that the device may know."""
 
-    @property
-    def is_part_of_station(self) -> bool:
-        """Whether a restart stops whatever else is on its line."""
-
 
 class Neighbours(Protocol):
-    """Who else is on a line."""
+    """Who hangs together with whom."""
 
-    def on_line(self, line_id: str) -> Sequence[str]:
-        """Return the devices on a line."""
+    def stopped_with(self, device_id: str) -> Sequence[str]:
+        """Return what a restart of a device stops: itself, and with a telecontrol station all that is on its line."""
 
 
 class Alone:
-    """No line has two devices."""
+    """No device hangs together with another one."""
 
-    def on_line(self, line_id: str) -> Sequence[str]:
-        """Return none."""
-        return ()
+    def stopped_with(self, device_id: str) -> Sequence[str]:
+        """Return the device."""
+        return (device_id,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +186,7 @@ class Adjusting:
             clock: Says what is due.
             keys: Sign what is sent.
             wake: Called after a commit that published something.
-            neighbours: Who shares a line, since the restart of a station stops everything behind it.
+            neighbours: What a restart stops beside the device.
         """
         self._db = db
         self._clock = clock
@@ -325,7 +321,8 @@ class Adjusting:
         now = self._clock.now()
         by_id = {device.device_id: device for device in devices}
         book = await fetch_book(conn) if order.action is CommandAction.SET_POINT else None
-        off = await self._loads_off(conn, devices) if order.action is CommandAction.RESTART else {}
+        restarts = order.action is CommandAction.RESTART
+        off = await self._off_behind(conn, list(by_id)) if restarts else {}
         open_ = await store.lock_open(conn, list(by_id), order.action, order.point)
         before: dict[str, list[Adjustment]] = {}
         for one in open_:
@@ -396,20 +393,12 @@ class Adjusting:
             )
         return [one for one in before if one.state is not CommandState.APPROVAL]
 
-    async def _loads_off(self, conn: WriteConn, devices: Sequence[Adjustable]) -> dict[str, str]:
+    async def _off_behind(self, conn: WriteConn, device_ids: Sequence[str]) -> dict[str, str]:
         """Return, by device, a load that is off and that a restart of the device would concern."""
-        concerned = {
-            device.device_id: self._concerned(device.device_id, device.line_id if device.is_part_of_station else None)
-            for device in devices
-        }
+        concerned = {device_id: self._neighbours.stopped_with(device_id) for device_id in device_ids}
         off = await store.fetch_off(conn, {one for ids in concerned.values() for one in ids})
-        found = (
-            (device_id, next((off[one] for one in ids if one in off), None)) for device_id, ids in concerned.items()
-        )
-        return {device_id: load_id for device_id, load_id in found if load_id is not None}
-
-    def _concerned(self, device_id: str, line_id: str | None) -> list[str]:
-        return [device_id, *(() if line_id is None else self._neighbours.on_line(line_id))]
+        first = ((device_id, next((one for one in ids if one in off), None)) for device_id, ids in concerned.items())
+        return {device_id: off[one] for device_id, one in first if one is not None}
 
     def _check_load(self, device: Adjustable, off: Mapping[str, str]) -> None:
         load_id = off.get(device.device_id)
@@ -493,10 +482,8 @@ class Adjusting:
         restarts = [one for one in due if one.action is CommandAction.RESTART]
         if not restarts:
             return set()
-        # Whether it is a station is not looked up again: the whole line counts.
-        concerned = {one.adjustment_id: self._concerned(one.device_id, one.line_id) for one in restarts}
-        off = await store.fetch_off(conn, {one for ids in concerned.values() for one in ids})
-        return {adjustment_id for adjustment_id, ids in concerned.items() if not off.keys().isdisjoint(ids)}
+        off = await self._off_behind(conn, [one.device_id for one in restarts])
+        return {one.adjustment_id for one in restarts if one.device_id in off}
 
     def _check(self, device: Adjustable, order: SettingOrder) -> LineId:
         """Return the line over which a device can be set.

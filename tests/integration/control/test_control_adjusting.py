@@ -284,6 +284,8 @@ async def test_many_are_set_and_those_that_cannot_be_are_listed_with_the_reason(
     await desk.answer(sent[2].command_id, Stage.REFUSED, reason="no_control")
     over = await group(desk, made.group.group_id)
     assert (over.state.value, over.by_state, over.expected_by) == ("partial", {"succeeded": 2, "rejected": 1}, None)
+    told = [one for one in await desk.events() if one.group_id == made.group.group_id]
+    assert sorted(one.state.value for one in told[-3:]) == ["rejected", "succeeded", "succeeded"]
 
 
 async def test_a_public_room_is_not_cooled_below_the_rule_and_nothing_is_clamped(desk: Desk) -> None:
@@ -374,8 +376,8 @@ def station(number: int) -> DeviceInfo:
 class Line104:
     """Two feeders on a line."""
 
-    def on_line(self, line_id: str) -> list[str]:
-        return ["feeder-1", "feeder-2"] if line_id == "line-104" else []
+    def stopped_with(self, device_id: str) -> list[str]:
+        return ["feeder-1", "feeder-2"] if device_id.startswith("feeder") else [device_id]
 
 
 @pytest.mark.parametrize("asleep", ["feeder-1", "feeder-2"])

@@ -330,6 +330,7 @@ async def settings(found: Installation) -> None:
     refused(await post(many, **degrees, tag="hall", kind="breaker"), 404, "breaker")
     refused(await post(many, **degrees, device_ids=["ac-1", "nowhere"]), 404, "nowhere")
     refused(await post(many, tag="hall"), 422, "point and value")
+    refused(await post(many, tag="hall", point="temperature_setpoint", value=False), 422, "value")
     refused(await post(many, tag="hall", action="restart", value=1), 422, "neither")
     refused(await post(many, **degrees, tag="hall", action="set_threshold"), 422, "set_point")
     refused(await post(path, **degrees, device_id="nowhere"), 404, "nowhere")
