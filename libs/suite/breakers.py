@@ -19,6 +19,8 @@ PER_PORT = 200
 HEAD = struct.Struct(">HHHBB")
 READ, WRITE = 3, 6
 COMMAND_REGISTER = 16
+TIMER_REGISTER = 17
+"""Seconds after which it closes by itself; 0 stops that. Register 3 shows what is set."""
 ILLEGAL_FUNCTION = 1
 BACKLOG = 4096
 
@@ -34,6 +36,9 @@ class Breaker:
     trip_reason: int = 0
     switched: int = 0
     """How often its contacts moved."""
+    timer_s: int = 0
+    """After how long it closes by itself, as set; 0 never. [s]"""
+    _timer: asyncio.TimerHandle | None = None
 
     def write(self, value: int) -> None:
         """Do what is asked, unless somebody has locked it or it has tripped."""
@@ -42,6 +47,13 @@ class Breaker:
             return
         self.closed = wanted
         self.switched += 1
+
+    def set_timer(self, seconds: int) -> None:
+        """Close after so many seconds, whoever is there then; 0 stops that. [s]"""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.timer_s = seconds
+        self._timer = None if seconds == 0 else asyncio.get_running_loop().call_later(seconds, self.write, 1)
 
 
 class BreakerField:
@@ -95,17 +107,26 @@ class _Connection(asyncio.Protocol):
 
     def _answer(self, breaker: Breaker, function: int, first: int, second: int) -> bytes:
         if function == READ:
-            registers = [int(breaker.closed), int(breaker.locked), breaker.trip_reason]
+            registers = [int(breaker.closed), int(breaker.locked), breaker.trip_reason, breaker.timer_s]
             shown = [registers[n] if n < len(registers) else 0 for n in range(first, first + second)]
             return bytes([READ, 2 * second]) + struct.pack(f">{second}H", *shown)
         if function == WRITE and first == COMMAND_REGISTER:
             breaker.write(second)
             return struct.pack(">BHH", WRITE, first, second)
+        if function == WRITE and first == TIMER_REGISTER:
+            breaker.set_timer(second)
+            return struct.pack(">BHH", WRITE, first, second)
         return bytes([function | 0x80, ILLEGAL_FUNCTION])
 
 
-def write_profile(folder: Path, *, verify_within_s: float = 5.0) -> None:
-    """Write the profile of these breakers into a folder of profiles. [s]"""
+def write_profile(folder: Path, *, verify_within_s: float = 5.0, timer: bool = False) -> None:
+    """Write the profile of these breakers into a folder of profiles.
+
+    Args:
+        folder: Where to.
+        verify_within_s: How long a breaker may take. [s]
+        timer: Whether the profile knows of the timer by which they close by themselves.
+    """
 
     def point(name: str, address: int) -> dict[str, Any]:
         return {"name": name, "area": "holding", "addr": address, "type": "uint16", "scale": 1, "unit": "1"}
@@ -126,6 +147,14 @@ def write_profile(folder: Path, *, verify_within_s: float = 5.0) -> None:
         "controls": [control("breaker_open", 0), control("breaker_close", 1)],
         "source": ["libs/suite/breakers.py"],
     }  # fmt: skip
+    if timer:
+        shown = "x_suite_close_after"
+        profile["points"].append({**point(shown, 3), "unit": "s"})  # type: ignore[attr-defined]
+        profile["controls"][0]["timer"] = {"control": "close_after"}  # type: ignore[index]
+        profile["controls"].append(  # type: ignore[attr-defined]
+            {"name": "close_after", "function": "write_single_register", "area": "holding", "addr": TIMER_REGISTER,
+             "type": "uint16", "read_back": {"points": [shown]}, "min": 0, "max": 65535}
+        )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{PROFILE}.yaml").write_text(yaml.safe_dump(profile), encoding="utf-8")
 

@@ -133,9 +133,8 @@ class DeviceInfo:
         return None if abs(raw - round(raw)) <= SAME_STEP else abs(known.scale)
 
     def is_switched_by(self, point: str) -> bool:
-        """Return whether a point shows the position of a switch, which only switching may move."""
-        controls = () if self.model is None else self.model.controls.values()
-        return any(one.read_back.value is not None and point in one.read_back.points for one in controls)
+        """Return whether a point shows the position of a switch, or its timer, which only switching may move."""
+        return self.model is not None and point in self.model.switching_points
 
     @property
     def can_be_cared_for(self) -> frozenset[CommandAction]:

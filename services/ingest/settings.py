@@ -62,6 +62,12 @@ class SwitchingSettings(SettingsModel):
         default=0.05, ge=0, le=10, description="a meter that shows less shows a load that is off"
     )
     restore_margin_s: float = Field(default=30.0, ge=0, le=3600, description="after restore_at we close by ourselves")
+    timer_margin_s: float = Field(
+        default=120.0,
+        ge=0,
+        le=3600,
+        description="after restore_at a device that can closes by itself: others do before",
+    )
     retry_first_s: float = Field(default=2.0, gt=0, le=600, description="first pause between closings of a load")
     retry_cap_s: float = Field(default=60.0, gt=0, le=3600, description="longest pause between closings of a load")
     off_lease_margin_s: float = Field(

@@ -124,6 +124,14 @@ class Cjt188PointFile(PointFile):
     unit_byte_offset: int | None = Field(default=None, ge=3, le=255)
 
 
+class CloseTimerFile(FileModel):
+    """``timer`` of a control that takes a load off."""
+
+    control: Name
+    step_s: float = Field(default=1.0, gt=0, le=3600)
+    clear: float = 0.0
+
+
 class ControlFile(FileModel):
     """What the controls of all protocols have."""
 
@@ -134,6 +142,7 @@ class ControlFile(FileModel):
     min: float | None = None
     max: float | None = None
     note: Text | None = None
+    timer: CloseTimerFile | None = None
 
 
 class ModbusControlFile(ControlFile):

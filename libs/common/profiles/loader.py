@@ -51,6 +51,7 @@ from libs.common.profiles.model import (
     Area,
     Cjt188Control,
     Cjt188Point,
+    CloseTimer,
     Control,
     DeviceProfile,
     Dlt645Control,
@@ -597,6 +598,33 @@ class _Checks:
             if read_back.value is None and not _takes_value(control):
                 both = ("a value, since the control writes a fixed one", "一个值(该控制写固定值)")
                 self._refuse((*place, "read_back"), *both, control.name)
+            if control.timer is not None:
+                self._close_timer((*place, "timer", "control"), control, control.timer.control, controls)
+
+    def _close_timer(self, place: Path, control: ControlFile, name: str, controls: Sequence[ControlFile]) -> None:
+        """Check that a time can be written, and is seen: a timer that nobody can prove is no protection."""
+        taken = _read_back(control, self._point_names())
+        if taken is None or taken.value != 0:
+            both = ("a control that takes a load off, as breaker_open", "断电类控制,如 breaker_open")
+            self._refuse(place, *both, control.name)
+        found = next((one for one in controls if one.name == name), None)
+        back = None if found is None else _read_back(found, self._point_names())
+        if found is None or back is None or back.value is not None or not _takes_value(found):
+            both = (
+                "a control of this profile that takes a value, with a read-back point",
+                "本模板中带数值且有回读测点的控制",
+            )
+            self._refuse(place, *both, name)
+            return
+        least, most, clear = found.min, found.max, 0.0 if control.timer is None else control.timer.clear
+        if (least is not None and clear < least) or (most is not None and clear > most):
+            both = (f"what stops the timer within {least} to {most}", f"停止定时的值应在 {least} 到 {most} 之内")
+            self._refuse((*place[:-1], "clear"), *both, f"{clear:g}")
+        unit = next((point.unit for point in self.file.points if point.name == back.points[0]), None)
+        if unit != "s":
+            self._refuse(
+                place, "a read-back point in s", "以 s 为单位的回读测点", f"{back.points[0]} {unit or ''}".strip()
+            )
 
 
 def _takes_value(control: ControlFile) -> bool:
@@ -694,7 +722,7 @@ def _profile(file: AnyFile, *, name: str, version: str) -> DeviceProfile:
     points = {point.name: _point(point, file) for point in file.points}
     if file.category == "meter_1p" or single_phase(points):
         points = _with_other_of_pair(points)
-    controls = {control.name: _control(control, points) for control in file.controls}
+    controls = {control.name: _with_timer(control, _control(control, points)) for control in file.controls}
     common = DeviceProfile(
         name=name,
         version=version,
@@ -929,6 +957,13 @@ def _with_other_of_pair(points: Mapping[str, ProfilePoint]) -> dict[str, Profile
             if missing not in points and present in points:
                 filled[missing] = replace(points[present], name=missing, copy_of=present)
     return filled
+
+
+def _with_timer(file: ControlFile, control: Control) -> Control:
+    if file.timer is None:
+        return control
+    timer = CloseTimer(control=file.timer.control, step_s=file.timer.step_s, clear=file.timer.clear)
+    return replace(control, timer=timer)
 
 
 def _control(control: ControlFile, points: Mapping[str, ProfilePoint]) -> Control:

@@ -554,6 +554,18 @@ RESTART = "restart"
 """Control that restarts the device; nothing is read back, the device has to answer again."""
 
 
+@dataclass(frozen=True, slots=True)
+class CloseTimer:
+    """How a device is told to close by itself after a time."""
+
+    control: str
+    """Of the same profile; it takes the time, and its read-back point shows it. [s]"""
+    step_s: float = 1.0
+    """What the device counts in. [s]"""
+    clear: float = 0.0
+    """What stops the timer."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Control:
     """What the controls of all protocols have."""
@@ -569,6 +581,8 @@ class Control:
     """Least value that may be written, in the unit of the read-back point."""
     max: float | None = None
     note: str | None = None
+    timer: CloseTimer | None = None
+    """Of a control that takes a load off, where the device can close by itself: set and read back before it."""
 
 
 class WriteFunction(StrEnum):
@@ -790,6 +804,13 @@ class DeviceProfile:
     def is_single_phase(self) -> bool:
         """Whether it knows phase a only."""
         return self.category == "meter_1p" or single_phase(self.points)
+
+    @property
+    def switching_points(self) -> frozenset[str]:
+        """Points that show the position of a switch, or when it closes by itself: only switching may move them."""
+        timers = {control.timer.control for control in self.controls.values() if control.timer is not None}
+        moving = (one for one in self.controls.values() if one.read_back.value is not None or one.name in timers)
+        return frozenset(point for one in moving for point in one.read_back.points)
 
     def modbus_points(self) -> Iterator[ModbusPoint]:
         """Yield the points that Modbus reads."""

@@ -5,6 +5,7 @@ clock, a way back that is stored), an ON needs next to nothing, and only a lock 
 protection trip that nobody has released stops it.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ class Switch:
     on: Control
     off: Control | None
     """None where the device can only be closed by us."""
+    timer: "SwitchTimer | None" = None
+    """Where the device can be told to close by itself."""
 
     @property
     def feedback(self) -> str:
@@ -51,6 +54,31 @@ class Switch:
         if any(value is None for value in values):
             return None
         return int(all(value == self.on.read_back.value for value in values))
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchTimer:
+    """How a device is told to close by itself, and where it shows that it will."""
+
+    control: Control
+    step_s: float
+    clear: float
+
+    @property
+    def point(self) -> str:
+        """Point that shows the time that is set. [s]"""
+        return self.control.read_back.points[0]
+
+    def setting(self, close_after_s: float | None) -> float | None:
+        """Return what to set for closing after a time, not earlier; None when the device cannot wait that long.
+
+        Args:
+            close_after_s: None stops the timer. [s]
+        """
+        if close_after_s is None:
+            return self.clear
+        wanted = math.ceil(max(close_after_s, self.control.min or self.step_s) / self.step_s) * self.step_s
+        return None if self.control.max is not None and wanted > self.control.max else wanted
 
 
 def switches_of(profile: DeviceProfile) -> dict[int | None, Switch]:
@@ -71,8 +99,14 @@ def switches_of(profile: DeviceProfile) -> dict[int | None, Switch]:
         channel = None if shown["channel"] is None else int(shown["channel"])
         known = switches.get(channel)
         if known is None or (known.off is None and points in offs):
-            switches[channel] = Switch(control, offs.get(points))
+            off = offs.get(points)
+            switches[channel] = Switch(control, off, _timer_of(profile, off))
     return switches
+
+
+def _timer_of(profile: DeviceProfile, off: Control | None) -> SwitchTimer | None:
+    timer = None if off is None else off.timer
+    return None if timer is None else SwitchTimer(profile.controls[timer.control], timer.step_s, timer.clear)
 
 
 def switch_of(profile: DeviceProfile, channel: int | None) -> Switch | None:
@@ -89,11 +123,8 @@ def switch_of(profile: DeviceProfile, channel: int | None) -> Switch | None:
 
 
 def is_switched_by(profile: DeviceProfile, point: object) -> bool:
-    """Return whether a point shows the position of a switch, which no set point may move."""
-    return any(
-        control.read_back.value is not None and point in control.read_back.points
-        for control in profile.controls.values()
-    )
+    """Return whether a point shows the position of a switch, or when it closes by itself: no set point may move it."""
+    return point in profile.switching_points
 
 
 def feedback_points(profile: DeviceProfile, control: Control) -> tuple[str, ...]:

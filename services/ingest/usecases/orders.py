@@ -358,12 +358,21 @@ class Orders:
         opened = await self._switcher.open(
             target, switch, channel=order.channel, meter=self._meter(command), settle_s=command.settle_s,
             may_write=lambda: self._why_not_off(order) or why_not_now(command, self._clock.now()),
+            close_after_s=self._close_after_s(command),
             progress=lambda stage, evidence: self._tell(order, stage, evidence=evidence),
         )  # fmt: skip
         if not opened.sent:
             # Nothing was opened by this order; what stood in the book before it stands again.
             await (self._book.put(before) if before is not None else self._book.remove(lease))
         self._tell_end(order, opened)
+
+    def _close_after_s(self, command: Command) -> float | None:
+        """Return when a device that can closes by itself, behind everybody else; None (never) under a permit. [s]"""
+        if command.restore_at is None:
+            return None
+        left_s = (command.restore_at - self._clock.now()).total_seconds()
+        at_most_s = left_s if command.off_at_most_s is None else min(left_s, command.off_at_most_s)
+        return at_most_s + self._settings.timer_margin_s
 
     async def _set_point(self, order: Order) -> None:
         command = order.command

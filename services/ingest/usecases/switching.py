@@ -20,6 +20,7 @@ from services.ingest.domain.switching import (
     LOCK_POINT,
     TRIP_POINT,
     Switch,
+    SwitchTimer,
     feedback_points,
     obstacle,
     switch_key,
@@ -125,11 +126,15 @@ class Switcher:
             if early is not None:
                 return early
             if switch.state(look.points) == 1 and look.answer is None:
-                return await self._proven(target, switch, look, meter, closed=True, detail="it was closed already")
-            return await self._verify(
-                target, switch, switch.on, look, closed=True, meter=meter, settle_s=settle_s, alone=alone,
-                progress=progress,
-            )  # fmt: skip
+                closed = await self._proven(target, switch, look, meter, closed=True, detail="it was closed already")
+            else:
+                closed = await self._verify(
+                    target, switch, switch.on, look, closed=True, meter=meter, settle_s=settle_s, alone=alone,
+                    progress=progress,
+                )  # fmt: skip
+            if closed.verified and switch.timer is not None:
+                await self._stop_timer(target, switch.timer, alone=alone)
+            return closed
 
     async def open(
         self,
@@ -139,12 +144,15 @@ class Switcher:
         channel: int | None,
         meter: str | None,
         may_write: Callable[[], str | None],
+        close_after_s: float | None = None,
         settle_s: float | None = None,
         progress: Progress = lambda stage, evidence: None,
     ) -> Switched:
         """Open: what takes a load off.
 
         ``may_write`` is asked right before the write and returns what forbids it. A locked breaker is not opened.
+        A device that can close by itself is told to do so after ``close_after_s``, or (None) never, and shows that it
+        has understood, before it is opened. [s]
         """
         control = switch.off
         if control is None:
@@ -160,6 +168,9 @@ class Switcher:
                 if look.points.get(LOCK_POINT) == 1:
                     raise Hindered("local_lock")
                 forbidden = may_write()
+                if forbidden is None and switch.timer is not None:
+                    await _set_timer(handle, switch.timer, close_after_s)
+                    forbidden = may_write()
                 if forbidden is not None:
                     raise Hindered(forbidden)
                 look.answer = await handle.write(control, None)
@@ -335,6 +346,13 @@ class Switcher:
         power = next((value for name in POWER_POINTS if (value := read[0].get(name)) is not None), None)
         return None if power is None else (power, read[1])
 
+    async def _stop_timer(self, target: Target, timer: SwitchTimer, *, alone: bool) -> None:
+        """Stop the timer of a closed device; one that runs on closes what is closed, and an OFF sets it anew."""
+        try:
+            await self._reach.use(target, lambda handle: handle.write(timer.control, timer.clear), alone=alone)
+        except (LineDown, DeviceSilent, DeviceRefused, BadAnswer, InvalidInput) as exc:
+            logger.warning("timer not stopped", extra={"device_id": target.device_id, "reason": exc.message})
+
     def _settle_s(self, control: Control, ordered_s: float | None) -> float:
         return next((value for value in (ordered_s, control.settle_s) if value is not None), self._settings.settle_s)
 
@@ -345,6 +363,26 @@ class Hindered(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+async def _set_timer(handle: Handle, timer: SwitchTimer, close_after_s: float | None) -> None:
+    """Tell a device when it has to close by itself, and look whether it will.
+
+    Raises:
+        Hindered: It cannot wait that long, or does not show that it will close: nothing is switched off then.
+        LineDown: The line is lost; nothing was switched.
+    """
+    wanted = timer.setting(close_after_s)
+    if wanted is None:
+        raise Hindered("timer_too_short")
+    try:
+        await handle.write(timer.control, wanted)
+        shown = (await handle.read([timer.point]))[0].get(timer.point)
+    except (DeviceSilent, DeviceRefused, BadAnswer, InvalidInput) as exc:
+        raise Hindered("timer_not_set") from exc
+    # It may count already.
+    if shown is None or abs(shown - wanted) > timer.step_s:
+        raise Hindered("timer_not_set")
 
 
 def _evidence(switch: Switch, look: _Look, meter: str | None, power: tuple[float, datetime] | None) -> Evidence:

@@ -42,6 +42,7 @@ SETTINGS = {
     "WATTRING_INGEST__POLLING__INTERVAL_S": "1", "WATTRING_INGEST__POLLING__LEASE_S": "5",
     "WATTRING_INGEST__POLLING__RECONNECT_CAP_S": "2",
     "WATTRING_INGEST__SWITCHING__CLOCK_SYNC": "assumed", "WATTRING_INGEST__SWITCHING__OFF_LEASE_MARGIN_S": "0.5",
+    "WATTRING_INGEST__SWITCHING__TIMER_MARGIN_S": "2",
     "WATTRING_INGEST__OUTGOING_ALLOWED": '["127.0.0.0/8"]',
     "WATTRING_CONTROL__CLOCK_SYNC": "assumed", "WATTRING_CONTROL__MIN_OFF_S": "1", "WATTRING_CONTROL__MIN_ON_S": "0",
     "WATTRING_WATCHDOG__MARGIN_S": "600", "WATTRING_WATCHDOG__LOOK_EVERY_S": "0.5", "WATTRING_LOG_FORMAT": "text",
@@ -108,7 +109,8 @@ class House:
 
 
 @asynccontextmanager
-async def house(root: Path) -> AsyncIterator[House]:
+async def house(root: Path, *, timer: bool = False) -> AsyncIterator[House]:
+    """Start everything; with ``timer`` the breakers' profile has a timer by which they close by themselves."""
     folder = DataFolder(root)
     folder.create()
     KeyRing.create(folder.keys)
@@ -125,7 +127,7 @@ async def house(root: Path) -> AsyncIterator[House]:
         await bus.stop()
         await field.start()
         stack.push_async_callback(field.stop)
-        write_profile(root / "profiles")
+        write_profile(root / "profiles", timer=timer)
         urls = {name: f"unix:{folder.socket(name)}" for name in ("ingest", "control", "watchdog")}
         environ = {
             **SETTINGS, "PATH": os.environ["PATH"], "DATABASE_URL": server.url, "WATTRING_DATA_DIR": str(root),

@@ -18,6 +18,7 @@ from libs.common.profiles import (
     CdtPoint,
     Cjt188Control,
     Cjt188Point,
+    CloseTimer,
     Control,
     DeviceProfile,
     Dlt645Control,
@@ -75,6 +76,17 @@ source: [manual]
 VOLTAGE = "{name: voltage_a, area: holding, addr: 0x10, type: float32, scale: 1, unit: V}"
 SERIAL_NUMBER = '{name: x_maker_serial_number, area: holding, addr: 0x100, count: 8, type: string, scale: 1, unit: "1"}'
 STATE = '{name: breaker_state, area: coil, addr: 0, type: bool, scale: 1, unit: "1"}'
+
+
+CLOSE_AFTER = "{name: x_maker_close_after, area: holding, addr: 17, type: uint16, scale: 60, unit: s}"
+TIMED_OPEN = (
+    "{name: breaker_open, function: write_single_coil, area: coil, addr: 9, value: 0,"
+    " timer: {control: close_after, step_s: 60}}"
+)
+SET_TIMER = (
+    "{name: close_after, function: write_single_register, area: holding, addr: 17, type: uint16,"
+    " min: 0, max: 3600, read_back: {points: [x_maker_close_after]}}"
+)
 
 
 def profile(*points: str, head: str = HEAD, controls: tuple[str, ...] = ()) -> str:
@@ -533,6 +545,30 @@ class TestMistakes:
         found = problems(profile(STATE, controls=(control,)))
         wanted = f"controls[0].{field}"
         assert any(line == FIRST_POINT + 2 and f == wanted and expected in e for line, f, e in found), found
+
+    def test_a_timer_that_closes_belongs_to_the_off(self) -> None:
+        found = parse(profile(STATE, CLOSE_AFTER, controls=(TIMED_OPEN, SET_TIMER)))
+        assert found.controls["breaker_open"].timer == CloseTimer("close_after", step_s=60, clear=0)
+        assert found.controls["close_after"].timer is None
+
+    @pytest.mark.parametrize(
+        ("right", "wrong", "field", "expected"),
+        [
+            ("control: close_after", "control: other", "timer.control", "takes a value"),
+            ("name: breaker_open", "name: breaker_close", "timer.control", "takes a load off"),
+            ("min: 0, max: 3600,", "value: 3,", "timer.control", "takes a value"),
+            ("min: 0,", "min: 60,", "timer.clear", "within 60.0 to 3600"),
+            ("unit: s}", "unit: min}", "timer.control", "a read-back point in s"),
+        ],
+        ids=["no such control", "of an ON", "a fixed value", "cannot be stopped", "in minutes"],
+    )
+    def test_a_timer_that_nobody_could_prove_is_refused(
+        self, right: str, wrong: str, field: str, expected: str
+    ) -> None:
+        text = profile(STATE, CLOSE_AFTER, controls=(TIMED_OPEN, SET_TIMER))
+        assert text.count(right) == 1
+        found = problems(text.replace(right, wrong))
+        assert any(f == f"controls[0].{field}" and expected in e for _, f, e in found), found
 
     def test_control_is_listed_once(self) -> None:
         control = "{name: breaker_open, function: write_single_coil, area: coil, addr: 9, value: 0}"
