@@ -64,7 +64,8 @@ async def run(common: CommonSettings, settings: WatchdogSettings, clock: Clock) 
     journal = Journal(settings.file or common.data_dir / "watchdog" / "leases.journal")
     await _open(journal, clock)
     ingest = common.service_urls.get("ingest")
-    calls = Calls(settings.doors or ((ingest,) if ingest else ()), common.service_urls.get("control"), keys)
+    calls = Calls(settings.doors or ((ingest,) if ingest else ()), common.service_urls.get("control"), keys,
+                  call_url=settings.call_url, body=settings.call_body)  # fmt: skip
     watchdog = Watchdog(journal=journal, reach=calls, clock=clock, boot=_boot_id(), settings=settings)
     turned_at = clock.monotonic()
 

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from typing import Any
 
+import httpx
 import orjson
+from pydantic import SecretStr
 
 from libs.common.client import ServiceClient
 from libs.common.errors import PlatformError, Unavailable
@@ -13,23 +15,30 @@ from libs.common.tokens import KeyRing
 from services.control.domain.watch import Judgement, Seen
 from services.control.frames import read_loads
 from services.control.watchdog.engine import Look
+from services.control.watchdog.settings import call_body
 
 ISSUER = "watchdog"
 LOOK_TIMEOUT_S = 5.0
 ON_TIMEOUT_S = 20.0
 """A breaker motor takes up to 10 s, and the door reads back before it answers. [s]"""
 CONTROL_TIMEOUT_S = 5.0
+WEBHOOK_TIMEOUT_S = 10.0
 
 
 class Calls:
     """Everything that the watchdog can reach."""
 
-    def __init__(self, doors: Sequence[str], control: str | None, keys: KeyRing) -> None:
+    def __init__(
+        self, doors: Sequence[str], control: str | None, keys: KeyRing, *, call_url: SecretStr | None = None,
+        body: str = "",
+    ) -> None:  # fmt: skip
         self._doors = [
             ServiceClient(keys, url, caller=ISSUER, audience="ingest", scopes=("ingest:wake",)) for url in doors
         ]
         scopes = ("control:switch", "control:watchdog")
         self._control = ServiceClient(keys, control, caller=ISSUER, audience="control", scopes=scopes)
+        self._call_url = call_url
+        self._body = body
         self._stack = AsyncExitStack()
         self._holders: dict[str, ServiceClient] = {}
         """The door of the process that holds a load's line, as last seen."""
@@ -111,6 +120,30 @@ class Calls:
             Unavailable: It did not take them.
         """
         await self._to_control("/watchdog/v1/findings", {"findings": list(findings)}, None)
+
+    async def call_person(self, text: str) -> None:
+        """Post a text to the webhook: the way to a person that needs nothing of the platform.
+
+        Raises:
+            Unavailable: None is configured, or it did not take the text.
+        """
+        if self._call_url is None:
+            raise Unavailable("no webhook is configured")
+        try:
+            # The library's own bound is for each step; one byte now and then would keep it waiting for ever.
+            async with (
+                asyncio.timeout(WEBHOOK_TIMEOUT_S),
+                httpx.AsyncClient(timeout=WEBHOOK_TIMEOUT_S, trust_env=False) as client,
+            ):
+                answer = await client.post(
+                    self._call_url.get_secret_value(), content=call_body(self._body, text),
+                    headers={"content-type": "application/json"},
+                )  # fmt: skip
+        except (TimeoutError, httpx.HTTPError, httpx.InvalidURL) as exc:
+            # Their texts may name the address, which is a secret: whoever knows it can write to the group.
+            raise Unavailable(f"the webhook cannot be reached: {type(exc).__name__}") from exc
+        if not answer.is_success:
+            raise Unavailable(f"the webhook answered {answer.status_code}")
 
     async def _to_control(self, path: str, body: object, request_id: str | None) -> None:
         try:

@@ -21,7 +21,12 @@ LEASES = gauge("watchdog_leases", "OFF leases that the watchdog knows")
 WAKING = gauge("watchdog_waking", "Loads that the watchdog is waking")
 OVERDUE = gauge("watchdog_overdue_wakeups", "Loads that should be awake and are not, as the watchdog sees it")
 DOORS_SILENT = gauge("watchdog_doors_silent", "Direct doors that did not answer the last look")
+CALLS = counter("watchdog_calls_total", "Texts to the webhook while nobody takes the watchdog's alarms", ("outcome",))
 ATTEMPTS = counter("watchdog_attempts_total", "Attempts to wake a load", ("way", "outcome"))
+
+
+NAMED_IN_CALL = 20
+"""Loads that a call names; of the others it says how many."""
 
 
 class StaleEpoch(Exception):
@@ -54,6 +59,9 @@ class Reach(Protocol):
     async def tell_control(self, findings: Sequence[Mapping[str, Any]]) -> None:
         """Leave findings with control."""
 
+    async def call_person(self, text: str) -> None:
+        """Tell a person without the platform."""
+
 
 @dataclass(slots=True)
 class Waking:
@@ -84,6 +92,11 @@ class Watchdog:
         self._tell_at = float("-inf")
         self._tell_pause_s = settings.retry_first_s
         self._telling = False
+        self._untold_since: float | None = None
+        self._called: frozenset[str] = frozenset()
+        """Findings that the last call was about."""
+        self._call_at = self._call_not_before = float("-inf")
+        self._calling = False
         self._silent_doors: tuple[str, ...] = ()
         self._started = clock.monotonic()
         self._heard_at = float("-inf")
@@ -176,6 +189,9 @@ class Watchdog:
         if not self._telling and self._untold() and now.monotonic >= self._tell_at:
             self._telling = True
             group.create_task(self._tell(), name="tell control")
+        if self._must_call(now):
+            self._calling = True
+            group.create_task(self._call(now), name="call a person")
         WAKING.set(len(self._waking))
 
     def _must_hold(self, now: Moment) -> bool:
@@ -353,13 +369,40 @@ class Watchdog:
             self._tell_at = now.monotonic + self._tell_pause_s
             self._tell_pause_s = min(self._tell_pause_s * 2, self._settings.retry_cap_s)
             logger.error("cannot raise the alarm", extra={"findings": len(findings), "reason": exc.message})
+            self._untold_since = now.monotonic if self._untold_since is None else self._untold_since
         else:
+            self._untold_since = None
             self._tell_pause_s = self._settings.retry_first_s
             changes: dict[str, str | None] = {key: finding["text"] for key, finding in begun.items()}
             changes.update(dict.fromkeys(ended))
             self._append([{"kind": "told", "findings": changes}])
         finally:
             self._telling = False
+
+    def _must_call(self, now: Moment) -> bool:
+        """Return whether a person has to be called past the platform: about what is new, and again now and then."""
+        if self._settings.call_url is None or self._calling or now.monotonic < self._call_not_before:
+            return False
+        if self._called and not self._wanted:
+            return True  # they are all awake, whoever was called wants to know
+        if self._untold_since is None or now.monotonic - self._untold_since < self._settings.call_after_s:
+            return False
+        return bool(self._wanted.keys() - self._called) or (bool(self._wanted) and now.monotonic >= self._call_at)
+
+    async def _call(self, now: Moment) -> None:
+        about = frozenset(self._wanted)
+        try:
+            await self._reach.call_person(_call_text(list(self._wanted.values())))
+        except Unavailable as exc:
+            CALLS.labels("failed").inc()
+            logger.error("nobody could be called", extra={"findings": len(about), "reason": exc.message})
+            self._call_not_before = now.monotonic + self._settings.retry_cap_s
+        else:
+            CALLS.labels("taken").inc()
+            self._called = about
+            self._call_at = now.monotonic + self._settings.call_again_s
+        finally:
+            self._calling = False
 
     # Small things.
 
@@ -404,6 +447,18 @@ def _lease(raw: Mapping[str, Any], now: Moment) -> Lease:
         isolation_id=None if isolation_id is None else str(isolation_id),
         boot=now.boot,
         deadline=now.monotonic + float(raw["restore_in_s"]),
+    )
+
+
+def _call_text(findings: Sequence[Mapping[str, Any]]) -> str:
+    """Return what a person is told, in both languages."""
+    if not findings:
+        return "Wattring 看门狗：此前通知的负载已全部唤醒。 Watchdog: the loads of the last call are all awake."
+    named = "; ".join(f"{one['load_id']} ({one['site_id'] or '?'}: {one['text']})" for one in findings[:NAMED_IN_CALL])
+    more = f" … +{len(findings) - NAMED_IN_CALL}" if len(findings) > NAMED_IN_CALL else ""
+    return (
+        f"Wattring 看门狗：{len(findings)} 个负载应已唤醒但未唤醒，且平台告警不可用：{named}{more}。"
+        f" Watchdog: {len(findings)} load(s) should be awake and are not, and the platform does not take this alarm."
     )
 
 

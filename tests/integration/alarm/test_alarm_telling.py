@@ -222,6 +222,20 @@ async def test_a_begin_is_told_after_the_wait_and_its_end_to_the_same(told: Told
     assert await told.count("notification_members") == await told.count("notification_groups") == 0
 
 
+async def test_a_load_that_should_be_awake_and_is_not_reaches_whoever_takes_the_worst(told: Told) -> None:
+    """What control and the watchdog call ``wake_up_overdue`` has no device: the route goes by level and signal."""
+    await told.route(match={"levels": [1], "signals": ["wattring.condition.wake_up_*"]}, group_wait_s=0.0)
+    overdue: dict[str, Any] = {
+        "level": 1, "signal": "wattring.condition.wake_up_overdue", "device_id": None, "subject": "aau-1",
+    }  # fmt: skip
+    await told.take(told.event("a-1", **overdue), told.event("other"))
+    await told.after(1)
+    assert told.heard() == [("news", ["a-1"])]
+    await told.take(told.event("a-1", 2, Phase.END, **overdue))
+    await told.after(300)
+    assert told.heard()[1:] == [("news", ["a-1 ended"])]
+
+
 async def test_what_ends_within_the_wait_or_is_inhibited_is_told_to_nobody(told: Told) -> None:
     await told.route()
     await told.take(told.event("short"), told.event("short", 2, Phase.END))

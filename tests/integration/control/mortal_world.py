@@ -253,6 +253,9 @@ class _Reach:
 
         await self._at_control(take)
 
+    async def call_person(self, text: str) -> None:
+        raise Unavailable("no webhook is configured")
+
     async def _at_control(self, call: Callable[[], Coroutine[Any, Any, None]]) -> None:
         if not self._world.control_up:
             raise Unavailable("control: away")

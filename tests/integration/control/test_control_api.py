@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 
+from libs.common.bus import topics
+from libs.common.bus.port import StartAt
 from tests.integration.control.fake_ingest import until
 from tests.integration.control.test_control_process import Installation, installation, plan_body
 
@@ -263,6 +266,29 @@ async def rights(found: Installation) -> None:
     assert (await found.client.get("/api/v1/plans", headers=limited)).json()["items"] == []
 
 
+async def findings_of_the_watchdog(found: Installation) -> None:
+    token = found.platform.keys.sign_token("watchdog", audience="control", scopes=("control:watchdog",))
+    body = {
+        "load_id": "aau-3", "site_id": "site-1", "device_id": "brk-aau-3", "kind": "wake_up_overdue",
+        "phase": "begin", "text": "overdue", "detail": "attempts: 4", "at": "2099-01-01T00:00:00+00:00",
+    }  # fmt: skip
+    headers = {"authorization": f"Bearer {token}"}
+    answer = await found.client.post("/watchdog/v1/findings", json={"findings": [body]}, headers=headers)
+    assert answer.status_code == 204, answer.text
+    heard: list[dict[str, Any]] = []
+    async with found.platform.bus.tail([topics.CONDITIONS], StartAt(beginning=True)) as reader:
+
+        async def told() -> bool:
+            for received in await reader.fetch(max_messages=100, timeout_s=1.0):
+                heard.append(orjson.loads(received.value or b"{}"))
+            return any(one["source"] == "watchdog" for one in heard)
+
+        await until(told, "the finding is on the bus")
+    (one,) = [one for one in heard if one["source"] == "watchdog"]
+    assert (one["kind"], one["phase"], one["level"], one["load_id"]) == ("wake_up_overdue", "begin", 1, "aau-3")
+    assert one["detail_zh"]
+
+
 async def one_key(found: Installation) -> None:
     restore_at = (found.platform.clock.now() + timedelta(seconds=3600)).isoformat()
     body = {"action": "open", "load_id": "aau-1", "restore_at": restore_at}
@@ -425,6 +451,7 @@ async def test_the_api(postgres_url: str, tmp_path: Path, monkeypatch: pytest.Mo
             setpoint_rules,
             idempotency,
             rights,
+            findings_of_the_watchdog,
             one_key,
             calendars,
             guards_and_calendars,

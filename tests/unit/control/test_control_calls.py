@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+from pydantic import SecretStr
 
 from libs.common.errors import Unavailable
 from libs.common.testing.clock import FakeClock
@@ -15,6 +16,7 @@ from libs.common.tokens import KeyRing
 from services.control.domain.watch import Judgement, Verdict
 from services.control.watchdog import calls
 from services.control.watchdog.calls import Calls
+from services.control.watchdog.settings import WatchdogSettings, call_body
 
 Answer = Callable[[asyncio.StreamWriter, str, bytes], Awaitable[None]]
 LOADS = {"loads": [{"load_id": "aau-1", "device_id": "brk-1", "site_id": "s", "breaker_state": 0, "age_s": 1.0}]}
@@ -114,3 +116,34 @@ async def test_control_without_an_address_or_with_a_refusal_is_not_available(key
         with pytest.raises(Unavailable, match="control does not take it: odd"):
             await reach.tell_control([])
         await reach.ask_control(["aau-1"], "r-2", "watchdog")
+
+
+async def test_a_person_is_called_in_the_words_of_their_robot(keys: KeyRing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "WEBHOOK_TIMEOUT_S", 0.5)
+    body = '{"msgtype": "text", "text": {"content": {text}}}'
+    posted: list[bytes] = []
+
+    async def takes(writer: asyncio.StreamWriter, path: str, head: bytes) -> None:
+        posted.append(head)
+        writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}")
+        await writer.drain()
+
+    async with door(takes) as robot:
+        async with Calls([], None, keys, call_url=SecretStr(f"{robot}/send?key=k"), body=body) as reach:
+            await reach.call_person('a "b" 负载')
+        assert posted[0].startswith(b"POST /send?key=k HTTP/1.1")
+    assert orjson.loads(call_body(body, 'a "b" 负载')) == {"msgtype": "text", "text": {"content": 'a "b" 负载'}}
+    async with door(drips) as robot:
+        async with Calls([], None, keys, call_url=SecretStr(f"{robot}/send?key=secret"), body=body) as reach:
+            with pytest.raises(Unavailable) as refused:
+                await reach.call_person("x")
+    assert "secret" not in refused.value.message
+    async with Calls([], None, keys) as reach:
+        with pytest.raises(Unavailable, match="no webhook"):
+            await reach.call_person("x")
+
+
+@pytest.mark.parametrize("body", ['{"text": "fixed"}', "{text", "text={text}"])
+def test_a_body_that_would_not_be_json_with_the_text_is_refused(body: str) -> None:
+    with pytest.raises(ValueError, match="call_body"):
+        WatchdogSettings(call_body=body)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from pydantic import SecretStr
 
 from libs.common.errors import Unavailable
 from libs.common.testing.clock import FakeClock
@@ -35,6 +36,13 @@ class Field:
         self.ons: list[str] = []
         self.asked: list[str] = []
         self.alarms: dict[tuple[str, str], str] = {}
+        self.webhook = True
+        self.calls: list[str] = []
+
+    async def call_person(self, text: str) -> None:
+        if not self.webhook:
+            raise Unavailable("webhook: away")
+        self.calls.append(text)
 
     async def look(self) -> Look:
         if not self.door:
@@ -81,10 +89,10 @@ class Kennel:
         self.boot = "boot-1"
         self.start()
 
-    def start(self) -> None:
+    def start(self, settings: WatchdogSettings = SETTINGS) -> None:
         self.journal = Journal(self.path)
         self.journal.open()
-        self.dog = Watchdog(journal=self.journal, reach=self.field, clock=self.clock, boot=self.boot, settings=SETTINGS)
+        self.dog = Watchdog(journal=self.journal, reach=self.field, clock=self.clock, boot=self.boot, settings=settings)
 
     def kill(self) -> None:
         self.journal.close()
@@ -208,6 +216,49 @@ async def test_with_nobody_there_it_logs_and_tells_later(
     field.control = True
     await kennel.run(60)
     assert field.alarms == {("a", "wake_up_overdue"): "overdue"}
+
+
+async def test_a_person_is_called_past_the_platform_while_nobody_takes_the_alarm(kennel: Kennel, field: Field) -> None:
+    """The last way: with doors, control, bus and database away a webhook is called for what is new, and later again."""
+    calling = SETTINGS.model_copy(
+        update={"call_url": SecretStr("http://robot"), "call_after_s": 60.0, "call_again_s": 900.0}
+    )
+    kennel.journal.close()
+    kennel.start(calling)
+    kennel.put(kennel.lease("a", 10), kennel.lease("b", 500))
+    field.closed.update(a=False, b=False)
+    field.door = field.control = False
+    await kennel.run(90)
+    assert field.calls == [], "control may only be starting"
+    await kennel.run(60)
+    (call,) = field.calls
+    assert "a (s: overdue)" in call
+    assert "负载应已唤醒" in call
+    await kennel.run(500)
+    assert len(field.calls) == 2, "another load is news"
+    assert "b (s: overdue)" in field.calls[1]
+    field.webhook = False
+    await kennel.run(900)
+    field.webhook = True
+    await kennel.run(30)
+    assert len(field.calls) == 3, "said again, and what was not taken is tried again"
+    field.door = True
+    await kennel.run(60)
+    assert field.closed == {"a": True, "b": True}
+    assert "全部唤醒" in field.calls[-1]
+    assert len(field.calls) == 4
+    await kennel.run(2000)
+    assert len(field.calls) == 4
+
+
+async def test_where_control_takes_the_alarm_nobody_is_called_twice(kennel: Kennel, field: Field) -> None:
+    kennel.journal.close()
+    kennel.start(SETTINGS.model_copy(update={"call_url": SecretStr("http://robot"), "call_after_s": 0.0}))
+    kennel.put(kennel.lease("a", 10))
+    field.closed["a"] = field.door = False
+    await kennel.run(600)
+    assert field.alarms == {("a", "wake_up_overdue"): "overdue"}
+    assert field.calls == []
 
 
 async def test_pauses_grow(kennel: Kennel, field: Field) -> None:
