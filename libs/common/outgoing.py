@@ -101,6 +101,13 @@ class AddressGuard:
             CallFailed: It has no address.
         """
         try:
+            literal = str(ipaddress.ip_address(host))
+        except ValueError:
+            pass  # a name, or a number that the system's resolver takes for an address
+        else:
+            self.check(literal)
+            return literal
+        try:
             async with asyncio.timeout(RESOLVE_WITHIN_S):
                 found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError, TimeoutError) as exc:

@@ -11,7 +11,7 @@ import hmac
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from standardwebhooks import Webhook, WebhookVerificationError
@@ -27,8 +27,8 @@ class Say:
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
     fault: str | None = None
-    """``hang``: nothing; ``drop``: the connection is closed; ``drip``: a body without end; ``head``: a slow status
-    line; ``huge``: megabytes; ``garbage``: no HTTP."""
+    """``hang``: nothing; ``hold``: nothing until the receiver's gate is opened; ``drop``: the connection is closed;
+    ``drip``: a body without end; ``head``: a slow status line; ``huge``: megabytes; ``garbage``: no HTTP."""
 
 
 @dataclass
@@ -92,6 +92,7 @@ class Receiver:
     """Those that were answered 2xx."""
     port: int = 0
     connections: int = 0
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
     _came: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -121,6 +122,10 @@ class Receiver:
                 call = await _read(reader)
                 self.calls.append(call)
                 say = self.script(call)
+                if say.fault == "hold":
+                    self._came.set()
+                    await self.gate.wait()
+                    say = replace(say, fault=None)
                 if say.fault is None and 200 <= say.status < 300:
                     self.accepted.append(call)
                 self._came.set()

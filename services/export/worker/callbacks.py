@@ -45,6 +45,9 @@ logger = logging.getLogger(__name__)
 
 CLAIM_MARGIN_S = 30.0
 """What has been taken is another's this long after the call must have ended. [s]"""
+CALLS_AT_ONCE = 100
+"""So many calls are under way, and besides one to each endpoint: those that hang keep nobody else from being called.
+More would not be faster, and would keep the loop from everything else."""
 LOOK_S = 0.5
 """How long it is believed how endpoints are, without a word that one has changed. [s]"""
 LAST_WORDS_S = 2.0
@@ -167,16 +170,24 @@ class Callbacks:
 
     async def _take(self) -> list[Taken]:
         now = self._clock.now()
-        places = {
-            each.id: free_places(each, len(self._busy.get(each.id, ())), now) for each in self._endpoints.values()
-        }
-        if not any(places.values()):
+        places = self._places(now)
+        if not places:
             return []
         until = {each.id: now + timedelta(seconds=each.timeout_s + CLAIM_MARGIN_S) for each in self._endpoints.values()}
         async with self._db.statements() as conn:
             taken = await queues.take(conn, places, now, until=until, owner=self._owner)
         # What we are at ourselves may come again when the database was away for longer than a claim lasts.
         return [each for each in taken if each.event_key not in self._busy.get(each.endpoint_id, ())]
+
+    def _places(self, now: datetime) -> dict[str, int]:
+        """Return how many calls may begin to each endpoint: a fair share of what is left, and one in any case."""
+        busy = {each: len(events) for each, events in self._busy.items()}
+        free = {each.id: free_places(each, busy.get(each.id, 0), now) for each in self._endpoints.values()}
+        open_ones = [each for each, places in free.items() if places > 0]
+        left = max(CALLS_AT_ONCE - sum(busy.values()), 0)
+        share = -(-left // len(open_ones)) if open_ones else 0
+        found = {each: min(free[each], max(share, 0 if busy.get(each) else 1)) for each in open_ones}
+        return {each: places for each, places in found.items() if places > 0}
 
     async def _attempt(self, endpoint: Endpoint, taken: Taken) -> None:
         body = body_of(

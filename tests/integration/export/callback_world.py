@@ -93,7 +93,8 @@ class World:
 
     async def tell(self, *payloads: Payload | Received) -> None:
         """Hand events to the consumer's handler, in one transaction."""
-        batch = [each if isinstance(each, Received) else received(each) for each in payloads]
+        now = self.clock.now()
+        batch = [each if isinstance(each, Received) else received(each, at=now) for each in payloads]
         async with self.db.effects() as conn:
             await self.handler.handle(conn, batch)
         self.handler.committed()
@@ -109,6 +110,7 @@ class World:
         return sender
 
     async def stop(self, owner: str = "export-a") -> None:
+        """Stop a sender as a process that is stopped stops it."""
         task = self._tasks.pop(owner)
         task.cancel()
         await asyncio.wait([task])
