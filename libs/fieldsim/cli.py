@@ -38,6 +38,7 @@ from libs.fieldsim.sc import messages
 from libs.fieldsim.sc.client import UnitClient
 from libs.fieldsim.sc.faults import parse_order as parse_sc_order
 from libs.fieldsim.sc.server import Policy, SupervisionCentre
+from libs.fieldsim.sockets import SmartSocket, SmartSockets
 
 SITE = "site-1"
 LOOPBACK = "127.0.0.1"
@@ -507,6 +508,44 @@ def mqtt(
         working = asyncio.create_task(field.run(), name="mqtt meters")
         try:
             announce({"broker": broker, "addresses": list(made), "profile": "example_mqtt_meter"})
+            await stop.wait()
+        finally:
+            working.cancel()
+            await asyncio.wait([working])
+
+    _run(run)
+
+
+@app.command()
+def socket(
+    broker: Annotated[str, typer.Option(help="Where the broker is, HOST:PORT.")] = "127.0.0.1:1883",
+    sockets: Annotated[int, typer.Option(min=1, max=2000, help="Devices: plug-1, plug-2 …")] = 1,
+    period_s: Annotated[float, typer.Option(min=0.1, help="Between two reports of one socket. [s]")] = 60.0,
+    power_kw: Annotated[float, typer.Option(min=0, help="What is plugged into each. [kW]")] = 0.1,
+    user: Annotated[str | None, typer.Option(help="User name at the broker.")] = None,
+    password_file: Annotated[Path | None, typer.Option(help="File with the password.")] = None,
+    fault: Annotated[list[str] | None, typer.Option(help="May be repeated: silent, ignore_command.")] = None,
+    ready_file: ReadyOption = None,
+) -> None:
+    """Run smart sockets that switch and meter themselves over MQTT, as the profile shelly_gen2_plug has it.
+
+    模拟经 MQTT 自行通断并计量的智能插座（模板 shelly_gen2_plug）。
+    """
+    host, port = _place(broker, "broker")
+    board, clock = FaultBoard(), SystemClock()
+    made = [SmartSocket(f"plug-{number}", power_kw=power_kw) for number in range(1, sockets + 1)]
+    for one in made:
+        for text in fault or []:
+            board.place(one.prefix, parse_order(text), clock.now().timestamp())
+    password = None if password_file is None else password_file.read_text(encoding="utf-8").strip()
+    place = BrokerPlace(host=host, port=port, user=user, password=password)
+    field = SmartSockets(made, broker=place, clock=clock, faults=board, period_s=period_s)
+    announce = announcer(ready_file)
+
+    async def run(stop: asyncio.Event) -> None:
+        working = asyncio.create_task(field.run(), name="smart sockets")
+        try:
+            announce({"broker": broker, "addresses": [one.prefix for one in made], "profile": "shelly_gen2_plug"})
             await stop.wait()
         finally:
             working.cancel()

@@ -11,7 +11,7 @@ from libs.common.errors import PlatformError
 from libs.fieldsim import cli
 from libs.fieldsim.cli import app
 
-COMMANDS = ("demo", "meter", "breaker", "stream", "sc", "mqtt", "opcua", "history", "poll-unit")
+COMMANDS = ("demo", "meter", "breaker", "stream", "sc", "mqtt", "socket", "opcua", "history", "poll-unit")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
