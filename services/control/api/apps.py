@@ -41,7 +41,7 @@ Ids = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=200)], ...],
 class AppLimitsIn(Model):
     """What an upstream app may order; what is not said here it may not, and the rest has the defaults."""
 
-    actions: frozenset[AppAction]
+    actions: tuple[AppAction, ...] = Field(max_length=10)
     load_ids: Ids = ()
     """A load is the app's when one of these four lists has it; without any it may switch nothing."""
     tags: Ids = ()
@@ -69,7 +69,7 @@ class AppLimitsIn(Model):
     def limits(self) -> AppLimits:
         """Return the limits as the domain wants them."""
         return AppLimits(
-            actions=self.actions, load_ids=frozenset(self.load_ids), tags=frozenset(self.tags),
+            actions=frozenset(self.actions), load_ids=frozenset(self.load_ids), tags=frozenset(self.tags),
             site_ids=frozenset(self.site_ids), region_ids=frozenset(self.region_ids), max_off=self.max_off,
             orders_per_hour=self.orders_per_hour, orders_per_day=self.orders_per_day,
             longest_off_s=self.longest_off_s, windows=tuple(Window(one.start, one.end) for one in self.windows),
