@@ -101,7 +101,8 @@ def event(one: Adjustment, at: datetime) -> Message:
         group_id=one.group_id,
         evidence=evidence,
         point=one.point,
-        value=one.value,
+        # What nobody has agreed to is no value that the platform wants.
+        value=one.value if one.is_agreed else None,
     )
     return message(
         topics.CONTROL_EVENTS, one.site_id, payload, source=SOURCE, time=at, subject=one.device_id,

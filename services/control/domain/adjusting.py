@@ -40,8 +40,6 @@ RESTART_S = 240.0
 """A restarted device answers again within this, or a person is needed; the holder itself waits shorter. [s]"""
 APPROVE_WITHIN_S = 3600.0
 """An order that nobody has agreed to is over after this. [s]"""
-WITHOUT_VALUE = frozenset({CommandAction.SET_CLOCK, CommandAction.RESTART})
-"""Orders that concern the device and no point of it."""
 HOPELESS = frozenset(
     {
         "bad_arguments", "unsupported", "no_control", "unknown_device", "wrong_line", "bad_signature", "load_off",
@@ -51,6 +49,8 @@ HOPELESS = frozenset(
 """Reasons of a refusal that another sending would meet again."""
 LOAD_OFF = "load_off"
 """Guard of a restart: a load behind the device is off, or being woken, and the device could lose what it was told."""
+NOT_APPROVED, DECLINED = "not_approved", "declined"
+"""Ends of an order that a second person has not agreed to."""
 IN_FLIGHT = frozenset({S.DISPATCHED, S.ACCEPTED, S.VERIFYING})
 
 
@@ -84,6 +84,11 @@ class Adjustment:
     found_at: datetime | None = None
     group_id: str | None = None
     """The order for many that it belongs to."""
+
+    @property
+    def is_agreed(self) -> bool:
+        """Whether its value is wanted: false while it waits for a second person, and when that person never came."""
+        return self.state is not S.APPROVAL and self.reason not in (NOT_APPROVED, DECLINED)
 
     @property
     def wire_id(self) -> str:
@@ -192,7 +197,7 @@ def on_due(one: Adjustment, now: datetime, *, busy: bool, load_off: bool = False
         load_off: A load behind the device is off by our order, is about to be, or is being woken.
     """
     if one.state is S.APPROVAL:
-        return Step(_state(one, S.EXPIRED, "not_approved", None))
+        return Step(_state(one, S.EXPIRED, NOT_APPROVED, None))
     if one.state is S.UNKNOWN:
         if now > one.not_after:
             return Step(_state(one, S.FAILED, "unresolved", None))
@@ -229,9 +234,9 @@ def approved(one: Adjustment, now: datetime, not_after: datetime) -> Adjustment:
     return replace(_state(one, S.SCHEDULED, "", now), not_after=not_after)
 
 
-def called_off(one: Adjustment, reason: str) -> Adjustment:
-    """Return an order that was called off before it was sent."""
-    return _state(one, S.CANCELLED, reason, None)
+def declined(one: Adjustment) -> Adjustment:
+    """Return an order that somebody did not agree to."""
+    return _state(one, S.CANCELLED, DECLINED, None)
 
 
 def _verify_s(one: Adjustment) -> float:

@@ -288,7 +288,7 @@ class Adjusting:
             Conflict: Nothing waits for approval.
         """
         waiting = await self._waiting(conn, group_id, adjustment_id)
-        steps = [Step(adjusting.called_off(one, "declined")) for one in waiting]
+        steps = [Step(adjusting.declined(one)) for one in waiting]
         await self._apply(conn, steps, self._clock.now())
         await self._audit(conn, "device.set.decline", actor, door, waiting, reason)
 

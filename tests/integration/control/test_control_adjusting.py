@@ -309,6 +309,8 @@ async def test_a_policy_may_ask_for_a_second_person_instead(desk: Desk) -> None:
     made = await many(desk, [air_conditioner(1), air_conditioner(2)], setting("temperature_setpoint", 20.0))
     assert (made.state.value, made.members[0].reason, made.expected_by) == ("approval", "rule_house", None)
     assert await desk.turn(60) == []
+    # Whoever keeps what devices are to be set to does not hear of a value yet.
+    assert {one.value for one in await desk.events()} == {None}
     async with desk.world.db.write() as conn:
         with pytest.raises(SamePerson):
             await desk.adjusting.approve(conn, "user:li", "api", group_id=made.group.group_id)
@@ -317,6 +319,7 @@ async def test_a_policy_may_ask_for_a_second_person_instead(desk: Desk) -> None:
         await desk.adjusting.approve(conn, "user:wang", "api", group_id=made.group.group_id)
     assert [command.device_id for command in await desk.turn()] == ["ac-1"]
     assert (await group(desk, made.group.group_id)).by_state == {"dispatched": 1, "cancelled": 1}
+    assert {one.device_id: one.value for one in await desk.events()} == {"ac-1": 20.0, "ac-2": None}
     async with desk.world.db.write() as conn:
         with pytest.raises(Conflict, match="nothing waits"):
             await desk.adjusting.approve(conn, "user:wang", "api", group_id=made.group.group_id)
