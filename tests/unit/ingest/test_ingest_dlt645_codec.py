@@ -233,3 +233,15 @@ class TestBroadcastRule:
     ) -> None:
         local = datetime(2026, 6, 2, hour, minute)  # noqa: DTZ001
         assert dlt645.may_broadcast(local, timedelta(seconds=skew_s), settlement_hours=(8,)) is allowed
+
+
+def test_date_and_time_are_written_with_password_and_operator() -> None:
+    secret = {"level": 2, "password": "123456", "operator": "7"}
+    time = dlt645.write(METER, 0x04000102, dlt645.time_content(UNTIL), **secret)  # type: ignore[arg-type]
+    assert (time.function, time.data.hex()) == (Function.WRITE, "02010004" + "02563412" + "07000000" + "595923")
+    date = dlt645.write(METER, 0x04000101, dlt645.date_content(UNTIL), **secret)  # type: ignore[arg-type]
+    assert date.data.hex() == "01010004" + "02563412" + "07000000" + "04311226"  # a Thursday
+    assert dlt645.clock(dlt645.date_content(UNTIL), dlt645.time_content(UNTIL)) == UNTIL
+    with pytest.raises(ValueError, match="six digits") as refused:
+        dlt645.write(METER, 0x04000102, b"", level=2, password="12345", operator="7")
+    assert "12345" not in str(refused.value)

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Sequence
+from datetime import datetime
 
 import pytest
 from hypothesis import given
@@ -94,3 +95,17 @@ def test_integers_and_refusals() -> None:
     assert yd1363.int16(b"\x20\x20") is None
     assert yd1363.refusal(4) == "04 (invalid CID2)"
     assert yd1363.refusal(0xE9) == "E9 (reason of the maker)"
+
+
+@given(st.binary(max_size=12))
+def test_a_time_is_read_or_refused(info: bytes) -> None:
+    try:
+        assert yd1363.time_info(yd1363.time_of(info)) == info
+    except ValueError:
+        pass
+
+
+def test_a_time_as_the_standard_writes_it() -> None:
+    noon = datetime(2026, 5, 20, 12, 34, 56)  # noqa: DTZ001
+    assert yd1363.time_info(noon) == bytes.fromhex("07EA05140C2238")
+    assert yd1363.time_of(bytes.fromhex("07EA05140C2238")) == noon
