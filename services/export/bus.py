@@ -113,7 +113,7 @@ def callback_finding(endpoint: Endpoint, phase: Phase, *, error: str | None, at:
     payload = Condition(
         site_id=PLATFORM_SITE,
         source=SOURCE,
-        kind="callback_failing",
+        kind=ConditionKind.CALLBACK_FAILING,
         subject=endpoint.id,
         phase=phase,
         detail=f"callbacks to {endpoint.name!r} fail: {error}" if fails else f"callbacks to {endpoint.name!r} arrive",

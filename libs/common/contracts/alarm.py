@@ -45,6 +45,7 @@ class ConditionKind(StrEnum):
     ISOLATION_ACTIVE = "isolation_active"
     SC_REFUSES = "sc_refuses"
     SC_UNREACHABLE = "sc_unreachable"
+    CALLBACK_FAILING = "callback_failing"
     TARGET_EXCEEDED = "target_exceeded"
     REGISTER_DECREASED = "register_decreased"
     IMPOSSIBLE_JUMP = "impossible_jump"

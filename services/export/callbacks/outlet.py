@@ -22,8 +22,8 @@ USER_AGENT = "Wattring-Callbacks/1.0"
 MAX_ANSWER_BYTES = 4096
 """More of an answer is not read; its status is what counts. [B]"""
 ERROR_CHARS = 300
-MAX_CONNECTIONS = 40
-"""To one endpoint: its calls at a time, and some tests besides."""
+MAX_CONNECTIONS = 32
+"""To one endpoint: as many as the calls at a time that it may ask for."""
 
 ATTEMPTS = metrics.counter("webhook_attempts_total", "Attempts to call endpoints", ("outcome",))
 SECONDS = metrics.histogram("webhook_attempt_seconds", "Time that an attempt took", ("outcome",))
@@ -71,16 +71,31 @@ class Outlet:
             keys: What it is signed with.
             timeout_s: For everything together. [s]
         """
+        client = self._clients.get(endpoint_id)
+        if client is None:
+            client = self._new_client(MAX_CONNECTIONS)
+            self._clients[endpoint_id] = client
+        return await self._call(client, url, message_id, body, keys, timeout_s)
+
+    async def call_once(
+        self, url: str, *, message_id: str, body: bytes, keys: Sequence[bytes], timeout_s: float
+    ) -> Outcome:
+        """Make one attempt over a connection of its own, which nobody else closes; arguments as for ``call``."""
+        async with self._new_client(1) as client:
+            return await self._call(client, url, message_id, body, keys, timeout_s)
+
+    def _new_client(self, connections: int) -> GuardedClient:
+        return GuardedClient(self._guard, verify=self._trust, max_connections=connections)
+
+    async def _call(
+        self, client: GuardedClient, url: str, message_id: str, body: bytes, keys: Sequence[bytes], timeout_s: float
+    ) -> Outcome:
         began_s, now = self._clock.monotonic(), self._clock.now()
         headers = {
             "content-type": CONTENT_TYPE,
             "user-agent": USER_AGENT,
             **webhooks.signed_headers(message_id, now, body, keys),
         }
-        client = self._clients.get(endpoint_id)
-        if client is None:
-            client = GuardedClient(self._guard, verify=self._trust, max_connections=MAX_CONNECTIONS)
-            self._clients[endpoint_id] = client
         try:
             answer = await client.request(
                 "POST", url, headers=headers, content=body, timeout_s=timeout_s, max_bytes=MAX_ANSWER_BYTES, cut=True

@@ -258,8 +258,8 @@ class CallbackAdministration:
             traceparent=None,
         )
         keys = keys_of(self._secrets.unseal(endpoint.secrets), now)
-        outcome = await self._outlet.call(
-            endpoint_id, endpoint.url, message_id=event_id, body=body, keys=keys, timeout_s=endpoint.timeout_s
+        outcome = await self._outlet.call_once(
+            endpoint.url, message_id=event_id, body=body, keys=keys, timeout_s=endpoint.timeout_s
         )
         return event_id, outcome
 

@@ -5,6 +5,7 @@ is kept in memory, so that nothing has to be dropped.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import timedelta
 from typing import Protocol
 
 from libs.common.bus.consumer import PoisonMessage
@@ -15,6 +16,8 @@ from services.export.callbacks import endpoints, queues, sources
 from services.export.callbacks.queues import Addition, QueueKey
 from services.export.domain.callbacks import Endpoint, Lane, News, wants
 
+CLOCKS_DIFFER = timedelta(seconds=5)
+"""By so much the bus' clock may be behind ours."""
 GROUP = "export.callbacks"
 TOPICS = tuple(sources.SOURCES)
 
@@ -64,7 +67,7 @@ class CallbackQueue:
             if news is not None
             for endpoint in self._listeners(listening, news)
             # What the bus held before the endpoint was there is nothing that it asked for.
-            if received.appended_at >= endpoint.created_at
+            if received.appended_at >= endpoint.created_at - CLOCKS_DIFFER
         ]
         chosen = await _without_hushed(conn, chosen)
         if chosen:

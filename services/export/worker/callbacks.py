@@ -132,6 +132,8 @@ class Callbacks:
                     try:
                         moved = await self._round(group)
                     except Unavailable as exc:
+                        # What was being taken may have been taken without our hearing of it.
+                        self._given_back = False
                         if backoff.first:
                             logger.warning("callbacks wait for the database", extra={"reason": exc.message})
                         await self._clock.sleep(backoff.next_s())
@@ -144,11 +146,11 @@ class Callbacks:
 
     async def _round(self, group: asyncio.TaskGroup) -> bool:
         """Write what has ended and begin what is due; return whether there was anything."""
+        written = await self._write_results()
         if not self._given_back:
             async with self._db.write() as conn:
                 await queues.give_back(conn, self._owner, self._clock.now())
             self._given_back = True
-        written = await self._write_results()
         await self._look()
         taken = await self._take()
         for each in taken:

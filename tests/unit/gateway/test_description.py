@@ -32,3 +32,13 @@ def test_only_public_paths_are_described_and_all_but_sign_in_need_credentials() 
     assert sorted(merged["paths"]) == ["/api/v1/alarms", "/api/v1/auth/sign-in"]
     assert "security" not in merged["paths"]["/api/v1/auth/sign-in"]["get"]
     assert merged["paths"]["/api/v1/alarms"]["get"]["security"]
+
+
+def test_what_receivers_of_callbacks_are_sent_is_described_too() -> None:
+    export = document("/api/v1/callbacks", {"type": "array"})
+    reference = {"$ref": "#/components/schemas/Page"}
+    export["webhooks"] = {"alarm.begin": {"post": {"requestBody": {"content": {"x": {"schema": dict(reference)}}}}}}
+    merged = merge(document("/api/v1/users", {"type": "object"}), {"export": export}, version="1")
+    body = merged["webhooks"]["alarm.begin"]["post"]["requestBody"]
+    assert body["content"]["x"]["schema"] == {"$ref": "#/components/schemas/ExportPage"}
+    assert "/api/v1/callbacks" in merged["paths"]
