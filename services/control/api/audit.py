@@ -5,7 +5,6 @@ import csv
 import io
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, cast
 
 import orjson
@@ -13,10 +12,11 @@ from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from libs.common.auditchain import FIELDS, GENESIS, Head
-from libs.common.contracts.base import EARLIEST, UtcTime
+from libs.common.contracts.base import UtcTime
 from libs.common.db import Database
 from libs.common.errors import PlatformError, TooManyRequests, Unauthenticated
 from libs.common.problems import status_of
+from libs.common.serving import Platform
 from libs.common.tokens import KeyRing, Principal
 from libs.common.web import (
     Cursor,
@@ -42,8 +42,10 @@ logger = logging.getLogger(__name__)
 Auditor = Annotated[Principal, Depends(right("control:admin", apps=False))]
 EXPORT_PAGE = 1000
 """Entries read, and written in a thread, at once."""
-RATE_TOLD_EVERY = timedelta(minutes=1)
-"""A caller who asks too often is put on record so often."""
+SIEVE_S = 60.0
+REFUSALS_AT_MOST = 60
+"""Refused attempts of one caller that are put on record within ``SIEVE_S``: a program that runs wild is on record then,
+and everybody else still has room. Of those refused for coming too often one is enough."""
 CALLERS_REMEMBERED = 1000
 ASKED_AT_MOST = 16 * 1024
 """Of a refused attempt so much of its body is kept. [bytes]"""
@@ -232,30 +234,51 @@ def _cell(value: object) -> str:
 
 def record_refusals(app: FastAPI, *, db: Database, clock: SteadyClock) -> None:
     """Let every refused attempt to change something go on record, under who attempted it and with what was asked."""
-    told: dict[str, datetime] = {}
+    sieve = Sieve()
     answer = cast(Callable[[Request, Exception], Awaitable[Response]], app.exception_handlers[PlatformError])
 
     async def refuse(request: Request, exc: Exception) -> Response:
         if isinstance(exc, PlatformError) and status_of(exc) < 500 and not isinstance(exc, Unauthenticated):
-            await _record_refusal(request, exc, db, clock, told)
+            await _record_refusal(request, exc, db, clock, sieve)
         return await answer(request, exc)
 
     app.add_exception_handler(PlatformError, refuse)
 
 
+class Sieve:
+    """Lets so many of a kind pass within ``SIEVE_S``."""
+
+    def __init__(self) -> None:
+        self._passed: dict[tuple[str, bool], tuple[float, int]] = {}
+
+    def lets(self, kind: tuple[str, bool], now: float, at_most: int) -> bool:
+        """Return whether one more passes; ``now`` is monotonic. [s]"""
+        since, number = self._passed.get(kind, (now, 0))
+        if now - since >= SIEVE_S:
+            since, number = now, 0
+        if number >= at_most:
+            return False
+        if len(self._passed) >= CALLERS_REMEMBERED:
+            self._passed.clear()
+        self._passed[kind] = (since, number + 1)
+        return True
+
+
 async def _record_refusal(
-    request: Request, exc: PlatformError, db: Database, clock: SteadyClock, told: dict[str, datetime]
+    request: Request, exc: PlatformError, db: Database, clock: SteadyClock, sieve: "Sieve"
 ) -> None:
     attempt = ATTEMPTS.get((request.method, getattr(request.scope.get("route"), "path", "")))
     if attempt is None:
         return
     action, subject = attempt
     token = request.headers.get("authorization", "").partition(" ")[2]
+    platform: Platform = request.app.state.platform
     try:
-        who = request.app.state.platform.keys.verify_token(token, audience=request.app.state.service)
+        who = platform.keys.verify_token(token, audience=request.app.state.service)
     except Unauthenticated:
         return
-    if isinstance(exc, TooManyRequests) and _was_told(told, who.actor, clock.now()):
+    too_often = isinstance(exc, TooManyRequests)
+    if not sieve.lets((who.actor, too_often), platform.clock.monotonic(), 1 if too_often else REFUSALS_AT_MOST):
         return
     asked = _asked(await request.body())
     entry = Entry(
@@ -267,16 +290,6 @@ async def _record_refusal(
             await record(conn, entry)
     except PlatformError as failure:
         logger.error("refused attempt is not on record", extra={"action": action, "reason": failure.message})
-
-
-def _was_told(told: dict[str, datetime], actor: str, now: datetime) -> bool:
-    """Return whether it is on record already that somebody asks too often; not each time that they do."""
-    if now - told.get(actor, EARLIEST) < RATE_TOLD_EVERY:
-        return True
-    if len(told) >= CALLERS_REMEMBERED:
-        told.clear()
-    told[actor] = now
-    return False
 
 
 def _storable(text: str) -> str:

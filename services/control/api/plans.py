@@ -434,8 +434,9 @@ def build_plan_router(
     async def draft(body: PlanIn, who: WriteOrApp) -> PlanView:
         """Store a draft.
 
-        An upstream app's plan (right `control:app`) has the app's loads and windows only, and unless its limits say
-        otherwise an operator approves it. Shutdowns at sites that have opted out are skipped with `opted_out`.
+        An upstream app's plan (right `control:app`) has the app's loads and windows only and the last rank, and unless
+        its limits say otherwise an operator approves it. Shutdowns at sites that have opted out are skipped with
+        `opted_out`.
         """
         plan, preview = await plans.draft(
             body.name, body.load_ids, body.schedule(), body.calendar_ids, body.note, actor_of(who), door_of(who),

@@ -129,6 +129,8 @@ class Plans:
             NotAllowedToApp: The app's limits forbid it.
             TooManyOrders: The app has ordered too often.
         """
+        if app is not None:  # a rank is a priority too, and that of an app is the lowest
+            options = replace(options, rank=RANKS[-1])
         plan = replace(self._planned(name, load_ids, schedule, calendar_ids, options, actor), note=note, app=app)
         check(plan.load_ids)
         self._check(plan)

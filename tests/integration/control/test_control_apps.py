@@ -210,7 +210,7 @@ class TestPlans:
         await allow(world)
         await opt_out(world, "site-2", until_s=3600)
         plan_id = await plan_of_app(world, "a", "b")
-        await world.plans.approve(plan_id, "user:operator", "console")
+        assert (await world.plans.approve(plan_id, "user:operator", "console")).rank == 100
         await world.run(70, step_s=5)
         assert not breaker.closed
         assert opted.closed

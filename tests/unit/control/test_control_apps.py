@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.common.ids import DeviceId, LineId, LoadId, SiteId
+from services.control.api.audit import SIEVE_S, Sieve
 from services.control.domain.apps import AppAction, AppJudge, AppLimits, OptOut
 from services.control.domain.loads import LoadInfo
 from services.control.domain.plans import Window
@@ -104,3 +105,12 @@ TEXTS = st.frozensets(st.text("abc", min_size=1, max_size=3), max_size=3)
 )  # fmt: skip
 def test_limits_are_read_as_they_were_written(limits: AppLimits) -> None:
     assert AppLimits.of_json(limits.as_json()) == limits
+
+
+def test_a_program_that_runs_wild_does_not_write_the_audit_full() -> None:
+    sieve = Sieve()
+    assert [sieve.lets(("key:a", False), 10.0, 2) for _ in "abc"] == [True, True, False]
+    assert sieve.lets(("key:a", True), 10.0, 1)
+    assert sieve.lets(("key:b", False), 10.0, 2)
+    assert not sieve.lets(("key:a", False), 10.0 + SIEVE_S - 1, 2)
+    assert sieve.lets(("key:a", False), 10.0 + SIEVE_S, 2)
