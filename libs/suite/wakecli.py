@@ -38,11 +38,21 @@ def add_wake(app: typer.Typer, words: Words, settings: Settings, say: Say) -> No
         region: Annotated[str | None, typer.Option(help=words("all loads of a region", "区域的全部负载"))] = None,
         everything: Annotated[bool, typer.Option("--all", help=words("every load", "全部负载"))] = False,
         reason: Annotated[str, typer.Option(help=words("for the record", "原因,记入审计"))] = "",
+        release: Annotated[
+            str | None,
+            typer.Option(
+                help=words("wakes nothing: lets the plans of this order go on", "不唤醒:恢复该命令暂停的策略")
+            ),
+        ] = None,
         wait_s: Annotated[float, typer.Option("--wait", min=1, max=3600, help=words("seconds", "等待秒数"))] = 60.0,
     ) -> None:
         import asyncio
 
         from libs.suite import waking
+
+        if release is not None:
+            waking.release(settings(), release, words, say)
+            return
 
         wanted = waking.read_wanted(load or [], device, site, region, everything=everything, reason=reason)
         raise typer.Exit(asyncio.run(waking.wake(settings(), wanted, words, say, wait_s=wait_s)))

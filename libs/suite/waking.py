@@ -19,8 +19,9 @@ from libs.common.client import ServiceClient
 from libs.common.clock import Clock, SystemClock
 from libs.common.errors import InvalidInput, NotFound, PlatformError, Unavailable
 from libs.common.ids import new_id
-from libs.common.settings import CommonSettings
+from libs.common.settings import CommonSettings, load_section
 from libs.common.tokens import KeyRing
+from libs.suite.api import LocalApi
 from libs.suite.folders import DataFolder
 from libs.suite.words import Words
 from services.control.domain.faults import Fault, fault_named
@@ -29,6 +30,7 @@ from services.control.drivers.door import Doors, OnRequest
 from services.control.faultcodes import fault_codes
 from services.control.frames import DoorLoad
 from services.control.watchdog.journal import read_book
+from services.control.watchdog.settings import WatchdogSettings
 from services.ingest.domain.switching import OffLease
 from services.ingest.store.offbook import leases_in
 from services.ingest.store.snapshot import load_snapshot
@@ -146,8 +148,10 @@ class _Attempt:
         ]
         self._watchdog = self._client("watchdog", self._url("watchdog"), "watchdog:wake", "watchdog:leases")
         door = self._url("ingest")
-        self._places = self._client("ingest", door, "ingest:wake")
-        self._doors = Doors([door] if door else [], self._keys, issuer=ISSUER)
+        # Of several processes of ingest each holds some of the lines; the watchdog has the list of them.
+        doors = load_section("watchdog", WatchdogSettings).doors or ((door,) if door else ())
+        self._doors = Doors(doors, self._keys, issuer=ISSUER)
+        self._places = self._client("ingest", door or next(iter(doors), None), "ingest:wake")
         self._stack = AsyncExitStack()
 
     def _url(self, service: str) -> str | None:
@@ -212,8 +216,8 @@ class _Attempt:
                 if progress["suspends_plans"]:
                     self._say(
                         self._words(
-                            f"plans over these loads rest until the order is released (wake-ups/{wake_up_id}/release)",
-                            f"相关节能策略暂停,直到解除该唤醒命令(wake-ups/{wake_up_id}/release)",
+                            f"plans over these loads rest until: wattring wake --release {wake_up_id}",
+                            f"相关节能策略暂停,直到执行:wattring wake --release {wake_up_id}",
                         )
                     )
                 asleep = [] if over else await self._asleep(client, path)
@@ -262,7 +266,7 @@ class _Attempt:
     async def _past_the_api(self) -> int:
         places, from_disk = await self._where()
         meant = [place for place in places if self._wanted.has(place)]
-        if not meant and places:
+        if not meant and (places or not from_disk):
             raise NotFound(
                 f"no load in {self._wanted.scope} {', '.join(self._wanted.targets)}",
                 message_zh=f"{', '.join(self._wanted.targets)} 下没有负载",
@@ -359,10 +363,10 @@ class _Attempt:
             return
         for one in loads:
             load = seen.get(one.place.load_id)
-            if one.place.load_id in known.isolated or (load is not None and load.isolation_id is not None):
-                one.fault = Fault.ISOLATION
-            elif load is not None and _reads_closed(load, time.monotonic() - since):
+            if load is not None and _reads_closed(load, time.monotonic() - since):
                 one.awake, one.fault = True, None
+            elif one.place.load_id in known.isolated or (load is not None and load.isolation_id is not None):
+                one.fault = Fault.ISOLATION
             elif load is not None and load.breaker_state == 0 and load.local_lock:
                 one.fault = Fault.LOCAL_LOCK
 
@@ -488,3 +492,15 @@ def read_wanted(
             field="scope",
         )
     return named[0]
+
+
+def release(settings: CommonSettings, wake_up_id: str, words: Words, say: Say) -> None:
+    """Let the plans go on that an order has put to rest.
+
+    Raises:
+        Unavailable: The suite does not answer.
+        Refused: There is no such order.
+    """
+    with LocalApi(settings) as api:
+        order = api.post(f"wake-ups/{wake_up_id}/release")
+    say(words(f"released by {order['released_by']}", f"已由 {order['released_by']} 解除"))

@@ -184,6 +184,9 @@ def everything_is_woken_by_command_line(suite: Suite) -> None:
     with LocalApi(suite.settings) as api:
         (order,) = api.get("wake-ups")["items"]
         assert (order["actor"], order["reason"], order["state"]) == ("service:cli", "storm", "done")
+        released = suite.command("wake", "--release", order["wake_up_id"])
+        assert released.stdout.strip() == "released by service:cli", released.stdout + released.stderr
+        assert api.get(f"wake-ups/{order['wake_up_id']}")["released_at"] is not None
     wrong = suite.command("wake", "--site", "nowhere")
     assert wrong.returncode == 1
     assert "no load in site nowhere" in wrong.stderr
