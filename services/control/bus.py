@@ -194,7 +194,7 @@ def command_event(change: Change) -> Message:
         priority=command.priority,
         actor=command.actor,
         group_id=command.group_id,
-        fault_code=None if command.fault is None else fault_codes()[command.fault].code,
+        fault_code=_fault_code(command),
         evidence=_evidence(change.evidence),
     )
     return message(
@@ -206,6 +206,10 @@ def command_event(change: Change) -> Message:
         subject=command.load_id,
         traceparent=current_traceparent(),
     )
+
+
+def _fault_code(command: Command | None) -> str | None:
+    return None if command is None or command.fault is None else fault_codes()[command.fault].code
 
 
 def occurrence_event(
@@ -233,6 +237,7 @@ def occurrence_event(
         action=None if command is None else command.action,
         off_at=occurrence.went_off_at,
         restore_at=occurrence.on_at,
+        fault_code=_fault_code(command),
         actor=app if command is None else command.actor,
     )
     return message(

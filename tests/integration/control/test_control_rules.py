@@ -9,6 +9,7 @@ import pytest
 from libs.common.bus import topics
 from libs.common.contracts.control import CommandAction, Evidence, Priority, Result, Stage
 from libs.common.errors import Conflict, InvalidInput
+from libs.common.metrics import render
 from services.control.domain.conditions import Condition, Conditions, Quantity, Sample, Side
 from services.control.domain.inrush import InrushLimits
 from services.control.domain.plans import InvalidPlan, PlanOptions, Schedule, Window
@@ -278,11 +279,13 @@ class TestOns:
         await world.run(600, step_s=5)
         assert not breaker.closed
         assert conditions(world, "a") == [("wake_up_overdue", "begin")]
+        assert b"wattring_control_overdue_wakeups 1.0" in render()
         assert await world.value("select max(attempt) from commands where action = 'close'") > 4  # type: ignore[operator]
         world.field.holder_alive = True
         await world.run(70)
         assert breaker.closed
         assert conditions(world, "a") == [("wake_up_overdue", "begin"), ("wake_up_overdue", "end")]
+        assert b"wattring_control_overdue_wakeups 0.0" in render()
 
     @pytest.mark.parametrize("trouble", ["lock", "trip"])
     async def test_the_two_exceptions_stop_it_call_a_person_and_let_go(self, world: World, trouble: str) -> None:

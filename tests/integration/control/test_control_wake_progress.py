@@ -10,6 +10,7 @@ from services.control.faultcodes import fault_codes
 from services.control.store.wakeups import Which
 from services.control.usecases.orders import WakeOrder, WakeProgress
 from tests.integration.control.control_world import World
+from tests.integration.control.test_control_rules import plan_in
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
@@ -80,6 +81,22 @@ async def test_a_dead_load_stays_reported_while_it_is_tried_and_until_it_is_awak
     assert fault_codes()[Fault.NO_ANSWER].code in codes
     assert codes[-1] is None
     assert told[-1]["state"] == "succeeded"
+
+
+async def test_an_overdue_night_says_what_is_the_matter_with_its_load(world: World) -> None:
+    """An upstream app hears of its occurrence, not only of the command that brings it to an end."""
+    breaker = world.add_load("a")
+    await plan_in(world, "a", off_in_s=60, off_for_s=400)
+    await world.run(120, step_s=5)
+    assert not breaker.closed
+    breaker.reachable = False
+    await world.run(500, step_s=5)
+    (overdue,) = [one for one in world.events(topics.CONTROL_EVENTS) if one["state"] == "overdue"]
+    assert overdue["fault_code"] == fault_codes()[Fault.NO_ANSWER].code
+    breaker.reachable = True
+    await world.run(70)
+    last = [one for one in world.events(topics.CONTROL_EVENTS) if one["state"] == "awake"][-1]
+    assert "fault_code" not in last
 
 
 async def test_silence_is_reported_before_its_answer_is_given_up(world: World) -> None:
