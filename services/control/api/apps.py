@@ -6,6 +6,7 @@ from zoneinfo import available_timezones
 from fastapi import APIRouter, Path
 from pydantic import Field, field_validator
 
+from libs.common.clock import CIVIL_ZONE
 from libs.common.contracts.base import Flag, Number, UtcTime
 from libs.common.errors import Forbidden, NotFound, WrongValue
 from libs.common.web import Cursor, Limit, Page, read_time_cursor, time_cursor
@@ -55,7 +56,7 @@ class AppLimitsIn(Model):
     longest_off_s: Number = Field(default=86400, gt=0, le=86400 * 7)
     windows: tuple[WindowModel, ...] = Field(default=(), max_length=24)
     """Times of day that an OFF has to lie within, with its end; none allows any."""
-    zone: str = "Asia/Shanghai"
+    zone: str = CIVIL_ZONE.key
     plan_approval: Flag = True
     """Whether an operator has to approve its plans; else the app may do so itself."""
 

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from libs.common.clock import CIVIL_ZONE
 from services.control.domain.loads import LoadInfo
 from services.control.domain.plans import Window
 from services.control.domain.refusals import Refusal
@@ -45,7 +46,7 @@ class AppLimits:
     longest_off_s: float = 86400.0
     windows: tuple[Window, ...] = ()
     """Times of day that an OFF has to lie within, with its end; none allows any."""
-    zone: str = "Asia/Shanghai"
+    zone: str = CIVIL_ZONE.key
     """IANA zone of the windows."""
     plan_approval: bool = True
     """Whether an operator has to approve its plans; else the app may do so itself."""
