@@ -123,7 +123,7 @@ async def _measure(db: Database, keys: KeyRing) -> Figures:
     made_s = time.perf_counter() - began
     async with db.read() as conn:
         rows = await conn.fetchval("select count(*) from plan_occurrences")
-        size = await conn.fetchval("select pg_total_relation_size('occurrences')")
+        size = await conn.fetchval("select pg_total_relation_size('plan_occurrences')")
     if rows != LOADS * DAYS:
         raise RuntimeError(f"{rows} rows for {LOADS} loads and {DAYS} nights")
     return Figures(draft_s=draft_s, made_s=made_s, longest_s=longest_s, rows=rows, megabytes=size / 1e6)

@@ -165,7 +165,7 @@ def build(platform: Platform) -> Service:
     apps = Apps(db=db, clock=steady, loads=loads)
     history = History(doors, meter_at=loads.meter_at, devices_of_site=loads.devices_of_site)
     simulation = Simulation(db=db, clock=steady, switching=switching, guards=guards, history=history)
-    app.include_router(build_plan_router(plans, simulation, apps, db, loads, clock, hurry_all))
+    app.include_router(build_plan_router(plans, simulation, apps, db, loads, clock, hurry_all, view.check))
     idempotent = Idempotent(db, steady)
     app.include_router(
         build_adjustment_router(
@@ -177,9 +177,10 @@ def build(platform: Platform) -> Service:
     app.include_router(build_isolation_router(isolations=isolations, orders=orders, db=db, loads=loads, wake=hurry_all))
     app.include_router(
         build_command_router(
-            orders=orders, apps=apps, db=db, loads=loads, board=board, idempotent=idempotent, wake=hurry_all
+            orders=orders, apps=apps, db=db, loads=loads, board=board, idempotent=idempotent, wake=hurry_all,
+            registry=view.check,
         )
-    )
+    )  # fmt: skip
     app.include_router(build_app_router(apps, loads))
     app.include_router(
         build_wake_up_router(

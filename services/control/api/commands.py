@@ -1,6 +1,6 @@
 """Commands over HTTP."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -181,9 +181,12 @@ class GroupView(View):
 
 def build_command_router(
     *, orders: Orders, apps: Apps, db: Database, loads: Loads, board: Board, idempotent: Idempotent,
-    wake: Callable[[], None],
+    wake: Callable[[], None], registry: Callable[[], Awaitable[None]],
 ) -> APIRouter:  # fmt: skip
-    """Return the routes of commands; ``wake`` hurries the scheduler."""
+    """Return the routes of commands.
+
+    ``wake`` hurries the scheduler; ``registry`` raises ``Unavailable`` until all loads are known. No ON waits for that.
+    """
     router = APIRouter(prefix="/api/v1/commands")
 
     def shown(group: Group) -> GroupView:
@@ -200,6 +203,8 @@ def build_command_router(
         tags it reaches its own loads only. Where sites have opted out the answer is 202 too, with these loads as
         `opted_out` in `refused`, also when it is all of them.
         """
+        if body.action == "open":
+            await registry()
         limits = await apps.limits_of(actor_of(who)) if is_app(who) else None
         load_ids = _targets(body, loads, (lambda _: True) if not is_app(who) or limits is None else limits.lists)
         require_sites(who, [loads.get(load_id) for load_id in load_ids])

@@ -1,6 +1,6 @@
 """Plans, occurrences and calendars over HTTP."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import date, datetime
 from typing import Annotated, Any, Literal
@@ -53,6 +53,7 @@ from services.control.domain.plans import (
     Schedule,
     Window,
 )
+from services.control.domain.refusals import Refusal
 from services.control.domain.simulation import NOT_REPLAYED, SimulatedWindow, Total, total
 from services.control.domain.stagger import Spread, Stagger
 from services.control.domain.targets import Groups
@@ -230,6 +231,15 @@ class OverlapView(View):
     first_at: UtcTime
 
 
+class StaysOnView(View):
+    """A load that a guard keeps on whenever the plan wants it off."""
+
+    load_id: str
+    guard: str
+    message: str
+    message_zh: str
+
+
 class PreviewView(View):
     """What a schedule amounts to."""
 
@@ -242,6 +252,9 @@ class PreviewView(View):
     load_ids: list[str]
     """Loads that are meant now."""
     overlaps: list[OverlapView]
+    stays_on: list[StaysOnView]
+    """The first hundred loads that will be refused night after night: they keep coverage, as policies stand now."""
+    stays_on_count: int
 
 
 class SkippedView(View):
@@ -401,17 +414,22 @@ class CalendarView(View):
     """Absent of a calendar that ships with Wattring and was not replaced."""
 
 
+COVERAGE = Refusal("coverage_layer", True, False, True)
 CalendarId = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
 def build_plan_router(
     plans: Plans, simulation: Simulation, apps: Apps, db: Database, loads: Loads, clock: Clock,
-    wake: Callable[[], None],
+    wake: Callable[[], None], registry: Callable[[], Awaitable[None]],
 ) -> APIRouter:  # fmt: skip
-    """Return the routes of plans, occurrences and calendars; ``wake`` hurries the scheduler."""
+    """Return the routes of plans, occurrences and calendars.
+
+    ``wake`` hurries the scheduler; ``registry`` raises ``Unavailable`` until all loads are known.
+    """
     router = APIRouter(prefix="/api/v1")
 
     async def may_switch(who: Principal) -> CheckLoads:
+        await registry()  # a load that has not been read yet is not an unknown one
         limits = await apps.limits_of(actor_of(who)) if is_app(who) else None
 
         def check(load_ids: Sequence[LoadId]) -> None:
@@ -641,6 +659,12 @@ def preview_view(found: Preview) -> PreviewView:
             )
             for one in found.overlaps
         ],
+        stays_on=[
+            StaysOnView(load_id=load_id, guard=COVERAGE.guard, message=words[0], message_zh=words[1])
+            for load_id in found.stays_on[:100]
+            for words in [COVERAGE.words()]
+        ],
+        stays_on_count=len(found.stays_on),
     )
 
 

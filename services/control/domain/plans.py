@@ -160,6 +160,8 @@ class Preview:
     """Loads that the plan means now."""
     overlaps: "tuple[Overlap, ...]" = ()
     """Plans in force over some of the same loads and times."""
+    stays_on: tuple[LoadId, ...] = ()
+    """Loads that a guard keeps on whenever the plan wants them off: those of the coverage layer."""
 
 
 def parse_zone(name: str) -> ZoneInfo:

@@ -52,6 +52,8 @@ from services.control.usecases.switching import Switching
 PLAIN = PlanOptions()
 TOLD = timedelta(days=1)
 """Whoever follows occurrences is told that these do not come when a plan ends; of later ones nobody has heard."""
+LOADS_AT_ONCE = 1000
+"""A plan's loads are gone through in parts of so many; wake-ups go on in between."""
 CheckLoads = Callable[[Sequence[LoadId]], None]
 
 
@@ -350,7 +352,20 @@ class Plans:
                 field="exceptions",
             )
         overlaps = await self._overlaps(conn, plan, windows)
-        return replace(summary(windows), load_ids=plan.load_ids, overlaps=overlaps)
+        stays_on = await self._coverage(conn, plan)
+        return replace(summary(windows), load_ids=plan.load_ids, overlaps=overlaps, stays_on=stays_on)
+
+    async def _coverage(self, conn: ReadConn | WriteConn, plan: Plan) -> tuple[LoadId, ...]:
+        """Return loads of the plan that will be refused night after night, as their policies stand now."""
+        book = await self._guards.book(conn)
+        loads = (self._switching.loads.get(load_id) for load_id in plan.load_ids)
+        found: list[LoadId] = []
+        for position, load in enumerate(loads):
+            if position % LOADS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            if load is not None and load.keeps_coverage and book.of(load).policy.coverage_layer_stays:
+                found.append(load.load_id)
+        return tuple(found)
 
     async def _overlaps(
         self, conn: ReadConn | WriteConn, plan: Plan, windows: Sequence[WindowInstance]

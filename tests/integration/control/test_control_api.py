@@ -8,9 +8,15 @@ from typing import Any
 import httpx
 import orjson
 import pytest
+from pydantic import SecretStr
 
-from libs.common.bus import topics
+from libs.common.bus import open_bus, topics
 from libs.common.bus.port import StartAt
+from libs.common.clock import SystemClock
+from libs.common.runtime import Platform
+from libs.common.settings import CommonSettings, DatabaseSettings
+from libs.common.tokens import KeyRing
+from services.control.main import build
 from tests.integration.control.fake_ingest import until
 from tests.integration.control.test_control_process import Installation, installation, plan_body
 
@@ -461,6 +467,26 @@ async def test_the_api(postgres_url: str, tmp_path: Path, monkeypatch: pytest.Mo
         metrics = (await found.client.get("/metrics")).text
         assert "wattring_control_overdue_wakeups 0.0" in metrics
         assert 'wattring_control_commands_total{action="close",state="succeeded"}' in metrics
+
+
+async def test_what_was_not_read_yet_is_not_called_unknown(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = CommonSettings(data_dir=tmp_path, database=DatabaseSettings(url=SecretStr(postgres_url)))
+    clock = SystemClock()
+    KeyRing.create(tmp_path / "keys")
+    platform = Platform(settings, clock, open_bus(settings, clock), KeyRing.open(tmp_path / "keys", clock))
+    service = build(platform)  # nothing of it runs, so nobody has read the registry
+    service.health.starting = None
+    token = platform.keys.sign_token("gateway", audience="control", subject="duty", kind="user", scopes=("control:*",))
+    transport = httpx.ASGITransport(app=service.app)
+    headers = {"authorization": f"Bearer {token}"}
+    plan = {name: value for name, value in GOOD.items() if name != "name"}
+    order = {"action": "open", "load_id": "aau-1", "restore_at": "2099-01-01T00:00:00Z"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://control", headers=headers) as client:
+        for path, body in (("plans", GOOD), ("plans/preview", plan), ("plans/simulate", plan), ("commands", order)):
+            answer = await client.post(f"/api/v1/{path}", json=body)
+            assert refused(answer, 503, "registry is being read")["code"] == "registry_not_ready", path
 
 
 async def test_two_replicas_do_everything_once(

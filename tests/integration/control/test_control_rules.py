@@ -634,6 +634,14 @@ class TestPlans:
         assert (await world.plans.fetch(plan.plan_id))[0].load_ids == ("a", "b")
         assert await world.value("select array_agg(load_id order by load_id) from plan_occurrences") == ["a", "b"]
 
+    async def test_a_preview_names_the_loads_that_will_be_refused_for_coverage(self, world: World) -> None:
+        world.add_load("a")
+        world.add_load("layer", keeps_coverage=True)
+        start = local(world.clock, 3600)
+        schedule = Schedule(start.date(), start.date(), (Window(time(23), time(6)),), "Asia/Shanghai")
+        assert (await world.plans.preview(["a"], schedule, ())).stays_on == ()
+        assert (await world.plans.preview(["a", "layer"], schedule, ())).stays_on == ("layer",)
+
     async def test_shutdowns_are_spread_and_all_are_on_at_the_end(self, world: World) -> None:
         for number in range(10):
             world.add_load(f"a{number}")

@@ -15,6 +15,7 @@ from libs.common.client import NO_TLS
 from libs.common.clock import SystemClock
 from libs.common.runtime import Listener, Platform, serve
 from libs.common.tokens import KeyRing
+from services.alarm.main import build as build_alarm
 from services.control.main import build
 from tests.integration.ingest.conftest import RunningIngest, quick, running, until
 
@@ -42,6 +43,17 @@ class Both:
     async def call(self, method: str, path: str, body: Any = None, **params: str) -> httpx.Response:
         return await self.http.request(method, f"/api/v1/{path}", json=body, params=params, headers=self.headers())
 
+    async def alarms(self, **params: str) -> list[dict[str, Any]]:
+        """Return what alarm lists."""
+        token = self.platform.keys.sign_token("gateway", audience="alarm", subject="duty", kind="user", scopes=("*:*",))
+        transport = httpx.AsyncHTTPTransport(uds=f"{self.platform.settings.data_dir}/alarm.sock", verify=NO_TLS)
+        async with httpx.AsyncClient(transport=transport, base_url="http://alarm", timeout=60) as client:
+            headers = {"authorization": f"Bearer {token}"}
+            answer = await client.get("/api/v1/alarms", params=params, headers=headers)
+        assert answer.status_code == 200, answer.text
+        items: list[dict[str, Any]] = answer.json()["items"]
+        return items
+
     async def get(self, path: str, **params: str) -> Any:
         response = await self.call("GET", path, **params)
         assert response.status_code == 200, response.text
@@ -49,8 +61,10 @@ class Both:
 
 
 @asynccontextmanager
-async def both(postgres_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Both]:
-    """Run ingest and control until the block ends."""
+async def both(
+    postgres_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *, alarm: bool = False
+) -> AsyncIterator[Both]:
+    """Run ingest and control until the block ends, and alarm beside them if it is asked for."""
     quick(monkeypatch)
     # Nobody takes lines over here, and on a slow machine a short lease is often too old for an OFF.
     monkeypatch.setenv("WATTRING_INGEST__POLLING__LEASE_S", "30")
@@ -63,10 +77,11 @@ async def both(postgres_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch)
         clock = SystemClock()
         keys = KeyRing.open(settings.effective_keys_dir, clock)
         platform = Platform(settings, clock, open_bus(settings, clock), keys)
-        service = build(platform)
-        place = Listener(service.app, uds=folder / "control.sock")
+        services = [build(platform), *([build_alarm(platform)] if alarm else [])]
+        places = [Listener(service.app, uds=folder / f"{service.name}.sock") for service in services]
+        place = places[0]
         stop = asyncio.Event()
-        task = asyncio.create_task(serve([service], platform, stop, [place]), name="control")
+        task = asyncio.create_task(serve(services, platform, stop, places), name="control")
         transport = httpx.AsyncHTTPTransport(uds=str(place.uds), verify=NO_TLS)
         try:
             async with httpx.AsyncClient(transport=transport, base_url="http://control", timeout=60) as http:
