@@ -49,7 +49,9 @@ class TestWhichHolds:
     def test_a_compressor_rests_whatever_the_settings_allow_unless_a_policy_knows_better(self) -> None:
         short = replace(POLICY, min_off_s=60.0, min_on_s=600.0)
         cooler = load(kind="air_conditioner", is_radio=False, sector=None)
-        found = Book((), short).of(cooler)
+        book = Book((), short)
+        assert book.of(load()).policy == short
+        found = book.of(cooler)
         assert (found.policy.min_off_s, found.policy.min_on_s) == (180.0, 600.0)
         assert found.said_by == {"min_off_s": "kind:air_conditioner"}
         for kind in ("aau", "lighting", "socket", "other"):
