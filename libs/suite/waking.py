@@ -43,6 +43,8 @@ ISSUER = "cli"
 ORDER_TIMEOUT_S = 10.0
 """Who has not taken the order by then is passed over; sending it twice does no harm. [s]"""
 LOOK_TIMEOUT_S = 5.0
+DOOR_TIMEOUT_S = 10.0
+"""What the breakers of ten thousand loads read takes some seconds on a busy machine. [s]"""
 LOOK_EVERY_S = 1.0
 GIVE_UP_AFTER = 3
 """Looks at the progress without an answer, after which the next door is tried."""
@@ -318,7 +320,7 @@ class _Attempt:
 
     async def _door_answers(self) -> bool:
         try:
-            await self._doors.loads()
+            await self._doors.loads(timeout_s=DOOR_TIMEOUT_S)
         except Unavailable as exc:
             self._say(
                 self._words(f"not through the direct door: {exc.message}", f"无法经由直连接口:{exc.both.chinese}")
@@ -355,12 +357,12 @@ class _Attempt:
                 return self._end([self._row(one) for one in loads if not one.awake])
             await self._clock.sleep(LOOK_EVERY_S)
 
-    async def _look(self, loads: Sequence[Waking], known: Known, *, since: float) -> None:
-        """Note which loads have been read closed since we began, and which must not be woken."""
+    async def _look(self, loads: Sequence[Waking], known: Known, *, since: float) -> bool:
+        """Note which loads were read closed since we began and which must not be woken; return whether it is known."""
         try:
-            seen = {load.load_id: load for load in await self._doors.loads()}
+            seen = {load.load_id: load for load in await self._doors.loads(timeout_s=DOOR_TIMEOUT_S)}
         except Unavailable:
-            return
+            return False
         for one in loads:
             load = seen.get(one.place.load_id)
             if load is not None and _reads_closed(load, time.monotonic() - since):
@@ -369,6 +371,7 @@ class _Attempt:
                 one.fault = Fault.ISOLATION
             elif load is not None and load.breaker_state == 0 and load.local_lock:
                 one.fault = Fault.LOCAL_LOCK
+        return True
 
     async def _send(self, loads: Sequence[Waking], known: Known) -> None:
         room = asyncio.Semaphore(AT_ONCE)
@@ -380,7 +383,8 @@ class _Attempt:
             async with room:
                 await self._on(one, known.released.get(one.place.load_id))
 
-        await self._look(loads, known, since=time.monotonic())
+        if not await self._look(loads, known, since=time.monotonic()):
+            return  # where the doors do not say what is isolated, nothing is closed on who may be at work there
         async with asyncio.TaskGroup() as group:
             for one in loads:
                 if one.fault is not Fault.ISOLATION:

@@ -57,13 +57,13 @@ class Doors:
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
 
-    async def loads(self) -> list[DoorLoad]:
+    async def loads(self, *, timeout_s: float = LOOK_TIMEOUT_S) -> list[DoorLoad]:
         """Return what the doors know; of a load that several know, the youngest reading.
 
         Raises:
             Unavailable: No door answered.
         """
-        answers = await asyncio.gather(*(_look(door) for door in self._doors), return_exceptions=True)
+        answers = await asyncio.gather(*(_look(door, timeout_s) for door in self._doors), return_exceptions=True)
         found: dict[str, DoorLoad] = {}
         problems: list[str] = []
         for answer in answers:
@@ -140,8 +140,8 @@ class Doors:
         return failed
 
 
-async def _look(door: ServiceClient) -> list[DoorLoad]:
-    return read_loads(await door.get("/direct/v1/loads", timeout_s=LOOK_TIMEOUT_S))
+async def _look(door: ServiceClient, timeout_s: float) -> list[DoorLoad]:
+    return read_loads(await door.get("/direct/v1/loads", timeout_s=timeout_s))
 
 
 def _age(load: DoorLoad) -> float:
