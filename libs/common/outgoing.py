@@ -160,7 +160,9 @@ class GuardedClient:
             max_connections: At a time; a call beyond them waits, and fails when its time is over.
         """
         self._guard = guard
-        limits = httpx.Limits(max_connections=max_connections, max_keepalive_connections=5, keepalive_expiry=20.0)
+        limits = httpx.Limits(
+            max_connections=max_connections, max_keepalive_connections=max_connections, keepalive_expiry=20.0
+        )
         self._client = httpx.AsyncClient(trust_env=False, follow_redirects=False, limits=limits, verify=verify)
 
     async def __aenter__(self) -> Self:

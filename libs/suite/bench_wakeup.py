@@ -3,7 +3,7 @@
 Ingest, control, broker and database run as they do in an installation; the breakers are simulated in this process.
 All of them are switched off by orders first, so that every wake-up ends a lease; then some die, and one key wakes all.
 
-    python -m libs.suite.bench_wakeup BREAKERS
+    python -m libs.suite.bench_wakeup BREAKERS [aep]
 
 prints what was seen, as JSON.
 """
@@ -12,7 +12,7 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +23,8 @@ import orjson
 import uvloop
 
 from libs.suite.breakers import BreakerField, load_id, registry_of, write_profile
+from libs.suite.breakers_aep import SECRET, AepBreakerField
+from libs.suite.breakers_aep import registry_of as aep_registry_of
 from libs.suite.cluster import Cluster
 from libs.suite.kafka_node import KafkaNode
 from libs.suite.postgres import EmbeddedPostgres
@@ -34,6 +36,7 @@ PATIENCE_S = 240.0
 LOOK_S = 0.1
 PROGRESS_EVERY_S = 1.0
 """As often as the page asks. [s]"""
+PAGE = 1000
 BLOCK = 1000
 """So many are switched off by one order."""
 SETTINGS = {
@@ -64,13 +67,23 @@ class WakeUp:
     """The progress named every dead one."""
 
 
-async def measure(count: int) -> WakeUp:
-    """Switch all off, wake all with one key, and return what was seen."""
-    field = BreakerField(count)
+async def measure(count: int, *, aep: bool = False) -> WakeUp:
+    """Wake all with one key, and return what was seen.
+
+    Args:
+        count: Number of breakers.
+        aep: They are behind a device platform, and begin open; else each has a Modbus TCP connection, and all are
+            switched off first.
+    """
+    field = AepBreakerField(count) if aep else BreakerField(count)
     await field.start()
     with tempfile.TemporaryDirectory(prefix="wattring-bench-") as place:
         folder = Path(place)
         write_profile(folder / "profiles")
+        secrets = folder / "ingest" / "secrets"
+        secrets.mkdir(parents=True, mode=0o700)
+        (secrets / "ctwing").write_text(SECRET, encoding="utf-8")
+        (secrets / "ctwing").chmod(0o600)
         environ = {**SETTINGS, "WATTRING_PROFILE_DIRS": orjson.dumps([str(folder / "profiles")]).decode()}
         with KafkaNode(folder / "kafka") as node, EmbeddedPostgres(folder / "postgres") as server:
             names = ("ingest", "control")
@@ -89,17 +102,14 @@ async def measure(count: int) -> WakeUp:
 class _Night:
     """All off, some dead, all awake."""
 
-    def __init__(self, field: BreakerField, cluster: Cluster, conn: asyncpg.Connection) -> None:
+    def __init__(self, field: BreakerField | AepBreakerField, cluster: Cluster, conn: asyncpg.Connection) -> None:
         self._field = field
         self._cluster = cluster
         self._conn = conn
 
     async def live(self) -> WakeUp:
         breakers = self._field.breakers
-        document = orjson.dumps(registry_of(self._field))  # JSON is YAML
-        await self._call("ingest", "POST", "/api/v1/imports?kind=registry&file=bench.yaml", content=document)
-        await self._until(self._all_read, "every breaker was read")
-        off_s = await self._switch_off()
+        off_s = await self._all_off()
         dead = {load_id(n) for n in range(0, len(breakers), round(1 / DEAD))}
         for n, one in enumerate(breakers):
             one.reachable = load_id(n) not in dead
@@ -110,6 +120,21 @@ class _Night:
             closed = group.create_task(self._closed(began))
             progress = group.create_task(self._progress(order["wake_up_id"], dead, began))
         return WakeUp(len(breakers), len(dead), off_s, answered_s, closed.result(), *progress.result())
+
+    async def _all_off(self) -> float:
+        """Register all, wait until each was heard of, and see that all are off; return how long the last took. [s]"""
+        if isinstance(self._field, AepBreakerField):
+            await self._register(aep_registry_of(self._field))
+            self._field.push_to(self._cluster.ports["ingest"], self._cluster.credentials("ingest")["authorization"])
+            await self._until(self._all_read, "every breaker was heard of")
+            return 0.0
+        await self._register(registry_of(self._field))
+        await self._until(self._all_read, "every breaker was read")
+        return await self._switch_off()
+
+    async def _register(self, document: Mapping[str, Any]) -> None:
+        path = "/api/v1/imports?kind=registry&file=bench.yaml"
+        await self._call("ingest", "POST", path, content=orjson.dumps(document))  # JSON is YAML
 
     async def _closed(self, began: float) -> float:
         """Return when the contacts of the last living breaker have closed."""
@@ -139,8 +164,15 @@ class _Night:
 
     async def _faulty(self, wake_up_id: str) -> set[str]:
         """Return the loads of which the progress says that, and why, they are not awake."""
-        sql = "select load_id from control.commands where wake_up_id = $1 and not is_final and fault is not null"
-        return {row["load_id"] for row in await self._conn.fetch(sql, wake_up_id)}
+        found: set[str] = set()
+        path = f"/api/v1/wake-ups/{wake_up_id}/loads?which=failed&limit={PAGE}"
+        cursor = ""
+        while True:
+            page = await self._call("control", "GET", path + cursor)
+            found |= {one["load_id"] for one in page["items"]}
+            if page["next_cursor"] is None:
+                return found
+            cursor = f"&cursor={page['next_cursor']}"
 
     async def _switch_off(self) -> float:
         """Switch all off, block by block, as a plan with a stagger does: an OFF is valid for seconds only."""
@@ -186,7 +218,7 @@ class _Night:
 
 def main() -> int:
     """Measure, and print what was measured."""
-    found = uvloop.run(measure(int(sys.argv[1])))
+    found = uvloop.run(measure(int(sys.argv[1]), aep="aep" in sys.argv[2:]))
     sys.stdout.write(orjson.dumps(asdict(found)).decode() + "\n")
     return 0
 

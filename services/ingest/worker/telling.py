@@ -58,8 +58,8 @@ RERUN_EVERY_S = 5.0
 """Changes of the line's devices are taken over at most this often, since each makes the connection anew. [s]"""
 CONNECT_WITHIN_S = 10.0
 """How long an order waits for a line that is not connected. [s]"""
-JOBS_AT_ONCE = 64
-"""Orders at work on one line; the others wait for their turn."""
+JOBS_AT_ONCE = 512
+"""Orders at work on one line; the others wait for their turn. Each waits for seconds for what its device says."""
 
 Result = TypeVar("Result")
 

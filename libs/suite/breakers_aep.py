@@ -1,0 +1,194 @@
+"""Many simulated breakers behind one product of a device platform (CTWing AEP), as cheap as they can be.
+
+The platform takes commands over its API without looking at their signatures, and pushes what follows as the real one
+does: SENT, DELIVERED, what the device reports, SUCCESSFUL. A breaker that cannot be reached leaves its command saved.
+"""
+
+import asyncio
+import time
+from collections import deque
+from functools import partial
+from typing import Any, cast
+
+import orjson
+
+from libs.suite.breakers import Breaker, load_id
+
+PROFILE = "aep_breaker_example"
+PRODUCT, TENANT = "10000001", "20001234"
+LINE = "product-1"
+TOKEN = "bench-token-of-thirty-two-letters-"  # noqa: S105 - of a platform that lives for some minutes
+SECRET = "\n".join(("app_key=bench", "app_secret=bench", "master_key=bench", f"push_token={TOKEN}"))
+SAVED, COMPLETED = 1, 4
+PUSHERS = 16
+"""Connections over which is pushed, one message at a time on each."""
+BACKLOG = 4096
+END = b"\r\n\r\n"
+
+
+class AepBreakerField:
+    """The breakers, and the platform in front of them."""
+
+    def __init__(self, count: int) -> None:
+        """Prepare ``count`` breakers that are open."""
+        self.breakers = [Breaker(closed=False) for _ in range(count)]
+        self.port = 0
+        self._server: asyncio.Server | None = None
+        self._pushing: list[asyncio.Task[None]] = []
+        self._waiting: deque[bytes] = deque()
+        self._wake = asyncio.Event()
+        self._tasks = 0
+        self._states: dict[str, int] = {}
+
+    async def start(self) -> None:
+        """Take commands."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(partial(_Api, self), "127.0.0.1", 0, backlog=BACKLOG)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def push_to(self, port: int, authorization: str) -> None:
+        """Push to ingest from here on, beginning with a report of every breaker."""
+        head = f"POST /push/aep/{LINE}/{TOKEN} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: {authorization}\r\n"
+        for _ in range(PUSHERS):
+            self._pushing.append(asyncio.create_task(self._push_all(port, head.encode()), name="aep pushes"))
+        for number in range(len(self.breakers)):
+            self._report(number)
+
+    async def stop(self) -> None:
+        """Take and push no more."""
+        for task in self._pushing:
+            task.cancel()
+        if self._pushing:
+            await asyncio.wait(self._pushing)
+        if self._server is not None:
+            self._server.close()
+
+    def command(self, order: dict[str, Any]) -> dict[str, object]:
+        """Take a command and return what the platform says of it."""
+        self._tasks += 1
+        task, number = str(self._tasks), int(order["deviceId"].removeprefix("dev"))
+        breaker = self.breakers[number]
+        self._states[task] = SAVED
+        if breaker.reachable:
+            breaker.write(int(order["content"]["params"]["switch"]))
+            self._states[task] = COMPLETED
+            self._respond(number, task, "SENT")
+            self._respond(number, task, "DELIVERED")
+            self._report(number)
+            self._respond(number, task, "SUCCESSFUL")
+        return self.state(task)
+
+    def state(self, task: str) -> dict[str, object]:
+        """Return how far a command is."""
+        return {"commandId": task, "commandStatus": self._states.get(task, SAVED), "createTime": _now_ms()}
+
+    def _report(self, number: int) -> None:
+        one = self.breakers[number]
+        payload = {
+            "voltage": 2301, "current": 4100 if one.closed else 0, "active_power": 943 if one.closed else 0,
+            "energy": 100_000, "switch_state": int(one.closed), "local_lock": int(one.locked),
+            "trip_reason": one.trip_reason,
+        }  # fmt: skip
+        self._push(number, messageType="dataReport", serviceId="data_report", payload=payload)
+
+    def _respond(self, number: int, task: str, code: str) -> None:
+        result = {"resultCode": code, "resultDetail": ""}
+        self._push(number, messageType="commandResponse", taskId=int(task), result=result)
+
+    def _push(self, number: int, **content: object) -> None:
+        message = {
+            "tenantId": TENANT, "productId": PRODUCT, "deviceId": f"dev{number}", "protocol": "lwm2m",
+            "timestamp": _now_ms(), "IMEI": f"86{number:013d}", "deviceType": "", "topic": "v1/up/ad19", **content,
+        }  # fmt: skip
+        self._waiting.append(orjson.dumps(message))
+        self._wake.set()
+
+    async def _push_all(self, port: int, head: bytes) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            while True:
+                while not self._waiting:
+                    self._wake.clear()
+                    await self._wake.wait()
+                body = self._waiting.popleft()
+                writer.write(head + b"content-type: application/json\r\ncontent-length: %d" % len(body) + END + body)
+                answer = await reader.readuntil(END)
+                await reader.readexactly(_length(answer))
+                if b" 200 " not in answer[:16]:
+                    raise RuntimeError(f"a push was not taken: {answer.decode(errors='replace')}")
+        finally:
+            writer.close()
+
+
+class _Api(asyncio.Protocol):
+    """One connection to the platform's API."""
+
+    def __init__(self, field: AepBreakerField) -> None:
+        self._field = field
+        self._rest = b""
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+
+    def data_received(self, data: bytes) -> None:
+        self._rest += data
+        while (at := self._rest.find(END)) >= 0:
+            head, end = self._rest[:at], at + len(END) + _length(self._rest[: at + len(END)])
+            if len(self._rest) < end:
+                return
+            body, self._rest = self._rest[at + len(END) : end], self._rest[end:]
+            self._answer(head.split(b" ", 2), body)
+
+    def _answer(self, request: list[bytes], body: bytes) -> None:
+        method, path = request[0], request[1]
+        if method == b"POST" and path.startswith(b"/aep_device_command/command"):
+            result = self._field.command(orjson.loads(body))
+        else:
+            task = path.rpartition(b"commandId=")[2].partition(b"&")[0].decode()
+            result = self._field.state(task)
+        payload = orjson.dumps({"code": 0, "msg": "ok", "result": result})
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(
+                b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-ag-timestamp: %d\r\ncontent-length: %d"
+                % (_now_ms(), len(payload))
+                + END
+                + payload
+            )
+
+
+def registry_of(field: AepBreakerField, *, per_site: int = 20) -> dict[str, Any]:
+    """Return a registry document: device ``dev<n>`` of the platform is load ``aau-n`` behind breaker ``brk-n``."""
+    count = len(field.breakers)
+    return {
+        "schema": "registry/1",
+        "valid_from": "2026-01-01T00:00:00+08:00",
+        "sites": [
+            {"id": f"s-{n}", "code": f"S{n}", "name": f"Site {n}", "kind": "base_station"}
+            for n in range((count + per_site - 1) // per_site)
+        ],
+        "lines": [
+            {"id": LINE, "name": "Product", "kind": "aep", "endpoint": f"http://127.0.0.1:{field.port}",
+             "credentials_ref": "ctwing", "settings": {"product": int(PRODUCT), "tenant": TENANT}}
+        ],
+        "devices": [
+            {"id": f"brk-{n}", "name": f"Breaker {n}", "kind": "breaker", "profile": PROFILE,
+             "site": f"s-{n // per_site}", "line": LINE, "address": f"dev{n}", "serial": f"86{n:013d}"}
+            for n in range(count)
+        ],
+        "loads": [
+            {"id": load_id(n), "name": f"AAU {n}", "kind": "aau", "site": f"s-{n // per_site}", "sector": 1,
+             "coverage_layer": False, "breaker": {"device": f"brk-{n}"}}
+            for n in range(count)
+        ],
+    }  # fmt: skip
+
+
+def _length(head: bytes) -> int:
+    """Return the length of the body that a head announces. [B]"""
+    _, found, rest = head.lower().partition(b"content-length:")
+    return int(rest.partition(b"\r\n")[0]) if found else 0
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
