@@ -106,7 +106,8 @@ class Terminals:
 
     def refused(self, place: str, packet: bytes, reason: str) -> None:
         """A connection was refused; remember it for the record, unless it was there a moment ago."""
-        if not packet:
+        if not packet or not self._complete():
+            # While the registry is being read nobody can be called unknown: whoever is known will dial again.
             logger.debug("connection at the terminals' port refused", extra={"peer": place, "reason": reason})
             return
         now = self._clock.monotonic()
