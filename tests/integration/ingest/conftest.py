@@ -124,6 +124,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         "POLLING__RESPONSE_TIMEOUT_S": "0.3",
         "POLLING__BREAKER_WAITS_S": "[0.5, 1]",
         "POLLING__LEASE_S": "3",
+        "SWITCHING__OFF_LEASE_MARGIN_S": "0.5",
         "SWITCHING__CLOCK_SYNC": "assumed",
         "SWITCHING__SETTLE_S": "0.05",
         "SWITCHING__READ_BACK_EVERY_S": "0.1",
