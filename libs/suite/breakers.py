@@ -6,7 +6,7 @@ is an object in this process: whoever runs them can look at the contacts, lock, 
 
 import asyncio
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -162,6 +162,25 @@ def write_profile(folder: Path, *, verify_within_s: float = 5.0, timer: bool = F
 def registry_of(field: BreakerField, *, per_site: int = 20) -> dict[str, Any]:
     """Return a registry document: unit ``n`` is load ``aau-n`` behind breaker ``brk-n`` on line ``l-n``."""
     count = len(field.breakers)
+    lines = [
+        {"id": f"l-{n}", "name": f"Line {n}", "kind": "tcp", "endpoint": f"127.0.0.1:{field.ports[n // PER_PORT]}"}
+        for n in range(count)
+    ]
+    wiring = [{"profile": PROFILE, "line": f"l-{n}", "address": n % PER_PORT + 1} for n in range(count)]
+    return document_of(lines, wiring, per_site=per_site)
+
+
+def document_of(
+    lines: Sequence[Mapping[str, Any]], wiring: Sequence[Mapping[str, Any]], *, per_site: int
+) -> dict[str, Any]:
+    """Return a registry document of radio units behind breakers.
+
+    Args:
+        lines: As the registry has them.
+        wiring: Of breaker ``brk-n``, behind which load ``aau-n`` is: its profile, line and address, and what else.
+        per_site: So many of them make a site.
+    """
+    count = len(wiring)
     return {
         "schema": "registry/1",
         "valid_from": "2026-01-01T00:00:00+08:00",
@@ -169,14 +188,10 @@ def registry_of(field: BreakerField, *, per_site: int = 20) -> dict[str, Any]:
             {"id": f"s-{n}", "code": f"S{n}", "name": f"Site {n}", "kind": "base_station"}
             for n in range((count + per_site - 1) // per_site)
         ],
-        "lines": [
-            {"id": f"l-{n}", "name": f"Line {n}", "kind": "tcp", "endpoint": f"127.0.0.1:{field.ports[n // PER_PORT]}"}
-            for n in range(count)
-        ],
+        "lines": list(lines),
         "devices": [
-            {"id": f"brk-{n}", "name": f"Breaker {n}", "kind": "breaker", "profile": PROFILE,
-             "site": f"s-{n // per_site}", "line": f"l-{n}", "address": n % PER_PORT + 1}
-            for n in range(count)
+            {"id": f"brk-{n}", "name": f"Breaker {n}", "kind": "breaker", "site": f"s-{n // per_site}", **wired}
+            for n, wired in enumerate(wiring)
         ],
         "loads": [
             {"id": load_id(n), "name": f"AAU {n}", "kind": "aau", "site": f"s-{n // per_site}", "sector": 1,

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import orjson
 
-from libs.suite.breakers import Breaker, load_id
+from libs.suite.breakers import Breaker, document_of
 
 PROFILE = "aep_breaker_example"
 PRODUCT, TENANT = "10000001", "20001234"
@@ -159,29 +159,15 @@ class _Api(asyncio.Protocol):
 
 def registry_of(field: AepBreakerField, *, per_site: int = 20) -> dict[str, Any]:
     """Return a registry document: device ``dev<n>`` of the platform is load ``aau-n`` behind breaker ``brk-n``."""
-    count = len(field.breakers)
-    return {
-        "schema": "registry/1",
-        "valid_from": "2026-01-01T00:00:00+08:00",
-        "sites": [
-            {"id": f"s-{n}", "code": f"S{n}", "name": f"Site {n}", "kind": "base_station"}
-            for n in range((count + per_site - 1) // per_site)
-        ],
-        "lines": [
-            {"id": LINE, "name": "Product", "kind": "aep", "endpoint": f"http://127.0.0.1:{field.port}",
-             "credentials_ref": "ctwing", "settings": {"product": int(PRODUCT), "tenant": TENANT}}
-        ],
-        "devices": [
-            {"id": f"brk-{n}", "name": f"Breaker {n}", "kind": "breaker", "profile": PROFILE,
-             "site": f"s-{n // per_site}", "line": LINE, "address": f"dev{n}", "serial": f"86{n:013d}"}
-            for n in range(count)
-        ],
-        "loads": [
-            {"id": load_id(n), "name": f"AAU {n}", "kind": "aau", "site": f"s-{n // per_site}", "sector": 1,
-             "coverage_layer": False, "breaker": {"device": f"brk-{n}"}}
-            for n in range(count)
-        ],
+    line = {
+        "id": LINE, "name": "Product", "kind": "aep", "endpoint": f"http://127.0.0.1:{field.port}",
+        "credentials_ref": "ctwing", "settings": {"product": int(PRODUCT), "tenant": TENANT},
     }  # fmt: skip
+    wiring = [
+        {"profile": PROFILE, "line": LINE, "address": f"dev{n}", "serial": f"86{n:013d}"}
+        for n in range(len(field.breakers))
+    ]
+    return document_of([line], wiring, per_site=per_site)
 
 
 def _length(head: bytes) -> int:
