@@ -1,9 +1,7 @@
 """The alarms of the overview page in a real browser: what a person sees of an alarm, and what the buttons ask for."""
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect, sync_playwright
 
 from services.gateway.pages import HEADERS, STATIC
+from tests.peers.chromium import chromium
 
 pytestmark = [pytest.mark.integration, pytest.mark.browser]
 
@@ -231,13 +230,8 @@ def api() -> Api:
 
 @pytest.fixture
 def page(api: Api) -> Iterator[Page]:
-    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if found is None:
-        if os.environ.get("CI", "").lower() in ("1", "true"):
-            pytest.fail("backing service is missing: Chromium")
-        pytest.skip("Chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         page = browser.new_page(locale="en-GB")
         page.set_default_timeout(PATIENCE_MS)
         problems: list[str] = []
