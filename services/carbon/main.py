@@ -11,14 +11,14 @@ from libs.common.registry import RegistryView
 from libs.common.runtime import Beat, Check, Health, Platform, Service, Worker, group_check, run, wait_beating
 from libs.common.settings import load_common, load_section
 from libs.common.web import create_app
-from services.carbon import store
 from services.carbon.api import build_router
 from services.carbon.bus import ENERGY_POINT
 from services.carbon.directory import RegistryDirectory
 from services.carbon.library import load_shipped
 from services.carbon.queries import Queries
 from services.carbon.settings import CarbonSettings
-from services.carbon.usecases import Booking
+from services.carbon.store import intervals as store
+from services.carbon.usecases.intervals import Booking
 from services.carbon.worker import BookingHandler, OutboxPublisher, Recomputation
 
 

@@ -10,13 +10,13 @@ from libs.common.clock import CIVIL_ZONE, Clock
 from libs.common.db import Database, ReadConn
 from libs.common.errors import InvalidInput, NotFound
 from libs.common.ids import CircuitId, DeviceId, SiteId
-from services.carbon import store
 from services.carbon.directory import RegistryDirectory
 from services.carbon.domain.booking import BookedInterval, floor, series_of
 from services.carbon.domain.factors import Choice, EmissionFactor, choose_grid_factor
 from services.carbon.domain.intervals import STEP_S, partial
 from services.carbon.domain.registers import accumulate
 from services.carbon.frames import Step, by_period, interval_frame, location_based_emissions
+from services.carbon.store import intervals as store
 
 
 @dataclass(frozen=True)

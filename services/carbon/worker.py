@@ -14,12 +14,12 @@ from libs.common.db import Database, WriteConn
 from libs.common.errors import Unavailable
 from libs.common.ids import CircuitId, SiteId
 from libs.common.runtime import wait_beating
-from services.carbon import store
 from services.carbon.bus import finding_messages, interval_messages, registers
 from services.carbon.directory import RegistryDirectory
 from services.carbon.domain.booking import BookedInterval
 from services.carbon.domain.registers import Finding
-from services.carbon.usecases import Booking
+from services.carbon.store import intervals as store
+from services.carbon.usecases.intervals import Booking
 
 logger = logging.getLogger(__name__)
 

@@ -20,14 +20,14 @@ from libs.common.ids import CircuitId, DeviceId, RegionId, SiteId
 from libs.common.profiles import ProfileCatalogue
 from libs.common.registry import RegistryView
 from libs.common.settings import BusSettings, DatabaseSettings
-from services.carbon import store
 from services.carbon.bus import ENERGY_POINT
 from services.carbon.directory import RegistryDirectory
 from services.carbon.domain.intervals import Grade
 from services.carbon.frames import Step
 from services.carbon.library import load_shipped
 from services.carbon.queries import Queries
-from services.carbon.usecases import Booking
+from services.carbon.store import intervals as store
+from services.carbon.usecases.intervals import Booking
 from services.carbon.worker import BookingHandler, OutboxPublisher, Recomputation
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]

@@ -1,4 +1,4 @@
-"""All SQL of carbon."""
+"""SQL of registers, intervals and findings."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime

@@ -45,7 +45,7 @@ class Directory(Protocol):
 
 
 class Books(Protocol):
-    """Where registers and intervals are kept (``store.py``)."""
+    """Where registers and intervals are kept (``store.intervals``)."""
 
     async def add_registers(
         self, conn: WriteConn, readings: Sequence[RegisterReading]

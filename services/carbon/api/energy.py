@@ -1,20 +1,17 @@
-"""HTTP of carbon: energy and emissions by period, the factor library, and why a figure is what it is."""
+"""HTTP of energy and emissions by period, and why a figure is what it is."""
 
-from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from libs.common.contracts.base import UtcTime
-from libs.common.tokens import Principal
-from libs.common.web import require
-from services.carbon.domain.factors import Choice, EmissionFactor
+from services.carbon.api.common import Reader
+from services.carbon.api.factors import FactorReply, factor_fields
+from services.carbon.domain.factors import Choice
 from services.carbon.frames import Step
 from services.carbon.queries import Emissions, Energy, Queries, Trace
-
-Reader = Annotated[Principal, Depends(require("carbon:read"))]
 
 
 class PeriodEnergy(BaseModel):
@@ -38,23 +35,6 @@ class EnergyReply(BaseModel):
     step: Step
     circuits: list[str] = Field(description="the circuits that were summed: a site's feeds, or the circuit itself")
     periods: list[PeriodEnergy]
-
-
-class FactorReply(BaseModel):
-    """One row of the factor library."""
-
-    factor_id: str
-    category: str
-    region: str
-    data_year: int
-    value: float
-    unit: str
-    source: str
-    source_year: int | None
-    confidence: str
-    trusted: bool
-    name_en: str
-    name_zh: str
 
 
 class ChosenFactor(FactorReply):
@@ -120,9 +100,8 @@ From = Annotated[UtcTime, Query(alias="from", description="start, RFC 3339 with 
 To = Annotated[UtcTime, Query(alias="to", description="end, not included")]
 
 
-def build_router(queries: Queries) -> APIRouter:
-    """Return the routes of carbon."""
-    router = APIRouter(prefix="/api/v1")
+def add_energy_routes(router: APIRouter, queries: Queries) -> None:
+    """Add the routes of energy and emissions."""
 
     @router.get("/energy", tags=["energy"], summary="Energy of a site or circuit by period")
     async def energy(
@@ -140,32 +119,9 @@ def build_router(queries: Queries) -> APIRouter:
     ) -> EmissionsReply:
         return _emissions(await queries.emissions(site=site, circuit=circuit, start=start, end=end, step=step))
 
-    @router.get("/factors", tags=["factors"], summary="The factor library")
-    async def factors(_: Reader, region: Annotated[str | None, Query(max_length=20)] = None) -> Sequence[FactorReply]:
-        return [FactorReply(**_factor(one)) for one in queries.factors if region is None or one.region == region]
-
-    return router
-
-
-def _factor(factor: EmissionFactor) -> dict[str, Any]:
-    return {
-        "factor_id": factor.factor_id,
-        "category": factor.category,
-        "region": factor.region,
-        "data_year": factor.data_year,
-        "value": float(factor.value),
-        "unit": factor.unit,
-        "source": factor.source,
-        "source_year": factor.source_year,
-        "confidence": factor.confidence,
-        "trusted": factor.trusted,
-        "name_en": factor.name_en,
-        "name_zh": factor.name_zh,
-    }
-
 
 def _chosen(choice: Choice) -> ChosenFactor:
-    return ChosenFactor(**_factor(choice.factor), provisional=choice.provisional, fallback=choice.fallback)
+    return ChosenFactor(**factor_fields(choice.factor), provisional=choice.provisional, fallback=choice.fallback)
 
 
 def _energy(found: Energy) -> EnergyReply:

@@ -1,0 +1,1 @@
+"""All SQL of carbon, a module per subject."""

@@ -1,0 +1,1 @@
+"""What carbon does, a module per subject."""
