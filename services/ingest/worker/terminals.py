@@ -64,6 +64,7 @@ class Terminals:
         self._complete = complete
         self._on_connected: list[Callable[[str], None]] = []
         self._changed: dict[str, None] = {}
+        self._all_learnt = False
         self._disputed: dict[str, str] = {}
         self._strangers: OrderedDict[bytes, float] = OrderedDict()
         self._to_record: deque[Rejection] = deque()
@@ -79,8 +80,10 @@ class Terminals:
         try:
             while True:
                 beat()
+                complete = self._complete()
                 self._learn()
-                if self.hub.port is None and (self.hub.knows_lines or self._complete()):
+                self._all_learnt = complete
+                if self.hub.port is None and (self.hub.knows_lines or complete):
                     await self._listen()
                 self.hub.sweep()
                 await self._clock.sleep(SWEEP_S)
@@ -106,8 +109,8 @@ class Terminals:
 
     def refused(self, place: str, packet: bytes, reason: str) -> None:
         """A connection was refused; remember it for the record, unless it was there a moment ago."""
-        if not packet or not self._complete():
-            # While the registry is being read nobody can be called unknown: whoever is known will dial again.
+        if not packet or not self._all_learnt or self._changed:
+            # Until every line of the registry is learnt nobody can be called unknown: whoever is known dials again.
             logger.debug("connection at the terminals' port refused", extra={"peer": place, "reason": reason})
             return
         now = self._clock.monotonic()
