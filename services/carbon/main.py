@@ -1,6 +1,7 @@
 """Carbon, wired."""
 
 import sys
+from importlib.metadata import version
 
 from libs.common.bus import topics
 from libs.common.bus.consumer import EffectsConsumer
@@ -14,11 +15,13 @@ from libs.common.web import create_app
 from services.carbon.api import build_router
 from services.carbon.bus import ENERGY_POINT
 from services.carbon.directory import RegistryDirectory
-from services.carbon.library import load_shipped
+from services.carbon.library import load_library
 from services.carbon.queries import Queries
 from services.carbon.settings import CarbonSettings
 from services.carbon.store import intervals as store
+from services.carbon.store import inventories as inventory_store
 from services.carbon.usecases.intervals import Booking
+from services.carbon.usecases.inventories import Inventories
 from services.carbon.worker import BookingHandler, OutboxPublisher, Recomputation
 
 
@@ -61,17 +64,26 @@ def build(platform: Platform) -> Service:
         await wait_beating(directory.ready, beat)
         await consumer.run(beat)
 
+    shipped = load_library()
     queries = Queries(
         db=db,
         directory=directory,
         clock=platform.clock,
-        factors=load_shipped(),
+        factors=shipped.rows,
         point=ENERGY_POINT,
         days_max=settings.query_days_max,
     )
+    inventories = Inventories(
+        db=db,
+        books=inventory_store,
+        places=directory,
+        clock=platform.clock,
+        shipped=shipped,
+        software=version("wattring-carbon"),
+    )
     health = Health(platform.clock)
     app = create_app("carbon", platform, health, title="Wattring carbon")
-    app.include_router(build_router(queries))
+    app.include_router(build_router(queries, inventories))
     return Service(
         name="carbon",
         app=app,

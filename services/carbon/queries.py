@@ -12,11 +12,12 @@ from libs.common.errors import InvalidInput, NotFound
 from libs.common.ids import CircuitId, DeviceId, SiteId
 from services.carbon.directory import RegistryDirectory
 from services.carbon.domain.booking import BookedInterval, floor, series_of
-from services.carbon.domain.factors import Choice, EmissionFactor, choose_grid_factor
+from services.carbon.domain.factors import Choice, EmissionFactor, FactorLibrary, Place, Use
 from services.carbon.domain.intervals import STEP_S, partial
 from services.carbon.domain.registers import accumulate
 from services.carbon.frames import Step, by_period, interval_frame, location_based_emissions
 from services.carbon.store import intervals as store
+from services.carbon.store import inventories
 
 
 @dataclass(frozen=True)
@@ -110,15 +111,19 @@ class Queries:
         """Return the location-based emissions of a node; the factor is that of each period's civil year."""
         energy = await self.energy(site=site, circuit=circuit, start=start, end=end, step=step)
         place = SiteId(energy.node) if energy.node_kind == "site" else self._directory.site_of(energy.circuits[0])
-        province = None if place is None else self._directory.province_of(place)
-        known_in = self._clock.now().astimezone(CIVIL_ZONE).year
+        grid = Place(None) if place is None else self._directory.place_of(place)
+        today = self._clock.now().astimezone(CIVIL_ZONE).date()
+        async with self._db.read() as conn:
+            library = FactorLibrary([*self.factors, *await inventories.fetch_factors(conn)])
         years = energy.frame["start"].dt.convert_time_zone(CIVIL_ZONE.key).dt.year()
         parts: list[pl.DataFrame] = []
         choices: list[Choice] = []
         for year in sorted(set(years.to_list())):
             part = energy.frame.filter(years == year)
-            choice = choose_grid_factor(self.factors, province=province, year=year, known_in=known_in)
-            if choice is None:
+            choice = library.choose(
+                "grid-average", use=Use.LOCATION_BASED, place=grid, year=year, known_on=today, unit="kgCO2/kWh"
+            )
+            if not isinstance(choice, Choice):
                 parts.append(
                     part.with_columns(
                         pl.lit(None, pl.Float64).alias("emission_kg_co2"), pl.lit(None, pl.String).alias("factor_id")

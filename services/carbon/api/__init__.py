@@ -1,15 +1,18 @@
-"""HTTP of carbon: energy and emissions by period, the factor library, and why a figure is what it is."""
+"""HTTP of carbon: energy and emissions by period, factors, inventories, and why a figure is what it is."""
 
 from fastapi import APIRouter
 
 from services.carbon.api.energy import add_energy_routes
 from services.carbon.api.factors import add_factor_routes
+from services.carbon.api.inventories import add_inventory_routes
 from services.carbon.queries import Queries
+from services.carbon.usecases.inventories import Inventories
 
 
-def build_router(queries: Queries) -> APIRouter:
+def build_router(queries: Queries, inventories: Inventories) -> APIRouter:
     """Return the routes of carbon."""
     router = APIRouter(prefix="/api/v1")
     add_energy_routes(router, queries)
-    add_factor_routes(router, queries)
+    add_factor_routes(router, inventories)
+    add_inventory_routes(router, inventories)
     return router

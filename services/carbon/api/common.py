@@ -8,3 +8,4 @@ from libs.common.tokens import Principal
 from libs.common.web import require
 
 Reader = Annotated[Principal, Depends(require("carbon:read"))]
+Writer = Annotated[Principal, Depends(require("carbon:write"))]

@@ -1,0 +1,259 @@
+"""Entering factors and certificates, publishing, restating: what is refused and what stays."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any, cast
+
+import pytest
+
+from libs.common.clock import CIVIL_ZONE
+from libs.common.db import ReadConn, WriteConn
+from libs.common.errors import Conflict, InvalidInput, NotFound
+from libs.common.testing.clock import FakeClock
+from services.carbon.domain.emissions.certificates import (
+    Certificate,
+    CertificateRefused,
+    CertificateUsedTwice,
+    InstrumentKind,
+    Registered,
+)
+from services.carbon.domain.factors import EmissionFactor, Family, Place
+from services.carbon.domain.factors.library import RevisionTaken
+from services.carbon.domain.inventory.boundary import Approach, Boundary, CountedTwice, Part, Span
+from services.carbon.domain.inventory.sources import ElectricityUse, Inputs, Source
+from services.carbon.domain.statements import Stated, StatementKind
+from services.carbon.library import load_library
+from services.carbon.usecases.inventories import Inventories, StatementAltered
+
+NOW = datetime(2026, 11, 21, 4, tzinfo=UTC)
+YEAR = Span(datetime(2023, 1, 1, tzinfo=CIVIL_ZONE), datetime(2024, 1, 1, tzinfo=CIVIL_ZONE))
+
+
+class MemoryBooks:
+    """What ``store.inventories`` does, in memory."""
+
+    def __init__(self) -> None:
+        self.factors: list[EmissionFactor] = []
+        self.certificates: dict[str, list[Registered]] = {}
+        self.uses: dict[str, str] = {}
+        self.statements: dict[tuple[StatementKind, str, int], tuple[str, str]] = {}
+
+    async def add_factor(self, conn: WriteConn, row: EmissionFactor) -> None:
+        self.factors.append(row)
+
+    async def fetch_factors(self, conn: ReadConn | WriteConn) -> list[EmissionFactor]:
+        return list(self.factors)
+
+    async def add_certificate(self, conn: WriteConn, one: Certificate, *, revision: int, by: str, at: datetime) -> bool:
+        rows = self.certificates.setdefault(one.number, [])
+        new = len(rows) == revision - 1
+        if new:
+            rows.append(Registered(one, revision))
+        return new
+
+    async def fetch_certificates(self, conn: ReadConn | WriteConn, numbers: Sequence[str]) -> list[Registered]:
+        return [self.certificates[number][-1] for number in numbers if number in self.certificates]
+
+    async def use_certificates(
+        self, conn: WriteConn, used: Sequence[Registered], *, inventory_id: str, by: str, at: datetime
+    ) -> dict[str, str]:
+        numbers = [one.certificate.number for one in used]
+        return {number: self.uses.setdefault(number, inventory_id) for number in numbers}
+
+    async def fetch_uses(self, conn: ReadConn | WriteConn, numbers: Sequence[str]) -> dict[str, str]:
+        return {number: self.uses[number] for number in numbers if number in self.uses}
+
+    async def lock_statement(self, conn: WriteConn, kind: StatementKind, statement_id: str) -> None:
+        pass
+
+    async def last_version(self, conn: ReadConn | WriteConn, kind: StatementKind, statement_id: str) -> int:
+        return max((key[2] for key in self.statements if key[:2] == (kind, statement_id)), default=0)
+
+    async def add_statement(self, conn: WriteConn, one: Stated, statement: str) -> None:
+        self.statements[one.kind, one.statement_id, one.version] = (statement, one.digest)
+
+    async def fetch_statement(
+        self, conn: ReadConn, kind: StatementKind, statement_id: str, version: int
+    ) -> tuple[str, str] | None:
+        return self.statements.get((kind, statement_id, version))
+
+    async def fetch_stated(
+        self, conn: ReadConn, kind: StatementKind, after: tuple[str, int] | None, limit: int
+    ) -> list[Stated]:
+        raise NotImplementedError
+
+
+class NoDatabase:
+    """Transactions over nothing."""
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[ReadConn]:
+        yield cast(Any, None)
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[WriteConn]:
+        yield cast(Any, None)
+
+
+class OneRoom:
+    """A registry of one room in one site."""
+
+    def ancestors_of(self, node: str) -> Sequence[str]:
+        return {"room-1": ("site-1",)}.get(node, ())
+
+
+@pytest.fixture
+def books() -> MemoryBooks:
+    return MemoryBooks()
+
+
+@pytest.fixture
+def inventories(books: MemoryBooks) -> Inventories:
+    return Inventories(
+        db=NoDatabase(),
+        books=books,
+        places=OneRoom(),
+        clock=FakeClock(NOW),
+        shipped=load_library(),
+        software="0.1.0",
+    )
+
+
+GREEN = Certificate(
+    number="GEC-1",
+    kind=InstrumentKind.CERTIFICATE,
+    market="CN",
+    vintage=2023,
+    technology="wind",
+    beneficiary="org-1",
+    cancelled_on=date(2024, 2, 1),
+    sold_with_power=False,
+    evidence="scan.pdf",
+)
+OWN = EmissionFactor(
+    factor_id="MY-44-2023",
+    series="grid-average",
+    family=Family.AVERAGE,
+    category="electricity",
+    region="CN-44",
+    data_year=2023,
+    value=Decimal("0.43"),
+    unit="kgCO2/kWh",
+    gas="CO2",
+    source="a correction",
+    source_year=2026,
+    known_from=date(2020, 1, 1),
+    confidence="verified",
+    name_en="Guangdong",
+    name_zh="广东",
+    evidence="announcement.pdf",
+)
+
+
+def inputs(*certificates: Certificate, nodes: Sequence[str] = ("site-1",)) -> Inputs:
+    return Inputs(
+        boundary=Boundary("org-1", Approach.OPERATIONAL_CONTROL, [Part(node, YEAR) for node in nodes]),
+        sources=[
+            Source(
+                line_id="a",
+                node="site-1",
+                place=Place("44"),
+                category="electricity",
+                span=YEAR,
+                activity=ElectricityUse(imported_kwh=10_000.0),
+                origin="meter",
+            )
+        ],
+        certificates=certificates,
+    )
+
+
+async def test_an_own_factor_is_known_from_the_day_it_was_entered_whatever_it_says(inventories: Inventories) -> None:
+    entered = await inventories.enter_factor(OWN, by="zhang")
+    assert (entered.known_from, entered.entered_by, entered.entered_at) == (date(2026, 11, 21), "zhang", NOW)
+    result = await inventories.preview("inv-1", inputs())
+    assert result.location.kg_co2e == pytest.approx(4300)
+    before = await inventories.preview("inv-1", inputs(), known_on=date(2026, 11, 20))
+    assert before.location.kg_co2e == pytest.approx(4419)
+
+
+async def test_an_own_factor_needs_evidence_and_cannot_take_a_shipped_id(inventories: Inventories) -> None:
+    with pytest.raises(InvalidInput, match="evidence"):
+        await inventories.enter_factor(replace(OWN, evidence=None), by="zhang")
+    with pytest.raises(RevisionTaken):
+        await inventories.enter_factor(replace(OWN, factor_id="GRID-44-2023"), by="zhang")
+
+
+async def test_a_published_inventory_stays_when_a_better_factor_comes(inventories: Inventories) -> None:
+    published = await inventories.publish("inv-1", "2023", inputs(), by="wang")
+    await inventories.enter_factor(OWN, by="zhang")
+    again = await inventories.published("inv-1", 1)
+    found = await inventories.restate("inv-1", 1)
+    assert again.location.kg_co2e == published.publication.location.kg_co2e == pytest.approx(4419)
+    assert found.difference_kg_co2e == pytest.approx(-119)
+    assert found.changes[0].because == ("MY-44-2023",)
+
+
+async def test_versions_count_up(inventories: Inventories) -> None:
+    first = await inventories.publish("inv-1", "2023", inputs(), by="wang")
+    second = await inventories.publish("inv-1", "2023", inputs(), by="wang")
+    assert (first.publication.version, second.publication.version) == (1, 2)
+    with pytest.raises(NotFound, match="no version 3"):
+        await inventories.published("inv-1", 3)
+
+
+async def test_a_text_that_was_changed_in_the_database_is_refused(inventories: Inventories, books: MemoryBooks) -> None:
+    await inventories.publish("inv-1", "2023", inputs(), by="wang")
+    text, stamp = books.statements[StatementKind.INVENTORY, "inv-1", 1]
+    books.statements[StatementKind.INVENTORY, "inv-1", 1] = (text.replace("4419", "4000"), stamp)
+    with pytest.raises(StatementAltered):
+        await inventories.published("inv-1", 1)
+
+
+async def test_a_certificate_serves_one_inventory_in_all_its_versions(inventories: Inventories) -> None:
+    await inventories.enter_certificate(GREEN, revision=1, by="li")
+    await inventories.publish("inv-1", "2023", inputs(GREEN), by="wang")
+    again = await inventories.publish("inv-1", "2023, corrected", inputs(GREEN), by="wang")
+    assert again.result.covered_kwh == 1000
+    with pytest.raises(CertificateUsedTwice, match="GEC-1 is used by inv-1"):
+        await inventories.publish("inv-2", "2023", inputs(GREEN), by="wang")
+    with pytest.raises(CertificateUsedTwice):
+        await inventories.preview("inv-2", inputs(GREEN))
+
+
+async def test_a_certificate_has_to_be_registered_as_it_is_stated(inventories: Inventories) -> None:
+    with pytest.raises(NotFound, match="GEC-1 is not registered"):
+        await inventories.publish("inv-1", "2023", inputs(GREEN), by="wang")
+    await inventories.enter_certificate(GREEN, revision=1, by="li")
+    with pytest.raises(Conflict, match="revision: expected 2, found 1"):
+        await inventories.enter_certificate(replace(GREEN, kwh=500.0), revision=1, by="li")
+    with pytest.raises(NotFound):
+        await inventories.publish("inv-1", "2023", inputs(replace(GREEN, kwh=900.0)), by="wang")
+
+
+async def test_a_held_certificate_counts_once_it_is_cancelled_and_then_stays(inventories: Inventories) -> None:
+    held = replace(GREEN, cancelled_on=None)
+    await inventories.enter_certificate(held, revision=1, by="li")
+    with pytest.raises(CertificateRefused, match="neither cancelled nor allocated"):
+        await inventories.publish("inv-1", "2023", inputs(held), by="wang")
+    await inventories.enter_certificate(GREEN, revision=2, by="li")
+    (registered,) = await inventories.certificates(["GEC-1"])
+    assert (await inventories.publish("inv-1", "2023", inputs(registered), by="wang")).result.covered_kwh == 1000
+    with pytest.raises(CertificateUsedTwice, match="stays as it is"):
+        await inventories.enter_certificate(held, revision=3, by="li")
+
+
+async def test_a_certificate_of_a_year_without_consumption_is_refused(inventories: Inventories) -> None:
+    old = replace(GREEN, vintage=2022)
+    await inventories.enter_certificate(old, revision=1, by="li")
+    with pytest.raises(CertificateRefused, match="vintage is 2022, expected 2023"):
+        await inventories.publish("inv-1", "2023", inputs(old), by="wang")
+
+
+async def test_a_boundary_that_counts_twice_is_never_published(inventories: Inventories, books: MemoryBooks) -> None:
+    with pytest.raises(CountedTwice):
+        await inventories.publish("inv-1", "2023", inputs(nodes=("site-1", "room-1")), by="wang")
+    assert not books.statements
