@@ -1,20 +1,25 @@
-"""Payload to domain and back: registers out of readings, intervals onto their topic."""
+"""Payload to domain and back: registers out of readings, switchings out of events, intervals onto their topic."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 import orjson
+from pydantic import ValidationError
 
-from libs.common.bus import envelope, topics
+from libs.common.bus import envelope, outbox, topics
 from libs.common.bus.consumer import PoisonMessage
 from libs.common.bus.port import Message, Received
 from libs.common.contracts.alarm import Condition, ConditionKind
+from libs.common.contracts.audit import AuditEvent
 from libs.common.contracts.base import Phase
 from libs.common.contracts.carbon import Interval, IntervalFlag
+from libs.common.contracts.control import CommandAction, CommandState, ControlEvent, OccurrenceState
 from libs.common.contracts.telemetry import HEARTBEAT_TYPE, Quality
+from libs.common.db import WriteConn
 from libs.common.ids import CircuitId, DeviceId, SiteId
 from services.carbon.domain.booking import BookedInterval, RegisterReading
 from services.carbon.domain.registers import Finding, FindingKind
+from services.carbon.domain.savings.shutdowns.executed import Switching
 
 ENERGY_POINT = "energy_active_import"
 """The register of imported active energy; meters' sums of import and export are never booked."""
@@ -59,6 +64,52 @@ def registers(batch: Iterable[Received]) -> list[RegisterReading]:
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise PoisonMessage(received, f"not a reading: {exc}") from exc
     return found
+
+
+def switchings(batch: Iterable[Received]) -> list[tuple[SiteId, Switching]]:
+    """Return the switchings that a batch of control's events proves.
+
+    Raises:
+        PoisonMessage: A message is no event of control.
+    """
+    found = []
+    for received in batch:
+        try:
+            event = ControlEvent.from_json(received.value or b"null")
+        except (ValidationError, orjson.JSONDecodeError) as exc:
+            raise PoisonMessage(received, f"not an event of control: {str(exc)[:500]}") from exc
+        switching = switching_of(event)
+        if switching is not None:
+            found.append((event.site_id, switching))
+    return found
+
+
+def switching_of(event: ControlEvent) -> Switching | None:
+    """Return the switching that an event proves, or None: most events are steps on the way to one.
+
+    An occurrence that was shut down says since when its load has been off, one that is awake says that it is on. A
+    command proves the same by itself, which is how switching by hand and emergency wake-ups are known.
+    """
+    if event.load_id is None:
+        return None
+    off: bool
+    if event.state is OccurrenceState.SHUT_DOWN:
+        off = True
+    elif event.state is OccurrenceState.AWAKE:
+        off = False
+    elif event.action is CommandAction.OPEN and event.command_id is not None and event.off_at is not None:
+        off = True
+    elif event.action is CommandAction.CLOSE and event.state is CommandState.SUCCEEDED:
+        off = False
+    else:
+        return None
+    return Switching(
+        load_id=event.load_id,
+        at=(event.off_at or event.at) if off else event.at,
+        off=off,
+        occurrence_id=event.occurrence_id,
+        plan_id=event.plan_id,
+    )
 
 
 def interval_messages(booked: Sequence[BookedInterval]) -> list[Message]:
@@ -108,3 +159,8 @@ def finding_messages(site: SiteId, circuit: CircuitId, findings: Sequence[Findin
         )
         for one in findings
     ]
+
+
+async def audit(conn: WriteConn, event: AuditEvent) -> None:
+    """Publish who changed what, in the transaction that changes it."""
+    await outbox.put(conn, [envelope.message(topics.AUDIT, event.actor, event, source="carbon", time=event.at)])

@@ -3,26 +3,37 @@
 import sys
 from importlib.metadata import version
 
+from fastapi import FastAPI
+
 from libs.common.bus import topics
 from libs.common.bus.consumer import EffectsConsumer
 from libs.common.bus.outbox import OutboxRelay
+from libs.common.db import Database
 from libs.common.migrations import BUS, SchemaGate
 from libs.common.profiles import ProfileCatalogue
 from libs.common.registry import RegistryView
 from libs.common.runtime import Beat, Check, Health, Platform, Service, Worker, group_check, run, wait_beating
 from libs.common.settings import load_common, load_section
 from libs.common.web import create_app
+from libs.common.workdays import china
 from services.carbon.api import build_router
-from services.carbon.bus import ENERGY_POINT
+from services.carbon.api.shutdowns import build_shutdown_router
+from services.carbon.bus import ENERGY_POINT, audit
 from services.carbon.directory import RegistryDirectory
+from services.carbon.gridfactors import GridFactors
 from services.carbon.library import load_library
+from services.carbon.loads import LoadDirectory
 from services.carbon.queries import Queries
 from services.carbon.settings import CarbonSettings
 from services.carbon.store import intervals as store
 from services.carbon.store import inventories as inventory_store
+from services.carbon.store import outages as outages_store
+from services.carbon.store import switchings as switchings_store
 from services.carbon.usecases.intervals import Booking
 from services.carbon.usecases.inventories import Inventories
-from services.carbon.worker import BookingHandler, OutboxPublisher, Recomputation
+from services.carbon.usecases.outages import Outages
+from services.carbon.usecases.shutdowns import ShutdownSavings, civil_exceptions
+from services.carbon.worker import BookingHandler, OutboxPublisher, Recomputation, SwitchingsHandler
 
 
 def build(platform: Platform) -> Service:
@@ -48,6 +59,16 @@ def build(platform: Platform) -> Service:
         group="carbon.intervals",
         topics=[topics.READINGS, topics.BACKFILL],
         handler=BookingHandler(booking(), relay),
+        member_id=owner,
+        max_batch=settings.max_batch,
+    )
+    switchings = EffectsConsumer(
+        bus=platform.bus,
+        db=db,
+        clock=platform.clock,
+        group="carbon.switchings",
+        topics=[topics.CONTROL_EVENTS],
+        handler=SwitchingsHandler(),
         member_id=owner,
         max_batch=settings.max_batch,
     )
@@ -84,6 +105,7 @@ def build(platform: Platform) -> Service:
     health = Health(platform.clock)
     app = create_app("carbon", platform, health, title="Wattring carbon")
     app.include_router(build_router(queries, inventories))
+    add_savings(app, platform, db, view, GridFactors(shipped.rows, directory, platform.clock), settings)
     return Service(
         name="carbon",
         app=app,
@@ -92,6 +114,7 @@ def build(platform: Platform) -> Service:
         workers=[
             Worker("registry", view.run),
             Worker("intervals", consume),
+            Worker("switchings", switchings.run),
             Worker("recomputation", recomputation.run),
             Worker("outbox", relay.run),
         ],
@@ -100,8 +123,27 @@ def build(platform: Platform) -> Service:
             Check("bus", platform.bus.check),
             Check("registry", view.check),
             group_check("intervals", lambda: consumer.ready, "carbon.intervals"),
+            group_check("switchings", lambda: switchings.ready, "carbon.switchings"),
         ],
     )
+
+
+def add_savings(
+    app: FastAPI, platform: Platform, db: Database, view: RegistryView, factors: GridFactors, settings: CarbonSettings
+) -> None:
+    """Add the routes of savings."""
+    loads = LoadDirectory(view, platform.clock)
+    days = china()
+    shutdowns = ShutdownSavings(
+        switchings=switchings_store,
+        intervals=store,
+        outages=outages_store,
+        loads=loads,
+        factors=factors,
+        holidays=civil_exceptions(days.off, days.work),
+    )
+    outages = Outages(db=db, clock=platform.clock, audit=audit)
+    app.include_router(build_shutdown_router(shutdowns, outages, loads=loads, db=db, days_max=settings.query_days_max))
 
 
 def main() -> int:

@@ -14,11 +14,12 @@ from libs.common.db import Database, WriteConn
 from libs.common.errors import Unavailable
 from libs.common.ids import CircuitId, SiteId
 from libs.common.runtime import wait_beating
-from services.carbon.bus import finding_messages, interval_messages, registers
+from services.carbon.bus import finding_messages, interval_messages, registers, switchings
 from services.carbon.directory import RegistryDirectory
 from services.carbon.domain.booking import BookedInterval
 from services.carbon.domain.registers import Finding
 from services.carbon.store import intervals as store
+from services.carbon.store import switchings as switchings_store
 from services.carbon.usecases.intervals import Booking
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 BOOKED = metrics.counter("carbon_intervals_booked_total", "Versions of intervals booked", ("grade",))
 REGISTERS = metrics.counter("carbon_registers_total", "Registers taken")
+SWITCHINGS = metrics.counter("carbon_switchings_total", "Proved switchings taken, those told twice counted twice")
 
 
 class OutboxPublisher:
@@ -70,6 +72,26 @@ class BookingHandler:
     def committed(self) -> None:
         """Let the relay publish at once."""
         self._relay.wake()
+
+
+class SwitchingsHandler:
+    """Effects of control's events: what they prove is kept; see ``consumer.EffectHandler``."""
+
+    async def load(self, conn: WriteConn, partitions: frozenset[int]) -> None:
+        """Nothing is kept in memory."""
+
+    def drop(self, partitions: frozenset[int]) -> None:
+        """Nothing is kept in memory."""
+
+    async def handle(self, conn: WriteConn, batch: Sequence[Received]) -> None:
+        """Keep what a batch proves."""
+        proved = switchings(batch)
+        if proved:
+            await switchings_store.add_switchings(conn, proved)
+            SWITCHINGS.inc(len(proved))
+
+    def committed(self) -> None:
+        """Nobody waits for it."""
 
 
 class Recomputation:

@@ -3,12 +3,22 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+import polars as pl
 from asyncpg import Record
 
 from libs.common.db import ReadConn, WriteConn
 from libs.common.ids import CircuitId, DeviceId, SiteId
 from services.carbon.domain.booking import BookedInterval, RegisterReading
 from services.carbon.domain.intervals import Grade
+
+FRAME: dict[str, pl.DataType | type[pl.DataType]] = {
+    "circuit_id": pl.String,
+    "start": pl.Datetime("us", "UTC"),
+    "energy_kwh": pl.Float64,
+    "flag": pl.String,
+    "version": pl.Int32,
+}
+"""Columns of a frame of stored intervals; a null energy is unknown."""
 
 
 async def add_registers(conn: WriteConn, readings: Sequence[RegisterReading]) -> list[tuple[DeviceId, datetime]]:
@@ -110,6 +120,22 @@ async def fetch_current(
         end,
     )
     return [_booked(row) for row in rows]
+
+
+async def fetch_frame(conn: ReadConn, circuits: Sequence[CircuitId], start: datetime, end: datetime) -> pl.DataFrame:
+    """Return the intervals that hold, of ``[start, end)``, with the columns of ``FRAME``."""
+    rows = await conn.fetch(
+        """
+        select circuit_id, start, energy_kwh, flag, version
+          from intervals
+         where circuit_id = any($1::text[]) and start >= $2 and start < $3 and current
+         order by circuit_id, start
+        """,
+        list(circuits),
+        start,
+        end,
+    )
+    return pl.DataFrame([tuple(row) for row in rows], schema=FRAME, orient="row")
 
 
 async def fetch_versions(conn: ReadConn, circuit: CircuitId, start: datetime) -> list[BookedInterval]:
