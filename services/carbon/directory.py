@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from libs.common.clock import Clock
-from libs.common.contracts.registry import BindingRecord, CircuitRole, EntityKind, Organisation, Region
+from libs.common.contracts.registry import BindingRecord, EntityKind, Organisation, Region
 from libs.common.ids import CircuitId, DeviceId, OrganisationId, RegionId, RoomId, SiteId
 from libs.common.profiles import ProfileCatalogue
 from libs.common.registry import RegistryView
@@ -74,12 +74,6 @@ class RegistryDirectory:
         """Return the circuit's rated power. [kW]"""
         found = self._view.circuit(circuit)
         return None if found is None else found.rated_power_kw
-
-    def feeds_of(self, site: SiteId) -> list[CircuitId]:
-        """Return the circuits by which electricity comes into a site."""
-        return sorted(
-            CircuitId(circuit.id) for circuit in self._view.circuits(site) if circuit.role is CircuitRole.SITE_FEED
-        )
 
     def place_of(self, site: SiteId) -> Place:
         """Return where a site lies, as far as grids care; the side of Inner Mongolia by its prefecture."""

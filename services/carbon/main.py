@@ -18,6 +18,7 @@ from libs.common.web import create_app
 from libs.common.workdays import china
 from services.carbon.api import build_router
 from services.carbon.api.shutdowns import build_shutdown_router
+from services.carbon.boundary import Boundaries, Limits
 from services.carbon.bus import ENERGY_POINT, audit
 from services.carbon.directory import RegistryDirectory
 from services.carbon.gridfactors import GridFactors
@@ -29,6 +30,7 @@ from services.carbon.store import intervals as store
 from services.carbon.store import inventories as inventory_store
 from services.carbon.store import outages as outages_store
 from services.carbon.store import switchings as switchings_store
+from services.carbon.tree import Tree
 from services.carbon.usecases.intervals import Booking
 from services.carbon.usecases.inventories import Inventories
 from services.carbon.usecases.outages import Outages
@@ -86,13 +88,23 @@ def build(platform: Platform) -> Service:
         await consumer.run(beat)
 
     shipped = load_library()
+    boundaries = Boundaries(
+        db=db,
+        tree=Tree(view),
+        clock=platform.clock,
+        limits=Limits(
+            days=settings.query_days_max,
+            intervals=settings.query_intervals_max,
+            periods=settings.query_periods_max,
+        ),
+    )
     queries = Queries(
         db=db,
         directory=directory,
+        boundaries=boundaries,
         clock=platform.clock,
         factors=shipped.rows,
         point=ENERGY_POINT,
-        days_max=settings.query_days_max,
     )
     inventories = Inventories(
         db=db,

@@ -1,39 +1,48 @@
 """Questions to the books: energy and emissions of a node by period, and the trace of one interval."""
 
+import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import polars as pl
 
 from libs.common.clock import CIVIL_ZONE, Clock
 from libs.common.db import Database, ReadConn
-from libs.common.errors import InvalidInput, NotFound
-from libs.common.ids import CircuitId, DeviceId, SiteId
+from libs.common.errors import NotFound
+from libs.common.ids import CircuitId, DeviceId
+from services.carbon.boundary import Boundaries, NodeEnergy
 from services.carbon.directory import RegistryDirectory
 from services.carbon.domain.booking import BookedInterval, floor, series_of
 from services.carbon.domain.factors import Choice, EmissionFactor, FactorLibrary, Place, Use
 from services.carbon.domain.intervals import STEP_S, partial
+from services.carbon.domain.levels.emission import FACTORS, emissions_by_period
+from services.carbon.domain.levels.energy import node_intervals, running_frame
+from services.carbon.domain.levels.periods import Step
 from services.carbon.domain.registers import accumulate
-from services.carbon.frames import Step, by_period, interval_frame, location_based_emissions
 from services.carbon.store import intervals as store
 from services.carbon.store import inventories
+from services.carbon.tree import NAMES_ZH, Node
+
+RUNNING_MAX = 50
+"""Of nodes with more feeds than this, what is running now is not looked at."""
 
 
 @dataclass(frozen=True)
 class Energy:
-    """Energy of a node by period; ``frame`` as ``frames.by_period`` returns it."""
+    """Energy of a node by period; ``frame`` as ``energy_by_period`` returns it."""
 
-    node: str
-    node_kind: str
+    node: Node
     step: Step
     circuits: Sequence[CircuitId]
+    found: NodeEnergy
+    """What was summed."""
     frame: pl.DataFrame
 
 
 @dataclass(frozen=True)
 class Emissions:
-    """Energy with ``emission_kg_co2`` and ``factor_id`` per period, and the factors used."""
+    """Energy with ``emission_kg_co2`` and ``factor_ids`` per period, and the factors used."""
 
     energy: Energy
     frame: pl.DataFrame
@@ -71,74 +80,63 @@ class Queries:
         *,
         db: Database,
         directory: RegistryDirectory,
+        boundaries: Boundaries,
         clock: Clock,
         factors: Sequence[EmissionFactor],
         point: str,
-        days_max: int,
     ) -> None:
         self._db = db
         self._directory = directory
         self._clock = clock
         self._point = point
-        self._days_max = days_max
+        self.boundaries = boundaries
         self.factors = factors
 
-    async def energy(
-        self, *, site: str | None, circuit: str | None, start: datetime, end: datetime, step: Step
-    ) -> Energy:
-        """Return the energy of a site (its feeds) or of one circuit.
+    async def energy(self, *, node: Node, start: datetime, end: datetime, step: Step) -> Energy:
+        """Return the energy of a node by civil period, with what is running now.
 
         Raises:
-            InvalidInput: Not exactly one node, an empty span, or a span that is too long.
-            NotFound: There is no such node, or the site has no metered feed.
+            InvalidInput: An empty span, or one that is too long.
+            NotFound: There is no such node, or nothing of it can be metered.
         """
-        self._check_span(start, end)
-        circuits, node, kind = self._circuits(site, circuit)
+        first, last = self.boundaries.whole_periods(start, end, step)
+        found = await self.boundaries.energy(node, first, last)
+        if not found.terms:
+            raise NotFound(
+                f"{node.kind} {node.id} has no circuit that its energy could be measured by",
+                message_zh=f"{NAMES_ZH[node.kind]} {node.id} 没有可计量其电量的回路",
+            )
+        circuits = sorted({term.circuit for term in found.terms})
         now = self._clock.now()
-        whole = by_period(interval_frame([], []), circuits=1, step=step, start=start, end=end, now=now)
-        first, last = whole["start"][0], whole["end"][-1]
-        async with self._db.read() as conn:
-            booked = await store.fetch_current(conn, circuits, first, last)
-            running = [one for each in circuits if (one := await self._running(conn, each, booked, last)) is not None]
-        frame = by_period(
-            interval_frame(booked, running), circuits=len(circuits), step=step, start=start, end=end, now=now
-        )
-        return Energy(node, kind, step, circuits, frame)
+        if last > floor(now) and len(circuits) <= RUNNING_MAX:
+            running = await self._running_of(found, circuits, last)
+            found = replace(found, intervals=pl.concat([found.intervals, node_intervals(running, found.terms)]))
+        return Energy(node, step, circuits, found, await asyncio.to_thread(found.by_period, step, now))
 
-    async def emissions(
-        self, *, site: str | None, circuit: str | None, start: datetime, end: datetime, step: Step
-    ) -> Emissions:
-        """Return the location-based emissions of a node; the factor is that of each period's civil year."""
-        energy = await self.energy(site=site, circuit=circuit, start=start, end=end, step=step)
-        place = SiteId(energy.node) if energy.node_kind == "site" else self._directory.site_of(energy.circuits[0])
-        grid = Place(None) if place is None else self._directory.place_of(place)
+    async def emissions(self, *, node: Node, start: datetime, end: datetime, step: Step) -> Emissions:
+        """Return the location-based emissions of a node: by the grid of each site, and each interval's civil year."""
+        energy = await self.energy(node=node, start=start, end=end, step=step)
         today = self._clock.now().astimezone(CIVIL_ZONE).date()
         async with self._db.read() as conn:
             library = FactorLibrary([*self.factors, *await inventories.fetch_factors(conn)])
-        years = energy.frame["start"].dt.convert_time_zone(CIVIL_ZONE.key).dt.year()
-        parts: list[pl.DataFrame] = []
-        choices: list[Choice] = []
-        for year in sorted(set(years.to_list())):
-            part = energy.frame.filter(years == year)
-            choice = library.choose(
-                "grid-average", use=Use.LOCATION_BASED, place=grid, year=year, known_on=today, unit="kgCO2/kWh"
-            )
-            if not isinstance(choice, Choice):
-                parts.append(
-                    part.with_columns(
-                        pl.lit(None, pl.Float64).alias("emission_kg_co2"), pl.lit(None, pl.String).alias("factor_id")
-                    )
+        first, last = (at.astimezone(CIVIL_ZONE).year for at in (energy.found.start, energy.found.end))
+        choices: dict[tuple[Place, int], Choice] = {}
+        rows: list[tuple[str, int, float, str]] = []
+        for site in sorted({term.site for term in energy.found.terms}):
+            grid = self._directory.place_of(site)
+            for year in range(first, last + 1):
+                choice = choices.get((grid, year)) or library.choose(
+                    "grid-average", use=Use.LOCATION_BASED, place=grid, year=year, known_on=today, unit="kgCO2/kWh"
                 )
-                continue
-            choices.append(choice)
-            parts.append(
-                part.with_columns(
-                    location_based_emissions(part["energy_kwh"], float(choice.factor.value)),
-                    pl.lit(choice.factor.factor_id).alias("factor_id"),
-                )
-            )
-        unique = list({choice.factor.factor_id: choice for choice in choices}.values())
-        return Emissions(energy, pl.concat(parts), unique)
+                if isinstance(choice, Choice):
+                    choices[grid, year] = choice
+                    rows.append((site, year, float(choice.factor.value), choice.factor.factor_id))
+        factors = pl.DataFrame(rows, schema=FACTORS, orient="row")
+        emitted = await asyncio.to_thread(emissions_by_period, energy.found.intervals, factors, step)
+        frame = energy.frame.join(emitted, on="start", how="left").sort("start")
+        used = set(frame["factor_ids"].explode().drop_nulls().to_list())
+        unique = {choice.factor.factor_id: choice for choice in choices.values() if choice.factor.factor_id in used}
+        return Emissions(energy, frame, [unique[factor_id] for factor_id in sorted(unique)])
 
     async def trace(self, circuit: str, start: datetime) -> Trace:
         """Return the versions of one interval and the registers around it.
@@ -163,15 +161,25 @@ class Queries:
                     registers += [TracedRegister(binding.device_id, *row) for row in rows]
         return Trace(key, at, end, versions, registers)
 
+    async def _running_of(self, found: NodeEnergy, circuits: Sequence[CircuitId], until: datetime) -> pl.DataFrame:
+        """Return what the circuits have used since their last booked boundary."""
+        newest = dict(
+            found.intervals.filter(~pl.col("from_parts")).group_by("circuit_id").agg(pl.col("start").max()).iter_rows()
+        )
+        async with self._db.read() as conn:
+            running = [
+                one
+                for each in circuits
+                if (one := await self._running(conn, each, newest.get(each), until)) is not None
+            ]
+        return running_frame(running)
+
     async def _running(
-        self, conn: ReadConn, circuit: CircuitId, booked: Sequence[BookedInterval], until: datetime
-    ) -> tuple[str, datetime, float] | None:
+        self, conn: ReadConn, circuit: CircuitId, newest: datetime | None, until: datetime
+    ) -> tuple[CircuitId, datetime, float] | None:
         """Return the running interval of a circuit: what was used since the last booked boundary."""
         now = self._clock.now()
-        if until < floor(now):
-            return None
-        mine = [one for one in booked if one.circuit_id == circuit]
-        start = mine[-1].start + timedelta(seconds=STEP_S) if mine else floor(now)
+        start = floor(now) if newest is None else newest + timedelta(seconds=STEP_S)
         if start < floor(now) - timedelta(seconds=STEP_S) or start >= until:
             return None
         series = []
@@ -181,26 +189,3 @@ class Queries:
                 series += series_of(binding, rows, self._directory.rated_kw(circuit))
         energy = partial(accumulate(series), start=start.timestamp(), until=now.timestamp())
         return None if energy is None else (circuit, start, energy)
-
-    def _circuits(self, site: str | None, circuit: str | None) -> tuple[Sequence[CircuitId], str, str]:
-        if (site is None) == (circuit is None):
-            raise InvalidInput("name either site or circuit", message_zh="请指定 site 或 circuit 其中之一")
-        if circuit is not None:
-            if self._directory.site_of(CircuitId(circuit)) is None:
-                raise NotFound(f"there is no circuit {circuit}", message_zh=f"没有回路 {circuit}")
-            return [CircuitId(circuit)], circuit, "circuit"
-        feeds = self._directory.feeds_of(SiteId(site or ""))
-        if not feeds:
-            raise NotFound(
-                f"site {site} is not known or has no circuit with role site_feed",
-                message_zh=f"局站 {site} 不存在,或没有 site_feed 回路",
-            )
-        return feeds, site or "", "site"
-
-    def _check_span(self, start: datetime, end: datetime) -> None:
-        if end <= start:
-            raise InvalidInput("to: expected a time after from", message_zh="to 必须晚于 from")
-        if end - start > timedelta(days=self._days_max):
-            raise InvalidInput(
-                f"from, to: expected at most {self._days_max} days", message_zh=f"时间跨度最多 {self._days_max} 天"
-            )

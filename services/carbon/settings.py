@@ -13,3 +13,10 @@ class CarbonSettings(SettingsModel):
         default=1.0, gt=0, le=60, description="how often circuits to recompute are looked for"
     )
     query_days_max: int = Field(default=400, ge=1, le=4000, description="longest span of one query, in days")
+    query_intervals_max: int = Field(
+        default=4_000_000,
+        ge=1000,
+        le=100_000_000,
+        description="intervals that one query may read: circuits times quarter hours",
+    )
+    query_periods_max: int = Field(default=10_000, ge=1, le=100_000, description="periods of one answer")

@@ -97,6 +97,14 @@ class RegistryIndex:
             if isinstance(version, cls) and _names(version, field, entity_id):
                 yield version
 
+    def records_of(self, kind: EntityKind) -> Iterator[RegistryRecord]:
+        """Yield the whole histories of a kind, of what is gone too."""
+        yield from self._by_kind[kind].values()
+
+    def ever_referring(self, kind: EntityKind, field: str, entity_id: str) -> list[RegistryRecord]:
+        """Return the histories of a kind in which ``field`` named an entity at any time."""
+        return [self._records[found] for found in self._referring.get((kind, field, entity_id), ())]
+
     # The questions that services ask most.
 
     def site(self, site_id: SiteId, when: datetime) -> Site | None:

@@ -7,11 +7,12 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 
 from libs.common.contracts.base import UtcTime
-from services.carbon.api.common import Reader
+from services.carbon.api.common import AskedNode, From, Reader, To, require_visible
 from services.carbon.api.factors import FactorReply, factor_fields
 from services.carbon.domain.factors import Choice
-from services.carbon.frames import Step
+from services.carbon.domain.levels.periods import Step
 from services.carbon.queries import Emissions, Energy, Queries, Trace
+from services.carbon.tree import NodeKind
 
 
 class PeriodEnergy(BaseModel):
@@ -21,19 +22,27 @@ class PeriodEnergy(BaseModel):
     end: datetime
     energy_kwh: float | None = Field(description="null where it is unknown, which is not zero [kWh]")
     provisional: bool = Field(description="the period is not over; the figure will grow")
-    interval_completeness: float | None = Field(description="measured intervals over expected ones, 0 to 1")
-    estimated_share: float = Field(description="share of the energy that was interpolated or allocated, 0 to 1")
+    interval_completeness: float | None = Field(
+        description="measured intervals over expected ones, each circuit weighted by what it usually uses, 0 to 1"
+    )
+    usable_share: float | None = Field(description="the same of measured and estimated intervals, 0 to 1")
+    estimated_share: float = Field(
+        description="share of the energy that was interpolated, allocated, or that the next level stood in for, 0 to 1"
+    )
+    from_parts_share: float = Field(description="share of the energy that the next metering level stood in for, 0 to 1")
     lower_bound: bool = Field(description="a register was reset: what was used before is unknown")
     uncertain: bool
 
 
 class EnergyReply(BaseModel):
-    """Energy of a site or a circuit."""
+    """Energy of a node."""
 
     node: str
-    node_kind: str
+    node_kind: NodeKind
     step: Step
-    circuits: list[str] = Field(description="the circuits that were summed: a site's feeds, or the circuit itself")
+    circuits: list[str] = Field(
+        description="the circuits that were summed: the node's feeds, none of them within another"
+    )
     periods: list[PeriodEnergy]
 
 
@@ -48,7 +57,7 @@ class PeriodEmission(PeriodEnergy):
     """Energy and location-based emission of one period."""
 
     emission_kg_co2: float | None = Field(description="null where energy or factor is unknown [kgCO2]")
-    factor_id: str | None
+    factor_ids: list[str] | None = Field(description="the factors of the node's grids and the period's years")
 
 
 class EmissionsReply(BaseModel):
@@ -94,30 +103,22 @@ class TraceReply(BaseModel):
     registers: list[RegisterRow]
 
 
-Site = Annotated[str | None, Query(description="id of a site: the sum of its feeds", max_length=64)]
-Circuit = Annotated[str | None, Query(description="id of a circuit", max_length=64)]
-From = Annotated[UtcTime, Query(alias="from", description="start, RFC 3339 with offset")]
-To = Annotated[UtcTime, Query(alias="to", description="end, not included")]
-
-
 def add_energy_routes(router: APIRouter, queries: Queries) -> None:
     """Add the routes of energy and emissions."""
 
-    @router.get("/energy", tags=["energy"], summary="Energy of a site or circuit by period")
-    async def energy(
-        _: Reader, start: From, end: To, site: Site = None, circuit: Circuit = None, step: Step = Step.HOUR
-    ) -> EnergyReply:
-        return _energy(await queries.energy(site=site, circuit=circuit, start=start, end=end, step=step))
+    @router.get("/energy", tags=["energy"], summary="Energy of any node of the tree by period")
+    async def energy(who: Reader, node: AskedNode, start: From, end: To, step: Step = Step.HOUR) -> EnergyReply:
+        require_visible(who, queries.boundaries, node, start, end)
+        return _energy(await queries.energy(node=node, start=start, end=end, step=step))
 
     @router.get("/energy/trace", tags=["energy"], summary="The registers and versions behind one interval")
     async def trace(_: Reader, circuit: Annotated[str, Query(max_length=64)], start: UtcTime) -> TraceReply:
         return _trace(await queries.trace(circuit, start))
 
-    @router.get("/emissions", tags=["emissions"], summary="Location-based emissions of a site or circuit by period")
-    async def emissions(
-        _: Reader, start: From, end: To, site: Site = None, circuit: Circuit = None, step: Step = Step.HOUR
-    ) -> EmissionsReply:
-        return _emissions(await queries.emissions(site=site, circuit=circuit, start=start, end=end, step=step))
+    @router.get("/emissions", tags=["emissions"], summary="Location-based emissions of a node by period")
+    async def emissions(who: Reader, node: AskedNode, start: From, end: To, step: Step = Step.HOUR) -> EmissionsReply:
+        require_visible(who, queries.boundaries, node, start, end)
+        return _emissions(await queries.emissions(node=node, start=start, end=end, step=step))
 
 
 def _chosen(choice: Choice) -> ChosenFactor:
@@ -126,8 +127,8 @@ def _chosen(choice: Choice) -> ChosenFactor:
 
 def _energy(found: Energy) -> EnergyReply:
     return EnergyReply(
-        node=found.node,
-        node_kind=found.node_kind,
+        node=found.node.id,
+        node_kind=found.node.kind,
         step=found.step,
         circuits=list(found.circuits),
         periods=[PeriodEnergy(**row) for row in found.frame.to_dicts()],
@@ -136,7 +137,7 @@ def _energy(found: Energy) -> EnergyReply:
 
 def _emissions(found: Emissions) -> EmissionsReply:
     return EmissionsReply(
-        node=found.energy.node,
+        node=found.energy.node.id,
         step=found.energy.step,
         factors=[_chosen(choice) for choice in found.choices],
         periods=[PeriodEmission(**row) for row in found.frame.to_dicts()],

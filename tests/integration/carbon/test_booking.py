@@ -20,13 +20,15 @@ from libs.common.ids import CircuitId, DeviceId, RegionId, SiteId
 from libs.common.profiles import ProfileCatalogue
 from libs.common.registry import RegistryView
 from libs.common.settings import BusSettings, DatabaseSettings
+from services.carbon.boundary import Boundaries, Limits
 from services.carbon.bus import ENERGY_POINT
 from services.carbon.directory import RegistryDirectory
 from services.carbon.domain.intervals import Grade
-from services.carbon.frames import Step
+from services.carbon.domain.levels.periods import Step
 from services.carbon.library import load_shipped
 from services.carbon.queries import Queries
 from services.carbon.store import intervals as store
+from services.carbon.tree import Node, NodeKind, Tree
 from services.carbon.usecases.intervals import Booking
 from services.carbon.worker import BookingHandler, OutboxPublisher, Recomputation
 
@@ -91,7 +93,12 @@ class Carbon:
             db=db, directory=self.directory, booking=booking, relay=self.relay, clock=clock, poll_s=0.05
         )
         self.queries = Queries(
-            db=db, directory=self.directory, clock=clock, factors=load_shipped(), point=ENERGY_POINT, days_max=400
+            db=db,
+            directory=self.directory,
+            boundaries=Boundaries(db=db, tree=Tree(view), clock=clock, limits=Limits(400, 1_000_000, 10_000)),
+            clock=clock,
+            factors=load_shipped(),
+            point=ENERGY_POINT,
         )
 
     async def take(self, *batch: Received) -> None:
@@ -260,7 +267,7 @@ async def test_an_unexplained_decrease_in_history_is_no_energy_and_alarms_nobody
 async def test_hours_energy_and_emissions_of_a_site(carbon: Carbon) -> None:
     await carbon.take(*(reading(15 * i, 100.0 + i) for i in range(6)))
     found = await carbon.queries.emissions(
-        site=SITE, circuit=None, start=START, end=START + timedelta(hours=2), step=Step.HOUR
+        node=Node(NodeKind.SITE, SITE), start=START, end=START + timedelta(hours=2), step=Step.HOUR
     )
     assert found.frame["energy_kwh"].to_list() == [160.0, 40.0]
     # MEE/NBS announcement 2025 No. 47: Guangdong, data year 2023, 0.4419 kgCO2/kWh.

@@ -1,0 +1,141 @@
+"""Energy of any boundary over any span: the one way in which the other parts of carbon ask for it."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import polars as pl
+
+from libs.common.clock import Clock
+from libs.common.db import Database
+from libs.common.errors import InvalidInput
+from libs.common.ids import CircuitId
+from services.carbon.domain.intervals import STEP_S
+from services.carbon.domain.levels.cover import Dimension, Term
+from services.carbon.domain.levels.energy import circuits_of, energy_by_period, node_intervals
+from services.carbon.domain.levels.periods import Step, periods, step_count
+from services.carbon.store import levels as store
+from services.carbon.tree import Node, Tree
+
+WEIGHT_DAYS = 28
+"""What a circuit usually uses is the median of so many days before the end of what is asked for."""
+
+
+class TooMuchAtOnce(InvalidInput):
+    """A question would read or answer more than one request may."""
+
+    code = "too_much_at_once"
+    title_zh = "查询范围过大"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much one question may be about."""
+
+    days: int
+    intervals: int
+    """Intervals that may be read: circuits times quarter hours."""
+    periods: int
+    """Rows of an answer."""
+
+
+@dataclass(frozen=True)
+class NodeEnergy:
+    """The intervals that a node's energy is the sum of."""
+
+    node: Node
+    start: datetime
+    end: datetime
+    terms: Sequence[Term]
+    intervals: pl.DataFrame
+    """See ``domain/levels/energy.py``."""
+    weights: Mapping[CircuitId, float]
+    """What an interval of each term usually has. [kWh]"""
+
+    def by_period(self, step: Step, now: datetime) -> pl.DataFrame:
+        """Return the energy by civil period; see ``energy_by_period``."""
+        return energy_by_period(
+            self.intervals, self.terms, step=step, start=self.start, end=self.end, now=now, weights=self.weights
+        )
+
+
+class Boundaries:
+    """Reads only; what it returns is computed from the books at the time of asking."""
+
+    def __init__(self, *, db: Database, tree: Tree, clock: Clock, limits: Limits) -> None:
+        self._db = db
+        self.tree = tree
+        self.clock = clock
+        self._limits = limits
+
+    def whole_periods(self, start: datetime, end: datetime, step: Step) -> tuple[datetime, datetime]:
+        """Return the span of the civil periods that overlap ``[start, end)``.
+
+        Raises:
+            InvalidInput: The span is empty.
+            TooMuchAtOnce: It is too long, or has too many periods.
+        """
+        self.check_span(start, end)
+        count = step_count(step, start, end)
+        if count > self._limits.periods + 2:
+            raise TooMuchAtOnce(
+                f"from, to, step: expected at most {self._limits.periods} periods, found about {count}",
+                message_zh=f"from、to、step:周期数最多 {self._limits.periods} 个,实际约 {count} 个",
+            )
+        whole = periods(step, start, end)
+        return whole["start"][0], whole["end"][-1]
+
+    def check_span(self, start: datetime, end: datetime) -> None:
+        """Refuse a span that is empty or too long.
+
+        Raises:
+            InvalidInput: It is empty.
+            TooMuchAtOnce: It is too long.
+        """
+        if end <= start:
+            raise InvalidInput("to: expected a time after from", message_zh="to 必须晚于 from")
+        if end - start > timedelta(days=self._limits.days):
+            raise TooMuchAtOnce(
+                f"from, to: expected at most {self._limits.days} days",
+                message_zh=f"时间跨度最多 {self._limits.days} 天",
+            )
+
+    async def energy(
+        self, node: Node, start: datetime, end: datetime, dimension: Dimension | None = None
+    ) -> NodeEnergy:
+        """Return the booked energy of a node, or of some of its circuits, in ``[start, end)``.
+
+        Both ends lie on the quarter-hour grid. Spans that follow each other add up: an interval is counted by the
+        tree as it was at the interval's start.
+
+        Raises:
+            NotFound: There never was such a node.
+            TooMuchAtOnce: It consists of more intervals than one question may read.
+        """
+        terms = self.tree.terms(node, start, end, dimension)
+        circuits = circuits_of(terms)
+        self._check_size(len(circuits), start, end)
+        return await self._read(node, terms, circuits, start, end)
+
+    def _check_size(self, circuits: int, start: datetime, end: datetime) -> None:
+        intervals = circuits * int((end - start).total_seconds() / STEP_S)
+        if intervals > self._limits.intervals:
+            raise TooMuchAtOnce(
+                f"expected at most {self._limits.intervals} intervals, found {intervals} of {circuits} circuits; "
+                "ask for a shorter span or a smaller node",
+                message_zh=f"最多查询 {self._limits.intervals} 个区间,实际 {circuits} 个回路共 {intervals} 个;"
+                "请缩短时间或缩小范围",
+            )
+
+    async def _read(
+        self, node: Node, terms: Sequence[Term], circuits: Sequence[CircuitId], start: datetime, end: datetime
+    ) -> NodeEnergy:
+        counted = sorted({term.circuit for term in terms})
+        async with self._db.read() as conn:
+            booked = await store.fetch_interval_frame(conn, circuits, start, end)
+            weights: dict[CircuitId, float] = {}
+            if len(counted) > 1:
+                weights = await store.fetch_usual_energy(conn, counted, end - timedelta(days=WEIGHT_DAYS), end)
+        found = await asyncio.to_thread(node_intervals, booked, terms)
+        return NodeEnergy(node, start, end, terms, found, weights)
