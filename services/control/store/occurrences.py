@@ -4,9 +4,11 @@ There may be millions of them: plans are numbered, the key is the identity, and 
 the order of the key. The id that people and topics see is the key in words.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from libs.common.contracts.control import OccurrenceState
@@ -15,6 +17,7 @@ from libs.common.errors import InvalidInput
 from libs.common.ids import LoadId, OccurrenceId, PlanId
 from services.control.domain.plans import Plan, WindowInstance
 from services.control.domain.stagger import offsets
+from services.control.store import copying
 
 _WALL = "%Y%m%dT%H%M%S"
 COLUMNS = """
@@ -24,6 +27,10 @@ COLUMNS = """
 OPEN = "o.state = 'planned' and o.off_command_id is null"
 """Occurrences that nobody has begun; the condition of one of the two indexes by time, its opposite of the other."""
 FINAL = ("awake", "skipped", "called_off")
+COPIED = ("plan_no", "start_local", "on_at", "changed_at", "off_at", "load_id")
+"""Fields of a new row, those first that are the same in very many."""
+LOADS_AT_ONCE = 10_000
+"""Rows are handed to the database in parts of so many."""
 
 
 class Key(NamedTuple):
@@ -85,43 +92,57 @@ async def insert(conn: WriteConn, plan: Plan, plan_no: int, windows: Sequence[Wi
     """
     if not windows:
         return 0
-    spread = offsets(
-        plan.plan_id, sorted(plan.load_ids), [window.start_local for window in windows], plan.options.stagger
-    )
-    columns = (
-        [window.start_local for window in windows],
-        [window.off_at for window in windows],
-        [window.on_at for window in windows],
-    )
     await conn.execute(
         """
         insert into plan_windows (plan_no, start_local, off_at, on_at)
         select $1, * from unnest($2::timestamp[], $3::timestamptz[], $4::timestamptz[])
         """,
         plan_no,
-        *columns,
+        [window.start_local for window in windows],
+        [window.off_at for window in windows],
+        [window.on_at for window in windows],
     )
-    tag = await conn.execute(
-        """
-        insert into plan_occurrences (plan_no, start_local, load_id, off_at, on_at, changed_at)
-        select $1, w.start_local, l.load_id, w.off_at + make_interval(secs => (l.shift + w.shift) % $7), w.on_at, $8
-          from unnest($2::timestamp[], $3::timestamptz[], $4::timestamptz[], $5::integer[])
-               as w(start_local, off_at, on_at, shift)
-         cross join (
-               select load_id, coalesce(($6::integer[])[row_number() over (order by load_id)], 0) as shift
-                 from (select unnest(load_ids) collate "C" as load_id from plans where plan_no = $1) ids
-                order by load_id
-         ) l
-         where w.off_at + make_interval(secs => (l.shift + w.shift) % $7) < w.on_at
-        """,
-        plan_no,
-        *columns,
-        spread.of_windows,
-        spread.of_loads,
-        spread.modulus,
-        at,
-    )
+    async with aclosing(_in_parts(copied_rows(plan, plan_no, windows, at))) as parts:
+        tag = await conn.copy_to_table("plan_occurrences", source=parts, columns=COPIED, format="binary")
     return int(tag.split()[-1])
+
+
+def copied_rows(plan: Plan, plan_no: int, windows: Sequence[WindowInstance], at: datetime) -> Iterator[bytes]:
+    """Yield occurrences as a binary COPY takes them, window by window in the order of the loads."""
+    load_ids = sorted(plan.load_ids)
+    spread = offsets(plan.plan_id, load_ids, [window.start_local for window in windows], plan.options.stagger)
+    of_loads = spread.of_loads or [0] * len(load_ids)
+    loads = [copying.text(load_id) for load_id in load_ids]
+    yield copying.HEADER
+    for window, of_window in zip(windows, spread.of_windows, strict=True):
+        head = (
+            copying.begin_row(len(COPIED)) + copying.integer(plan_no) + copying.wall_time(window.start_local)
+            + copying.instant(window.on_at) + copying.instant(at)
+        )  # fmt: skip
+        for first in range(0, len(loads), LOADS_AT_ONCE):
+            part = slice(first, first + LOADS_AT_ONCE)
+            delays = [(of_load + of_window) % spread.modulus for of_load in of_loads[part]]
+            begins = _begins(head, window, delays)
+            yield b"".join(
+                [begins[delay] + load for delay, load in zip(delays, loads[part], strict=True) if delay in begins]
+            )
+    yield copying.TRAILER
+
+
+def _begins(head: bytes, window: WindowInstance, delays: Iterable[int]) -> dict[int, bytes]:
+    """Return the rows up to the load, by delay; one that leaves nothing of the window is not among them."""
+    found: dict[int, bytes] = {}
+    for delay in set(delays):
+        off_at = window.off_at + timedelta(seconds=delay)
+        if off_at < window.on_at:
+            found[delay] = head + copying.instant(off_at)
+    return found
+
+
+async def _in_parts(rows: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
+    for part in rows:  # some milliseconds each
+        yield part
+        await asyncio.sleep(0)
 
 
 async def lock_due(conn: WriteConn, until: datetime, limit: int) -> list[Occurrence]:
