@@ -17,6 +17,7 @@ from libs.common.settings import load_common, load_section
 from libs.common.web import create_app
 from libs.common.workdays import china
 from services.carbon.api import build_router
+from services.carbon.api.money import build_money_router
 from services.carbon.api.shutdowns import build_shutdown_router
 from services.carbon.boundary import Boundaries, Limits
 from services.carbon.bus import ENERGY_POINT, audit
@@ -26,15 +27,20 @@ from services.carbon.library import load_library
 from services.carbon.loads import LoadDirectory
 from services.carbon.queries import Queries
 from services.carbon.settings import CarbonSettings
+from services.carbon.sites import Sites
 from services.carbon.store import intervals as store
 from services.carbon.store import inventories as inventory_store
 from services.carbon.store import outages as outages_store
 from services.carbon.store import switchings as switchings_store
+from services.carbon.tariff_file import shipped_rows
 from services.carbon.tree import Tree
+from services.carbon.usecases.bills import Bills
+from services.carbon.usecases.costs import Costs
 from services.carbon.usecases.intervals import Booking
 from services.carbon.usecases.inventories import Inventories
 from services.carbon.usecases.outages import Outages
 from services.carbon.usecases.shutdowns import ShutdownSavings, civil_exceptions
+from services.carbon.usecases.tariffs import Tariffs
 from services.carbon.worker import BookingHandler, OutboxPublisher, Recomputation, SwitchingsHandler
 
 
@@ -117,6 +123,7 @@ def build(platform: Platform) -> Service:
     health = Health(platform.clock)
     app = create_app("carbon", platform, health, title="Wattring carbon")
     app.include_router(build_router(queries, inventories))
+    add_money(app, platform, db, Sites(boundaries.tree, view, platform.clock), boundaries)
     add_savings(app, platform, db, view, GridFactors(shipped.rows, directory, platform.clock), settings)
     return Service(
         name="carbon",
@@ -138,6 +145,14 @@ def build(platform: Platform) -> Service:
             group_check("switchings", lambda: switchings.ready, "carbon.switchings"),
         ],
     )
+
+
+def add_money(app: FastAPI, platform: Platform, db: Database, sites: Sites, boundaries: Boundaries) -> None:
+    """Add the routes of tariffs, accounts, bills and costs."""
+    tariffs = Tariffs(db=db, clock=platform.clock, audit=audit, shipped=shipped_rows())
+    bills = Bills(db=db, sites=sites, clock=platform.clock, audit=audit)
+    costs = Costs(db=db, tariffs=tariffs, bills=bills, sites=sites, boundaries=boundaries, clock=platform.clock)
+    app.include_router(build_money_router(tariffs, bills, costs))
 
 
 def add_savings(

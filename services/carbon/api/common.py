@@ -1,16 +1,22 @@
 """What the routes of carbon share."""
 
 from datetime import datetime
-from typing import Annotated
+from decimal import Decimal
+from typing import Annotated, Any
 
-from fastapi import Depends, Query
+from fastapi import Depends, Query, Request
+from pydantic import BaseModel, ConfigDict, Field
 
 from libs.common.contracts.base import UtcTime
 from libs.common.errors import Forbidden, InvalidInput
 from libs.common.tokens import Principal
 from libs.common.web import require
+from libs.common.workbook import MEDIA_TYPE
 from services.carbon.boundary import Boundaries
+from services.carbon.tablefile import MAX_FILE_BYTES
 from services.carbon.tree import Node, NodeKind
+
+CSV = "text/csv"
 
 Reader = Annotated[Principal, Depends(require("carbon:read"))]
 Writer = Annotated[Principal, Depends(require("carbon:write"))]
@@ -70,3 +76,53 @@ def require_visible(who: Principal, boundaries: Boundaries, node: Node, start: d
                 f"{who.subject} may not see site {site}, which {node.kind} {node.id} belongs to",
                 message_zh=f"{who.subject} 无权查看局站 {site}",
             )
+
+
+def request_id(request: Request) -> str | None:
+    """Return the id that the caller or the gateway gave the request."""
+    return request.headers.get("x-request-id")
+
+
+def file_body(what: str) -> dict[str, Any]:
+    """Return the description of a body that is a table as a file."""
+    return {
+        "requestBody": {
+            "required": True,
+            "description": f"{what} as an Excel workbook or CSV (UTF-8 or GB 18030), at most {MAX_FILE_BYTES} bytes",
+            "content": {
+                MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}},
+                CSV: {"schema": {"type": "string"}},
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            },
+        }
+    }
+
+
+async def file_of(request: Request) -> bytes:
+    """Return the body, none of which is kept once it is too long.
+
+    Raises:
+        InvalidInput: It is larger than a table may be.
+    """
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > MAX_FILE_BYTES:
+            raise InvalidInput(
+                f"the file is larger than {MAX_FILE_BYTES} bytes", message_zh=f"文件超过 {MAX_FILE_BYTES} 字节"
+            )
+    return bytes(body)
+
+
+FileName = Annotated[str, Query(alias="file", max_length=200, pattern=r"^[^/\\\x00-\x1f]+$", description="its name")]
+"""Of an imported file, as messages call it."""
+Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f]+$")]
+"""A short text of one line."""
+Exact = Annotated[Decimal, Field(max_digits=30, decimal_places=12, allow_inf_nan=False)]
+"""An exact number, written as JSON number or text."""
+
+
+class Body(BaseModel):
+    """What is sent; a field that is not known is refused."""
+
+    model_config = ConfigDict(extra="forbid")

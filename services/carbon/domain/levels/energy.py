@@ -237,6 +237,40 @@ def totals(found: pl.DataFrame, terms: Sequence[Term]) -> pl.DataFrame:
     )
 
 
+def every_interval(found: pl.DataFrame, terms: Sequence[Term], *, start: datetime, end: datetime) -> pl.DataFrame:
+    """Return a row for every quarter hour that a node's terms promise in ``[start, end)``.
+
+    Args:
+        found: Frame of a node's intervals.
+        terms: The node's terms.
+        start: On the grid.
+        end: On the grid.
+
+    Returns:
+        ``circuit_id``, ``start``, ``energy_kwh``, ``grade``, sorted by circuit and start; what was never booked
+        is missing.
+    """
+    promised = [
+        pl.DataFrame(
+            {
+                "start": pl.datetime_range(
+                    first, last, interval=f"{int(STEP_S)}s", closed="left", time_unit="us", time_zone="UTC", eager=True
+                )
+            }
+        ).select(pl.lit(one.circuit, pl.String).alias("circuit_id"), "start")
+        for one in terms
+        if (first := max(_ceiled(one.start), start)) < (last := min(_ceiled(one.end), end))
+    ]
+    if not promised:
+        return pl.DataFrame(schema={name: SCHEMA[name] for name in ("circuit_id", "start", "energy_kwh", "grade")})
+    return (
+        pl.concat(promised)
+        .join(found.select("circuit_id", "start", "energy_kwh", "grade"), on=["circuit_id", "start"], how="left")
+        .with_columns(pl.col("grade").fill_null(int(Grade.MISSING)))
+        .sort("circuit_id", "start")
+    )
+
+
 def _inside(joined: pl.DataFrame) -> pl.DataFrame:
     return joined.filter((pl.col("start") >= pl.col("term_start")) & (pl.col("start") < pl.col("term_end")))
 

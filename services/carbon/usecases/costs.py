@@ -1,0 +1,509 @@
+"""What energy cost: of a site, a circuit or an account, split by band; and what bills say beside it."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from enum import StrEnum
+
+import polars as pl
+
+from libs.common.clock import CIVIL_ZONE, Clock
+from libs.common.db import Database, ReadConn
+from libs.common.errors import Bilingual, InvalidInput
+from libs.common.ids import SiteId
+from libs.common.tokens import Principal
+from services.carbon.boundary import Boundaries
+from services.carbon.domain.accounts import Account, Supply, holding, supplies
+from services.carbon.domain.bills import (
+    COMPLETE_ENOUGH,
+    TOLERANCE,
+    Accrual,
+    DayUse,
+    Reconciliation,
+    UnknownAccount,
+    accruals,
+    reconcile,
+)
+from services.carbon.domain.booking import floor
+from services.carbon.domain.levels.energy import every_interval
+from services.carbon.domain.money import decimal_of, total
+from services.carbon.domain.tariff.basic import (
+    Comparison,
+    DemandMonth,
+    Obligation,
+    compare,
+    obligation,
+    recommend_contract,
+)
+from services.carbon.domain.tariff.cost import CostLine, EnergyCost, EnergyPrice, PriceKey, cost_range, energy_cost
+from services.carbon.domain.tariff.demand import PeakDemand, peak_demands
+from services.carbon.domain.tariff.grid import possible_grids, split
+from services.carbon.domain.tariff.periods import Tariff
+from services.carbon.domain.tariff.sheet import SheetPrice, calendar_of, month_after
+from services.carbon.sites import Sites
+from services.carbon.store import bills as bills_store
+from services.carbon.store import tariffs as tariffs_store
+from services.carbon.tree import Node, NodeKind
+from services.carbon.usecases.bills import MAX_BILLS, Bills
+from services.carbon.usecases.tariffs import TariffBook, Tariffs
+
+ACCOUNTS_AT_ONCE = 50
+"""Accounts whose accruals one answer computes."""
+
+
+class Reason(StrEnum):
+    """Why a cost is not known."""
+
+    NO_ACCOUNT = "no_account"
+    NO_TARIFF = "no_tariff"
+    NO_PRICE = "no_price"
+    UNCHECKED = "unchecked"
+
+
+_REASONS = {
+    Reason.NO_ACCOUNT: Bilingual("no electricity account is entered for {}", "未录入用电户号:{}"),
+    Reason.NO_TARIFF: Bilingual("no tariff is in force for {}", "无有效电价方案:{}"),
+    Reason.NO_PRICE: Bilingual("no price is entered for {}", "未录入电价:{}"),
+    Reason.UNCHECKED: Bilingual("nobody has checked or confirmed the tariff {}", "电价方案未核对或确认:{}"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """One reason why some cost is not known, and of what."""
+
+    reason: Reason
+    subject: str
+
+    @property
+    def text(self) -> Bilingual:
+        """The reason in words."""
+        english, chinese = _REASONS[self.reason]
+        return Bilingual(english.format(self.subject), chinese.format(self.subject))
+
+
+@dataclass(frozen=True)
+class SupplyCost:
+    """What the energy of one supply cost."""
+
+    supply: Supply
+    cost: EnergyCost
+    slot_s: int
+    range_cny: tuple[Decimal, Decimal] | None
+    """The least and the greatest that special days may still make of it; None where a price is missing."""
+
+
+@dataclass(frozen=True)
+class NodeCost:
+    """What the energy of a node cost in ``[start, end)``, with all that it is made of."""
+
+    node: str
+    node_kind: str
+    start: datetime
+    end: datetime
+    """The end of what is past, where more was asked for."""
+    parts: Sequence[SupplyCost]
+    unknown: Sequence[Unknown]
+
+    @property
+    def lines(self) -> list[tuple[Supply, CostLine]]:
+        """Every line with its supply."""
+        return [(part.supply, line) for part in self.parts for line in part.cost.lines]
+
+    @property
+    def whole(self) -> EnergyCost:
+        """All lines as one cost."""
+        return EnergyCost(tuple(line for part in self.parts for line in part.cost.lines))
+
+    @property
+    def interval_completeness(self) -> float | None:
+        """Time whose energy is known over all of it, by circuit, 0 to 1."""
+        whole = sum(line.slots * part.slot_s for part in self.parts for line in part.cost.lines)
+        unknown = sum(line.unknown * part.slot_s for part in self.parts for line in part.cost.lines)
+        return 1 - unknown / whole if whole else None
+
+    @property
+    def range_cny(self) -> tuple[Decimal, Decimal] | None:
+        """The least and the greatest cost, the same when everything is known; None where a price is missing."""
+        ranges = [part.range_cny for part in self.parts]
+        known = [one for one in ranges if one is not None]
+        if not known or len(known) < len(ranges):
+            return None
+        return total(low for low, _ in known), total(high for _, high in known)
+
+
+@dataclass(frozen=True)
+class ReconciledBill:
+    """A bill beside its meters, and the bands beside each other where it names them."""
+
+    found: Reconciliation
+    metered_by_band: dict[str, Decimal]
+    unknown: Sequence[Unknown]
+
+
+@dataclass(frozen=True)
+class BasicAnalysis:
+    """Capacity or demand (容需分析) of one account."""
+
+    account: Account
+    obligation: Obligation
+    peaks: dict[date, PeakDemand]
+    """By month, the incomplete ones too."""
+    months: Sequence[DemandMonth]
+    comparison: Comparison
+    contract: tuple[Decimal, Decimal] | None
+    """The declared demand that would have been the cheapest [kW], and its mean fee [CNY/month]."""
+
+
+class Costs:
+    """Computes costs when they are asked for; nothing of them is stored."""
+
+    def __init__(
+        self, *, db: Database, tariffs: Tariffs, bills: Bills, sites: Sites, boundaries: Boundaries, clock: Clock
+    ) -> None:
+        """Keep what is needed."""
+        self._db = db
+        self._tariffs = tariffs
+        self._bills = bills
+        self._sites = sites
+        self._boundaries = boundaries
+        self._clock = clock
+
+    async def cost(self, who: Principal, asked: Node | str, *, start: datetime, end: datetime, daily: bool) -> NodeCost:
+        """Return what the energy of a node, or of the account of this number, cost.
+
+        Raises:
+            InvalidInput: A span that is empty, too long or yet to come.
+            NotFound: There is no such node or account.
+            Forbidden: Some of its sites are not among those of the asker.
+        """
+        start, until = floor(start), min(floor(end), floor(self._clock.now()))
+        if until <= start:
+            raise InvalidInput(
+                "from, to: expected a span that has begun, with to after from",
+                message_zh="from、to:时间段须已开始,且 to 晚于 from",
+            )
+        async with self._db.read() as conn:
+            return await self._cost(conn, who, asked, start, until, daily=daily)
+
+    async def days(self, node: Node, *, first: date, last: date) -> list[DayUse]:
+        """Return what every civil day of ``[first, last)`` that is over used and cost."""
+        async with self._db.read() as conn:
+            return _days(await self._cost(conn, None, node, midnight(first), midnight(last), daily=True))
+
+    async def reconciliation(self, who: Principal, *, account: str, first: date, last: date) -> list[ReconciledBill]:
+        """Return the bills of an account that cover some day of ``[first, last)`` beside their meters.
+
+        Raises:
+            UnknownAccount: No site has the account.
+            Forbidden: Its site is not among those of the asker.
+        """
+        async with self._db.read() as conn:
+            await self._account(conn, who, account)
+            bills = await bills_store.fetch_bills(
+                conn, account_numbers=[account], first=first, last=last, limit=MAX_BILLS
+            )
+            found = []
+            for bill in bills:
+                cost = await self._cost(conn, who, account, midnight(bill.start), midnight(bill.end), daily=True)
+                bands: dict[str, Decimal] = defaultdict(Decimal)
+                for band, energy in cost.whole.by_band().items():
+                    bands["unknown" if band is None else band.value] += energy
+                found.append(
+                    ReconciledBill(reconcile(bill, _days(cost), tolerance=TOLERANCE), dict(bands), cost.unknown)
+                )
+        return found
+
+    async def accruals(
+        self, who: Principal, *, account: str | None, site: str | None, first: date, asked_on: date | None, after: str
+    ) -> tuple[list[Accrual], str | None]:
+        """Return the accrual list of some accounts, by account and month.
+
+        Args:
+            who: Who asks; sees the accounts of his sites.
+            account: Of this account.
+            site: Of the accounts of this site.
+            first: The first day looked at.
+            asked_on: The day of asking; None is today.
+            after: The last account of the page before.
+
+        Returns:
+            The rows of at most ``ACCOUNTS_AT_ONCE`` accounts, and the last of these where there are more.
+        """
+        today = self._clock.now().astimezone(CIVIL_ZONE).date()
+        asked = min(asked_on or today, today)
+        self._boundaries.check_span(midnight(first), midnight(asked))
+        if account is not None:
+            numbers = [account]
+        else:
+            numbers = sorted({one.account_number for one in await self._bills.accounts(who, site=site)})
+        page = [number for number in numbers if number > after][: ACCOUNTS_AT_ONCE + 1]
+        found: list[Accrual] = []
+        async with self._db.read() as conn:
+            for number in page[:ACCOUNTS_AT_ONCE]:
+                bills = await bills_store.fetch_bills(
+                    conn, account_numbers=[number], first=first, last=asked, limit=MAX_BILLS
+                )
+                # A bill is divided by the meters of all its days, whichever month is asked for.
+                begin = min([first, *(bill.start for bill in bills)])
+                end = max([asked, *(bill.end for bill in bills)])
+                cost = await self._cost(conn, who, number, midnight(begin), midnight(end), daily=True)
+                found += accruals(number, bills, _days(cost), first=first, asked_on=asked)
+        return found, page[ACCOUNTS_AT_ONCE - 1] if len(page) > ACCOUNTS_AT_ONCE else None
+
+    async def basic(self, who: Principal, *, account: str, first: date, last: date, hold_months: int) -> BasicAnalysis:
+        """Return what the basic fee of an account was by every mode in the civil months of ``[first, last)``.
+
+        Raises:
+            InvalidInput: A month is not over, or the account's transformers are not entered.
+            UnknownAccount: No site has the account.
+            Forbidden: Its site is not among those of the asker.
+        """
+        first, last = first.replace(day=1), last.replace(day=1)
+        self._boundaries.check_span(midnight(first), midnight(last))
+        if midnight(last) > self._clock.now():
+            raise InvalidInput("to: expected months that are over", message_zh="to:所含月份须已结束")
+        async with self._db.read() as conn:
+            site, states = await self._account(conn, who, account)
+            asked = _Asked(account, "account", Node(NodeKind.SITE, site), account, not states)
+            parts, frame = await self._supplied(conn, asked, midnight(first), midnight(last))
+            prices = await tariffs_store.fetch_prices(conn, first=first, last=last)
+        by_key = {one.energy.key: one for one in prices}
+        months, peaks = [], {}
+        for month in _months(first, last):
+            state = next(iter(holding(states, month)), None)
+            if state is None or state.capacity_kva is None:
+                raise InvalidInput(
+                    f"account {account}: expected the transformers of its supply point on {month}",
+                    message_zh=f"户号 {account}:请录入 {month} 的变压器容量",
+                )
+            circuits = next((part.circuits for part in parts if part.first <= month < part.last), ())
+            found = await asyncio.to_thread(_month, frame, circuits, month)
+            if found is not None:
+                peaks[month] = found
+            months.append(_demand_month(state, month, frame, circuits, found, by_key))
+        latest = months[-1].prices
+        demands = [one.demand_kw for one in months if one.demand_kw is not None]
+        newest = holding(states, last - timedelta(days=1))[0]
+        return BasicAnalysis(
+            account=newest,
+            obligation=obligation(newest.capacity_kva or Decimal(0)),
+            peaks=peaks,
+            months=months,
+            comparison=compare(months, hold_months=hold_months),
+            contract=None
+            if latest is None
+            else recommend_contract(demands, capacity_kva=months[-1].capacity_kva, prices=latest),
+        )
+
+    async def _account(self, conn: ReadConn, who: Principal | None, number: str) -> tuple[SiteId, list[Account]]:
+        """Return the site of an account and every state of it; none where only the registry names it.
+
+        Raises:
+            UnknownAccount: No site has the account.
+            Forbidden: Its site is not among those of the asker.
+        """
+        states = await bills_store.fetch_accounts(conn, account_number=number)
+        site = SiteId(states[-1].site_id) if states else self._sites.site_of_account(number)
+        if site is None:
+            raise UnknownAccount(
+                f"account: expected the electricity account of a site, found {number!r}",
+                message_zh=f"account:应为某局站的用电户号,实际为 {number!r}",
+            )
+        if who is not None:
+            self._sites.check(who, Node(NodeKind.SITE, site))
+        return site, states
+
+    async def _cost(
+        self, conn: ReadConn, who: Principal | None, wanted: Node | str, start: datetime, end: datetime, *, daily: bool
+    ) -> NodeCost:
+        """Return what a node or account cost within ``[start, end)``, as far as that is past."""
+        if isinstance(wanted, str):
+            site, states = await self._account(conn, who, wanted)
+            asked = _Asked(wanted, "account", Node(NodeKind.SITE, site), wanted, not states)
+        else:
+            if who is not None:
+                self._sites.check(who, wanted)
+            asked = _Asked(wanted.id, wanted.kind.value, wanted, None, False)
+        until = max(start, min(end, floor(self._clock.now())))
+        parts, frame = await self._supplied(conn, asked, start, until)
+        book = await self._tariffs.book(conn)
+        days = [day for part in parts for day in (part.first.replace(day=1), part.last)]
+        prices = await tariffs_store.fetch_prices(conn, first=min(days), last=max(days)) if days else []
+        found = await asyncio.to_thread(_priced, frame, parts, book, prices, start, until, daily)
+        unknown = dict.fromkeys(one for part in found for one in _unknown(part, asked.name))
+        return NodeCost(asked.name, asked.kind, start, until, found, list(unknown))
+
+    async def _supplied(
+        self, conn: ReadConn, asked: "_Asked", start: datetime, end: datetime
+    ) -> tuple[list[Supply], pl.DataFrame]:
+        """Return which account supplies which circuits when, and every quarter hour of these circuits."""
+        if start < end:
+            self._boundaries.check_span(start, end)
+        found = await self._boundaries.energy(asked.node, start, end)
+        frame = await asyncio.to_thread(every_interval, found.intervals, found.terms, start=start, end=end)
+        sites: dict[SiteId, dict[str, Sequence[str]]] = defaultdict(dict)
+        for term in found.terms:
+            sites[term.site][term.circuit] = term.above
+        first = start.astimezone(CIVIL_ZONE).date()
+        last = (end - timedelta(microseconds=1)).astimezone(CIVIL_ZONE).date() + timedelta(days=1)
+        accounts: dict[str, list[Account]] = defaultdict(list)
+        for one in await bills_store.fetch_accounts(conn, sites=list(sites)):
+            accounts[one.site_id].append(one)
+        parts = [
+            part
+            for site, circuits in sorted(sites.items())
+            for part in (supplies(accounts[site], circuits, first=first, last=last) if first < last else ())
+        ]
+        if asked.account is None:
+            return parts, frame
+        # An account that only the registry names is what its site has no other account for.
+        number = None if asked.unstated else asked.account
+        return [
+            part for part in parts if number == (None if part.account is None else part.account.account_number)
+        ], frame
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a cost is asked of."""
+
+    name: str
+    kind: str
+    node: Node
+    account: str | None
+    """Only what this account supplies."""
+    unstated: bool
+    """Nobody has entered the account."""
+
+
+def _priced(
+    frame: pl.DataFrame,
+    parts: Sequence[Supply],
+    book: TariffBook,
+    prices: Sequence[SheetPrice],
+    start: datetime,
+    end: datetime,
+    daily: bool,
+) -> list[SupplyCost]:
+    """Return what each supply cost within ``[start, end)``; what has no account has lines without a rate."""
+    by_key = {one.energy.key: one.energy for one in prices}
+    found = []
+    for part in parts:
+        begin, until = max(start, midnight(part.first)), min(end, midnight(part.last))
+        if begin >= until:
+            continue
+        rows = frame.filter(
+            pl.col("circuit_id").is_in(list(part.circuits)) & (pl.col("start") >= begin) & (pl.col("start") < until)
+        )
+        account = part.account
+        key = ("", "") if account is None else (account.region, account.customer_class)
+        tariff = book.tariffs.get(key) or Tariff(*key, ())
+        days = calendar_of(book.special_days, key[0])
+        grids = possible_grids(tariff, first=part.first, last=part.last, calendar=days)
+
+        def price_of(month: date, account: Account | None = account) -> EnergyPrice | None:
+            if account is None:
+                return None
+            return by_key.get(PriceKey(account.region, account.customer_class, account.voltage, month))
+
+        cost = energy_cost(split(rows, grids[0], daily=daily), grids[0], price_of)
+        known = cost.cost_cny
+        if len(grids) > 1:
+            least_and_most = cost_range(rows, grids, price_of)
+        else:
+            least_and_most = None if known is None else (known, known)
+        found.append(SupplyCost(part, cost, grids[0].slot_s, least_and_most))
+    return found
+
+
+def _unknown(part: SupplyCost, node: str) -> list[Unknown]:
+    """Return why lines of a supply have no cost though their energy is known."""
+    account = part.supply.account
+    if account is None:
+        return [Unknown(Reason.NO_ACCOUNT, node)]
+    found = []
+    for line in part.cost.lines:
+        if line.cost_cny is not None or line.slots == line.unknown:
+            continue
+        place = f"{account.region} {account.customer_class}"
+        if line.rate is None:
+            found.append(Unknown(Reason.NO_TARIFF, f"{place} {line.period:%Y-%m}"))
+        elif line.price is None:
+            found.append(Unknown(Reason.NO_PRICE, f"{place} {account.voltage} {line.period:%Y-%m}"))
+        else:
+            found.append(Unknown(Reason.UNCHECKED, line.rate.tariff_id))
+    return found
+
+
+def _days(cost: NodeCost) -> list[DayUse]:
+    """Return daily lines by civil day."""
+    by_day: dict[date, list[tuple[CostLine, int]]] = defaultdict(list)
+    for part in cost.parts:
+        for line in part.cost.lines:
+            by_day[line.period].append((line, part.slot_s))
+    found = []
+    for day, lines in sorted(by_day.items()):
+        known = [line for line, _ in lines if line.slots > line.unknown]
+        costs = [line.cost_cny for line in known if line.cost_cny is not None]
+        whole = sum(line.slots * slot_s for line, slot_s in lines)
+        found.append(
+            DayUse(
+                day=day,
+                energy_kwh=total(line.energy_kwh for line in known) if known else None,
+                cost_cny=total(costs) if known and len(costs) == len(known) else None,
+                completeness=1 - sum(line.unknown * slot_s for line, slot_s in lines) / whole,
+            )
+        )
+    return found
+
+
+def _month(frame: pl.DataFrame, circuits: Sequence[str], month: date) -> PeakDemand | None:
+    """Return the highest demand of one civil month."""
+    rows = _within(frame, circuits, month)
+    return next(iter(peak_demands(rows, circuits)), None)
+
+
+def _within(frame: pl.DataFrame, circuits: Sequence[str], month: date) -> pl.DataFrame:
+    begin, end = midnight(month), midnight(month_after(month))
+    return frame.filter(
+        pl.col("circuit_id").is_in(list(circuits)) & (pl.col("start") >= begin) & (pl.col("start") < end)
+    )
+
+
+def _demand_month(
+    state: Account,
+    month: date,
+    frame: pl.DataFrame,
+    circuits: Sequence[str],
+    peak: PeakDemand | None,
+    prices: dict[PriceKey, SheetPrice],
+) -> DemandMonth:
+    """Return what the fee of a month depends on; what too little is known of is unknown."""
+    energies = _within(frame, circuits, month)["energy_kwh"]
+    known = energies.drop_nulls()
+    enough = len(energies) > 0 and len(known) >= COMPLETE_ENOUGH * len(energies)
+    price = prices.get(PriceKey(state.region, state.customer_class, state.voltage, month))
+    return DemandMonth(
+        month=month,
+        capacity_kva=state.capacity_kva or Decimal(0),
+        demand_kw=decimal_of(peak.demand_kw) if peak is not None and peak.completeness >= COMPLETE_ENOUGH else None,
+        contract_kw=state.contract_kw,
+        energy_kwh=decimal_of(float(known.sum())) if enough else None,
+        prices=None if price is None else price.basic,
+    )
+
+
+def _months(first: date, last: date) -> list[date]:
+    found = [first]
+    while (following := month_after(found[-1])) < last:
+        found.append(following)
+    return found
+
+
+def midnight(day: date) -> datetime:
+    """Return when a civil day begins."""
+    return datetime.combine(day, time(), CIVIL_ZONE).astimezone(UTC)
