@@ -244,3 +244,14 @@ async def test_commands_and_results_do_not_wait_for_what_is_only_told(
         await until(lambda: len(bus.taken) == 9)
     assert [one.value for one in bus.taken[:4]] == [b"c0", b"c1", b"c2", b"c3"]
     assert [one.value for one in bus.taken[4:]] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+async def test_a_sudden_backlog_is_not_read_by_a_plan_made_for_an_empty_table(db: Database) -> None:
+    async with db.write() as conn:
+        await conn.execute("analyze outbox")  # as the server does by itself while there is nothing
+        await conn.execute(outbox.BY_INDEX)
+        found = await conn.fetch(f"explain (costs off) {outbox.TAKE}", outbox.BATCH, ["t"])
+    plan = "\n".join(row[0] for row in found)
+    assert plan.count("using outbox_pk on outbox o") == 2, plan
+    assert plan.count("using outbox_parked on outbox p") == 2, plan
+    assert not any(slow in plan for slow in ("Seq Scan", "Sort", "Bitmap", "Gather")), plan
