@@ -24,6 +24,7 @@ MAINTENANCE = "wattring.alarm.maintenance.v1"
 DIAGNOSES = "wattring.fault.diagnoses.v1"
 INTERVALS = "wattring.carbon.intervals.v1"
 CARBON_RESULTS = "wattring.carbon.results.v1"
+ATTESTATIONS = "wattring.carbon.attestations.v1"
 DELIVERY_EVENTS = "wattring.delivery.events.v1"
 AUDIT = "wattring.audit.events.v1"
 
@@ -42,6 +43,7 @@ EVENTS = (
     DIAGNOSES,
     INTERVALS,
     CARBON_RESULTS,
+    ATTESTATIONS,
     DELIVERY_EVENTS,
     AUDIT,
 )

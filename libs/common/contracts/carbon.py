@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Self
+from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, model_validator
 
-from libs.common.contracts.base import Code, Fraction, Number, Payload, UtcTime, needs
+from libs.common.contracts.base import CalendarDate, Code, Flag, Fraction, Number, Payload, UtcTime, needs
 from libs.common.ids import CircuitId, DeviceId, SiteId
 
 
@@ -163,3 +163,30 @@ class CarbonResult(Payload):
     target: Number | None = None
     target_exceeded: bool | None = None
     computed_at: UtcTime | None = None
+
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""A SHA-256 in hexadecimal."""
+
+
+class AttestationHead(Payload):
+    """A signed head of the attestation log: who keeps it can later show that nothing under it was changed.
+
+    The signature is over the other fields as compact JSON in UTF-8 with sorted names.
+    """
+
+    kind: Literal["tree_head"]
+    tree: CalendarDate
+    """Civil day of the tree."""
+    size: int = Field(ge=1)
+    """Leaves of the tree."""
+    root: Digest
+    """Of the tree (RFC 6962)."""
+    at: UtcTime
+    """When it was signed, by the signer's clock."""
+    final: Flag
+    """The tree was closed with it; it is leaf 0 of the next one."""
+    key: Digest
+    """Of the public key (SubjectPublicKeyInfo, DER) that the signature holds under."""
+    signature: str
+    """Ed25519, base64."""

@@ -11,7 +11,7 @@ from libs.common.bus import topics
 from libs.common.contracts.alarm import AlarmEvent, AlarmOrder, Condition, Diagnosis, MaintenanceWindow
 from libs.common.contracts.audit import AuditEvent
 from libs.common.contracts.base import Payload
-from libs.common.contracts.carbon import CarbonResult, Interval
+from libs.common.contracts.carbon import AttestationHead, CarbonResult, Interval
 from libs.common.contracts.control import Command, ControlEvent, Result
 from libs.common.contracts.delivery import DeliveryEvent
 from libs.common.contracts.device import DeviceEvent, DeviceStatus
@@ -183,6 +183,14 @@ CATALOGUE: tuple[TopicContract, ...] = (
         readers=("alarm", "export", "gateway"),
         payloads=(CarbonResult,),
         description="Figures of nodes and periods: energy, cost, PUE, emissions, targets.",
+    ),
+    TopicContract(
+        name=topics.ATTESTATIONS,
+        key="name of the log",
+        writers=("carbon",),
+        readers=("export",),
+        payloads=(AttestationHead,),
+        description="Signed heads of the attestation log, for witnesses outside.",
     ),
     TopicContract(
         name=topics.DELIVERY_EVENTS,

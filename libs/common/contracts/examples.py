@@ -5,7 +5,7 @@ Two sites of an invented operator; the numbers are plausible and belong together
 
 import base64
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import TypeVar
 
 from libs.common.contracts.alarm import (
@@ -23,7 +23,15 @@ from libs.common.contracts.alarm import (
 )
 from libs.common.contracts.audit import AuditEvent
 from libs.common.contracts.base import Payload, Phase
-from libs.common.contracts.carbon import CarbonResult, Granularity, Interval, IntervalFlag, NodeKind, Period
+from libs.common.contracts.carbon import (
+    AttestationHead,
+    CarbonResult,
+    Granularity,
+    Interval,
+    IntervalFlag,
+    NodeKind,
+    Period,
+)
 from libs.common.contracts.control import (
     Command,
     CommandAction,
@@ -416,6 +424,16 @@ def _events() -> tuple[Payload, ...]:
             factor_value=0.5366,
             factor_unit="kgCO2/kWh",
             factor_source="MEE/NBS announcement of 20 Dec 2024: 2022 electricity CO2 emission factors",
+        ),
+        AttestationHead(
+            kind="tree_head",
+            tree=date(2026, 6, 1),
+            size=4_812_003,
+            root="b7f3f0c07ad23a1ae4c1a3b0e8a5f4f9b6f6f1f0b8f2a3d4c5e6f708192a3b4c",
+            at=AT,
+            final=False,
+            key="3f0c8a1d5e6b7c9f0a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f6071",
+            signature=base64.b64encode(bytes(64)).decode(),
         ),
         DeliveryEvent(
             destination="sc-1",

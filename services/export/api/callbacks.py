@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from libs.common.contracts.alarm import AlarmEvent, Diagnosis
 from libs.common.contracts.base import Flag, Number, Payload, UtcTime
+from libs.common.contracts.carbon import AttestationHead
 from libs.common.contracts.control import ControlEvent
 from libs.common.contracts.delivery import DeliveryState
 from libs.common.contracts.examples import EXAMPLES
@@ -399,6 +400,12 @@ class DiagnosisCallback(CloudEvent):
     data: Diagnosis
 
 
+class HeadCallback(CloudEvent):
+    """Where the attestation log stands: keep it. Its signature is carbon's own, whoever brings it."""
+
+    data: AttestationHead
+
+
 class TestData(BaseModel):
     """Nothing to act on."""
 
@@ -432,6 +439,7 @@ _SHAPES: Sequence[tuple[str, str, type[CloudEvent], type[Payload]]] = (
     ("occurrence.", "control", ControlCallback, ControlEvent),
     ("alarm.", "alarm", AlarmCallback, AlarmEvent),
     ("diagnosis.", "alarm", DiagnosisCallback, Diagnosis),
+    ("attestation.", "carbon", HeadCallback, AttestationHead),
 )
 
 

@@ -11,10 +11,12 @@ from libs.common import webhooks
 from libs.common.bus import envelope, topics
 from libs.common.bus.port import Received
 from libs.common.contracts.alarm import AlarmEvent, Diagnosis
-from libs.common.contracts.base import Phase
+from libs.common.contracts.base import PLATFORM_SITE, Phase
+from libs.common.contracts.carbon import AttestationHead
 from libs.common.contracts.control import ControlEvent
 from services.export.domain.callbacks import (
     News,
+    NewsType,
     lane_of_alarm,
     lane_of_control,
     resource_of_control,
@@ -89,10 +91,25 @@ def _diagnosis(received: Received, value: bytes) -> News:
     )
 
 
+def _head(received: Received, value: bytes) -> News:
+    head = AttestationHead.from_json(value)
+    return News(
+        event_id=_identity(received),
+        type=NewsType.ATTESTATION_HEAD,
+        source="carbon",
+        resource=f"attestation/{received.key}",
+        site_id=PLATFORM_SITE,
+        at=head.at,
+        data=value,
+        traceparent=envelope.traceparent(received),
+    )
+
+
 SOURCES: Mapping[str, Reader] = {
     topics.CONTROL_EVENTS: _control,
     topics.ALARM_EVENTS: _alarm,
     topics.DIAGNOSES: _diagnosis,
+    topics.ATTESTATIONS: _head,
 }
 
 

@@ -30,6 +30,9 @@ class NewsType(StrEnum):
     DIAGNOSIS_BEGIN = "diagnosis.begin"
     DIAGNOSIS_UPDATE = "diagnosis.update"
     DIAGNOSIS_END = "diagnosis.end"
+    ATTESTATION_HEAD = "attestation.head"
+    """For witnesses: a signed head of the attestation log. It is of no site and tells of none, so every endpoint that
+    has chosen it is told."""
     TEST = "callback.test"
     """Of the test button; goes to every endpoint, whatever it has chosen."""
 
@@ -183,6 +186,8 @@ def wants(endpoint: Endpoint, news: News, places: Collection[str]) -> bool:
     choice = endpoint.choice
     if endpoint.state is EndpointState.DISABLED or news.type not in choice.types:
         return False
+    if news.type is NewsType.ATTESTATION_HEAD:
+        return True
     if not all(limits is None or any(one in places for one in limits) for limits in (choice.sites, endpoint.limits)):
         return False
     return not news.type.is_ordered_by_somebody or choice.actors is None or news.actor in choice.actors
