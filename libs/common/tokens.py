@@ -8,6 +8,7 @@ so that the holder of the line can check what it is about to do.
 
 import base64
 import errno
+import hashlib
 import logging
 import math
 import os
@@ -264,6 +265,18 @@ class KeyRing:
     def sign_bytes(self, name: str, data: bytes) -> str:
         """Return the base64 Ed25519 signature of ``data`` by ``name``."""
         return base64.b64encode(self._own(name).sign(data)).decode()
+
+    def key_id(self, name: str) -> str:
+        """Return the SHA-256 of the public key of ``name`` (SubjectPublicKeyInfo, DER), as RFC 6962 names a log.
+
+        Raises:
+            MissingKey: This process does not know it.
+        """
+        key = self._public.get(name)
+        if key is None:
+            raise MissingKey(f"no public key of {name} is known here", message_zh=f"本进程没有 {name} 的公钥")
+        der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        return hashlib.sha256(der).hexdigest()
 
     def verify_bytes(self, name: str, data: bytes, signature: str) -> bool:
         """Return whether ``signature`` is that of ``name`` over ``data``."""

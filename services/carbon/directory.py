@@ -70,6 +70,14 @@ class RegistryDirectory:
         found = self._view.circuit(circuit)
         return None if found is None else self._view.site_of_circuit(found)
 
+    def places_of(self, site: SiteId) -> frozenset[str]:
+        """Return a site and ``region:<id>`` of each region that it lies in, as users are limited to them."""
+        found = self._view.site(site)
+        if found is None or found.region is None:
+            return frozenset({site})
+        regions = {found.region, *self._view.regions_above(found.region)}
+        return frozenset({site, *(f"region:{region}" for region in regions)})
+
     def rated_kw(self, circuit: CircuitId) -> float | None:
         """Return the circuit's rated power. [kW]"""
         found = self._view.circuit(circuit)

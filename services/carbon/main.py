@@ -1,6 +1,7 @@
 """Carbon, wired."""
 
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -17,23 +18,29 @@ from libs.common.settings import load_common, load_section
 from libs.common.web import create_app
 from libs.common.workdays import china
 from services.carbon.api import build_router
+from services.carbon.api.attestations import build_attestations
 from services.carbon.api.money import build_money_router
 from services.carbon.api.shutdowns import build_shutdown_router
+from services.carbon.attester import AttestingLoop, HeadPublisher
 from services.carbon.boundary import Boundaries, Limits
 from services.carbon.bus import ENERGY_POINT, audit
 from services.carbon.directory import RegistryDirectory
+from services.carbon.domain.factors import EmissionFactor
 from services.carbon.gridfactors import GridFactors
 from services.carbon.library import load_library
 from services.carbon.loads import LoadDirectory
 from services.carbon.queries import Queries
 from services.carbon.settings import CarbonSettings
 from services.carbon.sites import Sites
+from services.carbon.store import attestation as attestation_store
 from services.carbon.store import intervals as store
 from services.carbon.store import inventories as inventory_store
 from services.carbon.store import outages as outages_store
 from services.carbon.store import switchings as switchings_store
 from services.carbon.tariff_file import shipped_rows
 from services.carbon.tree import Tree
+from services.carbon.usecases.attestchecks import Checks
+from services.carbon.usecases.attesting import Attesting, Proofs
 from services.carbon.usecases.bills import Bills
 from services.carbon.usecases.costs import Costs
 from services.carbon.usecases.intervals import Booking
@@ -125,6 +132,7 @@ def build(platform: Platform) -> Service:
     app.include_router(build_router(queries, inventories))
     add_money(app, platform, db, Sites(boundaries.tree, view, platform.clock), boundaries)
     add_savings(app, platform, db, view, GridFactors(shipped.rows, directory, platform.clock), settings)
+    attesting = add_attestation(app, platform, db, directory, shipped.rows, settings)
     return Service(
         name="carbon",
         app=app,
@@ -135,6 +143,7 @@ def build(platform: Platform) -> Service:
             Worker("intervals", consume),
             Worker("switchings", switchings.run),
             Worker("recomputation", recomputation.run),
+            Worker("attestation", attesting.run),
             Worker("outbox", relay.run),
         ],
         checks=[
@@ -171,6 +180,29 @@ def add_savings(
     )
     outages = Outages(db=db, clock=platform.clock, audit=audit)
     app.include_router(build_shutdown_router(shutdowns, outages, loads=loads, db=db, days_max=settings.query_days_max))
+
+
+def add_attestation(
+    app: FastAPI,
+    platform: Platform,
+    db: Database,
+    directory: RegistryDirectory,
+    factors: Sequence[EmissionFactor],
+    settings: CarbonSettings,
+) -> AttestingLoop:
+    """Add the routes of attestation; return its loop."""
+    proofs = Proofs(db=db, log=attestation_store)
+    checks = Checks(db=db, rows=attestation_store, keys=platform.keys)
+    app.include_router(build_attestations(proofs, checks, directory))
+    attesting = Attesting(
+        db=db,
+        log=attestation_store,
+        publisher=HeadPublisher(),
+        clock=platform.clock,
+        keys=platform.keys,
+        head_every_s=settings.attest_head_every_s,
+    )
+    return AttestingLoop(attesting=attesting, factors=factors, clock=platform.clock, poll_s=settings.attest_poll_s)
 
 
 def main() -> int:

@@ -23,7 +23,7 @@ SERVICE_OF: Mapping[str, str] = {
     **dict.fromkeys(("plans", "occurrences", "commands", "wake-ups", "guards", "calendars"), "control"),
     **dict.fromkeys(
         ("energy", "demand", "tariffs", "bills", "factors", "emissions", "inventories", "savings", "projects",
-         "targets", "reports"),
+         "targets", "reports", "attestations"),
         "carbon",
     ),
     **dict.fromkeys(

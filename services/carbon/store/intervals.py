@@ -152,7 +152,7 @@ async def fetch_versions(conn: ReadConn, circuit: CircuitId, start: datetime) ->
 
 
 async def book(conn: WriteConn, intervals: Sequence[BookedInterval]) -> None:
-    """Add versions of intervals; the version before each stays and no longer holds."""
+    """Add versions of intervals, to be attested; the version before each stays and no longer holds."""
     await conn.execute(
         """
         update intervals i set current = false
@@ -164,12 +164,18 @@ async def book(conn: WriteConn, intervals: Sequence[BookedInterval]) -> None:
     )
     await conn.execute(
         """
-        insert into intervals (circuit_id, site_id, start, step_s, version, current, energy_kwh, flag, lower_bound,
-                               uncertain, computed_at)
-        select circuit_id, site_id, start, step_s, version, true, energy_kwh, flag, lower_bound, uncertain, computed_at
-          from unnest($1::text[], $2::text[], $3::timestamptz[], $4::integer[], $5::integer[], $6::float8[],
-                      $7::text[], $8::boolean[], $9::boolean[], $10::timestamptz[])
-            as n(circuit_id, site_id, start, step_s, version, energy_kwh, flag, lower_bound, uncertain, computed_at)
+        with booked as (
+            insert into intervals (circuit_id, site_id, start, step_s, version, current, energy_kwh, flag, lower_bound,
+                                   uncertain, computed_at)
+            select circuit_id, site_id, start, step_s, version, true, energy_kwh, flag, lower_bound, uncertain,
+                   computed_at
+              from unnest($1::text[], $2::text[], $3::timestamptz[], $4::integer[], $5::integer[], $6::float8[],
+                          $7::text[], $8::boolean[], $9::boolean[], $10::timestamptz[])
+                as n(circuit_id, site_id, start, step_s, version, energy_kwh, flag, lower_bound, uncertain, computed_at)
+            returning circuit_id, start, version
+        )
+        insert into attest_pending (kind, subject, at, version)
+        select 'interval', 'circuit:' || circuit_id, start, version from booked order by circuit_id, start, version
         """,
         [one.circuit_id for one in intervals],
         [one.site_id for one in intervals],

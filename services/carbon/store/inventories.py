@@ -1,6 +1,6 @@
 """SQL of own factors, certificates and published inventories. Rows are only ever added."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from decimal import Decimal
 
@@ -14,7 +14,7 @@ from services.carbon.domain.statements import Stated, StatementKind
 
 
 async def add_factor(conn: WriteConn, row: EmissionFactor) -> None:
-    """Store a revision of an own factor.
+    """Store a revision of an own factor, to be attested.
 
     Raises:
         RevisionTaken: There is one already.
@@ -22,10 +22,15 @@ async def add_factor(conn: WriteConn, row: EmissionFactor) -> None:
     try:
         await conn.execute(
             """
-            insert into emission_factors (factor_id, revision, series, family, category, region, data_year, value, unit,
-                                          gas, source, source_year, known_from, confidence, name_en, name_zh, withdrawn,
-                                          evidence, supplier, entered_by, entered_at)
-            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
+            with added as (
+                insert into emission_factors (factor_id, revision, series, family, category, region, data_year, value,
+                                              unit, gas, source, source_year, known_from, confidence, name_en, name_zh,
+                                              withdrawn, evidence, supplier, entered_by, entered_at)
+                values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)
+                returning factor_id, revision
+            )
+            insert into attest_pending (kind, subject, at, version)
+            select 'factor', 'factor:' || factor_id, timestamptz '1970-01-01 00:00:00+00', revision from added
             """,
             row.factor_id,
             row.revision,
@@ -68,6 +73,23 @@ async def fetch_factors(conn: ReadConn | WriteConn) -> list[EmissionFactor]:
         """
     )
     return [_factor(row) for row in rows]
+
+
+async def fetch_revisions(
+    conn: ReadConn | WriteConn, names: Collection[tuple[str, int]]
+) -> dict[tuple[str, int], EmissionFactor]:
+    """Return revisions of own factors by id and revision; those that are not there are left out."""
+    rows = await conn.fetch(
+        """
+        select factor_id, revision, series, family, category, region, data_year, value, unit, gas, source, source_year,
+               known_from, confidence, name_en, name_zh, withdrawn, evidence, supplier, entered_by, entered_at
+          from unnest($1::text[], $2::integer[]) as n(factor_id, revision)
+          join emission_factors using (factor_id, revision)
+        """,
+        [name[0] for name in names],
+        [name[1] for name in names],
+    )
+    return {(row["factor_id"], row["revision"]): _factor(row) for row in rows}
 
 
 async def add_certificate(conn: WriteConn, one: Certificate, *, revision: int, by: str, at: datetime) -> bool:
@@ -157,12 +179,22 @@ async def last_version(conn: ReadConn | WriteConn, kind: StatementKind, statemen
 
 
 async def add_statement(conn: WriteConn, one: Stated, statement: str) -> None:
-    """Store a published version."""
+    """Store a published version, to be attested with the newest head: what its figures came of stands below it."""
     await conn.execute(
         """
-        insert into published_statements (kind, statement_id, version, name, statement, digest, table_digest, known_on,
-                                          published_at, published_by)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+        with added as (
+            insert into published_statements (kind, statement_id, version, name, statement, digest, table_digest,
+                                              known_on, published_at, published_by)
+            values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+            returning kind, statement_id, version
+        ), head as (
+            select json_build_object('tree', tree, 'size', size, 'root', encode(root, 'hex')) as said
+              from attest_heads order by tree desc, size desc, final desc limit 1
+        )
+        insert into attest_pending (kind, subject, at, version, facts)
+        select 'report', 'report:' || kind || '/' || statement_id, timestamptz '1970-01-01 00:00:00+00', version,
+               json_build_object('inputs', coalesce((select json_agg(said) from head), '[]'))::text
+          from added
         """,
         one.kind.value,
         one.statement_id,
@@ -193,6 +225,24 @@ async def fetch_statement(
     return None if row is None else (row["statement"], row["digest"])
 
 
+async def fetch_stated_texts(
+    conn: ReadConn | WriteConn, names: Collection[tuple[str, str, int]]
+) -> list[tuple[Stated, str]]:
+    """Return published versions by kind, id and version, each with the SHA-256 of the text that stands there now."""
+    rows = await conn.fetch(
+        """
+        select kind, statement_id, version, name, digest, table_digest, known_on, published_at, published_by,
+               encode(sha256(convert_to(statement, 'UTF8')), 'hex') as text_digest
+          from unnest($1::text[], $2::text[], $3::integer[]) as n(kind, statement_id, version)
+          join published_statements using (kind, statement_id, version)
+        """,
+        [name[0] for name in names],
+        [name[1] for name in names],
+        [name[2] for name in names],
+    )
+    return [(_stated(row), row["text_digest"]) for row in rows]
+
+
 async def fetch_stated(conn: ReadConn, kind: StatementKind, after: tuple[str, int] | None, limit: int) -> list[Stated]:
     """Return published versions without their texts, by id and version, after one of them."""
     rows = await conn.fetch(
@@ -207,20 +257,21 @@ async def fetch_stated(conn: ReadConn, kind: StatementKind, after: tuple[str, in
         None if after is None else after[1],
         limit,
     )
-    return [
-        Stated(
-            kind=StatementKind(row["kind"]),
-            statement_id=row["statement_id"],
-            version=row["version"],
-            name=row["name"],
-            digest=row["digest"],
-            table_digest=row["table_digest"],
-            known_on=row["known_on"],
-            published_at=row["published_at"],
-            published_by=row["published_by"],
-        )
-        for row in rows
-    ]
+    return [_stated(row) for row in rows]
+
+
+def _stated(row: Record) -> Stated:
+    return Stated(
+        kind=StatementKind(row["kind"]),
+        statement_id=row["statement_id"],
+        version=row["version"],
+        name=row["name"],
+        digest=row["digest"],
+        table_digest=row["table_digest"],
+        known_on=row["known_on"],
+        published_at=row["published_at"],
+        published_by=row["published_by"],
+    )
 
 
 def _registered(row: Record) -> Registered:
