@@ -10,6 +10,7 @@ import typer
 from libs.common.errors import InvalidFile, PlatformError
 from libs.suite.alarmcli import add_alarms
 from libs.suite.appcli import add_apps
+from libs.suite.attestcli import add_attestations
 from libs.suite.auditcli import add_audit
 from libs.suite.callbackcli import add_callbacks
 from libs.suite.commandcli import add_commands
@@ -76,6 +77,7 @@ def build(words: Words) -> typer.Typer:
     add_settings(app, words, _settings, _say)
     add_commands(app, words, _settings, _say)
     add_audit(app, words, _settings, _say)
+    add_attestations(app, words, _settings, _say)
     add_apps(app, words, _settings, _say)
     add_plans(app, words, _settings, _say)
     add_callbacks(app, words, _settings, _say)
