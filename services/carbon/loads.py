@@ -34,6 +34,10 @@ class LoadDirectory:
         """Return whether there is such a site now."""
         return self._view.site(site) is not None
 
+    def knows_region(self, region: str) -> bool:
+        """Return whether there is such a region now."""
+        return self._view.at(EntityKind.REGION, region, self._clock.now()) is not None
+
     def loads_at(self, site: SiteId) -> list[LoadId]:
         """Return the loads of a site."""
         return sorted(LoadId(load.id) for load in self._view.loads(site))

@@ -20,6 +20,8 @@ from libs.common.workdays import china
 from services.carbon.api import build_router
 from services.carbon.api.attestations import build_attestations
 from services.carbon.api.money import build_money_router
+from services.carbon.api.projects import build_project_router
+from services.carbon.api.published import build_published_router
 from services.carbon.api.shutdowns import build_shutdown_router
 from services.carbon.attester import AttestingLoop, HeadPublisher
 from services.carbon.boundary import Boundaries, Limits
@@ -37,6 +39,7 @@ from services.carbon.store import intervals as store
 from services.carbon.store import inventories as inventory_store
 from services.carbon.store import outages as outages_store
 from services.carbon.store import switchings as switchings_store
+from services.carbon.store import temperatures as temperatures_store
 from services.carbon.tariff_file import shipped_rows
 from services.carbon.tree import Tree
 from services.carbon.usecases.attestchecks import Checks
@@ -45,9 +48,12 @@ from services.carbon.usecases.bills import Bills
 from services.carbon.usecases.costs import Costs
 from services.carbon.usecases.intervals import Booking
 from services.carbon.usecases.inventories import Inventories
+from services.carbon.usecases.measurements import Measurements
 from services.carbon.usecases.outages import Outages
+from services.carbon.usecases.projects import Projects
 from services.carbon.usecases.shutdowns import ShutdownSavings, civil_exceptions
 from services.carbon.usecases.tariffs import Tariffs
+from services.carbon.usecases.temperatures import OutdoorTemperatures
 from services.carbon.worker import BookingHandler, OutboxPublisher, Recomputation, SwitchingsHandler
 
 
@@ -170,16 +176,27 @@ def add_savings(
     """Add the routes of savings."""
     loads = LoadDirectory(view, platform.clock)
     days = china()
+    holidays = civil_exceptions(days.off, days.work)
     shutdowns = ShutdownSavings(
         switchings=switchings_store,
         intervals=store,
         outages=outages_store,
         loads=loads,
         factors=factors,
-        holidays=civil_exceptions(days.off, days.work),
+        holidays=holidays,
     )
     outages = Outages(db=db, clock=platform.clock, audit=audit)
-    app.include_router(build_shutdown_router(shutdowns, outages, loads=loads, db=db, days_max=settings.query_days_max))
+    measurements = Measurements(
+        intervals=store, temperatures=temperatures_store, shutdowns=shutdowns, circuits=loads, holidays=holidays
+    )
+    projects = Projects(db=db, clock=platform.clock, audit=audit, measurements=measurements)
+    temperatures = OutdoorTemperatures(db=db, clock=platform.clock, audit=audit)
+    for router in (
+        build_shutdown_router(shutdowns, outages, loads=loads, db=db, days_max=settings.query_days_max),
+        build_project_router(projects, temperatures, loads=loads, clock=platform.clock),
+        build_published_router(),
+    ):
+        app.include_router(router)
 
 
 def add_attestation(
