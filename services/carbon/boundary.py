@@ -1,7 +1,7 @@
 """Energy of any boundary over any span: the one way in which the other parts of carbon ask for it."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -10,9 +10,9 @@ import polars as pl
 from libs.common.clock import Clock
 from libs.common.db import Database
 from libs.common.errors import InvalidInput
-from libs.common.ids import CircuitId
+from libs.common.ids import CircuitId, SiteId
 from services.carbon.domain.intervals import STEP_S
-from services.carbon.domain.levels.cover import Dimension, Term
+from services.carbon.domain.levels.cover import Branch, Dimension, Term
 from services.carbon.domain.levels.energy import circuits_of, energy_by_period, node_intervals
 from services.carbon.domain.levels.periods import Step, periods, step_count
 from services.carbon.store import levels as store
@@ -117,6 +117,40 @@ class Boundaries:
         circuits = circuits_of(terms)
         self._check_size(len(circuits), start, end)
         return await self._read(node, terms, circuits, start, end)
+
+    def sites(self, node: Node, start: datetime, end: datetime) -> list[tuple[SiteId, datetime, datetime]]:
+        """Return the sites that a node lies in or consists of, and when; see ``Tree``."""
+        return self.tree.sites(node, start, end)
+
+    def terms(self, node: Node, start: datetime, end: datetime) -> list[Term]:
+        """Return the circuits whose sum a node's energy is; see ``Tree``."""
+        return self.tree.terms(node, start, end)
+
+    def branches(self, node: Node, start: datetime, end: datetime) -> list[Branch]:
+        """Return the circuits of a node; see ``Tree``."""
+        return self.tree.branches(node, start, end)
+
+    async def in_pieces(self, terms: Sequence[Term], start: datetime, end: datetime) -> AsyncIterator[pl.DataFrame]:
+        """Yield the intervals of terms in ``[start, end)``, both on the grid, as many terms at a time as may be read.
+
+        Each piece is a frame of a node's intervals (``domain/levels/energy.py``); a term is whole in one of them.
+        """
+        most = max(1, int(self._limits.intervals * STEP_S / (end - start).total_seconds()))
+        piece: list[Term] = []
+        circuits: set[CircuitId] = set()
+        for term in sorted(terms, key=lambda one: (one.site, one.circuit, one.start)):
+            if piece and len(circuits) + 1 + len(term.parts) > most:
+                yield await self._intervals_of(piece, start, end)
+                piece, circuits = [], set()
+            piece.append(term)
+            circuits |= {term.circuit, *term.parts}
+        if piece:
+            yield await self._intervals_of(piece, start, end)
+
+    async def _intervals_of(self, terms: Sequence[Term], start: datetime, end: datetime) -> pl.DataFrame:
+        async with self._db.read() as conn:
+            booked = await store.fetch_interval_frame(conn, circuits_of(terms), start, end)
+        return await asyncio.to_thread(node_intervals, booked, terms)
 
     def _check_size(self, circuits: int, start: datetime, end: datetime) -> None:
         intervals = circuits * int((end - start).total_seconds() / STEP_S)

@@ -5,8 +5,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from libs.common.clock import Clock
-from libs.common.contracts.registry import BindingRecord, EntityKind, Organisation, Region
-from libs.common.ids import CircuitId, DeviceId, OrganisationId, RegionId, RoomId, SiteId
+from libs.common.contracts.registry import BindingRecord, EntityKind, Region
+from libs.common.ids import CircuitId, DeviceId, RegionId, SiteId
 from libs.common.profiles import ProfileCatalogue
 from libs.common.registry import RegistryView
 from services.carbon.domain.booking import Binding
@@ -89,33 +89,6 @@ class RegistryDirectory:
         region = None if found is None or found.region is None else self._region_code(found.region)
         return Place.of_code(region)
 
-    def ancestors_of(self, node: str) -> Sequence[str]:
-        """Return the nodes that contain a circuit, room, site or organisation, nearest first."""
-        found: list[str] = []
-        circuit = self._view.circuit(CircuitId(node))
-        room = self._view.room(RoomId(node))
-        site = self._view.site(SiteId(node))
-        if circuit is not None:
-            parent, seen = circuit.parent, {node}
-            while parent is not None and parent not in seen:
-                found.append(parent)
-                seen.add(parent)
-                above = self._view.circuit(parent)
-                parent = None if above is None else above.parent
-            if circuit.room is not None:
-                found.append(circuit.room)
-            place = self._view.site_of_circuit(circuit)
-            site = None if place is None else self._view.site(place)
-            found += [] if place is None else [place]
-        elif room is not None:
-            found.append(room.site)
-            site = self._view.site(room.site)
-        organisation = site.organisation if site is not None else self._parent_organisation(node)
-        while organisation is not None and organisation not in found:
-            found.append(organisation)
-            organisation = self._parent_organisation(organisation)
-        return found
-
     def take_changed(self) -> dict[CircuitId, datetime]:
         """Return the circuits whose intervals may have changed, and since when; they are forgotten here."""
         changed, self._changed = self._changed, {}
@@ -129,10 +102,6 @@ class RegistryDirectory:
     def _region_code(self, region_id: RegionId) -> str | None:
         region = self._view.at(EntityKind.REGION, region_id, self._clock.now())
         return region.code if isinstance(region, Region) else None
-
-    def _parent_organisation(self, node: str) -> OrganisationId | None:
-        found = self._view.at(EntityKind.ORGANISATION, node, self._clock.now())
-        return found.parent if isinstance(found, Organisation) else None
 
     def _modulus_kwh(self, device_id: DeviceId, when: datetime) -> float | None:
         """Return the first value that the meter's register cannot show, where its profile knows it. [kWh]"""

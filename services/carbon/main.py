@@ -41,6 +41,7 @@ from services.carbon.store import outages as outages_store
 from services.carbon.store import switchings as switchings_store
 from services.carbon.store import temperatures as temperatures_store
 from services.carbon.tariff_file import shipped_rows
+from services.carbon.topology import Topology
 from services.carbon.tree import Tree
 from services.carbon.usecases.attestchecks import Checks
 from services.carbon.usecases.attesting import Attesting, Proofs
@@ -49,6 +50,7 @@ from services.carbon.usecases.costs import Costs
 from services.carbon.usecases.intervals import Booking
 from services.carbon.usecases.inventories import Inventories
 from services.carbon.usecases.measurements import Measurements
+from services.carbon.usecases.metering import Metering
 from services.carbon.usecases.outages import Outages
 from services.carbon.usecases.projects import Projects
 from services.carbon.usecases.shutdowns import ShutdownSavings, civil_exceptions
@@ -128,7 +130,12 @@ def build(platform: Platform) -> Service:
     inventories = Inventories(
         db=db,
         books=inventory_store,
-        places=directory,
+        metering=Metering(
+            nodes=Topology(view),
+            energy=boundaries,
+            clock=platform.clock,
+            intervals_max=settings.inventory_intervals_max,
+        ),
         clock=platform.clock,
         shipped=shipped,
         software=version("wattring-carbon"),

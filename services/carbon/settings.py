@@ -19,6 +19,12 @@ class CarbonSettings(SettingsModel):
         le=100_000_000,
         description="intervals that one query may read: circuits times quarter hours",
     )
+    inventory_intervals_max: int = Field(
+        default=40_000_000,
+        ge=1000,
+        le=10_000_000_000,
+        description="metered intervals that one inventory may read: circuits times quarter hours",
+    )
     query_periods_max: int = Field(default=10_000, ge=1, le=100_000, description="periods of one answer")
     attest_poll_s: float = Field(default=1.0, gt=0, le=60, description="how often what waits is attested")
     attest_head_every_s: float = Field(

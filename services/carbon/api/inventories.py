@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.carbon.api.common import Reader, Writer
@@ -12,6 +12,7 @@ from services.carbon.api.inventorybody import InventoryBody
 from services.carbon.domain.emissions.certificates import CERTIFICATE_KWH, Certificate, InstrumentKind
 from services.carbon.domain.figures import Figure, Mark
 from services.carbon.domain.inventory.compute import Result, Total
+from services.carbon.domain.inventory.metered import Metered
 from services.carbon.domain.inventory.publication import Change, Publication, Restatement
 from services.carbon.domain.inventory.uncertainty import Grade
 from services.carbon.usecases.inventories import Inventories
@@ -45,6 +46,7 @@ class TotalReply(BaseModel):
     kg_co2e: float | None = Field(description="of the known lines; null where none is known")
     lines: int
     unknown: Sequence[str] = Field(description="lines that are not in the sum")
+    incomplete: Sequence[str] = Field(description="lines that are in it with what is known of them")
 
 
 class LineReply(BaseModel):
@@ -129,12 +131,26 @@ class FigureReply(BaseModel):
     marks: Sequence[Mark] = Field(description="what to know before relying on it")
 
 
+class MetersReply(BaseModel):
+    """What the intervals of a line say."""
+
+    energy_kwh: float | None = Field(description="of the whole node; null where less than half of a circuit is known")
+    completeness: float
+    usable: float = Field(description="measured and estimated intervals over expected ones")
+    estimated_share: float
+    circuits: Sequence[str]
+    unknown: Sequence[str] = Field(description="circuits of which less than half is known")
+    until: datetime
+
+
 class ComputedLine(BaseModel):
     """One source within the boundary."""
 
     line_id: str
     node: str
     share: float
+    start: datetime
+    end: datetime
     category: str
     scope: int
     iso_category: int
@@ -142,6 +158,10 @@ class ComputedLine(BaseModel):
     location: FigureReply
     market: FigureReply
     by_gas: Mapping[str, float | None]
+    origin: str
+    completeness: float | None = Field(description="measured intervals over expected ones; null for what was entered")
+    estimated_share: float = Field(description="share of the amount that was interpolated, allocated or apportioned")
+    meters: MetersReply | None
 
 
 class ResultReply(BaseModel):
@@ -214,10 +234,15 @@ def add_inventory_routes(router: APIRouter, inventories: Inventories) -> None:
     @router.get(
         "/inventories/{inventory_id}/versions/{version}/restatement",
         tags=["inventories"],
-        summary="What a published version would say with the factors of today",
+        summary="What a published version would say today",
     )
-    async def restatement(_: Reader, inventory_id: InventoryId, version: Version) -> RestatementReply:
-        return _restatement(await inventories.restate(inventory_id, version))
+    async def restatement(
+        _: Reader,
+        inventory_id: InventoryId,
+        version: Version,
+        meters: Annotated[bool, Query(description="ask the meters again, so that late data count")] = True,
+    ) -> RestatementReply:
+        return _restatement(await inventories.restate(inventory_id, version, meters=meters))
 
 
 def _result(one: Result) -> ResultReply:
@@ -242,6 +267,8 @@ def _result(one: Result) -> ResultReply:
                 line_id=line.source.line_id,
                 node=line.source.node,
                 share=line.share,
+                start=line.source.span.start,
+                end=line.source.span.end,
                 category=line.category.code,
                 scope=int(line.category.scope),
                 iso_category=int(line.category.iso),
@@ -249,9 +276,25 @@ def _result(one: Result) -> ResultReply:
                 location=_figure(line.location.figure),
                 market=_figure(line.market.figure),
                 by_gas=line.location.by_gas,
+                origin=line.source.origin,
+                completeness=line.source.completeness,
+                estimated_share=line.source.estimated_share,
+                meters=None if line.source.metered is None else _meters(line.source.metered),
             )
             for line in one.lines
         ],
+    )
+
+
+def _meters(one: Metered) -> MetersReply:
+    return MetersReply(
+        energy_kwh=one.energy_kwh,
+        completeness=one.completeness,
+        usable=one.usable,
+        estimated_share=one.estimated_share,
+        circuits=one.circuits,
+        unknown=one.unknown,
+        until=one.until,
     )
 
 
@@ -329,4 +372,4 @@ def _change(one: Change) -> ChangeReply:
 
 
 def _total(one: Total) -> TotalReply:
-    return TotalReply(kg_co2e=one.kg_co2e, lines=one.lines, unknown=one.unknown)
+    return TotalReply(kg_co2e=one.kg_co2e, lines=one.lines, unknown=one.unknown, incomplete=one.incomplete)

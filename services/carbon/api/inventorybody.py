@@ -21,6 +21,7 @@ from services.carbon.domain.inventory.sources import (
     GasLoss,
     HeatUse,
     Inputs,
+    MeteredUse,
     Source,
     UnitUse,
 )
@@ -28,6 +29,7 @@ from services.carbon.domain.inventory.sources import (
 PARTS_MAX = 20_000
 """As many sites as an operator of a province has, and some."""
 SOURCES_MAX = 100_000
+METERED_MAX = 1_000
 CERTIFICATES_MAX = 100_000
 
 Name = Annotated[str, Field(min_length=1, max_length=64)]
@@ -200,6 +202,17 @@ class SourceBody(Body):
         )
 
 
+class MeteredBody(Body):
+    """Electricity that the intervals of the boundary's meters tell."""
+
+    line_id: Annotated[str, Field(pattern=r"^[^/\x00]{1,64}$")]
+    node: Name | None = Field(None, description="a circuit, room, site, organisation or region; null is every part")
+    category: Name = "electricity"
+    supplier: Name | None = None
+    activity_uncertainty: Amount | None = Field(None, description="relative half-width at 95 %")
+    factor_uncertainty: Amount | None = Field(None, description="relative half-width at 95 %")
+
+
 class PartBody(Body):
     """A node, or a share of it, for some time."""
 
@@ -233,7 +246,11 @@ class InventoryBody(Body):
     approach: Approach = Approach.OPERATIONAL_CONTROL
     parts: Annotated[Sequence[PartBody], Field(min_length=1, max_length=PARTS_MAX)]
     exclusions: Annotated[Sequence[ExclusionBody], Field(max_length=1000)] = ()
-    sources: Annotated[Sequence[SourceBody], Field(max_length=SOURCES_MAX)]
+    sources: Annotated[Sequence[SourceBody], Field(max_length=SOURCES_MAX)] = ()
+    metered: Annotated[
+        Sequence[MeteredBody],
+        Field(max_length=METERED_MAX, description="what meters are asked for; missing intervals are never zero"),
+    ] = ()
     certificates: Annotated[
         Sequence[Name],
         Field(max_length=CERTIFICATES_MAX, description="numbers, in the order in which they are used up"),
@@ -253,6 +270,7 @@ class InventoryBody(Body):
                 [Exclusion(one.subject, one.reason, one.significance) for one in self.exclusions],
             ),
             sources=[one.source() for one in self.sources],
+            metered=[MeteredUse(**one.model_dump()) for one in self.metered],
             certificates=list(certificates),
             netting=self.netting,
             include_montreal_gases=self.include_montreal_gases,

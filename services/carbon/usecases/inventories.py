@@ -18,12 +18,12 @@ from services.carbon.domain.emissions.certificates import (
 )
 from services.carbon.domain.emissions.knowledge import Knowledge
 from services.carbon.domain.factors import EmissionFactor, FactorLibrary
-from services.carbon.domain.inventory.boundary import check_boundary
 from services.carbon.domain.inventory.compute import Result, civil_year, compute
 from services.carbon.domain.inventory.publication import Publication, Restatement, publish, restate
 from services.carbon.domain.inventory.sources import Inputs
 from services.carbon.domain.statements import Stated, StatementKind
 from services.carbon.statements import decode_publication, digest, encode_publication
+from services.carbon.usecases.metering import Metering
 
 
 class StatementAltered(Conflict):
@@ -31,13 +31,6 @@ class StatementAltered(Conflict):
 
     code = "statement_altered"
     title_zh = "已发布清单被改动"
-
-
-class Places(Protocol):
-    """What an inventory needs to know of the registry."""
-
-    def ancestors_of(self, node: str) -> Sequence[str]:
-        """Return the nodes that contain a node: its room, site, organisation."""
 
 
 class Books(Protocol):
@@ -106,11 +99,18 @@ class Inventories:
     """Own factors, certificates and inventories of one installation."""
 
     def __init__(
-        self, *, db: Connections, books: Books, places: Places, clock: Clock, shipped: FactorLibrary, software: str
+        self,
+        *,
+        db: Connections,
+        books: Books,
+        metering: Metering,
+        clock: Clock,
+        shipped: FactorLibrary,
+        software: str,
     ) -> None:
         self._db = db
         self._books = books
-        self._places = places
+        self._metering = metering
         self._clock = clock
         self._shipped = shipped
         self._software = software
@@ -196,12 +196,12 @@ class Inventories:
             InvalidInput: Boundary, sources or certificates are wrong.
             CertificateUsedTwice: A certificate stands in another inventory.
         """
-        check_boundary(inputs.boundary, self._places.ancestors_of)
+        answered = await self._metering.answer(inputs)
         numbers = [one.number for one in inputs.certificates]
         async with self._db.read() as conn:
             library = await self._library(conn)
-            self._check_certificates(inventory_id, inputs, await self._books.fetch_uses(conn, numbers))
-        return await asyncio.to_thread(compute, inputs, Knowledge(library, known_on or self.today()))
+            self._check_certificates(inventory_id, answered, await self._books.fetch_uses(conn, numbers))
+        return await asyncio.to_thread(compute, answered, Knowledge(library, known_on or self.today()))
 
     async def publish(self, inventory_id: str, name: str, inputs: Inputs, *, by: str) -> Published:
         """Freeze an inventory as known today, as its next version, and book its certificates for it.
@@ -211,7 +211,8 @@ class Inventories:
             NotFound: A certificate is not registered, or not as the inputs say.
             CertificateUsedTwice: A certificate stands in another inventory.
         """
-        check_boundary(inputs.boundary, self._places.ancestors_of)
+        answered = await self._metering.answer(inputs)
+        self._metering.check_over(answered)
         now = self._clock.now()
         numbers = sorted(one.number for one in inputs.certificates)
         async with self._db.write() as conn:
@@ -224,13 +225,13 @@ class Inventories:
                         f"certificate {one.number} is not registered as the inventory states it",
                         message_zh=f"绿证 {one.number} 未登记或与登记内容不一致",
                     )
-            self._check_certificates(inventory_id, inputs, await self._books.fetch_uses(conn, numbers))
+            self._check_certificates(inventory_id, answered, await self._books.fetch_uses(conn, numbers))
             holders = await self._books.use_certificates(conn, registered, inventory_id=inventory_id, by=by, at=now)
-            self._check_certificates(inventory_id, inputs, holders)
+            self._check_certificates(inventory_id, answered, holders)
             library = await self._library(conn)
             publication, result = await asyncio.to_thread(
                 publish,
-                inputs,
+                answered,
                 library,
                 inventory_id=inventory_id,
                 version=await self._books.last_version(conn, StatementKind.INVENTORY, inventory_id) + 1,
@@ -294,14 +295,20 @@ class Inventories:
         async with self._db.read() as conn:
             return await self._books.fetch_stated(conn, kind, after, limit)
 
-    async def restate(self, inventory_id: str, version: int, inputs: Inputs | None = None) -> Restatement:
+    async def restate(self, inventory_id: str, version: int, *, meters: bool) -> Restatement:
         """Return what a published version would say today; the frozen one stays.
+
+        Args:
+            inventory_id: Of the inventory.
+            version: The published one.
+            meters: Whether the meters are asked again, so that late data count; else only factors may differ.
 
         Raises:
             NotFound: There is none.
             StatementAltered: Its text was changed.
         """
         publication = await self.published(inventory_id, version)
+        inputs = await self._metering.answer(publication.inputs) if meters else None
         return await asyncio.to_thread(restate, publication, await self.library(), self.today(), inputs)
 
     async def _library(self, conn: ReadConn | WriteConn) -> FactorLibrary:

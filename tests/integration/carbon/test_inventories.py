@@ -1,27 +1,29 @@
 """Own factors, certificates and statements on a real database: rows are only added, and a certificate serves once."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 import asyncpg
 import pytest
-from pydantic import SecretStr
 
 from libs.common.clock import CIVIL_ZONE
 from libs.common.db import Database
-from libs.common.settings import DatabaseSettings
 from libs.common.testing.clock import FakeClock
 from services.carbon.domain.emissions.certificates import Certificate, CertificateUsedTwice, InstrumentKind
 from services.carbon.domain.factors import EmissionFactor, Family, Place
 from services.carbon.domain.factors.library import RevisionTaken
-from services.carbon.domain.inventory.boundary import Approach, Boundary, Part, Span
-from services.carbon.domain.inventory.sources import ElectricityUse, Inputs, Source
+from services.carbon.domain.figures import Mark
+from services.carbon.domain.inventory.boundary import Approach, Boundary, CountedTwice, Part, Span
+from services.carbon.domain.inventory.sources import ElectricityUse, Inputs, MeteredUse, Source
 from services.carbon.library import load_library
 from services.carbon.store import inventories as books
+from services.carbon.topology import Topology
 from services.carbon.usecases.inventories import Inventories
+from services.carbon.usecases.metering import Metering
+from tests.integration.carbon.carbon_levels import START, City, city, open_city
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
@@ -58,25 +60,23 @@ OWN = EmissionFactor(
 )
 
 
-class NoRegistry:
-    """A registry in which nothing contains anything."""
-
-    def ancestors_of(self, node: str) -> Sequence[str]:
-        return ()
+@pytest.fixture
+async def town(postgres_url: str) -> AsyncIterator[City]:
+    async with open_city(postgres_url, [[one] for one in city()]) as found:
+        yield found
 
 
 @pytest.fixture
-async def db(postgres_url: str) -> AsyncIterator[Database]:
-    database = Database(DatabaseSettings(url=SecretStr(postgres_url)), schema="carbon", role="wattring_carbon")
-    await database.open()
-    yield database
-    await database.close()
+def db(town: City) -> Database:
+    return town.db
 
 
 @pytest.fixture
-def inventories(db: Database) -> Inventories:
+def inventories(town: City) -> Inventories:
+    clock = FakeClock(NOW)
+    metering = Metering(nodes=Topology(town.view), energy=town.boundaries, clock=clock, intervals_max=1_000_000)
     return Inventories(
-        db=db, books=books, places=NoRegistry(), clock=FakeClock(NOW), shipped=load_library(), software="0.1.0"
+        db=town.db, books=books, metering=metering, clock=clock, shipped=load_library(), software="0.1.0"
     )
 
 
@@ -113,7 +113,7 @@ async def test_a_publication_reads_back_and_restates(inventories: Inventories) -
     await inventories.enter_factor(OWN, by="zhang")
     again = await inventories.published("inv-1", 1)
     assert again.location == published.publication.location
-    found = await inventories.restate("inv-1", 1)
+    found = await inventories.restate("inv-1", 1, meters=True)
     assert found.difference_kg_co2e == pytest.approx(-119)
 
 
@@ -150,3 +150,79 @@ async def test_not_even_sql_changes_what_was_published(db: Database) -> None:
             with pytest.raises(asyncpg.InsufficientPrivilegeError):
                 async with db.write() as conn:
                     await conn.execute(statement.format(table, column, column))
+
+
+DAY = Span(START, START + timedelta(days=1))
+GUANGDONG_2023 = 0.4419
+"""Stands in for 2026. [kgCO2/kWh]"""
+
+
+def metered(*parts: Part, node: str | None = None) -> Inputs:
+    boundary = Boundary("operator", Approach.OPERATIONAL_CONTROL, parts)
+    return Inputs(boundary=boundary, sources=[], metered=[MeteredUse(line_id="grid", node=node)])
+
+
+async def book_everything(town: City) -> None:
+    for name, energy in {"feed": 10.0, "room-feed": 6.0, "it": 4.0, "cool": 2.0, "lift": 3.0, "roof": 1.0}.items():
+        await town.book(name, [energy] * 96)
+    await town.book("tenant", [1.0] * 96, site="site-2")
+
+
+async def test_whatever_the_boundary_names_gets_its_energy_from_the_intervals(
+    town: City, inventories: Inventories
+) -> None:
+    await book_everything(town)
+    event = Span(START + timedelta(hours=9, minutes=5), START + timedelta(hours=10, minutes=30))
+    cases = {
+        "operator": (metered(Part("operator", DAY)), 960.0),
+        "province": (metered(Part("gd", DAY)), 960.0),
+        "building": (metered(Part("site-1", DAY)), 960.0),
+        "a third of it": (metered(Part("site-1", DAY, 1 / 3, "floor area")), 320.0),
+        "meeting room": (metered(Part("room-1", DAY)), 576.0),
+        "event": (metered(Part("room-1", event)), 6.0 * (85 / 15)),
+        "circuit of the building": (metered(Part("site-1", DAY), node="lift"), 288.0),
+    }
+    for name, (asked, energy) in cases.items():
+        found = await inventories.preview("inv-1", asked)
+        assert found.imported_kwh == pytest.approx(energy), name
+        assert found.location.kg_co2e == pytest.approx(energy * GUANGDONG_2023), name
+        assert found.location.whole, name
+        assert (found.lines[0].source.completeness, found.lines[0].source.estimated_share) == (1.0, 0.0), name
+    one = (await inventories.preview("inv-1", cases["operator"][0])).lines
+    assert [(line.source.line_id, line.source.metered.circuits) for line in one if line.source.metered] == [
+        ("grid:site-1:1", ("feed",))
+    ]
+    (cut,) = (await inventories.preview("inv-1", cases["event"][0])).lines
+    assert Mark.APPORTIONED in cut.marks
+
+
+async def test_missing_intervals_are_never_zero(town: City, inventories: Inventories) -> None:
+    await town.book("feed", [10.0] * 72 + [None] * 24)
+    found = await inventories.preview("inv-1", metered(Part("site-1", DAY)))
+    assert (found.imported_kwh, found.location.incomplete, found.location.whole) == (720.0, ("grid:site-1:1",), False)
+    assert found.lines[0].source.completeness == 0.75
+    two = await inventories.preview("inv-1", metered(Part("site-1", Span(START, START + timedelta(days=2)))))
+    assert (two.imported_kwh, two.location.kg_co2e, two.location.unknown) == (None, None, ("grid:site-1:1",))
+
+
+async def test_late_registers_and_better_factors_are_told_beside_what_was_published(
+    town: City, inventories: Inventories
+) -> None:
+    await town.book("feed", [10.0] * 95 + [None])
+    published = await inventories.publish("inv-1", "one day", metered(Part("site-1", DAY)), by="wang")
+    assert published.result.imported_kwh == 950.0
+    await town.book("feed", [14.0], first=95, version=2)
+    found = await inventories.restate("inv-1", 1, meters=True)
+    assert found.difference_kg_co2e == pytest.approx(14.0 * GUANGDONG_2023)
+    assert (found.changes[0].line_id, found.changes[0].because) == ("grid:site-1:1", ("activity",))
+    assert (await inventories.restate("inv-1", 1, meters=False)).changes == []
+    assert (await inventories.published("inv-1", 1)).location.kg_co2e == published.publication.location.kg_co2e
+
+
+async def test_what_a_landlord_passes_on_is_counted_once(town: City, inventories: Inventories) -> None:
+    await book_everything(town)
+    with pytest.raises(CountedTwice, match="electricity of site-2 is counted 2 times"):
+        await inventories.preview("inv-1", metered(Part("site-1", DAY), Part("site-2", DAY)))
+    shared = metered(Part("site-1", DAY, 0.5, "lease"), Part("room-1", DAY, 0.5, "lease"))
+    found = await inventories.preview("inv-1", shared)
+    assert found.imported_kwh == pytest.approx(0.5 * 960 + 0.5 * 576)

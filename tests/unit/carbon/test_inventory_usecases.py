@@ -7,11 +7,13 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, cast
 
+import polars as pl
 import pytest
 
 from libs.common.clock import CIVIL_ZONE
 from libs.common.db import ReadConn, WriteConn
 from libs.common.errors import Conflict, InvalidInput, NotFound
+from libs.common.ids import SiteId
 from libs.common.testing.clock import FakeClock
 from services.carbon.domain.emissions.certificates import (
     Certificate,
@@ -22,11 +24,15 @@ from services.carbon.domain.emissions.certificates import (
 )
 from services.carbon.domain.factors import EmissionFactor, Family, Place
 from services.carbon.domain.factors.library import RevisionTaken
+from services.carbon.domain.figures import Mark
 from services.carbon.domain.inventory.boundary import Approach, Boundary, CountedTwice, Part, Span
-from services.carbon.domain.inventory.sources import ElectricityUse, Inputs, Source
+from services.carbon.domain.inventory.sources import ElectricityUse, Inputs, MeteredUse, Source
+from services.carbon.domain.levels.cover import Branch, Term
 from services.carbon.domain.statements import Stated, StatementKind
 from services.carbon.library import load_library
+from services.carbon.tree import Node, NodeKind
 from services.carbon.usecases.inventories import Inventories, StatementAltered
+from services.carbon.usecases.metering import Metering, OutsideBoundary, SpanNotOver
 
 NOW = datetime(2026, 11, 21, 4, tzinfo=UTC)
 YEAR = Span(datetime(2023, 1, 1, tzinfo=CIVIL_ZONE), datetime(2024, 1, 1, tzinfo=CIVIL_ZONE))
@@ -99,10 +105,29 @@ class NoDatabase:
 
 
 class OneRoom:
-    """A registry of one room in one site."""
+    """A registry of one room in one site of Guangdong, without meters."""
 
-    def ancestors_of(self, node: str) -> Sequence[str]:
-        return {"room-1": ("site-1",)}.get(node, ())
+    def node(self, name: str) -> Node | None:
+        return {"room-1": Node(NodeKind.ROOM, "room-1"), "site-1": Node(NodeKind.SITE, "site-1")}.get(name)
+
+    def ancestors_of(self, name: str, when: datetime) -> Sequence[str]:
+        return {"room-1": ("site-1", "org-1"), "site-1": ("org-1",)}.get(name, ())
+
+    def place_of(self, name: str, when: datetime) -> Place:
+        return Place("44") if self.node(name) else Place(None)
+
+    def sites(self, node: Node, start: datetime, end: datetime) -> list[tuple[SiteId, datetime, datetime]]:
+        return [(SiteId("site-1"), start, end)]
+
+    def terms(self, node: Node, start: datetime, end: datetime) -> list[Term]:
+        return []
+
+    def branches(self, node: Node, start: datetime, end: datetime) -> list[Branch]:
+        return []
+
+    async def in_pieces(self, terms: Sequence[Term], start: datetime, end: datetime) -> AsyncIterator[pl.DataFrame]:
+        for _ in terms:
+            yield pl.DataFrame()
 
 
 @pytest.fixture
@@ -115,7 +140,7 @@ def inventories(books: MemoryBooks) -> Inventories:
     return Inventories(
         db=NoDatabase(),
         books=books,
-        places=OneRoom(),
+        metering=Metering(nodes=OneRoom(), energy=OneRoom(), clock=FakeClock(NOW), intervals_max=1000),
         clock=FakeClock(NOW),
         shipped=load_library(),
         software="0.1.0",
@@ -191,7 +216,7 @@ async def test_a_published_inventory_stays_when_a_better_factor_comes(inventorie
     published = await inventories.publish("inv-1", "2023", inputs(), by="wang")
     await inventories.enter_factor(OWN, by="zhang")
     again = await inventories.published("inv-1", 1)
-    found = await inventories.restate("inv-1", 1)
+    found = await inventories.restate("inv-1", 1, meters=True)
     assert again.location.kg_co2e == published.publication.location.kg_co2e == pytest.approx(4419)
     assert found.difference_kg_co2e == pytest.approx(-119)
     assert found.changes[0].because == ("MY-44-2023",)
@@ -257,3 +282,45 @@ async def test_a_boundary_that_counts_twice_is_never_published(inventories: Inve
     with pytest.raises(CountedTwice):
         await inventories.publish("inv-1", "2023", inputs(nodes=("site-1", "room-1")), by="wang")
     assert not books.statements
+
+
+async def test_what_was_entered_of_a_room_counts_for_its_site_and_lies_where_the_site_does(
+    inventories: Inventories,
+) -> None:
+    bill = replace(inputs().sources[0], node="room-1", place=Place(None))
+    found = await inventories.preview("inv-1", replace(inputs(), sources=[bill]))
+    assert found.location.kg_co2e == pytest.approx(4419)
+    assert not found.outside
+
+
+async def test_a_node_that_no_meter_tells_is_unknown_and_never_zero(inventories: Inventories) -> None:
+    asked = replace(inputs(), sources=[], metered=[MeteredUse(line_id="grid")])
+    found = await inventories.preview("inv-1", asked)
+    assert found.location.kg_co2e is None
+    assert found.location.unknown == ("grid:site-1:1",)
+    assert found.imported_kwh is None
+
+
+async def test_a_bill_beside_the_meters_of_its_site_is_refused(inventories: Inventories) -> None:
+    with pytest.raises(CountedTwice, match=r"electricity of site-1 is counted 2 times .*: a, grid:site-1:1"):
+        await inventories.preview("inv-1", replace(inputs(), metered=[MeteredUse(line_id="grid")]))
+
+
+async def test_only_nodes_of_the_registry_and_of_the_boundary_can_be_metered(inventories: Inventories) -> None:
+    with pytest.raises(NotFound, match="line grid: there is no circuit, room, site, organisation or region site-9"):
+        await inventories.preview(
+            "inv-1", replace(inputs(nodes=["site-9"]), sources=[], metered=[MeteredUse(line_id="grid")])
+        )
+    with pytest.raises(OutsideBoundary, match="node site-1 is in no part"):
+        await inventories.preview(
+            "inv-1", replace(inputs(nodes=["room-1"]), metered=[MeteredUse(line_id="grid", node="site-1")])
+        )
+
+
+async def test_a_span_that_is_not_over_is_previewed_and_not_published(inventories: Inventories) -> None:
+    year = Span(datetime(2026, 1, 1, tzinfo=CIVIL_ZONE), datetime(2027, 1, 1, tzinfo=CIVIL_ZONE))
+    boundary = Boundary("org-1", Approach.OPERATIONAL_CONTROL, [Part("site-1", year)])
+    asked = Inputs(boundary=boundary, sources=[], metered=[MeteredUse(line_id="grid")])
+    assert Mark.RUNNING in (await inventories.preview("inv-1", asked)).lines[0].marks
+    with pytest.raises(SpanNotOver, match="expected a span that is over"):
+        await inventories.publish("inv-1", "2026", asked, by="wang")

@@ -22,6 +22,7 @@ from services.carbon.domain.inventory.sources import (
     GasLoss,
     HeatUse,
     Inputs,
+    MeteredUse,
     Source,
     UnitUse,
 )
@@ -92,6 +93,7 @@ def inputs_of(activities: list[tuple[str, Activity]]) -> Inputs:
                 evidence="scan.pdf",
             )
         ],
+        metered=[MeteredUse(line_id="grid", node="site-1")],
         enabled=[Enabled("GWP-AR6-R22", "li", "checked")],
     )
 

@@ -8,7 +8,7 @@ Source:
     GHG Protocol Corporate Standard, chapters 3 and 4; ISO 14064-1:2018, 5.1 and 5.2.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -84,11 +84,16 @@ class Boundary:
     parts: Sequence[Part]
     exclusions: Sequence[Exclusion] = ()
 
-    def share_of(self, node: str, span: Span) -> list[tuple[float, Span]]:
-        """Return with which share and when a node is in, within a span."""
+    def share_of(self, nodes: Sequence[str], span: Span) -> list[tuple[float, Span]]:
+        """Return with which share and when a node is in, within a span.
+
+        Args:
+            nodes: The node and those that contain it.
+            span: What of it is asked for.
+        """
         found = []
         for part in self.parts:
-            if part.node == node and (common := part.span.overlap(span)) is not None:
+            if part.node in nodes and (common := part.span.overlap(span)) is not None:
                 found.append((part.share, common))
         return found
 
@@ -98,12 +103,13 @@ class Boundary:
         return Span(min(part.span.start for part in self.parts), max(part.span.end for part in self.parts))
 
 
-def check_boundary(boundary: Boundary, ancestors_of: Callable[[str], Sequence[str]]) -> None:
+def check_boundary(boundary: Boundary, ancestors_of: Callable[[str], Sequence[str]], nodes: Iterable[str] = ()) -> None:
     """Refuse a boundary that is empty, unexplained or counts something twice.
 
     Args:
         boundary: What was declared.
-        ancestors_of: The nodes that contain a node: its room, site, organisation.
+        ancestors_of: The nodes that contain a node: its room, site, organisation, region.
+        nodes: What activities are of: one may lie in two parts of which neither contains the other.
 
     Raises:
         InvalidInput: No part, an empty span, a share outside 0 to 1 or without reason, an exclusion without reason.
@@ -132,20 +138,20 @@ def check_boundary(boundary: Boundary, ancestors_of: Callable[[str], Sequence[st
             raise InvalidInput(
                 f"exclusion {exclusion.subject}: expected a reason", message_zh=f"排除项 {exclusion.subject}:应说明理由"
             )
-    _check_overlaps(boundary.parts, ancestors_of)
+    _check_overlaps(boundary.parts, ancestors_of, nodes)
 
 
-def _check_overlaps(parts: Sequence[Part], ancestors_of: Callable[[str], Sequence[str]]) -> None:
+def _check_overlaps(parts: Sequence[Part], ancestors_of: Callable[[str], Sequence[str]], nodes: Iterable[str]) -> None:
     by_node: dict[str, list[Part]] = {}
     for part in parts:
         by_node.setdefault(part.node, []).append(part)
-    for node in by_node:
+    for node in dict.fromkeys((*by_node, *nodes)):
         above = [one for name in (node, *ancestors_of(node)) for one in by_node.get(name, ())]
         # The sum of shares can only rise where a part begins.
         for instant in sorted({part.span.start for part in above}):
             inside = [part for part in above if part.span.start <= instant < part.span.end]
             total = sum(part.share for part in inside)
-            if total > 1 + TOLERANCE and any(part.node == node for part in inside):
+            if total > 1 + TOLERANCE:
                 names = ", ".join(f"{part.node} {part.share:g}" for part in inside)
                 raise CountedTwice(
                     f"node {node} is counted {total:g} times from {instant.isoformat()}: {names}",

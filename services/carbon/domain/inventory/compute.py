@@ -36,6 +36,7 @@ from services.carbon.domain.figures import Mark
 from services.carbon.domain.inventory import uncertainty
 from services.carbon.domain.inventory.boundary import Boundary, Span
 from services.carbon.domain.inventory.categories import Category, Scope, category
+from services.carbon.domain.inventory.metered import WHOLE
 from services.carbon.domain.inventory.sources import (
     Activity,
     ColdUse,
@@ -90,11 +91,13 @@ class Total:
     lines: int
     unknown: tuple[str, ...] = ()
     """Ids of lines that are not in the sum."""
+    incomplete: tuple[str, ...] = ()
+    """Ids of lines that are in it with what is known of them."""
 
     @property
     def whole(self) -> bool:
-        """Whether no line is missing."""
-        return not self.unknown
+        """Whether nothing is missing."""
+        return not self.unknown and not self.incomplete
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,14 +180,21 @@ def civil_year(span: Span) -> int:
     return first
 
 
-def total(lines: Iterable[tuple[str, float | None]]) -> Total:
-    """Return the sum of what is known, and what is not. The order of lines does not matter."""
+def total(lines: Iterable[tuple[str, float | None]], incomplete: Iterable[str] = ()) -> Total:
+    """Return the sum of what is known, and what is not. The order of lines does not matter.
+
+    Args:
+        lines: Ids and amounts.
+        incomplete: Ids of those whose amount is of a part only.
+    """
     pairs = list(lines)
+    part = set(incomplete)
     known = [value for _, value in pairs if value is not None]
     return Total(
         math.fsum(known) if known else None,
         len(pairs),
         tuple(sorted(line_id for line_id, value in pairs if value is None)),
+        tuple(sorted(line_id for line_id, value in pairs if value is not None and line_id in part)),
     )
 
 
@@ -211,7 +221,7 @@ def _within(source: Source, boundary: Boundary) -> list[_Piece]:
     A piece shorter than the source takes its part in proportion to time, and the line says so: a monthly bill says
     nothing of two hours of it. Energy from intervals is asked for by the span itself and arrives whole.
     """
-    pieces = boundary.share_of(source.node, source.span)
+    pieces = boundary.share_of(source.counted_by, source.span)
     found = []
     for number, (share, span) in enumerate(pieces, start=1):
         time_share = span.seconds / source.span.seconds
@@ -282,8 +292,9 @@ def _line(piece: _Piece, knowledge: Knowledge, inputs: Inputs, allocations: Sequ
         market = market_based(knowledge, purchase, place=source.place, year=year, netting=inputs.netting)
     else:
         location = market = _emission(source, source.activity, year, knowledge, inputs)
-    if piece.apportioned:
-        location, market = _marked(location, Mark.APPORTIONED), _marked(market, Mark.APPORTIONED)
+    marks = _marks(piece)
+    if marks:
+        location, market = _marked(location, marks), _marked(market, marks)
     return Line(source, kind, piece.share, year, location, market, tuple(allocations))
 
 
@@ -396,11 +407,26 @@ def _summed(lines: Sequence[Line], outside: Sequence[str]) -> Result:
 
 
 def _location(lines: Sequence[Line]) -> Total:
-    return total((line.source.line_id, line.location.figure.value) for line in lines)
+    return total(((line.source.line_id, line.location.figure.value) for line in lines), _incomplete(lines))
 
 
 def _market(lines: Sequence[Line]) -> Total:
-    return total((line.source.line_id, line.market.figure.value) for line in lines)
+    return total(((line.source.line_id, line.market.figure.value) for line in lines), _incomplete(lines))
+
+
+def _incomplete(lines: Sequence[Line]) -> list[str]:
+    return [line.source.line_id for line in lines if Mark.INCOMPLETE in line.location.figure.marks]
+
+
+def _marks(piece: _Piece) -> set[Mark]:
+    """Return what has to be said of a piece, whatever it emitted."""
+    found = {Mark.APPORTIONED} if piece.apportioned else set()
+    meters = piece.source.metered
+    if meters is not None:
+        found |= {Mark.APPORTIONED} if meters.apportioned_kwh else set()
+        found |= {Mark.INCOMPLETE} if meters.usable < WHOLE and meters.energy_kwh is not None else set()
+        found |= {Mark.RUNNING} if meters.until < piece.source.span.end else set()
+    return found
 
 
 def _grouped(lines: Sequence[Line], key: Callable[[Line], Key]) -> dict[Key, list[Line]]:
@@ -440,8 +466,8 @@ def _sureness(lines: Sequence[Line]) -> Sureness:
     )
 
 
-def _marked(emission: Emission, mark: Mark) -> Emission:
-    return replace(emission, figure=replace(emission.figure, marks=emission.figure.marks | {mark}))
+def _marked(emission: Emission, marks: set[Mark]) -> Emission:
+    return replace(emission, figure=replace(emission.figure, marks=emission.figure.marks | marks))
 
 
 def _check_ids(sources: Sequence[Source]) -> None:

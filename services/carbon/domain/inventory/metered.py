@@ -1,87 +1,141 @@
 """Electricity of a boundary from intervals: any span, also one that begins inside a quarter of an hour.
 
-An interval that a span cuts gives its part in proportion to time, and the figure says that some of it is
-apportioned. A hole is never a zero: the sum is over what is known, beside the share of the span that it covers, and
-where less than half of the span is known there is no figure.
+An interval that a span cuts gives its part in proportion to time. A hole is never a zero: the sum is over what is
+known, beside the share of the span that it covers, and where of any circuit less than half of the span is known, or
+no meter tells anything, there is no figure at all. Time in which a node has no circuit that could tell is a hole too.
+
+The completeness of several circuits is weighed by the energy that each of them may be expected to have used, so that
+the hole of a large one is not hidden by many small ones.
 
 Source:
     The platform's energy methods, sections 0 and 2.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
+from itertools import pairwise
 
 import polars as pl
 
 from libs.common.clock import CIVIL_ZONE
-from services.carbon.domain.inventory.boundary import Span
+from services.carbon.domain.intervals import STEP_S, Grade
+from services.carbon.domain.inventory.boundary import Boundary, Span
+from services.carbon.domain.levels.cover import Term
 
-STEP = timedelta(minutes=15)
 LEAST_USABLE = 0.5
 """Below this share of the expected intervals there is no figure. [1]"""
-ESTIMATED = ("estimated_interpolated", "estimated_allocated")
-SCHEMA: dict[str, type[pl.DataType] | pl.DataType] = {
-    "circuit_id": pl.String,
-    "start": pl.Datetime("us", "UTC"),
-    "energy_kwh": pl.Float64,
-    "flag": pl.String,
-    "version": pl.Int64,
-}
-"""Frame of intervals: one row per circuit and interval, the highest version only; ``energy_kwh`` null is unknown."""
+WHOLE = 1 - 1e-9
+"""A share that is one but for the sums that it comes from. [1]"""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Metered:
     """Energy of some circuits over a span."""
 
     energy_kwh: float | None
-    """Of what is known; None below half of the expected intervals. [kWh]"""
+    """Of what is known; None where of a circuit less than half is, or none is metered. [kWh]"""
     completeness: float
-    """Measured intervals over expected ones, by time. [1]"""
+    """Measured intervals over expected ones, by time, weighed by energy. [1]"""
     usable: float
-    """Measured and estimated intervals over expected ones, by time. [1]"""
+    """Measured and estimated intervals over expected ones, likewise. [1]"""
     estimated_share: float
-    """Of the energy. [1]"""
+    """Share of the energy that was interpolated, allocated, or that the next level stood in for. [1]"""
     apportioned_kwh: float
     """Energy of intervals that the span cuts. [kWh]"""
+    circuits: tuple[str, ...]
+    above: tuple[str, ...]
+    """What the circuits hang beneath: whose energy has theirs in it."""
+    unknown: tuple[str, ...]
+    """Circuits of which less than half is known."""
+    until: datetime
+    """Up to when it was asked; before the end of a span that is not over."""
 
 
-def energy_of(intervals: pl.DataFrame, *, circuits: int, span: Span) -> Metered:
-    """Return the energy of circuits over a span.
+def on_grid(span: Span) -> Span:
+    """Return the whole intervals that a span overlaps."""
+    return Span(_floored(span.start), _ceiled(span.end))
+
+
+def sums_of(intervals: pl.DataFrame, span: Span) -> pl.DataFrame:
+    """Sum a frame of a node's intervals (``domain/levels/energy.py``) over a span, by site and circuit.
+
+    Returns:
+        One row per site and circuit that has an interval:
+
+        site_id, circuit_id: String
+        energy_kwh, estimated_kwh, apportioned_kwh: Float64 [kWh], of what is known
+        measured_s, usable_s: Float64 [s], time inside the span that is measured, that is known
+    """
+    step = pl.duration(seconds=int(STEP_S))
+    first, last = _utc(span.start), _utc(span.end)
+    inside = (
+        pl.min_horizontal(pl.col("start") + step, last) - pl.max_horizontal(pl.col("start"), first)
+    ).dt.total_microseconds() / 1e6
+    known = pl.col("energy_kwh").is_not_null() & ~pl.col("provisional")
+    part = pl.col("energy_kwh") * pl.col("inside_s") / STEP_S
+    return (
+        intervals.with_columns(inside.alias("inside_s"))
+        .filter((pl.col("inside_s") > 0) & known)
+        .with_columns(part.alias("kwh"))
+        .group_by("site_id", "circuit_id")
+        .agg(
+            pl.col("kwh").sum().alias("energy_kwh"),
+            pl.col("kwh").filter(pl.col("grade") != int(Grade.MEASURED)).sum().alias("estimated_kwh"),
+            pl.col("kwh").filter(pl.col("inside_s") < STEP_S).sum().alias("apportioned_kwh"),
+            pl.col("inside_s").filter(pl.col("grade") == int(Grade.MEASURED)).sum().alias("measured_s"),
+            pl.col("inside_s").sum().alias("usable_s"),
+        )
+        .sort("site_id", "circuit_id")
+    )
+
+
+def metered(terms: Sequence[Term], sums: pl.DataFrame, span: Span) -> Metered:
+    """Return the energy of terms over a span.
 
     Args:
-        intervals: Frame of ``SCHEMA``, of the ``circuits`` circuits; intervals outside the span are ignored.
-        circuits: How many circuits should have intervals, at least one.
+        terms: What is summed, by circuit and time.
+        sums: Of the terms' circuits, as ``sums_of`` returns them for this span.
         span: Half-open, not empty.
-
-    Raises:
-        ValueError: No circuit, or an empty span.
     """
-    if circuits < 1 or span.seconds <= 0:
-        raise ValueError(f"expected circuits and a span, found {circuits} and {span}")
-    step_s = STEP.total_seconds()
-    overlap_s = (
-        pl.min_horizontal(pl.col("start") + STEP, _utc(span.end)) - pl.max_horizontal(pl.col("start"), _utc(span.start))
-    ).dt.total_microseconds() / 1e6
-    inside = (
-        intervals.with_columns((overlap_s / step_s).alias("weight"))
-        .filter(pl.col("weight") > 0)
-        .with_columns((pl.col("energy_kwh") * pl.col("weight")).alias("kwh"))
-    )
-    known = inside.filter(pl.col("kwh").is_not_null())
-    expected = circuits * span.seconds / step_s
-    estimated = known.filter(pl.col("flag").is_in(ESTIMATED))
-    measured_weight = known.filter(pl.col("flag") == "measured")["weight"].sum()
-    usable = min(1.0, float(known["weight"].sum()) / expected)
-    energy = float(known["kwh"].sum())
+    expected = _expected_s(terms, span)
+    told = {row["circuit_id"]: row for row in sums.iter_rows(named=True) if row["circuit_id"] in expected}
+    usable = {name: told[name]["usable_s"] if name in told else 0.0 for name in expected}
+    unknown = [name for name, seconds in expected.items() if usable[name] < LEAST_USABLE * seconds]
+    energy = math.fsum(row["energy_kwh"] for row in told.values())
+    weights = _weights(expected, {name: told[name]["energy_kwh"] for name in told}, usable)
+    covered = _covered_s(terms, span) / span.seconds
+
+    def weighed(seconds: dict[str, float]) -> float:
+        parts = [weights[name] * min(1.0, seconds.get(name, 0.0) / expected[name]) for name in expected]
+        return covered * math.fsum(parts) / math.fsum(weights.values()) if parts else 0.0
+
+    share = weighed(usable)
     return Metered(
-        energy_kwh=energy if usable >= LEAST_USABLE else None,
-        completeness=min(1.0, float(measured_weight) / expected),
-        usable=usable,
-        estimated_share=float(estimated["kwh"].sum()) / energy if energy else 0.0,
-        apportioned_kwh=float(known.filter(pl.col("weight") < 1)["kwh"].sum()),
+        energy_kwh=energy if expected and not unknown and covered >= LEAST_USABLE else None,
+        completeness=weighed({name: row["measured_s"] for name, row in told.items()}),
+        usable=share,
+        estimated_share=math.fsum(row["estimated_kwh"] for row in told.values()) / energy if energy else 0.0,
+        apportioned_kwh=math.fsum(row["apportioned_kwh"] for row in told.values()),
+        circuits=tuple(sorted(expected)),
+        above=tuple(sorted({above for term in terms for above in term.above})),
+        unknown=tuple(sorted(unknown)),
+        until=span.end,
     )
+
+
+def spans_of(boundary: Boundary, through: Sequence[str]) -> list[Span]:
+    """Return the spans of a boundary's parts, cut where one begins or ends and at each civil new year.
+
+    Args:
+        boundary: Of the inventory.
+        through: Nodes of the parts that are asked for.
+    """
+    inside = [part.span for part in boundary.parts if part.node in through]
+    cuts = sorted({instant for one in inside for instant in (one.start, one.end)})
+    pieces = [Span(*pair) for pair in pairwise(cuts)]
+    return [year for piece in pieces if any(one.overlap(piece) for one in inside) for year in by_civil_year(piece)]
 
 
 def by_civil_year(span: Span) -> Sequence[Span]:
@@ -96,5 +150,45 @@ def by_civil_year(span: Span) -> Sequence[Span]:
     return found
 
 
+def _expected_s(terms: Sequence[Term], span: Span) -> dict[str, float]:
+    """Return for how much of a span each circuit should have intervals: those that begin within a term. [s]"""
+    found: dict[str, float] = {}
+    for term in terms:
+        common = Span(_ceiled(term.start) if term.start > span.start else term.start, _ceiled(term.end)).overlap(span)
+        if common is not None:
+            found[term.circuit] = found.get(term.circuit, 0.0) + common.seconds
+    return found
+
+
+def _covered_s(terms: Sequence[Term], span: Span) -> float:
+    """Return for how much of a span any circuit could tell. [s]"""
+    inside = [common for term in terms if (common := Span(term.start, term.end).overlap(span)) is not None]
+    covered, reached = 0.0, span.start
+    for one in sorted(inside, key=lambda one: one.start):
+        start = max(one.start, reached)
+        if one.end > start:
+            covered += (one.end - start).total_seconds()
+            reached = one.end
+    return covered
+
+
+def _weights(expected: dict[str, float], energy: dict[str, float], usable: dict[str, float]) -> dict[str, float]:
+    """Return what each circuit may be expected to have used; of which nothing is known, as the mean of the others."""
+    likely = {name: energy[name] / usable[name] * expected[name] for name in energy if usable[name] > 0}
+    if not math.fsum(likely.values()):
+        return dict(expected)
+    mean = math.fsum(likely.values()) / len(likely)
+    return {name: likely.get(name, mean) for name in expected}
+
+
+def _floored(at: datetime) -> datetime:
+    return datetime.fromtimestamp(at.timestamp() // STEP_S * STEP_S, UTC)
+
+
+def _ceiled(at: datetime) -> datetime:
+    floored = _floored(at)
+    return at if floored == at else datetime.fromtimestamp(floored.timestamp() + STEP_S, UTC)
+
+
 def _utc(at: datetime) -> pl.Expr:
-    return pl.lit(at).dt.convert_time_zone("UTC").dt.cast_time_unit("us")
+    return pl.lit(at.astimezone(UTC)).dt.convert_time_zone("UTC").dt.cast_time_unit("us")

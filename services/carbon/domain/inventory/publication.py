@@ -8,6 +8,7 @@ Source:
     The platform's energy methods, section 3.4; GHG Protocol Corporate Standard, chapter 5 (recalculation).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -22,6 +23,9 @@ from services.carbon.domain.inventory.sources import Inputs, Source, UnitUse
 
 SIGNIFICANT = 0.05
 """A change of the total by more than this share asks for a restated base year. [1]"""
+
+SAME = 1e-12
+"""Figures that differ by less than this share are the same. [1]"""
 
 
 class NotByUnit(InvalidInput):
@@ -94,9 +98,9 @@ class Restatement:
 
     @property
     def difference_kg_co2e(self) -> float | None:
-        """Restated total minus frozen one, location-based; None unless both are whole."""
+        """Restated total minus frozen one, location-based; None where a line of either is unknown."""
         before, after = self.publication.location, self.result.location
-        if before.kg_co2e is None or after.kg_co2e is None or not (before.whole and after.whole):
+        if before.kg_co2e is None or after.kg_co2e is None or before.unknown or after.unknown:
             return None
         return after.kg_co2e - before.kg_co2e
 
@@ -186,7 +190,7 @@ def restate(
             was = None if frozen is None else (frozen.market_kg_co2e if market else frozen.location_kg_co2e)
             emission = None if line is None else (line.market if market else line.location)
             is_now = None if emission is None else emission.figure.value
-            if was == is_now:
+            if _same(was, is_now):
                 continue
             because = [
                 row.factor_id
@@ -199,6 +203,13 @@ def restate(
         return found
 
     return Restatement(publication, known_on, result, library.digest(known_on), changes(False), changes(True))
+
+
+def _same(one: float | None, other: float | None) -> bool:
+    """Return whether two figures are one; the order in which a database adds is no difference."""
+    if one is None or other is None:
+        return one is other
+    return math.isclose(one, other, rel_tol=SAME)
 
 
 def avoided(sources: Sequence[Source], knowledge: Knowledge) -> Avoided:

@@ -43,17 +43,17 @@ _TERMS: dict[str, pl.DataType | type[pl.DataType]] = {
     "term_start": pl.Datetime("us", "UTC"),
     "term_end": pl.Datetime("us", "UTC"),
 }
-_NODE = [
-    "circuit_id",
-    "site_id",
-    "start",
-    "energy_kwh",
-    "grade",
-    "lower_bound",
-    "uncertain",
-    "provisional",
-    "from_parts",
-]
+NODE_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
+    "circuit_id": pl.String,
+    "site_id": pl.String,
+    "start": pl.Datetime("us", "UTC"),
+    "energy_kwh": pl.Float64,
+    "grade": pl.Int8,
+    "lower_bound": pl.Boolean,
+    "uncertain": pl.Boolean,
+    "provisional": pl.Boolean,
+    "from_parts": pl.Boolean,
+}
 STEPS_PER_HOUR = 3600 / STEP_S
 
 
@@ -97,7 +97,7 @@ def node_intervals(intervals: pl.DataFrame, terms: Sequence[Term]) -> pl.DataFra
         orient="row",
     )
     if parts.is_empty():
-        return own.select(_NODE).sort("circuit_id", "start")
+        return own.select(NODE_SCHEMA.keys()).sort("circuit_id", "start")
     known = own.filter(pl.col("energy_kwh").is_not_null())
     standing_in = (
         _inside(intervals.join(parts, on="circuit_id"))
@@ -119,7 +119,9 @@ def node_intervals(intervals: pl.DataFrame, terms: Sequence[Term]) -> pl.DataFra
     unknown = own.filter(pl.col("energy_kwh").is_null()).join(
         standing_in.select("term", "start"), on=["term", "start"], how="anti"
     )
-    return pl.concat([one.select(_NODE) for one in (known, standing_in, unknown)]).sort("circuit_id", "start")
+    return pl.concat([one.select(NODE_SCHEMA.keys()) for one in (known, standing_in, unknown)]).sort(
+        "circuit_id", "start"
+    )
 
 
 def energy_by_period(
