@@ -12,7 +12,7 @@ from libs.common.bus.port import Message, Received
 from libs.common.contracts.alarm import Condition, ConditionKind
 from libs.common.contracts.audit import AuditEvent
 from libs.common.contracts.base import Phase
-from libs.common.contracts.carbon import Interval, IntervalFlag
+from libs.common.contracts.carbon import CarbonResult, Interval, IntervalFlag
 from libs.common.contracts.control import CommandAction, CommandState, ControlEvent, OccurrenceState
 from libs.common.contracts.telemetry import HEARTBEAT_TYPE, Quality
 from libs.common.db import WriteConn
@@ -164,3 +164,9 @@ def finding_messages(site: SiteId, circuit: CircuitId, findings: Sequence[Findin
 async def audit(conn: WriteConn, event: AuditEvent) -> None:
     """Publish who changed what, in the transaction that changes it."""
     await outbox.put(conn, [envelope.message(topics.AUDIT, event.actor, event, source="carbon", time=event.at)])
+
+
+async def result(conn: WriteConn, one: CarbonResult, event_id: str, at: datetime) -> None:
+    """Publish a figure of a node, in the transaction that remembers it; alarm looks whether a target is exceeded."""
+    message = envelope.message(topics.CARBON_RESULTS, one.node, one, source="carbon", time=at, event_id=event_id)
+    await outbox.put(conn, [message])

@@ -25,7 +25,7 @@ from services.carbon.api.published import build_published_router
 from services.carbon.api.shutdowns import build_shutdown_router
 from services.carbon.attester import AttestingLoop, HeadPublisher
 from services.carbon.boundary import Boundaries, Limits
-from services.carbon.bus import ENERGY_POINT, audit
+from services.carbon.bus import ENERGY_POINT, audit, result
 from services.carbon.directory import RegistryDirectory
 from services.carbon.domain.factors import EmissionFactor
 from services.carbon.gridfactors import GridFactors
@@ -47,6 +47,7 @@ from services.carbon.usecases.attestchecks import Checks
 from services.carbon.usecases.attesting import Attesting, Proofs
 from services.carbon.usecases.bills import Bills
 from services.carbon.usecases.costs import Costs
+from services.carbon.usecases.figures import Figures
 from services.carbon.usecases.intervals import Booking
 from services.carbon.usecases.inventories import Inventories
 from services.carbon.usecases.measurements import Measurements
@@ -54,9 +55,10 @@ from services.carbon.usecases.metering import Metering
 from services.carbon.usecases.outages import Outages
 from services.carbon.usecases.projects import Projects
 from services.carbon.usecases.shutdowns import ShutdownSavings, civil_exceptions
+from services.carbon.usecases.targets import Targets
 from services.carbon.usecases.tariffs import Tariffs
 from services.carbon.usecases.temperatures import OutdoorTemperatures
-from services.carbon.worker import BookingHandler, OutboxPublisher, Recomputation, SwitchingsHandler
+from services.carbon.worker import BookingHandler, OutboxPublisher, Recomputation, SwitchingsHandler, TargetWatch
 
 
 def build(platform: Platform) -> Service:
@@ -143,7 +145,10 @@ def build(platform: Platform) -> Service:
     health = Health(platform.clock)
     app = create_app("carbon", platform, health, title="Wattring carbon")
     app.include_router(build_router(queries, inventories))
-    add_money(app, platform, db, Sites(boundaries.tree, view, platform.clock), boundaries)
+    targets = add_money(app, platform, db, Sites(boundaries.tree, view, platform.clock), queries)
+    watch = TargetWatch(
+        targets=targets, directory=directory, relay=relay, clock=platform.clock, poll_s=settings.targets_poll_s
+    )
     add_savings(app, platform, db, view, GridFactors(shipped.rows, directory, platform.clock), settings)
     attesting = add_attestation(app, platform, db, directory, shipped.rows, settings)
     return Service(
@@ -157,6 +162,7 @@ def build(platform: Platform) -> Service:
             Worker("switchings", switchings.run),
             Worker("recomputation", recomputation.run),
             Worker("attestation", attesting.run),
+            Worker("targets", watch.run),
             Worker("outbox", relay.run),
         ],
         checks=[
@@ -169,12 +175,16 @@ def build(platform: Platform) -> Service:
     )
 
 
-def add_money(app: FastAPI, platform: Platform, db: Database, sites: Sites, boundaries: Boundaries) -> None:
-    """Add the routes of tariffs, accounts, bills and costs."""
+def add_money(app: FastAPI, platform: Platform, db: Database, sites: Sites, queries: Queries) -> Targets:
+    """Add the routes of tariffs, accounts, bills, costs and targets; return the targets, which a worker watches."""
     tariffs = Tariffs(db=db, clock=platform.clock, audit=audit, shipped=shipped_rows())
     bills = Bills(db=db, sites=sites, clock=platform.clock, audit=audit)
-    costs = Costs(db=db, tariffs=tariffs, bills=bills, sites=sites, boundaries=boundaries, clock=platform.clock)
-    app.include_router(build_money_router(tariffs, bills, costs))
+    costs = Costs(db=db, tariffs=tariffs, bills=bills, sites=sites, boundaries=queries.boundaries, clock=platform.clock)
+    targets = Targets(
+        db=db, figures=Figures(queries, costs), sites=sites, clock=platform.clock, audit=audit, publish=result
+    )
+    app.include_router(build_money_router(tariffs, bills, costs, targets))
+    return targets
 
 
 def add_savings(

@@ -51,6 +51,14 @@ class Sites:
             one.circuit for one in self.tree.branches(whole, now, EVER[1])
         }
 
+    def sites_of(self, node: Node) -> list[SiteId]:
+        """Return the sites that a node lies in or consists of now, by id.
+
+        Raises:
+            NotFound: There never was such a node.
+        """
+        return [site for site, *_ in self.tree.sites(node, self.clock.now(), EVER[1])]
+
     def may_see(self, who: Principal, node: Node) -> bool:
         """Return whether all of a node lies in somebody's part of the site tree.
 

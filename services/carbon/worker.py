@@ -21,8 +21,12 @@ from services.carbon.domain.registers import Finding
 from services.carbon.store import intervals as store
 from services.carbon.store import switchings as switchings_store
 from services.carbon.usecases.intervals import Booking
+from services.carbon.usecases.targets import Targets
 
 logger = logging.getLogger(__name__)
+
+BEAT_S = 5.0
+"""So often a loop that has long pauses says that it lives. [s]"""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 """A circuit without intervals is checked from the first register on."""
@@ -157,3 +161,31 @@ class Recomputation:
             self._relay.wake()
         await asyncio.sleep(0)
         return True
+
+
+class TargetWatch:
+    """Holds the running targets against the books again and again, and publishes what is news."""
+
+    def __init__(
+        self, *, targets: Targets, directory: RegistryDirectory, relay: OutboxRelay, clock: Clock, poll_s: float
+    ) -> None:
+        self._targets = targets
+        self._directory = directory
+        self._relay = relay
+        self._clock = clock
+        self._poll_s = poll_s
+
+    async def run(self, beat: Callable[[], None]) -> None:
+        """Watch; never returns."""
+        await wait_beating(self._directory.ready, beat)
+        due = self._clock.monotonic()
+        while True:
+            beat()
+            if self._clock.monotonic() >= due:
+                try:
+                    if await self._targets.publish_due(beat):
+                        self._relay.wake()
+                except Unavailable as exc:
+                    logger.warning("targets wait", extra={"reason": exc.message})
+                due = self._clock.monotonic() + self._poll_s
+            await self._clock.sleep(min(self._poll_s, BEAT_S))

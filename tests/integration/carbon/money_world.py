@@ -19,18 +19,24 @@ from libs.common.contracts.registry import (
     SiteKind,
 )
 from libs.common.ids import CircuitId, OrganisationId, RegionId, SiteId
+from libs.common.profiles import ProfileCatalogue
 from libs.common.testing.clock import FakeClock
 from services.carbon.api.money import build_money_router
 from services.carbon.boundary import Boundaries, Limits
-from services.carbon.bus import audit
+from services.carbon.bus import ENERGY_POINT, audit, result
+from services.carbon.directory import RegistryDirectory
 from services.carbon.domain.booking import BookedInterval
 from services.carbon.domain.intervals import Grade
+from services.carbon.library import load_library
+from services.carbon.queries import Queries
 from services.carbon.sites import Sites
 from services.carbon.store import intervals as store
 from services.carbon.tariff_file import shipped_rows
 from services.carbon.tree import Tree
 from services.carbon.usecases.bills import Bills
 from services.carbon.usecases.costs import Costs
+from services.carbon.usecases.figures import Figures
+from services.carbon.usecases.targets import Targets
 from services.carbon.usecases.tariffs import Tariffs
 from tests.integration.carbon.carbon_door import Door, open_door
 from tests.integration.carbon.carbon_levels import open_city
@@ -41,6 +47,7 @@ ACCOUNT, LISTED = "0320001", "0320002"
 """Entered by a person, and named only by the registry."""
 NOW = datetime(2026, 4, 2, 4, tzinfo=UTC)
 SHIPPED = shipped_rows()
+FACTORS = load_library().rows
 STATE: dict[str, Any] = {
     "valid_from": "2025-01-01",
     "site": SITE,
@@ -87,7 +94,8 @@ class World:
     door: Door
     clock: FakeClock
     tariffs: Tariffs
-    costs: Costs
+    targets: Targets
+    queries: Queries
 
     async def use(
         self,
@@ -134,5 +142,11 @@ async def open_world(url: str, tmp_path: Path) -> AsyncIterator[World]:
         tariffs = Tariffs(db=city.db, clock=clock, audit=audit, shipped=SHIPPED)
         bills = Bills(db=city.db, sites=sites, clock=clock, audit=audit)
         costs = Costs(db=city.db, tariffs=tariffs, bills=bills, sites=sites, boundaries=boundaries, clock=clock)
-        async with open_door(city.db, tmp_path, clock, [build_money_router(tariffs, bills, costs)]) as door:
-            yield World(door, clock, tariffs, costs)
+        directory = RegistryDirectory(city.view, ProfileCatalogue.load(), clock, point=ENERGY_POINT)
+        queries = Queries(
+            db=city.db, directory=directory, boundaries=boundaries, clock=clock, factors=FACTORS, point=ENERGY_POINT
+        )
+        figures = Figures(queries, costs)
+        targets = Targets(db=city.db, figures=figures, sites=sites, clock=clock, audit=audit, publish=result)
+        async with open_door(city.db, tmp_path, clock, [build_money_router(tariffs, bills, costs, targets)]) as door:
+            yield World(door, clock, tariffs, targets, queries)
