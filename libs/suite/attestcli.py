@@ -1,7 +1,7 @@
 """``wattring attestations …``: heads to keep, proofs to hand over, the verifier, and the operator's own check."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
@@ -108,7 +108,10 @@ def add_attestations(app: typer.Typer, words: Words, settings: Settings, say: Sa
         from libs.suite.api import LocalApi
 
         with LocalApi(settings()) as api:
-            raise typer.Exit(look(api, words, say, start or "1900-01-01", end or "2200-01-01"))
+            wrong = look(api, words, say, start or "1900-01-01", end or "2200-01-01")
+            if start is None and end is None:
+                wrong = max(wrong, look_at_books(api, words, say))
+            raise typer.Exit(wrong)
 
 
 def write(document: Any, file: Path | None, say: Say) -> None:
@@ -128,9 +131,7 @@ def look(api: Suite, words: Words, say: Say, start: str, end: str) -> int:
         first: int | None = 0
         while first is not None:
             part = api.get("attestations/check", tree=tree, first=first)
-            for one in part["faults"]:
-                say(f"{one['leaf'] or tree}  {one['subject'] or ''}  {words(one['message'], one['message_zh'])}")
-            wrong += len(part["faults"])
+            wrong += _say_faults(part["faults"], tree, words, say)
             leaves += part["end"] - part["first"]
             first = part["next"]
     say(
@@ -139,6 +140,26 @@ def look(api: Suite, words: Words, say: Say, start: str, end: str) -> int:
         )
     )
     return 1 if wrong else 0
+
+
+def look_at_books(api: Suite, words: Words, say: Say) -> int:
+    """Look for rows of the books that were never committed; return the exit code."""
+    circuits = wrong = 0
+    after: str | None = ""
+    while after is not None:
+        part = api.get("attestations/check/books", after=after)
+        wrong += _say_faults(part["faults"], "", words, say)
+        circuits += part["circuits"]
+        after = part["next"]
+    say(words(f"{circuits} circuits, {wrong} rows that do not belong there", f"{circuits} 个回路,{wrong} 行来历不明"))
+    return 1 if wrong else 0
+
+
+def _say_faults(faults: Sequence[Mapping[str, Any]], tree: str, words: Words, say: Say) -> int:
+    for one in faults:
+        said = (one["leaf"] or tree, one["subject"], words(one["message"], one["message_zh"]))
+        say("  ".join(part for part in said if part))
+    return len(faults)
 
 
 def trees_of(api: Suite, start: str, end: str) -> list[str]:

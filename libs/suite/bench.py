@@ -181,6 +181,24 @@ def history() -> list[Measurement]:
     return found
 
 
+def attesting() -> list[Measurement]:
+    """What the attestation log costs: appending, booking beside it, proofs, the operator's own check."""
+    from libs.suite.bench_attesting import AT_ONCE, BACKLOG, measure
+
+    one = asyncio.run(measure())
+    note = f"{BACKLOG} intervals of 2,000 circuits"
+    beside = f"{AT_ONCE} intervals a transaction"
+    return [
+        Measurement("attesting: 10,000 intervals appended", one.append_s, "s", "", None, note),
+        Measurement("attesting: processor for the same", one.append_cpu_s, "s", "", None, note),
+        Measurement("attesting: booking, the log idle", one.booked_ms, "ms", "", None, beside),
+        Measurement("attesting: booking beside a backlog", one.booked_beside_ms, "ms", "", None, beside),
+        Measurement("attesting: a proof made and judged", one.proof_ms, "ms", "", None, note),
+        Measurement("attesting: 10,000 leaves held against the books", one.check_s, "s", "", None, note),
+        Measurement("attesting: a leaf, besides its interval", one.leaf_bytes, "B", "", None, "with indexes and tiles"),
+    ]
+
+
 def acquisition() -> list[Measurement]:
     """A thousand Modbus TCP meters every second on one core: prompt, slow, some dead; pushes; normalisation."""
     from libs.suite.bench_ingest import METERS, PROFILE, WHOLE_PROFILE, normalise, pushing
@@ -385,6 +403,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "terminals": terminals,
     "history": history,
     "archive": archive,
+    "attesting": attesting,
     "control": control,
     "plans": plans,
     "wakeup": wakeup,

@@ -14,7 +14,7 @@ from libs.common.tokens import Principal
 from libs.common.web import ProblemDetail
 from services.carbon.api.common import Reader
 from services.carbon.domain.attestation import Fact, Kind
-from services.carbon.usecases.attestchecks import Checked, Checks
+from services.carbon.usecases.attestchecks import CIRCUITS_AT_ONCE, Checked, Checks, Fault
 from services.carbon.usecases.attesting import CHAIN_AT_MOST, Proofs, Sees, sees_all
 
 Place = Annotated[int, Field(ge=0, le=2**53)]
@@ -99,6 +99,14 @@ class CheckReply(BaseModel):
     faults: list[FaultReply]
 
 
+class BooksReply(BaseModel):
+    """What the operator's own look at a part of the books has found."""
+
+    circuits: int = Field(description="so many circuits' intervals were looked at")
+    next: str | None = Field(description="where to go on, as after; null at the end")
+    faults: list[FaultReply]
+
+
 class Places(Protocol):
     """The site tree, for users who see a part of it."""
 
@@ -174,12 +182,22 @@ def build_attestations(proofs: Proofs, checks: Checks, places: Places) -> APIRou
         tree: Annotated[CalendarDate, Query(description="civil day of the tree")],
         first: Annotated[int, Query(ge=0, le=2**53, description="leaf to begin with")] = 0,
     ) -> CheckReply:
-        if who.sites is not None:
-            raise Forbidden(
-                "the whole log is looked at only by who sees all sites",
-                message_zh="仅可查看全部站点的用户可校验整个日志",
-            )
+        _require_all_sites(who)
         return _checked(await checks.check(tree, first))
+
+    @router.get("/check/books", summary="Look for rows of the books that were never committed", responses=absent)
+    async def check_books(
+        who: Reader,
+        after: Annotated[str, Query(max_length=200, description="circuit after which to begin; all without it")] = "",
+    ) -> BooksReply:
+        _require_all_sites(who)
+        found = await checks.check_books(after)
+        more = len(found.circuits) == CIRCUITS_AT_ONCE
+        return BooksReply(
+            circuits=len(found.circuits),
+            next=found.circuits[-1] if more else None,
+            faults=[_fault(one) for one in found.faults],
+        )
 
     return router
 
@@ -191,16 +209,24 @@ def _sees(sites: frozenset[str], places: Places, fact: Fact) -> bool:
     return fact.kind is not Kind.REPORT
 
 
+def _require_all_sites(who: Principal) -> None:
+    if who.sites is not None:
+        raise Forbidden(
+            "the whole log is looked at only by who sees all sites",
+            message_zh="仅可查看全部站点的用户可校验整个日志",
+        )
+
+
+def _fault(one: Fault) -> FaultReply:
+    return FaultReply(leaf=one.leaf, subject=one.subject, message=one.english, message_zh=one.chinese)
+
+
 def _checked(found: Checked) -> CheckReply:
-    faults = [
-        FaultReply(leaf=one.leaf, subject=one.subject, message=one.english, message_zh=one.chinese)
-        for one in found.faults
-    ]
     return CheckReply(
         tree=found.tree,
         first=found.first,
         end=found.end,
         size=found.size,
         next=found.end if found.end < found.size else None,
-        faults=faults,
+        faults=[_fault(one) for one in found.faults],
     )

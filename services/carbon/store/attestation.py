@@ -13,6 +13,7 @@ from libs.common.ids import CircuitId, SiteId
 from libs.common.merkle import TileKey
 from libs.common.tokens import canonical
 from services.carbon.domain.attestation import (
+    CIRCUIT,
     FACTOR,
     REPORT,
     Fact,
@@ -56,6 +57,17 @@ class Kept:
     tree: date
     index: int
     leaf: Leaf
+
+
+@dataclass(frozen=True, slots=True)
+class Stray:
+    """A row of the books that the log does not know, or that holds where another one should."""
+
+    subject: str
+    at: datetime | None
+    """Start of an interval."""
+    version: int
+    is_committed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,6 +367,64 @@ async def fetch_leaves(conn: ReadConn, tree: date, start: int, end: int) -> dict
         except FactsGone as exc:
             found[row["index"]] = Lost(row["subject"], str(exc))
     return found
+
+
+async def fetch_circuits(conn: ReadConn, after: str, limit: int) -> list[str]:
+    """Return circuits that have intervals, by id, from behind ``after`` on."""
+    rows = await conn.fetch(
+        """
+        with recursive c as (
+            (select circuit_id from intervals where circuit_id > $1 order by circuit_id limit 1)
+            union all
+            select (select i.circuit_id from intervals i
+                     where i.circuit_id > c.circuit_id order by i.circuit_id limit 1)
+              from c where c.circuit_id is not null
+        )
+        select circuit_id from c where circuit_id is not null limit $2
+        """,
+        after,
+        limit,
+    )
+    return [row["circuit_id"] for row in rows]
+
+
+async def fetch_stray_intervals(conn: ReadConn, circuits: Sequence[str], limit: int) -> list[Stray]:
+    """Return intervals that are neither committed nor waiting for it, and those that hold without being the last."""
+    rows = await conn.fetch(
+        """
+        select b.circuit_id, b.start, b.version, l.subject is not null as committed
+          from (select circuit_id, start, version, current,
+                       version = max(version) over (partition by circuit_id, start) as is_last
+                  from intervals where circuit_id = any($1::text[])) as b
+          left join attest_leaves l
+            on l.subject = 'circuit:' || b.circuit_id and l.at = b.start and l.version = b.version
+         where b.current <> b.is_last
+            or (l.subject is null and not exists (
+                select from attest_pending p
+                 where p.subject = 'circuit:' || b.circuit_id and p.at = b.start and p.version = b.version))
+         order by b.circuit_id, b.start, b.version limit $2
+        """,
+        list(circuits),
+        limit,
+    )
+    return [Stray(f"{CIRCUIT}{row['circuit_id']}", row["start"], row["version"], row["committed"]) for row in rows]
+
+
+async def fetch_stray_others(conn: ReadConn, limit: int) -> list[Stray]:
+    """Return own factors and published statements that are neither committed nor waiting for it."""
+    rows = await conn.fetch(
+        """
+        select subject, version
+          from (select 'factor:' || factor_id as subject, revision as version from emission_factors
+                union all
+                select 'report:' || kind || '/' || statement_id, version from published_statements) as b
+         where not exists (select from attest_leaves l where l.subject = b.subject and l.version = b.version)
+           and not exists (select from attest_pending p where p.subject = b.subject and p.version = b.version)
+         order by subject, version limit $1
+        """,
+        limit,
+    )
+    return [Stray(row["subject"], None, row["version"], is_committed=False) for row in rows]
 
 
 async def fetch_tree_heads(conn: ReadConn, tree: date) -> list[TreeHead]:

@@ -14,9 +14,13 @@ from libs.common.db import ReadConn
 from libs.common.merkle import HASH_BYTES, TILE_WIDTH, TileKey
 from libs.common.tokens import KeyRing
 from services.carbon.domain.attestation import TreeHead
-from services.carbon.store.attestation import Kept, Lost
+from services.carbon.store.attestation import Kept, Lost, Stray
 from services.carbon.usecases.attesting import SIGNER, NotAttested, Transactions
 
+CIRCUITS_AT_ONCE = 10
+"""Circuits whose intervals one question looks at: a year of them is 350,000 rows."""
+FAULTS_AT_MOST = 1000
+"""Named in one answer; the rest shows when these are mended."""
 TILES_AT_MOST = 20
 """Tiles of leaves that one question looks at: some hundred milliseconds of work."""
 
@@ -35,6 +39,15 @@ class Rows(Protocol):
 
     async def fetch_leaves(self, conn: ReadConn, tree: date, start: int, end: int) -> dict[int, Kept | Lost]:
         """Return leaves ``[start, end)`` by their index, as they are made from what the books hold now."""
+
+    async def fetch_circuits(self, conn: ReadConn, after: str, limit: int) -> list[str]:
+        """Return circuits that have intervals, from behind ``after`` on."""
+
+    async def fetch_stray_intervals(self, conn: ReadConn, circuits: Sequence[str], limit: int) -> list[Stray]:
+        """Return intervals that the log does not know, and those that hold without being the last."""
+
+    async def fetch_stray_others(self, conn: ReadConn, limit: int) -> list[Stray]:
+        """Return own factors and statements that the log does not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +74,17 @@ class Checked:
     faults: Sequence[Fault]
 
 
+@dataclass(frozen=True, slots=True)
+class BooksChecked:
+    """What a look at a part of the books has found."""
+
+    circuits: Sequence[str]
+    """Whose intervals were looked at; fewer than ``CIRCUITS_AT_ONCE`` are the last ones."""
+    faults: Sequence[Fault]
+
+
 class Checks:
-    """Looks at a tree, a part at a time."""
+    """Looks at the log, and at the books for what it does not know, a part at a time."""
 
     def __init__(self, *, db: Transactions, rows: Rows, keys: KeyRing) -> None:
         self._db = db
@@ -87,6 +109,14 @@ class Checks:
             for tile in range(start // TILE_WIDTH, -(-end // TILE_WIDTH)):
                 faults += await self._tile_faults(conn, tree, tile, min((tile + 1) * TILE_WIDTH, size), upper)
         return Checked(tree, min(start, size), max(end, min(start, size)), size, faults)
+
+    async def check_books(self, after: str) -> BooksChecked:
+        """Look for rows that were never committed: of circuits behind ``after``; before them, of everything else."""
+        async with self._db.read() as conn:
+            circuits = await self._rows.fetch_circuits(conn, after, CIRCUITS_AT_ONCE)
+            strays = [] if after else await self._rows.fetch_stray_others(conn, FAULTS_AT_MOST)
+            strays += await self._rows.fetch_stray_intervals(conn, circuits, FAULTS_AT_MOST)
+        return BooksChecked(circuits, [_of_stray(one) for one in strays])
 
     async def _tile_faults(
         self, conn: ReadConn, tree: date, number: int, end: int, upper: dict[TileKey, bytes]
@@ -141,6 +171,16 @@ class Checks:
                 faults.append(_of_tree(f"the signature of head {tree}/{head.size} does not hold",
                                        f"树头 {tree}/{head.size} 的签名不成立"))  # fmt: skip
         return faults
+
+
+def _of_stray(one: Stray) -> Fault:
+    place = f"version {one.version}" if one.at is None else f"{one.at.isoformat()}, version {one.version}"
+    place_zh = f"版本 {one.version}" if one.at is None else f"{one.at.isoformat()},版本 {one.version}"
+    if one.is_committed:
+        return Fault(
+            None, one.subject, f"{place}: another version holds than the last one", f"{place_zh}:生效的不是最新版本"
+        )
+    return Fault(None, one.subject, f"{place}: it was never committed", f"{place_zh}:从未存证")
 
 
 def _of_tree(english: str, chinese: str) -> Fault:

@@ -19,7 +19,7 @@ from services.carbon.domain.booking import BookedInterval
 from services.carbon.domain.intervals import Grade
 from services.carbon.store import attestation as log
 from services.carbon.store import intervals as store
-from services.carbon.usecases.attestchecks import Checks
+from services.carbon.usecases.attestchecks import CIRCUITS_AT_ONCE, Checks
 from services.carbon.usecases.attesting import Attesting, Proofs
 
 START = datetime(2026, 3, 1, 4, tzinfo=UTC)
@@ -75,6 +75,17 @@ class House:
             first = checked.end
             if first >= checked.size:
                 return found
+
+    async def strays(self) -> list[tuple[str | None, str]]:
+        """What the operator's own look at the books finds."""
+        found: list[tuple[str | None, str]] = []
+        after = ""
+        while True:
+            part = await self.checks.check_books(after)
+            found += [(one.subject, one.english) for one in part.faults]
+            if len(part.circuits) < CIRCUITS_AT_ONCE:
+                return found
+            after = part.circuits[-1]
 
 
 def verdict(*documents: object, witness: object = None, files: Mapping[str, str] | None = None) -> tuple[int, str]:

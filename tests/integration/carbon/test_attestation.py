@@ -17,6 +17,7 @@ from services.carbon.domain.factors import EmissionFactor, Family
 from services.carbon.domain.statements import Stated, StatementKind
 from services.carbon.library import load_shipped
 from services.carbon.store import inventories
+from services.carbon.usecases.attestchecks import CIRCUITS_AT_ONCE
 from services.carbon.usecases.attesting import LogDamaged, NotAttested
 from tests.integration.carbon.attest_world import DAY, START, House, by_hand, flipped, interval, verdict
 
@@ -129,6 +130,39 @@ async def test_what_was_changed_in_the_books_has_no_proof_that_holds(house: Hous
     )  # fmt: skip
     with pytest.raises(NotAttested, match="nothing was committed"):
         await house.proofs.inclusion("circuit:c-1", START + timedelta(days=1, minutes=15), None)
+
+
+async def test_what_a_hand_adds_to_the_books_was_never_committed_and_is_named(house: House, postgres_url: str) -> None:
+    circuits = [interval(0, 1.0, circuit=f"c-{number}") for number in range(2 * CIRCUITS_AT_ONCE)]
+    await house.commit(*circuits, interval(1, 2.0))
+    await house.book(interval(1, 2.5, version=2), interval(2, 3.0))
+    assert await house.strays() == [], "what waits is on its way"
+    await house.commit()
+    assert await house.strays() == []
+    a_row = (
+        "insert into intervals select circuit_id, site_id, {start}, step_s, {version}, {current}, 7, flag, lower_bound,"
+        " uncertain, computed_at from intervals where circuit_id = 'c-19'"
+    )
+    await by_hand(
+        postgres_url,
+        [
+            a_row.format(start="start", version=2, current=False),
+            a_row.format(start="start + interval '1 day'", version=1, current=True) + " and version = 1",
+            "update intervals set current = false where circuit_id = 'c-1' and energy_kwh = 2.5",
+            "update intervals set current = true where circuit_id = 'c-1' and energy_kwh = 2",
+            "insert into emission_factors select 'OWN-2', 1, 's', 'supplier', 'electricity', 'CN', 2026, 0, "
+            "'kgCO2/kWh', 'CO2', 'x', 2026, '2026-01-01', 'verified', 'x', 'x', false, 'x', 'x', 'user:x', now()",
+        ],
+    )
+    assert await house.strays() == [
+        ("factor:OWN-2", "version 1: it was never committed"),
+        ("circuit:c-1", "2026-03-01T04:15:00+00:00, version 1: another version holds than the last one"),
+        ("circuit:c-1", "2026-03-01T04:15:00+00:00, version 2: another version holds than the last one"),
+        ("circuit:c-19", "2026-03-01T04:00:00+00:00, version 1: another version holds than the last one"),
+        ("circuit:c-19", "2026-03-01T04:00:00+00:00, version 2: it was never committed"),
+        ("circuit:c-19", "2026-03-02T04:00:00+00:00, version 1: it was never committed"),
+    ]
+    assert await house.faults() == [], "what was committed is as it was"
 
 
 async def test_a_restored_backup_is_a_second_history_to_whoever_kept_a_head(house: House, postgres_url: str) -> None:

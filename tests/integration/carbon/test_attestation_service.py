@@ -207,6 +207,7 @@ async def everything_holds(carbon: Process) -> None:
         while part["next"] is not None:
             part = await carbon.document("check", tree=tree, first=part["next"])
             assert part["faults"] == []
+    assert await carbon.document("check/books") == {"circuits": 10, "next": "c-17", "faults": []}
     first = heads[0]
     documents = {
         "interval": await carbon.document("inclusion", subject="circuit:c-7", at="2026-01-01T00:15:00Z"),
@@ -239,11 +240,21 @@ async def nobody_sees_more_than_is_his(carbon: Process) -> None:
         assert (await carbon.get("heads/latest", sites=sites)).status_code == 200
         for path, question in (
             ("inclusion", second), ("chain", {"subject": "circuit:c-1"}), ("check", {"tree": "2026-01-01"}),
+            ("check/books", {}),
         ):  # fmt: skip
             answer = await carbon.get(path, sites=sites, **question)
             assert (answer.status_code, answer.json()["code"]) == (403, "forbidden"), path
             assert answer.json()["detail_zh"]
-    for path in ("inclusion", "chain", "check", "heads/latest", "heads", "consistency", "leaves/2026-01-01/0"):
+    for path in (
+        "inclusion",
+        "chain",
+        "check",
+        "check/books",
+        "heads/latest",
+        "heads",
+        "consistency",
+        "leaves/2026-01-01/0",
+    ):
         assert (await carbon.get(path, scopes=("ingest:read",))).status_code == 403, path
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from libs.common.clock import SystemClock
 from libs.common.tokens import KeyRing
 from libs.suite import attestcli
-from libs.suite.attestcli import look, trees_of, write
+from libs.suite.attestcli import look, look_at_books, trees_of, write
 from libs.suite.cli import build
 from libs.suite.words import Words
 
@@ -25,6 +25,7 @@ class FakeSuite:
     def __init__(self, faults: dict[tuple[str, int], list[dict[str, Any]]] | None = None) -> None:
         self.days = {"2026-03-01": 7000, "2026-03-02": 10, "2026-03-04": 1}
         self.faults = faults or {}
+        self.strays: list[dict[str, Any]] = []
 
     def get(self, path: str, **params: Any) -> Any:
         if path == "attestations/heads":
@@ -35,6 +36,9 @@ class FakeSuite:
                 for half in (0, 1)
             ]
             return heads[: params["limit"]]
+        if path == "attestations/check/books":
+            after = params["after"]
+            return {"circuits": 10, "next": None if after else "c-9", "faults": self.strays if after else []}
         size, first = self.days[params["tree"]], params["first"]
         end = min(first + 5120, size)
         faults = self.faults.get((params["tree"], first), [])
@@ -64,6 +68,25 @@ def test_a_whole_log_is_looked_at_to_its_end_and_a_fault_is_named() -> None:
     ]  # fmt: skip
     assert look(damaged, CHINESE, said.append, "2026-01-01", "2026-12-31") == 1
     assert said[3:] == ["2026-03-01/6000  circuit:c-1  与当时提交的内容不符", "3 棵树,7011 个叶子,1 处不符"]
+
+
+def test_rows_that_nobody_committed_are_named() -> None:
+    said: list[str] = []
+    suite = FakeSuite()
+    assert look_at_books(suite, ENGLISH, said.append) == 0
+    suite.strays = [
+        {
+            "leaf": None,
+            "subject": "circuit:c-1",
+            "message": "version 1: it was never committed",
+            "message_zh": "从未存证",
+        }
+    ]
+    assert look_at_books(suite, ENGLISH, said.append) == 1
+    assert said == [
+        "20 circuits, 0 rows that do not belong there", "circuit:c-1  version 1: it was never committed",
+        "20 circuits, 1 rows that do not belong there",
+    ]  # fmt: skip
 
 
 def test_the_verifier_is_handed_over_as_one_file_that_runs(tmp_path: Path) -> None:
