@@ -14,6 +14,7 @@ from libs.suite.attestcli import add_attestations
 from libs.suite.auditcli import add_audit
 from libs.suite.callbackcli import add_callbacks
 from libs.suite.commandcli import add_commands
+from libs.suite.moneycli import add_money
 from libs.suite.plancli import add_plans
 from libs.suite.settingcli import add_settings
 from libs.suite.wakecli import add_wake
@@ -75,6 +76,7 @@ def build(words: Words) -> typer.Typer:
     _add_signals(app, words)
     add_alarms(app, words, _settings, _say)
     add_settings(app, words, _settings, _say)
+    add_money(app, words, _settings, _say)
     add_commands(app, words, _settings, _say)
     add_audit(app, words, _settings, _say)
     add_attestations(app, words, _settings, _say)

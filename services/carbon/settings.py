@@ -13,7 +13,7 @@ class CarbonSettings(SettingsModel):
         default=1.0, gt=0, le=60, description="how often circuits to recompute are looked for"
     )
     targets_poll_s: float = Field(
-        default=600.0, gt=0, le=86_400, description="how often running targets are held against the books, in seconds"
+        default=1800.0, gt=0, le=86_400, description="how often running targets are held against the books, in seconds"
     )
     query_days_max: int = Field(default=400, ge=1, le=4000, description="longest span of one query, in days")
     query_intervals_max: int = Field(

@@ -13,8 +13,8 @@ from libs.common.errors import InvalidFile, Problem
 from libs.common.workbook import Cell, unusable
 
 MAX_FILE_BYTES = 4 << 20
-"""A year of bills of ten thousand accounts in pieces of some thousand rows. [B]"""
-MAX_FILE_ROWS = 20_000
+"""A month of bills of some thousand accounts. [B]"""
+MAX_FILE_ROWS = 5_000
 MAX_CELL_CHARS = 500
 _MIDNIGHT = ("1 day, 0:00:00", "1900-01-01T00:00:00")
 """What Excel's 24:00 is read as."""

@@ -145,6 +145,7 @@ async def fetch_prices(
     first: date,
     last: date,
     versions: bool = False,
+    limit: int = 1_000_000,
 ) -> list[SheetPrice]:
     """Return the prices of the months that begin in ``[first, last)``, by place and month; None is any.
 
@@ -156,6 +157,7 @@ async def fetch_prices(
         first: The first day looked at.
         last: The day after the last.
         versions: Every version of each, oldest first, instead of the one that holds.
+        limit: Of the rows.
     """
     rows = await conn.fetch(
         """
@@ -169,6 +171,7 @@ async def fetch_prices(
                 where n.region = p.region and n.customer_class = p.customer_class and n.voltage = p.voltage
                   and n.month = p.month and n.version > p.version))
          order by region, customer_class, voltage, month, version
+         limit $7
         """,
         region,
         customer_class,
@@ -176,6 +179,7 @@ async def fetch_prices(
         first,
         last,
         versions,
+        limit,
     )
     return [_price(row) for row in rows]
 

@@ -100,13 +100,22 @@ class Bills:
     async def bills(
         self, who: Principal, *, account_number: str | None, first: date | None, last: date | None
     ) -> list[Bill]:
-        """Return the bills that hold and cover some day of ``[first, last)``, by account and day."""
+        """Return the bills that hold and cover some day of ``[first, last)``, by account and day.
+
+        Raises:
+            InvalidInput: There are too many for one answer.
+        """
         async with self.db.read() as conn:
             found = await store.fetch_bills(
                 conn, account_numbers=None if account_number is None else [account_number], first=first or ALL_DAYS[0],
-                last=last or ALL_DAYS[1], limit=MAX_BILLS,
+                last=last or ALL_DAYS[1], limit=MAX_BILLS + 1,
             )  # fmt: skip
             site_of = await self._lookup(conn)
+        if len(found) > MAX_BILLS:
+            raise InvalidInput(
+                f"from, to, account: expected at most {MAX_BILLS} bills; ask for fewer days or one account",
+                message_zh=f"账单数超过 {MAX_BILLS} 张,请缩短时间或指定户号",
+            )
         return [one for one in found if self._may_see(who, site_of(one.account_number))]
 
     async def versions(self, who: Principal, account_number: str, number: str) -> list[BillVersion]:

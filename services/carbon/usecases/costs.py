@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -40,7 +40,7 @@ from services.carbon.domain.tariff.basic import (
 )
 from services.carbon.domain.tariff.cost import CostLine, EnergyCost, EnergyPrice, PriceKey, cost_range, energy_cost
 from services.carbon.domain.tariff.demand import PeakDemand, peak_demands
-from services.carbon.domain.tariff.grid import possible_grids, split
+from services.carbon.domain.tariff.grid import RateGrid, possible_grids, split
 from services.carbon.domain.tariff.periods import Tariff
 from services.carbon.domain.tariff.sheet import SheetPrice, calendar_of, month_after
 from services.carbon.sites import Sites
@@ -389,35 +389,60 @@ def _priced(
     end: datetime,
     daily: bool,
 ) -> list[SupplyCost]:
-    """Return what each supply cost within ``[start, end)``; what has no account has lines without a rate."""
+    """Return what each supply cost within ``[start, end)``; what has no account has lines without a rate.
+
+    Supplies with the same tariff and days are split together, so that a province costs a few passes over its intervals.
+    """
     by_key = {one.energy.key: one.energy for one in prices}
-    found = []
-    for part in parts:
-        begin, until = max(start, midnight(part.first)), min(end, midnight(part.last))
+    groups: dict[tuple[str, str, date, date], list[int]] = defaultdict(list)
+    for index, part in enumerate(parts):
+        account = part.account
+        place = ("", "") if account is None else (account.region, account.customer_class)
+        groups[(*place, part.first, part.last)].append(index)
+    found: dict[int, SupplyCost] = {}
+    for (region, customer_class, first, last), members in groups.items():
+        begin, until = max(start, midnight(first)), min(end, midnight(last))
         if begin >= until:
             continue
-        rows = frame.filter(
-            pl.col("circuit_id").is_in(list(part.circuits)) & (pl.col("start") >= begin) & (pl.col("start") < until)
-        )
-        account = part.account
-        key = ("", "") if account is None else (account.region, account.customer_class)
-        tariff = book.tariffs.get(key) or Tariff(*key, ())
-        days = calendar_of(book.special_days, key[0])
-        grids = possible_grids(tariff, first=part.first, last=part.last, calendar=days)
-
-        def price_of(month: date, account: Account | None = account) -> EnergyPrice | None:
-            if account is None:
-                return None
-            return by_key.get(PriceKey(account.region, account.customer_class, account.voltage, month))
-
-        cost = energy_cost(split(rows, grids[0], daily=daily), grids[0], price_of)
-        known = cost.cost_cny
-        if len(grids) > 1:
-            least_and_most = cost_range(rows, grids, price_of)
-        else:
+        rows = _of_parts(frame, parts, members).filter((pl.col("start") >= begin) & (pl.col("start") < until))
+        tariff = book.tariffs.get((region, customer_class)) or Tariff(region, customer_class, ())
+        days = calendar_of(book.special_days, region)
+        grids = possible_grids(tariff, first=first, last=last, calendar=days)
+        by_period = _by_part(rows, grids[0], daily=daily)
+        by_day = [(_by_part(rows, grid, daily=True), grid) for grid in grids] if len(grids) > 1 else []
+        for index in members:
+            price_of = _prices_of(parts[index].account, by_key)
+            cost = EnergyCost(()) if index not in by_period else energy_cost(by_period[index], grids[0], price_of)
+            known = cost.cost_cny
             least_and_most = None if known is None else (known, known)
-        found.append(SupplyCost(part, cost, grids[0].slot_s, least_and_most))
-    return found
+            if known is not None and by_day:
+                least_and_most = cost_range([(one[index], grid) for one, grid in by_day], price_of)
+            found[index] = SupplyCost(parts[index], cost, grids[0].slot_s, least_and_most)
+    return [found[index] for index in sorted(found)]
+
+
+def _of_parts(frame: pl.DataFrame, parts: Sequence[Supply], members: Sequence[int]) -> pl.DataFrame:
+    """Return the intervals of some supplies, each with the number of its supply."""
+    owners = [(circuit, index) for index in members for circuit in parts[index].circuits]
+    schema = {"circuit_id": pl.String, "part": pl.Int64}
+    return frame.join(pl.DataFrame(owners, schema=schema, orient="row"), on="circuit_id")
+
+
+def _by_part(rows: pl.DataFrame, grid: RateGrid, *, daily: bool) -> dict[int, pl.DataFrame]:
+    """Return what ``split`` makes of the intervals of each supply."""
+    summed = split(rows, grid, keys=("part",), daily=daily)
+    return {index: some for (index,), some in summed.partition_by("part", as_dict=True).items()}
+
+
+def _prices_of(account: Account | None, prices: Mapping[PriceKey, EnergyPrice]) -> Callable[[date], EnergyPrice | None]:
+    """Return what gives the price of a month of an account, None where nobody has entered it."""
+
+    def price_of(month: date) -> EnergyPrice | None:
+        if account is None:
+            return None
+        return prices.get(PriceKey(account.region, account.customer_class, account.voltage, month))
+
+    return price_of
 
 
 def _unknown(part: SupplyCost, node: str) -> list[Unknown]:

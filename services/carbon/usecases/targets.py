@@ -102,6 +102,7 @@ class Targets:
         self._clock = clock
         self._audit = audit
         self._publish = publish
+        self._histories: dict[str, tuple[date, Sequence[float | None]] | None] = {}
 
     async def page(
         self, who: Principal, *, node: str | None, parent: str | None, on: date | None, after: str, limit: int
@@ -277,12 +278,14 @@ class Targets:
         today = self._today()
         async with self._db.read() as conn:
             running = await store.fetch_targets(conn, first=today - SETTLED_AFTER, last=today)
+        self._histories = {one.target.target_id: self._histories.get(one.target.target_id) for one in running}
         published = 0
         for stored in running:
             beat()
             try:
-                published += await self._say(await self._stand(stored, today))
-            except (InvalidInput, Conflict) as exc:  # its node has grown too large; the others go on
+                history = await self._remembered(stored, today)
+                published += await self._say(await self._stand(stored, today, history))
+            except (InvalidInput, Conflict, NotFound) as exc:  # its node has grown too large; the others go on
                 logger.warning("a target cannot be held against the books", extra={
                     "target": stored.target.target_id, "reason": exc.message,
                 })  # fmt: skip
@@ -331,20 +334,34 @@ class Targets:
             computed_at=now,
         )
 
-    async def _stand(self, stored: StoredTarget, as_of: date) -> TargetStanding:
+    async def _remembered(self, stored: StoredTarget, today: date) -> Sequence[float | None]:
+        """Return last year's days of a target, read once a day: they rarely change, and there are many of them."""
+        kept = self._histories.get(stored.target.target_id)
+        if kept is None or kept[0] != today:
+            kept = self._histories[stored.target.target_id] = (today, await self._history(stored))
+        return kept[1]
+
+    async def _history(self, stored: StoredTarget) -> Sequence[float | None]:
+        """Return a figure of every day of a target's period, a year before."""
+        target = stored.target
+        days = await self._figures.days(stored.place, Measure(target.measure), target.start - YEAR, target.end - YEAR)
+        return [one.value for one in days]
+
+    async def _stand(
+        self, stored: StoredTarget, as_of: date, history: Sequence[float | None] | None = None
+    ) -> TargetStanding:
         target = stored.target
         until = min(max(as_of, target.start), target.end)
         measure = Measure(target.measure)
         days = await self._figures.days(stored.place, measure, target.start, until)
-        before = await self._figures.days(stored.place, measure, target.start - YEAR, target.end - YEAR)
+        before = await self._history(stored) if history is None else history
         async with self._db.read() as conn:
             children = await store.fetch_targets(conn, parent_id=target.target_id)
-        history = [one.value for one in before]
         found = standing(
             target,
             as_of=as_of,
             measured=[one.value for one in days],
-            last_year=None if all(one is None for one in history) else history,
+            last_year=None if all(one is None for one in before) else before,
         )
         known = [one.at_least for one in days if one.at_least is not None]
         return TargetStanding(

@@ -20,6 +20,8 @@ from services.carbon.usecases.ports import Audit, audit_event, refuse_limited
 
 MAX_TARIFF_ROWS = 20_000
 """Windows of all tariffs together; the shipped ones have some four hundred."""
+MAX_PRICES = 10_000
+"""Prices of one answer."""
 CONFIRMED = "confirmed-by-person"
 """What a row's confidence becomes when somebody says that it may be counted with."""
 
@@ -196,12 +198,22 @@ class Tariffs:
         last: date,
         versions: bool,
     ) -> list[SheetPrice]:
-        """Return prices of months that begin in ``[first, last)``; see ``store.fetch_prices``."""
+        """Return prices of months that begin in ``[first, last)``; see ``store.fetch_prices``.
+
+        Raises:
+            InvalidInput: There are too many for one answer.
+        """
         async with self.db.read() as conn:
-            return await store.fetch_prices(
+            found = await store.fetch_prices(
                 conn, region=region, customer_class=customer_class, voltage=voltage, first=first, last=last,
-                versions=versions,
+                versions=versions, limit=MAX_PRICES + 1,
             )  # fmt: skip
+        if len(found) > MAX_PRICES:
+            raise InvalidInput(
+                f"from, to, region: expected at most {MAX_PRICES} prices; ask for fewer months or one region",
+                message_zh=f"电价超过 {MAX_PRICES} 条,请缩短时间或指定区域",
+            )
+        return found
 
     async def take_prices(
         self, wanted: Sequence[SheetPrice], who: Principal, *, source: str, request_id: str | None = None

@@ -14,7 +14,7 @@ from libs.common.clock import CIVIL_ZONE
 from libs.common.errors import InvalidInput
 from services.carbon.domain.money import Rounding, to_cents
 from services.carbon.domain.tariff.cost import EnergyPrice, cost_range, energy_cost
-from services.carbon.domain.tariff.grid import possible_grids, rate_grid, split
+from services.carbon.domain.tariff.grid import RateGrid, possible_grids, rate_grid, split
 from services.carbon.domain.tariff.periods import Band, DayCalendar, Tariff, build_tariffs
 from services.carbon.tariff_file import SHIPPED, shipped_rows
 from tests.unit.carbon.tariffs import intervals, midnight, price, row, tariff
@@ -34,6 +34,10 @@ def cost_of(frame: pl.DataFrame, one: Tariff, *prices: EnergyPrice, first: date 
     grid = rate_grid(one, first=first, last=first + timedelta(days=days), calendar=KNOWN)
     known = {each.key.month: each for each in prices}
     return energy_cost(split(frame, grid), grid, known.get)
+
+
+def by_day(frame: pl.DataFrame, grids: list[RateGrid]) -> list[tuple[pl.DataFrame, RateGrid]]:
+    return [(split(frame, grid, daily=True), grid) for grid in grids]
 
 
 def test_a_flat_day_in_guangdong() -> None:
@@ -183,17 +187,17 @@ def test_hot_days_that_nobody_entered_leave_a_range() -> None:
     span: dict[str, Any] = {"first": DAY, "last": date(2026, 3, 4)}
     month = price("1", "0")
     unknown = possible_grids(GUANGDONG, calendar=DayCalendar(), **span)
-    least, greatest = cost_range(frame, unknown, lambda _: month) or (None, None)
+    least, greatest = cost_range(by_day(frame, unknown), lambda _: month) or (None, None)
     assert (least, greatest) == (Decimal("47.88"), Decimal("47.88") + 2 * 3 * Decimal("0.425"))
     half = DayCalendar(known={"hot_day": [(DAY, date(2026, 3, 3))]})
-    least, greatest = cost_range(frame, possible_grids(GUANGDONG, calendar=half, **span), lambda _: month) or (
+    least, greatest = cost_range(by_day(frame, possible_grids(GUANGDONG, calendar=half, **span)), lambda _: month) or (
         None,
         None,
     )
     assert greatest == Decimal("47.88") + 3 * Decimal("0.425")
     known = possible_grids(GUANGDONG, calendar=KNOWN, **span)
-    assert cost_range(frame, known, lambda _: month) == (Decimal("47.88"), Decimal("47.88"))
-    assert cost_range(frame, known, lambda _: None) is None
+    assert cost_range(by_day(frame, known), lambda _: month) == (Decimal("47.88"), Decimal("47.88"))
+    assert cost_range(by_day(frame, known), lambda _: None) is None
 
 
 @pytest.mark.parametrize(("base", "fixed"), [("62.5", "0"), ("-0.1", "0"), ("0.6", "650"), ("NaN", "0")])

@@ -9,7 +9,7 @@ Source:
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -18,7 +18,7 @@ import polars as pl
 
 from libs.common.errors import InvalidInput
 from services.carbon.domain.money import decimal_of, exact, total
-from services.carbon.domain.tariff.grid import Rate, RateGrid, split
+from services.carbon.domain.tariff.grid import Rate, RateGrid
 from services.carbon.domain.tariff.periods import Band
 
 PRICE_MAX_CNY_PER_KWH = Decimal(10)
@@ -190,33 +190,31 @@ def energy_cost(
 
 
 def cost_range(
-    intervals: pl.DataFrame,
-    grids: Sequence[RateGrid],
+    days: Iterable[tuple[pl.DataFrame, RateGrid]],
     price_of: Callable[[date], EnergyPrice | None],
     *,
     trusted_only: bool = True,
 ) -> tuple[Decimal, Decimal] | None:
-    """Return the least and the greatest cost that special days may still make of intervals. [CNY]
+    """Return the least and the greatest cost that special days may still make of energy. [CNY]
 
     Every day may turn out to be of any of the kinds that are not known of it, each for itself.
 
     Args:
-        intervals: As ``grid.split`` takes them.
-        grids: As ``possible_grids`` returns them.
+        days: The energy by day, of one key, as ``grid.split`` returns it for each of ``possible_grids``.
         price_of: As for ``energy_cost``.
         trusted_only: As for ``energy_cost``.
 
     Returns:
         Both are the same when everything is known; None where a price is missing.
     """
-    days: dict[date, list[Decimal]] = defaultdict(list)
-    for grid in grids:
-        cost = energy_cost(split(intervals, grid, daily=True), grid, price_of, trusted_only=trusted_only)
+    found: dict[date, list[Decimal]] = defaultdict(list)
+    for summed, grid in days:
+        cost = energy_cost(summed, grid, price_of, trusted_only=trusted_only)
         if cost.cost_cny is None:
             return None
         by_day: dict[date, list[Decimal]] = defaultdict(list)
         for line in cost.lines:
             by_day[line.period].append(line.cost_cny or Decimal(0))
         for day, parts in by_day.items():
-            days[day].append(total(parts))
-    return total(min(costs) for costs in days.values()), total(max(costs) for costs in days.values())
+            found[day].append(total(parts))
+    return total(min(costs) for costs in found.values()), total(max(costs) for costs in found.values())
