@@ -23,6 +23,7 @@ from services.carbon.api.money import build_money_router
 from services.carbon.api.projects import build_project_router
 from services.carbon.api.published import build_published_router
 from services.carbon.api.shutdowns import build_shutdown_router
+from services.carbon.api.statements import build_statement_router
 from services.carbon.attester import AttestingLoop, HeadPublisher
 from services.carbon.boundary import Boundaries, Limits
 from services.carbon.bus import ENERGY_POINT, audit, result
@@ -51,10 +52,12 @@ from services.carbon.usecases.figures import Figures
 from services.carbon.usecases.intervals import Booking
 from services.carbon.usecases.inventories import Inventories
 from services.carbon.usecases.measurements import Measurements
+from services.carbon.usecases.meterends import MeterEnds
 from services.carbon.usecases.metering import Metering
 from services.carbon.usecases.outages import Outages
 from services.carbon.usecases.projects import Projects
 from services.carbon.usecases.shutdowns import ShutdownSavings, civil_exceptions
+from services.carbon.usecases.statements import Statements
 from services.carbon.usecases.targets import Targets
 from services.carbon.usecases.tariffs import Tariffs
 from services.carbon.usecases.temperatures import OutdoorTemperatures
@@ -208,10 +211,18 @@ def add_savings(
     )
     projects = Projects(db=db, clock=platform.clock, audit=audit, measurements=measurements)
     temperatures = OutdoorTemperatures(db=db, clock=platform.clock, audit=audit)
+    statements = Statements(
+        db=db,
+        clock=platform.clock,
+        audit=audit,
+        measurements=measurements,
+        meter_ends=MeterEnds(meters=factors.directory, point=ENERGY_POINT),
+    )
     for router in (
         build_shutdown_router(shutdowns, outages, loads=loads, db=db, days_max=settings.query_days_max),
         build_project_router(projects, temperatures, loads=loads, clock=platform.clock),
         build_published_router(),
+        build_statement_router(statements, loads=loads),
     ):
         app.include_router(router)
 

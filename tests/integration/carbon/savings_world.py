@@ -38,7 +38,7 @@ from libs.common.settings import BusSettings, CommonSettings, DatabaseSettings
 from libs.common.tokens import KeyRing
 from libs.common.web import create_app
 from services.carbon.directory import RegistryDirectory
-from services.carbon.domain.booking import BookedInterval
+from services.carbon.domain.booking import BookedInterval, RegisterReading
 from services.carbon.domain.intervals import Grade
 from services.carbon.gridfactors import GridFactors
 from services.carbon.library import load_library
@@ -173,6 +173,40 @@ class World:
                         computed_at=self.clock.now(),
                     )
                     for index, energy in enumerate(energy_kwh)
+                ],
+            )
+
+    async def learn(self, entities: Sequence[Entity]) -> None:
+        """Publish what the registry says anew, and wait until it was read."""
+        changed: set[str] = set()
+        self.view.on_change(lambda kind, entity: changed.add(entity))
+        messages = [
+            envelope.message(topics.REGISTRY, one.id, record_of([one]), source="test", time=LONG_AGO)
+            for one in entities
+        ]
+        await self.bus.publish(messages, timeout_s=20.0)
+        async with asyncio.timeout(60):
+            while True:
+                if changed >= {one.id for one in entities}:
+                    return
+                await asyncio.sleep(0.02)
+
+    async def read(self, device: str, registers: Sequence[tuple[datetime, float]], *, ratio: float = 1.0) -> None:
+        """Store what a meter showed."""
+        async with self.db.write() as conn:
+            await store.add_registers(
+                conn,
+                [
+                    RegisterReading(
+                        device_id=DeviceId(device),
+                        point="energy_active_import",
+                        source_time=at.astimezone(UTC),
+                        received_at=at.astimezone(UTC),
+                        shown=shown,
+                        ratio=ratio,
+                        uncertain=False,
+                    )
+                    for at, shown in registers
                 ],
             )
 
