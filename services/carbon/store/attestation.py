@@ -1,5 +1,6 @@
 """SQL of attestation: leaves and heads are appended, the last tile of a level grows, nothing else is written again."""
 
+import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -29,6 +30,8 @@ from services.carbon.domain.attestation import (
 from services.carbon.domain.booking import BookedInterval
 from services.carbon.domain.intervals import Grade
 from services.carbon.store import inventories
+
+logger = logging.getLogger(__name__)
 
 # What is in the books is read there, so that a proof shows what stands there now; nearly all of it are intervals.
 FACTS = """
@@ -118,7 +121,7 @@ async def set_log(conn: WriteConn, log: LogRow) -> None:
 async def take_facts(conn: WriteConn, limit: int) -> list[Fact]:
     """Take facts that are not committed yet off the list of those, the oldest first; the log is locked.
 
-    What is no longer in the books is passed over: there is nothing left to commit.
+    What is no longer in the books is passed over, at ERROR: there is nothing left to commit.
     """
     rows = await conn.fetch(
         f"""
@@ -132,8 +135,17 @@ async def take_facts(conn: WriteConn, limit: int) -> list[Fact]:
         limit,
     )
     elsewhere = await _elsewhere(conn, rows)
-    facts = [_fact(row, elsewhere) for row in rows]
-    return [fact for fact in facts if fact is not None]
+    facts = []
+    for row in rows:
+        fact = _fact(row, elsewhere)
+        if fact is None:
+            logger.error(
+                "what waited to be committed is no longer in the books",
+                extra={"subject": row["subject"], "at": row["at"].isoformat(), "version": row["version"]},
+            )
+        else:
+            facts.append(fact)
+    return facts
 
 
 async def fetch_ends(conn: WriteConn, subjects: Collection[str]) -> dict[str, Link]:

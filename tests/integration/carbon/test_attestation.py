@@ -1,6 +1,7 @@
 """The attestation log on a real database: what it refuses, and that whatever is changed in the books is found."""
 
 import hashlib
+import logging
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from decimal import Decimal
@@ -163,6 +164,18 @@ async def test_what_a_hand_adds_to_the_books_was_never_committed_and_is_named(ho
         ("circuit:c-19", "2026-03-02T04:00:00+00:00, version 1: it was never committed"),
     ]
     assert await house.faults() == [], "what was committed is as it was"
+
+
+async def test_what_is_taken_out_of_the_books_before_it_is_committed_is_told(
+    house: House, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await house.book(interval(0, 1.0), interval(1, 2.0))
+    await by_hand(postgres_url, ["delete from intervals where energy_kwh = 1"])
+    await house.commit()
+    (told,) = [one for one in caplog.records if one.levelno == logging.ERROR]
+    assert told.message == "what waited to be committed is no longer in the books"
+    assert told.__dict__["at"] == START.isoformat()
+    assert verdict(await house.proofs.inclusion("circuit:c-1", START + timedelta(minutes=15), 1))[0] == 0
 
 
 async def test_a_restored_backup_is_a_second_history_to_whoever_kept_a_head(house: House, postgres_url: str) -> None:

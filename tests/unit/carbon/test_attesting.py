@@ -20,7 +20,7 @@ from libs.common.db import ReadConn, WriteConn
 from libs.common.ids import CircuitId, SiteId
 from libs.common.merkle import TileKey
 from libs.common.testing.clock import FakeClock
-from libs.common.tokens import KeyRing
+from libs.common.tokens import KeyRing, MissingKey
 from libs.common.verifier import Verifier
 from services.carbon.domain import attestation
 from services.carbon.domain.attestation import Fact, Kind, Leaf, Link, TreeHead, interval_fact, report_fact
@@ -478,3 +478,35 @@ def test_equal_readings_have_unequal_commitments() -> None:
     assert one[0].entry["salt"] == bytes(range(16)).hex()
     with pytest.raises(ValueError, match="need 32 random bytes"):
         attestation.commit(facts, {}, bytes(16), {})
+
+
+async def test_under_a_new_key_the_log_goes_on_and_its_heads_name_which_one_they_hold_under(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    house = House()
+    await house.commit(interval("c-1"))
+    new = Ed25519PrivateKey.generate()
+    keys = KeyRing({"carbon": new}, {"carbon": new.public_key()}, house.clock)
+    house.attesting = Attesting(
+        db=house.books, log=house.books, publisher=house.books, clock=house.clock, keys=keys, head_every_s=3600
+    )
+    await house.commit(interval("c-1", 1), after=timedelta(hours=1))
+    assert [one.message for one in caplog.records] == ["heads are signed under another key from now on"]
+    document = await house.proofs.consistency((DAY, 1), None)
+    assert document["old"]["key"] != document["new"]["key"]
+    for shown, code in (([KEY, new], 0), ([KEY], 1), ([new], 1)):
+        verifier = Verifier([one.public_key() for one in shown])
+        verifier.take(document)
+        assert verifier.conclude().exit_code == code
+
+
+async def test_without_its_key_nothing_is_committed_and_what_waits_goes_on_waiting() -> None:
+    house = House()
+    keys = KeyRing({}, {"carbon": KEY.public_key()}, house.clock)
+    house.attesting = Attesting(
+        db=house.books, log=house.books, publisher=house.books, clock=house.clock, keys=keys, head_every_s=3600
+    )
+    with pytest.raises(MissingKey):
+        await house.commit(interval("c-1"))
+    assert house.books.now.leaves == {}
+    assert len(house.books.now.pending) == 1
