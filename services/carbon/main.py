@@ -30,7 +30,7 @@ from services.carbon.bus import ENERGY_POINT, audit, result
 from services.carbon.directory import RegistryDirectory
 from services.carbon.domain.factors import EmissionFactor
 from services.carbon.gridfactors import GridFactors
-from services.carbon.library import load_library
+from services.carbon.library import load_coal, load_library
 from services.carbon.loads import LoadDirectory
 from services.carbon.queries import Queries
 from services.carbon.settings import CarbonSettings
@@ -143,6 +143,8 @@ def build(platform: Platform) -> Service:
         ),
         clock=platform.clock,
         shipped=shipped,
+        coal=load_coal(),
+        audit=audit,
         software=version("wattring-carbon"),
     )
     health = Health(platform.clock)

@@ -10,11 +10,12 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter
 
-from services.carbon.domain.inventory.publication import Publication
+from services.carbon.domain.inventory.publication import AvoidedPublication, Publication
 
 Written = TypeVar("Written")
 
 _PUBLICATION = TypeAdapter(Publication)
+_AVOIDED = TypeAdapter(AvoidedPublication)
 
 
 def encode_publication(publication: Publication) -> str:
@@ -29,6 +30,20 @@ def decode_publication(text: str) -> Publication:
         ValueError: It is none of ours.
     """
     return _PUBLICATION.validate_json(text)
+
+
+def encode_avoided(publication: AvoidedPublication) -> str:
+    """Return a statement of avoided emissions as canonical JSON."""
+    return _canonical(_AVOIDED, publication)
+
+
+def decode_avoided(text: str) -> AvoidedPublication:
+    """Return the statement of avoided emissions of a text.
+
+    Raises:
+        ValueError: It is none of ours.
+    """
+    return _AVOIDED.validate_json(text)
 
 
 def digest(text: str) -> str:

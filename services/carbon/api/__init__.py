@@ -2,6 +2,8 @@
 
 from fastapi import APIRouter
 
+from services.carbon.api.avoided import add_avoided_routes
+from services.carbon.api.coal import add_coal_routes
 from services.carbon.api.energy import add_energy_routes
 from services.carbon.api.factors import add_factor_routes
 from services.carbon.api.inventories import add_inventory_routes
@@ -15,4 +17,6 @@ def build_router(queries: Queries, inventories: Inventories) -> APIRouter:
     add_energy_routes(router, queries)
     add_factor_routes(router, inventories)
     add_inventory_routes(router, inventories)
+    add_avoided_routes(router, inventories)
+    add_coal_routes(router, inventories.coal)
     return router

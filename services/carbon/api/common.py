@@ -20,6 +20,30 @@ CSV = "text/csv"
 
 Reader = Annotated[Principal, Depends(require("carbon:read"))]
 Writer = Annotated[Principal, Depends(require("carbon:write"))]
+
+
+def _whole(who: Principal) -> Principal:
+    """Refuse somebody who may see some sites only: statements are of boundaries that may name any."""
+    if who.sites is not None:
+        raise Forbidden(
+            f"{who.subject} is limited to sites, and statements are of whole boundaries",
+            message_zh=f"{who.subject} 仅限部分局站,而报表涉及整个核算边界",
+        )
+    return who
+
+
+def whole_reader(who: Reader) -> Principal:
+    """Return who may read what holds for all sites."""
+    return _whole(who)
+
+
+def whole_writer(who: Writer) -> Principal:
+    """Return who may change what holds for all sites."""
+    return _whole(who)
+
+
+WholeReader = Annotated[Principal, Depends(whole_reader)]
+WholeWriter = Annotated[Principal, Depends(whole_writer)]
 From = Annotated[UtcTime, Query(alias="from", description="start, RFC 3339 with offset")]
 To = Annotated[UtcTime, Query(alias="to", description="end, not included")]
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.carbon.api.common import Reader, Writer
+from services.carbon.api.common import Reader, WholeWriter
 from services.carbon.domain.factors import EmissionFactor, Family
 from services.carbon.usecases.inventories import Inventories
 
@@ -90,10 +90,10 @@ def add_factor_routes(router: APIRouter, inventories: Inventories) -> None:
         return [FactorReply(**factor_fields(row)) for row in await inventories.revisions(factor_id)]
 
     @router.post("/factors", tags=["factors"], summary="Add an own factor or a revision of one", status_code=201)
-    async def enter(body: FactorBody, who: Writer) -> FactorReply:
+    async def enter(body: FactorBody, who: WholeWriter) -> FactorReply:
         # The day from which it is known is that of its entry; the use case sets it.
         row = EmissionFactor(**body.model_dump(), known_from=inventories.today())
-        return FactorReply(**factor_fields(await inventories.enter_factor(row, by=who.subject)))
+        return FactorReply(**factor_fields(await inventories.enter_factor(row, who=who)))
 
 
 def factor_fields(factor: EmissionFactor) -> dict[str, Any]:

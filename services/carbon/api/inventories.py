@@ -4,17 +4,32 @@ from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.carbon.api.common import Reader, Writer
+from services.carbon.api.common import WholeReader, WholeWriter
+from services.carbon.api.figures import (
+    STATEMENT,
+    AskedPage,
+    FigureReply,
+    KnownOn,
+    StatedReply,
+    TotalReply,
+    UsedFactor,
+    figure_reply,
+    stated_reply,
+    statement_reply,
+    total_reply,
+    used_reply,
+)
 from services.carbon.api.inventorybody import InventoryBody
 from services.carbon.domain.emissions.certificates import CERTIFICATE_KWH, Certificate, InstrumentKind
-from services.carbon.domain.figures import Figure, Mark
-from services.carbon.domain.inventory.compute import Result, Total
+from services.carbon.domain.inventory.boundary import Approach
+from services.carbon.domain.inventory.compute import Result, Sureness
 from services.carbon.domain.inventory.metered import Metered
-from services.carbon.domain.inventory.publication import Change, Publication, Restatement
+from services.carbon.domain.inventory.publication import Change, FrozenFigure, Publication, Restatement, Summary
 from services.carbon.domain.inventory.uncertainty import Grade
+from services.carbon.domain.statements import StatementKind
 from services.carbon.usecases.inventories import Inventories
 
 InventoryId = Annotated[str, Path(max_length=64)]
@@ -40,34 +55,51 @@ class CertificateBody(BaseModel):
     evidence: Annotated[str, Field(min_length=1, max_length=500)]
 
 
-class TotalReply(BaseModel):
-    """A sum over lines."""
+class SurenessReply(BaseModel):
+    """How sure a total is, of the lines whose uncertainty is known."""
 
-    kg_co2e: float | None = Field(description="of the known lines; null where none is known")
-    lines: int
-    unknown: Sequence[str] = Field(description="lines that are not in the sum")
-    incomplete: Sequence[str] = Field(description="lines that are in it with what is known of them")
+    relative: float | None = Field(description="half-width at 95 %")
+    grade: Grade | None = Field(description="high to 5 %, good to 15 %, fair to 30 %, poor beyond")
+    assessed_share: float = Field(description="share of the total whose uncertainty is known")
+    low_kg_co2e: float | None = Field(description="2.5th percentile, simulated where the width is beyond the formula")
+    high_kg_co2e: float | None
+    seed: int | None
 
 
 class LineReply(BaseModel):
     """One line as published."""
 
     line_id: str
-    location_kg_co2e: float | None
-    market_kg_co2e: float | None
+    category: str
+    share: float
+    location: FigureReply
+    market: FigureReply
+    by_gas: Mapping[str, float | None]
 
 
-class UsedFactor(BaseModel):
-    """A factor that went into a line."""
+class SummaryReply(BaseModel):
+    """The totals of an inventory beside the two main ones."""
 
-    factor_id: str
-    revision: int
-    value: float
-    unit: str
-    data_year: int
-    known_from: date
-    confidence: str
-    source: str
+    by_scope: Mapping[str, TotalReply]
+    by_iso_category: Mapping[int, TotalReply]
+    by_gb_group: Mapping[str, TotalReply]
+    by_gas: Mapping[str, float]
+    memo_montreal: TotalReply = Field(description="gases of the Montreal Protocol, in no total")
+    biogenic: TotalReply = Field(description="carbon dioxide of biomass, in no total")
+    imported_kwh: float | None
+    covered_kwh: float
+    coverage: float | None
+    uncertainty: SurenessReply
+    standard_coal: FigureReply = Field(description="comprehensive energy consumption, GB/T 2589, equivalent values")
+    outside: Sequence[str] = Field(description="sources that are not in the boundary and in no total")
+
+
+class ExclusionReply(BaseModel):
+    """What belongs to the boundary and is not quantified."""
+
+    subject: str
+    reason: str
+    significance: float | None
 
 
 class PublicationReply(BaseModel):
@@ -78,8 +110,12 @@ class PublicationReply(BaseModel):
     published_at: datetime
     published_by: str
     known_on: date
+    organisation: str
+    approach: Approach
+    exclusions: Sequence[ExclusionReply]
     location: TotalReply
     market: TotalReply
+    summary: SummaryReply
     lines: Sequence[LineReply]
     factors: Sequence[UsedFactor]
     used_digest: str = Field(description="SHA-256 of the factors that went into a line")
@@ -109,26 +145,6 @@ class RestatementReply(BaseModel):
     changes: Sequence[ChangeReply]
     market_changes: Sequence[ChangeReply]
     table_digest: str
-
-
-class InputReply(BaseModel):
-    """A number that went into a figure."""
-
-    name: str
-    value: float | None
-    unit: str
-    origin: str
-
-
-class FigureReply(BaseModel):
-    """A figure with its reasons."""
-
-    value: float | None
-    unit: str
-    formula: str
-    source: str
-    inputs: Sequence[InputReply]
-    marks: Sequence[Mark] = Field(description="what to know before relying on it")
 
 
 class MetersReply(BaseModel):
@@ -164,32 +180,18 @@ class ComputedLine(BaseModel):
     meters: MetersReply | None
 
 
-class ResultReply(BaseModel):
+class ResultReply(SummaryReply):
     """An inventory as computed now."""
 
     location: TotalReply
     market: TotalReply
-    by_scope: Mapping[str, TotalReply]
-    by_iso_category: Mapping[int, TotalReply]
-    by_gb_group: Mapping[str, TotalReply]
-    by_gas: Mapping[str, float]
-    memo_montreal: TotalReply = Field(description="gases of the Montreal Protocol, in no total")
-    biogenic: TotalReply = Field(description="carbon dioxide of biomass, in no total")
-    imported_kwh: float | None
-    covered_kwh: float
-    coverage: float | None
-    uncertainty: float | None = Field(description="relative half-width at 95 % of the assessed lines")
-    uncertainty_grade: Grade | None
-    assessed_share: float = Field(description="share of the total whose uncertainty is known")
-    outside: Sequence[str] = Field(description="sources that are not in the boundary and in no total")
     lines: Sequence[ComputedLine]
 
 
 class PublishedReply(BaseModel):
-    """What was published, with the whole of its figures."""
+    """What was published."""
 
     publication: PublicationReply
-    result: ResultReply
     digest: str = Field(description="SHA-256 of the stored statement")
 
 
@@ -197,20 +199,29 @@ def add_inventory_routes(router: APIRouter, inventories: Inventories) -> None:
     """Add the routes of certificates and published inventories."""
 
     @router.post(
-        "/inventories/certificates", tags=["inventories"], summary="Register a green certificate", status_code=201
+        "/inventories/certificates",
+        tags=["inventories"],
+        summary="Register a green certificate, or what its registry says of it now",
+        status_code=201,
     )
-    async def register(body: CertificateBody, who: Writer) -> CertificateBody:
-        await inventories.enter_certificate(
-            Certificate(**body.model_dump(exclude={"revision"})), revision=body.revision, by=who.subject
-        )
+    async def register(body: CertificateBody, who: WholeWriter) -> CertificateBody:
+        one = Certificate(**body.model_dump(exclude={"revision"}))
+        await inventories.enter_certificate(one, revision=body.revision, who=who)
         return body
+
+    @router.get("/inventories", tags=["inventories"], summary="Published inventories, by id and version")
+    async def listed(_: WholeReader, page: AskedPage) -> Sequence[StatedReply]:
+        return [stated_reply(one) for one in await inventories.stated(StatementKind.INVENTORY, page.after, page.limit)]
 
     @router.post(
         "/inventories/{inventory_id}/preview", tags=["inventories"], summary="Compute an inventory and keep nothing"
     )
-    async def preview(body: InventoryBody, who: Reader, inventory_id: InventoryId) -> ResultReply:
-        inputs = body.inputs(await inventories.certificates(body.certificates), by=who.subject)
-        return _result(await inventories.preview(inventory_id, inputs))
+    async def preview(
+        body: InventoryBody, who: WholeReader, inventory_id: InventoryId, known_on: KnownOn = None
+    ) -> ResultReply:
+        inputs = body.inputs(await inventories.certificates(body.certificates), by=who.actor)
+        result, coal = await inventories.preview(inventory_id, inputs, known_on)
+        return _result(result, figure_reply(FrozenFigure.of(coal.total)))
 
     @router.post(
         "/inventories/{inventory_id}/versions",
@@ -218,18 +229,26 @@ def add_inventory_routes(router: APIRouter, inventories: Inventories) -> None:
         summary="Publish an inventory as its next version; it never changes again",
         status_code=201,
     )
-    async def publish(body: InventoryBody, who: Writer, inventory_id: InventoryId) -> PublishedReply:
-        inputs = body.inputs(await inventories.certificates(body.certificates), by=who.subject)
-        found = await inventories.publish(inventory_id, body.name, inputs, by=who.subject)
-        return PublishedReply(
-            publication=_publication(found.publication), result=_result(found.result), digest=found.digest
-        )
+    async def publish(body: InventoryBody, who: WholeWriter, inventory_id: InventoryId) -> PublishedReply:
+        inputs = body.inputs(await inventories.certificates(body.certificates), by=who.actor)
+        found = await inventories.publish(inventory_id, body.name, inputs, who=who)
+        return PublishedReply(publication=_publication(found.publication), digest=found.digest)
 
     @router.get(
         "/inventories/{inventory_id}/versions/{version}", tags=["inventories"], summary="A published version, as frozen"
     )
-    async def published(_: Reader, inventory_id: InventoryId, version: Version) -> PublicationReply:
+    async def published(_: WholeReader, inventory_id: InventoryId, version: Version) -> PublicationReply:
         return _publication(await inventories.published(inventory_id, version))
+
+    @router.get(
+        "/inventories/{inventory_id}/versions/{version}/statement",
+        tags=["inventories"],
+        summary="The text of a published version: what its digest is of, with everything that it was made from",
+        response_class=Response,
+        responses=STATEMENT,
+    )
+    async def statement(_: WholeReader, inventory_id: InventoryId, version: Version) -> Response:
+        return statement_reply(*await inventories.statement(StatementKind.INVENTORY, inventory_id, version))
 
     @router.get(
         "/inventories/{inventory_id}/versions/{version}/restatement",
@@ -237,7 +256,7 @@ def add_inventory_routes(router: APIRouter, inventories: Inventories) -> None:
         summary="What a published version would say today",
     )
     async def restatement(
-        _: Reader,
+        _: WholeReader,
         inventory_id: InventoryId,
         version: Version,
         meters: Annotated[bool, Query(description="ask the meters again, so that late data count")] = True,
@@ -245,22 +264,21 @@ def add_inventory_routes(router: APIRouter, inventories: Inventories) -> None:
         return _restatement(await inventories.restate(inventory_id, version, meters=meters))
 
 
-def _result(one: Result) -> ResultReply:
+def _result(one: Result, coal: FigureReply) -> ResultReply:
     return ResultReply(
-        location=_total(one.location),
-        market=_total(one.market),
-        by_scope={name: _total(value) for name, value in one.by_scope.items()},
-        by_iso_category={name: _total(value) for name, value in one.by_iso_category.items()},
-        by_gb_group={name: _total(value) for name, value in one.by_gb_group.items()},
+        location=total_reply(one.location),
+        market=total_reply(one.market),
+        by_scope={name: total_reply(value) for name, value in one.by_scope.items()},
+        by_iso_category={name: total_reply(value) for name, value in one.by_iso_category.items()},
+        by_gb_group={name: total_reply(value) for name, value in one.by_gb_group.items()},
         by_gas=one.by_gas,
-        memo_montreal=_total(one.memo_montreal),
-        biogenic=_total(one.biogenic),
+        memo_montreal=total_reply(one.memo_montreal),
+        biogenic=total_reply(one.biogenic),
         imported_kwh=one.imported_kwh,
         covered_kwh=one.covered_kwh,
         coverage=one.coverage,
-        uncertainty=one.sureness.relative,
-        uncertainty_grade=one.sureness.grade,
-        assessed_share=one.sureness.covered_share,
+        uncertainty=_sureness(one.sureness),
+        standard_coal=coal,
         outside=one.outside,
         lines=[
             ComputedLine(
@@ -273,8 +291,8 @@ def _result(one: Result) -> ResultReply:
                 scope=int(line.category.scope),
                 iso_category=int(line.category.iso),
                 gb_group=line.category.gb.value,
-                location=_figure(line.location.figure),
-                market=_figure(line.market.figure),
+                location=figure_reply(FrozenFigure.of(line.location.figure)),
+                market=figure_reply(FrozenFigure.of(line.market.figure)),
                 by_gas=line.location.by_gas,
                 origin=line.source.origin,
                 completeness=line.source.completeness,
@@ -298,16 +316,31 @@ def _meters(one: Metered) -> MetersReply:
     )
 
 
-def _figure(one: Figure) -> FigureReply:
-    return FigureReply(
-        value=one.value,
-        unit=one.unit,
-        formula=one.formula,
-        source=one.source,
-        inputs=[
-            InputReply(name=each.name, value=each.value, unit=each.unit, origin=each.origin) for each in one.inputs
-        ],
-        marks=sorted(one.marks),
+def _summary(one: Summary) -> SummaryReply:
+    return SummaryReply(
+        by_scope={name: total_reply(value) for name, value in one.by_scope.items()},
+        by_iso_category={name: total_reply(value) for name, value in one.by_iso_category.items()},
+        by_gb_group={name: total_reply(value) for name, value in one.by_gb_group.items()},
+        by_gas=one.by_gas,
+        memo_montreal=total_reply(one.memo_montreal),
+        biogenic=total_reply(one.biogenic),
+        imported_kwh=one.imported_kwh,
+        covered_kwh=one.covered_kwh,
+        coverage=one.coverage,
+        uncertainty=_sureness(one.sureness),
+        standard_coal=figure_reply(one.standard_coal),
+        outside=one.outside,
+    )
+
+
+def _sureness(one: Sureness) -> SurenessReply:
+    return SurenessReply(
+        relative=one.relative,
+        grade=one.grade,
+        assessed_share=one.covered_share,
+        low_kg_co2e=None if one.simulation is None else one.simulation.low,
+        high_kg_co2e=None if one.simulation is None else one.simulation.high,
+        seed=None if one.simulation is None else one.simulation.seed,
     )
 
 
@@ -318,29 +351,27 @@ def _publication(one: Publication) -> PublicationReply:
         published_at=one.published_at,
         published_by=one.published_by,
         known_on=one.known_on,
-        location=_total(one.location),
-        market=_total(one.market),
+        organisation=one.inputs.boundary.organisation,
+        approach=one.inputs.boundary.approach,
+        exclusions=[
+            ExclusionReply(subject=each.subject, reason=each.reason, significance=each.significance)
+            for each in one.inputs.boundary.exclusions
+        ],
+        location=total_reply(one.location),
+        market=total_reply(one.market),
+        summary=_summary(one.summary),
         lines=[
             LineReply(
                 line_id=line.line_id,
-                location_kg_co2e=line.location_kg_co2e,
-                market_kg_co2e=line.market_kg_co2e,
+                category=line.category,
+                share=line.share,
+                location=figure_reply(line.location),
+                market=figure_reply(line.market),
+                by_gas=line.by_gas,
             )
             for line in one.lines
         ],
-        factors=[
-            UsedFactor(
-                factor_id=row.factor_id,
-                revision=row.revision,
-                value=float(row.value),
-                unit=row.unit,
-                data_year=row.data_year,
-                known_from=row.known_from,
-                confidence=row.confidence,
-                source=row.source,
-            )
-            for row in one.used
-        ],
+        factors=[used_reply(row) for row in one.used],
         used_digest=one.used_digest,
         table_digest=one.table_digest,
         software=one.software,
@@ -351,8 +382,8 @@ def _restatement(one: Restatement) -> RestatementReply:
     return RestatementReply(
         frozen=_publication(one.publication),
         known_on=one.known_on,
-        location=_total(one.result.location),
-        market=_total(one.result.market),
+        location=total_reply(one.result.location),
+        market=total_reply(one.result.market),
         difference_kg_co2e=one.difference_kg_co2e,
         significant=one.significant,
         changes=[_change(change) for change in one.changes],
@@ -369,7 +400,3 @@ def _change(one: Change) -> ChangeReply:
         difference_kg_co2e=one.difference_kg_co2e,
         because=one.because,
     )
-
-
-def _total(one: Total) -> TotalReply:
-    return TotalReply(kg_co2e=one.kg_co2e, lines=one.lines, unknown=one.unknown, incomplete=one.incomplete)

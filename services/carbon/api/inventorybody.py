@@ -20,9 +20,11 @@ from services.carbon.domain.inventory.sources import (
     FuelUse,
     GasLoss,
     HeatUse,
+    HotWaterUse,
     Inputs,
     MeteredUse,
     Source,
+    SteamUse,
     UnitUse,
 )
 
@@ -30,6 +32,7 @@ PARTS_MAX = 20_000
 """As many sites as an operator of a province has, and some."""
 SOURCES_MAX = 100_000
 METERED_MAX = 1_000
+AVOIDED_MAX = 10_000
 CERTIFICATES_MAX = 100_000
 
 Name = Annotated[str, Field(min_length=1, max_length=64)]
@@ -129,7 +132,7 @@ class GasBody(Body):
 
 
 class HeatBody(Body):
-    """Purchased heat or steam, as energy."""
+    """Purchased heat, as energy."""
 
     kind: Literal["heat"]
     amount: Known
@@ -139,6 +142,32 @@ class HeatBody(Body):
     def activity(self) -> Activity:
         """Return it in the domain's words."""
         return HeatUse(**self.model_dump(exclude={"kind"}))
+
+
+class SteamBody(Body):
+    """Purchased steam, as mass."""
+
+    kind: Literal["steam"]
+    mass_t: Known
+    enthalpy_kj_per_kg: Annotated[float, Field(gt=0, le=5000, allow_inf_nan=False)]
+    supplier: Name | None = None
+
+    def activity(self) -> Activity:
+        """Return it in the domain's words."""
+        return SteamUse(**self.model_dump(exclude={"kind"}))
+
+
+class HotWaterBody(Body):
+    """Purchased hot water, as mass."""
+
+    kind: Literal["hot_water"]
+    mass_t: Known
+    temperature_c: Annotated[float, Field(ge=20, le=200, allow_inf_nan=False)]
+    supplier: Name | None = None
+
+    def activity(self) -> Activity:
+        """Return it in the domain's words."""
+        return HotWaterUse(**self.model_dump(exclude={"kind"}))
 
 
 class ColdBody(Body):
@@ -177,7 +206,8 @@ class SourceBody(Body):
     start: UtcTime
     end: UtcTime
     activity: Annotated[
-        ElectricityBody | FuelBody | GasBody | HeatBody | ColdBody | UnitBody, Field(discriminator="kind")
+        ElectricityBody | FuelBody | GasBody | HeatBody | SteamBody | HotWaterBody | ColdBody | UnitBody,
+        Field(discriminator="kind"),
     ]
     origin: Text = Field(description="meter, bill, fuel card, service record")
     completeness: Share | None = None
@@ -277,3 +307,37 @@ class InventoryBody(Body):
             gwp_set=self.gwp_set,
             enabled=[Enabled(one.factor_id, by, one.reason) for one in self.enabled],
         )
+
+
+class AvoidedSourceBody(Body):
+    """Something that others did not emit: an amount with a factor per unit."""
+
+    line_id: Annotated[str, Field(pattern=r"^[^/\x00]{1,64}$")]
+    node: Name
+    region_code: Annotated[str | None, Field(pattern=r"^[0-9]{2,6}$", description="GB/T 2260")] = None
+    start: UtcTime
+    end: UtcTime
+    series: Name = Field(description="of the factor, for example WASTE-RECYCLE-SOURCE-003")
+    amount: Known
+    unit: Name
+    supplier: Name | None = None
+    origin: Text = Field(description="weighing slip, record, count")
+
+    def source(self) -> Source:
+        """Return it in the domain's words."""
+        return Source(
+            line_id=self.line_id,
+            node=self.node,
+            place=Place.of_code(self.region_code),
+            category="other",
+            span=Span(self.start, self.end),
+            activity=UnitUse(series=self.series, amount=self.amount, unit=self.unit, supplier=self.supplier),
+            origin=self.origin,
+        )
+
+
+class AvoidedBody(Body):
+    """What a statement of avoided emissions is computed from."""
+
+    name: Text
+    sources: Annotated[Sequence[AvoidedSourceBody], Field(min_length=1, max_length=AVOIDED_MAX)]

@@ -40,13 +40,6 @@ class Basis(StrEnum):
     DEFINITION = "definition"
 
 
-class MixedBases(InvalidInput):
-    """Totals of different bases were to be added."""
-
-    code = "mixed_coal_bases"
-    title_zh = "折标口径不一致"
-
-
 @dataclass(frozen=True, slots=True)
 class CoalCoefficient:
     """How much standard coal a unit of an energy carrier is."""
@@ -249,21 +242,6 @@ class CoalTable:
                 message_zh=f"{self._edition} 版中没有折标系数 {coeff_id}",
             )
         return found
-
-
-def add_totals(totals: Sequence[CoalTotal]) -> float | None:
-    """Return the sum of totals of one basis; None when one of them is unknown. [kgce]
-
-    Raises:
-        MixedBases: They are of different bases.
-    """
-    bases = sorted({one.basis.value for one in totals})
-    if len(bases) > 1:
-        raise MixedBases(
-            f"totals of different bases cannot be added: {', '.join(bases)}",
-            message_zh=f"不同折标口径的总量不能相加:{'、'.join(bases)}",
-        )
-    return _sum([one.total.value for one in totals])
 
 
 def _sum(values: Sequence[float | None]) -> float | None:

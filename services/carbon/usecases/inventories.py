@@ -10,6 +10,8 @@ from typing import Protocol
 from libs.common.clock import CIVIL_ZONE, Clock
 from libs.common.db import ReadConn, WriteConn
 from libs.common.errors import Conflict, NotFound
+from libs.common.tokens import Principal
+from services.carbon.domain.coal import CoalCoefficient, CoalTotal
 from services.carbon.domain.emissions.certificates import (
     Certificate,
     CertificateUsedTwice,
@@ -18,12 +20,23 @@ from services.carbon.domain.emissions.certificates import (
 )
 from services.carbon.domain.emissions.knowledge import Knowledge
 from services.carbon.domain.factors import EmissionFactor, FactorLibrary
+from services.carbon.domain.inventory.coal import coal_of
 from services.carbon.domain.inventory.compute import Result, civil_year, compute
-from services.carbon.domain.inventory.publication import Publication, Restatement, publish, restate
-from services.carbon.domain.inventory.sources import Inputs
+from services.carbon.domain.inventory.publication import (
+    Avoided,
+    AvoidedPublication,
+    Publication,
+    Restatement,
+    avoided,
+    publish,
+    publish_avoided,
+    restate,
+)
+from services.carbon.domain.inventory.sources import Inputs, Source
 from services.carbon.domain.statements import Stated, StatementKind
-from services.carbon.statements import decode_publication, digest, encode_publication
+from services.carbon.statements import decode_avoided, decode_publication, digest, encode_avoided, encode_publication
 from services.carbon.usecases.metering import Metering
+from services.carbon.usecases.ports import Audit, audit_event
 
 
 class StatementAltered(Conflict):
@@ -106,6 +119,8 @@ class Inventories:
         metering: Metering,
         clock: Clock,
         shipped: FactorLibrary,
+        coal: Sequence[CoalCoefficient],
+        audit: Audit,
         software: str,
     ) -> None:
         self._db = db
@@ -113,6 +128,8 @@ class Inventories:
         self._metering = metering
         self._clock = clock
         self._shipped = shipped
+        self.coal = coal
+        self._audit = audit
         self._software = software
 
     async def library(self) -> FactorLibrary:
@@ -135,7 +152,7 @@ class Inventories:
         """Return the civil day."""
         return self._clock.now().astimezone(CIVIL_ZONE).date()
 
-    async def enter_factor(self, row: EmissionFactor, *, by: str) -> EmissionFactor:
+    async def enter_factor(self, row: EmissionFactor, *, who: Principal) -> EmissionFactor:
         """Add an own factor or a revision of one; it is known from today on and never before.
 
         Raises:
@@ -143,13 +160,16 @@ class Inventories:
             RevisionTaken: The revision exists already, among the shipped ones too.
         """
         now = self._clock.now()
-        entered = replace(row, entered_by=by, entered_at=now, known_from=now.astimezone(CIVIL_ZONE).date())
+        entered = replace(row, entered_by=who.actor, entered_at=now, known_from=now.astimezone(CIVIL_ZONE).date())
         async with self._db.write() as conn:
             (await self._library(conn)).with_rows([entered])
             await self._books.add_factor(conn, entered)
+            said = {"value": str(entered.value), "unit": entered.unit, "withdrawn": entered.withdrawn}
+            subject = f"factor:{entered.factor_id}:{entered.revision}"
+            await self._audit(conn, audit_event(who, "factor.enter", subject, now, after=said, reason=entered.evidence))
         return entered
 
-    async def enter_certificate(self, one: Certificate, *, revision: int, by: str) -> None:
+    async def enter_certificate(self, one: Certificate, *, revision: int, who: Principal) -> None:
         """Register a certificate, or the next revision of one that no inventory uses yet.
 
         Raises:
@@ -167,13 +187,19 @@ class Inventories:
                 )
             before = await self._books.fetch_certificates(conn, [one.number])
             expected = before[0].revision + 1 if before else 1
+            now = self._clock.now()
             if revision != expected or not await self._books.add_certificate(
-                conn, one, revision=revision, by=by, at=self._clock.now()
+                conn, one, revision=revision, by=who.actor, at=now
             ):
                 raise Conflict(
                     f"certificate {one.number}: revision: expected {expected}, found {revision}",
                     message_zh=f"绿证 {one.number}:版本应为 {expected},实际为 {revision}",
                 )
+            said = {"vintage": one.vintage, "kwh": one.kwh, "beneficiary": one.beneficiary}
+            subject = f"certificate:{one.number}:{revision}"
+            await self._audit(
+                conn, audit_event(who, "certificate.enter", subject, now, after=said, reason=one.evidence)
+            )
 
     async def certificates(self, numbers: Sequence[str]) -> list[Certificate]:
         """Return registered certificates in the order of their numbers.
@@ -189,8 +215,10 @@ class Inventories:
                 raise NotFound(f"there is no certificate {number}", message_zh=f"没有登记绿证 {number}")
         return [found[number] for number in numbers]
 
-    async def preview(self, inventory_id: str, inputs: Inputs, known_on: date | None = None) -> Result:
-        """Return an inventory without publishing it.
+    async def preview(
+        self, inventory_id: str, inputs: Inputs, known_on: date | None = None
+    ) -> tuple[Result, CoalTotal]:
+        """Return an inventory without publishing it, and the comprehensive energy consumption of its boundary.
 
         Raises:
             InvalidInput: Boundary, sources or certificates are wrong.
@@ -201,9 +229,10 @@ class Inventories:
         async with self._db.read() as conn:
             library = await self._library(conn)
             self._check_certificates(inventory_id, answered, await self._books.fetch_uses(conn, numbers))
-        return await asyncio.to_thread(compute, answered, Knowledge(library, known_on or self.today()))
+        result = await asyncio.to_thread(compute, answered, Knowledge(library, known_on or self.today()))
+        return result, coal_of(answered, result.lines, self.coal)
 
-    async def publish(self, inventory_id: str, name: str, inputs: Inputs, *, by: str) -> Published:
+    async def publish(self, inventory_id: str, name: str, inputs: Inputs, *, who: Principal) -> Published:
         """Freeze an inventory as known today, as its next version, and book its certificates for it.
 
         Raises:
@@ -226,7 +255,9 @@ class Inventories:
                         message_zh=f"绿证 {one.number} 未登记或与登记内容不一致",
                     )
             self._check_certificates(inventory_id, answered, await self._books.fetch_uses(conn, numbers))
-            holders = await self._books.use_certificates(conn, registered, inventory_id=inventory_id, by=by, at=now)
+            holders = await self._books.use_certificates(
+                conn, registered, inventory_id=inventory_id, by=who.actor, at=now
+            )
             self._check_certificates(inventory_id, answered, holders)
             library = await self._library(conn)
             publication, result = await asyncio.to_thread(
@@ -237,12 +268,13 @@ class Inventories:
                 version=await self._books.last_version(conn, StatementKind.INVENTORY, inventory_id) + 1,
                 known_on=self.today(),
                 at=now,
-                by=by,
+                by=who.actor,
                 software=self._software,
+                coal=self.coal,
             )
             statement = encode_publication(publication)
             stamp = digest(statement)
-            await self._books.add_statement(
+            await self._file(
                 conn,
                 Stated(
                     kind=StatementKind.INVENTORY,
@@ -253,9 +285,10 @@ class Inventories:
                     table_digest=publication.table_digest,
                     known_on=publication.known_on,
                     published_at=now,
-                    published_by=by,
+                    published_by=who.actor,
                 ),
                 statement,
+                who,
             )
         return Published(publication, result, stamp)
 
@@ -310,6 +343,72 @@ class Inventories:
         publication = await self.published(inventory_id, version)
         inputs = await self._metering.answer(publication.inputs) if meters else None
         return await asyncio.to_thread(restate, publication, await self.library(), self.today(), inputs)
+
+    async def preview_avoided(self, sources: Sequence[Source], known_on: date | None = None) -> Avoided:
+        """Return what others did not emit, without publishing it.
+
+        Raises:
+            InvalidInput: A source is wrong.
+        """
+        knowledge = Knowledge(await self.library(), known_on or self.today())
+        return await asyncio.to_thread(avoided, sources, knowledge)
+
+    async def publish_avoided(
+        self, statement_id: str, name: str, sources: Sequence[Source], *, who: Principal
+    ) -> tuple[AvoidedPublication, str]:
+        """Freeze a statement of avoided emissions as its next version; return it with the digest of its text.
+
+        Raises:
+            InvalidInput: A source is wrong.
+        """
+        now = self._clock.now()
+        async with self._db.write() as conn:
+            await self._books.lock_statement(conn, StatementKind.AVOIDED, statement_id)
+            publication = await asyncio.to_thread(
+                publish_avoided,
+                sources,
+                await self._library(conn),
+                statement_id=statement_id,
+                version=await self._books.last_version(conn, StatementKind.AVOIDED, statement_id) + 1,
+                known_on=self.today(),
+                at=now,
+                by=who.actor,
+                software=self._software,
+            )
+            statement = encode_avoided(publication)
+            filed = Stated(
+                kind=StatementKind.AVOIDED,
+                statement_id=statement_id,
+                version=publication.version,
+                name=name,
+                digest=digest(statement),
+                table_digest=publication.table_digest,
+                known_on=publication.known_on,
+                published_at=now,
+                published_by=who.actor,
+            )
+            await self._file(conn, filed, statement, who)
+        return publication, filed.digest
+
+    async def published_avoided(self, statement_id: str, version: int) -> AvoidedPublication:
+        """Return a published statement of avoided emissions as it was frozen.
+
+        Raises:
+            NotFound: There is none.
+            StatementAltered: Its text was changed behind this program's back.
+        """
+        return decode_avoided((await self.statement(StatementKind.AVOIDED, statement_id, version))[0])
+
+    async def _file(self, conn: WriteConn, one: Stated, statement: str, who: Principal) -> None:
+        await self._books.add_statement(conn, one, statement)
+        event = audit_event(
+            who,
+            f"{one.kind}.publish",
+            f"{one.kind}:{one.statement_id}:{one.version}",
+            one.published_at,
+            after={"name": one.name, "digest": one.digest},
+        )
+        await self._audit(conn, event)
 
     async def _library(self, conn: ReadConn | WriteConn) -> FactorLibrary:
         return FactorLibrary([*self._shipped.rows, *await self._books.fetch_factors(conn)])

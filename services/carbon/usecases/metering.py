@@ -1,6 +1,7 @@
 """Metered electricity of an inventory: the intervals of a boundary's nodes become activities of it."""
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
@@ -14,12 +15,14 @@ from services.carbon.domain.booking import floor
 from services.carbon.domain.factors import Place
 from services.carbon.domain.intervals import STEP_S
 from services.carbon.domain.inventory.boundary import Boundary, Span, check_boundary
-from services.carbon.domain.inventory.metered import metered, on_grid, spans_of, sums_of
+from services.carbon.domain.inventory.metered import CircuitKey, CircuitSum, metered, on_grid, spans_of, sums_of
 from services.carbon.domain.inventory.sources import ElectricityUse, Inputs, MeteredUse, Source, check_metered
 from services.carbon.domain.levels.cover import SOURCES, Branch, Term, clip
-from services.carbon.domain.levels.energy import NODE_SCHEMA, circuits_of
+from services.carbon.domain.levels.energy import circuits_of
 from services.carbon.tree import Node, NodeKind
 
+DAYS_MAX = 3_700
+"""Longest boundary whose meters are asked: ten years. [days]"""
 NAMED = 10
 """Circuits that an origin names; the line itself has them all."""
 
@@ -111,13 +114,13 @@ class Metering:
 
         check_boundary(boundary, above)
         found = [self._located(source) for source in inputs.sources if source.asked is None]
-        wanted = [one for use in inputs.metered for one in self._wanted(use, boundary)]
+        wanted = await self._wanted(inputs.metered, boundary)
         self._check_size(wanted)
-        sums = {span: await self._sums(wanted, span) for span in dict.fromkeys(one.span for one in wanted)}
+        sums = await self._sums(wanted)
         numbers: dict[tuple[str, str], int] = {}
         for one in wanted:
             number = numbers[one.use.line_id, one.name] = numbers.get((one.use.line_id, one.name), 0) + 1
-            found.append(self._source(one, sums[one.span], number))
+            found.append(self._source(one, sums[one], number))
         answered = replace(inputs, sources=found)
         check_boundary(boundary, above, [source.node for source in found])
         check_metered(answered)
@@ -148,7 +151,26 @@ class Metering:
             place=source.place if entered else self._nodes.place_of(source.node, when),
         )
 
-    def _wanted(self, use: MeteredUse, boundary: Boundary) -> list[_Wanted]:
+    async def _wanted(self, uses: Sequence[MeteredUse], boundary: Boundary) -> list[_Wanted]:
+        if not uses:
+            return []
+        days = boundary.span.seconds / 86400
+        if days > DAYS_MAX or sum(use.node is None for use in uses) > 1:
+            raise TooLargeInventory(
+                f"metered: expected a boundary of at most {DAYS_MAX} days and one line without a node, "
+                f"found {days:.0f} days and {len(uses)} lines",
+                message_zh=f"计量电量:边界最长 {DAYS_MAX} 天,且至多一行不指定节点,实际为 {days:.0f} 天、{len(uses)} 行",
+            )
+        found: list[_Wanted] = []
+        for use in uses:
+            for node, through in self._reached(use, boundary):
+                for span in spans_of(boundary, through):
+                    found += self._of_node(use, node, through, span)
+                await asyncio.sleep(0)  # a province has thousands of parts, and others wait
+        return found
+
+    def _reached(self, use: MeteredUse, boundary: Boundary) -> list[tuple[Node, tuple[str, ...]]]:
+        """Return the nodes that a line asks the meters of, each with the parts that count it."""
         parts = list(dict.fromkeys(part.node for part in boundary.parts))
         reached: list[tuple[str, tuple[str, ...]]] = [(name, (name,)) for name in parts]
         if use.node is not None:
@@ -161,7 +183,7 @@ class Metering:
                     node=use.node,
                 )
             reached = [(use.node, through)]
-        found: list[_Wanted] = []
+        found: list[tuple[Node, tuple[str, ...]]] = []
         for name, through in reached:
             node = self._nodes.node(name)
             if node is None:
@@ -170,8 +192,7 @@ class Metering:
                     message_zh=f"清单行 {use.line_id}:没有回路、机房、局站、组织或区域 {name}",
                     node=name,
                 )
-            for span in spans_of(boundary, through):
-                found += self._of_node(use, node, through, span)
+            found.append((node, through))
         return found
 
     def _of_node(self, use: MeteredUse, node: Node, through: tuple[str, ...], span: Span) -> list[_Wanted]:
@@ -200,18 +221,21 @@ class Metering:
                 message_zh=f"计量电量:最多读取 {self._intervals_max} 个区间,实际 {count} 个,请缩短时间或减少节点",
             )
 
-    async def _sums(self, wanted: Sequence[_Wanted], span: Span) -> pl.DataFrame:
-        """Return what the intervals of a span say, by site and circuit."""
-        past = self._past(span)
-        terms = list(dict.fromkeys(term for one in wanted if one.span == span for term in one.terms))
-        parts = [sums_of(pl.DataFrame(schema=NODE_SCHEMA), span)]
-        if past is not None and terms:
-            grid = on_grid(past)
-            async for piece in self._energy.in_pieces(terms, grid.start, grid.end):
-                parts.append(sums_of(piece, past))
-        return pl.concat(parts)
+    async def _sums(self, wanted: Sequence[_Wanted]) -> dict[_Wanted, Mapping[CircuitKey, CircuitSum]]:
+        """Return what the intervals of each line's span say, by site and circuit."""
+        found: dict[_Wanted, Mapping[CircuitKey, CircuitSum]] = {}
+        for lines in _passes(wanted):
+            span, sums = lines[0].span, dict[CircuitKey, CircuitSum]()
+            past = self._past(span)
+            terms = list(dict.fromkeys(term for one in lines for term in one.terms))
+            if past is not None and terms:
+                grid = on_grid(past)
+                async for piece in self._energy.in_pieces(terms, grid.start, grid.end):
+                    sums |= await asyncio.to_thread(sums_of, piece, past)
+            found |= dict.fromkeys(lines, sums)
+        return found
 
-    def _source(self, one: _Wanted, sums: pl.DataFrame, number: int) -> Source:
+    def _source(self, one: _Wanted, sums: Mapping[CircuitKey, CircuitSum], number: int) -> Source:
         past = self._past(one.span)
         found = metered(one.terms, sums, past or one.span)
         if past is None:
@@ -249,6 +273,25 @@ class Metering:
         """Return what of a span is over, None when it has not begun."""
         end = min(span.end, floor(self._clock.now()))
         return Span(span.start, end) if end > span.start else None
+
+
+def _passes(wanted: Sequence[_Wanted]) -> list[list[_Wanted]]:
+    """Return the lines of each span together, but apart where they mean different times of one circuit."""
+    found: dict[Span, list[tuple[dict[CircuitKey, frozenset[Term]], list[_Wanted]]]] = {}
+    for one in wanted:
+        keys: dict[CircuitKey, set[Term]] = {}
+        for term in one.terms:
+            keys.setdefault((term.site, term.circuit), set()).add(term)
+        mine = {key: frozenset(terms) for key, terms in keys.items()}
+        passes = found.setdefault(one.span, [])
+        for taken, lines in passes:
+            if all(taken.get(key, terms) == terms for key, terms in mine.items()):
+                taken |= mine
+                lines.append(one)
+                break
+        else:
+            passes.append((mine, [one]))
+    return [lines for passes in found.values() for _, lines in passes]
 
 
 def _origin(circuits: Sequence[str]) -> str:

@@ -12,13 +12,15 @@ import pytest
 from libs.common.clock import CIVIL_ZONE
 from libs.common.db import Database
 from libs.common.testing.clock import FakeClock
+from libs.common.tokens import Principal
+from services.carbon.bus import audit
 from services.carbon.domain.emissions.certificates import Certificate, CertificateUsedTwice, InstrumentKind
 from services.carbon.domain.factors import EmissionFactor, Family, Place
 from services.carbon.domain.factors.library import RevisionTaken
 from services.carbon.domain.figures import Mark
 from services.carbon.domain.inventory.boundary import Approach, Boundary, CountedTwice, Part, Span
 from services.carbon.domain.inventory.sources import ElectricityUse, Inputs, MeteredUse, Source
-from services.carbon.library import load_library
+from services.carbon.library import load_coal, load_library
 from services.carbon.store import inventories as books
 from services.carbon.topology import Topology
 from services.carbon.usecases.inventories import Inventories
@@ -27,6 +29,7 @@ from tests.integration.carbon.carbon_levels import START, City, city, open_city
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
+WANG = Principal("wang", "user", frozenset({"carbon:write"}))
 NOW = datetime(2026, 11, 21, 4, tzinfo=UTC)
 YEAR = Span(datetime(2023, 1, 1, tzinfo=CIVIL_ZONE), datetime(2024, 1, 1, tzinfo=CIVIL_ZONE))
 GREEN = Certificate(
@@ -76,7 +79,14 @@ def inventories(town: City) -> Inventories:
     clock = FakeClock(NOW)
     metering = Metering(nodes=Topology(town.view), energy=town.boundaries, clock=clock, intervals_max=1_000_000)
     return Inventories(
-        db=town.db, books=books, metering=metering, clock=clock, shipped=load_library(), software="0.1.0"
+        db=town.db,
+        books=books,
+        metering=metering,
+        clock=clock,
+        shipped=load_library(),
+        coal=load_coal(),
+        audit=audit,
+        software="0.1.0",
     )
 
 
@@ -99,18 +109,18 @@ def inputs(*certificates: Certificate) -> Inputs:
 
 
 async def test_an_own_factor_reads_back_as_entered_digit_by_digit(inventories: Inventories) -> None:
-    entered = await inventories.enter_factor(OWN, by="zhang")
+    entered = await inventories.enter_factor(OWN, who=WANG)
     (stored,) = await inventories.revisions("MY-44-2023")
     assert stored == entered
     assert str(stored.value) == "0.4300"
     with pytest.raises(RevisionTaken):
-        await inventories.enter_factor(OWN, by="zhang")
+        await inventories.enter_factor(OWN, who=WANG)
 
 
 async def test_a_publication_reads_back_and_restates(inventories: Inventories) -> None:
-    await inventories.enter_certificate(GREEN, revision=1, by="li")
-    published = await inventories.publish("inv-1", "2023", inputs(GREEN), by="wang")
-    await inventories.enter_factor(OWN, by="zhang")
+    await inventories.enter_certificate(GREEN, revision=1, who=WANG)
+    published = await inventories.publish("inv-1", "2023", inputs(GREEN), who=WANG)
+    await inventories.enter_factor(OWN, who=WANG)
     again = await inventories.published("inv-1", 1)
     assert again.location == published.publication.location
     found = await inventories.restate("inv-1", 1, meters=True)
@@ -118,9 +128,9 @@ async def test_a_publication_reads_back_and_restates(inventories: Inventories) -
 
 
 async def test_of_two_inventories_that_want_one_certificate_at_once_one_gets_it(inventories: Inventories) -> None:
-    await inventories.enter_certificate(GREEN, revision=1, by="li")
+    await inventories.enter_certificate(GREEN, revision=1, who=WANG)
     found = await asyncio.gather(
-        *(inventories.publish(f"inv-{number}", "2023", inputs(GREEN), by="wang") for number in range(2)),
+        *(inventories.publish(f"inv-{number}", "2023", inputs(GREEN), who=WANG) for number in range(2)),
         return_exceptions=True,
     )
     assert sorted(type(one).__name__ for one in found) == ["CertificateUsedTwice", "Published"]
@@ -129,11 +139,11 @@ async def test_of_two_inventories_that_want_one_certificate_at_once_one_gets_it(
 
 async def test_a_refused_publication_books_no_certificate(inventories: Inventories, db: Database) -> None:
     other = replace(GREEN, number="GEC-2")
-    await inventories.enter_certificate(GREEN, revision=1, by="li")
-    await inventories.enter_certificate(other, revision=1, by="li")
-    await inventories.publish("inv-1", "2023", inputs(GREEN), by="wang")
+    await inventories.enter_certificate(GREEN, revision=1, who=WANG)
+    await inventories.enter_certificate(other, revision=1, who=WANG)
+    await inventories.publish("inv-1", "2023", inputs(GREEN), who=WANG)
     with pytest.raises(CertificateUsedTwice):
-        await inventories.publish("inv-2", "2023", inputs(other, GREEN), by="wang")
+        await inventories.publish("inv-2", "2023", inputs(other, GREEN), who=WANG)
     async with db.read() as conn:
         assert await books.fetch_uses(conn, ["GEC-1", "GEC-2"]) == {"GEC-1": "inv-1"}
 
@@ -183,25 +193,25 @@ async def test_whatever_the_boundary_names_gets_its_energy_from_the_intervals(
         "circuit of the building": (metered(Part("site-1", DAY), node="lift"), 288.0),
     }
     for name, (asked, energy) in cases.items():
-        found = await inventories.preview("inv-1", asked)
+        found, _ = await inventories.preview("inv-1", asked)
         assert found.imported_kwh == pytest.approx(energy), name
         assert found.location.kg_co2e == pytest.approx(energy * GUANGDONG_2023), name
         assert found.location.whole, name
         assert (found.lines[0].source.completeness, found.lines[0].source.estimated_share) == (1.0, 0.0), name
-    one = (await inventories.preview("inv-1", cases["operator"][0])).lines
-    assert [(line.source.line_id, line.source.metered.circuits) for line in one if line.source.metered] == [
+    whole, _ = await inventories.preview("inv-1", cases["operator"][0])
+    assert [(line.source.line_id, line.source.metered.circuits) for line in whole.lines if line.source.metered] == [
         ("grid:site-1:1", ("feed",))
     ]
-    (cut,) = (await inventories.preview("inv-1", cases["event"][0])).lines
-    assert Mark.APPORTIONED in cut.marks
+    cut, _ = await inventories.preview("inv-1", cases["event"][0])
+    assert Mark.APPORTIONED in cut.lines[0].marks
 
 
 async def test_missing_intervals_are_never_zero(town: City, inventories: Inventories) -> None:
     await town.book("feed", [10.0] * 72 + [None] * 24)
-    found = await inventories.preview("inv-1", metered(Part("site-1", DAY)))
+    found, _ = await inventories.preview("inv-1", metered(Part("site-1", DAY)))
     assert (found.imported_kwh, found.location.incomplete, found.location.whole) == (720.0, ("grid:site-1:1",), False)
     assert found.lines[0].source.completeness == 0.75
-    two = await inventories.preview("inv-1", metered(Part("site-1", Span(START, START + timedelta(days=2)))))
+    two, _ = await inventories.preview("inv-1", metered(Part("site-1", Span(START, START + timedelta(days=2)))))
     assert (two.imported_kwh, two.location.kg_co2e, two.location.unknown) == (None, None, ("grid:site-1:1",))
 
 
@@ -209,7 +219,7 @@ async def test_late_registers_and_better_factors_are_told_beside_what_was_publis
     town: City, inventories: Inventories
 ) -> None:
     await town.book("feed", [10.0] * 95 + [None])
-    published = await inventories.publish("inv-1", "one day", metered(Part("site-1", DAY)), by="wang")
+    published = await inventories.publish("inv-1", "one day", metered(Part("site-1", DAY)), who=WANG)
     assert published.result.imported_kwh == 950.0
     await town.book("feed", [14.0], first=95, version=2)
     found = await inventories.restate("inv-1", 1, meters=True)
@@ -224,5 +234,17 @@ async def test_what_a_landlord_passes_on_is_counted_once(town: City, inventories
     with pytest.raises(CountedTwice, match="electricity of site-2 is counted 2 times"):
         await inventories.preview("inv-1", metered(Part("site-1", DAY), Part("site-2", DAY)))
     shared = metered(Part("site-1", DAY, 0.5, "lease"), Part("room-1", DAY, 0.5, "lease"))
-    found = await inventories.preview("inv-1", shared)
+    found, _ = await inventories.preview("inv-1", shared)
     assert found.imported_kwh == pytest.approx(0.5 * 960 + 0.5 * 576)
+
+
+async def test_a_part_of_a_boundary_that_overlaps_another_reads_each_interval_once(
+    town: City, inventories: Inventories
+) -> None:
+    await book_everything(town)
+    half = Span(START, START + timedelta(hours=12))
+    asked = metered(Part("branch", DAY, 0.5, "equity"), Part("site-1", half, 0.25, "lease"))
+    found, _ = await inventories.preview("inv-1", asked)
+    assert found.imported_kwh == pytest.approx(0.5 * 960 + 0.25 * 480)
+    again = replace(asked, metered=[MeteredUse(line_id="grid", node="feed")])
+    assert (await inventories.preview("inv-1", again))[0].imported_kwh == pytest.approx(0.5 * 960 + 0.25 * 480)

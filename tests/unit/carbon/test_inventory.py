@@ -48,9 +48,10 @@ from services.carbon.domain.inventory.uncertainty import (
     of_total,
     simulate,
 )
-from services.carbon.library import load_library
+from services.carbon.library import load_coal, load_library
 
 LIBRARY = load_library()
+COAL = load_coal()
 TODAY = date(2026, 11, 21)
 NOW = Knowledge(LIBRARY, TODAY)
 
@@ -321,7 +322,18 @@ class TestUncertainty:
         assert found.sureness.covered_share == pytest.approx(0.75)
         assert found.sureness.relative == pytest.approx(math.hypot(0.02, 0.05))
         assert found.sureness.grade is Grade.GOOD
-        assert not found.sureness.needs_simulation
+        assert found.sureness.simulation is None
+
+    def test_a_width_beyond_the_formula_is_simulated_with_a_seed_that_is_told(self) -> None:
+        found = inventory(
+            source(ElectricityUse(imported_kwh=1000.0), activity_uncertainty=0.6, factor_uncertainty=0.1)
+        ).sureness
+        assert found.grade is Grade.POOR
+        assert found.simulation is not None
+        # A log-normal with an upper bound of 60 % has a lower one of 37.5 %.
+        assert found.simulation.high == pytest.approx(441.9 * 1.61, rel=0.03)
+        assert found.simulation.low == pytest.approx(441.9 / 1.61, rel=0.03)
+        assert (found.simulation.seed, found.simulation.draws) == (32150, 100_000)
 
 
 def certificate(number: str) -> Certificate:
@@ -350,6 +362,7 @@ class TestPublication:
             at=datetime(2025, 7, 1, tzinfo=UTC),
             by="wang",
             software="0.1.0",
+            coal=COAL,
         )
         return publication
 

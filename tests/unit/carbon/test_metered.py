@@ -77,7 +77,7 @@ def test_the_hole_of_a_large_circuit_weighs_more_than_that_of_a_small_one() -> N
 def test_time_without_any_circuit_is_a_hole() -> None:
     late = energy_of(rows([None, 1.0, 1.0, 1.0]), span(0, 60), term(first=START + STEP))
     assert (late.energy_kwh, late.usable, late.completeness) == (3.0, 0.75, 0.75)
-    none = metered((), sums_of(pl.DataFrame(schema=NODE_SCHEMA), span(0, 60)), span(0, 60))
+    none = metered((), {}, span(0, 60))
     assert (none.energy_kwh, none.usable, none.circuits) == (None, 0.0, ())
 
 

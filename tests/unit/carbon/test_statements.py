@@ -21,15 +21,18 @@ from services.carbon.domain.inventory.sources import (
     FuelUse,
     GasLoss,
     HeatUse,
+    HotWaterUse,
     Inputs,
     MeteredUse,
     Source,
+    SteamUse,
     UnitUse,
 )
-from services.carbon.library import load_library
+from services.carbon.library import load_coal, load_library
 from services.carbon.statements import decode_publication, digest, encode_publication
 
 LIBRARY = load_library()
+COAL = load_coal()
 YEAR = Span(datetime(2022, 12, 31, 16, tzinfo=UTC), datetime(2023, 12, 31, 16, tzinfo=UTC))
 AMOUNT = st.none() | st.floats(0, 1e12)
 LOSS: st.SearchStrategy[Loss] = st.one_of(
@@ -37,7 +40,7 @@ LOSS: st.SearchStrategy[Loss] = st.one_of(
     st.builds(LeakRate, charge_kg=st.floats(0, 1e6), rate_per_year=st.floats(0, 1), years=st.floats(0, 9)),
     st.builds(
         MassBalance,
-        opening_stock=st.floats(0, 1e6),
+        opening_stock=st.floats(3e6, 4e6),  # a balance of which more comes out than went in is refused
         purchased=st.floats(0, 1e6),
         sold_or_returned=st.floats(0, 1e6),
         closing_stock=st.floats(0, 1e6),
@@ -52,6 +55,8 @@ ACTIVITY: st.SearchStrategy[tuple[str, Activity]] = st.one_of(
     ),
     st.tuples(st.just("fugitive"), st.builds(GasLoss, gas=st.just("R32"), loss=LOSS)),
     st.tuples(st.just("heat"), st.builds(HeatUse, amount=AMOUNT, unit=st.just("GJ"))),
+    st.tuples(st.just("steam"), st.builds(SteamUse, mass_t=AMOUNT, enthalpy_kj_per_kg=st.floats(100, 3000))),
+    st.tuples(st.just("heat"), st.builds(HotWaterUse, mass_t=AMOUNT, temperature_c=st.floats(20, 99))),
     st.tuples(st.just("cold"), st.builds(ColdUse, cold_kwh=AMOUNT, cop=st.floats(1, 9))),
     st.tuples(
         st.just("waste"), st.builds(UnitUse, series=st.just("WATER-SOURCE-003"), amount=AMOUNT, unit=st.just("t"))
@@ -108,6 +113,7 @@ def published(activities: list[tuple[str, Activity]]) -> tuple[Publication, Resu
         at=datetime(2026, 11, 21, 4, tzinfo=UTC),
         by="wang",
         software="0.1.0",
+        coal=COAL,
     )
 
 

@@ -146,7 +146,7 @@ def market_based(
         "covered_kwh": None if need is None else covered,
         "uncovered_kwh": uncovered,
         "surplus_kwh": None if need is None else surplus,
-        "coverage": covered / imported if need is not None and imported else None,
+        "coverage": min(1.0, covered / imported) if need is not None and imported else None,
     }
     return Emission(emission.figure, emission.by_gas, emission.used, emission.absent, facts=facts)
 

@@ -9,6 +9,8 @@ Source:
     MEE corporate accounting guidelines (0.11 tCO2/GJ, conversion of steam and hot water).
 """
 
+from dataclasses import replace
+
 from libs.common.errors import InvalidInput
 from services.carbon.domain.emissions.electricity import grid_factor
 from services.carbon.domain.emissions.knowledge import Chosen, Emission, Knowledge, product
@@ -37,6 +39,8 @@ def purchased_heat(
 ) -> Emission:
     """Return what purchased heat emitted; a supplier's factor with evidence comes before the default.
 
+    ``facts`` has ``heat_gj``.
+
     Raises:
         InvalidInput: A negative amount, or a unit that is none of energy.
     """
@@ -49,13 +53,70 @@ def purchased_heat(
         )
     chosen = Chosen()
     chosen.given("heat", amount, unit, origin)
+    gj = None if amount is None else convert(amount, unit, "GJ")
+    return _of_heat(knowledge, chosen, gj, "E = Q * EF", year, place, supplier)
+
+
+def purchased_steam(
+    knowledge: Knowledge,
+    *,
+    mass_t: float | None,
+    enthalpy_kj_per_kg: float,
+    year: int,
+    place: Place,
+    origin: str,
+    supplier: str | None = None,
+) -> Emission:
+    """Return what purchased steam emitted, by the heat that it holds above its feed water; ``facts`` has ``heat_gj``.
+
+    Raises:
+        InvalidInput: A negative mass, or steam that holds less heat than its water.
+    """
+    not_negative("steam", mass_t)
+    chosen = Chosen()
+    chosen.given("m", mass_t, "t", origin)
+    chosen.given("h", enthalpy_kj_per_kg, "kJ/kg", "steam table")
+    feed = chosen.take(
+        "h_feed", knowledge.choose(FEED_WATER_SERIES, use=Use.HEAT, place=place, year=year, unit="kJ/kg")
+    )
+    gj = None
+    if mass_t is not None and feed is not None:
+        gj = steam_heat_gj(mass_t, enthalpy_kj_per_kg=enthalpy_kj_per_kg, feed_water_kj_per_kg=feed)
+    return _of_heat(knowledge, chosen, gj, "E = m * (h - h_feed) / 1000 * EF", year, place, supplier)
+
+
+def purchased_hot_water(
+    knowledge: Knowledge,
+    *,
+    mass_t: float | None,
+    temperature_c: float,
+    year: int,
+    place: Place,
+    origin: str,
+    supplier: str | None = None,
+) -> Emission:
+    """Return what purchased hot water emitted, by its heat above 20 °C; ``facts`` has ``heat_gj``.
+
+    Raises:
+        InvalidInput: A negative mass, or water below 20 °C.
+    """
+    not_negative("hot water", mass_t)
+    chosen = Chosen()
+    chosen.given("m", mass_t, "t", origin)
+    chosen.given("T", temperature_c, "°C", origin)
+    gj = None if mass_t is None else hot_water_heat_gj(mass_t, temperature_c=temperature_c)
+    return _of_heat(knowledge, chosen, gj, "E = m * (T - 20) * 4.1868 / 1000 * EF", year, place, supplier)
+
+
+def _of_heat(
+    knowledge: Knowledge, chosen: Chosen, gj: float | None, formula: str, year: int, place: Place, supplier: str | None
+) -> Emission:
     factor = chosen.take(
         "EF",
         knowledge.choose(DEFAULT_SERIES, use=Use.HEAT, place=place, year=year, unit="kgCO2/GJ", supplier=supplier),
     )
-    gj = None if amount is None else convert(amount, unit, "GJ")
     total = product(gj, factor)
-    return chosen.emission({"CO2": total}, total, "E = Q * EF", SOURCE)
+    return replace(chosen.emission({"CO2": total}, total, formula, SOURCE), facts={"heat_gj": gj})
 
 
 def steam_heat_gj(mass_t: float, *, enthalpy_kj_per_kg: float, feed_water_kj_per_kg: float) -> float:

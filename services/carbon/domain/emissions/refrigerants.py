@@ -64,7 +64,7 @@ class MassBalance:
         loss = math.fsum(
             (self.opening_stock, self.purchased, -self.sold_or_returned, -self.closing_stock, -self.increase_of_charge)
         )
-        if loss < -TOLERANCE_KG:
+        if loss < -TOLERANCE * max(self.opening_stock, self.purchased, self.closing_stock):
             raise ImplausibleBalance(
                 f"mass balance: expected a loss of 0 or more, found {loss:g} kg; look for a purchase or a stock "
                 "that is missing",
@@ -114,8 +114,8 @@ class LeakRate:
         return self.charge_kg * self.rate_per_year * self.years
 
 
-TOLERANCE_KG = 1e-9
-"""A balance below zero by less is one of zero: a sum of weighings in binary."""
+TOLERANCE = 1e-9
+"""A balance below zero by less than this share of a weighing is one of zero: shares of weighings in binary. [1]"""
 
 Loss = MassBalance | TopUp | LeakRate
 

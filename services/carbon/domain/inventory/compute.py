@@ -28,7 +28,7 @@ from services.carbon.domain.emissions.electricity import (
     market_based,
 )
 from services.carbon.domain.emissions.fuels import burn
-from services.carbon.domain.emissions.heat import purchased_cold, purchased_heat
+from services.carbon.domain.emissions.heat import purchased_cold, purchased_heat, purchased_hot_water, purchased_steam
 from services.carbon.domain.emissions.knowledge import Emission, Knowledge
 from services.carbon.domain.emissions.refrigerants import escaped
 from services.carbon.domain.factors import Choice, EmissionFactor, Use
@@ -44,13 +44,17 @@ from services.carbon.domain.inventory.sources import (
     FuelUse,
     GasLoss,
     HeatUse,
+    HotWaterUse,
     Inputs,
     Source,
+    SteamUse,
     UnitUse,
 )
 
 SUPPLIER_SERIES = "grid-supplier"
 """Factors of suppliers of electricity."""
+SEED = 32150
+"""Of simulations of uncertainty, so that one can be repeated."""
 Key = TypeVar("Key", int, str)
 
 
@@ -109,8 +113,8 @@ class Sureness:
     grade: uncertainty.Grade | None
     covered_share: float
     """Share of the total whose uncertainty is known. [1]"""
-    needs_simulation: bool
-    """Whether it is so wide that the formula no longer holds."""
+    simulation: uncertainty.Simulation | None
+    """In place of the formula, where that no longer holds because the width is too large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +157,7 @@ def compute(inputs: Inputs, knowledge: Knowledge) -> Result:
             amount, an activity that its category cannot be of.
         WrongFamily: A factor of another family was asked for.
     """
-    _check_ids(inputs.sources)
+    check_lines(inputs.sources)
     known = replace(knowledge, enabled=frozenset(one.factor_id for one in inputs.enabled), gwp_set=inputs.gwp_set)
     pieces = [piece for source in inputs.sources for piece in _within(source, inputs.boundary)]
     allocations = _allocate(pieces, inputs.certificates, inputs.netting)
@@ -342,6 +346,26 @@ def _emission(source: Source, use: Activity, year: int, knowledge: Knowledge, in
                 origin=source.origin,
                 supplier=use.supplier,
             )
+        case SteamUse():
+            return purchased_steam(
+                knowledge,
+                mass_t=use.mass_t,
+                enthalpy_kj_per_kg=use.enthalpy_kj_per_kg,
+                year=year,
+                place=source.place,
+                origin=source.origin,
+                supplier=use.supplier,
+            )
+        case HotWaterUse():
+            return purchased_hot_water(
+                knowledge,
+                mass_t=use.mass_t,
+                temperature_c=use.temperature_c,
+                year=year,
+                place=source.place,
+                origin=source.origin,
+                supplier=use.supplier,
+            )
         case ColdUse():
             return purchased_cold(
                 knowledge, cold_kwh=use.cold_kwh, cop=use.cop, year=year, place=source.place, origin=source.origin
@@ -399,7 +423,7 @@ def _summed(lines: Sequence[Line], outside: Sequence[str]) -> Result:
         biogenic=total((line.source.line_id, line.location.biogenic_kg_co2) for line in lines),
         imported_kwh=imported,
         covered_kwh=covered,
-        coverage=covered / imported if imported else None,
+        coverage=min(1.0, covered / imported) if imported else None,
         sureness=_sureness(lines),
         used=[used[key] for key in sorted(used)],
         outside=outside,
@@ -462,7 +486,9 @@ def _sureness(lines: Sequence[Line]) -> Sureness:
         relative,
         None if relative is None else uncertainty.grade(relative),
         covered / whole if whole else 0.0,
-        relative is not None and relative > uncertainty.LINEAR_LIMIT,
+        uncertainty.simulate(uncertain, seed=SEED)
+        if relative is not None and relative > uncertainty.LINEAR_LIMIT
+        else None,
     )
 
 
@@ -470,7 +496,12 @@ def _marked(emission: Emission, marks: set[Mark]) -> Emission:
     return replace(emission, figure=replace(emission.figure, marks=emission.figure.marks | marks))
 
 
-def _check_ids(sources: Sequence[Source]) -> None:
+def check_lines(sources: Sequence[Source]) -> None:
+    """Refuse two lines of one id, an id that names pieces, and an empty span.
+
+    Raises:
+        InvalidInput: There is one.
+    """
     seen: set[str] = set()
     for source in sources:
         if source.line_id in seen:
@@ -495,6 +526,8 @@ _SCOPES: dict[str, tuple[Scope, ...]] = {
     "fuel": (Scope.DIRECT, Scope.VALUE_CHAIN),
     "gas_loss": (Scope.DIRECT, Scope.VALUE_CHAIN),
     "heat": (Scope.ENERGY, Scope.VALUE_CHAIN),
+    "steam": (Scope.ENERGY, Scope.VALUE_CHAIN),
+    "hot_water": (Scope.ENERGY, Scope.VALUE_CHAIN),
     "cold": (Scope.ENERGY, Scope.VALUE_CHAIN),
     "unit": (Scope.VALUE_CHAIN,),
 }

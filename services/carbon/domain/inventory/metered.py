@@ -12,7 +12,7 @@ Source:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -53,21 +53,32 @@ class Metered:
     """Up to when it was asked; before the end of a span that is not over."""
 
 
+@dataclass(frozen=True, slots=True)
+class CircuitSum:
+    """What the intervals of one circuit say of a span, each with the part of it that lies inside."""
+
+    energy_kwh: float
+    """Of the known ones. [kWh]"""
+    estimated_kwh: float
+    apportioned_kwh: float
+    measured_s: float
+    """Time that measured intervals cover. [s]"""
+    usable_s: float
+    """Time that known intervals cover. [s]"""
+
+
+CircuitKey = tuple[str, str]
+"""Site and circuit: a circuit that moves is told apart."""
+NOTHING = CircuitSum(0.0, 0.0, 0.0, 0.0, 0.0)
+
+
 def on_grid(span: Span) -> Span:
     """Return the whole intervals that a span overlaps."""
     return Span(_floored(span.start), _ceiled(span.end))
 
 
-def sums_of(intervals: pl.DataFrame, span: Span) -> pl.DataFrame:
-    """Sum a frame of a node's intervals (``domain/levels/energy.py``) over a span, by site and circuit.
-
-    Returns:
-        One row per site and circuit that has an interval:
-
-        site_id, circuit_id: String
-        energy_kwh, estimated_kwh, apportioned_kwh: Float64 [kWh], of what is known
-        measured_s, usable_s: Float64 [s], time inside the span that is measured, that is known
-    """
+def sums_of(intervals: pl.DataFrame, span: Span) -> dict[CircuitKey, CircuitSum]:
+    """Sum a node's intervals (frame of ``domain/levels/energy.py``) over a span; a circuit without any is left out."""
     step = pl.duration(seconds=int(STEP_S))
     first, last = _utc(span.start), _utc(span.end)
     inside = (
@@ -75,7 +86,7 @@ def sums_of(intervals: pl.DataFrame, span: Span) -> pl.DataFrame:
     ).dt.total_microseconds() / 1e6
     known = pl.col("energy_kwh").is_not_null() & ~pl.col("provisional")
     part = pl.col("energy_kwh") * pl.col("inside_s") / STEP_S
-    return (
+    rows = (
         intervals.with_columns(inside.alias("inside_s"))
         .filter((pl.col("inside_s") > 0) & known)
         .with_columns(part.alias("kwh"))
@@ -87,40 +98,38 @@ def sums_of(intervals: pl.DataFrame, span: Span) -> pl.DataFrame:
             pl.col("inside_s").filter(pl.col("grade") == int(Grade.MEASURED)).sum().alias("measured_s"),
             pl.col("inside_s").sum().alias("usable_s"),
         )
-        .sort("site_id", "circuit_id")
     )
+    return {(site, circuit): CircuitSum(*sums) for site, circuit, *sums in rows.iter_rows()}
 
 
-def metered(terms: Sequence[Term], sums: pl.DataFrame, span: Span) -> Metered:
+def metered(terms: Sequence[Term], sums: Mapping[CircuitKey, CircuitSum], span: Span) -> Metered:
     """Return the energy of terms over a span.
 
     Args:
         terms: What is summed, by circuit and time.
-        sums: Of the terms' circuits, as ``sums_of`` returns them for this span.
+        sums: Of this span, those of the terms' circuits among them.
         span: Half-open, not empty.
     """
     expected = _expected_s(terms, span)
-    told = {row["circuit_id"]: row for row in sums.iter_rows(named=True) if row["circuit_id"] in expected}
-    usable = {name: told[name]["usable_s"] if name in told else 0.0 for name in expected}
-    unknown = [name for name, seconds in expected.items() if usable[name] < LEAST_USABLE * seconds]
-    energy = math.fsum(row["energy_kwh"] for row in told.values())
-    weights = _weights(expected, {name: told[name]["energy_kwh"] for name in told}, usable)
+    told = {key: sums.get(key, NOTHING) for key in expected}
+    unknown = [key for key, seconds in expected.items() if told[key].usable_s < LEAST_USABLE * seconds]
+    energy = math.fsum(one.energy_kwh for one in told.values())
+    weights = _weights(expected, told)
     covered = _covered_s(terms, span) / span.seconds
 
-    def weighed(seconds: dict[str, float]) -> float:
-        parts = [weights[name] * min(1.0, seconds.get(name, 0.0) / expected[name]) for name in expected]
+    def weighed(seconds: dict[CircuitKey, float]) -> float:
+        parts = [weights[key] * min(1.0, seconds[key] / expected[key]) for key in expected]
         return covered * math.fsum(parts) / math.fsum(weights.values()) if parts else 0.0
 
-    share = weighed(usable)
     return Metered(
         energy_kwh=energy if expected and not unknown and covered >= LEAST_USABLE else None,
-        completeness=weighed({name: row["measured_s"] for name, row in told.items()}),
-        usable=share,
-        estimated_share=math.fsum(row["estimated_kwh"] for row in told.values()) / energy if energy else 0.0,
-        apportioned_kwh=math.fsum(row["apportioned_kwh"] for row in told.values()),
-        circuits=tuple(sorted(expected)),
+        completeness=weighed({key: one.measured_s for key, one in told.items()}),
+        usable=weighed({key: one.usable_s for key, one in told.items()}),
+        estimated_share=math.fsum(one.estimated_kwh for one in told.values()) / energy if energy else 0.0,
+        apportioned_kwh=math.fsum(one.apportioned_kwh for one in told.values()),
+        circuits=tuple(sorted({circuit for _, circuit in expected})),
         above=tuple(sorted({above for term in terms for above in term.above})),
-        unknown=tuple(sorted(unknown)),
+        unknown=tuple(sorted({circuit for _, circuit in unknown})),
         until=span.end,
     )
 
@@ -150,13 +159,14 @@ def by_civil_year(span: Span) -> Sequence[Span]:
     return found
 
 
-def _expected_s(terms: Sequence[Term], span: Span) -> dict[str, float]:
+def _expected_s(terms: Sequence[Term], span: Span) -> dict[CircuitKey, float]:
     """Return for how much of a span each circuit should have intervals: those that begin within a term. [s]"""
-    found: dict[str, float] = {}
+    found: dict[CircuitKey, float] = {}
     for term in terms:
         common = Span(_ceiled(term.start) if term.start > span.start else term.start, _ceiled(term.end)).overlap(span)
         if common is not None:
-            found[term.circuit] = found.get(term.circuit, 0.0) + common.seconds
+            key = (term.site, term.circuit)
+            found[key] = found.get(key, 0.0) + common.seconds
     return found
 
 
@@ -172,13 +182,13 @@ def _covered_s(terms: Sequence[Term], span: Span) -> float:
     return covered
 
 
-def _weights(expected: dict[str, float], energy: dict[str, float], usable: dict[str, float]) -> dict[str, float]:
+def _weights(expected: Mapping[CircuitKey, float], told: Mapping[CircuitKey, CircuitSum]) -> dict[CircuitKey, float]:
     """Return what each circuit may be expected to have used; of which nothing is known, as the mean of the others."""
-    likely = {name: energy[name] / usable[name] * expected[name] for name in energy if usable[name] > 0}
+    likely = {key: one.energy_kwh / one.usable_s * expected[key] for key, one in told.items() if one.usable_s > 0}
     if not math.fsum(likely.values()):
         return dict(expected)
     mean = math.fsum(likely.values()) / len(likely)
-    return {name: likely.get(name, mean) for name in expected}
+    return {key: likely.get(key, mean) for key in expected}
 
 
 def _floored(at: datetime) -> datetime:

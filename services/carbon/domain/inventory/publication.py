@@ -9,16 +9,19 @@ Source:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
 from libs.common.errors import InvalidInput
+from services.carbon.domain.coal import CoalCoefficient
 from services.carbon.domain.emissions.activity import activity
 from services.carbon.domain.emissions.knowledge import Emission, Knowledge
 from services.carbon.domain.factors import EmissionFactor, FactorLibrary, Use
 from services.carbon.domain.factors.library import digest_of
-from services.carbon.domain.inventory.compute import Result, Total, civil_year, compute, total
+from services.carbon.domain.figures import Figure, Input, Mark
+from services.carbon.domain.inventory.coal import coal_of
+from services.carbon.domain.inventory.compute import Result, Sureness, Total, check_lines, civil_year, compute, total
 from services.carbon.domain.inventory.sources import Inputs, Source, UnitUse
 
 SIGNIFICANT = 0.05
@@ -36,12 +39,61 @@ class NotByUnit(InvalidInput):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FrozenFigure:
+    """A figure as published, with its reasons."""
+
+    value: float | None
+    unit: str
+    formula: str
+    source: str
+    inputs: Sequence[Input]
+    marks: Sequence[Mark]
+    """In the order of their names."""
+
+    @classmethod
+    def of(cls, one: Figure) -> "FrozenFigure":
+        """Return a figure as it is written down."""
+        return cls(
+            value=one.value,
+            unit=one.unit,
+            formula=one.formula,
+            source=one.source,
+            inputs=tuple(one.inputs),
+            marks=tuple(sorted(one.marks)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Frozen:
-    """A figure of one line as published."""
+    """One line as published."""
 
     line_id: str
-    location_kg_co2e: float | None
-    market_kg_co2e: float | None
+    category: str
+    share: float
+    """Of the node. [1]"""
+    location: FrozenFigure
+    market: FrozenFigure
+    by_gas: Mapping[str, float | None]
+    """Location-based. [kgCO2e]"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """The totals of an inventory beside the two main ones; see ``compute.Result``."""
+
+    by_scope: Mapping[str, Total]
+    by_iso_category: Mapping[int, Total]
+    by_gb_group: Mapping[str, Total]
+    by_gas: Mapping[str, float]
+    memo_montreal: Total
+    biogenic: Total
+    imported_kwh: float | None
+    covered_kwh: float
+    coverage: float | None
+    sureness: Sureness
+    standard_coal: FrozenFigure
+    """Comprehensive energy consumption, equivalent values. [kgce]"""
+    outside: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +110,7 @@ class Publication:
     lines: Sequence[Frozen]
     location: Total
     market: Total
+    summary: Summary
     used: Sequence[EmissionFactor]
     used_digest: str
     """Of the factors that went into a line."""
@@ -121,6 +174,32 @@ class Avoided:
     total: Total
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrozenAvoided:
+    """One line of a statement of avoided emissions, as published."""
+
+    line_id: str
+    figure: FrozenFigure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AvoidedPublication:
+    """One published version of a statement of avoided emissions."""
+
+    statement_id: str
+    version: int
+    published_at: datetime
+    published_by: str
+    known_on: date
+    sources: Sequence[Source]
+    lines: Sequence[FrozenAvoided]
+    total: Total
+    used: Sequence[EmissionFactor]
+    used_digest: str
+    table_digest: str
+    software: str
+
+
 def publish(
     inputs: Inputs,
     library: FactorLibrary,
@@ -131,14 +210,18 @@ def publish(
     at: datetime,
     by: str,
     software: str,
+    coal: Sequence[CoalCoefficient],
 ) -> tuple[Publication, Result]:
     """Return an inventory frozen as of a day, and the whole of it."""
     result = compute(inputs, Knowledge(library, known_on))
     frozen = [
         Frozen(
             line_id=line.source.line_id,
-            location_kg_co2e=line.location.figure.value,
-            market_kg_co2e=line.market.figure.value,
+            category=line.category.code,
+            share=line.share,
+            location=FrozenFigure.of(line.location.figure),
+            market=FrozenFigure.of(line.market.figure),
+            by_gas=line.location.by_gas,
         )
         for line in result.lines
     ]
@@ -152,6 +235,20 @@ def publish(
         lines=frozen,
         location=result.location,
         market=result.market,
+        summary=Summary(
+            by_scope=result.by_scope,
+            by_iso_category=result.by_iso_category,
+            by_gb_group=result.by_gb_group,
+            by_gas=result.by_gas,
+            memo_montreal=result.memo_montreal,
+            biogenic=result.biogenic,
+            imported_kwh=result.imported_kwh,
+            covered_kwh=result.covered_kwh,
+            coverage=result.coverage,
+            sureness=result.sureness,
+            standard_coal=FrozenFigure.of(coal_of(inputs, result.lines, coal).total),
+            outside=result.outside,
+        ),
         used=tuple(result.used),
         used_digest=digest_of(result.used),
         table_digest=library.digest(known_on),
@@ -187,7 +284,7 @@ def restate(
         for name in sorted({*before, *after}):
             frozen = before.get(name)
             line = after.get(name)
-            was = None if frozen is None else (frozen.market_kg_co2e if market else frozen.location_kg_co2e)
+            was = None if frozen is None else (frozen.market if market else frozen.location).value
             emission = None if line is None else (line.market if market else line.location)
             is_now = None if emission is None else emission.figure.value
             if _same(was, is_now):
@@ -219,6 +316,7 @@ def avoided(sources: Sequence[Source], knowledge: Knowledge) -> Avoided:
         InvalidInput: A source of another kind than an amount with a factor per unit.
         WrongFamily: A factor that is not made for it.
     """
+    check_lines(sources)
     lines: list[tuple[Source, Emission]] = []
     for source in sources:
         use = source.activity
@@ -244,3 +342,37 @@ def avoided(sources: Sequence[Source], knowledge: Knowledge) -> Avoided:
             )
         )
     return Avoided(lines, total((source.line_id, emission.figure.value) for source, emission in lines))
+
+
+def publish_avoided(
+    sources: Sequence[Source],
+    library: FactorLibrary,
+    *,
+    statement_id: str,
+    version: int,
+    known_on: date,
+    at: datetime,
+    by: str,
+    software: str,
+) -> AvoidedPublication:
+    """Return a statement of avoided emissions frozen as of a day."""
+    found = avoided(sources, Knowledge(library, known_on))
+    used = {(row.factor_id, row.revision): row for _, emission in found.lines for row in emission.used}
+    rows = [used[key] for key in sorted(used)]
+    return AvoidedPublication(
+        statement_id=statement_id,
+        version=version,
+        published_at=at,
+        published_by=by,
+        known_on=known_on,
+        sources=sources,
+        lines=[
+            FrozenAvoided(line_id=source.line_id, figure=FrozenFigure.of(emission.figure))
+            for source, emission in found.lines
+        ],
+        total=found.total,
+        used=rows,
+        used_digest=digest_of(rows),
+        table_digest=library.digest(known_on),
+        software=software,
+    )

@@ -82,7 +82,7 @@ class GasLoss:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatUse:
-    """Purchased heat or steam, as energy; see ``emissions.heat``."""
+    """Purchased heat, as energy; see ``emissions.heat``."""
 
     amount: float | None
     unit: str
@@ -92,6 +92,35 @@ class HeatUse:
     def times(self, share: float) -> "HeatUse":
         """Return a share of it."""
         return replace(self, amount=_times(self.amount, share))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SteamUse:
+    """Purchased steam, as mass; see ``emissions.heat``."""
+
+    mass_t: float | None
+    enthalpy_kj_per_kg: float
+    """At its pressure and temperature. [kJ/kg]"""
+    supplier: str | None = None
+    kind: Literal["steam"] = "steam"
+
+    def times(self, share: float) -> "SteamUse":
+        """Return a share of it."""
+        return replace(self, mass_t=_times(self.mass_t, share))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HotWaterUse:
+    """Purchased hot water, as mass; see ``emissions.heat``."""
+
+    mass_t: float | None
+    temperature_c: float
+    supplier: str | None = None
+    kind: Literal["hot_water"] = "hot_water"
+
+    def times(self, share: float) -> "HotWaterUse":
+        """Return a share of it."""
+        return replace(self, mass_t=_times(self.mass_t, share))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,7 +151,7 @@ class UnitUse:
         return replace(self, amount=_times(self.amount, share))
 
 
-Activity = ElectricityUse | FuelUse | GasLoss | HeatUse | ColdUse | UnitUse
+Activity = ElectricityUse | FuelUse | GasLoss | HeatUse | SteamUse | HotWaterUse | ColdUse | UnitUse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

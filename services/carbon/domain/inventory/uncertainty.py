@@ -20,6 +20,10 @@ import numpy as np
 
 LINEAR_LIMIT = 0.30
 """Relative half-width above which the formula no longer holds. [1]"""
+DRAWS = 100_000
+LEAST_DRAWS = 1_000
+NUMBERS_MAX = 200_000_000
+"""Random numbers of one simulation: some seconds. Of many lines fewer draws are made."""
 NORMAL_95 = 1.959963984540054
 """Half-width of the central 95 % of a normal distribution in standard deviations."""
 
@@ -87,7 +91,7 @@ def grade(relative: float) -> Grade:
     return next((name for limit, name in _GRADES if relative <= limit), Grade.POOR)
 
 
-def simulate(lines: Sequence[Uncertain], *, seed: int, draws: int = 100_000) -> Simulation:
+def simulate(lines: Sequence[Uncertain], *, seed: int) -> Simulation:
     """Return the central 95 % of a total by simulation; the same seed gives the same answer.
 
     Activity data and factors are drawn log-normally with the line's value as median, so that neither becomes negative
@@ -96,8 +100,8 @@ def simulate(lines: Sequence[Uncertain], *, seed: int, draws: int = 100_000) -> 
     Args:
         lines: What is added.
         seed: Stored with the result.
-        draws: How many.
     """
+    draws = max(LEAST_DRAWS, min(DRAWS, NUMBERS_MAX // max(1, len(lines))))
     random = np.random.Generator(np.random.PCG64(seed))
     total = np.zeros(draws)
     for _, group in sorted(_groups(lines).items()):
