@@ -122,8 +122,9 @@ async def _measure(db: Database, keys: KeyRing) -> Figures:
         more = await scheduler.advance_plans(steady.now())
     made_s = time.perf_counter() - began
     async with db.read() as conn:
-        rows = await conn.fetchval("select count(*) from plan_occurrences")
-        size = await conn.fetchval("select pg_total_relation_size('plan_occurrences')")
+        tables = ("plan_occurrences", "distant_occurrences")
+        rows = sum([await conn.fetchval(f"select count(*) from {table}") for table in tables])  # noqa: S608
+        size = sum([await conn.fetchval("select pg_total_relation_size($1::regclass)", table) for table in tables])
     if rows != LOADS * DAYS:
         raise RuntimeError(f"{rows} rows for {LOADS} loads and {DAYS} nights")
     return Figures(draft_s=draft_s, made_s=made_s, longest_s=longest_s, rows=rows, megabytes=size / 1e6)

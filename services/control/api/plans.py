@@ -571,16 +571,15 @@ def build_plan_router(
             await own_or_none(plan, who)
         after = None if cursor is None else read_time_cursor(cursor)
         async with db.read() as conn:
-            found = await occurrence_store.fetch_page(
-                conn,
+            asked = occurrence_store.Asked(
                 plan_id=plan,
                 load_ids=_wanted(who, site, load, loads),
                 state=None if state is None else state.value,
                 start=start,
                 end=end,
                 after=after,
-                limit=limit,
             )
+            found = await occurrence_store.fetch_page(conn, asked, limit)
         cursor_out = time_cursor(found[-1].off_at, found[-1].occurrence_id) if len(found) == limit else None
         return Page(items=[occurrence_view(one) for one in found], next_cursor=cursor_out)
 

@@ -3,6 +3,7 @@
 For rows by the hundred thousand: most of their fields are the same in very many rows, and are written as bytes once.
 """
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from struct import Struct
 
@@ -27,10 +28,9 @@ def integer(value: int) -> bytes:
     return _INTEGER.pack(4, value)
 
 
-def text(value: str) -> bytes:
-    """Return a field of type ``text``; the connection's encoding is UTF-8, as asyncpg sets it."""
-    encoded = value.encode()
-    return _LENGTH.pack(len(encoded)) + encoded
+def texts(values: Iterable[str]) -> list[bytes]:
+    """Return fields of type ``text``; the connection's encoding is UTF-8, as asyncpg sets it."""
+    return [_LENGTH.pack(len(encoded)) + encoded for encoded in map(str.encode, values)]
 
 
 def instant(value: datetime) -> bytes:

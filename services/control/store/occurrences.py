@@ -2,6 +2,9 @@
 
 There may be millions of them: plans are numbered, the key is the identity, and what is written in bulk is written in
 the order of the key. The id that people and topics see is the key in words.
+
+Occurrences are *distant* until their window is some days away: narrow rows with nothing but their key and when they
+begin, in no index by time. All that happens to one happens when it is near.
 """
 
 import asyncio
@@ -29,6 +32,7 @@ OPEN = "o.state = 'planned' and o.off_command_id is null"
 FINAL = ("awake", "skipped", "called_off")
 COPIED = ("plan_no", "start_local", "on_at", "changed_at", "off_at", "load_id")
 """Fields of a new row, those first that are the same in very many."""
+COPIED_DISTANT = ("plan_no", "start_local", "off_at", "load_id")
 LOADS_AT_ONCE = 10_000
 """Rows are handed to the database in parts of so many."""
 
@@ -85,64 +89,162 @@ def key_of(occurrence_id: str) -> Key:
     return key
 
 
-async def insert(conn: WriteConn, plan: Plan, plan_no: int, windows: Sequence[WindowInstance], at: datetime) -> int:
+async def insert(
+    conn: WriteConn,
+    plan: Plan,
+    plan_no: int,
+    windows: Sequence[WindowInstance],
+    at: datetime,
+    *,
+    near_until: datetime,
+) -> int:
     """Make the occurrences of windows for every load of the stored plan; returns how many.
 
-    The caller makes each window once: a second time would break the key.
+    The caller makes each window once: a second time would break the key. Those of windows that begin at
+    ``near_until`` or later are distant, until ``bring_near``.
     """
     if not windows:
         return 0
     await conn.execute(
         """
-        insert into plan_windows (plan_no, start_local, off_at, on_at)
-        select $1, * from unnest($2::timestamp[], $3::timestamptz[], $4::timestamptz[])
+        insert into plan_windows (plan_no, start_local, off_at, on_at, distant_since)
+        select $1, w.*, case when w.off_at >= $6 then $5::timestamptz end
+          from unnest($2::timestamp[], $3::timestamptz[], $4::timestamptz[]) as w(start_local, off_at, on_at)
         """,
         plan_no,
         [window.start_local for window in windows],
         [window.off_at for window in windows],
         [window.on_at for window in windows],
+        at,
+        near_until,
     )
-    async with aclosing(_in_parts(copied_rows(plan, plan_no, windows, at))) as parts:
-        tag = await conn.copy_to_table("plan_occurrences", source=parts, columns=COPIED, format="binary")
+    near = [window for window in windows if window.off_at < near_until]
+    distant = [window for window in windows if window.off_at >= near_until]
+    made = 0
+    if near:
+        made += await _copy(conn, "plan_occurrences", COPIED, copied_rows(plan, plan_no, near, at))
+    if distant:
+        made += await _copy(conn, "distant_occurrences", COPIED_DISTANT, copied_rows(plan, plan_no, distant, None))
+    return made
+
+
+async def make_lazily(conn: WriteConn) -> None:
+    """Let this transaction end before it is on the disk: what a power cut takes of it is just made again.
+
+    Whatever is built upon it is behind it in the same log, and not on the disk without it.
+    """
+    await conn.execute("set local synchronous_commit to off")
+
+
+async def _copy(conn: WriteConn, table: str, columns: Sequence[str], rows: Iterator[bytes]) -> int:
+    async def in_parts() -> AsyncGenerator[bytes, None]:
+        for part in rows:  # some milliseconds each
+            yield part
+            await asyncio.sleep(0)
+
+    async with aclosing(in_parts()) as parts:
+        tag = await conn.copy_to_table(table, source=parts, columns=columns, format="binary")
     return int(tag.split()[-1])
 
 
-def copied_rows(plan: Plan, plan_no: int, windows: Sequence[WindowInstance], at: datetime) -> Iterator[bytes]:
-    """Yield occurrences as a binary COPY takes them, window by window in the order of the loads."""
+def copied_rows(plan: Plan, plan_no: int, windows: Sequence[WindowInstance], at: datetime | None) -> Iterator[bytes]:
+    """Yield occurrences as a binary COPY takes them, window by window in the order of the loads.
+
+    Args:
+        plan: The plan.
+        plan_no: Its number.
+        windows: The windows.
+        at: When they are made; None for distant ones, of which their windows say so.
+    """
     load_ids = sorted(plan.load_ids)
     spread = offsets(plan.plan_id, load_ids, [window.start_local for window in windows], plan.options.stagger)
     of_loads = spread.of_loads or [0] * len(load_ids)
-    loads = [copying.text(load_id) for load_id in load_ids]
+    loads = copying.texts(load_ids)
     yield copying.HEADER
     for window, of_window in zip(windows, spread.of_windows, strict=True):
-        head = (
-            copying.begin_row(len(COPIED)) + copying.integer(plan_no) + copying.wall_time(window.start_local)
-            + copying.instant(window.on_at) + copying.instant(at)
-        )  # fmt: skip
+        head = copying.integer(plan_no) + copying.wall_time(window.start_local)
+        if at is None:
+            head = copying.begin_row(len(COPIED_DISTANT)) + head
+        else:
+            head = copying.begin_row(len(COPIED)) + head + copying.instant(window.on_at) + copying.instant(at)
+        begins: dict[int, bytes | None] = {}
         for first in range(0, len(loads), LOADS_AT_ONCE):
             part = slice(first, first + LOADS_AT_ONCE)
             delays = [(of_load + of_window) % spread.modulus for of_load in of_loads[part]]
-            begins = _begins(head, window, delays)
-            yield b"".join(
-                [begins[delay] + load for delay, load in zip(delays, loads[part], strict=True) if delay in begins]
-            )
+            begins |= {delay: _begin(head, window, delay) for delay in set(delays) - begins.keys()}
+            found = zip(map(begins.__getitem__, delays), loads[part], strict=True)
+            yield b"".join([begin + load for begin, load in found if begin is not None])
     yield copying.TRAILER
 
 
-def _begins(head: bytes, window: WindowInstance, delays: Iterable[int]) -> dict[int, bytes]:
-    """Return the rows up to the load, by delay; one that leaves nothing of the window is not among them."""
-    found: dict[int, bytes] = {}
-    for delay in set(delays):
-        off_at = window.off_at + timedelta(seconds=delay)
-        if off_at < window.on_at:
-            found[delay] = head + copying.instant(off_at)
-    return found
+def _begin(head: bytes, window: WindowInstance, delay: int) -> bytes | None:
+    """Return a row up to its load, or None for a delay that leaves nothing of the window."""
+    off_at = window.off_at + timedelta(seconds=delay)
+    return head + copying.instant(off_at) if off_at < window.on_at else None
 
 
-async def _in_parts(rows: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
-    for part in rows:  # some milliseconds each
-        yield part
-        await asyncio.sleep(0)
+@dataclass(frozen=True, slots=True)
+class DistantWindow:
+    """A window whose occurrences are distant."""
+
+    plan_no: int
+    start_local: datetime
+    off_at: datetime
+
+
+async def lock_distant(conn: WriteConn, until: datetime, limit: int) -> list[DistantWindow]:
+    """Lock and return windows that begin before that time and are distant, the earliest first, and their plans."""
+    rows = await conn.fetch(
+        """
+        select w.plan_no, w.start_local, w.off_at
+          from plan_windows w join plans p using (plan_no)
+         where w.distant_since is not null and w.off_at < $1
+         order by w.off_at
+         limit $2
+           for update of w, p skip locked
+        """,
+        until,
+        limit,
+    )
+    return [DistantWindow(**dict(row)) for row in rows]
+
+
+async def bring_near(conn: WriteConn, window: DistantWindow) -> int:
+    """Let the occurrences of a locked window be followed from now on; returns how many there were.
+
+    Those of a plan that somebody has ended are forgotten, as ``call_off`` does.
+    """
+    tag = await conn.execute(
+        f"""
+        with gone as (
+            delete from distant_occurrences where plan_no = $1 and start_local = $2
+            returning load_id, off_at
+        )
+        insert into plan_occurrences (plan_no, start_local, load_id, off_at, on_at, changed_at)
+        select w.plan_no, w.start_local, gone.load_id, gone.off_at, w.on_at, w.distant_since
+          from gone
+         cross join plan_windows w
+          join plans p using (plan_no)
+         where w.plan_no = $1 and w.start_local = $2 and {_NOT_ENDED}
+        """,  # noqa: S608
+        window.plan_no,
+        window.start_local,
+    )
+    await conn.execute(
+        "update plan_windows set distant_since = null where plan_no = $1 and start_local = $2",
+        window.plan_no,
+        window.start_local,
+    )
+    return int(tag.split()[-1])
+
+
+async def has_distant(conn: ReadConn | WriteConn, until: datetime) -> bool:
+    """Return whether a window that begins before that time is distant still."""
+    return bool(
+        await conn.fetchval(
+            "select exists (select from plan_windows where distant_since is not null and off_at < $1)", until
+        )
+    )
 
 
 async def lock_due(conn: WriteConn, until: datetime, limit: int) -> list[Occurrence]:
@@ -263,6 +365,16 @@ async def call_off(
         f"delete from plan_occurrences o using plans p where p.plan_id = $1 and o.plan_no = p.plan_no and {OPEN}",  # noqa: S608
         plan_id,
     )
+    await conn.execute(
+        "delete from distant_occurrences d using plans p where p.plan_id = $1 and d.plan_no = p.plan_no", plan_id
+    )
+    await conn.execute(
+        """
+        update plan_windows w set distant_since = null
+          from plans p where p.plan_id = $1 and w.plan_no = p.plan_no and w.distant_since is not null
+        """,
+        plan_id,
+    )
     return [_occurrence(row) for row in rows]
 
 
@@ -274,59 +386,138 @@ async def fetch(conn: ReadConn, occurrence_id: str) -> Occurrence | None:
     """
     row = await conn.fetchrow(
         f"""
-        select {COLUMNS} from plan_occurrences o join plans p using (plan_no)
-         where o.plan_no = $1 and o.start_local = $2 and o.load_id = $3
+        select {COLUMNS} from plan_occurrences o join plans p using (plan_no) where {_IS_KEY}
+         union all
+        select {COLUMNS} from ({_DISTANT}) o join plans p using (plan_no) where {_IS_KEY} and {_NOT_ENDED}
         """,  # noqa: S608
         *key_of(occurrence_id),
     )
     return None if row is None else _occurrence(row)
 
 
-async def fetch_page(
-    conn: ReadConn,
-    *,
-    plan_id: str | None,
-    load_ids: Sequence[str] | None,
-    state: str | None,
-    start: datetime | None,
-    end: datetime | None,
-    after: tuple[datetime, str] | None,
-    limit: int,
-) -> list[Occurrence]:
-    """Return occurrences in the order of their OFF, of the half-open time [start, end), of some loads or of all."""
-    wanted = """
-        ($1::text is null or o.plan_no = (select plan_no from plans where plan_id = $1))
-          and ($2::text[] is null or o.load_id = any($2))
-          and ($3::text is null or o.state = $3)
-          and ($4::timestamptz is null or o.off_at >= $4) and ($5::timestamptz is null or o.off_at < $5)
-          and ($6::timestamptz is null or o.off_at >= $6 and (o.off_at, o.plan_no, o.start_local, o.load_id)
-                                                           > ($6, $7::integer, $8::timestamp, $9::text))
-    """
-    # Every occurrence is in one of two indexes by time.
-    part = f"""
-        (select o.* from plan_occurrences o where {{}} and {wanted}
-          order by o.off_at, o.plan_no, o.start_local, o.load_id limit $10)
-    """  # noqa: S608
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Which occurrences somebody wants to see."""
+
+    plan_id: str | None = None
+    load_ids: Sequence[str] | None = None
+    state: str | None = None
+    start: datetime | None = None
+    """They begin in the half-open time [start, end)."""
+    end: datetime | None = None
+    after: tuple[datetime, str] | None = None
+    """Begin and id of the one that the page follows."""
+
+    @property
+    def values(self) -> tuple[object, ...]:
+        """The parameters of ``_WANTED``."""
+        return (
+            self.plan_id,
+            None if self.load_ids is None else list(self.load_ids),
+            self.state,
+            self.start,
+            self.end,
+            None if self.after is None else self.after[0],
+            *((None, None, None) if self.after is None else key_of(self.after[1])),
+        )
+
+
+async def fetch_page(conn: ReadConn, asked: Asked, limit: int) -> list[Occurrence]:
+    """Return occurrences in the order of their OFF."""
+    async with conn.transaction(isolation="repeatable_read", readonly=True):  # one that comes near is in one of both
+        found = await _fetch_near(conn, asked, limit)
+        if asked.state in (None, OccurrenceState.PLANNED):
+            found = await _with_distant(conn, asked, limit, found)
+    return found
+
+
+async def _fetch_near(conn: ReadConn, asked: Asked, limit: int) -> list[Occurrence]:
+    # Each of them is in one of two indexes by time.
+    part = f"(select o.* from plan_occurrences o where {{}} and {_WANTED} order by {_ORDER} limit $10)"  # noqa: S608
     rows = await conn.fetch(
         f"""
         select {COLUMNS}
           from ({part.format(OPEN)} union all {part.format(f"not ({OPEN})")}) o
           join plans p using (plan_no)
-         order by o.off_at, o.plan_no, o.start_local, o.load_id
+         order by {_ORDER}
          limit $10
         """,  # noqa: S608
-        plan_id,
-        None if load_ids is None else list(load_ids),
-        state,
-        start,
-        end,
-        None if after is None else after[0],
-        *((None, None, None) if after is None else key_of(after[1])),
+        *asked.values,
         limit,
     )
     return [_occurrence(row) for row in rows]
 
 
+async def _with_distant(conn: ReadConn, asked: Asked, limit: int, found: list[Occurrence]) -> list[Occurrence]:
+    """Return the page with distant ones among the others: window by window, until all others begin later."""
+    passed: tuple[datetime, int, datetime] | None = None
+    at_once = 1
+    while True:
+        windows = await conn.fetch(
+            f"""
+            select w.plan_no, w.start_local, w.off_at
+              from plan_windows w join plans p using (plan_no)
+             where w.distant_since is not null and {_NOT_ENDED}
+               and ($1::text is null or p.plan_id = $1)
+               and ($2::timestamptz is null or w.on_at > $2) and ($3::timestamptz is null or w.off_at < $3)
+               and ($4::timestamptz is null or w.off_at >= $4
+                    and (w.off_at, w.plan_no, w.start_local) > ($4, $5::integer, $6::timestamp))
+             order by w.off_at, w.plan_no, w.start_local
+             limit $7
+            """,  # noqa: S608
+            asked.plan_id,
+            asked.start if asked.after is None else asked.after[0],
+            asked.end,
+            *(passed or (None, None, None)),
+            at_once,
+        )
+        if not windows or (len(found) >= limit and found[-1].off_at < windows[0]["off_at"]):
+            return found
+        rows = await conn.fetch(
+            f"""
+            select {COLUMNS}
+              from unnest($11::integer[], $12::timestamp[]) as k(plan_no, start_local)
+             cross join lateral (
+                   select * from ({_DISTANT}) o
+                    where o.plan_no = k.plan_no and o.start_local = k.start_local and {_WANTED}
+                    order by {_ORDER} limit $10
+             ) o
+              join plans p on p.plan_no = o.plan_no
+             order by {_ORDER}
+             limit $10
+            """,  # noqa: S608
+            *asked.values,
+            limit,
+            [window["plan_no"] for window in windows],
+            [window["start_local"] for window in windows],
+        )
+        found = sorted([*found, *map(_occurrence, rows)], key=_place)[:limit]
+        passed = (windows[-1]["off_at"], windows[-1]["plan_no"], windows[-1]["start_local"])
+        at_once *= 2
+
+
+def _place(one: Occurrence) -> tuple[datetime, int, datetime, str]:
+    return one.off_at, one.plan_no, one.start_local, one.load_id
+
+
+_ORDER = "o.off_at, o.plan_no, o.start_local, o.load_id"
+_IS_KEY = "o.plan_no = $1 and o.start_local = $2 and o.load_id = $3"
+_WANTED = """
+    ($1::text is null or o.plan_no = (select plan_no from plans where plan_id = $1))
+      and ($2::text[] is null or o.load_id = any($2))
+      and ($3::text is null or o.state = $3)
+      and ($4::timestamptz is null or o.off_at >= $4) and ($5::timestamptz is null or o.off_at < $5)
+      and ($6::timestamptz is null or o.off_at >= $6 and (o.off_at, o.plan_no, o.start_local, o.load_id)
+                                                       > ($6, $7::integer, $8::timestamp, $9::text))
+"""
+_DISTANT = """
+    select d.plan_no, d.load_id, d.start_local, d.off_at, w.on_at, 'planned'::text as state, ''::text as reason,
+           null::text as off_command_id, null::text as on_command_id, null::timestamptz as went_off_at,
+           null::timestamptz as came_on_at, w.distant_since as changed_at
+      from distant_occurrences d join plan_windows w using (plan_no, start_local)
+"""
+_NOT_ENDED = "p.ended_by is null"
+"""A plan whose last window is over has ended too, but what nobody has looked at yet is not called off by that."""
 _KEYS = "unnest($1::integer[], $2::timestamp[], $3::text[]) as k(plan_no, start_local, load_id)"
 _SAME = "o.plan_no = k.plan_no and o.start_local = k.start_local and o.load_id = k.load_id"
 

@@ -53,6 +53,11 @@ HORIZON = timedelta(days=62)
 PLANS_AT_A_TIME = 100
 OCCURRENCES_AT_A_TIME = 100_000
 """Made in one transaction, half a second or so: no wake-up that comes due meanwhile may wait longer."""
+NEAR = timedelta(days=2)
+"""Occurrences are followed, and found by time, from so long before their window."""
+REACH = timedelta(hours=27)
+"""Windows that may touch one that is about to begin begin within this: a day, the longest, and some hours."""
+WINDOWS_AT_A_TIME = 100
 HORIZON_STEP = timedelta(days=1)
 """They are made again when the horizon has moved by this much."""
 IDEMPOTENCY_KEPT = timedelta(days=7)
@@ -133,6 +138,7 @@ class Scheduler:
         await self.note_overdue(now)
         await self.expire_isolations(now)
         busy |= await self.advance_plans(now)
+        busy |= await self.bring_near(now)
         busy |= await self.prepare(now)
         await self._housekeep(now)
         return busy
@@ -267,6 +273,8 @@ class Scheduler:
         async with self._db.write() as conn:
             changed = await plan_store.advance_states(conn, now)
             to_make = await plan_store.lock_to_make(conn, now + HORIZON - HORIZON_STEP, PLANS_AT_A_TIME)
+            if to_make:
+                await occurrence_store.make_lazily(conn)
             room = OCCURRENCES_AT_A_TIME
             for stored in to_make:
                 if room <= 0:
@@ -282,9 +290,22 @@ class Scheduler:
             logger.info("plan changes its state", extra={"plan_id": plan_id, "state": state.value})
         return room <= 0 or len(to_make) >= PLANS_AT_A_TIME
 
+    async def bring_near(self, now: datetime) -> bool:
+        """Follow the occurrences whose windows have come near; returns whether more are due."""
+        async with self._db.write() as conn:
+            windows = await occurrence_store.lock_distant(conn, now + NEAR, WINDOWS_AT_A_TIME)
+            room = OCCURRENCES_AT_A_TIME
+            for window in windows:
+                if room <= 0:
+                    break
+                room -= await occurrence_store.bring_near(conn, window)
+        return room <= 0 or len(windows) >= WINDOWS_AT_A_TIME
+
     async def prepare(self, now: datetime) -> bool:
         """Give the occurrences that are about to begin their OFF, their ON and their lease, in one transaction."""
         async with self._db.write() as conn:
+            if await occurrence_store.has_distant(conn, now + REACH):
+                return False  # after days away: which plan prevails is known when all that may meet are near
             occurrences = await occurrence_store.lock_due(conn, now + self._prepare, BATCH)
             if not occurrences:
                 return False
@@ -430,7 +451,7 @@ async def make_occurrences(
         at_once += 1
     made, left = found[:at_once], found[at_once:]
     await plan_store.set_made_until(conn, plan.plan_id, left[0].off_at if left else until)
-    return await occurrence_store.insert(conn, plan, stored.plan_no, made, now)
+    return await occurrence_store.insert(conn, plan, stored.plan_no, made, now, near_until=now + NEAR)
 
 
 def _obstacle(load: LoadInfo | None, row: DueRow) -> str | None:

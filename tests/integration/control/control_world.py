@@ -198,6 +198,15 @@ class SyncedClock:
         return self.why
 
 
+OCCURRENCES = """
+    (select plan_no, start_local, load_id, off_at, on_at from plan_occurrences
+      union all
+     select plan_no, start_local, load_id, d.off_at, w.on_at
+       from distant_occurrences d join plan_windows w using (plan_no, start_local)) every
+"""
+"""All of them, near and distant."""
+
+
 class World:
     """One installation of control, its field and its bus."""
 

@@ -6,7 +6,7 @@ import pytest
 
 from libs.common.bus import topics
 from services.control.domain.plans import Schedule, Window
-from tests.integration.control.control_world import World, local
+from tests.integration.control.control_world import OCCURRENCES, World, local
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
@@ -62,12 +62,12 @@ async def test_source_000_is_32_windows(world: World) -> None:
     plan, preview = await world.plans.draft("may", ["aau-1"], schedule, (), None, "user:a", "api")
     assert preview.count == 32
     await world.plans.approve(plan.plan_id, "user:a", "api")
-    assert await world.value("select count(*) from plan_occurrences") == 32
-    assert await world.value("select min(off_at) from plan_occurrences") == datetime(2022, 5, 1, 15, 59, 59, tzinfo=UTC)
-    assert await world.value("select max(on_at) from plan_occurrences") == datetime(2022, 6, 1, 22, tzinfo=UTC)
+    assert await world.value(f"select count(*) from {OCCURRENCES}") == 32
+    assert await world.value(f"select min(off_at) from {OCCURRENCES}") == datetime(2022, 5, 1, 15, 59, 59, tzinfo=UTC)
+    assert await world.value(f"select max(on_at) from {OCCURRENCES}") == datetime(2022, 6, 1, 22, tzinfo=UTC)
     await world.tick()
-    assert await world.value("select count(*) from plan_occurrences") == 32
-    assert timedelta(hours=6, seconds=1) == await world.value("select min(on_at - off_at) from plan_occurrences")
+    assert await world.value(f"select count(*) from {OCCURRENCES}") == 32
+    assert timedelta(hours=6, seconds=1) == await world.value(f"select min(on_at - off_at) from {OCCURRENCES}")
 
 
 @pytest.mark.parametrize(("first", "last", "zone", "nights"), [

@@ -18,7 +18,7 @@ from services.control.domain.targets import Groups
 from services.control.usecases import scheduler
 from services.control.usecases.isolations import IsolationRequest, LoadIsolated, SamePerson
 from services.control.usecases.orders import Group, SwitchOrder, WakeOrder
-from tests.integration.control.control_world import SITE, World, local
+from tests.integration.control.control_world import OCCURRENCES, SITE, World, local
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
@@ -724,11 +724,11 @@ class TestPlans:
         schedule = Schedule(day, day + timedelta(days=9), (Window(time(23), time(6)),), "Asia/Shanghai")
         plan, _ = await world.plans.draft("p", "abc", schedule, (), None, "user:a", "api")
         await world.plans.approve(plan.plan_id, "user:a", "api")
-        assert await world.value("select count(*) from plan_occurrences") == 6
+        assert await world.value(f"select count(*) from {OCCURRENCES}") == 6
         assert await world.scheduler.tick()
-        assert await world.value("select count(*) from plan_occurrences") == 12
+        assert await world.value(f"select count(*) from {OCCURRENCES}") == 12
         await world.tick()
-        assert await world.value("select count(*) from plan_occurrences") == 30
+        assert await world.value(f"select count(*) from {OCCURRENCES}") == 30
         assert await world.value("select count(*) from plan_windows") == 10
         await world.plans.end(plan.plan_id, "done", "user:a", "api")
         assert await world.occurrence_states() == ["called_off"] * 3
