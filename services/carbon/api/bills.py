@@ -12,7 +12,7 @@ from libs.common.contracts.base import CalendarDate
 from libs.common.web import Cursor, Page, key_cursor, read_key_cursor
 from services.carbon.api.common import Body, Exact, FileName, Reader, Text, Writer, file_body, file_of, request_id
 from services.carbon.api.costs import RoundingChoice, UnknownReply, shown, unknown_reply
-from services.carbon.billfile import read_bills
+from services.carbon.billfile import OPTIONAL, REQUIRED, read_bills
 from services.carbon.domain.accounts import Account
 from services.carbon.domain.bills import Accrual, Bill, Verdict
 from services.carbon.domain.money import Rounding, to_cents
@@ -224,7 +224,7 @@ def add_bill_routes(router: APIRouter, bills: Bills, costs: Costs) -> None:
         "/bills/imports",
         tags=["bills"],
         summary="Import bills from a file, all of them or none",
-        openapi_extra=file_body("bills"),
+        openapi_extra=file_body(f"bills, with columns {', '.join(REQUIRED)} and any of {', '.join(OPTIONAL)},"),
     )
     async def import_bills(request: Request, who: Writer, file: FileName = "upload") -> ImportedReply:
         taken = await bills.take_all(

@@ -15,9 +15,9 @@ from services.carbon.domain.tariff.basic import BasicPrices
 from services.carbon.domain.tariff.cost import EnergyPrice, PriceKey
 from services.carbon.domain.tariff.periods import Band, TariffRow, clock, is_trusted
 from services.carbon.domain.tariff.sheet import NOT_RECORDED, SheetPrice, SpecialDays
-from services.carbon.pricefile import UNIT, month_of, read_prices
+from services.carbon.pricefile import OPTIONAL, REQUIRED, UNIT, month_of, read_prices
 from services.carbon.tablefile import MAX_FILE_ROWS
-from services.carbon.tariff_file import minute, read_tariff_rows, write_tariff_rows
+from services.carbon.tariff_file import COLUMNS, minute, read_tariff_rows, write_tariff_rows
 from services.carbon.usecases.tariffs import StoredTariff, Tariffs
 
 TariffId = Annotated[str, Path(max_length=64, description="id of the tariff")]
@@ -231,7 +231,7 @@ def add_tariff_routes(router: APIRouter, tariffs: Tariffs) -> None:
         "/tariffs/prices/imports",
         tags=["tariffs"],
         summary="Import prices from a file, all of it or nothing",
-        openapi_extra=file_body("prices"),
+        openapi_extra=file_body(f"prices, with columns {', '.join(REQUIRED)} and any of {', '.join(OPTIONAL)},"),
     )
     async def import_prices(request: Request, who: Writer, file: FileName = "upload") -> TakenPricesReply:
         wanted = read_prices(await file_of(request), file)
@@ -272,7 +272,7 @@ def add_tariff_routes(router: APIRouter, tariffs: Tariffs) -> None:
         "/tariffs/imports",
         tags=["tariffs"],
         summary="Import tariffs from a file, all of it or nothing; each tariff in it is taken whole",
-        openapi_extra=file_body("tariffs"),
+        openapi_extra=file_body(f"tariffs, with columns {', '.join(COLUMNS)},"),
     )
     async def import_tariffs(
         request: Request,

@@ -134,14 +134,14 @@ def check_circuits(wanted: Account, others: Iterable[Account], feeds: Sequence[s
     Args:
         wanted: The new version.
         others: The version of each other account of the site that holds on its first day.
-        feeds: The feeds of the site, which an account without circuits takes all of.
+        feeds: The feeds of the site, which two accounts without circuits would both take.
 
     Raises:
         SharedCircuit: Another account has one of them already.
     """
-    mine = set(wanted.circuits or feeds)
     for other in others:
-        both = sorted(mine & set(other.circuits or feeds))
+        # One account may take what the others leave.
+        both = sorted({*wanted.circuits} & {*other.circuits}) if wanted.circuits or other.circuits else sorted(feeds)
         if both:
             raise SharedCircuit(
                 f"circuits: {', '.join(both)} of site {wanted.site_id} belong to account {other.account_number} "

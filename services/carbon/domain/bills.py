@@ -70,12 +70,9 @@ class Bill:
             InvalidInput: Naming the field.
         """
         if self.end <= self.start or (self.end - self.start).days > BILL_DAYS_MAX:
-            raise _wrong(
-                "end",
-                f"1 to {BILL_DAYS_MAX} days after {self.start}",
-                f"{self.start} 之后 1 至 {BILL_DAYS_MAX} 天",
-                self.end,
-            )
+            latest = self.start + timedelta(days=BILL_DAYS_MAX - 1)
+            last = self.end - timedelta(days=1)
+            raise _wrong("last_day", f"{self.start} to {latest}", f"{self.start} 至 {latest}", last)
         if not (self.energy_kwh.is_finite() and self.energy_kwh >= 0):
             raise _wrong("energy_kwh", "0 or more kWh", "不小于 0 的电量(千瓦时)", self.energy_kwh)
         for name, parts, whole, step in (

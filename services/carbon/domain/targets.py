@@ -76,8 +76,8 @@ class Target:
         """
         if self.end <= self.start:
             raise InvalidInput(
-                f"end: expected a day after {self.start}, found {self.end}",
-                message_zh=f"end:应晚于 {self.start},实际为 {self.end}",
+                f"last_day: expected {self.start} or later, found {self.end - timedelta(days=1)}",
+                message_zh=f"last_day:应不早于 {self.start},实际为 {self.end - timedelta(days=1)}",
             )
         if not self.adjustments or not all(isfinite(one.amount) for one in self.adjustments):
             raise InvalidInput(

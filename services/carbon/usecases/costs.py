@@ -11,7 +11,7 @@ from enum import StrEnum
 import polars as pl
 
 from libs.common.clock import CIVIL_ZONE, Clock
-from libs.common.db import Database, ReadConn
+from libs.common.db import Database
 from libs.common.errors import Bilingual, InvalidInput
 from libs.common.ids import SiteId
 from libs.common.tokens import Principal
@@ -21,6 +21,7 @@ from services.carbon.domain.bills import (
     COMPLETE_ENOUGH,
     TOLERANCE,
     Accrual,
+    Bill,
     DayUse,
     Reconciliation,
     UnknownAccount,
@@ -50,6 +51,8 @@ from services.carbon.tree import Node, NodeKind
 from services.carbon.usecases.bills import MAX_BILLS, Bills
 from services.carbon.usecases.tariffs import TariffBook, Tariffs
 
+LINES_MAX = 20_000
+"""Lines of one answer."""
 ACCOUNTS_AT_ONCE = 50
 """Accounts whose accruals one answer computes."""
 
@@ -128,7 +131,7 @@ class NodeCost:
     @property
     def range_cny(self) -> tuple[Decimal, Decimal] | None:
         """The least and the greatest cost, the same when everything is known; None where a price is missing."""
-        ranges = [part.range_cny for part in self.parts]
+        ranges = [part.range_cny for part in self.parts if any(one.slots > one.unknown for one in part.cost.lines)]
         known = [one for one in ranges if one is not None]
         if not known or len(known) < len(ranges):
             return None
@@ -186,13 +189,17 @@ class Costs:
                 "from, to: expected a span that has begun, with to after from",
                 message_zh="from、to:时间段须已开始,且 to 晚于 from",
             )
-        async with self._db.read() as conn:
-            return await self._cost(conn, who, asked, start, until, daily=daily)
+        found = await self._cost(who, asked, start, until, daily=daily)
+        if len(found.lines) > LINES_MAX:
+            raise InvalidInput(
+                f"expected at most {LINES_MAX} lines, found {len(found.lines)}; ask for a smaller node or by month",
+                message_zh=f"明细最多 {LINES_MAX} 行,实际 {len(found.lines)} 行;请缩小范围或按月查询",
+            )
+        return found
 
     async def days(self, node: Node, *, first: date, last: date) -> list[DayUse]:
         """Return what every civil day of ``[first, last)`` that is over used and cost."""
-        async with self._db.read() as conn:
-            return _days(await self._cost(conn, None, node, midnight(first), midnight(last), daily=True))
+        return _days(await self._cost(None, node, midnight(first), midnight(last), daily=True))
 
     async def reconciliation(self, who: Principal, *, account: str, first: date, last: date) -> list[ReconciledBill]:
         """Return the bills of an account that cover some day of ``[first, last)`` beside their meters.
@@ -201,20 +208,14 @@ class Costs:
             UnknownAccount: No site has the account.
             Forbidden: Its site is not among those of the asker.
         """
-        async with self._db.read() as conn:
-            await self._account(conn, who, account)
-            bills = await bills_store.fetch_bills(
-                conn, account_numbers=[account], first=first, last=last, limit=MAX_BILLS
-            )
-            found = []
-            for bill in bills:
-                cost = await self._cost(conn, who, account, midnight(bill.start), midnight(bill.end), daily=True)
-                bands: dict[str, Decimal] = defaultdict(Decimal)
-                for band, energy in cost.whole.by_band().items():
-                    bands["unknown" if band is None else band.value] += energy
-                found.append(
-                    ReconciledBill(reconcile(bill, _days(cost), tolerance=TOLERANCE), dict(bands), cost.unknown)
-                )
+        await self._account(who, account)
+        found = []
+        for bill in await self._bills_of(account, first, last):
+            cost = await self._cost(who, account, midnight(bill.start), midnight(bill.end), daily=True)
+            bands: dict[str, Decimal] = defaultdict(Decimal)
+            for band, energy in cost.whole.by_band().items():
+                bands["unknown" if band is None else band.value] += energy
+            found.append(ReconciledBill(reconcile(bill, _days(cost), tolerance=TOLERANCE), dict(bands), cost.unknown))
         return found
 
     async def accruals(
@@ -242,23 +243,21 @@ class Costs:
             numbers = sorted({one.account_number for one in await self._bills.accounts(who, site=site)})
         page = [number for number in numbers if number > after][: ACCOUNTS_AT_ONCE + 1]
         found: list[Accrual] = []
-        async with self._db.read() as conn:
-            for number in page[:ACCOUNTS_AT_ONCE]:
-                bills = await bills_store.fetch_bills(
-                    conn, account_numbers=[number], first=first, last=asked, limit=MAX_BILLS
-                )
-                # A bill is divided by the meters of all its days, whichever month is asked for.
-                begin = min([first, *(bill.start for bill in bills)])
-                end = max([asked, *(bill.end for bill in bills)])
-                cost = await self._cost(conn, who, number, midnight(begin), midnight(end), daily=True)
-                found += accruals(number, bills, _days(cost), first=first, asked_on=asked)
+        for number in page[:ACCOUNTS_AT_ONCE]:
+            bills = await self._bills_of(number, first, asked)
+            # A bill is divided by the meters of all its days, whichever month is asked for.
+            begin = min([first, *(bill.start for bill in bills)])
+            end = max([asked, *(bill.end for bill in bills)])
+            cost = await self._cost(who, number, midnight(begin), midnight(end), daily=True)
+            found += accruals(number, bills, _days(cost), first=first, asked_on=asked)
         return found, page[ACCOUNTS_AT_ONCE - 1] if len(page) > ACCOUNTS_AT_ONCE else None
 
     async def basic(self, who: Principal, *, account: str, first: date, last: date, hold_months: int) -> BasicAnalysis:
         """Return what the basic fee of an account was by every mode in the civil months of ``[first, last)``.
 
         Raises:
-            InvalidInput: A month is not over, or the account's transformers are not entered.
+            InvalidInput: A month is not over, the account's transformers are not entered, or its contract lies below
+                the floor of a month.
             UnknownAccount: No site has the account.
             Forbidden: Its site is not among those of the asker.
         """
@@ -266,10 +265,10 @@ class Costs:
         self._boundaries.check_span(midnight(first), midnight(last))
         if midnight(last) > self._clock.now():
             raise InvalidInput("to: expected months that are over", message_zh="to:所含月份须已结束")
+        site, states = await self._account(who, account)
+        asked = _Asked(account, "account", Node(NodeKind.SITE, site), account, not states)
+        parts, frame = await self._supplied(asked, midnight(first), midnight(last))
         async with self._db.read() as conn:
-            site, states = await self._account(conn, who, account)
-            asked = _Asked(account, "account", Node(NodeKind.SITE, site), account, not states)
-            parts, frame = await self._supplied(conn, asked, midnight(first), midnight(last))
             prices = await tariffs_store.fetch_prices(conn, first=first, last=last)
         by_key = {one.energy.key: one for one in prices}
         months, peaks = [], {}
@@ -299,14 +298,15 @@ class Costs:
             else recommend_contract(demands, capacity_kva=months[-1].capacity_kva, prices=latest),
         )
 
-    async def _account(self, conn: ReadConn, who: Principal | None, number: str) -> tuple[SiteId, list[Account]]:
+    async def _account(self, who: Principal | None, number: str) -> tuple[SiteId, list[Account]]:
         """Return the site of an account and every state of it; none where only the registry names it.
 
         Raises:
             UnknownAccount: No site has the account.
             Forbidden: Its site is not among those of the asker.
         """
-        states = await bills_store.fetch_accounts(conn, account_number=number)
+        async with self._db.read() as conn:
+            states = await bills_store.fetch_accounts(conn, account_number=number)
         site = SiteId(states[-1].site_id) if states else self._sites.site_of_account(number)
         if site is None:
             raise UnknownAccount(
@@ -318,28 +318,37 @@ class Costs:
         return site, states
 
     async def _cost(
-        self, conn: ReadConn, who: Principal | None, wanted: Node | str, start: datetime, end: datetime, *, daily: bool
+        self, who: Principal | None, wanted: Node | str, start: datetime, end: datetime, *, daily: bool
     ) -> NodeCost:
-        """Return what a node or account cost within ``[start, end)``, as far as that is past."""
+        """Return what a node or account cost within ``[start, end)``, as far as that is past.
+
+        No connection is held while another one is asked for: the pool would run dry of requests that wait for each
+        other.
+        """
         if isinstance(wanted, str):
-            site, states = await self._account(conn, who, wanted)
+            site, states = await self._account(who, wanted)
             asked = _Asked(wanted, "account", Node(NodeKind.SITE, site), wanted, not states)
         else:
             if who is not None:
                 self._sites.check(who, wanted)
             asked = _Asked(wanted.id, wanted.kind.value, wanted, None, False)
         until = max(start, min(end, floor(self._clock.now())))
-        parts, frame = await self._supplied(conn, asked, start, until)
-        book = await self._tariffs.book(conn)
+        parts, frame = await self._supplied(asked, start, until)
         days = [day for part in parts for day in (part.first.replace(day=1), part.last)]
-        prices = await tariffs_store.fetch_prices(conn, first=min(days), last=max(days)) if days else []
+        async with self._db.read() as conn:
+            book = await self._tariffs.book(conn)
+            prices = await tariffs_store.fetch_prices(conn, first=min(days), last=max(days)) if days else []
         found = await asyncio.to_thread(_priced, frame, parts, book, prices, start, until, daily)
         unknown = dict.fromkeys(one for part in found for one in _unknown(part, asked.name))
         return NodeCost(asked.name, asked.kind, start, until, found, list(unknown))
 
-    async def _supplied(
-        self, conn: ReadConn, asked: "_Asked", start: datetime, end: datetime
-    ) -> tuple[list[Supply], pl.DataFrame]:
+    async def _bills_of(self, account: str, first: date, last: date) -> list[Bill]:
+        async with self._db.read() as conn:
+            return await bills_store.fetch_bills(
+                conn, account_numbers=[account], first=first, last=last, limit=MAX_BILLS
+            )
+
+    async def _supplied(self, asked: "_Asked", start: datetime, end: datetime) -> tuple[list[Supply], pl.DataFrame]:
         """Return which account supplies which circuits when, and every quarter hour of these circuits."""
         if start < end:
             self._boundaries.check_span(start, end)
@@ -351,7 +360,9 @@ class Costs:
         first = start.astimezone(CIVIL_ZONE).date()
         last = (end - timedelta(microseconds=1)).astimezone(CIVIL_ZONE).date() + timedelta(days=1)
         accounts: dict[str, list[Account]] = defaultdict(list)
-        for one in await bills_store.fetch_accounts(conn, sites=list(sites)):
+        async with self._db.read() as conn:
+            entered = await bills_store.fetch_accounts(conn, sites=list(sites))
+        for one in entered:
             accounts[one.site_id].append(one)
         parts = [
             part

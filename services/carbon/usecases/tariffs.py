@@ -67,6 +67,8 @@ class Tariffs:
         self.db = db
         self._clock = clock
         self._audit = audit
+        self._built: tuple[Mapping[str, int], Mapping[tuple[str, str], Tariff]] | None = None
+        """What was last built of which revisions."""
         self._shipped: dict[str, list[TariffRow]] = defaultdict(list)
         for row in shipped:
             self._shipped[row.tariff_id].append(replace(row, line=None))
@@ -74,9 +76,11 @@ class Tariffs:
     async def book(self, conn: ReadConn) -> TariffBook:
         """Return what holds."""
         stored = await self._stored(conn)
-        rows = [row for one in stored.values() for row in one.rows]
-        tariffs = await asyncio.to_thread(build_tariffs, rows, source="tariffs")
-        return TariffBook(tariffs, await store.fetch_special_days(conn))
+        revisions = {tariff_id: one.revision for tariff_id, one in stored.items()}
+        if self._built is None or self._built[0] != revisions:
+            rows = [row for one in stored.values() for row in one.rows]
+            self._built = (revisions, await asyncio.to_thread(build_tariffs, rows, source="tariffs"))
+        return TariffBook(self._built[1], await store.fetch_special_days(conn))
 
     async def tariffs(self) -> list[StoredTariff]:
         """Return every tariff as it holds, by id."""
@@ -263,10 +267,18 @@ class Tariffs:
         return new
 
     async def _stored(self, conn: ReadConn | WriteConn) -> dict[str, StoredTariff]:
-        found = {tariff_id: StoredTariff(tariff_id, 0, tuple(rows), None) for tariff_id, rows in self._shipped.items()}
-        for tariff_id, one in (await store.fetch_revisions(conn)).items():
-            found[tariff_id] = StoredTariff(tariff_id, one.revision, one.rows, one.recorded_by)
-        return found
+        entered = {
+            tariff_id: StoredTariff(tariff_id, one.revision, one.rows, one.recorded_by)
+            for tariff_id, one in (await store.fetch_revisions(conn)).items()
+        }
+        theirs = [row for one in entered.values() for row in one.rows]
+        shipped = {
+            tariff_id: StoredTariff(tariff_id, 0, tuple(rows), None)
+            for tariff_id, rows in self._shipped.items()
+            # What a later release ships gives way to what a person has entered for the same customers and days.
+            if tariff_id not in entered and not _collide(rows, theirs)
+        }
+        return shipped | entered
 
     async def _change(
         self,
@@ -307,6 +319,19 @@ class Tariffs:
             )
             found.append(StoredTariff(tariff_id, revision, some, who.actor))
         return found
+
+
+def _collide(rows: Sequence[TariffRow], others: Sequence[TariffRow]) -> bool:
+    """Return whether two tariffs would hold for the same customers on the same days."""
+    return any(
+        (one.region, one.customer_class) == (other.region, other.customer_class)
+        and one.valid_from <= (other.valid_to or date.max)
+        and other.valid_from <= (one.valid_to or date.max)
+        for one in rows
+        if one.day_type == ALL_DAYS
+        for other in others
+        if other.day_type == ALL_DAYS
+    )
 
 
 def _ended(

@@ -239,7 +239,7 @@ class TestBills:
             ({"account_number": "9999"}, 404, "用电户号"),
             ({"number": "B-X", "first_day": "2026-03-31"}, 409, "日期重叠"),
             ({"number": "B-X", "energy_kwh": "-1"}, 400, "不小于 0"),
-            ({"number": "B-X", "last_day": "2026-02-01"}, 400, "end:应为"),
+            ({"number": "B-X", "last_day": "2026-02-01"}, 400, "last_day:应为"),
             ({"number": "B-X", "energy_kwh": "2.976", "parts_cny": {"energy": "1900"}}, 400, "兆瓦时"),
             ({"number": "B-X", "energy_by_band": {"peak": "1"}}, 400, "各项之和"),
             ({"number": "B-X", "energy_mwh": "2.976"}, 422, "energy_mwh"),
@@ -275,10 +275,13 @@ class TestBills:
         assert stored["energy_by_band"] == {"peak": "2000", "valley": "1000"}
 
     async def test_accounts_share_no_circuit_and_are_those_of_ones_own_sites(self, world: World) -> None:
-        await enter(world, circuits=[ONE])
-        refused = await world.door.ask("PUT", "/bills/accounts/0320009", STATE, status=409)
-        assert ACCOUNT in refused["detail_zh"]
         path = "/bills/accounts/0320009"
+        await enter(world)
+        refused = await world.door.ask("PUT", path, STATE, status=409)
+        assert ACCOUNT in refused["detail_zh"]
+        await enter(world, circuits=[ONE])
+        await world.door.ask("PUT", path, STATE | {"circuits": [ONE, TWO]}, status=409)
+        await world.door.ask("PUT", path, STATE)  # takes what is left
         await world.door.ask("PUT", path, STATE | {"circuits": ["feed-9"]}, status=400)
         await world.door.ask("PUT", path, STATE | {"site": "nowhere"}, status=404)
         await world.door.ask("PUT", path, STATE | {"transformers": [{"rated_kva": 0}]}, status=400)
@@ -328,6 +331,11 @@ class TestBasicTariff:
         assert held["current_cny"] == "37800.00"
 
     async def test_an_incomplete_month_is_not_compared_and_allocated_steps_are_no_demand(self, world: World) -> None:
+        await enter(world, circuits=[ONE])
+        refused = await world.door.ask(
+            "GET", "/demand/basic-tariff", account=ACCOUNT, status=400, **days("2026-02-01", "2026-03-01")
+        )
+        assert "变压器" in refused["detail_zh"]
         await world.use(ONE, MARCH, APRIL, lambda at: None if at.day < 10 else 10.0)
         await world.use(ONE, date(2026, 2, 1), MARCH, lambda _: 90.0, Grade.ALLOCATED)
         await enter(world, circuits=[ONE], transformers=[{"rated_kva": 200}])
@@ -340,10 +348,3 @@ class TestBasicTariff:
             "GET", "/demand/basic-tariff", account=ACCOUNT, status=400, **(span | days("2026-02-01", "2026-05-01"))
         )
         assert "须已结束" in late["detail_zh"]
-
-    async def test_without_transformers_there_is_no_analysis(self, world: World) -> None:
-        await enter(world, circuits=[ONE])
-        refused = await world.door.ask(
-            "GET", "/demand/basic-tariff", account=ACCOUNT, status=400, **days("2026-02-01", "2026-03-01")
-        )
-        assert "变压器" in refused["detail_zh"]

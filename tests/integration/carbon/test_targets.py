@@ -162,7 +162,7 @@ async def test_what_cannot_be_a_target_is_refused_in_both_languages(world: World
     cases: list[tuple[dict[str, Any], int, str]] = [
         ({"unit": "MWh", "node": OTHER}, 400, "单位应为 kWh"),
         ({"amount": -1.0, "node": OTHER}, 400, "合计应不小于 0"),
-        ({"last_day": "2026-03-01", "node": OTHER}, 400, "end:应晚于"),
+        ({"last_day": "2026-03-01", "node": OTHER}, 400, "last_day:应不早于"),
         ({"last_day": "2028-03-01", "node": OTHER}, 400, "last_day"),
         ({"node": "nowhere"}, 404, "nowhere"),
         ({"parent": "nothing", "node": OTHER}, 404, "定额 nothing"),

@@ -1,20 +1,23 @@
 """Tariffs, special days and prices on a real database: versions, imports, and what is refused with which words."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
 import pytest
 
 from libs.common.workbook import Cell, Sheet, SheetRow, write_workbook
+from services.carbon.bus import audit
 from services.carbon.domain.tariff.sheet import calendar_of
 from services.carbon.usecases.tariffs import Tariffs
 from tests.integration.carbon.carbon_door import Door
-from tests.integration.carbon.money_world import World, open_world
+from tests.integration.carbon.money_world import SHIPPED, World, open_world
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
 YEAR = list(range(1, 13))
+GUANGDONG = [row for row in SHIPPED if row.tariff_id == "GD-2021-IC"]
 PLACE = {"region": "CN-44", "customer_class": "industrial_commercial", "source": "notice 1 of 2026"}
 PRICE = {
     "region": "CN-44",
@@ -80,6 +83,17 @@ async def test_a_new_notice_ends_the_tariff_before_it_and_both_stay_known(door: 
     assert [event.action for event in await door.audits()] == ["tariff.enter", "tariff.enter"]
 
 
+async def test_what_a_later_release_ships_gives_way_to_what_a_person_entered(world: World, door: Door) -> None:
+    await door.ask("PUT", "/tariffs/GD-2026", {"windows": windows(), "end_previous": True})
+    later = [replace(row, tariff_id="GD-NEXT", valid_from=date(2026, 9, 1)) for row in GUANGDONG]
+    tariffs = Tariffs(db=world.door.db, clock=world.clock, audit=audit, shipped=later)
+    async with tariffs.db.read() as conn:
+        book = await tariffs.book(conn)
+    holding = book.tariffs["CN-44", "industrial_commercial"].version_on(date(2026, 10, 9))
+    assert holding is not None
+    assert holding.tariff_id == "GD-2026"
+
+
 async def test_a_tariff_goes_out_as_a_file_and_comes_back_as_its_next_revision(door: Door) -> None:
     body = await door.ask("GET", "/tariffs/GD-2021-IC/export")
     [taken] = (await door.ask("POST", "/tariffs/imports", content=body, file="gd.csv"))["items"]
@@ -87,25 +101,20 @@ async def test_a_tariff_goes_out_as_a_file_and_comes_back_as_its_next_revision(d
     assert (await door.ask("GET", "/tariffs/GD-2021-IC/export")) == body
 
 
-@pytest.mark.parametrize(
-    ("change", "words", "words_zh"),
-    [
-        ({"start": "07:00"}, "each of the 24 hours in exactly one band, 07:00-08:00", "24 小时中每一时刻恰属一个时段"),
-        ({"start": "09:00"}, "each of the 24 hours in exactly one band, 08:00-09:00", "24 小时中每一时刻恰属一个时段"),
+async def test_a_day_that_is_not_covered_once_is_refused(door: Door) -> None:
+    first, second = windows()
+    once, once_zh = "each of the 24 hours in exactly one band", "24 小时中每一时刻恰属一个时段"
+    cases: list[tuple[dict[str, object], str, str]] = [
+        ({"start": "07:00"}, f"{once}, 07:00-08:00", once_zh),
+        ({"start": "09:00"}, f"{once}, 08:00-09:00", once_zh),
         ({"end": "24:30"}, "a time from 00:00 to 24:00", "00:00 至 24:00 的时刻"),
         ({"valid_to": "2026-06-01"}, "2026-07-01 or a later day", "不早于 2026-07-01 的日期"),
-    ],
-    ids=["twice", "hole", "time", "validity"],
-)
-async def test_a_day_that_is_not_covered_once_is_refused(
-    door: Door, change: dict[str, object], words: str, words_zh: str
-) -> None:
-    first, second = windows()
-    refused = await door.ask(
-        "PUT", "/tariffs/GD-2026", {"windows": [first, second | change], "end_previous": True}, status=400
-    )
-    assert words in refused["detail"]
-    assert words_zh in refused["detail_zh"]
+    ]
+    for change, words, words_zh in cases:
+        body = {"windows": [first, second | change], "end_previous": True}
+        refused = await door.ask("PUT", "/tariffs/GD-2026", body, status=400)
+        assert words in refused["detail"], change
+        assert words_zh in refused["detail_zh"], change
     await door.ask("GET", "/tariffs/GD-2026", status=404)
 
 

@@ -48,8 +48,8 @@ def use(
 @pytest.mark.parametrize(
     ("changed", "field"),
     [
-        ({"end": date(2026, 3, 1)}, "end"),
-        ({"end": date(2036, 4, 1)}, "end"),
+        ({"end": date(2026, 3, 1)}, "last_day"),
+        ({"end": date(2036, 4, 1)}, "last_day"),
         ({"energy_kwh": Decimal(-1)}, "energy_kwh"),
         ({"energy_kwh": Decimal("NaN")}, "energy_kwh"),
         ({"energy_by_band": {Band.PEAK: Decimal(3000), Band.VALLEY: Decimal(200)}}, "energy_by_band"),
