@@ -62,6 +62,15 @@ class LoadDirectory:
         found = self._view.circuit(circuit)
         return None if found is None else self._view.site_of_circuit(found)
 
+    def above(self, circuit: CircuitId) -> list[CircuitId]:
+        """Return the circuits that a circuit branches off from, nearest first."""
+        found: list[CircuitId] = []
+        one = self._view.circuit(circuit)
+        while one is not None and one.parent is not None and one.parent not in found:
+            found.append(one.parent)
+            one = self._view.circuit(one.parent)
+        return found
+
     def has_cooling(self, circuit: CircuitId) -> bool:
         """Return whether what a circuit feeds moves with the weather."""
         found = self._view.circuit(circuit)

@@ -49,6 +49,7 @@ from services.carbon.usecases.attesting import Attesting, Proofs
 from services.carbon.usecases.bills import Bills
 from services.carbon.usecases.costs import Costs
 from services.carbon.usecases.figures import Figures
+from services.carbon.usecases.gridprices import GridPrices
 from services.carbon.usecases.intervals import Booking
 from services.carbon.usecases.inventories import Inventories
 from services.carbon.usecases.measurements import Measurements
@@ -150,11 +151,13 @@ def build(platform: Platform) -> Service:
     health = Health(platform.clock)
     app = create_app("carbon", platform, health, title="Wattring carbon")
     app.include_router(build_router(queries, inventories))
-    targets = add_money(app, platform, db, Sites(boundaries.tree, view, platform.clock), queries)
+    tariffs = Tariffs(db=db, clock=platform.clock, audit=audit, shipped=shipped_rows())
+    targets = add_money(app, platform, db, Sites(boundaries.tree, view, platform.clock), queries, tariffs)
     watch = TargetWatch(
         targets=targets, directory=directory, relay=relay, clock=platform.clock, poll_s=settings.targets_poll_s
     )
-    add_savings(app, platform, db, view, GridFactors(shipped.rows, directory, platform.clock), settings)
+    factors = GridFactors(shipped.rows, directory, platform.clock)
+    add_savings(app, platform, db, view, factors, tariffs, settings)
     attesting = add_attestation(app, platform, db, directory, shipped.rows, settings)
     return Service(
         name="carbon",
@@ -180,9 +183,10 @@ def build(platform: Platform) -> Service:
     )
 
 
-def add_money(app: FastAPI, platform: Platform, db: Database, sites: Sites, queries: Queries) -> Targets:
+def add_money(
+    app: FastAPI, platform: Platform, db: Database, sites: Sites, queries: Queries, tariffs: Tariffs
+) -> Targets:
     """Add the routes of tariffs, accounts, bills, costs and targets; return the targets, which a worker watches."""
-    tariffs = Tariffs(db=db, clock=platform.clock, audit=audit, shipped=shipped_rows())
     bills = Bills(db=db, sites=sites, clock=platform.clock, audit=audit)
     costs = Costs(db=db, tariffs=tariffs, bills=bills, sites=sites, boundaries=queries.boundaries, clock=platform.clock)
     targets = Targets(
@@ -193,7 +197,13 @@ def add_money(app: FastAPI, platform: Platform, db: Database, sites: Sites, quer
 
 
 def add_savings(
-    app: FastAPI, platform: Platform, db: Database, view: RegistryView, factors: GridFactors, settings: CarbonSettings
+    app: FastAPI,
+    platform: Platform,
+    db: Database,
+    view: RegistryView,
+    factors: GridFactors,
+    tariffs: Tariffs,
+    settings: CarbonSettings,
 ) -> None:
     """Add the routes of savings."""
     loads = LoadDirectory(view, platform.clock)
@@ -205,6 +215,8 @@ def add_savings(
         outages=outages_store,
         loads=loads,
         factors=factors,
+        prices=GridPrices(tariffs, loads),
+        temperatures=temperatures_store,
         holidays=holidays,
     )
     outages = Outages(db=db, clock=platform.clock, audit=audit)

@@ -46,6 +46,8 @@ class TotalView(View):
     """Switched off, and still more than half of the usual energy was used."""
     emission_kg_co2: float | None
     """Location-based; null where a factor is unknown. [kgCO2]"""
+    money_cny: float | None
+    """Each quarter hour at the price of its band; null where an account, a tariff or a price is not entered. [CNY]"""
     methods: list[Method]
 
 
@@ -92,6 +94,7 @@ class WindowView(View):
     """Highest version of the intervals behind it."""
     emission_kg_co2: float | None
     factor_id: str | None
+    money_cny: float | None
 
 
 class UsedFactor(View):
@@ -297,6 +300,7 @@ def _total(one: Total) -> TotalView:
         completeness=one.completeness,
         windows_failed=one.windows_failed,
         emission_kg_co2=one.emission_kg,
+        money_cny=one.money_cny,
         methods=sorted(one.methods),
     )
 
@@ -337,6 +341,7 @@ def _window(one: WindowSaving) -> WindowView:
         interval_version=one.version,
         emission_kg_co2=one.emission_kg,
         factor_id=one.factor_id,
+        money_cny=one.money_cny,
     )
 
 

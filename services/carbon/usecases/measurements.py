@@ -31,7 +31,7 @@ from services.carbon.domain.savings.measurement.plan import MeasurementPlan, Per
 from services.carbon.domain.savings.measurement.regression import Days, Model, fit
 from services.carbon.domain.savings.shutdowns.course import STEP
 from services.carbon.domain.savings.shutdowns.windows import weekday_class
-from services.carbon.usecases.shutdowns import IntervalBooks, ShutdownSavings
+from services.carbon.usecases.shutdowns import IntervalBooks, ShutdownSavings, Temperatures
 
 
 class NoBaseline(InvalidInput):
@@ -39,15 +39,6 @@ class NoBaseline(InvalidInput):
 
     code = "no_baseline"
     title_zh = "没有可用的基准"
-
-
-class Temperatures(Protocol):
-    """Where outdoor temperatures are kept (``store/temperatures.py``)."""
-
-    async def fetch_temperatures(
-        self, conn: ReadConn, places: Sequence[str], start: date, end: date
-    ) -> list[tuple[str, date, float, str]]:
-        """Return (place, day, daily mean [°C], source) of the civil days ``[start, end)``."""
 
 
 class Circuits(Protocol):

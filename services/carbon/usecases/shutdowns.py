@@ -1,16 +1,21 @@
 """Shutdown savings of a span: by window, occurrence, plan and site, from the books and what control proved."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Protocol
 
+import numpy as np
 import polars as pl
 
+from libs.common.clock import CIVIL_ZONE
 from libs.common.db import ReadConn
 from libs.common.errors import InvalidInput, NotFound
 from libs.common.ids import CircuitId, LoadId, SiteId
 from services.carbon.domain.factors import Choice
+from services.carbon.domain.savings.measurement.days import days_between, opening, slots_of
+from services.carbon.domain.savings.measurement.regression import Days, Failing, fit
 from services.carbon.domain.savings.shutdowns.course import Course, Spans
 from services.carbon.domain.savings.shutdowns.executed import (
     ExecutedPart,
@@ -33,8 +38,11 @@ from services.carbon.domain.savings.shutdowns.windows import (
     day_of,
     weekday_class,
 )
+from services.carbon.usecases.gridprices import PriceAt
 
 DAY = timedelta(days=1)
+HOURS = 24.0
+"""Of a day. [h]"""
 LOADS_MAX = 500
 """Loads of one report; a larger plan is asked for site by site."""
 CIRCUITS_AT_ONCE = 20
@@ -89,6 +97,9 @@ class Loads(Protocol):
     def site_of(self, circuit: CircuitId) -> SiteId | None:
         """Return the circuit's site."""
 
+    def places_of(self, site: SiteId) -> list[str]:
+        """Return a site and the regions that it lies in, smallest first."""
+
     def has_cooling(self, circuit: CircuitId) -> bool:
         """Return whether what a circuit feeds moves with the weather."""
 
@@ -101,6 +112,22 @@ class Factors(Protocol):
 
     async def chooser(self, conn: ReadConn) -> Callable[[SiteId, int], Choice | None]:
         """Return what gives the location-based factor of a site in a civil year, as known now."""
+
+
+class Prices(Protocol):
+    """What electricity costs (``usecases/gridprices.py``)."""
+
+    async def pricer(self, conn: ReadConn, circuits: Sequence[CircuitId], first: date, last: date) -> PriceAt:
+        """Return what gives the price at some circuits on the civil days ``[first, last)``."""
+
+
+class Temperatures(Protocol):
+    """Where outdoor temperatures are kept (``store/temperatures.py``)."""
+
+    async def fetch_temperatures(
+        self, conn: ReadConn, places: Sequence[str], start: date, end: date
+    ) -> list[tuple[str, date, float, str]]:
+        """Return (place, day, daily mean [°C], source) of the civil days ``[start, end)``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +164,8 @@ class ShutdownSavings:
         outages: OutageBooks,
         loads: Loads,
         factors: Factors,
+        prices: Prices,
+        temperatures: Temperatures,
         holidays: Mapping[date, str],
         rules: Rules = DEFAULT_RULES,
     ) -> None:
@@ -145,6 +174,8 @@ class ShutdownSavings:
         self._outages = outages
         self._loads = loads
         self._factors = factors
+        self._prices = prices
+        self._temperatures = temperatures
         self._holidays = holidays
         self._rules = rules
 
@@ -206,7 +237,7 @@ class ShutdownSavings:
             windows = {circuit: _windows_of(parts[circuit], start, end) for circuit in some}
             savings += await self._savings(conn, windows, parts, start, end)
             running += [part for circuit in some for part in parts[circuit] if part.on_at is None]
-        savings, factors = await self._with_emissions(conn, savings)
+        savings, factors = await self._valued(conn, savings)
         return ShutdownReport(
             start=start,
             end=end,
@@ -266,7 +297,7 @@ class ShutdownSavings:
         for circuit in circuits:
             off = _off_spans(parts[circuit], end)
             branch = self._branch(circuit, courses[circuit], off, outages[circuit], ())
-            savings = self._inside(branch, windows[circuit], end)
+            savings = await self._inside(conn, branch, windows[circuit], end)
             if any(one.reason is Unknown.NO_BASELINE for one in savings):
                 savings = await self._by_group(conn, circuit, windows[circuit], start, end)
             found += savings
@@ -285,13 +316,53 @@ class ShutdownSavings:
             for one in everything[1:]
         ]
         off = _off_spans(parts[circuit], end)
-        return self._inside(self._branch(circuit, courses[circuit], off, outages[circuit], peers), windows, end)
+        branch = self._branch(circuit, courses[circuit], off, outages[circuit], peers)
+        return await self._inside(conn, branch, windows, end)
 
-    def _inside(self, branch: Branch, windows: Sequence[MeasuredWindow], end: datetime) -> list[WindowSaving]:
-        weather = Cooling(slope_kw_per_k=0.0, temperature_c=None, daily_c={})
-        cooled = self._loads.has_cooling(CircuitId(branch.course.circuit_id))
-        savings = branch_savings(branch, windows, cooling=lambda _: weather if cooled else None, rules=self._rules)
+    async def _inside(
+        self, conn: ReadConn, branch: Branch, windows: Sequence[MeasuredWindow], end: datetime
+    ) -> list[WindowSaving]:
+        weather = await self._weather(conn, CircuitId(branch.course.circuit_id), windows)
+        savings = branch_savings(branch, windows, cooling=weather, rules=self._rules)
         return [one for one in savings if one.window.off_at < end]
+
+    async def _weather(
+        self, conn: ReadConn, circuit: CircuitId, windows: Sequence[MeasuredWindow]
+    ) -> Callable[[MeasuredWindow], Cooling | None]:
+        """Return how a branch with cooling moves with the weather: the slope of the undisturbed days of the last year.
+
+        Without temperatures, or where no baseline fits, it is unknown; a branch without cooling has none.
+        """
+        if not self._loads.has_cooling(circuit):
+            return lambda window: None
+        unknown = Cooling(slope_kw_per_k=0.0, temperature_c=None, daily_c={})
+        first, last = day_of(windows[0]), day_of(windows[-1])
+        since = first - self._rules.control_lookback_days * DAY
+        site = self._loads.site_of(circuit)
+        places = [] if site is None else self._loads.places_of(site)
+        rows = await self._temperatures.fetch_temperatures(conn, places, since, last + DAY)
+        daily_c = {day: mean_c for place in reversed(places) for at, day, mean_c, _ in rows if at == place}
+        if not daily_c:
+            return lambda window: unknown
+        start, end = opening(since), opening(first)
+        frame = await self._intervals.fetch_frame(conn, [circuit], start, end)
+        parts = await self._parts(conn, [circuit], start, end, 0)
+        off = _off_spans(parts[circuit], end)
+        days = days_between(since, first)
+        energy = slots_of(frame, [circuit], since, first).sum(axis=1)
+        energy[[off.touch(opening(day), opening(day + DAY)) for day in days]] = np.nan
+        model = fit(
+            Days(
+                day=days,
+                temperature_c=np.array([daily_c.get(day, np.nan) for day in days]),
+                energy_kwh=energy,
+                restday=np.array([weekday_class(day, exceptions=self._holidays) == "restday" for day in days]),
+            )
+        )
+        if model is None or Failing.CV_RMSE in model.failing:
+            return lambda window: unknown
+        slope = model.cooling_kwh_per_k / HOURS
+        return lambda window: Cooling(slope_kw_per_k=slope, temperature_c=daily_c.get(day_of(window)), daily_c=daily_c)
 
     def _branch(self, circuit: CircuitId, course: Course, off: Spans, outages: Spans, peers: Sequence[Peer]) -> Branch:
         return Branch(
@@ -321,7 +392,7 @@ class ShutdownSavings:
             branch = self._branch(circuit, courses[circuit], off, outages[circuit], ())
             own = [window for (first, last), window in times if not off.touch(first, last + self._rules.post)]
             found += branch_savings(branch, own, rules=self._rules)
-        found, _ = await self._with_emissions(conn, found)
+        found, _ = await self._valued(conn, found)
         whole = total(found)
         return replace(whole, windows=len(times) * len(circuits))
 
@@ -359,13 +430,20 @@ class ShutdownSavings:
             },
         )
 
-    async def _with_emissions(
+    async def _valued(
         self, conn: ReadConn, savings: Sequence[WindowSaving]
     ) -> tuple[list[WindowSaving], tuple[Choice, ...]]:
-        """Return the savings with what was not emitted for them, by the factor of the site and the civil year."""
+        """Return the savings with what was not emitted and not paid for them.
+
+        The factor is that of the site and the civil year, the price that of each quarter hour.
+        """
         if not savings:
             return [], ()
         choose = await self._factors.chooser(conn)
+        circuits = sorted({CircuitId(one.circuit_id) for one in savings})
+        first = min(one.window.start for one in savings).astimezone(CIVIL_ZONE).date()
+        last = max(one.post_end for one in savings).astimezone(CIVIL_ZONE).date() + DAY
+        price_at = await self._prices.pricer(conn, circuits, first, last)
         choices: dict[tuple[SiteId | None, int], Choice | None] = {}
         found: list[WindowSaving] = []
         for one in savings:
@@ -373,11 +451,12 @@ class ShutdownSavings:
             if (site, year) not in choices:
                 choices[site, year] = None if site is None else choose(site, year)
             choice = choices[site, year]
+            priced = replace(one, money_cny=_worth(one, price_at))
             if choice is None or one.saving_kwh is None:
-                found.append(one)
+                found.append(priced)
                 continue
             kg = one.saving_kwh * float(choice.factor.value)
-            found.append(replace(one, emission_kg=kg, factor_id=choice.factor.factor_id))
+            found.append(replace(priced, emission_kg=kg, factor_id=choice.factor.factor_id))
         used = {choice.factor.factor_id: choice for choice in choices.values() if choice is not None}
         return found, tuple(used.values())
 
@@ -385,6 +464,19 @@ class ShutdownSavings:
 def civil_exceptions(off: Mapping[date, str], work: Mapping[date, str]) -> dict[date, str]:
     """Return the classes of the days that are not what their day of the week says (``windows.weekday_class``)."""
     return dict.fromkeys(off, "restday") | dict.fromkeys(work, "workday")
+
+
+def _worth(one: WindowSaving, price_at: PriceAt) -> float | None:
+    """Return what a window's saved energy would have cost: a night's kilowatt hours are not the day's. [CNY]"""
+    if one.saving_kwh is None:
+        return None
+    parts: list[float] = []
+    for start, energy_kwh in one.shape:
+        price = price_at(CircuitId(one.circuit_id), start)
+        if price is None:
+            return None
+        parts.append(energy_kwh * price)
+    return math.fsum(parts)
 
 
 def _windows_of(parts: Sequence[ExecutedPart], start: datetime, end: datetime) -> list[MeasuredWindow]:

@@ -37,6 +37,7 @@ from libs.common.runtime import Health, Platform
 from libs.common.settings import BusSettings, CommonSettings, DatabaseSettings
 from libs.common.tokens import KeyRing
 from libs.common.web import create_app
+from services.carbon.bus import audit
 from services.carbon.directory import RegistryDirectory
 from services.carbon.domain.booking import BookedInterval, RegisterReading
 from services.carbon.domain.intervals import Grade
@@ -45,6 +46,8 @@ from services.carbon.library import load_library
 from services.carbon.main import add_savings
 from services.carbon.settings import CarbonSettings
 from services.carbon.store import intervals as store
+from services.carbon.tariff_file import shipped_rows
+from services.carbon.usecases.tariffs import Tariffs
 from services.carbon.worker import SwitchingsHandler
 
 LONG_AGO = datetime(2021, 1, 1, tzinfo=UTC)
@@ -289,7 +292,10 @@ async def open_world(postgres_url: str, tmp_path: Path, entities: Sequence[Entit
         health = Health(clock)
         health.starting = None
         app = create_app("carbon", platform, health, title="carbon")
-        add_savings(app, platform, db, view, GridFactors(load_library().rows, directory, clock), CarbonSettings())
+        tariffs = Tariffs(db=db, clock=clock, audit=audit, shipped=shipped_rows())
+        add_savings(
+            app, platform, db, view, GridFactors(load_library().rows, directory, clock), tariffs, CarbonSettings()
+        )
         async with running(view):
             async with asyncio.timeout(60):
                 await view.ready()

@@ -1,7 +1,10 @@
 """Shutdown savings on a real database, bus and API: what control proved is kept once, and valued against the books."""
 
+import math
+import statistics
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,14 @@ from libs.common.bus import topics
 from libs.common.bus.port import Message
 from libs.common.clock import CIVIL_ZONE
 from libs.common.contracts.control import CommandState
-from tests.integration.carbon.savings_world import NIGHT, World, control_event, night, open_world, registry
+from libs.common.contracts.registry import Load, LoadKind
+from libs.common.ids import CircuitId, SiteId
+from services.carbon.domain.accounts import Account
+from services.carbon.domain.tariff.cost import EnergyPrice, PriceKey
+from services.carbon.domain.tariff.sheet import SheetPrice
+from services.carbon.store import bills as bills_store
+from services.carbon.store import tariffs as tariffs_store
+from tests.integration.carbon.savings_world import COMMON, NIGHT, World, control_event, night, open_world, registry
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
@@ -163,6 +173,61 @@ async def test_a_cluster_has_what_the_neighbour_used_more(world: World) -> None:
     assert found["total"]["saving_kwh"] == pytest.approx(21.6)
     assert found["cluster"]["saving_kwh"] == pytest.approx(21.6 - 2 * 24 * 0.1)
     assert (await world.ask("GET", "/savings/shutdowns", site="site-1", **span()))["cluster"] is None
+
+
+async def test_saved_energy_is_worth_what_its_account_pays_at_night(world: World) -> None:
+    await two_nights(world)
+    assert (await world.ask("GET", "/savings/shutdowns/o1"))["total"]["money_cny"] is None
+    sheet: dict[str, Any] = {"region": "CN-44", "customer_class": "industrial_commercial", "voltage": "1-10kV"}
+    price = EnergyPrice(
+        key=PriceKey(**sheet, month=date(2022, 5, 1)),
+        version=1,
+        base_cny_per_kwh=Decimal("0.6"),
+        fixed_cny_per_kwh=Decimal("0.03"),
+        source="price sheet of May 2022",
+        recorded_at=world.clock.now(),
+    )
+    account = Account(account_number="0320001", valid_from=date(2022, 1, 1), site_id="site-1", **sheet)
+    async with world.db.write() as conn:
+        await bills_store.add_account(conn, account, at=world.clock.now(), by="user:li")
+        await tariffs_store.add_prices(conn, [SheetPrice(price, None)], by="user:li")
+    found = await world.ask("GET", "/savings/shutdowns", site="site-1", **span())
+    # Guangdong's valley is 0:00 to 8:00 at 0.38 of the base (粤发改价格〔2021〕331号).
+    assert found["total"]["money_cny"] == pytest.approx(21.6 * (0.6 * 0.38 + 0.03))
+
+
+async def test_a_branch_with_cooling_is_held_against_the_weather(world: World) -> None:
+    cooler = Load(
+        id="ac-1",
+        name="Cooler",
+        kind=LoadKind.AIR_CONDITIONER,
+        site=SiteId("site-1"),
+        meter=CircuitId("branch-1"),
+        **COMMON,
+    )
+    await world.learn([cooler])
+    first = NIGHT - timedelta(days=60)
+    # The weather has a period of its own, so that days of one class differ.
+    warm = [26.0 + 6.0 * math.sin(index / 3) for index in range(62)]
+    use = [(48.0 + 2.4 * max(0.0, each - 22.0)) / 96 for each in warm]
+    energy = [each for each in use for _ in range(96)]
+    energy[60 * 96 : 60 * 96 + 24] = [0.05] * 24
+    await world.book("branch-1", first, energy)
+    events = night(OFF, ON, "o1")
+    await world.tell(events)
+    await world.consume(len(events))
+    (blind,) = (await world.ask("GET", "/savings/shutdowns/o1"))["windows"]
+    assert (blind["adjustment_kwh"], blind["marks"]) == (0.0, ["temperature_unknown"])
+
+    days = [(first + timedelta(days=index)).date() for index in range(62)]
+    rows = [{"day": day.isoformat(), "mean_c": each} for day, each in zip(days, warm, strict=True)]
+    await world.ask("PUT", "/savings/temperatures/site-1", {"source": "station 59287", "days": rows})
+    (window,) = (await world.ask("GET", "/savings/shutdowns/o1"))["windows"]
+    outside = dict(zip((day.isoformat() for day in days), warm, strict=True))
+    usual = statistics.median(outside[day] for day in window["clean_days"])
+    # 2.4 kWh a day and kelvin are 0.1 kW/K, over the six hours and a quarter of the window.
+    assert window["marks"] == []
+    assert window["adjustment_kwh"] == pytest.approx(0.1 * (warm[60] - usual) * 6.25, rel=0.02)
 
 
 async def test_the_days_of_a_recorded_outage_are_no_clean_days(world: World) -> None:

@@ -1,7 +1,7 @@
 """From control's events to a report of savings, with the books and the registry stood in for."""
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import cast
 
 import numpy as np
@@ -18,6 +18,7 @@ from services.carbon.domain.factors import Choice
 from services.carbon.domain.savings.shutdowns.course import STEP
 from services.carbon.domain.savings.shutdowns.executed import Switching, executed_parts
 from services.carbon.domain.savings.shutdowns.outages import Outage
+from services.carbon.usecases.gridprices import PriceAt
 from services.carbon.usecases.shutdowns import ShutdownReport, ShutdownSavings
 
 FIRST = datetime(2022, 4, 18, tzinfo=CIVIL_ZONE)
@@ -79,6 +80,7 @@ class Books:
     def __init__(self, switchings: Sequence[Switching]) -> None:
         self.switchings = switchings
         self.outages: list[Outage] = []
+        self.by_day: float | None = 1.0
 
     async def fetch_frame(
         self, conn: ReadConn, circuits: Sequence[CircuitId], start: datetime, end: datetime
@@ -109,6 +111,14 @@ class Books:
     ) -> Sequence[Outage]:
         return self.outages
 
+    async def pricer(self, conn: ReadConn, circuits: Sequence[CircuitId], first: date, last: date) -> PriceAt:
+        return lambda circuit, at: 0.3 if at.astimezone(CIVIL_ZONE).hour < 8 else self.by_day
+
+    async def fetch_temperatures(
+        self, conn: ReadConn, places: Sequence[str], start: date, end: date
+    ) -> list[tuple[str, date, float, str]]:
+        return []
+
     async def chooser(self, conn: ReadConn) -> Callable[[SiteId, int], Choice | None]:
         return lambda site, year: None
 
@@ -119,6 +129,9 @@ class Registry:
 
     def site_of(self, circuit: CircuitId) -> SiteId | None:
         return SiteId("site-1")
+
+    def places_of(self, site: SiteId) -> list[str]:
+        return [site]
 
     def has_cooling(self, circuit: CircuitId) -> bool:
         return False
@@ -135,7 +148,14 @@ class Registry:
 
 def savings_of(books: Books) -> ShutdownSavings:
     return ShutdownSavings(
-        switchings=books, intervals=books, outages=books, loads=Registry(), factors=books, holidays={}
+        switchings=books,
+        intervals=books,
+        outages=books,
+        loads=Registry(),
+        factors=books,
+        prices=books,
+        temperatures=books,
+        holidays={},
     )
 
 
@@ -229,3 +249,16 @@ async def test_more_loads_than_a_report_holds_are_refused() -> None:
         await savings_of(Books([])).report(
             NOBODY, loads=[LoadId(str(one)) for one in range(501)], start=NIGHT, end=NIGHT + timedelta(days=1)
         )
+
+
+async def test_saved_energy_is_worth_the_price_of_its_hours() -> None:
+    books = Books(nights_off(2))
+    found = await savings_of(books).report(NOBODY, loads=[LoadId("aau")], start=NIGHT, end=NIGHT + timedelta(days=3))
+    assert found.by_occurrence["o0"].money_cny == pytest.approx(12.0 * 0.3)
+    assert found.total.money_cny == pytest.approx(24.0 * 0.3)
+    late = [Switching("aau", NIGHT + timedelta(hours=7), True), Switching("aau", NIGHT + timedelta(hours=9), False)]
+    books = Books(late)
+    books.by_day = None  # nobody has entered what the day costs: unknown, and not 0
+    found = await savings_of(books).report(NOBODY, loads=[LoadId("aau")], start=NIGHT, end=NIGHT + timedelta(days=1))
+    assert found.total.saving_kwh == pytest.approx(4.0)
+    assert found.total.money_cny is None

@@ -36,6 +36,8 @@ class Total:
     methods: frozenset[Method]
     emission_kg: float | None
     """Location-based, of the windows that are known; None if the factor of one of them is unknown. [kgCO2]"""
+    money_cny: float | None
+    """Of the windows that are known; None if the price of one of them is unknown. [CNY]"""
 
     @property
     def completeness(self) -> float | None:
@@ -91,10 +93,12 @@ def cluster(site: Total, neighbours: Sequence[Total]) -> Total:
         windows_failed=site.windows_failed,
         methods=frozenset().union(*(one.methods for one in together)),
         emission_kg=_sum_known([one.emission_kg for one in known]) if len(known) == len(together) else None,
+        money_cny=_sum_known([one.money_cny for one in known]) if len(known) == len(together) else None,
     )
 
 
 def _total(shares: Sequence[tuple[WindowSaving, float]]) -> Total:
+    whole = [(one, share) for one, share in shares if one.saving_kwh is not None]
     known = [(one.saving_kwh, one.variance_kwh2, share) for one, share in shares if one.saving_kwh is not None]
     return Total(
         saving_kwh=math.fsum(saving * share for saving, _, share in known) if known else None,
@@ -103,14 +107,13 @@ def _total(shares: Sequence[tuple[WindowSaving, float]]) -> Total:
         windows_known=len(known),
         windows_failed=sum(1 for one, _ in shares if one.successful is False),
         methods=frozenset(one.method for one, _ in shares if one.method is not None),
-        emission_kg=_sum_known(
-            [
-                None if one.emission_kg is None else one.emission_kg * share
-                for one, share in shares
-                if one.saving_kwh is not None
-            ]
-        ),
+        emission_kg=_sum_known([_share_of(one.emission_kg, part) for one, part in whole]),
+        money_cny=_sum_known([_share_of(one.money_cny, part) for one, part in whole]),
     )
+
+
+def _share_of(value: float | None, share: float) -> float | None:
+    return None if value is None else value * share
 
 
 def _sum_known(parts: Sequence[float | None]) -> float | None:

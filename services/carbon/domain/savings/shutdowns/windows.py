@@ -156,6 +156,8 @@ class WindowSaving:
     emission_kg: float | None = None
     """What was not emitted for it; None where the saving or the factor is unknown. [kgCO2]"""
     factor_id: str | None = None
+    money_cny: float | None = None
+    """What the saved energy would have cost, each quarter hour at its own price; None where one is unknown. [CNY]"""
 
 
 @dataclass(frozen=True, slots=True)
