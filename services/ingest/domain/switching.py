@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from libs.common.contracts.control import Command, CommandAction
 from libs.common.profiles import Control, DeviceProfile
@@ -233,13 +233,13 @@ class OffLease:
         """Name of the switch: device and channel."""
         return switch_key(self.device_id, self.channel)
 
-    def is_due(self, now: Moment, margin_s: float) -> bool:
-        """Return whether the load is to be closed now, by whichever clock says so first."""
+    def is_due(self, at: Moment) -> bool:
+        """Return whether the load is to be closed at a moment, by whichever clock says so first."""
         if self.wake:
             return True
-        if self.restore_at is not None and now.wall >= self.restore_at + timedelta(seconds=margin_s):
+        if self.restore_at is not None and at.wall >= self.restore_at:
             return True
-        return self.deadline is not None and now.boot == self.boot and now.monotonic >= self.deadline + margin_s
+        return self.deadline is not None and at.boot == self.boot and at.monotonic >= self.deadline
 
 
 def switch_key(device_id: str, channel: int | None) -> str:

@@ -8,7 +8,7 @@ database nor bus is needed for it.
 import asyncio
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -35,6 +35,13 @@ class OffBook:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._leases: dict[str, OffLease] = {}
+        self._gone: set[str] = set()
+        """Keys of forgotten leases whose files are to be removed."""
+        self._busy: set[str] = set()
+        """Keys whose files another thread is at: one at a time each."""
+        self._freed = asyncio.Condition()
+        self._removal: asyncio.Task[None] | None = None
+        self._next_removal: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -73,12 +80,19 @@ class OffBook:
         Raises:
             OffBookBroken: It is not on disk.
         """
-        path = self._folder / f"{lease.key}.json"
+        key = lease.key
+        async with self._freed:
+            await self._freed.wait_for(lambda: key not in self._busy)
+            self._busy.add(key)
         try:
-            await asyncio.to_thread(_write, path, lease)
+            await asyncio.to_thread(_write, self._path(key), lease)
         except OSError as exc:
-            raise OffBookBroken(f"{path.name}: {exc.strerror}", message_zh=f"断电登记写入失败:{exc.strerror}") from exc
-        self._leases[lease.key] = lease
+            raise OffBookBroken(f"{key}: {exc.strerror}", message_zh=f"断电登记写入失败:{exc.strerror}") from exc
+        else:
+            self._leases[key] = lease
+            self._gone.discard(key)
+        finally:
+            await self._free({key})
 
     async def remove(self, lease: OffLease) -> None:
         """Forget a lease: its load is closed, or was never opened. A younger one of the same switch stays."""
@@ -86,12 +100,31 @@ class OffBook:
         if known is None or known.command_id != lease.command_id:
             return
         del self._leases[lease.key]
-        path = self._folder / f"{lease.key}.json"
+        self._gone.add(lease.key)
+        if self._next_removal is None:
+            self._next_removal = asyncio.create_task(self._remove_gone(), name="off book: remove")
+        await asyncio.shield(self._next_removal)
+
+    async def _remove_gone(self) -> None:
+        """Remove the files of all that was forgotten: ten thousand go to another thread a few times only."""
+        if self._removal is not None:
+            await asyncio.wait([self._removal])
+        self._removal, self._next_removal = self._next_removal, None  # whoever comes from now on waits for the next
+        keys = self._gone - self._busy  # what is busy is being written, about a younger lease
+        self._gone -= keys
+        self._busy |= keys
         try:
-            await asyncio.to_thread(path.unlink, missing_ok=True)
-        except OSError as exc:
-            # Found again after a restart, where the breaker reads closed and it goes then.
-            logger.warning("off book: file not removed", extra={"file": path.name, "reason": exc.strerror})
+            await asyncio.to_thread(_remove, [self._path(key) for key in keys])
+        finally:
+            await self._free(keys)
+
+    async def _free(self, keys: Set[str]) -> None:
+        self._busy -= keys
+        async with self._freed:
+            self._freed.notify_all()
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{key}.json"
 
 
 def leases_in(folder: Path) -> list[OffLease]:
@@ -122,6 +155,15 @@ def _write(path: Path, lease: OffLease) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as exc:
+            # Found again after a restart, where the breaker reads closed and it goes then.
+            logger.warning("off book: file not removed", extra={"file": path.name, "reason": exc.strerror})
 
 
 def _read(blob: bytes) -> OffLease:

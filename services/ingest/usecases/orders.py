@@ -237,6 +237,10 @@ class Orders:
             if found.command.command_id in new:
                 order = self._checked(found.command, lease, now, recorded=recorded)
                 orders += [] if order is None else [order]
+        for order in orders:
+            if order.command.action is CommandAction.CLOSE and order.switch is not None:
+                # Nothing refuses it any more; with ten thousand its turn at the line may be seconds away.
+                self._tell(order, Stage.ACCEPTED)
         return orders
 
     def _note_taken_up(self, command_id: str) -> None:
@@ -277,7 +281,6 @@ class Orders:
             await self._clock.sleep(min((command.not_before - self._clock.now()).total_seconds(), REMEMBERED_S))
         match command.action:
             case CommandAction.CLOSE if order.switch is not None:
-                self._tell(order, Stage.ACCEPTED)
                 await self._close_ordered(order, order.switch)
             case CommandAction.OPEN if order.switch is not None:
                 await self._open_ordered(order, order.switch)

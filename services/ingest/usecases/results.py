@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 PUBLISH_TIMEOUT_S = 2.0
 LOOK_S = 0.5
 MAX_WAITING = 10_000
-BATCH = 500
+BATCH = 2_000
 ON_THE_WAY = frozenset({Stage.ACCEPTED, Stage.EXECUTED})
 """They are in the command's history; the log needs its end."""
 

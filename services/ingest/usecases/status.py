@@ -79,6 +79,8 @@ class _Watched:
     sim: SimState = NO_SIM
     lost_at: datetime | None = None
     """When the platform behind which it is said that it is offline; None once it was heard after that."""
+    quiet_until: datetime | None = None
+    """While it stays online and nothing about it changes there is nothing to tell before; None: it is to be judged."""
 
 
 class StatusBoard:
@@ -99,6 +101,7 @@ class StatusBoard:
             self._unknown.add(device_id)
         else:
             known.site_id, known.line_id, known.interval_s = site_id, line_id, interval_s
+            known.quiet_until = None
 
     def forget(self, device_id: str) -> None:
         """Stop listening: another process does, or the device is gone."""
@@ -114,6 +117,7 @@ class StatusBoard:
         found.battery = _updated(found.battery, report, _BATTERY)
         if report.points.get(ONLINE_POINT) == 0:
             found.lost_at, found.reason = report.received_at, LOST_REASON
+            found.quiet_until = None
             return
         found.last_report_at = report.received_at
         found.lost_at = None
@@ -128,7 +132,8 @@ class StatusBoard:
     def texts(self, device_id: str, texts: Mapping[str, str]) -> None:
         """Text points of the device have been read; they are told when they are others than before."""
         found = self._watched.get(device_id)
-        if found is not None:
+        if found is not None and texts:
+            found.quiet_until = None
             # A single NUL would keep the database from taking the status of all devices.
             found.texts.update({name: printable(text) for name, text in texts.items()})
 
@@ -138,6 +143,7 @@ class StatusBoard:
         if found is not None:
             given = {name: value for name in _SIM if (value := getattr(sim, name)) is not None}
             found.sim = found.sim.model_copy(update={**given, "at": sim.at})
+            found.quiet_until = None
 
     def cell(self, device_id: str, *, cell_id: str | None, pci: int | None) -> None:
         """The cell that the device is in is known; it is told with what else changes."""
@@ -190,14 +196,20 @@ class StatusBoard:
         now = self._clock.now()
         rows: list[StatusRow] = []
         counted: Counter[Connectivity] = Counter()
-        for number, (device_id, found) in enumerate(list(self._watched.items()), start=1):
-            connectivity = self._judge(found, now)
-            counted[connectivity] += 1
-            row = self._to_tell(device_id, found, connectivity, now)
-            if row is not None:
-                rows.append(row)
-            if number % DEVICES_AT_A_TIME == 0:
-                await asyncio.sleep(0)
+        watched = list(self._watched.items())
+        for first in range(0, len(watched), DEVICES_AT_A_TIME):
+            for device_id, found in watched[first : first + DEVICES_AT_A_TIME]:
+                if found.quiet_until is not None and now < found.quiet_until:
+                    counted[Connectivity.ONLINE] += 1
+                    continue
+                connectivity = self._judge(found, now)
+                counted[connectivity] += 1
+                row = self._to_tell(device_id, found, connectivity, now)
+                if row is not None:
+                    rows.append(row)
+                else:
+                    found.quiet_until = self._quiet_until(found, connectivity)
+            await asyncio.sleep(0)
         if rows:
             await self._store.publish(rows)
             for row in rows:
@@ -210,7 +222,7 @@ class StatusBoard:
     def _judge(self, found: _Watched, now: datetime) -> Connectivity:
         if found.lost_at is not None:
             return Connectivity.OFFLINE
-        limit = timedelta(seconds=max(self._missed * found.interval_s, 5.0))
+        limit = timedelta(seconds=self._silence_s(found))
         last = found.last_report_at
         if last is not None and last >= found.since:
             return Connectivity.ONLINE if now - last <= limit else Connectivity.OFFLINE
@@ -218,6 +230,17 @@ class StatusBoard:
         if now - found.since <= limit:
             return found.told.connectivity if found.told is not None else Connectivity.NEVER_SEEN
         return Connectivity.OFFLINE if last is not None else Connectivity.NEVER_SEEN
+
+    def _quiet_until(self, found: _Watched, connectivity: Connectivity) -> datetime | None:
+        """Return until when a device of which all is told stays as it is, whether it is heard or not."""
+        if connectivity is not Connectivity.ONLINE or found.told is None or found.last_report_at is None:
+            return None
+        silent_at = found.last_report_at + timedelta(seconds=self._silence_s(found))
+        return min(silent_at, found.told.published_at + timedelta(seconds=REFRESH_S))
+
+    def _silence_s(self, found: _Watched) -> float:
+        """Return after which silence a device is offline. [s]"""
+        return max(self._missed * found.interval_s, 5.0)
 
     def _to_tell(self, device_id: str, found: _Watched, connectivity: Connectivity, now: datetime) -> StatusRow | None:
         told = found.told

@@ -17,10 +17,15 @@ BACK_S = 600.0
 """How far back the topic is read at the start: what is older is control's to repeat. [s]"""
 AT_A_TIME = 250
 """Commands checked and noted together: some ten milliseconds in which nothing else is done."""
+AT_ONCE = 500
+"""Orders begun side by side: with ten thousand each step of each would wait for all others, and telling how they ended
+too."""
+HOLDS_UP_S = 0.5
+"""An order that takes longer waits for its device; it does not keep the next one from beginning. [s]"""
 
 
 class CommandWorker:
-    """One task per order, so that a slow breaker keeps nobody waiting."""
+    """One task per order, so that a slow breaker keeps nobody waiting for long."""
 
     def __init__(self, *, orders: Orders, bus: Bus, clock: Clock) -> None:
         self._orders = orders
@@ -28,6 +33,7 @@ class CommandWorker:
         self._clock = clock
         self._tasks: asyncio.TaskGroup | None = None
         self._taken: asyncio.Queue[str] = asyncio.Queue()
+        self._room = asyncio.Semaphore(AT_ONCE)
 
     def line_taken(self, line_id: str) -> None:
         """Look whether the line's former holder has missed a command."""
@@ -45,15 +51,32 @@ class CommandWorker:
     async def _handle(self, batch: Sequence[Received]) -> None:
         for first in range(0, len(batch), AT_A_TIME):
             for order in await self._orders.take(batch[first : first + AT_A_TIME]):
-                self._spawn(order)
+                await self._begin(order)
 
     async def _take_over(self) -> None:
         while True:
             line_id = await self._taken.get()
             for order in await self._orders.take_over(line_id):
-                self._spawn(order)
+                await self._begin(order)
 
-    def _spawn(self, order: Order) -> None:
+    async def _begin(self, order: Order) -> None:
         if self._tasks is None:
             raise RuntimeError("orders come only while the worker runs")
-        self._tasks.create_task(self._orders.execute(order), name=f"command {order.command.command_id}")
+        await self._room.acquire()
+        self._tasks.create_task(self._execute(order), name=f"command {order.command.command_id}")
+
+    async def _execute(self, order: Order) -> None:
+        left = False
+
+        def leave() -> None:
+            nonlocal left
+            if not left:
+                left = True
+                self._room.release()
+
+        held_up = self._clock.call_later(HOLDS_UP_S, leave)
+        try:
+            await self._orders.execute(order)
+        finally:
+            held_up.cancel()
+            leave()

@@ -199,7 +199,9 @@ class LineManager:
         gone = [
             line_id
             for line_id, held in self._held.items()
-            if line_id not in wanted or wanted[line_id].line != held.runner.line
+            if (found := wanted.get(line_id)) is None
+            # Nearly always it is the very same; to compare ten thousand by value each second takes long.
+            or (found.line is not held.runner.line and found.line != held.runner.line)
         ]
         leases = [await self._stop(line_id) for line_id in gone]
         if leases:

@@ -9,7 +9,8 @@ the writing, calls a person, and is looked at again.
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 
 from libs.common.backoff import Backoff
 from libs.common.clock import Clock
@@ -81,10 +82,12 @@ class WakeKeeper:
     def due(self) -> list[OffLease]:
         """Return the loads to be closed now: their time has come, and nobody is at it."""
         now = self._orders.moment()
+        margin_s = self._settings.restore_margin_s
+        due_before = replace(now, wall=now.wall - timedelta(seconds=margin_s), monotonic=now.monotonic - margin_s)
         found = []
         keys = set()
         for lease in self._book.all():
-            if not lease.is_due(now, self._settings.restore_margin_s):
+            if not lease.is_due(due_before):
                 continue
             keys.add(lease.key)
             trying = self._trying.get(lease.key)

@@ -7,10 +7,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from libs.common.bus import envelope, topics
 from libs.common.bus.port import Message, Received
@@ -23,7 +26,7 @@ from services.ingest.domain.normalise import Normaliser
 from services.ingest.domain.switching import Moment, OffLease, switch_of
 from services.ingest.settings import SwitchingSettings
 from services.ingest.spool import Spool
-from services.ingest.store.offbook import OffBook
+from services.ingest.store.offbook import OffBook, leases_in
 from services.ingest.usecases.boards import LastSeen
 from services.ingest.usecases.caring import Caretaker
 from services.ingest.usecases.findings import Findings
@@ -532,3 +535,23 @@ async def test_younger_lease_of_a_switch_is_not_removed_with_the_older(tmp_path:
     await book.put(lease(command_id="younger"))
     await book.remove(lease())
     assert [found.command_id for found in book.all()] == ["younger"]
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["put", "remove", "wait"])), max_size=12))
+async def test_disk_says_what_memory_says_however_writing_and_removing_overlap(steps: list[tuple[str, str]]) -> None:
+    with TemporaryDirectory() as place:
+        folder = Path(place)
+        book = OffBook(folder)
+        book.load(Moment(NOON, 0.0, "b"))
+        async with asyncio.TaskGroup() as group:
+            last: asyncio.Task[None] | None = None
+            for number, (device_id, what) in enumerate(steps):
+                known = book.get(device_id, None)
+                if what == "put":
+                    last = group.create_task(book.put(lease(device_id=device_id, command_id=f"c{number}")))
+                elif what == "remove" and known is not None:
+                    last = group.create_task(book.remove(known))
+                elif last is not None:
+                    await last
+                await asyncio.sleep(0)
+        assert sorted(leases_in(folder), key=lambda one: one.key) == sorted(book.all(), key=lambda one: one.key)
