@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
@@ -12,14 +12,26 @@ from libs.common.db import Database
 from libs.common.errors import InvalidInput
 from libs.common.ids import CircuitId, SiteId
 from services.carbon.domain.intervals import STEP_S
-from services.carbon.domain.levels.cover import Branch, Dimension, Term
-from services.carbon.domain.levels.energy import circuits_of, energy_by_period, node_intervals
-from services.carbon.domain.levels.periods import Step, periods, step_count
+from services.carbon.domain.levels.cover import Branch, Choose, Dimension, Term
+from services.carbon.domain.levels.energy import (
+    Absence,
+    Promise,
+    circuits_of,
+    energy_by_period,
+    energy_in_span,
+    node_intervals,
+)
+from services.carbon.domain.levels.periods import Shift, Step, periods, step_count
 from services.carbon.store import levels as store
+from services.carbon.store.outages import fetch_outages
 from services.carbon.tree import Node, Tree
 
 WEIGHT_DAYS = 28
 """What a circuit usually uses is the median of so many days before the end of what is asked for."""
+
+
+Asked = tuple[Node, Dimension | Choose | None]
+"""A node, or some of its circuits."""
 
 
 class TooMuchAtOnce(InvalidInput):
@@ -40,6 +52,18 @@ class Limits:
     """Rows of an answer."""
 
 
+@dataclass(frozen=True, slots=True)
+class SpanEnergy:
+    """Energy of a span; fields as the columns of ``energy_by_period``."""
+
+    energy_kwh: float | None
+    provisional: bool
+    interval_completeness: float | None
+    usable_share: float | None
+    estimated_share: float
+    from_parts_share: float
+
+
 @dataclass(frozen=True)
 class NodeEnergy:
     """The intervals that a node's energy is the sum of."""
@@ -52,12 +76,21 @@ class NodeEnergy:
     """See ``domain/levels/energy.py``."""
     weights: Mapping[CircuitId, float]
     """What an interval of each term usually has. [kWh]"""
+    absences: Sequence[Absence]
+    """Recorded outages."""
 
-    def by_period(self, step: Step, now: datetime) -> pl.DataFrame:
+    def promise(self, now: datetime, shift: Shift | None = None) -> Promise:
+        """Return what is expected of it."""
+        return Promise(self.terms, now, self.weights, self.absences, shift)
+
+    def by_period(self, step: Step, now: datetime, shift: Shift | None = None) -> pl.DataFrame:
         """Return the energy by civil period; see ``energy_by_period``."""
-        return energy_by_period(
-            self.intervals, self.terms, step=step, start=self.start, end=self.end, now=now, weights=self.weights
-        )
+        return energy_by_period(self.intervals, self.promise(now, shift), step=step, start=self.start, end=self.end)
+
+    def in_span(self, now: datetime, shift: Shift | None = None) -> SpanEnergy:
+        """Return the energy of the whole span."""
+        row = energy_in_span(self.intervals, self.promise(now, shift), start=self.start, end=self.end)
+        return SpanEnergy(**{name: row[name] for name in SpanEnergy.__slots__})
 
 
 class Boundaries:
@@ -102,7 +135,7 @@ class Boundaries:
             )
 
     async def energy(
-        self, node: Node, start: datetime, end: datetime, dimension: Dimension | None = None
+        self, node: Node, start: datetime, end: datetime, dimension: Dimension | Choose | None = None
     ) -> NodeEnergy:
         """Return the booked energy of a node, or of some of its circuits, in ``[start, end)``.
 
@@ -113,10 +146,41 @@ class Boundaries:
             NotFound: There never was such a node.
             TooMuchAtOnce: It consists of more intervals than one question may read.
         """
-        terms = self.tree.terms(node, start, end, dimension)
-        circuits = circuits_of(terms)
+        return (await self.energies([(node, dimension)], start, end))[0]
+
+    async def energies(self, asked: Sequence[Asked], start: datetime, end: datetime) -> list[NodeEnergy]:
+        """Return the same of several nodes, with one read of all of their intervals.
+
+        Raises:
+            NotFound: There never was such a node.
+            TooMuchAtOnce: They consist of more intervals than one question may read.
+        """
+        start, end = start.astimezone(UTC), end.astimezone(UTC)  # frames are in UTC
+        terms = [self.tree.terms(node, start, end, dimension) for node, dimension in asked]
+        every = [term for some in terms for term in some]
+        circuits = circuits_of(every)
         self._check_size(len(circuits), start, end)
-        return await self._read(node, terms, circuits, start, end)
+        counted = sorted({term.circuit for term in every})
+        sites = sorted({term.site for term in every})
+        async with self._db.read() as conn:
+            booked = await store.fetch_interval_frame(conn, circuits, start, end)
+            weights: dict[CircuitId, float] = {}
+            if len(counted) > 1:
+                weights = await store.fetch_usual_energy(conn, counted, end - timedelta(days=WEIGHT_DAYS), end)
+            outages = await fetch_outages(conn, sites, start, end)
+        absences = [Absence(one.site_id, one.circuit_id, one.began_at, one.ended_at) for one in outages]
+
+        def combine() -> list[NodeEnergy]:
+            # Each node looks at its own circuits only: a ranking has hundreds of nodes.
+            by_circuit = booked.partition_by("circuit_id", as_dict=True)
+            found = []
+            for (node, _), some in zip(asked, terms, strict=True):
+                mine = [by_circuit[circuit,] for circuit in circuits_of(some) if (circuit,) in by_circuit]
+                combined = node_intervals(pl.concat([booked.clear(), *mine]), some)
+                found.append(NodeEnergy(node, start, end, some, combined, weights, absences))
+            return found
+
+        return await asyncio.to_thread(combine)
 
     def sites(self, node: Node, start: datetime, end: datetime) -> list[tuple[SiteId, datetime, datetime]]:
         """Return the sites that a node lies in or consists of, and when; see ``Tree``."""
@@ -161,15 +225,3 @@ class Boundaries:
                 message_zh=f"最多查询 {self._limits.intervals} 个区间,实际 {circuits} 个回路共 {intervals} 个;"
                 "请缩短时间或缩小范围",
             )
-
-    async def _read(
-        self, node: Node, terms: Sequence[Term], circuits: Sequence[CircuitId], start: datetime, end: datetime
-    ) -> NodeEnergy:
-        counted = sorted({term.circuit for term in terms})
-        async with self._db.read() as conn:
-            booked = await store.fetch_interval_frame(conn, circuits, start, end)
-            weights: dict[CircuitId, float] = {}
-            if len(counted) > 1:
-                weights = await store.fetch_usual_energy(conn, counted, end - timedelta(days=WEIGHT_DAYS), end)
-        found = await asyncio.to_thread(node_intervals, booked, terms)
-        return NodeEnergy(node, start, end, terms, found, weights)

@@ -1,4 +1,4 @@
-"""Payload to domain and back: registers out of readings, switchings out of events, intervals onto their topic."""
+"""Payload to domain and back: registers and samples from readings, switchings from events, intervals onto a topic."""
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -19,6 +19,9 @@ from libs.common.db import WriteConn
 from libs.common.ids import CircuitId, DeviceId, SiteId
 from services.carbon.domain.booking import BookedInterval, RegisterReading
 from services.carbon.domain.registers import Finding, FindingKind
+from services.carbon.domain.samples import POINTS as SAMPLED
+from services.carbon.domain.samples import REGISTERS as SAMPLED_REGISTERS
+from services.carbon.domain.samples import Sample
 from services.carbon.domain.savings.shutdowns.executed import Switching
 
 ENERGY_POINT = "energy_active_import"
@@ -31,8 +34,8 @@ _CONDITIONS = {
 _BAD = frozenset(quality.value for quality in Quality if quality.is_bad)
 
 
-def registers(batch: Iterable[Received]) -> list[RegisterReading]:
-    """Return the energy registers in a batch; heartbeats and reports without one give none.
+def reports(batch: Iterable[Received]) -> tuple[list[RegisterReading], list[Sample]]:
+    """Return the energy registers in a batch, and what else meters say of their supply; heartbeats say nothing.
 
     The hot path reads the JSON directly: a full model costs three times as much and checks what ingest
     has already checked.
@@ -40,30 +43,43 @@ def registers(batch: Iterable[Received]) -> list[RegisterReading]:
     Raises:
         PoisonMessage: A message is no reading.
     """
-    found = []
+    found: list[RegisterReading] = []
+    samples: list[Sample] = []
     for received in batch:
         if received.header("ce_type") == _HEARTBEAT or received.value is None:
             continue
         try:
             body = orjson.loads(received.value)
-            shown = body["points"].get(ENERGY_POINT)
-            quality = (body.get("quality") or {}).get(ENERGY_POINT)
-            if shown is None or quality in _BAD:
+            points = body["points"]
+            qualities = body.get("quality") or {}
+            said = [point for point in SAMPLED if points.get(point) is not None and qualities.get(point) not in _BAD]
+            shown = points.get(ENERGY_POINT)
+            quality = qualities.get(ENERGY_POINT)
+            counts = shown is not None and quality not in _BAD
+            if not counts and not said:
                 continue
-            found.append(
-                RegisterReading(
-                    device_id=DeviceId(body["device_id"]),
-                    point=ENERGY_POINT,
-                    source_time=datetime.fromisoformat(body["source_time"]),
-                    received_at=datetime.fromisoformat(body["received_at"]),
-                    shown=float(shown),
-                    ratio=float(body.get("energy_ratio") or 1.0),
-                    uncertain=quality is not None,
+            device = DeviceId(body["device_id"])
+            at = datetime.fromisoformat(body["source_time"])
+            ratio = float(body.get("energy_ratio") or 1.0)
+            if counts:
+                found.append(
+                    RegisterReading(
+                        device_id=device,
+                        point=ENERGY_POINT,
+                        source_time=at,
+                        received_at=datetime.fromisoformat(body["received_at"]),
+                        shown=float(shown),
+                        ratio=ratio,
+                        uncertain=quality is not None,
+                    )
                 )
-            )
+            samples += [
+                Sample(device, point, at, float(points[point]), ratio if point in SAMPLED_REGISTERS else 1.0)
+                for point in said
+            ]
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
             raise PoisonMessage(received, f"not a reading: {exc}") from exc
-    return found
+    return found, samples
 
 
 def switchings(batch: Iterable[Received]) -> list[tuple[SiteId, Switching]]:

@@ -19,6 +19,7 @@ from libs.common.web import create_app
 from libs.common.workdays import china
 from services.carbon.api import build_router
 from services.carbon.api.attestations import build_attestations
+from services.carbon.api.levels import build_levels_router
 from services.carbon.api.money import build_money_router
 from services.carbon.api.projects import build_project_router
 from services.carbon.api.published import build_published_router
@@ -52,6 +53,7 @@ from services.carbon.usecases.figures import Figures
 from services.carbon.usecases.gridprices import GridPrices
 from services.carbon.usecases.intervals import Booking
 from services.carbon.usecases.inventories import Inventories
+from services.carbon.usecases.levels import Levels
 from services.carbon.usecases.measurements import Measurements
 from services.carbon.usecases.meterends import MeterEnds
 from services.carbon.usecases.metering import Metering
@@ -59,6 +61,7 @@ from services.carbon.usecases.outages import Outages
 from services.carbon.usecases.projects import Projects
 from services.carbon.usecases.shutdowns import ShutdownSavings, civil_exceptions
 from services.carbon.usecases.statements import Statements
+from services.carbon.usecases.supply import Supply
 from services.carbon.usecases.targets import Targets
 from services.carbon.usecases.tariffs import Tariffs
 from services.carbon.usecases.temperatures import OutdoorTemperatures
@@ -158,6 +161,8 @@ def build(platform: Platform) -> Service:
     )
     factors = GridFactors(shipped.rows, directory, platform.clock)
     add_savings(app, platform, db, view, factors, tariffs, settings)
+    levels = Levels(db=db, boundaries=boundaries, directory=directory, audit=audit)
+    app.include_router(build_levels_router(levels, Supply(db=db, boundaries=boundaries, directory=directory)))
     attesting = add_attestation(app, platform, db, directory, shipped.rows, settings)
     return Service(
         name="carbon",

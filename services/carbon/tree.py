@@ -6,7 +6,7 @@ What a site consisted of is read once from the histories of its records and kept
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from libs.common.contracts.registry import (
@@ -84,7 +84,7 @@ class Tree:
         self._histories: dict[SiteId, tuple[Segment, ...]] = {}
         view.on_change(self._forget)
 
-    def terms(self, node: Node, start: datetime, end: datetime, dimension: Dimension | None = None) -> list[Term]:
+    def terms(self, node: Node, start: datetime, end: datetime, which: Dimension | Choose | None = None) -> list[Term]:
         """Return what the energy of a node, or of some of its circuits, is the sum of within ``[start, end)``.
 
         Raises:
@@ -92,7 +92,7 @@ class Tree:
         """
         found: list[Term] = []
         for site, first, last in self.sites(node, start, end):
-            found += clip(cover(self.history(site), self._choice(node, dimension)), first, last)
+            found += clip(cover(self.history(site), self._choice(node, which)), first, last)
         return together(found)
 
     def sites(self, node: Node, start: datetime, end: datetime) -> list[tuple[SiteId, datetime, datetime]]:
@@ -138,6 +138,20 @@ class Tree:
                     found |= {one.circuit: one for one in segment.branches if self._within(node, one)}
         return [found[circuit] for circuit in sorted(found)]
 
+    def site_values(self, site: SiteId, name: str) -> list[tuple[datetime, datetime, float | None]]:
+        """Return what a number of a site was through its history: (from, to, value)."""
+        record = self._view.record(EntityKind.SITE, site)
+        return [
+            (one.valid_from, one.valid_to or EVER[1], getattr(one, name)) for one in (record.versions if record else ())
+        ]
+
+    def peers_of(self, site: SiteId, when: datetime) -> str:
+        """Return what sites it can be compared with have in common: their kind, and their class where they have one."""
+        found = self._view.site(site, when - timedelta(microseconds=1))
+        if found is None:
+            return ""
+        return found.kind.value if found.station_class is None else f"{found.kind.value}, {found.station_class.value}"
+
     def places_of(self, site: SiteId, when: datetime) -> frozenset[str]:
         """Return the site and its regions, as a principal's limits name them."""
         found = self._view.site(site, when)
@@ -149,10 +163,12 @@ class Tree:
             return branch.circuit == node.id or node.id in branch.above
         return node.kind is not NodeKind.ROOM or branch.room == node.id
 
-    def _choice(self, node: Node, dimension: Dimension | None) -> Choose:
+    def _choice(self, node: Node, which: Dimension | Choose | None) -> Choose:
+        if callable(which):
+            return which
         room = RoomId(node.id) if node.kind is NodeKind.ROOM else None
-        if dimension is not None and not dimension.is_free:
-            return matching(dimension, room=room, beneath=CircuitId(node.id) if node.kind is NodeKind.CIRCUIT else None)
+        if which is not None and not which.is_free:
+            return matching(which, room=room, beneath=CircuitId(node.id) if node.kind is NodeKind.CIRCUIT else None)
         if node.kind is NodeKind.CIRCUIT:
             return only(CircuitId(node.id))
         return whole_site if room is None else whole_room(room)

@@ -14,11 +14,13 @@ from libs.common.db import Database, WriteConn
 from libs.common.errors import Unavailable
 from libs.common.ids import CircuitId, SiteId
 from libs.common.runtime import wait_beating
-from services.carbon.bus import finding_messages, interval_messages, registers, switchings
+from services.carbon.bus import finding_messages, interval_messages, reports, switchings
 from services.carbon.directory import RegistryDirectory
 from services.carbon.domain.booking import BookedInterval
 from services.carbon.domain.registers import Finding
+from services.carbon.domain.samples import Earliest
 from services.carbon.store import intervals as store
+from services.carbon.store import levels as levels_store
 from services.carbon.store import switchings as switchings_store
 from services.carbon.usecases.intervals import Booking
 from services.carbon.usecases.targets import Targets
@@ -58,19 +60,23 @@ class BookingHandler:
     def __init__(self, booking: Booking, relay: OutboxRelay) -> None:
         self._booking = booking
         self._relay = relay
+        self._earliest = Earliest()
 
     async def load(self, conn: WriteConn, partitions: frozenset[int]) -> None:
         """Nothing is kept between batches but what the database gives again."""
-        self._booking.forget()
+        self.drop(partitions)
 
     def drop(self, partitions: frozenset[int]) -> None:
         """Forget what was remembered of devices."""
         self._booking.forget()
+        self._earliest.forget()
 
     async def handle(self, conn: WriteConn, batch: Sequence[Received]) -> None:
         """Book a batch."""
-        readings = registers(batch)
+        readings, samples = reports(batch)
         await self._booking.take(conn, readings)
+        if samples and (picked := self._earliest.pick(samples)):
+            await levels_store.add_samples(conn, picked)
         REGISTERS.inc(len(readings))
 
     def committed(self) -> None:

@@ -1,15 +1,17 @@
-"""SQL of energy by set: the intervals of many circuits as one frame."""
+"""SQL of levels: the intervals of many circuits as one frame, samples by the quarter hour, and facts of nodes."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
 
 import numpy as np
 import polars as pl
 
-from libs.common.db import ReadConn
-from libs.common.ids import CircuitId
+from libs.common.db import ReadConn, WriteConn
+from libs.common.ids import CircuitId, DeviceId
 from services.carbon.domain.intervals import Grade
 from services.carbon.domain.levels.energy import SCHEMA
+from services.carbon.domain.levels.facts import Fact, FactKind
+from services.carbon.domain.samples import Sample
 
 _ROW = np.dtype(
     [
@@ -98,3 +100,106 @@ async def fetch_usual_energy(
         end,
     )
     return {CircuitId(row["circuit_id"]): row["usual_kwh"] for row in rows}
+
+
+async def add_samples(conn: WriteConn, samples: Sequence[Sample]) -> None:
+    """Keep samples, of each quarter hour the earliest."""
+    await conn.execute(
+        """
+        insert into quarter_samples (device_id, point, slot, source_time, value, ratio)
+        select * from unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::float8[], $6::float8[])
+            on conflict on constraint quarter_samples_pk
+            do update set source_time = excluded.source_time, value = excluded.value, ratio = excluded.ratio
+            where excluded.source_time < quarter_samples.source_time
+        """,
+        [one.device_id for one in samples],
+        [one.point for one in samples],
+        [one.slot for one in samples],
+        [one.source_time for one in samples],
+        [one.value for one in samples],
+        [one.ratio for one in samples],
+    )
+
+
+async def fetch_samples(
+    conn: ReadConn, devices: Sequence[DeviceId], points: Sequence[str], start: datetime, end: datetime
+) -> list[Sample]:
+    """Return samples with a time within ``[start, end]``, by device, point and time."""
+    rows = await conn.fetch(
+        """
+        select device_id, point, source_time, value, ratio
+          from quarter_samples
+         where device_id = any($1::text[]) and point = any($2::text[]) and source_time between $3 and $4
+           and slot between $3 - interval '15 minutes' and $4
+         order by device_id, point, source_time
+        """,
+        list(devices),
+        list(points),
+        start,
+        end,
+    )
+    return [
+        Sample(DeviceId(row["device_id"]), row["point"], row["source_time"], row["value"], row["ratio"]) for row in rows
+    ]
+
+
+async def lock_facts(conn: WriteConn, node: str) -> None:
+    """Keep others from entering facts of a node until the transaction ends."""
+    await conn.execute("select pg_advisory_xact_lock(hashtextextended($1, 78))", node)
+
+
+async def add_fact(conn: WriteConn, one: Fact, *, version: int, by: str, at: datetime) -> None:
+    """Store a version of a fact."""
+    await conn.execute(
+        """
+        insert into node_facts (node, kind, subject, first_day, end_day, version, value, basis, source, recorded_at,
+                                recorded_by)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+        """,
+        one.node,
+        one.kind.value,
+        one.subject,
+        one.first_day,
+        one.end_day,
+        version,
+        one.value,
+        one.basis,
+        one.source,
+        at,
+        by,
+    )
+
+
+async def fetch_facts(
+    conn: ReadConn | WriteConn, nodes: Sequence[str], kinds: Sequence[FactKind], first_day: date, end_day: date
+) -> list[tuple[Fact, int]]:
+    """Return the facts that hold and touch ``[first_day, end_day)``, with their versions, by node, kind and day."""
+    rows = await conn.fetch(
+        """
+        select distinct on (node, kind, subject, first_day)
+               node, kind, subject, first_day, end_day, version, value, basis, source
+          from node_facts
+         where node = any($1::text[]) and kind = any($2::text[]) and first_day < $4 and end_day > $3
+         order by node, kind, subject, first_day, version desc
+        """,
+        list(nodes),
+        [kind.value for kind in kinds],
+        first_day,
+        end_day,
+    )
+    return [
+        (
+            Fact(
+                node=row["node"],
+                kind=FactKind(row["kind"]),
+                subject=row["subject"],
+                first_day=row["first_day"],
+                end_day=row["end_day"],
+                value=row["value"],
+                basis=row["basis"],
+                source=row["source"],
+            ),
+            row["version"],
+        )
+        for row in rows
+    ]

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -28,6 +29,7 @@ from services.carbon.domain.levels.periods import Step
 from services.carbon.library import load_shipped
 from services.carbon.queries import Queries
 from services.carbon.store import intervals as store
+from services.carbon.store import levels as levels_store
 from services.carbon.tree import Node, NodeKind, Tree
 from services.carbon.usecases.intervals import Booking
 from services.carbon.worker import BookingHandler, OutboxPublisher, Recomputation
@@ -213,6 +215,38 @@ async def test_a_bad_register_is_not_used_and_an_uncertain_one_is_marked(carbon:
     async with carbon.db.read() as conn:
         (only,) = await store.fetch_current(conn, [FEED], START, START + timedelta(hours=1))
     assert (only.energy_kwh, only.uncertain) == (40.0, True)
+
+
+async def test_what_else_a_meter_says_is_kept_once_a_quarter_hour_the_earliest(carbon: Carbon) -> None:
+    def said(minutes: float, current: float, offset: int, quality: Quality | None = None) -> Received:
+        at = START + timedelta(minutes=minutes)
+        payload = Reading(
+            device_id=METER,
+            site_id=SITE,
+            source_time=at,
+            received_at=at,
+            driver="modbus",
+            points={"current_a": current, "energy_active_export": 5.0},
+            quality=None if quality is None else {"current_a": quality},
+            energy_ratio=40.0,
+        )
+        return replace(reading(minutes, 1.0), value=payload.to_json(), offset=offset)
+
+    await carbon.take(said(3, 3.0, 1), said(9, 9.0, 2), said(1, 0.0, 3, Quality.INVALID), said(16, 16.0, 4))
+    await carbon.take(said(2, 2.0, 5), said(4, 4.0, 6))
+    carbon.handler.drop(frozenset({0}))
+    await carbon.take(said(9, 9.0, 2), said(3, 3.0, 1))
+    async with carbon.db.read() as conn:
+        rows = await levels_store.fetch_samples(
+            conn, [METER], ["current_a", "energy_active_export"], START, START + timedelta(hours=1)
+        )
+    assert [(one.point, (one.source_time - START).total_seconds() / 60, one.value, one.ratio) for one in rows] == [
+        ("current_a", 2, 2.0, 1.0),
+        ("current_a", 16, 16.0, 1.0),
+        ("energy_active_export", 1, 5.0, 40.0),
+        ("energy_active_export", 16, 5.0, 40.0),
+    ]
+    assert await carbon.booked() == []
 
 
 async def test_readings_that_came_before_the_binding_are_booked_when_it_comes(carbon: Carbon) -> None:

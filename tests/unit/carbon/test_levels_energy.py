@@ -17,8 +17,11 @@ from services.carbon.domain.levels.cover import Term, clip
 from services.carbon.domain.levels.curve import load_curve
 from services.carbon.domain.levels.emission import FACTORS, emissions_by_period
 from services.carbon.domain.levels.energy import (
+    Absence,
+    Promise,
     circuits_of,
     energy_by_period,
+    energy_in_span,
     node_intervals,
     running_frame,
     totals,
@@ -45,14 +48,9 @@ def term(circuit: str, *parts: str, start: datetime = START, end: datetime = STA
 
 def by_period(rows: list[Row], terms: list[Term], step: Step, quarters: int, **more: object) -> pl.DataFrame:
     end = START + quarters * QUARTER
-    return energy_by_period(
-        node_intervals(frame(rows), clip(terms, START, end)),
-        clip(terms, START, end),
-        step=step,
-        start=START,
-        end=end,
-        **{"now": LATER, **more},  # type: ignore[arg-type]
-    )
+    inside = clip(terms, START, end)
+    promise = Promise(inside, LATER, **more)  # type: ignore[arg-type]
+    return energy_by_period(node_intervals(frame(rows), inside), promise, step=step, start=START, end=end)
 
 
 def test_hours_sum_their_quarters_and_say_how_complete_they_are() -> None:
@@ -76,11 +74,10 @@ def test_the_running_hour_is_provisional_and_only_its_past_is_expected() -> None
     running = running_frame([(CircuitId("c1"), START + QUARTER, 0.4)])
     found = energy_by_period(
         node_intervals(pl.concat([frame(measured("c1", [1.0])), running]), terms),
-        terms,
+        Promise(terms, START + timedelta(minutes=20)),
         step=Step.HOUR,
         start=START,
         end=end,
-        now=START + timedelta(minutes=20),
     )
     assert found["energy_kwh"].to_list() == [pytest.approx(1.4)]
     assert found["provisional"].to_list() == [True]
@@ -123,6 +120,34 @@ def test_a_dead_meter_does_not_vanish_from_completeness() -> None:
     rows = [*measured("a", [1.0] * 4), *measured("b", [1.0] * 4)]
     found = by_period(rows, terms, Step.HOUR, 4, weights=usual)
     assert found["interval_completeness"].to_list() == [pytest.approx(30 / 45)]
+
+
+def test_nothing_is_expected_during_a_recorded_outage() -> None:
+    rows = [*measured("a", [1.0, 0.0, None, 1.0]), *measured("b", [1.0] * 4)]
+    absent = [Absence(SITE, CircuitId("a"), START + QUARTER, START + 3 * QUARTER)]
+    found = by_period(rows, [term("a"), term("b")], Step.QUARTER_HOUR, 4, absences=absent)
+    assert found["interval_completeness"].to_list() == [1.0, 1.0, 1.0, 1.0]
+    everything = [Absence(SITE, None, START, START + QUARTER)]
+    found = by_period(rows, [term("a"), term("b")], Step.QUARTER_HOUR, 4, absences=everything)
+    assert found["interval_completeness"].to_list() == [None, 1.0, 0.5, 1.0]
+
+
+def test_a_span_is_one_period_of_any_length() -> None:
+    rows = [*measured("a", [1.0, None, 3.0, 4.0]), *measured("b", [1.0] * 4)]
+    terms = [term("a"), term("b")]
+    end = START + 3 * QUARTER
+    found = energy_in_span(node_intervals(frame(rows), terms), Promise(terms, LATER), start=START, end=end)
+    assert (found["energy_kwh"], found["interval_completeness"]) == (7.0, pytest.approx(5 / 6))
+    nothing = energy_in_span(node_intervals(frame(rows), []), Promise([], LATER), start=START, end=end)
+    assert (nothing["energy_kwh"], nothing["interval_completeness"]) == (None, None)
+
+
+def test_a_shift_has_a_completeness_of_its_own() -> None:
+    night = Shift("night", 1320, 360)
+    rows = measured("c1", [1.0] * 24 + [None] * 64 + [2.0] * 8)
+    found = by_period(rows, [term("c1")], Step.DAY, 96, shift=night)
+    assert found["energy_kwh"].to_list() == [40.0]
+    assert found["interval_completeness"].to_list() == [1.0]
 
 
 def test_a_circuit_counts_only_while_it_is_part_of_the_node() -> None:
@@ -249,7 +274,7 @@ class TestRealHousehold:
         booked = household("feed")
         terms = [Term(CircuitId("feed"), SITE, booked["start"].min(), booked["start"].max() + QUARTER)]  # type: ignore[arg-type,operator]
         start, end = terms[0].start, terms[0].end
-        found = energy_by_period(node_intervals(booked, terms), terms, step=step, start=start, end=end, now=LATER)
+        found = energy_by_period(node_intervals(booked, terms), Promise(terms, LATER), step=step, start=start, end=end)
         whole = found.filter((pl.col("start") > start) & (pl.col("end") < end))
         assert whole.height >= 2
         for first, last, energy in whole.select("start", "end", "energy_kwh").iter_rows():

@@ -98,8 +98,12 @@ class Dimension:
             (self.role is None or branch.role is self.role)
             and (self.tag is None or self.tag in branch.tags)
             and (self.use is None or self.use in branch.uses)
-            and (self.level is None or min(branch.level, FINEST_LEVEL) == min(self.level, FINEST_LEVEL))
+            and (self.level is None or self._is_of_level(branch))
         )
+
+    def _is_of_level(self, branch: Branch) -> bool:
+        """Return whether a circuit takes in energy at the level; what delivers is asked for by its role."""
+        return branch.role not in SOURCES and min(branch.level, FINEST_LEVEL) == min(self.level or 0, FINEST_LEVEL)
 
 
 def whole_site(branches: Sequence[Branch]) -> list[Branch]:
@@ -112,9 +116,9 @@ def whole_room(room: RoomId) -> Choose:
     return lambda branches: _feeds([one for one in branches if one.room == room], CircuitRole.ROOM_FEED)
 
 
-def only(circuit: CircuitId) -> Choose:
-    """Return what picks one circuit."""
-    return lambda branches: [one for one in branches if one.circuit == circuit]
+def only(*circuits: CircuitId) -> Choose:
+    """Return what picks circuits by name, none that hangs beneath another of them."""
+    return lambda branches: topmost([one for one in branches if one.circuit in circuits])
 
 
 def matching(dimension: Dimension, *, room: RoomId | None = None, beneath: CircuitId | None = None) -> Choose:

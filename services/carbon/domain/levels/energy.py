@@ -18,14 +18,17 @@ Source:
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
+import numpy as np
 import polars as pl
 
-from libs.common.ids import CircuitId
+from libs.common.ids import CircuitId, SiteId
 from services.carbon.domain.intervals import STEP_S, Grade
 from services.carbon.domain.levels.cover import Term
-from services.carbon.domain.levels.periods import Step, period_of, periods
+from services.carbon.domain.levels.periods import Shift, Step, in_shift, period_of, periods
 
 SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "circuit_id": pl.String,
@@ -54,6 +57,9 @@ NODE_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "provisional": pl.Boolean,
     "from_parts": pl.Boolean,
 }
+_TIME = pl.Datetime("us", "UTC")
+ROUNDING = 1e-9
+"""Sums of weights that differ by less than this share of the largest are equal."""
 STEPS_PER_HOUR = 3600 / STEP_S
 
 
@@ -124,15 +130,33 @@ def node_intervals(intervals: pl.DataFrame, terms: Sequence[Term]) -> pl.DataFra
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """A time in which nothing is expected of a site or one of its circuits: a recorded outage."""
+
+    site: SiteId
+    circuit: CircuitId | None
+    """None for all circuits of the site."""
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What intervals a node should have, and how much each of them weighs."""
+
+    terms: Sequence[Term]
+    now: datetime
+    """The time of asking: a period that ends after it is provisional and only its past is expected."""
+    weights: Mapping[CircuitId, float] = field(default_factory=dict)
+    """Usual energy of an interval of each circuit, by which completeness is weighted; empty counts all alike. [kWh]"""
+    absences: Sequence[Absence] = ()
+    shift: Shift | None = None
+    """Only the quarter hours of this part of the day."""
+
+
 def energy_by_period(
-    found: pl.DataFrame,
-    terms: Sequence[Term],
-    *,
-    step: Step,
-    start: datetime,
-    end: datetime,
-    now: datetime,
-    weights: Mapping[CircuitId, float] | None = None,
+    found: pl.DataFrame, promise: Promise, *, step: Step, start: datetime, end: datetime
 ) -> pl.DataFrame:
     """Sum a node's intervals by civil period.
 
@@ -141,13 +165,10 @@ def energy_by_period(
 
     Args:
         found: Frame of a node's intervals.
-        terms: The node's terms; what they promise is what is expected.
+        promise: What is expected of it.
         step: Length of a period.
         start: Start of the span, aware; whole periods around it are returned.
         end: End of the span, aware.
-        now: The time of asking: a period that ends after it is provisional and only its past is expected.
-        weights: Usual energy of an interval of each circuit, by which completeness is weighted [kWh]; None counts
-            every circuit alike.
 
     Returns:
         One row per period that overlaps the span, sorted by ``start``:
@@ -161,43 +182,14 @@ def energy_by_period(
         from_parts_share: Float64 [1], share of the energy that the next level stood in for
         lower_bound, uncertain: Boolean
     """
-    whole = periods(step, start, end)
-    weight = _weights(terms, weights)
-    sums = (
-        found.with_columns(period_of(step).alias("period"))
-        .join(weight, on="circuit_id")
-        .group_by("period")
-        .agg(
-            _sum_known("energy_kwh"),
-            pl.col("weight")
-            .filter((pl.col("grade") == int(Grade.MEASURED)) & ~pl.col("provisional"))
-            .sum()
-            .alias("measured"),
-            pl.col("weight").filter(pl.col("energy_kwh").is_not_null() & ~pl.col("provisional")).sum().alias("usable"),
-            pl.col("energy_kwh").filter(pl.col("grade").is_in([1, 2])).sum().alias("estimated_kwh"),
-            pl.col("energy_kwh").filter(pl.col("from_parts")).sum().alias("parts_kwh"),
-            pl.col("provisional").any().alias("running"),
-            pl.col("lower_bound").any(),
-            pl.col("uncertain").any(),
-        )
-    )
-    return (
-        whole.with_columns(_expected(whole, terms, now, weight))
-        .join(sums, left_on="start", right_on="period", how="left")
-        .select(
-            "start",
-            "end",
-            "energy_kwh",
-            (pl.col("end") > now).alias("provisional") | pl.col("running").fill_null(False),
-            _ratio("measured").alias("interval_completeness"),
-            _ratio("usable").alias("usable_share"),
-            _share("estimated_kwh").alias("estimated_share"),
-            _share("parts_kwh").alias("from_parts_share"),
-            pl.col("lower_bound").fill_null(False),
-            pl.col("uncertain").fill_null(False),
-        )
-        .sort("start")
-    )
+    return _summed(found, promise, periods(step, start, end), period_of(step))
+
+
+def energy_in_span(found: pl.DataFrame, promise: Promise, *, start: datetime, end: datetime) -> dict[str, Any]:
+    """Return the one row of ``energy_by_period`` for a span whose ends lie on the quarter-hour grid."""
+    whole = pl.DataFrame({"start": [start], "end": [end]}, schema=dict.fromkeys(("start", "end"), _TIME))
+    inside = (pl.col("start") >= start) & (pl.col("start") < end)
+    return _summed(found.filter(inside), promise, whole, pl.lit(start).cast(_TIME)).row(0, named=True)
 
 
 def totals(found: pl.DataFrame, terms: Sequence[Term]) -> pl.DataFrame:
@@ -282,43 +274,106 @@ def _sum_known(name: str) -> pl.Expr:
 
 
 def _ratio(name: str) -> pl.Expr:
-    return pl.when(pl.col("expected") > 0).then((pl.col(name).fill_null(0.0) / pl.col("expected")).clip(0.0, 1.0))
+    return pl.when(pl.col("expected") > 0.0).then((pl.col(name).fill_null(0.0) / pl.col("expected")).clip(0.0, 1.0))
 
 
 def _share(name: str) -> pl.Expr:
     return pl.when(pl.col("energy_kwh") > 0).then(pl.col(name) / pl.col("energy_kwh")).otherwise(0.0)
 
 
-def _weights(terms: Sequence[Term], weights: Mapping[CircuitId, float] | None) -> pl.DataFrame:
-    """Return the weight of each circuit; one whose use is not known weighs as the mean of the others does."""
-    circuits = sorted({one.circuit for one in terms})
-    usual = {circuit: weights[circuit] for circuit in circuits if weights is not None and circuit in weights}
-    mean = sum(usual.values()) / len(usual) if usual else 0.0
-    alike = mean <= 0.0  # nothing is used anywhere, or nothing is known: every interval counts the same
-    return pl.DataFrame(
-        [(circuit, 1.0 if alike else usual.get(circuit, mean)) for circuit in circuits],
-        schema={"circuit_id": pl.String, "weight": pl.Float64},
-        orient="row",
+def _summed(found: pl.DataFrame, promise: Promise, whole: pl.DataFrame, period: pl.Expr) -> pl.DataFrame:
+    """Sum intervals by the periods of ``whole``; ``period`` gives the period's start of a row."""
+    weights = _weights(promise.terms, promise.weights)
+    weight = pl.DataFrame(list(weights.items()), schema={"circuit_id": pl.String, "weight": pl.Float64}, orient="row")
+    if promise.shift is not None:
+        found = found.filter(in_shift(promise.shift))
+    due = _is_due(promise.absences) & ~pl.col("provisional")
+    sums = (
+        found.with_columns(period.alias("period"))
+        .join(weight, on="circuit_id")
+        .group_by("period")
+        .agg(
+            _sum_known("energy_kwh"),
+            pl.col("weight").filter(due & (pl.col("grade") == int(Grade.MEASURED))).sum().alias("measured"),
+            pl.col("weight").filter(due & pl.col("energy_kwh").is_not_null()).sum().alias("usable"),
+            pl.col("energy_kwh").filter(pl.col("grade").is_in([1, 2])).sum().alias("estimated_kwh"),
+            pl.col("energy_kwh").filter(pl.col("from_parts")).sum().alias("parts_kwh"),
+            pl.col("provisional").any().alias("running"),
+            pl.col("lower_bound").any(),
+            pl.col("uncertain").any(),
+        )
+    )
+    return (
+        whole.join(_expected(whole, promise, weights, period), on="start", how="left")
+        .join(sums, left_on="start", right_on="period", how="left")
+        .select(
+            "start",
+            "end",
+            "energy_kwh",
+            (pl.col("end") > promise.now).alias("provisional") | pl.col("running").fill_null(False),
+            _ratio("measured").alias("interval_completeness"),
+            _ratio("usable").alias("usable_share"),
+            _share("estimated_kwh").alias("estimated_share"),
+            _share("parts_kwh").alias("from_parts_share"),
+            pl.col("lower_bound").fill_null(False),
+            pl.col("uncertain").fill_null(False),
+        )
+        .sort("start")
     )
 
 
-def _expected(whole: pl.DataFrame, terms: Sequence[Term], now: datetime, weight: pl.DataFrame) -> pl.Series:
-    """Return the weight of the intervals that each period should have by now. Shape (periods,)."""
-    by_circuit = dict(weight.iter_rows())
-    # Terms of one span are counted together: a province has thousands of them, and few spans.
-    spans: dict[tuple[datetime, datetime], float] = {}
-    for one in terms:
-        key = (_ceiled(one.start), _ceiled(one.end))
-        spans[key] = spans.get(key, 0.0) + by_circuit[one.circuit]
-    total = pl.Series("expected", [0.0] * whole.height, dtype=pl.Float64)
-    past_end = pl.min_horizontal(pl.col("end"), pl.lit(now).dt.convert_time_zone("UTC"))
-    for (first, last), weighs in spans.items():
-        steps = (
-            pl.min_horizontal(past_end, pl.lit(last).dt.convert_time_zone("UTC"))
-            - pl.max_horizontal(pl.col("start"), pl.lit(first).dt.convert_time_zone("UTC"))
-        ).dt.total_seconds() // int(STEP_S)
-        total = total + whole.select(steps.clip(0).cast(pl.Float64).alias("expected"))["expected"] * weighs
-    return total.alias("expected")
+def _is_due(absences: Sequence[Absence]) -> pl.Expr:
+    """Return whether an interval is expected."""
+    absent = [
+        ((pl.col("site_id") == one.site) if one.circuit is None else (pl.col("circuit_id") == one.circuit))
+        & (pl.col("start") >= one.start)
+        & (pl.col("start") < one.end)
+        for one in absences
+    ]
+    return ~pl.any_horizontal(absent) if absent else pl.lit(True)
+
+
+def _weights(terms: Sequence[Term], usual: Mapping[CircuitId, float]) -> dict[CircuitId, float]:
+    """Return the weight of each circuit; one whose use is not known weighs as the mean of the others does."""
+    circuits = sorted({one.circuit for one in terms})
+    known = [usual[circuit] for circuit in circuits if circuit in usual]
+    mean = sum(known) / len(known) if known else 0.0
+    if mean <= 0.0:  # nothing is used anywhere, or nothing is known: every interval counts the same
+        return dict.fromkeys(circuits, 1.0)
+    return {circuit: usual.get(circuit, mean) for circuit in circuits}
+
+
+def _expected(
+    whole: pl.DataFrame, promise: Promise, weights: Mapping[CircuitId, float], period: pl.Expr
+) -> pl.DataFrame:
+    """Return the weight of the intervals that each period should have by now: ``start``, ``expected``."""
+    first, last = whole["start"].min(), whole["end"].max()
+    assert isinstance(first, datetime)  # noqa: S101  # there is at least one period
+    assert isinstance(last, datetime)  # noqa: S101
+    first_s, step_s = first.timestamp(), int(STEP_S)
+    count = int((min(last, promise.now).timestamp() - first_s) // step_s)
+    count = max(count, 0)
+    changes = np.zeros(count + 1)
+    due = [(one.start, one.end, weights[one.circuit]) for one in promise.terms]
+    for absence in promise.absences:
+        due += [
+            (max(one.start, absence.start), min(one.end, absence.end), -weights[one.circuit])
+            for one in promise.terms
+            if one.site == absence.site and absence.circuit in (None, one.circuit)
+        ]
+    for start, end, weight in due:
+        if start < end:
+            at = np.clip([-(-(edge.timestamp() - first_s) // step_s) for edge in (start, end)], 0, count).astype(int)
+            changes[at[0]] += weight
+            changes[at[1]] -= weight
+    running = changes.cumsum()[:-1]
+    running[np.abs(running) < ROUNDING * max(weights.values(), default=0.0)] = 0.0  # what differences of sums leave
+    starts = pl.from_epoch(pl.Series("start", int(first_s) + step_s * np.arange(count)), "s")
+    grid = pl.DataFrame({"start": starts.dt.cast_time_unit("us").dt.replace_time_zone("UTC"), "expected": running})
+    if promise.shift is not None:
+        grid = grid.filter(in_shift(promise.shift))
+    counted = grid.select(period.alias("period"), "expected").group_by("period").agg(pl.col("expected").sum())
+    return counted.rename({"period": "start"})
 
 
 def _ceiled(at: datetime) -> datetime:
