@@ -6,6 +6,7 @@ from typing import Annotated, Self
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from libs.common.contracts.base import Flag
 from libs.common.errors import WrongValue
 from services.carbon.api.common import Reader
 from services.carbon.api.figures import FigureReply, figure_reply
@@ -15,7 +16,7 @@ from services.carbon.domain.inventory.publication import FrozenFigure
 USES_MAX = 10_000
 
 Name = Annotated[str, Field(min_length=1, max_length=64)]
-Amount = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
+Amount = Annotated[float, Field(strict=True, ge=0, le=1e15, allow_inf_nan=False)]
 
 
 class CoefficientReply(BaseModel):
@@ -58,9 +59,9 @@ class UseBody(BaseModel):
     stock: StockBody | None = Field(None, description="in place of the amount: opening + purchased - closing - out")
     unit: Name
     origin: Annotated[str, Field(min_length=1, max_length=500)]
-    exported: bool = False
-    made_inside: bool = Field(False, description="made inside from energy that is listed itself: counted at its input")
-    renewable_on_site: bool = False
+    exported: Flag = False
+    made_inside: Flag = Field(False, description="made inside from energy that is listed itself: counted at its input")
+    renewable_on_site: Flag = False
     ncv_kj: Amount | None = Field(None, description="measured heat value, kJ per unit; natural gas needs it")
 
     @model_validator(mode="after")
@@ -84,10 +85,10 @@ class CoalBody(BaseModel):
 
     uses: Annotated[Sequence[UseBody], Field(min_length=1, max_length=USES_MAX)]
     basis: Basis = Basis.EQUIVALENT
-    edition: int = Field(EDITION, ge=1980, le=2100)
-    working_media: bool = Field(False, description="whether the boundary includes water, compressed air, nitrogen")
-    include_on_site_renewables: bool = False
-    equal_value_kgce_per_kwh: Annotated[float | None, Field(gt=0, le=10, allow_inf_nan=False)] = Field(
+    edition: int = Field(EDITION, strict=True, ge=1980, le=2100)
+    working_media: Flag = Field(False, description="whether the boundary includes water, compressed air, nitrogen")
+    include_on_site_renewables: Flag = False
+    equal_value_kgce_per_kwh: Annotated[float | None, Field(strict=True, gt=0, le=10, allow_inf_nan=False)] = Field(
         None, description="published coal rate of thermal power of the year, for the basis equal-value"
     )
     enabled: Annotated[Sequence[Name], Field(max_length=1000)] = ()

@@ -8,7 +8,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
+from libs.common.contracts.base import Flag
 from services.carbon.api.common import Reader, WholeWriter
+from services.carbon.api.figures import KnownOn
 from services.carbon.domain.factors import EmissionFactor, Family
 from services.carbon.usecases.inventories import Inventories
 
@@ -49,21 +51,21 @@ class FactorBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     factor_id: Name
-    revision: int = Field(1, ge=1, le=10_000)
+    revision: int = Field(1, strict=True, ge=1, le=10_000)
     series: Name = Field(description="for example grid-average, grid-supplier, FUEL-DIESEL-DENSITY")
     family: Family
     category: Name
     region: Annotated[str, Field(pattern=r"^(CN|CN-[0-9]{2}|CN-[A-Z][a-z]+|GLOBAL)$")]
-    data_year: int = Field(ge=1990, le=2100)
+    data_year: int = Field(strict=True, ge=1990, le=2100)
     value: Decimal = Field(ge=0, max_digits=20, decimal_places=10)
     unit: Name
     gas: Name
     source: Text
-    source_year: int | None = Field(None, ge=1990, le=2100)
+    source_year: int | None = Field(None, strict=True, ge=1990, le=2100)
     confidence: Name = Field(description="verified-… is used by itself; anything from memory has to be enabled")
     name_en: Text
     name_zh: Text
-    withdrawn: bool = Field(False, description="takes the row back from today on")
+    withdrawn: Flag = Field(False, description="takes the row back from today on")
     evidence: Text | None = Field(None, description="the document that stands behind it; needed but for a withdrawal")
     supplier: Name | None = None
 
@@ -76,7 +78,7 @@ def add_factor_routes(router: APIRouter, inventories: Inventories) -> None:
         _: Reader,
         region: Annotated[str | None, Query(max_length=20)] = None,
         series: Annotated[str | None, Query(max_length=64)] = None,
-        known_on: Annotated[date | None, Query(description="civil day; later publications are left out")] = None,
+        known_on: KnownOn = None,
     ) -> Sequence[FactorReply]:
         library = await inventories.library()
         return [

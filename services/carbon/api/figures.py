@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from fastapi import Depends, Query, Response
 from pydantic import BaseModel, Field
 
+from libs.common.contracts.base import CalendarDate
 from services.carbon.domain.factors import EmissionFactor
 from services.carbon.domain.figures import Mark
 from services.carbon.domain.inventory.compute import Total
@@ -24,7 +25,7 @@ STATEMENT: dict[int | str, dict[str, Any]] = {
     }
 }
 KnownOn = Annotated[
-    date | None, Query(description="civil day; what was published later is not known. By default today")
+    CalendarDate | None, Query(description="civil day; what was published later is not known. By default today")
 ]
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from libs.common.contracts.base import CalendarDate, Flag
 from services.carbon.api.common import WholeReader, WholeWriter
 from services.carbon.api.figures import (
     STATEMENT,
@@ -43,15 +44,17 @@ class CertificateBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     number: Name
-    revision: int = Field(1, ge=1, le=10_000, description="the next one, while no inventory uses the certificate")
+    revision: int = Field(
+        1, strict=True, ge=1, le=10_000, description="the next one, while no inventory uses the certificate"
+    )
     kind: InstrumentKind
     market: Name = Field(description="CN is mainland China, the only one that counts")
-    vintage: int = Field(ge=1990, le=2100, description="civil year of generation")
+    vintage: int = Field(strict=True, ge=1990, le=2100, description="civil year of generation")
     technology: Name
     beneficiary: Name = Field(description="the organisation that it was cancelled for")
-    cancelled_on: date | None = Field(description="null while it is only held: then it covers nothing")
-    sold_with_power: bool = Field(description="whether it went to somebody else together with the power")
-    kwh: float = Field(CERTIFICATE_KWH, gt=0, le=CERTIFICATE_KWH)
+    cancelled_on: CalendarDate | None = Field(description="null while it is only held: then it covers nothing")
+    sold_with_power: Flag = Field(description="whether it went to somebody else together with the power")
+    kwh: float = Field(CERTIFICATE_KWH, strict=True, allow_inf_nan=False, gt=0, le=CERTIFICATE_KWH)
     evidence: Annotated[str, Field(min_length=1, max_length=500)]
 
 

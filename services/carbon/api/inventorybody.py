@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from libs.common.contracts.base import UtcTime
+from libs.common.contracts.base import Flag, UtcTime
 from services.carbon.domain.emissions.certificates import Certificate
 from services.carbon.domain.emissions.electricity import Netting
 from services.carbon.domain.emissions.knowledge import GwpSet
@@ -37,9 +37,9 @@ CERTIFICATES_MAX = 100_000
 
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 Text = Annotated[str, Field(min_length=1, max_length=500)]
-Amount = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
+Amount = Annotated[float, Field(strict=True, ge=0, le=1e15, allow_inf_nan=False)]
 Known = Annotated[Amount | None, Field(description="null where it is unknown, which is not zero")]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 
 
 class Body(BaseModel):
@@ -55,7 +55,7 @@ class ElectricityBody(Body):
     imported_kwh: Known
     exported_kwh: Known = 0.0
     own_pv_kwh: Known = 0.0
-    own_pv_certificates_sold: bool = False
+    own_pv_certificates_sold: Flag = False
     supplier: Name | None = None
 
     def activity(self) -> Activity:
@@ -87,7 +87,7 @@ class BalanceBody(Body):
     purchased: Amount
     sold_or_returned: Amount
     closing_stock: Amount
-    increase_of_charge: Annotated[float, Field(ge=-1e15, le=1e15, allow_inf_nan=False)] = 0.0
+    increase_of_charge: Annotated[float, Field(strict=True, ge=-1e15, le=1e15, allow_inf_nan=False)] = 0.0
 
     def loss(self) -> Loss:
         """Return it in the domain's words."""
@@ -112,7 +112,7 @@ class LeakRateBody(Body):
     method: Literal["leak_rate"]
     charge_kg: Amount
     rate_per_year: Share
-    years: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+    years: Annotated[float, Field(strict=True, ge=0, le=100, allow_inf_nan=False)]
 
     def loss(self) -> Loss:
         """Return it in the domain's words."""
@@ -149,7 +149,7 @@ class SteamBody(Body):
 
     kind: Literal["steam"]
     mass_t: Known
-    enthalpy_kj_per_kg: Annotated[float, Field(gt=0, le=5000, allow_inf_nan=False)]
+    enthalpy_kj_per_kg: Annotated[float, Field(strict=True, gt=0, le=5000, allow_inf_nan=False)]
     supplier: Name | None = None
 
     def activity(self) -> Activity:
@@ -162,7 +162,7 @@ class HotWaterBody(Body):
 
     kind: Literal["hot_water"]
     mass_t: Known
-    temperature_c: Annotated[float, Field(ge=20, le=200, allow_inf_nan=False)]
+    temperature_c: Annotated[float, Field(strict=True, ge=20, le=200, allow_inf_nan=False)]
     supplier: Name | None = None
 
     def activity(self) -> Activity:
@@ -175,7 +175,7 @@ class ColdBody(Body):
 
     kind: Literal["cold"]
     cold_kwh: Known
-    cop: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+    cop: Annotated[float, Field(strict=True, gt=0, le=100, allow_inf_nan=False)]
 
     def activity(self) -> Activity:
         """Return it in the domain's words."""
@@ -249,7 +249,7 @@ class PartBody(Body):
     node: Name
     start: UtcTime
     end: UtcTime
-    share: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
+    share: Annotated[float, Field(strict=True, gt=0, le=1, allow_inf_nan=False)] = 1.0
     share_reason: Annotated[str, Field(max_length=500)] = ""
 
 
@@ -286,7 +286,7 @@ class InventoryBody(Body):
         Field(max_length=CERTIFICATES_MAX, description="numbers, in the order in which they are used up"),
     ] = ()
     netting: Netting = Netting.NONE
-    include_montreal_gases: bool = False
+    include_montreal_gases: Flag = False
     gwp_set: GwpSet = GwpSet.AR6
     enabled: Annotated[Sequence[EnabledBody], Field(max_length=1000)] = ()
 
