@@ -14,13 +14,19 @@ Key = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 Text = Annotated[str, StringConstraints(max_length=1000)]
 FormulaText = Annotated[str, StringConstraints(min_length=1, max_length=500)]
-Clock = Annotated[str, StringConstraints(pattern=r"^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$")]
+Clock = Annotated[str, StringConstraints(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+ClockEnd = Annotated[str, StringConstraints(pattern=r"^(([01][0-9]|2[0-3]):[0-5][0-9]|24:00)$")]
+Amount = Annotated[float, Field(ge=0, le=1e12)]
+"""Money; beyond it somebody has slipped. [CNY]"""
+Driver = Annotated[float, Field(ge=1e-6, le=1e9)]
+"""What a use is in proportion to, per day."""
+Quantity = Annotated[float, Field(ge=-1e12, le=1e12)]
 
 
 class ParameterBody(Body):
     """A named number of a formula."""
 
-    value: float
+    value: Quantity
     unit: Name
     source: Text = ""
     """Document, standard or measurement."""
@@ -31,7 +37,7 @@ class PinnedFactor(Body):
     """An emission factor as it was chosen for the project."""
 
     factor_id: Name
-    value: float = Field(ge=0)
+    value: float = Field(ge=0, le=1e9)
     unit: Name
     """Per unit of the measure, such as kgCO2/kWh."""
     source: Text
@@ -54,8 +60,8 @@ class MeasurementBody(Body):
     """For comparison and regression."""
     driver: Text = ""
     """What a comparison is in proportion to."""
-    driver_before: float = Field(default=1.0, gt=0)
-    driver_after: float = Field(default=1.0, gt=0)
+    driver_before: Driver = 1.0
+    driver_after: Driver = 1.0
     load_circuits: list[str] = Field(default=[], max_length=50)
     """Circuits of the equipment inside, a regressor beside the temperature."""
 
@@ -86,7 +92,7 @@ class InvestmentBody(Body):
     """Money that was or will be spent."""
 
     name: Name
-    amount_cny: float = Field(ge=0)
+    amount_cny: Amount
     spent_on: CalendarDate | None = None
 
 
@@ -108,7 +114,7 @@ class ClaimBody(Body):
     name: Name
     name_zh: Name
     kind: ClaimKind
-    printed: float
+    printed: Quantity
     unit: Name
     decimals: int = Field(ge=-9, le=9)
     formula: FormulaText | None = None
@@ -125,7 +131,7 @@ class PriceBandBody(Body):
 
     band: Name
     price_cny_per_kwh: float
-    hours: list[tuple[Clock, Clock]] = Field(min_length=1, max_length=24)
+    hours: list[tuple[Clock, ClockEnd]] = Field(min_length=1, max_length=24)
     """Half-open clock times on quarter hours, ``24:00`` is midnight."""
 
 
@@ -156,7 +162,7 @@ class ProjectBody(Body):
     """What measured savings are worth; absent: their money is unknown."""
     years: int = Field(default=15, ge=1, le=50)
     """N of the N-year sums."""
-    offset_price_cny_per_t: float = Field(default=0.0, ge=0)
+    offset_price_cny_per_t: Amount = 0.0
 
     def document(self) -> dict[str, Any]:
         """Return what is stored."""

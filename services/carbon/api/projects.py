@@ -15,7 +15,7 @@ from libs.common.tokens import Principal
 from libs.common.web import Cursor, Limit, Page, key_cursor, read_key_cursor
 from services.carbon.api.access import Body, View, require_sites, sees
 from services.carbon.api.common import Reader, Writer
-from services.carbon.api.projectbody import Key, Name, ProjectBody
+from services.carbon.api.projectbody import Key, Name, ProjectBody, Quantity
 from services.carbon.domain.savings.measurement.measured import Adjustment, Basis, Doubt, MeasuredSaving
 from services.carbon.domain.savings.measurement.regression import Failing, Model, Shape
 from services.carbon.domain.savings.projects.assessment import Yearly
@@ -55,7 +55,7 @@ class StageDoneBody(Body):
 class AdjustmentBody(Body):
     """A change that neither the retrofit nor the weather explains."""
 
-    energy_kwh: float
+    energy_kwh: Quantity
     """Added to the saving. [kWh]"""
     reason: Name
     evidence: Name

@@ -14,7 +14,7 @@ from libs.common.tokens import Principal
 from libs.common.web import Cursor, Limit, Page, key_cursor, read_key_cursor
 from services.carbon.api.access import Body, View, require_sites, sees
 from services.carbon.api.common import Reader, Writer
-from services.carbon.api.projectbody import Key, Name, PeriodBody, PricesBody
+from services.carbon.api.projectbody import Driver, Key, Name, PeriodBody, PricesBody
 from services.carbon.api.projects import AdjustmentBody, MeasuredView, measured_view
 from services.carbon.domain.epc.metering import Agreement, Party
 from services.carbon.domain.epc.statement import State
@@ -35,7 +35,7 @@ class ContractMeasurement(Body):
     """The baseline, for comparison and regression."""
     driver: str = Field(default="", max_length=200)
     """What a comparison is in proportion to."""
-    driver_before: float = Field(default=1.0, gt=0)
+    driver_before: Driver = 1.0
     load_circuits: list[str] = Field(default=[], max_length=50)
 
 
@@ -102,7 +102,7 @@ class DraftBody(Body):
     start: CalendarDate
     end: CalendarDate
     """The day after the period."""
-    driver_after: float = Field(default=1.0, gt=0)
+    driver_after: Driver = 1.0
     """What a comparison is in proportion to, per day of the period."""
     supersedes: str | None = Field(default=None, max_length=64)
     """The frozen statement of the same days that this one corrects."""
@@ -112,14 +112,14 @@ class DraftBody(Body):
 class AgainBody(Body):
     """What a statement is made anew with."""
 
-    driver_after: float = Field(default=1.0, gt=0)
+    driver_after: Driver = 1.0
     adjustments: list[AdjustmentBody] = Field(default=[], max_length=50)
 
 
 class TheirsBody(Body):
     """What the other receiver has of a meter, for the same registers."""
 
-    theirs_kwh: float = Field(ge=0)
+    theirs_kwh: float = Field(ge=0, le=1e12)
     source: Name
     """Where that was taken from."""
 

@@ -85,6 +85,17 @@ FLAT: dict[str, Any] = {
 }
 
 
+CLAIM: dict[str, Any] = {
+    "claim_id": "total",
+    "name": "Printed total",
+    "name_zh": "合计",
+    "kind": "total",
+    "printed": 233297.6,
+    "unit": "kg",
+    "decimals": 1,
+}
+
+
 async def test_a_project_is_kept_with_every_version_and_who_made_it(world: World) -> None:
     first = await world.ask("POST", "/projects", project(), status=201)
     assert (first["version"], first["changed_by"]) == (1, "user:li")
@@ -156,6 +167,9 @@ async def test_what_a_document_may_not_say(world: World) -> None:
         (project(lighting(circuits=["branch-1"], measurement={"basis": "regression", "after": period(AFTER, 7)})), 400),
         (project(lighting(measurement={"basis": "shutdown", "after": period(AFTER, 7)})), 400),
         (project() | {"surprise": 1}, 422),
+        (project(claims=[CLAIM | {"parts": ["nothing"]}]), 400),
+        (project(lighting(saving="lamps * 900000 * 900000 * 900000", baseline=None, money=None)), 400),
+        (project(prices=FLAT | {"bands": [FLAT["bands"][0] | {"hours": [["24:00", "24:00"]]}]}), 422),
     ]
     for body, status in wrong:
         reply = await world.ask("POST", "/projects", body, status=status)
@@ -286,19 +300,10 @@ async def test_a_published_table_is_shown_as_printed_and_as_corrected(world: Wor
 
 
 async def test_claims_of_a_project_are_marked_and_in_no_sum(world: World) -> None:
-    claim = {
-        "claim_id": "total",
-        "name": "Printed total",
-        "name_zh": "合计",
-        "kind": "total",
-        "printed": 233297.6,
-        "unit": "kg",
-        "decimals": 1,
-    }
     before = project()
     await world.ask("POST", "/projects", before, status=201)
     plain = await world.ask("GET", "/projects/retrofit-1/assessment")
-    body = {"version": 1, "reason": "claims", "project": before | {"claims": [claim], "source": "leaflet"}}
+    body = {"version": 1, "reason": "claims", "project": before | {"claims": [CLAIM], "source": "leaflet"}}
     await world.ask("PUT", "/projects/retrofit-1", body)
     found = await world.ask("GET", "/projects/retrofit-1/assessment")
     assert [(one["printed"], one["verdict"]) for one in found["claims"]] == [(233297.6, "not_shown")]

@@ -166,3 +166,9 @@ def test_shutdown_windows_make_a_measured_saving() -> None:
     assert incomplete.completeness == 0.5
     assert incomplete.doubts == {Doubt.COVERAGE}
     assert by_windows([], start=AFTER.start, end=AFTER.end).saving_kwh is None
+
+
+@pytest.mark.parametrize("start", [date(1, 1, 1), date(9999, 1, 1)])
+def test_a_period_is_of_our_times(start: date) -> None:
+    with pytest.raises(InvalidInput, match="from 1900 to 2199"):
+        Period(start=start, end=start + timedelta(days=1))

@@ -9,6 +9,8 @@ from services.carbon.domain.savings.measurement.measured import Basis
 
 DAYS_MAX = 1100
 """Three years: a longer baseline is another building."""
+YEARS = (1900, 2199)
+"""Beyond them a date is a slip of the pen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,11 +21,16 @@ class Period:
     end: date
 
     def __post_init__(self) -> None:
-        """Refuse a period without days, and one that is too long.
+        """Refuse a period without days, one that is too long, and one that nobody can have measured.
 
         Raises:
             InvalidInput: It is.
         """
+        if not YEARS[0] <= self.start.year <= self.end.year <= YEARS[1]:
+            raise InvalidInput(
+                f"period: expected days from {YEARS[0]} to {YEARS[1]}, found {self.start} to {self.end}",
+                message_zh=f"时段:应在 {YEARS[0]} 至 {YEARS[1]} 年之间,实际为 {self.start} 至 {self.end}",
+            )
         if not 0 < (self.end - self.start).days <= DAYS_MAX:
             raise InvalidInput(
                 f"period: expected an end 1 to {DAYS_MAX} days after {self.start}, found {self.end}",

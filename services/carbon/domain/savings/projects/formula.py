@@ -7,7 +7,6 @@ every name has to be given, so that a slip of the pen is refused and not compute
 """
 
 import ast
-import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 from libs.common.errors import InvalidInput
 
 LENGTH_MAX = 500
+RESULT_MAX = 1e15
+"""No quantity or amount of a project is larger; a result that is no number is none either."""
 NODES_MAX = 200
 """A formula of a measure has a dozen terms; deeper ones would only exhaust the reader."""
 
@@ -63,7 +64,7 @@ class Formula:
         """Return what the formula gives.
 
         Raises:
-            InvalidInput: A name has no value, something is divided by zero, or the result is not finite.
+            InvalidInput: A name has no value, something is divided by zero, or the result is beyond ``RESULT_MAX``.
         """
         missing = self.names - parameters.keys()
         if missing:
@@ -73,8 +74,10 @@ class Formula:
             found = _evaluate(ast.parse(self.text, mode="eval").body, parameters)
         except (ZeroDivisionError, OverflowError) as exc:
             raise _wrong(f"{self.text}: division by zero or overflow", f"{self.text}:除以零或溢出") from exc
-        if not math.isfinite(found):
-            raise _wrong(f"{self.text}: expected a finite result", f"{self.text}:结果不是有限数")
+        if not abs(found) <= RESULT_MAX:
+            raise _wrong(
+                f"{self.text}: expected a result within ±{RESULT_MAX:g}", f"{self.text}:结果应在 ±{RESULT_MAX:g} 以内"
+            )
         return found
 
 

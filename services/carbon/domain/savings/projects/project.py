@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from libs.common.errors import InvalidInput
 from services.carbon.domain.savings.measurement.prices import AgreedPrices
-from services.carbon.domain.savings.projects.claims import Claim
+from services.carbon.domain.savings.projects.claims import Claim, check
 from services.carbon.domain.savings.projects.measures import Measure
 
 KG_PER_T = 1000.0
@@ -92,11 +92,13 @@ class Project:
         """Refuse what contradicts itself.
 
         Raises:
-            InvalidInput: A measure or stage is there twice, or a stage was done before the one ahead of it.
+            InvalidInput: A measure, stage or claim is there twice, a claim adds up what is not there or has no value,
+                or a stage was done before the one ahead of it.
         """
         for kind, names in (
             ("measure", [one.measure_id for one in self.measures]),
             ("stage", [one.name for one in self.stages]),
+            ("claim", [one.claim_id for one in self.claims]),
         ):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
@@ -104,6 +106,15 @@ class Project:
                     f"project {self.project_id}: {kind} {', '.join(twice)}: expected each once",
                     message_zh=f"项目 {self.project_id}:{', '.join(twice)} 重复",
                 )
+        claims = {one.claim_id: one for one in self.claims}
+        for one in self.claims:
+            unknown = sorted(set(one.parts) - claims.keys())
+            if unknown:
+                raise InvalidInput(
+                    f"project {self.project_id}: claim {one.claim_id}: parts: expected claims, found {unknown[0]}",
+                    message_zh=f"项目 {self.project_id}:公开数据 {one.claim_id} 的组成项 {unknown[0]} 不存在",
+                )
+            check(one, claims)
         done = [one for one in self.stages if one.actual is not None]
         for earlier, later in pairwise(done):
             if later.actual and earlier.actual and later.actual < earlier.actual:
