@@ -52,7 +52,9 @@ class Bills:
         """Take what holds of an account from a day on; return how often that was entered for this day.
 
         Raises:
-            NotFound: There is no such site, or the site has no such circuit.
+            NotFound: There is no such site.
+            InvalidInput: A circuit is no feed of the site.
+            Conflict: The account belongs to another site.
             SharedCircuit: Another account is supplied by one of its circuits already.
             Forbidden: The site is not among those of the asker.
         """
@@ -69,7 +71,7 @@ class Bills:
             )
         async with self.db.write() as conn:
             await store.lock_bills(conn)
-            neighbours = await store.fetch_accounts(conn, sites=None if site is None else [site])
+            neighbours = await store.fetch_accounts(conn, sites=[site])
             before = await store.fetch_accounts(conn, account_number=wanted.account_number)
             if any(one.site_id != wanted.site_id for one in before):
                 raise Conflict(

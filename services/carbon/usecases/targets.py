@@ -61,7 +61,7 @@ class OverlappingTarget(Conflict):
 
 
 class Publish(Protocol):
-    """Publishes a result, in the transaction that remembers it (``bus.result_message``)."""
+    """Publishes a result, in the transaction that remembers it (``bus.result``)."""
 
     async def __call__(self, conn: WriteConn, one: CarbonResult, event_id: str, at: datetime) -> None:
         """Publish one result."""
