@@ -1,7 +1,7 @@
 """HTTP of levels: figures of any node, from circuit to organisation, each with its completeness."""
 
 from collections.abc import Sequence
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from typing import Annotated, Any, Literal
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from libs.common.contracts.base import UtcTime
+from libs.common.contracts.base import CalendarDate, Number, UtcTime
 from libs.common.contracts.registry import CircuitRole
 from libs.common.tokens import Principal
 from services.carbon.api.access import Body, View
@@ -323,9 +323,9 @@ class FactBody(Body):
     kind: FactKind
     subject: str = Field(default="", max_length=100)
     """Name of the transformer or line as circuits give it."""
-    first_day: date
-    end_day: date
-    value: float = Field(allow_inf_nan=False)
+    first_day: CalendarDate
+    end_day: CalendarDate
+    value: Number
     basis: str = Field(default="", max_length=40)
     """Price base of an output value (``current``, ``constant-2020``), unit of an output."""
     source: str = Field(min_length=1, max_length=200)
@@ -546,8 +546,8 @@ def build_levels_router(levels: Levels, supply: Supply) -> APIRouter:
     async def facts(
         who: Reader,
         node: Annotated[str, Query(max_length=64)],
-        first_day: Annotated[date, Query(description="the first civil day")],
-        end_day: Annotated[date, Query(description="the civil day after the last")],
+        first_day: Annotated[CalendarDate, Query(description="the first civil day")],
+        end_day: Annotated[CalendarDate, Query(description="the civil day after the last")],
     ) -> Sequence[FactView]:
         refuse_limited(who, "facts of nodes", "节点数据")
         found = await levels.facts(node, first_day, end_day)

@@ -170,6 +170,7 @@ async def test_intensities_take_the_registry_and_what_people_entered(town: Town)
     refused = await town.enter("area_m2", 9.0, status=409, end_day="2026-03-09")
     assert "重叠" in refused["detail_zh"]
     await town.enter("area_m2", -1.0, status=400)
+    await town.enter("area_m2", 1.0, status=422, first_day="20260302")  # seconds, or a date: nothing is guessed
     entered = await town.get("facts", node="site-1", first_day="2026-03-01", end_day="2026-04-01")
     assert [(one["kind"], one["value"], one["version"]) for one in entered] == [
         ("area_m2", 50.0, 2), ("output_value", 4.0, 1),
