@@ -13,9 +13,10 @@ import pytest
 from libs.common.settings import CommonSettings
 from libs.suite.api import LocalApi
 from libs.suite.ports import free_port
+from services.gateway.domain import SERVICE_OF
 from tests.e2e.running import Running, environment
 
-pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.postgres, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.postgres, pytest.mark.timeout(800)]
 
 REGISTRY = """\
 schema: registry/1
@@ -44,8 +45,18 @@ checks.negative_data_rejection.enabled = false
 """
 
 
+OF_CARBON = f"/api/v1/({'|'.join(segment for segment, service in SERVICE_OF.items() if service == 'carbon')})(/.*)?$"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param([f"--include-path-regex={OF_CARBON}"], id="of carbon"),
+        pytest.param([f"--exclude-path-regex={NOT_ASKED}|{OF_CARBON}"], id="of all others"),
+    ],
+)
 def test_no_request_is_answered_with_a_server_error_or_in_a_way_not_described(
-    tmp_path: Path, postgres_url: str
+    tmp_path: Path, postgres_url: str, asked: list[str]
 ) -> None:
     folder, port = tmp_path / "data", free_port()
     env = environment(folder, DATABASE_URL=postgres_url, PORT=str(port))
@@ -61,10 +72,10 @@ def test_no_request_is_answered_with_a_server_error_or_in_a_way_not_described(
                 sys.executable, "-m", "schemathesis.cli", "run", f"http://127.0.0.1:{port}/api/openapi.json",
                 f"--url=http://127.0.0.1:{port}", f"--header=Authorization: Bearer {secret}",
                 "--phases=coverage", "--seed=1", "--continue-on-failure",
-                f"--exclude-path-regex={NOT_ASKED}", "--suppress-health-check=all", "--warnings=off",
+                *asked, "--suppress-health-check=all", "--warnings=off",
                 "--request-timeout=60", "--no-color",
             ],
-            cwd=tmp_path, env=env, capture_output=True, text=True, timeout=480, check=False,
+            cwd=tmp_path, env=env, capture_output=True, text=True, timeout=700, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         assert "ended unexpectedly" not in suite.text
