@@ -27,6 +27,9 @@ MAX_WAITING = 10_000
 BATCH = 2_000
 ON_THE_WAY = frozenset({Stage.ACCEPTED, Stage.EXECUTED})
 """They are in the command's history; the log needs its end."""
+HELD_S = 2.0
+"""What a closing is at on its way is told after this, unless it is proven by then: of ten thousand at once that leaves
+one message of three, and each costs both sides. Of an opening everything is told at once. [s]"""
 
 
 class Outbox(Protocol):
@@ -49,6 +52,8 @@ class Results:
         self._instance = instance
         self._published = published
         self._waiting: list[Message] = []
+        self._held: dict[str, tuple[float, Message]] = {}
+        """By command, the oldest first: until when it is held, and the latest of what it is at."""
         self._wake = asyncio.Event()
 
     def emit(
@@ -87,17 +92,22 @@ class Results:
             "command at the line",
             extra={"command_id": command_id, "device_id": device_id, "stage": stage, "reason": reason},
         )
-        self._waiting.append(
-            envelope.message(
-                topics.RESULTS,
-                site_id,
-                result,
-                source=SOURCE,
-                time=now,
-                event_id=f"{command_id}/{stage}/{now.timestamp():.6f}",
-                subject=device_id,
-            )
+        message = envelope.message(
+            topics.RESULTS,
+            site_id,
+            result,
+            source=SOURCE,
+            time=now,
+            event_id=f"{command_id}/{stage}/{now.timestamp():.6f}",
+            subject=device_id,
         )
+        _, before = self._held.pop(command_id, (0.0, None))
+        if action is CommandAction.CLOSE and stage in ON_THE_WAY:
+            self._held[command_id] = (self._clock.monotonic() + HELD_S, message)
+            return
+        if before is not None and stage is not Stage.VERIFIED:
+            self._waiting.append(before)
+        self._waiting.append(message)
         self._wake.set()
 
     async def run(self, beat: Callable[[], None]) -> None:
@@ -107,6 +117,7 @@ class Results:
                 await self._run(beat)
             finally:
                 # Whoever starts next tells what we could not.
+                self._let_go(float("inf"))
                 await self._keep(self._waiting)
 
     async def _run(self, beat: Callable[[], None]) -> None:
@@ -115,6 +126,7 @@ class Results:
             beat()
             if not self._kept.records:
                 await self._wait()
+            self._let_go(self._clock.monotonic())
             await self._take_over()
             if not self._kept.records:
                 continue
@@ -125,6 +137,14 @@ class Results:
                 if backoff.first:
                     logger.warning("results are kept until the bus is back", extra={"reason": exc.message})
                 await self._clock.sleep(backoff.next_s())
+
+    def _let_go(self, now: float) -> None:
+        """Tell what has been held for long enough."""
+        for command_id, (until, message) in list(self._held.items()):
+            if until > now:
+                return
+            del self._held[command_id]
+            self._waiting.append(message)
 
     async def _take_over(self) -> None:
         """Give what waits to the outbox, or to the disk; behind older results on disk when there are some."""

@@ -17,10 +17,10 @@ BACK_S = 600.0
 """How far back the topic is read at the start: what is older is control's to repeat. [s]"""
 AT_A_TIME = 250
 """Commands checked and noted together: some ten milliseconds in which nothing else is done."""
-AT_ONCE = 500
+AT_ONCE = 1_000
 """Orders begun side by side: with ten thousand each step of each would wait for all others, and telling how they ended
 too."""
-HOLDS_UP_S = 0.5
+HOLDS_UP_S = 2.0
 """An order that takes longer waits for its device; it does not keep the next one from beginning. [s]"""
 
 

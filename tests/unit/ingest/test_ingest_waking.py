@@ -32,7 +32,7 @@ from services.ingest.usecases.caring import Caretaker
 from services.ingest.usecases.findings import Findings
 from services.ingest.usecases.orders import Order, Orders
 from services.ingest.usecases.reach import Handle, Target
-from services.ingest.usecases.results import Results
+from services.ingest.usecases.results import HELD_S, Results
 from services.ingest.usecases.switching import Switcher
 from services.ingest.worker.waking import WakeKeeper
 from tests.unit.ingest.ingest_fakes import (
@@ -209,7 +209,7 @@ async def test_a_device_that_has_never_answered_is_told_of_at_once_and_goes_on_b
         found.breaker.silent = True
         began = found.clock.monotonic()
         told = await found.give(found.order(CommandAction.CLOSE))
-        assert [one.stage for one in told] == [Stage.ACCEPTED, Stage.EXECUTED, Stage.UNKNOWN]
+        assert [one.stage for one in told] == [Stage.EXECUTED, Stage.UNKNOWN]
         assert found.clock.monotonic() - began < SETTINGS.verify_within_s
         found.breaker.silent = False
         await found.until_proven()
@@ -478,6 +478,33 @@ async def test_results_are_kept_on_disk_while_the_database_is_away_and_told_in_o
         await asyncio.wait([task])
         stages = [Result.from_json(message.value or b"").stage for message in told]
         assert stages == [Stage.ACCEPTED, Stage.EXECUTED, Stage.VERIFIED]
+
+
+@pytest.mark.parametrize(
+    ("action", "stages", "told"),
+    [
+        (CommandAction.CLOSE, "accepted executed verified", "verified"),
+        (CommandAction.CLOSE, "accepted wait executed verified", "accepted verified"),
+        (CommandAction.CLOSE, "accepted executed wait verified", "executed verified"),
+        (CommandAction.CLOSE, "accepted executed failed", "executed failed"),
+        (CommandAction.CLOSE, "accepted stop", "accepted"),
+        (CommandAction.OPEN, "accepted executed verified", "accepted executed verified"),
+    ],
+)
+async def test_what_a_closing_is_at_is_told_after_a_moment_and_all_of_an_opening_at_once(
+    tmp_path: Path, action: CommandAction, stages: str, told: str
+) -> None:
+    async with scene(tmp_path) as found:
+        for stage in stages.split():
+            if stage == "wait":
+                await found.clock.advance(HELD_S)
+                found.results._let_go(found.clock.monotonic())
+            elif stage == "stop":
+                found.results._let_go(float("inf"))
+            else:
+                found.results.emit("c-1", Stage(stage), site_id="s", device_id="d", line_id="l", epoch=1, action=action)
+        found.results._let_go(found.clock.monotonic())
+        assert [one.stage for one in found.told("c-1")] == [Stage(stage) for stage in told.split()]
 
 
 async def until_idle(found: Scene) -> None:
