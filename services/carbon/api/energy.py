@@ -1,6 +1,6 @@
 """HTTP of energy and emissions by period, and why a figure is what it is."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Query
@@ -10,9 +10,10 @@ from libs.common.contracts.base import UtcTime
 from services.carbon.api.common import AskedNode, From, Reader, To, require_visible
 from services.carbon.api.factors import FactorReply, factor_fields
 from services.carbon.domain.factors import Choice
+from services.carbon.domain.intervals import STEP_S
 from services.carbon.domain.levels.periods import Step
 from services.carbon.queries import Emissions, Energy, Queries, Trace
-from services.carbon.tree import NodeKind
+from services.carbon.tree import Node, NodeKind
 
 
 class PeriodEnergy(BaseModel):
@@ -112,7 +113,9 @@ def add_energy_routes(router: APIRouter, queries: Queries) -> None:
         return _energy(await queries.energy(node=node, start=start, end=end, step=step))
 
     @router.get("/energy/trace", tags=["energy"], summary="The registers and versions behind one interval")
-    async def trace(_: Reader, circuit: Annotated[str, Query(max_length=64)], start: UtcTime) -> TraceReply:
+    async def trace(who: Reader, circuit: Annotated[str, Query(max_length=64)], start: UtcTime) -> TraceReply:
+        end = start + timedelta(seconds=STEP_S)
+        require_visible(who, queries.boundaries, Node(NodeKind.CIRCUIT, circuit), start, end)
         return _trace(await queries.trace(circuit, start))
 
     @router.get("/emissions", tags=["emissions"], summary="Location-based emissions of a node by period")
