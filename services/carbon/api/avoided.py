@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 from datetime import date, datetime
-from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
 from services.carbon.api.common import WholeReader, WholeWriter
@@ -14,6 +13,8 @@ from services.carbon.api.figures import (
     FigureReply,
     KnownOn,
     StatedReply,
+    StatementId,
+    StatementVersion,
     TotalReply,
     UsedFactor,
     figure_reply,
@@ -26,9 +27,6 @@ from services.carbon.api.inventorybody import AvoidedBody
 from services.carbon.domain.inventory.publication import AvoidedPublication, FrozenFigure
 from services.carbon.domain.statements import StatementKind
 from services.carbon.usecases.inventories import Inventories
-
-StatementId = Annotated[str, Path(max_length=64)]
-Version = Annotated[int, Path(ge=1, le=2_000_000_000)]
 
 
 class AvoidedLine(BaseModel):
@@ -104,7 +102,9 @@ def add_avoided_routes(router: APIRouter, inventories: Inventories) -> None:
     @router.get(
         "/emissions/avoided/{statement_id}/versions/{version}", tags=["avoided"], summary="A published statement"
     )
-    async def published(_: WholeReader, statement_id: StatementId, version: Version) -> AvoidedPublicationReply:
+    async def published(
+        _: WholeReader, statement_id: StatementId, version: StatementVersion
+    ) -> AvoidedPublicationReply:
         return _publication(await inventories.published_avoided(statement_id, version))
 
     @router.get(
@@ -114,7 +114,7 @@ def add_avoided_routes(router: APIRouter, inventories: Inventories) -> None:
         response_class=Response,
         responses=STATEMENT,
     )
-    async def statement(_: WholeReader, statement_id: StatementId, version: Version) -> Response:
+    async def statement(_: WholeReader, statement_id: StatementId, version: StatementVersion) -> Response:
         return statement_reply(*await inventories.statement(StatementKind.AVOIDED, statement_id, version))
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Annotated, Any
 
-from fastapi import Depends, Query, Response
+from fastapi import Depends, Path, Query, Response
 from pydantic import BaseModel, Field
 
 from libs.common.contracts.base import CalendarDate
@@ -17,6 +17,10 @@ from services.carbon.domain.statements import Stated
 
 PAGE_MAX = 1_000
 DIGEST = "X-Statement-SHA256"
+VERSION_MAX = 2_000_000_000
+"""Fits the database's integer."""
+StatementId = Annotated[str, Path(max_length=64)]
+StatementVersion = Annotated[int, Path(ge=1, le=VERSION_MAX)]
 STATEMENT: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "canonical JSON, whose SHA-256 is in the header",
@@ -94,7 +98,7 @@ class Page:
 
 def asked_page(
     after: Annotated[str | None, Query(max_length=64, description="id of the last one of the page before")] = None,
-    after_version: Annotated[int, Query(ge=0, le=2_000_000_000, description="its version")] = 0,
+    after_version: Annotated[int, Query(ge=0, le=VERSION_MAX, description="its version")] = 0,
     limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 100,
 ) -> Page:
     """Return the page that a request asks for."""

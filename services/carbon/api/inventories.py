@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from libs.common.contracts.base import CalendarDate, Flag
@@ -15,6 +15,8 @@ from services.carbon.api.figures import (
     FigureReply,
     KnownOn,
     StatedReply,
+    StatementId,
+    StatementVersion,
     TotalReply,
     UsedFactor,
     figure_reply,
@@ -33,8 +35,6 @@ from services.carbon.domain.inventory.uncertainty import Grade
 from services.carbon.domain.statements import StatementKind
 from services.carbon.usecases.inventories import Inventories
 
-InventoryId = Annotated[str, Path(max_length=64)]
-Version = Annotated[int, Path(ge=1, le=2_000_000_000)]
 Name = Annotated[str, Field(min_length=1, max_length=64)]
 
 
@@ -220,7 +220,7 @@ def add_inventory_routes(router: APIRouter, inventories: Inventories) -> None:
         "/inventories/{inventory_id}/preview", tags=["inventories"], summary="Compute an inventory and keep nothing"
     )
     async def preview(
-        body: InventoryBody, who: WholeReader, inventory_id: InventoryId, known_on: KnownOn = None
+        body: InventoryBody, who: WholeReader, inventory_id: StatementId, known_on: KnownOn = None
     ) -> ResultReply:
         inputs = body.inputs(await inventories.certificates(body.certificates), by=who.actor)
         result, coal = await inventories.preview(inventory_id, inputs, known_on)
@@ -232,7 +232,7 @@ def add_inventory_routes(router: APIRouter, inventories: Inventories) -> None:
         summary="Publish an inventory as its next version; it never changes again",
         status_code=201,
     )
-    async def publish(body: InventoryBody, who: WholeWriter, inventory_id: InventoryId) -> PublishedReply:
+    async def publish(body: InventoryBody, who: WholeWriter, inventory_id: StatementId) -> PublishedReply:
         inputs = body.inputs(await inventories.certificates(body.certificates), by=who.actor)
         found = await inventories.publish(inventory_id, body.name, inputs, who=who)
         return PublishedReply(publication=_publication(found.publication), digest=found.digest)
@@ -240,7 +240,7 @@ def add_inventory_routes(router: APIRouter, inventories: Inventories) -> None:
     @router.get(
         "/inventories/{inventory_id}/versions/{version}", tags=["inventories"], summary="A published version, as frozen"
     )
-    async def published(_: WholeReader, inventory_id: InventoryId, version: Version) -> PublicationReply:
+    async def published(_: WholeReader, inventory_id: StatementId, version: StatementVersion) -> PublicationReply:
         return _publication(await inventories.published(inventory_id, version))
 
     @router.get(
@@ -250,7 +250,7 @@ def add_inventory_routes(router: APIRouter, inventories: Inventories) -> None:
         response_class=Response,
         responses=STATEMENT,
     )
-    async def statement(_: WholeReader, inventory_id: InventoryId, version: Version) -> Response:
+    async def statement(_: WholeReader, inventory_id: StatementId, version: StatementVersion) -> Response:
         return statement_reply(*await inventories.statement(StatementKind.INVENTORY, inventory_id, version))
 
     @router.get(
@@ -260,8 +260,8 @@ def add_inventory_routes(router: APIRouter, inventories: Inventories) -> None:
     )
     async def restatement(
         _: WholeReader,
-        inventory_id: InventoryId,
-        version: Version,
+        inventory_id: StatementId,
+        version: StatementVersion,
         meters: Annotated[bool, Query(description="ask the meters again, so that late data count")] = True,
     ) -> RestatementReply:
         return _restatement(await inventories.restate(inventory_id, version, meters=meters))
