@@ -12,12 +12,13 @@ from libs.common.bus.port import Message, Received
 from libs.common.contracts.alarm import Condition, ConditionKind
 from libs.common.contracts.audit import AuditEvent
 from libs.common.contracts.base import Phase
-from libs.common.contracts.carbon import CarbonResult, Interval, IntervalFlag
+from libs.common.contracts.carbon import CarbonResult
 from libs.common.contracts.control import CommandAction, CommandState, ControlEvent, OccurrenceState
 from libs.common.contracts.telemetry import HEARTBEAT_TYPE, Quality
 from libs.common.db import WriteConn
 from libs.common.ids import CircuitId, DeviceId, SiteId
 from services.carbon.domain.booking import BookedInterval, RegisterReading
+from services.carbon.domain.media import MEDIA, MediumPoint, consumed
 from services.carbon.domain.registers import Finding, FindingKind
 from services.carbon.domain.samples import POINTS as SAMPLED
 from services.carbon.domain.samples import REGISTERS as SAMPLED_REGISTERS
@@ -27,6 +28,7 @@ from services.carbon.domain.savings.shutdowns.executed import Switching
 ENERGY_POINT = "energy_active_import"
 """The register of imported active energy; meters' sums of import and export are never booked."""
 _HEARTBEAT = HEARTBEAT_TYPE.encode()
+_MEDIA = frozenset(MEDIA)
 _CONDITIONS = {
     FindingKind.UNEXPLAINED_DECREASE: ConditionKind.REGISTER_DECREASED,
     FindingKind.IMPOSSIBLE_JUMP: ConditionKind.IMPOSSIBLE_JUMP,
@@ -35,7 +37,7 @@ _BAD = frozenset(quality.value for quality in Quality if quality.is_bad)
 
 
 def reports(batch: Iterable[Received]) -> tuple[list[RegisterReading], list[Sample]]:
-    """Return the energy registers in a batch, and what else meters say of their supply; heartbeats say nothing.
+    """Return the registers in a batch, and what else meters say of their supply; heartbeats say nothing.
 
     The hot path reads the JSON directly: a full model costs three times as much and checks what ingest
     has already checked.
@@ -56,7 +58,8 @@ def reports(batch: Iterable[Received]) -> tuple[list[RegisterReading], list[Samp
             shown = points.get(ENERGY_POINT)
             quality = qualities.get(ENERGY_POINT)
             counts = shown is not None and quality not in _BAD
-            if not counts and not said:
+            media = [] if _MEDIA.isdisjoint(points) else consumed(points)
+            if not counts and not said and not media:
                 continue
             device = DeviceId(body["device_id"])
             at = datetime.fromisoformat(body["source_time"])
@@ -73,6 +76,19 @@ def reports(batch: Iterable[Received]) -> tuple[list[RegisterReading], list[Samp
                         uncertain=quality is not None,
                     )
                 )
+            found += [
+                RegisterReading(
+                    device_id=device,
+                    point=one.point,
+                    source_time=at,
+                    received_at=datetime.fromisoformat(body["received_at"]),
+                    shown=float(points[one.point]),
+                    ratio=1.0,  # transformers are of electricity
+                    uncertain=one.point in qualities,
+                )
+                for one in media
+                if points[one.point] is not None and qualities.get(one.point) not in _BAD
+            ]
             samples += [
                 Sample(device, point, at, float(points[point]), ratio if point in SAMPLED_REGISTERS else 1.0)
                 for point in said
@@ -128,32 +144,62 @@ def switching_of(event: ControlEvent) -> Switching | None:
     )
 
 
-def interval_messages(booked: Sequence[BookedInterval]) -> list[Message]:
-    """Return the messages that publish intervals; an interval's version has one event id for ever."""
+def interval_messages(booked: Sequence[BookedInterval], medium: MediumPoint | None = None) -> list[Message]:
+    """Return the messages that publish intervals; an interval's version has one event id for ever.
+
+    The JSON is written as the contract's ``Interval`` would write it: late data change thousands at once, and a
+    model of each would cost more than everything else.
+
+    Args:
+        booked: Versions of intervals.
+        medium: Of what they are; None for electricity.
+    """
+    of = "" if medium is None else f"{medium.point}/"
     return [
-        envelope.message(
-            topics.INTERVALS,
-            one.site_id,
-            Interval(
-                circuit_id=one.circuit_id,
-                site_id=one.site_id,
-                start=one.start,
-                end=one.start + timedelta(seconds=one.step_s),
-                interval_flag=IntervalFlag(one.grade.flag),
-                version=one.version,
-                energy_kwh=one.energy_kwh,
-                lower_bound=one.lower_bound or None,
+        Message(
+            topic=topics.INTERVALS,
+            key=one.site_id,
+            value=orjson.dumps(_interval(one, medium), option=orjson.OPT_UTC_Z),
+            headers=envelope.headers(
+                event_type=topics.INTERVALS,
+                source="carbon",
+                event_id=f"{one.circuit_id}/{of}{one.start.isoformat()}/{one.version}",
+                time=one.computed_at,
             ),
-            source="carbon",
-            time=one.computed_at,
-            event_id=f"{one.circuit_id}/{one.start.isoformat()}/{one.version}",
         )
         for one in booked
     ]
 
 
-def finding_messages(site: SiteId, circuit: CircuitId, findings: Sequence[Finding], now: datetime) -> list[Message]:
+def _interval(one: BookedInterval, medium: MediumPoint | None) -> dict[str, object]:
+    """Return the fields of an interval in the order of the contract; what is absent is left out."""
+    fields: dict[str, object] = {
+        "circuit_id": one.circuit_id,
+        "site_id": one.site_id,
+        "start": one.start,
+        "end": one.start + timedelta(seconds=one.step_s),
+        "interval_flag": one.grade.flag,
+        "version": one.version,
+    }
+    if medium is None:
+        if one.energy_kwh is not None:
+            fields["energy_kwh"] = one.energy_kwh
+    else:
+        fields["medium"] = medium.medium.value
+        if one.energy_kwh is not None:
+            fields["quantity"] = one.energy_kwh
+        fields["unit"] = medium.unit
+    if one.lower_bound:
+        fields["lower_bound"] = True
+    return fields
+
+
+def finding_messages(
+    site: SiteId, circuit: CircuitId, findings: Sequence[Finding], now: datetime, medium: MediumPoint | None = None
+) -> list[Message]:
     """Return the conditions that ask a person to look at a register."""
+    unit = "kWh" if medium is None else medium.unit
+    of = "" if medium is None else f"{medium.point}/"
     return [
         envelope.message(
             topics.CONDITIONS,
@@ -166,12 +212,12 @@ def finding_messages(site: SiteId, circuit: CircuitId, findings: Sequence[Findin
                 circuit_id=circuit,
                 phase=Phase.ONCE,
                 at=now,
-                detail=f"register {one.previous_kwh:g} kWh, then {one.shown_kwh:g} kWh",
-                detail_zh=f"表底由 {one.previous_kwh:g} kWh 变为 {one.shown_kwh:g} kWh",
+                detail=f"register {one.previous_kwh:g} {unit}, then {one.shown_kwh:g} {unit}",
+                detail_zh=f"表底由 {one.previous_kwh:g} {unit} 变为 {one.shown_kwh:g} {unit}",
             ),
             source="carbon",
             time=now,
-            event_id=f"{circuit}/{one.kind.value}/{one.at:.3f}",
+            event_id=f"{circuit}/{of}{one.kind.value}/{one.at:.3f}",
         )
         for one in findings
     ]

@@ -5,12 +5,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from libs.common.clock import Clock
+from libs.common.contracts.registry import Binding as BindingEntity
 from libs.common.contracts.registry import BindingRecord, EntityKind, Region
 from libs.common.ids import CircuitId, DeviceId, RegionId, SiteId
-from libs.common.profiles import ProfileCatalogue
+from libs.common.profiles import DeviceProfile, ProfileCatalogue
 from libs.common.registry import RegistryView
 from services.carbon.domain.booking import Binding
 from services.carbon.domain.factors import Place
+from services.carbon.domain.media import consumed
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -39,28 +41,44 @@ class RegistryDirectory:
         return self._view.index.circuits_ever_measured(device)
 
     def bindings_of(self, circuit: CircuitId) -> Sequence[Binding]:
-        """Return the circuit's meters in the order in which they served.
+        """Return the circuit's meters in the order in which they served, for the register of energy."""
+        return self.bindings_for(circuit, self._point)
 
-        Versions of one binding that follow each other without a register between them are one service.
+    def bindings_for(self, circuit: CircuitId, point: str) -> Sequence[Binding]:
+        """Return the circuit's meters in the order in which they served, with the modulus of a register.
+
+        Versions of one binding that follow each other without a register between them are one service. One that
+        begins with a register of zero while nobody wrote down how the one before it ended is a reset on record.
         """
         found: list[Binding] = []
+        previous: BindingEntity | None = None
         for version in self._view.index.binding_history(circuit):
+            recorded = point == self._recorded_register(version.device, version.valid_from)
             one = Binding(
                 device_id=version.device,
                 valid_from=version.valid_from,
                 valid_to=version.valid_to,
-                initial_register=version.initial_register,
-                final_register=version.final_register,
-                modulus_kwh=self._modulus_kwh(version.device, version.valid_from),
+                initial_register=version.initial_register if recorded else None,
+                final_register=version.final_register if recorded else None,
+                modulus_kwh=self._modulus(version.device, version.valid_from, point),
             )
             before = found[-1] if found else None
-            if (
+            goes_on = (
                 before is not None
                 and before.device_id == one.device_id
                 and before.valid_to == one.valid_from
                 and before.final_register is None
-            ):
-                found[-1] = replace(before, valid_to=one.valid_to, final_register=one.final_register)
+            )
+            # A later version of a record carries the initial register of the first along.
+            carried = one.initial_register is None or (
+                previous is not None
+                and previous.id == version.id
+                and previous.initial_register == version.initial_register
+            )
+            previous = version
+            if before is not None and goes_on and (carried or one.initial_register == 0):
+                resets = before.resets if carried else (*before.resets, one.valid_from)
+                found[-1] = replace(before, valid_to=one.valid_to, final_register=one.final_register, resets=resets)
             else:
                 found.append(one)
         return found
@@ -103,14 +121,25 @@ class RegistryDirectory:
         region = self._view.at(EntityKind.REGION, region_id, self._clock.now())
         return region.code if isinstance(region, Region) else None
 
-    def _modulus_kwh(self, device_id: DeviceId, when: datetime) -> float | None:
-        """Return the first value that the meter's register cannot show, where its profile knows it. [kWh]"""
+    def _modulus(self, device_id: DeviceId, when: datetime, register: str) -> float | None:
+        """Return the first value that a meter's register cannot show, where its profile knows it. [unit of it]"""
+        profile = self._profile(device_id, when)
+        point = None if profile is None else profile.points.get(register)
+        return None if point is None else point.modulus
+
+    def _recorded_register(self, device_id: DeviceId, when: datetime) -> str:
+        """Return of which of a meter's registers people write down what it showed: energy, else its first medium."""
+        profile = self._profile(device_id, when)
+        points = {} if profile is None else profile.points
+        if self._point in points:
+            return self._point
+        return next((one.point for one in consumed(points)), self._point)
+
+    def _profile(self, device_id: DeviceId, when: datetime) -> DeviceProfile | None:
         device = self._view.device(device_id, when) or self._view.device(device_id)
         if device is None or device.profile is None:
             return None
-        profile = self._profiles.find(device.profile, device.profile_version)
-        point = None if profile is None else profile.points.get(self._point)
-        return None if point is None else point.modulus
+        return self._profiles.find(device.profile, device.profile_version)
 
     def _note(self, kind: EntityKind, entity_id: str) -> None:
         if kind is EntityKind.CIRCUIT:
@@ -123,3 +152,27 @@ class RegistryDirectory:
 
     def _mark(self, circuit: CircuitId, since: datetime) -> None:
         self._changed[circuit] = min(self._changed.get(circuit, since), since)
+
+
+class MediumDirectory:
+    """The registry as the booking of another register than that of energy sees it."""
+
+    def __init__(self, directory: RegistryDirectory, point: str) -> None:
+        self._directory = directory
+        self._point = point
+
+    def circuits_of(self, device: DeviceId) -> Sequence[CircuitId]:
+        """Return the circuits that the device measures or has measured."""
+        return self._directory.circuits_of(device)
+
+    def bindings_of(self, circuit: CircuitId) -> Sequence[Binding]:
+        """Return the circuit's meters in the order in which they served."""
+        return self._directory.bindings_for(circuit, self._point)
+
+    def site_of(self, circuit: CircuitId) -> SiteId | None:
+        """Return the circuit's site, None for a circuit that is not known."""
+        return self._directory.site_of(circuit)
+
+    def rated_kw(self, circuit: CircuitId) -> float | None:
+        """Return None: the rated power of a circuit says nothing of its water, so no step of it is impossible."""
+        return None

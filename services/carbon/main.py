@@ -51,7 +51,6 @@ from services.carbon.usecases.bills import Bills
 from services.carbon.usecases.costs import Costs
 from services.carbon.usecases.figures import Figures
 from services.carbon.usecases.gridprices import GridPrices
-from services.carbon.usecases.intervals import Booking
 from services.carbon.usecases.inventories import Inventories
 from services.carbon.usecases.levels import Levels
 from services.carbon.usecases.measurements import Measurements
@@ -65,7 +64,7 @@ from services.carbon.usecases.supply import Supply
 from services.carbon.usecases.targets import Targets
 from services.carbon.usecases.tariffs import Tariffs
 from services.carbon.usecases.temperatures import OutdoorTemperatures
-from services.carbon.worker import BookingHandler, OutboxPublisher, Recomputation, SwitchingsHandler, TargetWatch
+from services.carbon.worker import BookingHandler, Recomputation, SwitchingsHandler, TargetWatch, build_bookings
 
 
 def build(platform: Platform) -> Service:
@@ -79,18 +78,13 @@ def build(platform: Platform) -> Service:
     )
     relay = OutboxRelay(bus=platform.bus, db=db, clock=platform.clock, owner=owner)
 
-    def booking() -> Booking:
-        return Booking(
-            directory=directory, books=store, publisher=OutboxPublisher(), clock=platform.clock, point=ENERGY_POINT
-        )
-
     consumer = EffectsConsumer(
         bus=platform.bus,
         db=db,
         clock=platform.clock,
         group="carbon.intervals",
         topics=[topics.READINGS, topics.BACKFILL],
-        handler=BookingHandler(booking(), relay),
+        handler=BookingHandler(build_bookings(directory, platform.clock, point=ENERGY_POINT), relay),
         member_id=owner,
         max_batch=settings.max_batch,
     )
@@ -107,7 +101,7 @@ def build(platform: Platform) -> Service:
     recomputation = Recomputation(
         db=db,
         directory=directory,
-        booking=booking(),
+        bookings=build_bookings(directory, platform.clock, point=ENERGY_POINT),
         relay=relay,
         clock=platform.clock,
         poll_s=settings.recompute_poll_s,

@@ -13,7 +13,7 @@ from libs.common.errors import NotFound
 from libs.common.ids import CircuitId, DeviceId
 from services.carbon.boundary import Boundaries, NodeEnergy
 from services.carbon.directory import RegistryDirectory
-from services.carbon.domain.booking import BookedInterval, floor, series_of
+from services.carbon.domain.booking import BookedInterval, Span, floor, series_of
 from services.carbon.domain.factors import Choice, EmissionFactor, FactorLibrary, Place, Use
 from services.carbon.domain.intervals import STEP_S, partial
 from services.carbon.domain.levels.emission import FACTORS, emissions_by_period
@@ -182,10 +182,12 @@ class Queries:
         start = floor(now) if newest is None else newest + timedelta(seconds=STEP_S)
         if start < floor(now) - timedelta(seconds=STEP_S) or start >= until:
             return None
-        series = []
-        for binding in self._directory.bindings_of(circuit):
-            if binding.valid_to is None or binding.valid_to > start:
-                rows = await store.fetch_registers(conn, binding.device_id, self._point, start, binding.valid_to)
-                series += series_of(binding, rows, self._directory.rated_kw(circuit))
+        bindings = [one for one in self._directory.bindings_of(circuit) if one.valid_to is None or one.valid_to > start]
+        spans = [Span(one.device_id, start, one.valid_to) for one in bindings]
+        registers = await store.fetch_registers_of(conn, spans, self._point)
+        rated_kw = self._directory.rated_kw(circuit)
+        series = [
+            part for one, rows in zip(bindings, registers, strict=True) for part in series_of(one, rows, rated_kw)
+        ]
         energy = partial(accumulate(series), start=start.timestamp(), until=now.timestamp())
         return None if energy is None else (circuit, start, energy)

@@ -14,7 +14,7 @@ import polars as pl
 from libs.common.db import ReadConn
 from libs.common.ids import CircuitId, DeviceId
 from services.carbon.directory import RegistryDirectory
-from services.carbon.domain.booking import series_of
+from services.carbon.domain.booking import Registers, series_of
 from services.carbon.domain.intervals import GAP_MAX_STEPS, STEP_S, align
 from services.carbon.domain.levels.energy import SCHEMA
 from services.carbon.domain.registers import accumulate
@@ -68,8 +68,8 @@ def register_frame(
             if (rows := samples.get((binding.device_id, point)))
             # The registers of the exchange are those of imported energy.
             for one in series_of(
-                replace(binding, initial_register=None, final_register=None, modulus_kwh=None),
-                [(row.source_time, row.value, row.ratio, False) for row in rows],
+                replace(binding, initial_register=None, final_register=None, modulus_kwh=None, resets=()),
+                Registers.of([(row.source_time, row.value, row.ratio, False) for row in rows]),
                 directory.rated_kw(circuit),
             )
         ]

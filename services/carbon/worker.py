@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
@@ -15,13 +16,15 @@ from libs.common.errors import Unavailable
 from libs.common.ids import CircuitId, SiteId
 from libs.common.runtime import wait_beating
 from services.carbon.bus import finding_messages, interval_messages, reports, switchings
-from services.carbon.directory import RegistryDirectory
-from services.carbon.domain.booking import BookedInterval
+from services.carbon.directory import MediumDirectory, RegistryDirectory
+from services.carbon.domain.booking import BookedInterval, RegisterReading
+from services.carbon.domain.media import MEDIA, MediumPoint
 from services.carbon.domain.registers import Finding
 from services.carbon.domain.samples import Earliest
 from services.carbon.store import intervals as store
 from services.carbon.store import levels as levels_store
 from services.carbon.store import switchings as switchings_store
+from services.carbon.store.media import MediumBooks
 from services.carbon.usecases.intervals import Booking
 from services.carbon.usecases.targets import Targets
 
@@ -41,24 +44,27 @@ SWITCHINGS = metrics.counter("carbon_switchings_total", "Proved switchings taken
 class OutboxPublisher:
     """Publishes by the outbox, so that what is booked and what is said never differ."""
 
+    def __init__(self, medium: MediumPoint | None = None) -> None:
+        self._medium = medium
+
     async def intervals(self, conn: WriteConn, booked: Sequence[BookedInterval]) -> None:
         """Publish versions of intervals."""
-        for one in booked:
-            BOOKED.labels(one.grade.flag).inc()
-        await outbox.put(conn, interval_messages(booked))
+        for grade, count in Counter(one.grade for one in booked).items():
+            BOOKED.labels(grade.flag).inc(count)
+        await outbox.put(conn, interval_messages(booked, self._medium))
 
     async def findings(
         self, conn: WriteConn, site: SiteId, circuit: CircuitId, findings: Sequence[Finding], now: datetime
     ) -> None:
         """Publish findings that a person has to look at."""
-        await outbox.put(conn, finding_messages(site, circuit, findings, now))
+        await outbox.put(conn, finding_messages(site, circuit, findings, now, self._medium))
 
 
 class BookingHandler:
     """Effects of readings: see ``consumer.EffectHandler``."""
 
-    def __init__(self, booking: Booking, relay: OutboxRelay) -> None:
-        self._booking = booking
+    def __init__(self, bookings: Sequence[Booking], relay: OutboxRelay) -> None:
+        self._bookings = {one.point: one for one in bookings}
         self._relay = relay
         self._earliest = Earliest()
 
@@ -68,13 +74,19 @@ class BookingHandler:
 
     def drop(self, partitions: frozenset[int]) -> None:
         """Forget what was remembered of devices."""
-        self._booking.forget()
+        for booking in self._bookings.values():
+            booking.forget()
         self._earliest.forget()
 
     async def handle(self, conn: WriteConn, batch: Sequence[Received]) -> None:
         """Book a batch."""
         readings, samples = reports(batch)
-        await self._booking.take(conn, readings)
+        by_point: dict[str, list[RegisterReading]] = {}
+        for one in readings:
+            by_point.setdefault(one.point, []).append(one)
+        for point, found in by_point.items():
+            if point in self._bookings:
+                await self._bookings[point].take(conn, found)
         if samples and (picked := self._earliest.pick(samples)):
             await levels_store.add_samples(conn, picked)
         REGISTERS.inc(len(readings))
@@ -112,12 +124,12 @@ class Recomputation:
     """
 
     def __init__(
-        self, *, db: Database, directory: RegistryDirectory, booking: Booking, relay: OutboxRelay, clock: Clock,
-        poll_s: float,
+        self, *, db: Database, directory: RegistryDirectory, bookings: Sequence[Booking], relay: OutboxRelay,
+        clock: Clock, poll_s: float,
     ) -> None:  # fmt: skip
         self._db = db
         self._directory = directory
-        self._booking = booking
+        self._bookings = bookings
         self._relay = relay
         self._clock = clock
         self._poll_s = poll_s
@@ -162,7 +174,13 @@ class Recomputation:
             taken = await store.take_dirty(conn)
             if taken is None:
                 return False
-            booked = await self._booking.recompute(conn, *taken)
+            circuit, since = taken
+            devices = list({one.device_id for one in self._directory.bindings_of(circuit)})
+            points = await store.fetch_points(conn, devices, [one.point for one in self._bookings])
+            booked = 0
+            for booking in self._bookings:
+                if booking.point in points:
+                    booked += await booking.recompute(conn, circuit, since)
         if booked:
             self._relay.wake()
         await asyncio.sleep(0)
@@ -195,3 +213,26 @@ class TargetWatch:
                     logger.warning("targets wait", extra={"reason": exc.message})
                 due = self._clock.monotonic() + self._poll_s
             await self._clock.sleep(min(self._poll_s, BEAT_S))
+
+
+def build_bookings(directory: RegistryDirectory, clock: Clock, *, point: str) -> list[Booking]:
+    """Return the bookings of energy and of every other medium.
+
+    Args:
+        directory: The registry.
+        clock: When versions are computed.
+        point: The register of energy.
+    """
+    return [
+        Booking(directory=directory, books=store, publisher=OutboxPublisher(), clock=clock, point=point),
+        *(
+            Booking(
+                directory=MediumDirectory(directory, one.point),
+                books=MediumBooks(one.point),
+                publisher=OutboxPublisher(one),
+                clock=clock,
+                point=one.point,
+            )
+            for one in MEDIA.values()
+        ),
+    ]

@@ -4,19 +4,23 @@ An interval is booked when its end is known to be past, and again, as a new vers
 it; the version before stays. A running interval is shown as provisional and never booked.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from itertools import groupby
+from itertools import pairwise
+from math import inf, isfinite
 
 import numpy as np
+from numpy.typing import NDArray
 
 from libs.common.ids import CircuitId, DeviceId, SiteId
 from services.carbon.domain.intervals import STEP_S, Grade, Intervals
-from services.carbon.domain.registers import Cumulative, Series
+from services.carbon.domain.registers import BoolArray, Cumulative, Finding, FindingKind, FloatArray, IntArray, Series
 
 TOLERANCE_KWH = 1e-9
 """Two computations of one interval that differ by less are the same. [kWh]"""
+FUTURE = timedelta(minutes=5)
+"""A reading that is further ahead of its receipt has the time of a wrong clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,8 @@ class RegisterReading:
     ratio: float
     """What it has to be multiplied with. [1]"""
     uncertain: bool
+    disputed: bool = False
+    """Whether the meter has told another register of the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +57,6 @@ class BookedInterval:
     """Whether a register behind it was flagged uncertain."""
     computed_at: datetime
 
-    def same_as(self, other: "BookedInterval") -> bool:
-        """Return whether both say the same about the interval."""
-        if (self.grade, self.lower_bound, self.uncertain) != (other.grade, other.lower_bound, other.uncertain):
-            return False
-        if self.energy_kwh is None or other.energy_kwh is None:
-            return self.energy_kwh is other.energy_kwh
-        return abs(self.energy_kwh - other.energy_kwh) <= TOLERANCE_KWH
-
 
 @dataclass(frozen=True, slots=True)
 class Binding:
@@ -70,43 +68,169 @@ class Binding:
     initial_register: float | None
     final_register: float | None
     modulus_kwh: float | None = None
+    resets: tuple[datetime, ...] = ()
+    """When its register is on record to have been set to zero while nobody wrote down what it showed before."""
+
+    def serves_in(self, start: datetime, end: datetime | None) -> bool:
+        """Return whether it holds at some time of ``[start, end]``; None is no end."""
+        return (self.valid_to is None or self.valid_to >= start) and (end is None or self.valid_from <= end)
 
 
-def series_of(
-    binding: Binding, rows: Sequence[tuple[datetime, float, float, bool]], rated_kw: float | None
-) -> list[Series]:
+@dataclass(frozen=True, slots=True)
+class Registers:
+    """The registers of one meter over a span, as they are stored."""
+
+    at: FloatArray
+    """Source times, rising. Shape (n,). [s since the epoch]"""
+    shown: FloatArray
+    """Shape (n,). [kWh]"""
+    ratio: FloatArray
+    """Shape (n,). [1]"""
+    uncertain: BoolArray
+    """Shape (n,)."""
+    set_aside: BoolArray
+    """What the correction did not use when it last looked at them. Shape (n,)."""
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[datetime, float, float, bool]]) -> "Registers":
+        """Return the registers of (time, shown [kWh], ratio, uncertain), rising in time."""
+        return cls(
+            np.array([row[0].timestamp() for row in rows], np.float64),
+            np.array([row[1] for row in rows], np.float64),
+            np.array([row[2] for row in rows], np.float64),
+            np.array([row[3] for row in rows], np.bool_),
+            np.zeros(len(rows), np.bool_),
+        )
+
+    def within(self, binding: "Binding") -> slice:
+        """Return which of them a binding has, its first and last instant included."""
+        end = inf if binding.valid_to is None else binding.valid_to.timestamp()
+        first = np.searchsorted(self.at, binding.valid_from.timestamp(), side="left")
+        return slice(int(first), int(np.searchsorted(self.at, end, side="right")))
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Between which times registers are new or different."""
+
+    since: datetime
+    until: datetime | None
+    """None: all that follow may count differently, as after a binding was corrected."""
+
+    def with_(self, other: "Change") -> "Change":
+        """Return the span of both."""
+        until = None if self.until is None or other.until is None else max(self.until, other.until)
+        return Change(min(self.since, other.since), until)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Where to look for the registers around a change of one circuit."""
+
+    before: Binding
+    """The meter that served where the change begins."""
+    since: datetime
+    after: Binding
+    """The meter that served where it ends."""
+    until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Registers to be read: from the last trusted one at or before ``start``, until ``end``."""
+
+    device_id: DeviceId
+    start: datetime
+    end: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitSpan:
+    """Intervals to be read, of ``[start, end)``; None is no end."""
+
+    circuit_id: CircuitId
+    start: datetime
+    end: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitFinding:
+    """A finding, and where."""
+
+    circuit_id: CircuitId
+    finding: Finding
+
+    @property
+    def at(self) -> datetime:
+        """Time of the register."""
+        return datetime.fromtimestamp(self.finding.at, UTC)
+
+    @property
+    def key(self) -> tuple[CircuitId, datetime, FindingKind]:
+        """What makes it another one than those on record."""
+        return self.circuit_id, self.at, self.finding.kind
+
+
+def usable(readings: Iterable[RegisterReading]) -> list[RegisterReading]:
+    """Return the readings that can be of the past and of a register; at most one of each meter and time.
+
+    What a meter says of the future is a wrong clock, and a register without a number no register. Of two that a batch
+    has for one time the one that was received last counts, and is uncertain where they differ.
+    """
+    found: dict[tuple[DeviceId, str, datetime], RegisterReading] = {}
+    for one in readings:
+        if one.source_time - one.received_at > FUTURE or not isfinite(one.shown) or one.ratio <= 0.0:
+            continue
+        key = (one.device_id, one.point, one.source_time)
+        other = found.get(key)
+        if other is None:
+            found[key] = one
+            continue
+        last = max(one, other, key=lambda each: (each.received_at, each.shown, each.ratio))
+        differ = (one.shown, one.ratio) != (other.shown, other.ratio)
+        found[key] = replace(last, disputed=differ or one.disputed or other.disputed)
+    return list(found.values())
+
+
+def series_of(binding: Binding, registers: Registers, rated_kw: float | None) -> list[Series]:
     """Cut one meter's registers where its ratio changed; no difference is taken across a change.
 
     Args:
         binding: When it measured the circuit.
-        rows: (time, shown [kWh], ratio, uncertain), rising in time.
+        registers: Its registers; those from another time are left out.
         rated_kw: Rated power of the circuit. [kW]
     """
-    inside = [
-        (at.timestamp(), shown, ratio)
-        for at, shown, ratio, _ in rows
-        if at >= binding.valid_from and (binding.valid_to is None or at <= binding.valid_to)
-    ]
-    if not inside:
+    begin = binding.valid_from.timestamp()
+    end = inf if binding.valid_to is None else binding.valid_to.timestamp()
+    inside = registers.within(binding)
+    at, shown, ratio = registers.at[inside], registers.shown[inside], registers.ratio[inside]
+    if not at.size:
         return []
-    if binding.initial_register is not None and inside[0][0] > binding.valid_from.timestamp():
-        inside.insert(0, (binding.valid_from.timestamp(), binding.initial_register, inside[0][2]))
-    end = None if binding.valid_to is None else binding.valid_to.timestamp()
-    if end is not None and binding.final_register is not None and inside[-1][0] < end:
-        inside.append((end, binding.final_register, inside[-1][2]))
-    found = []
-    for ratio, group in groupby(inside, key=lambda row: row[2]):
-        part = list(group)
-        found.append(
-            Series(
-                at=np.array([row[0] for row in part]),
-                shown_kwh=np.array([row[1] for row in part]),
-                ratio=ratio,
-                modulus_kwh=binding.modulus_kwh,
-                rated_kw=rated_kw,
-            )
+    if binding.initial_register is not None and at[0] > begin:
+        at, shown, ratio = _with(0, begin, binding.initial_register, at, shown, ratio)
+    if binding.final_register is not None and at[-1] < end < inf:
+        at, shown, ratio = _with(at.size, end, binding.final_register, at, shown, ratio)
+    cuts = [0, *(np.flatnonzero(np.diff(ratio)) + 1).tolist(), at.size]
+    resets = tuple(one.timestamp() for one in binding.resets)
+    return [
+        Series(
+            at=at[first:last],
+            shown_kwh=shown[first:last],
+            ratio=float(ratio[first]),
+            modulus_kwh=binding.modulus_kwh,
+            rated_kw=rated_kw,
+            resets=resets,
         )
-    return found
+        for first, last in pairwise(cuts)
+    ]
+
+
+def _with(
+    place: int, time: float, register: float, at: FloatArray, shown: FloatArray, ratio: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return registers with one more, which has the ratio of its neighbour."""
+    neighbour = ratio[0] if place == 0 else ratio[-1]
+    return np.insert(at, place, time), np.insert(shown, place, register), np.insert(ratio, place, neighbour)
 
 
 def floor(at: datetime, step_s: float = STEP_S) -> datetime:
@@ -114,13 +238,34 @@ def floor(at: datetime, step_s: float = STEP_S) -> datetime:
     return datetime.fromtimestamp(at.timestamp() // step_s * step_s, UTC)
 
 
+@dataclass(frozen=True, slots=True)
+class Current:
+    """The versions of one circuit's intervals that hold, of a span."""
+
+    start: FloatArray
+    """Rising. Shape (n,). [s since the epoch]"""
+    version: IntArray
+    energy_kwh: FloatArray
+    """NaN where it is unknown. Shape (n,). [kWh]"""
+    grade: NDArray[np.int8]
+    lower_bound: BoolArray
+    uncertain: BoolArray
+
+    @classmethod
+    def none(cls) -> "Current":
+        """Return that of a circuit that has no intervals."""
+        empty = np.empty(0)
+        no = np.empty(0, np.bool_)
+        return cls(empty, np.empty(0, np.int64), empty, np.empty(0, np.int8), no, no)
+
+
 def changes(
     computed: Intervals,
-    current: Mapping[datetime, BookedInterval],
+    current: Current,
     *,
     circuit_id: CircuitId,
     site_id: SiteId,
-    uncertain_at: Sequence[float],
+    uncertain_at: FloatArray,
     now: datetime,
 ) -> list[BookedInterval]:
     """Return the versions to book: intervals that are new, or that come out differently now.
@@ -129,50 +274,48 @@ def changes(
 
     Args:
         computed: The intervals as the registers give them now.
-        current: The versions that hold, by start.
+        current: The versions that hold.
         circuit_id: Whose they are.
         site_id: Where it is.
         uncertain_at: Times of uncertain registers, rising. [s since the epoch]
         now: When they were computed.
     """
-    found = []
-    marks = np.asarray(uncertain_at, dtype=np.float64)
-    for start_s, energy, grade, lower in zip(
-        computed.start, computed.energy_kwh, computed.grade, computed.lower_bound, strict=True
-    ):
-        start = datetime.fromtimestamp(float(start_s), UTC)
-        before = current.get(start)
-        known = Grade(int(grade)) is not Grade.MISSING
-        if before is None and not known:
-            continue
-        one = BookedInterval(
+    start, step_s = computed.start, computed.step_s
+    if not start.size:
+        return []
+    known = computed.grade != Grade.MISSING
+    uncertain = np.searchsorted(uncertain_at, start + step_s, side="right") > np.searchsorted(uncertain_at, start)
+    version = np.zeros(start.size, np.int64)
+    same = ~known
+    place = np.searchsorted(start, current.start)
+    held = place < start.size
+    held[held] = start[place[held]] == current.start[held]
+    place = place[held]
+    version[place] = current.version[held]
+    energy, before = computed.energy_kwh[place], current.energy_kwh[held]
+    same[place] = (
+        (computed.grade[place] == current.grade[held])
+        & (computed.lower_bound[place] == current.lower_bound[held])
+        & (uncertain[place] == current.uncertain[held])
+        & ((np.abs(energy - before) <= TOLERANCE_KWH) | (np.isnan(energy) & np.isnan(before)))
+    )
+    return [
+        BookedInterval(
             circuit_id=circuit_id,
             site_id=site_id,
-            start=start,
-            step_s=int(computed.step_s),
-            version=1 if before is None else before.version + 1,
-            energy_kwh=float(energy) if known else None,
-            grade=Grade(int(grade)),
-            lower_bound=bool(lower),
-            uncertain=bool(
-                np.searchsorted(marks, start_s + computed.step_s, side="right") > np.searchsorted(marks, start_s)
-            ),
+            start=datetime.fromtimestamp(float(start[i]), UTC),
+            step_s=int(step_s),
+            version=int(version[i]) + 1,
+            energy_kwh=float(computed.energy_kwh[i]) if known[i] else None,
+            grade=Grade(int(computed.grade[i])),
+            lower_bound=bool(computed.lower_bound[i]),
+            uncertain=bool(uncertain[i]),
             computed_at=now,
         )
-        if before is None or not one.same_as(before):
-            found.append(one)
-    return found
+        for i in np.flatnonzero(~same)
+    ]
 
 
 def last_boundary(cumulative: Cumulative, step_s: float = STEP_S) -> float | None:
     """Return the newest boundary of the grid that the readings have reached. [s since the epoch]"""
     return None if not cumulative.at.size else float(cumulative.at[-1] // step_s * step_s)
-
-
-def affected_since(source_time: datetime) -> datetime:
-    """Return where a recomputation has to start for a register of this time.
-
-    A register moves the boundaries next to it, and those lie at most one gap away; further back nothing
-    changes. The caller reads on from the register before this.
-    """
-    return floor(source_time) - timedelta(seconds=STEP_S)

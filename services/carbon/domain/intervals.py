@@ -8,13 +8,16 @@ Source:
     The platform's energy methods, section 1.2.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.carbon.domain.registers import BoolArray, Cumulative, FloatArray
+from services.carbon.domain.shape import Shape
 
 STEP_S = 900.0
 """Length of an interval: the fifteen minutes of load curves and demand. [s]"""
@@ -61,7 +64,14 @@ class Intervals:
     step_s: float
 
 
-def align(cumulative: Cumulative, *, first: float, last: float, step_s: float = STEP_S) -> Intervals:
+def align(
+    cumulative: Cumulative,
+    *,
+    first: float,
+    last: float,
+    step_s: float = STEP_S,
+    shapes: Mapping[float, Shape] = MappingProxyType({}),
+) -> Intervals:
     """Return the intervals of the grid from ``first`` to ``last``, both boundaries of it.
 
     Args:
@@ -69,6 +79,8 @@ def align(cumulative: Cumulative, *, first: float, last: float, step_s: float = 
         first: Start of the first interval, a multiple of the step. [s since the epoch]
         last: End of the last interval, a multiple of the step. [s since the epoch]
         step_s: Length of an interval. [s]
+        shapes: What the circuit usually used before a long gap, by the time at which the gap begins; the total of
+            the gap is allocated by it, flat where there is none. [s since the epoch]
 
     Returns:
         (last - first) / step_s intervals; unknown ones are NaN and ``MISSING``.
@@ -80,14 +92,24 @@ def align(cumulative: Cumulative, *, first: float, last: float, step_s: float = 
     lower = np.zeros(count, np.bool_)
     if not count or cumulative.at.size < 2:
         return Intervals(edges[:-1] if count else np.empty(0), energy, grade, lower, step_s)
-    for run in np.unique(cumulative.run):
-        inside = cumulative.run == run
-        _align_run(cumulative.at[inside], cumulative.energy_kwh[inside], edges, step_s, energy, grade)
-    for at in cumulative.at[cumulative.lower_bound]:
-        index = int((at - first) // step_s)
-        if 0 <= index < count:
-            lower[index] = True
+    begins = np.flatnonzero(np.diff(cumulative.run, prepend=cumulative.run[0] - 1))
+    for begin, end in zip(begins, [*begins[1:], cumulative.run.size], strict=True):
+        inside = slice(int(begin), int(end))
+        _align_run(cumulative.at[inside], cumulative.energy_kwh[inside], edges, step_s, energy, grade, shapes)
+    for i in np.flatnonzero(cumulative.lower_bound):
+        # What was lost lies anywhere between the reading before and this one.
+        lost_from = max(int((cumulative.at[i - 1] - first) // step_s), 0)
+        lost_until = max(int(-(-(cumulative.at[i] - first) // step_s)), 0)
+        lower[lost_from:lost_until] = True
+    lower &= grade != Grade.MISSING
     return Intervals(edges[:-1], energy, grade, lower, step_s)
+
+
+def long_gaps(cumulative: Cumulative, *, first: float, last: float, step_s: float = STEP_S) -> list[float]:
+    """Return where the gaps begin whose totals are allocated to intervals of ``[first, last)``. [s since the epoch]"""
+    long = (np.diff(cumulative.at) > GAP_MAX_STEPS * step_s) & (np.diff(cumulative.run) == 0)
+    gaps = long & (cumulative.at[1:] > first) & (cumulative.at[:-1] < last)
+    return [float(at) for at in cumulative.at[:-1][gaps]]
 
 
 def _align_run(
@@ -97,22 +119,27 @@ def _align_run(
     step_s: float,
     energy: FloatArray,
     grade: NDArray[np.int8],
+    shapes: Mapping[float, Shape],
 ) -> None:
-    """Fill in the intervals that lie within one run; linear between its readings, which keeps every total."""
-    known = (edges >= at[0]) & (edges <= at[-1])
-    whole = known[:-1] & known[1:]
-    if not whole.any():
+    """Fill in the intervals that lie within one run; every total between two readings is kept."""
+    low, high = np.searchsorted(edges, at[0], side="left"), np.searchsorted(edges, at[-1], side="right")
+    if high - low < 2:
         return
+    edges = edges[low:high]
     right = np.clip(np.searchsorted(at, edges, side="left"), 0, at.size - 1)
     left = np.clip(np.searchsorted(at, edges, side="right") - 1, 0, at.size - 1)
-    gap = at[right] - at[left]
+    long = at[right] - at[left] > GAP_MAX_STEPS * step_s
     near = np.minimum(np.abs(edges - at[left]), np.abs(at[right] - edges)) <= NEAR_SHARE * step_s
-    edge_grade = np.where(
-        gap > GAP_MAX_STEPS * step_s, Grade.ALLOCATED, np.where(near, Grade.MEASURED, Grade.INTERPOLATED)
-    ).astype(np.int8)
+    edge_grade = np.where(long, Grade.ALLOCATED, np.where(near, Grade.MEASURED, Grade.INTERPOLATED)).astype(np.int8)
     at_edges = np.interp(edges, at, energy_kwh)
-    energy[whole] = np.diff(at_edges)[whole]
-    grade[whole] = np.maximum(edge_grade[:-1], edge_grade[1:])[whole]
+    for i in np.unique(left[long]) if shapes else ():
+        shape = shapes.get(float(at[i]))
+        inside = long & (left == i)
+        share = None if shape is None else shape.shares(float(at[i]), float(at[i + 1]), edges[inside])
+        if share is not None:
+            at_edges[inside] = energy_kwh[i] + share * (energy_kwh[i + 1] - energy_kwh[i])
+    energy[low : high - 1] = np.diff(at_edges)
+    grade[low : high - 1] = np.maximum(edge_grade[:-1], edge_grade[1:])
 
 
 def partial(cumulative: Cumulative, *, start: float, until: float) -> float | None:

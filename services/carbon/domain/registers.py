@@ -5,13 +5,15 @@ each of these has a defined answer, and energy that cannot be known is unknown, 
 recomputed from the stored registers, so that the answer depends on the readings alone and not on the
 order in which they came.
 
+What is called energy here may be a volume or a mass as well, in the unit of its medium (``domain/media.py``).
+
 Source:
     The method follows ISO 50001 metering practice as described in the platform's energy methods,
     section 1.1: rollover is tested before glitch, glitch before reset.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -27,6 +29,10 @@ COUNT_KWH = 0.01
 """Resolution of a register that shows two decimals. [kWh]"""
 FLOAT32_STEP = 2.0**-22
 """Registers read as 32-bit floats move in steps of this share of their value."""
+NEAR_END = 0.8
+"""From this share of its modulus on a register is near enough to its end to have wrapped."""
+GLITCH_SLACK = 1e-12
+"""Two counts that were subtracted as floats may come out as a little more than two counts."""
 CONFIRMATIONS = 3
 """So many readings that agree with each other overrule a base they all contradict."""
 
@@ -40,6 +46,8 @@ class FindingKind(StrEnum):
     RESET = "reset"
     UNEXPLAINED_DECREASE = "unexplained_decrease"
     IMPOSSIBLE_JUMP = "impossible_jump"
+    OUT_OF_RANGE = "out_of_range"
+    """Below zero, or a value that the register cannot show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +77,8 @@ class Series:
     """Rated power behind the meter; None when unknown, and then no step is impossible. [kW]"""
     resets: tuple[float, ...] = ()
     """Times at which a reset of the register is on record. [s since the epoch]"""
+    count_kwh: float = COUNT_KWH
+    """What the last digit of the register stands for. [kWh]"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,63 +141,94 @@ def accumulate(series: Sequence[Series]) -> Cumulative:
 
 def _correct(series: Series) -> Cumulative:
     """Correct one meter's registers: all at once where nothing is wrong, one by one where something is."""
-    steps = np.diff(series.shown_kwh)
-    if np.all(steps >= 0.0) and np.all(steps <= _largest_steps(series)):
+    possible = (series.shown_kwh >= 0.0) & (series.shown_kwh < (series.modulus_kwh or np.inf))
+    impossible: tuple[Finding, ...] = ()
+    if not possible.all():
+        impossible = tuple(
+            Finding(
+                FindingKind.OUT_OF_RANGE, float(series.at[i]), float(series.shown_kwh[i]), float(series.shown_kwh[i])
+            )
+            for i in np.flatnonzero(~possible)
+        )
+        series = replace(series, at=series.at[possible], shown_kwh=series.shown_kwh[possible])
+    plain = _plain(series)
+    if plain.all():
         size = series.at.size
         energy = (series.shown_kwh - series.shown_kwh[:1]) * series.ratio
-        return Cumulative(series.at, energy, np.zeros(size, np.int64), np.zeros(size, np.bool_), ())
-    return _Corrector(series).run()
+        return Cumulative(series.at, energy, np.zeros(size, np.int64), np.zeros(size, np.bool_), impossible)
+    found = _Corrector(series).run()
+    return replace(found, findings=(*impossible, *found.findings)) if impossible else found
 
 
-def _largest_steps(series: Series) -> FloatArray | float:
+def _plain(series: Series) -> BoolArray:
+    """Return for every reading but the first whether its step from the one before it is possible. Shape (n - 1,)."""
+    steps = np.diff(series.shown_kwh)
+    plain = steps >= 0.0
     if series.rated_kw is None:
-        return np.inf
+        return plain
     hours = np.diff(series.at) / 3600.0
-    slack = np.maximum(2.0 * COUNT_KWH, series.shown_kwh[1:] * FLOAT32_STEP)
-    return HEADROOM * series.rated_kw * hours / series.ratio + slack
+    slack = np.maximum(2.0 * series.count_kwh, series.shown_kwh[1:] * FLOAT32_STEP)
+    return plain & (steps <= HEADROOM * series.rated_kw * hours / series.ratio + slack)
 
 
 class _Corrector:
-    """Walks one meter's registers and decides on each; see the module's source for the order of tests."""
+    """Walks one meter's registers and decides on each; see the module's source for the order of tests.
+
+    Stretches in which nothing is wrong are taken at once, so that a glitch in a month costs a glitch.
+    """
 
     def __init__(self, series: Series) -> None:
         self._series = series
-        self._at: list[float] = []
-        self._energy: list[float] = []
-        self._run: list[int] = []
-        self._lower: list[bool] = []
+        size = series.at.size
+        self._kept = np.empty(size, np.int64)
+        """Accepted readings, by their place in the series; the first ``_count`` count."""
+        self._energy = np.empty(size)
+        self._run = np.empty(size, np.int64)
+        self._lower = np.zeros(size, np.bool_)
+        self._count = 0
         self._findings: list[Finding] = []
         self._base: int = 0
         self._doubted: list[int] = []
         """Readings that contradict the base and wait for company or for the base to be confirmed."""
 
     def run(self) -> Cumulative:
-        if self._series.at.size:
-            self._accept(0, 0.0, new_run=False)
-        for i in range(1, self._series.at.size):
+        size = self._series.at.size
+        if size:
+            self._accept(0, 0.0)
+        odd = np.append(np.flatnonzero(~_plain(self._series)) + 1, size)
+        i = 1
+        while i < size:
+            if self._base == i - 1:
+                end = int(odd[np.searchsorted(odd, i)])
+                if end > i:
+                    self._accept_all(i, end)
+                    i = end
+                    continue
             self._judge(i)
+            i += 1
+        kept = self._kept[: self._count]
         return Cumulative(
-            np.array(self._at),
-            np.array(self._energy),
-            np.array(self._run, np.int64),
-            np.array(self._lower, np.bool_),
+            self._series.at[kept],
+            self._energy[: self._count],
+            self._run[: self._count],
+            self._lower[: self._count],
             tuple(self._findings),
         )
 
     def _judge(self, i: int) -> None:
         shown = self._series.shown_kwh
-        step = shown[i] - shown[self._base]
+        step = float(shown[i] - shown[self._base])
         largest = self._largest(self._base, i)
         if 0.0 <= step <= largest:
             self._doubted.clear()
             self._accept(i, step)
-        elif step < 0.0 and self._wraps(i, step, largest):
+        elif step < 0.0 and self._wraps(step, largest):
             self._note(FindingKind.ROLLOVER, i)
             self._doubted.clear()
             self._accept(i, step + (self._series.modulus_kwh or 0.0))
         elif step < 0.0 and not self._reset_on_record(i) and self._may_be_glitch(i, step):
             self._note(FindingKind.GLITCH, i)
-        elif step < 0.0 and (self._reset_on_record(i) or shown[i] <= largest < np.inf):
+        elif step < 0.0 and (self._reset_on_record(i) or self._may_be_reset(i, largest)):
             self._note(FindingKind.RESET, i)
             self._doubted.clear()
             self._accept(i, float(shown[i]), lower_bound=True)
@@ -210,39 +251,62 @@ class _Corrector:
             self._accept(j, float(self._series.shown_kwh[j] - self._series.shown_kwh[self._base]))
 
     def _accept(self, i: int, step: float, *, new_run: bool = False, lower_bound: bool = False) -> None:
-        before = self._energy[-1] if self._energy else 0.0
-        run = self._run[-1] if self._run else 0
-        self._at.append(float(self._series.at[i]))
-        self._energy.append(before + step * self._series.ratio)
-        self._run.append(run + 1 if new_run else run)
-        self._lower.append(lower_bound)
+        at = self._count
+        self._kept[at] = i
+        self._energy[at] = (self._energy[at - 1] if at else 0.0) + step * self._series.ratio
+        self._run[at] = (self._run[at - 1] if at else 0) + new_run
+        self._lower[at] = lower_bound
+        self._count = at + 1
         self._base = i
+
+    def _accept_all(self, start: int, end: int) -> None:
+        """Accept the readings of ``[start, end)``, each of which follows plainly from the one before it."""
+        at, shown = self._count, self._series.shown_kwh
+        until = at + end - start
+        self._kept[at:until] = np.arange(start, end)
+        self._energy[at:until] = self._energy[at - 1] + (shown[start:end] - shown[start - 1]) * self._series.ratio
+        self._run[at:until] = self._run[at - 1]
+        self._count = until
+        self._base = end - 1
 
     def _largest(self, i: int, j: int) -> float:
         """Return the largest step that the circuit can make between two readings. [kWh as shown]"""
         if self._series.rated_kw is None:
             return np.inf
         hours = (self._series.at[j] - self._series.at[i]) / 3600.0
-        slack = max(2.0 * COUNT_KWH, float(self._series.shown_kwh[j]) * FLOAT32_STEP)
+        slack = max(2.0 * self._series.count_kwh, float(self._series.shown_kwh[j]) * FLOAT32_STEP)
         return float(HEADROOM * self._series.rated_kw * hours / self._series.ratio + slack)
 
     def _agree(self, i: int, j: int) -> bool:
         step = self._series.shown_kwh[j] - self._series.shown_kwh[i]
         return bool(0.0 <= step <= self._largest(i, j))
 
-    def _wraps(self, i: int, step: float, largest: float) -> bool:
+    def _wraps(self, step: float, largest: float) -> bool:
+        """Return whether a fall is a rollover.
+
+        Whatever fits a rollover fits a reset too, since it shows less than the circuit can use; so a rollover is
+        believed only of a register that was near its end.
+        """
         modulus = self._series.modulus_kwh
         if modulus is None or largest >= modulus:  # more than one wrap could hide in the gap
             return False
-        near_end = self._series.shown_kwh[self._base] >= 0.8 * modulus
-        return step + modulus <= largest and (near_end or not self._reset_on_record(i))
+        near_end = self._series.shown_kwh[self._base] >= NEAR_END * modulus
+        return bool(near_end and step + modulus <= largest)
 
     def _may_be_glitch(self, i: int, step: float) -> bool:
         base = float(self._series.shown_kwh[self._base])
-        if abs(step) > max(2.0 * COUNT_KWH, 1e-4 * base):
+        if abs(step) > max(2.0 * self._series.count_kwh, 1e-4 * base) + GLITCH_SLACK * base:
             return False
         following = i + 1
         return following >= self._series.at.size or bool(self._series.shown_kwh[following] >= base)
+
+    def _may_be_reset(self, i: int, largest: float) -> bool:
+        """Return whether a fall may be a reset: all that is shown can have been used since.
+
+        Where the register can have wrapped any number of times, nothing is known.
+        """
+        modulus = self._series.modulus_kwh
+        return bool(self._series.shown_kwh[i] <= largest < (np.inf if modulus is None else modulus))
 
     def _reset_on_record(self, i: int) -> bool:
         start, end = self._series.at[self._base], self._series.at[i]

@@ -3,13 +3,26 @@
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
+import numpy as np
 import polars as pl
 from asyncpg import Record
 
 from libs.common.db import ReadConn, WriteConn
 from libs.common.ids import CircuitId, DeviceId, SiteId
-from services.carbon.domain.booking import BookedInterval, RegisterReading
-from services.carbon.domain.intervals import Grade
+from services.carbon.domain.batches import CurrentTable, RegisterTable
+from services.carbon.domain.booking import (
+    BookedInterval,
+    CircuitFinding,
+    CircuitSpan,
+    Current,
+    RegisterReading,
+    Registers,
+    Span,
+    Window,
+)
+from services.carbon.domain.intervals import STEP_S, Grade
+from services.carbon.domain.registers import CONFIRMATIONS, FindingKind
+from services.carbon.store.binary import Rows, copy_rows, grouped, row_type, seconds
 
 FRAME: dict[str, pl.DataType | type[pl.DataType]] = {
     "circuit_id": pl.String,
@@ -20,15 +33,35 @@ FRAME: dict[str, pl.DataType | type[pl.DataType]] = {
 }
 """Columns of a frame of stored intervals; a null energy is unknown."""
 
+_REGISTER = row_type(("place", ">i4"), ("at", ">i8"), ("shown", ">f8"), ("ratio", ">f8"), ("marks", ">i2"))
+CURRENT_ROW = row_type(
+    ("place", ">i4"), ("start", ">i8"), ("version", ">i4"), ("energy", ">f8"), ("grade", ">i2"), ("marks", ">i2")
+)
+"""An interval that holds, of the span with number ``place``; marks: 1 lower bound, 2 uncertain."""
+
 
 async def add_registers(conn: WriteConn, readings: Sequence[RegisterReading]) -> list[tuple[DeviceId, datetime]]:
-    """Store registers that are not there yet; return (device, source time) of those that were new."""
+    """Store registers; return (device, source time) of those that are new or different now.
+
+    Of two that a meter told of one time the one that was received last counts and is disputed, whichever comes first.
+    """
     rows = await conn.fetch(
         """
-        insert into register_readings (device_id, point, source_time, shown, ratio, uncertain, received_at)
+        insert into register_readings as r
+               (device_id, point, source_time, shown, ratio, uncertain, disputed, received_at)
         select * from unnest($1::text[], $2::text[], $3::timestamptz[], $4::float8[], $5::float8[], $6::boolean[],
-                             $7::timestamptz[])
-            on conflict on constraint register_readings_pk do nothing
+                             $7::boolean[], $8::timestamptz[])
+            on conflict on constraint register_readings_pk do update
+           set (shown, ratio, uncertain, received_at) = (
+                   select later.shown, later.ratio, later.uncertain, later.received_at
+                     from (values (excluded.shown, excluded.ratio, excluded.uncertain, excluded.received_at),
+                                  (r.shown, r.ratio, r.uncertain, r.received_at))
+                       as later(shown, ratio, uncertain, received_at)
+                    order by later.received_at desc, later.shown desc, later.ratio desc limit 1),
+               disputed = r.disputed or excluded.disputed or (r.shown, r.ratio) <> (excluded.shown, excluded.ratio)
+         where (excluded.received_at, excluded.shown, excluded.ratio) > (r.received_at, r.shown, r.ratio)
+            or (not r.disputed
+                and (excluded.disputed or (r.shown, r.ratio) <> (excluded.shown, excluded.ratio)))
         returning device_id, source_time
         """,
         [one.device_id for one in readings],
@@ -37,12 +70,15 @@ async def add_registers(conn: WriteConn, readings: Sequence[RegisterReading]) ->
         [one.shown for one in readings],
         [one.ratio for one in readings],
         [one.uncertain for one in readings],
+        [one.disputed for one in readings],
         [one.received_at for one in readings],
     )
     return [(DeviceId(row["device_id"]), row["source_time"]) for row in rows]
 
 
-async def fetch_last_times(conn: ReadConn | WriteConn, devices: Sequence[DeviceId]) -> dict[DeviceId, datetime]:
+async def fetch_last_times(
+    conn: ReadConn | WriteConn, devices: Sequence[DeviceId], point: str
+) -> dict[DeviceId, datetime]:
     """Return the newest register time of each device that has one."""
     rows = await conn.fetch(
         """
@@ -50,58 +86,163 @@ async def fetch_last_times(conn: ReadConn | WriteConn, devices: Sequence[DeviceI
           from unnest($1::text[]) as d(id)
           cross join lateral (
               select source_time from register_readings r
-               where r.device_id = d.id order by source_time desc limit 1
+               where r.device_id = d.id and r.point = $2 order by source_time desc limit 1
           ) as l
         """,
         list(devices),
+        point,
     )
     return {DeviceId(row["id"]): row["source_time"] for row in rows}
 
 
-async def fetch_registers(
-    conn: ReadConn | WriteConn, device: DeviceId, point: str, start: datetime, end: datetime | None
-) -> list[tuple[datetime, float, float, bool]]:
-    """Return (time, shown, ratio, uncertain) from the last trusted register at or before ``start`` until ``end``."""
+async def fetch_reach(
+    conn: ReadConn | WriteConn, windows: Sequence[Window], point: str
+) -> list[tuple[datetime, datetime | None]]:
+    """Return how far the registers of each window can change anything: (from a register, to a register).
+
+    Backwards that is as many trusted registers as confirm each other: whether the last ones count may depend on what
+    follows them. Forwards it is the first trusted register that is a whole boundary away from the next one; whoever
+    accepts it again knows that all that follows is judged as it was.
+    """
     rows = await conn.fetch(
         """
-        select source_time, shown, ratio, uncertain
-          from register_readings
-         where device_id = $1 and point = $2 and ($4::timestamptz is null or source_time <= $4)
-           and source_time >= coalesce(
-               (select source_time from register_readings
-                 where device_id = $1 and point = $2 and source_time <= $3 and not set_aside
-                 order by source_time desc limit 1), $3)
-         order by source_time
+        select coalesce((select r.source_time
+                           from register_readings r
+                          where r.device_id = w.before and r.point = $1 and not r.set_aside
+                            and r.source_time >= w.valid_from and r.source_time < w.since
+                            and r.source_time <= coalesce(w.ended, 'infinity')
+                          order by r.source_time desc offset $2 - 1 limit 1), w.valid_from) as first,
+               (select r.source_time
+                  from register_readings r
+                 where r.device_id = w.after and r.point = $1 and not r.set_aside
+                   and r.source_time <= coalesce(w.valid_to, 'infinity')
+                   and r.source_time >= (select date_bin(make_interval(secs => $3), n.source_time, 'epoch')
+                                                + make_interval(secs => $3)
+                                           from register_readings n
+                                          where n.device_id = w.after and n.point = $1 and not n.set_aside
+                                            and n.source_time > w.until
+                                          order by n.source_time limit 1)
+                 order by r.source_time limit 1) as last
+          from unnest($4::text[], $5::timestamptz[], $6::timestamptz[], $7::timestamptz[], $8::text[],
+                      $9::timestamptz[], $10::timestamptz[])
+               with ordinality as w(before, valid_from, ended, since, after, valid_to, until, place)
+         order by w.place
         """,
-        device,
         point,
-        start,
-        end,
+        CONFIRMATIONS,
+        STEP_S,
+        [one.before.device_id for one in windows],
+        [one.before.valid_from for one in windows],
+        [one.before.valid_to for one in windows],
+        [one.since for one in windows],
+        [one.after.device_id for one in windows],
+        [one.after.valid_to for one in windows],
+        [one.until for one in windows],
     )
-    return [(row["source_time"], row["shown"], row["ratio"], row["uncertain"]) for row in rows]
+    return [(row["first"], row["last"]) for row in rows]
 
 
-async def mark_set_aside(
-    conn: WriteConn, device: DeviceId, point: str, start: datetime, end: datetime, set_aside: Sequence[datetime]
-) -> None:
-    """Record which registers of a span the correction set aside, so that none of them serves as a base."""
+async def fetch_registers_of(conn: ReadConn | WriteConn, spans: Sequence[Span], point: str) -> RegisterTable:
+    """Return the registers of each span, from the last trusted one at or before its start."""
+    rows = await copy_rows(
+        conn,
+        _REGISTER,
+        """
+        select w.place::int4, r.source_time, r.shown, r.ratio,
+               ((r.uncertain or r.disputed)::int + 2 * r.set_aside::int)::int2
+          from unnest($2::text[], $3::timestamptz[], $4::timestamptz[]) with ordinality
+            as w(device_id, start, until, place)
+          cross join lateral (
+              select *
+                from register_readings r
+               where r.device_id = w.device_id and r.point = $1
+                 and r.source_time <= coalesce(w.until, 'infinity')
+                 and r.source_time >= coalesce(
+                     (select b.source_time from register_readings b
+                       where b.device_id = w.device_id and b.point = $1 and b.source_time <= w.start
+                         and not b.set_aside
+                       order by b.source_time desc limit 1), w.start)
+          ) as r
+        """,
+        point,
+        [one.device_id for one in spans],
+        [one.start for one in spans],
+        [one.end for one in spans],
+    )
+    found, cuts = grouped(rows, "place", "at", len(spans))
+    return RegisterTable(
+        Registers(
+            at=seconds(found["at"]),
+            shown=found["shown"].astype(np.float64),
+            ratio=found["ratio"].astype(np.float64),
+            uncertain=(found["marks"] & 1) != 0,
+            set_aside=(found["marks"] & 2) != 0,
+        ),
+        cuts,
+    )
+
+
+async def mark_set_aside(conn: WriteConn, marks: Sequence[tuple[DeviceId, datetime, bool]], point: str) -> None:
+    """Record which registers the correction sets aside, so that none of them serves as a base, and which it uses."""
     await conn.execute(
         """
-        update register_readings set set_aside = (source_time = any($5::timestamptz[]))
-         where device_id = $1 and point = $2 and source_time between $3 and $4
-           and set_aside <> (source_time = any($5::timestamptz[]))
+        update register_readings r set set_aside = m.set_aside
+          from unnest($2::text[], $3::timestamptz[], $4::boolean[]) as m(device_id, source_time, set_aside)
+         where r.device_id = m.device_id and r.point = $1 and r.source_time = m.source_time
         """,
-        device,
         point,
-        start,
-        end,
-        list(set_aside),
+        [device for device, _, _ in marks],
+        [at for _, at, _ in marks],
+        [aside for _, _, aside in marks],
     )
 
 
-async def lock_circuit(conn: WriteConn, circuit: CircuitId) -> None:
-    """Keep other recomputations of this circuit out until the transaction ends."""
-    await conn.execute("select pg_advisory_xact_lock(hashtextextended($1, 77))", circuit)
+async def lock_circuits(conn: WriteConn, circuits: Sequence[CircuitId]) -> None:
+    """Keep other recomputations of circuits out until the transaction ends; always taken in one order."""
+    await conn.execute(
+        """
+        select pg_advisory_xact_lock(hashtextextended(c.id, 77))
+          from (select id from unnest($1::text[]) as u(id) order by id collate "C" offset 0) as c
+        """,
+        list(circuits),
+    )
+
+
+async def fetch_current_of(conn: ReadConn | WriteConn, spans: Sequence[CircuitSpan]) -> CurrentTable:
+    """Return the intervals that hold, of each span."""
+    rows = await copy_rows(
+        conn,
+        CURRENT_ROW,
+        """
+        select w.place::int4, i.start, i.version, coalesce(i.energy_kwh, 'NaN')::float8,
+               (array_position($1::text[], i.flag) - 1)::int2, (i.lower_bound::int + 2 * i.uncertain::int)::int2
+          from unnest($2::text[], $3::timestamptz[], $4::timestamptz[]) with ordinality
+            as w(circuit_id, start, until, place)
+          join intervals i on i.circuit_id = w.circuit_id and i.current
+                          and i.start >= w.start and i.start < coalesce(w.until, 'infinity')
+        """,
+        [grade.flag for grade in Grade],
+        [one.circuit_id for one in spans],
+        [one.start for one in spans],
+        [one.end for one in spans],
+    )
+    return current_of(rows, len(spans))
+
+
+def current_of(rows: Rows, spans: int) -> CurrentTable:
+    """Return rows of ``CURRENT_ROW`` by span."""
+    found, cuts = grouped(rows, "place", "start", spans)
+    return CurrentTable(
+        Current(
+            start=seconds(found["start"]),
+            version=found["version"].astype(np.int64),
+            energy_kwh=found["energy"].astype(np.float64),
+            grade=found["grade"].astype(np.int8),
+            lower_bound=(found["marks"] & 1) != 0,
+            uncertain=(found["marks"] & 2) != 0,
+        ),
+        cuts,
+    )
 
 
 async def fetch_current(
@@ -191,28 +332,45 @@ async def book(conn: WriteConn, intervals: Sequence[BookedInterval]) -> None:
 
 
 async def add_findings(
-    conn: WriteConn,
-    circuit: CircuitId,
-    findings: Sequence[tuple[datetime, str, float, float]],
-    found_at: datetime,
-) -> list[datetime]:
-    """Store findings (time, kind, previous, shown) that are not there yet; return the times of the new ones."""
+    conn: WriteConn, findings: Sequence[CircuitFinding], found_at: datetime, *, point: str | None = None
+) -> set[tuple[CircuitId, datetime, FindingKind]]:
+    """Store findings that are not there yet; return the keys of the new ones.
+
+    Those of another register than that of energy carry its name, since one circuit may have several.
+    """
+    prefix = "" if point is None else f"{point}/"
     rows = await conn.fetch(
         """
         insert into findings (circuit_id, at, kind, previous_shown, shown, found_at)
-        select $1, at, kind, previous_shown, shown, $6
-          from unnest($2::timestamptz[], $3::text[], $4::float8[], $5::float8[]) as f(at, kind, previous_shown, shown)
+        select circuit_id, at, kind, previous_shown, shown, $6
+          from unnest($1::text[], $2::timestamptz[], $3::text[], $4::float8[], $5::float8[])
+            as f(circuit_id, at, kind, previous_shown, shown)
             on conflict on constraint findings_pk do nothing
-        returning at
+        returning circuit_id, at, kind
         """,
-        circuit,
-        [one[0] for one in findings],
-        [one[1] for one in findings],
-        [one[2] for one in findings],
-        [one[3] for one in findings],
+        [one.circuit_id for one in findings],
+        [one.at for one in findings],
+        [prefix + one.finding.kind.value for one in findings],
+        [one.finding.previous_kwh for one in findings],
+        [one.finding.shown_kwh for one in findings],
         found_at,
     )
-    return [row["at"] for row in rows]
+    return {(CircuitId(row["circuit_id"]), row["at"], FindingKind(row["kind"].removeprefix(prefix))) for row in rows}
+
+
+async def fetch_points(conn: ReadConn | WriteConn, devices: Sequence[DeviceId], points: Sequence[str]) -> set[str]:
+    """Return those of the points that one of the devices has registers of."""
+    rows = await conn.fetch(
+        """
+        select p.name
+          from unnest($2::text[]) as p(name)
+         where exists (select from unnest($1::text[]) as d(id)
+                         join register_readings r on r.device_id = d.id and r.point = p.name)
+        """,
+        list(devices),
+        list(points),
+    )
+    return {row["name"] for row in rows}
 
 
 async def mark_dirty(conn: WriteConn, circuits: Mapping[CircuitId, datetime]) -> None:
@@ -242,8 +400,16 @@ async def take_dirty(conn: WriteConn) -> tuple[CircuitId, datetime] | None:
 
 
 async def fetch_last_starts(conn: ReadConn | WriteConn) -> dict[CircuitId, datetime]:
-    """Return the start of the newest interval of every circuit that has one."""
-    rows = await conn.fetch("select circuit_id, max(start) as start from intervals where current group by circuit_id")
+    """Return the start of the newest interval of every circuit that has one, of the medium that is furthest behind."""
+    rows = await conn.fetch(
+        """
+        select circuit_id, min(start) as start
+          from (select circuit_id, max(start) as start from intervals where current group by circuit_id
+                union all
+                select circuit_id, max(start) from medium_intervals where current group by circuit_id, point) as newest
+         group by circuit_id
+        """
+    )
     return {CircuitId(row["circuit_id"]): row["start"] for row in rows}
 
 

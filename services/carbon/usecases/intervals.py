@@ -1,26 +1,40 @@
-"""Booking: registers in, intervals out, in one transaction with the position on the bus."""
+"""Booking: registers in, intervals out, in one transaction with the position on the bus.
 
-from collections.abc import Sequence
+What a batch changes is computed together: a handful of statements for all of its circuits, however many they are.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate as accumulated
 from typing import Protocol
+
+import numpy as np
 
 from libs.common.clock import Clock
 from libs.common.db import WriteConn
 from libs.common.ids import CircuitId, DeviceId, SiteId
+from services.carbon.domain.batches import CurrentTable, Plain, RegisterTable, settle_plain
 from services.carbon.domain.booking import (
     Binding,
     BookedInterval,
+    Change,
+    CircuitFinding,
+    CircuitSpan,
+    Current,
     RegisterReading,
-    affected_since,
+    Registers,
+    Span,
+    Window,
     changes,
     floor,
     last_boundary,
     series_of,
+    usable,
 )
-from services.carbon.domain.intervals import align
-from services.carbon.domain.registers import Finding, FindingKind, accumulate
-
-Rows = list[tuple[datetime, float, float, bool]]
+from services.carbon.domain.intervals import STEP_S, Grade, Intervals, align, long_gaps
+from services.carbon.domain.registers import Cumulative, Finding, FindingKind, accumulate
+from services.carbon.domain.shape import DAY_S, LOOK_BACK_DAYS, Shape, usual_shape
 
 REPORTED = frozenset({FindingKind.UNEXPLAINED_DECREASE, FindingKind.IMPOSSIBLE_JUMP})
 """Findings that a person has to look at; the others have a defined answer and are on record."""
@@ -45,51 +59,44 @@ class Directory(Protocol):
 
 
 class Books(Protocol):
-    """Where registers and intervals are kept (``store.intervals``)."""
+    """Where registers and intervals are kept (``store.intervals``, ``store.media``)."""
 
     async def add_registers(
         self, conn: WriteConn, readings: Sequence[RegisterReading]
     ) -> list[tuple[DeviceId, datetime]]:
-        """Store registers that are not there yet; return (device, source time) of the new ones."""
+        """Store registers; return (device, source time) of those that are new or were received later than another."""
 
-    async def fetch_last_times(self, conn: WriteConn, devices: Sequence[DeviceId]) -> dict[DeviceId, datetime]:
+    async def fetch_last_times(
+        self, conn: WriteConn, devices: Sequence[DeviceId], point: str
+    ) -> dict[DeviceId, datetime]:
         """Return the newest register time of each device that has one."""
 
-    async def fetch_registers(
-        self, conn: WriteConn, device: DeviceId, point: str, start: datetime, end: datetime | None
-    ) -> Rows:
-        """Return (time, shown, ratio, uncertain), from the last trusted register before ``start`` on."""
+    async def fetch_reach(
+        self, conn: WriteConn, windows: Sequence[Window], point: str
+    ) -> list[tuple[datetime, datetime | None]]:
+        """Return how far the registers of each window can change anything: (from a register, to a register)."""
+
+    async def fetch_registers_of(self, conn: WriteConn, spans: Sequence[Span], point: str) -> RegisterTable:
+        """Return the registers of each span."""
 
     async def mark_set_aside(
-        self,
-        conn: WriteConn,
-        device: DeviceId,
-        point: str,
-        start: datetime,
-        end: datetime,
-        set_aside: Sequence[datetime],
+        self, conn: WriteConn, marks: Sequence[tuple[DeviceId, datetime, bool]], point: str
     ) -> None:
-        """Record which registers of a span the correction set aside."""
+        """Record which registers the correction sets aside now, and which it uses again."""
 
-    async def lock_circuit(self, conn: WriteConn, circuit: CircuitId) -> None:
-        """Keep other recomputations of the circuit out until the transaction ends."""
+    async def lock_circuits(self, conn: WriteConn, circuits: Sequence[CircuitId]) -> None:
+        """Keep other recomputations of circuits out until the transaction ends."""
 
-    async def fetch_current(
-        self, conn: WriteConn, circuits: Sequence[CircuitId], start: datetime, end: datetime
-    ) -> list[BookedInterval]:
-        """Return the intervals that hold, of ``[start, end)``."""
+    async def fetch_current_of(self, conn: WriteConn, spans: Sequence[CircuitSpan]) -> CurrentTable:
+        """Return the intervals that hold, of each span."""
 
     async def book(self, conn: WriteConn, intervals: Sequence[BookedInterval]) -> None:
         """Add versions of intervals."""
 
     async def add_findings(
-        self,
-        conn: WriteConn,
-        circuit: CircuitId,
-        findings: Sequence[tuple[datetime, str, float, float]],
-        found_at: datetime,
-    ) -> list[datetime]:
-        """Store findings that are not there yet; return the times of the new ones."""
+        self, conn: WriteConn, findings: Sequence[CircuitFinding], found_at: datetime
+    ) -> set[tuple[CircuitId, datetime, FindingKind]]:
+        """Store findings that are not there yet; return the keys of the new ones."""
 
 
 class Publisher(Protocol):
@@ -104,8 +111,21 @@ class Publisher(Protocol):
         """Publish findings that a person has to look at."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """One circuit to recompute."""
+
+    circuit: CircuitId
+    site: SiteId
+    bindings: Sequence[Binding]
+    start: datetime
+    """Boundary from which intervals may come out differently."""
+    end: datetime | None
+    """A trusted register from which on nothing changes; None reads to the last one."""
+
+
 class Booking:
-    """Keeps the books of a set of devices.
+    """Keeps the books of a set of devices, of one register point.
 
     The newest register time of each device is remembered, so that the many registers that close no
     interval cost one insert and nothing else.
@@ -119,86 +139,207 @@ class Booking:
         self._point = point
         self._newest: dict[DeviceId, datetime] = {}
 
+    @property
+    def point(self) -> str:
+        """The register that is booked."""
+        return self._point
+
     def forget(self) -> None:
         """Drop what is remembered; the database has the truth."""
         self._newest.clear()
 
     async def take(self, conn: WriteConn, readings: Sequence[RegisterReading]) -> None:
         """Store registers and book the intervals that they close or change."""
+        readings = usable(readings)
         if not readings:
             return
         devices = {reading.device_id for reading in readings}
         before = {device: self._newest[device] for device in devices if device in self._newest}
-        before |= await self._books.fetch_last_times(conn, [device for device in devices if device not in before])
-        new = await self._books.add_registers(conn, readings)
-        since: dict[CircuitId, datetime] = {}
-        for device, at in new:
+        unknown = [device for device in devices if device not in before]
+        if unknown:
+            before |= await self._books.fetch_last_times(conn, unknown, self._point)
+        closes = {device: floor(newest) + timedelta(seconds=STEP_S) for device, newest in before.items()}
+        changed: dict[DeviceId, Change] = {}
+        for device, at in await self._books.add_registers(conn, readings):
             newest = before.get(device)
-            self._newest[device] = max(self._newest.get(device, at), at, newest or at)
-            if newest is not None and at > newest and floor(at) == floor(newest):
+            known = self._newest.get(device, newest or at)
+            self._newest[device] = max(known, at)
+            if newest is not None and newest < at < closes[device]:
                 continue  # within the running interval, in order: nothing to book yet
-            start = affected_since(at if newest is None else min(at, newest))
+            change = Change(floor(at if newest is None else min(at, newest)), at)
+            changed[device] = changed[device].with_(change) if device in changed else change
+        by_circuit: dict[CircuitId, Change] = {}
+        for device, change in changed.items():
             for circuit in self._directory.circuits_of(device):
-                since[circuit] = min(since.get(circuit, start), start)
-        for circuit in sorted(since):
-            await self.recompute(conn, circuit, since[circuit])
+                by_circuit[circuit] = by_circuit[circuit].with_(change) if circuit in by_circuit else change
+        await self._recompute(conn, by_circuit)
 
     async def recompute(self, conn: WriteConn, circuit: CircuitId, since: datetime) -> int:
         """Compute a circuit's intervals from a time on and book what differs; return how many versions."""
-        site = self._directory.site_of(circuit)
-        if site is None:
+        return await self._recompute(conn, {circuit: Change(since, None)})
+
+    async def _recompute(self, conn: WriteConn, changed: Mapping[CircuitId, Change]) -> int:
+        """Compute what changes of circuits may have changed and book what differs; return how many versions."""
+        places = [
+            (circuit, site, bindings)
+            for circuit in sorted(changed)
+            if (site := self._directory.site_of(circuit)) is not None
+            and (bindings := self._directory.bindings_of(circuit))
+        ]
+        if not places:
             return 0
-        await self._books.lock_circuit(conn, circuit)
-        loaded = await self._load(conn, circuit, since)
-        rated_kw = self._directory.rated_kw(circuit)
-        cumulative = accumulate([one for binding, rows in loaded for one in series_of(binding, rows, rated_kw)])
-        until = last_boundary(cumulative)
-        if until is None:
-            return 0
+        await self._books.lock_circuits(conn, [circuit for circuit, _, _ in places])
+        windows = [_window(bindings, changed[circuit]) for circuit, _, bindings in places]
+        reach = await self._books.fetch_reach(conn, windows, self._point)
+        works = [
+            _Work(circuit, site, bindings, floor(first), last)
+            for (circuit, site, bindings), (first, last) in zip(places, reach, strict=True)
+        ]
+        return await self._settle(conn, works)
+
+    async def _settle(self, conn: WriteConn, works: Sequence[_Work]) -> int:
+        served = [[one for one in work.bindings if one.serves_in(work.start, work.end)] for work in works]
+        spans = [
+            Span(one.device_id, max(work.start, one.valid_from), _earlier(one.valid_to, work.end))
+            for work, bindings in zip(works, served, strict=True)
+            for one in bindings
+        ]
+        loaded = await self._books.fetch_registers_of(conn, spans, self._point)
+        current = await self._books.fetch_current_of(
+            conn,
+            [CircuitSpan(work.circuit, work.start, None if work.end is None else floor(work.end)) for work in works],
+        )
         now = self._clock.now()
-        end = datetime.fromtimestamp(until, UTC)
-        current = {one.start: one for one in await self._books.fetch_current(conn, [circuit], floor(since), end)}
-        # What was booked before the first register that counts now has to be looked at too.
-        first = min(floor(datetime.fromtimestamp(float(cumulative.at[0]), UTC)), *current, end)
-        computed = align(cumulative, first=max(first, floor(since)).timestamp(), last=until)
-        uncertain = sorted(at.timestamp() for _, rows in loaded for at, _, _, flagged in rows if flagged)
-        booked = changes(computed, current, circuit_id=circuit, site_id=site, uncertain_at=uncertain, now=now)
+        begins = list(accumulated((len(bindings) for bindings in served), initial=0))
+        settled, booked = settle_plain(self._plain(works, served, begins), loaded, current, now)
+        marks: list[tuple[DeviceId, datetime, bool]] = []
+        findings: list[CircuitFinding] = []
+        again: list[_Work] = []
+        for place, (work, bindings) in enumerate(zip(works, served, strict=True)):
+            if place in settled:
+                continue
+            registers = [(one, loaded[begins[place] + i]) for i, one in enumerate(bindings)]
+            rated_kw = self._directory.rated_kw(work.circuit)
+            cumulative = accumulate([part for one, rows in registers for part in series_of(one, rows, rated_kw)])
+            if work.end is not None and not (cumulative.at.size and cumulative.at[-1] == work.end.timestamp()):
+                # The register that should have been common ground is doubted now: what follows it changes too.
+                again.append(_Work(work.circuit, work.site, work.bindings, work.start, None))
+                continue
+            booked += await self._changes(conn, work, cumulative, registers, current[place], now)
+            findings += [CircuitFinding(work.circuit, one) for one in dict.fromkeys(cumulative.findings)]
+            for one, rows in registers:
+                marks += _marks(one, rows, cumulative)
         if booked:
             await self._books.book(conn, booked)
             await self._publisher.intervals(conn, booked)
-        await self._note(conn, circuit, site, cumulative.findings, now)
-        accepted = {float(at) for at in cumulative.at}
-        for binding, rows in loaded:
-            if rows:
-                aside = [at for at, *_ in rows if at.timestamp() not in accepted]
-                await self._books.mark_set_aside(conn, binding.device_id, self._point, rows[0][0], rows[-1][0], aside)
-        return len(booked)
+        if marks:
+            await self._books.mark_set_aside(conn, marks, self._point)
+        if findings:
+            await self._note(conn, findings, {work.circuit: work.site for work in works}, now)
+        return len(booked) + (await self._settle(conn, again) if again else 0)
 
-    async def _load(self, conn: WriteConn, circuit: CircuitId, since: datetime) -> list[tuple[Binding, Rows]]:
-        """Return the registers of each of the circuit's meters that served after ``since``."""
-        loaded = []
-        for binding in self._directory.bindings_of(circuit):
-            if binding.valid_to is not None and binding.valid_to < since:
-                continue
-            start = max(since, binding.valid_from)
-            rows = await self._books.fetch_registers(conn, binding.device_id, self._point, start, binding.valid_to)
-            loaded.append((binding, rows))
-        return loaded
+    def _plain(self, works: Sequence[_Work], served: Sequence[Sequence[Binding]], begins: Sequence[int]) -> list[Plain]:
+        """Return the circuits that one meter served, which is nearly all of them."""
+        return [
+            Plain(
+                work=place,
+                span=begins[place],
+                circuit_id=work.circuit,
+                site_id=work.site,
+                binding=bindings[0],
+                rated_kw=self._directory.rated_kw(work.circuit),
+                start=work.start.timestamp(),
+                end=None if work.end is None else work.end.timestamp(),
+            )
+            for place, (work, bindings) in enumerate(zip(works, served, strict=True))
+            if len(bindings) == 1
+        ]
+
+    async def _changes(
+        self,
+        conn: WriteConn,
+        work: _Work,
+        cumulative: Cumulative,
+        registers: Sequence[tuple[Binding, Registers]],
+        held: Current,
+        now: datetime,
+    ) -> list[BookedInterval]:
+        """Return the versions to book of one circuit."""
+        # What was booked where no register counts any more has to be looked at too, on either side.
+        begins, ends = held.start[:1].tolist(), (held.start[-1:] + STEP_S).tolist()
+        if cumulative.at.size:
+            begins.append(cumulative.at[0] // STEP_S * STEP_S)
+        reached = last_boundary(cumulative)
+        if reached is not None:
+            ends.append(reached)
+        if not begins or not ends:
+            return []
+        first = max(min(begins), work.start.timestamp())
+        last = max(ends) if work.end is None else floor(work.end).timestamp()
+        computed = align(cumulative, first=first, last=last)
+        gaps = long_gaps(cumulative, first=first, last=last)
+        if gaps and computed.start.size:
+            shapes = await self._usual(conn, work.circuit, gaps, computed)
+            computed = align(cumulative, first=first, last=last, shapes=shapes)
+        uncertain = [rows.at[rows.uncertain] for _, rows in registers]
+        return changes(
+            computed,
+            held,
+            circuit_id=work.circuit,
+            site_id=work.site,
+            uncertain_at=np.sort(np.concatenate(uncertain)) if uncertain else np.empty(0),
+            now=now,
+        )
+
+    async def _usual(
+        self, conn: WriteConn, circuit: CircuitId, gaps: Sequence[float], computed: Intervals
+    ) -> dict[float, Shape]:
+        """Return what a circuit usually used before each gap, out of what is measured, booked or just computed."""
+        earliest = datetime.fromtimestamp(min(gaps), UTC) - timedelta(seconds=LOOK_BACK_DAYS * DAY_S)
+        until = datetime.fromtimestamp(float(computed.start[0]), UTC)
+        (held,) = await self._books.fetch_current_of(conn, [CircuitSpan(circuit, floor(earliest), until)])
+        start = np.concatenate([held.start, computed.start])
+        energy = np.concatenate([held.energy_kwh, computed.energy_kwh])
+        measured = np.concatenate([held.grade, computed.grade]) == Grade.MEASURED
+        return {gap: usual_shape(start, energy, measured, until=gap, step_s=STEP_S) for gap in gaps}
 
     async def _note(
-        self, conn: WriteConn, circuit: CircuitId, site: SiteId, findings: Sequence[Finding], now: datetime
+        self,
+        conn: WriteConn,
+        findings: Sequence[CircuitFinding],
+        sites: Mapping[CircuitId, SiteId],
+        now: datetime,
     ) -> None:
-        if not findings:
-            return
-        rows = [
-            (datetime.fromtimestamp(one.at, UTC), one.kind.value, one.previous_kwh, one.shown_kwh) for one in findings
-        ]
-        new = set(await self._books.add_findings(conn, circuit, rows, now))
+        new = await self._books.add_findings(conn, findings, now)
         # What history that is imported or filled in shows is kept with the books and alarms nobody.
-        fresh = [
-            one
-            for one, row in zip(findings, rows, strict=True)
-            if row[0] in new and one.kind in REPORTED and now - row[0] <= NEWS
-        ]
-        if fresh:
-            await self._publisher.findings(conn, site, circuit, fresh, now)
+        fresh: dict[CircuitId, list[Finding]] = {}
+        for one in findings:
+            if one.key in new and one.finding.kind in REPORTED and now - one.at <= NEWS:
+                fresh.setdefault(one.circuit_id, []).append(one.finding)
+        for circuit, found in fresh.items():
+            await self._publisher.findings(conn, sites[circuit], circuit, found, now)
+
+
+def _window(bindings: Sequence[Binding], change: Change) -> Window:
+    """Return the meters that served where a change begins and where it ends."""
+    before = next((one for one in bindings if one.serves_in(change.since, change.since)), None)
+    if before is None:
+        before = next((one for one in reversed(bindings) if one.valid_from <= change.since), bindings[0])
+    until = change.until
+    after = bindings[-1]
+    if until is not None:
+        after = next((one for one in reversed(bindings) if one.serves_in(until, until)), bindings[-1])
+    return Window(before, change.since, after, until)
+
+
+def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
+    return min((at for at in (one, other) if at is not None), default=None)
+
+
+def _marks(binding: Binding, rows: Registers, cumulative: Cumulative) -> list[tuple[DeviceId, datetime, bool]]:
+    """Return the registers of a binding that are set aside now and were not, or the other way round."""
+    inside = rows.within(binding)
+    aside = ~np.isin(rows.at[inside], cumulative.at)
+    differ = np.flatnonzero(aside != rows.set_aside[inside])
+    at = rows.at[inside]
+    return [(binding.device_id, datetime.fromtimestamp(float(at[i]), UTC), bool(aside[i])) for i in differ]

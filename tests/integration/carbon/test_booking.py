@@ -1,6 +1,7 @@
 """Carbon on a real database and bus: what is booked, once, whatever the order and however often."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,6 +15,7 @@ from libs.common.bus.outbox import OutboxRelay
 from libs.common.bus.pglog import PgLogBus
 from libs.common.bus.port import Message, Received
 from libs.common.clock import SystemClock
+from libs.common.contracts.carbon import Interval, Medium
 from libs.common.contracts.registry import Binding, Circuit, CircuitRole, Entity, Region, Site, SiteKind, record_of
 from libs.common.contracts.telemetry import Quality, Reading
 from libs.common.db import Database
@@ -22,17 +24,20 @@ from libs.common.profiles import ProfileCatalogue
 from libs.common.registry import RegistryView
 from libs.common.settings import BusSettings, DatabaseSettings
 from services.carbon.boundary import Boundaries, Limits
-from services.carbon.bus import ENERGY_POINT
+from services.carbon.bus import ENERGY_POINT, reports
 from services.carbon.directory import RegistryDirectory
+from services.carbon.domain.booking import CircuitSpan, Span, Window
 from services.carbon.domain.intervals import Grade
 from services.carbon.domain.levels.periods import Step
 from services.carbon.library import load_shipped
 from services.carbon.queries import Queries
 from services.carbon.store import intervals as store
 from services.carbon.store import levels as levels_store
+from services.carbon.store.media import MediumBooks
 from services.carbon.tree import Node, NodeKind, Tree
 from services.carbon.usecases.intervals import Booking
-from services.carbon.worker import BookingHandler, OutboxPublisher, Recomputation
+from services.carbon.worker import BookingHandler, Recomputation, build_bookings
+from tests.unit.carbon.memory_books import FixedDirectory, MemoryBooks
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
@@ -87,12 +92,10 @@ class Carbon:
         self.db, self.bus, self.view = db, bus, view
         self.directory = RegistryDirectory(view, ProfileCatalogue.load(), clock, point=ENERGY_POINT)
         self.relay = OutboxRelay(bus=bus, db=db, clock=clock, owner="test")
-        booking = Booking(
-            directory=self.directory, books=store, publisher=OutboxPublisher(), clock=clock, point=ENERGY_POINT
-        )
-        self.handler = BookingHandler(booking, self.relay)
+        bookings = build_bookings(self.directory, clock, point=ENERGY_POINT)
+        self.handler = BookingHandler(bookings, self.relay)
         self.recomputation = Recomputation(
-            db=db, directory=self.directory, booking=booking, relay=self.relay, clock=clock, poll_s=0.05
+            db=db, directory=self.directory, bookings=bookings, relay=self.relay, clock=clock, poll_s=0.05
         )
         self.queries = Queries(
             db=db,
@@ -308,3 +311,127 @@ async def test_hours_energy_and_emissions_of_a_site(carbon: Carbon) -> None:
     assert found.frame["emission_kg_co2"].to_list() == pytest.approx([160.0 * 0.4419, 40.0 * 0.4419])
     assert [choice.factor.factor_id for choice in found.choices] == ["GRID-44-2023"]
     assert found.choices[0].provisional
+
+
+async def test_a_register_that_comes_late_into_a_long_gap_changes_both_sides_of_it(carbon: Carbon) -> None:
+    await carbon.take(reading(0, 100.0), reading(360, 124.0))
+    await carbon.take(reading(180, 103.0))
+    booked = await carbon.booked()
+    assert len(booked) == 24
+    assert {grade for *_, grade in booked} == {Grade.ALLOCATED}
+    assert sum(energy or 0.0 for _, _, energy, _ in booked) == pytest.approx(24.0 * 40.0)
+    assert booked[0][1:3] == (2, 10.0)
+
+
+async def test_a_late_register_is_read_around_and_not_to_the_end(carbon: Carbon) -> None:
+    await carbon.take(*(reading(15 * i, 100.0 + i) for i in range(30) if i != 10))
+    async with carbon.db.write() as conn:
+        binding_ = carbon.directory.bindings_of(FEED)[0]
+        at = START + timedelta(minutes=150)
+        ((first, last),) = await store.fetch_reach(conn, [Window(binding_, at, binding_, at)], ENERGY_POINT)
+        (rows,) = await store.fetch_registers_of(conn, [Span(METER, first, last)], ENERGY_POINT)
+    assert [round((one - START).total_seconds() / 900) for one in (first, last) if one is not None] == [7, 12]
+    assert rows.shown.tolist() == [107.0, 108.0, 109.0, 111.0, 112.0]
+    await carbon.take(reading(150, 110.5))
+    booked = {quarter: (version, energy) for quarter, version, energy, _ in await carbon.booked()}
+    assert {quarter for quarter, (version, _) in booked.items() if version > 1} == {9, 10}
+    assert (booked[9][1], booked[10][1]) == (60.0, 20.0)
+
+
+async def test_of_two_registers_of_one_time_the_last_received_counts(carbon: Carbon) -> None:
+    def told(shown: float, received: float) -> Received:
+        at = START + timedelta(minutes=15)
+        payload = Reading(
+            device_id=METER, site_id=SITE, source_time=at, received_at=at + timedelta(seconds=received),
+            driver="modbus", points={ENERGY_POINT: shown}, energy_ratio=40.0,
+        )  # fmt: skip
+        return replace(reading(15, shown), value=payload.to_json())
+
+    await carbon.take(reading(0, 100.0), told(102.0, 9.0))
+    await carbon.take(told(101.0, 3.0), reading(30, 103.0))
+    await carbon.take(told(102.0, 9.0))
+    async with carbon.db.read() as conn:
+        found = await store.fetch_current(conn, [FEED], START, START + timedelta(hours=1))
+    assert [(one.energy_kwh, one.uncertain) for one in found] == [(80.0, True), (40.0, True)]
+    await carbon.take(told(101.5, 12.0), told(101.0, 3.0))
+    async with carbon.db.read() as conn:
+        found = await store.fetch_current(conn, [FEED], START, START + timedelta(hours=1))
+    assert [one.energy_kwh for one in found] == pytest.approx([60.0, 60.0])
+
+
+async def test_water_is_booked_as_water_and_published_with_its_unit(carbon: Carbon) -> None:
+    def water(minutes: float, shown: float) -> Received:
+        at = START + timedelta(minutes=minutes)
+        payload = Reading(
+            device_id=METER, site_id=SITE, source_time=at, received_at=at, driver="cjt188",
+            points={"water_volume": shown}, energy_ratio=40.0,
+        )  # fmt: skip
+        return replace(reading(minutes, shown), value=payload.to_json())
+
+    await carbon.take(reading(0, 100.0), water(0, 7.0), reading(15, 101.0), water(15, 7.25))
+    await carbon.take(water(15, 7.25), water(30, 7.75))
+    assert [energy for _, _, energy, _ in await carbon.booked()] == [40.0]
+    books = MediumBooks("water_volume")
+    async with carbon.db.read() as conn:
+        (held,) = await books.fetch_current_of(conn, [CircuitSpan(FEED, START, None)])
+        values = await conn.fetch("select value from outbox where topic = $1 order by id", topics.INTERVALS)
+    assert held.energy_kwh.tolist() == pytest.approx([0.25, 0.5])
+    told = [Interval.from_json(row["value"]) for row in values]
+    assert [(one.medium, one.quantity, one.unit) for one in told if one.medium is not None] == [
+        (Medium.WATER, 0.25, "m3"),
+        (Medium.WATER, 0.5, "m3"),
+    ]
+    await carbon.take(water(10, 7.2))
+    async with carbon.db.read() as conn:
+        (held,) = await books.fetch_current_of(conn, [CircuitSpan(FEED, START, None)])
+    assert held.energy_kwh.tolist() == pytest.approx([0.25, 0.5])
+
+
+async def test_a_batch_that_fails_leaves_nothing_and_is_booked_when_it_comes_again(carbon: Carbon) -> None:
+    batch = [reading(5 * i, 100.0 + i) for i in range(12)]
+
+    async def fails() -> None:
+        async with carbon.db.effects() as conn:
+            await carbon.handler.handle(conn, batch)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        await fails()
+    carbon.handler.drop(frozenset({0}))
+    assert await carbon.booked() == []
+    assert await carbon.published() == 0
+    await carbon.take(*batch)
+    assert [energy for _, _, energy, _ in await carbon.booked()] == pytest.approx([120.0] * 3)
+    assert await carbon.published() == 3
+
+
+async def test_the_tables_do_what_the_books_in_memory_do(carbon: Carbon) -> None:
+    """The tests of every order run on books in memory; here both are told the same, with its faults, out of order."""
+    rng = random.Random(7)
+    shown, course = 990.0, []
+    for minute in range(0, 600, 5):
+        shown += rng.choice([0.0, 0.1, 0.4])
+        told = shown + rng.choice([0.0] * 12 + [-0.01, 3_000.0])
+        if rng.random() < 0.03:
+            shown = told = 0.5
+        course.append((minute, round(told, 2)))
+    shuffled = [course[i] for i in sorted(range(len(course)), key=lambda i: i + rng.choice([0, 0, 0, 30]))]
+    memory = MemoryBooks()
+    directory = FixedDirectory({FEED: list(carbon.directory.bindings_of(FEED))})
+    there = Booking(directory=directory, books=memory, publisher=memory, clock=SystemClock(), point=ENERGY_POINT)
+    for begin in range(0, len(shuffled), 7):
+        batch = [reading(minute, told) for minute, told in shuffled[begin : begin + 7]]
+        await carbon.take(*batch)
+        async with carbon.db.write() as conn:
+            await there.take(conn, reports(batch)[0])
+    assert await carbon.booked() == [
+        (
+            round((start - START).total_seconds() / 900),
+            one.version,
+            None if one.energy_kwh is None else round(one.energy_kwh, 6),
+            one.grade,
+        )
+        for (_, start), one in sorted(memory.state.current.items())
+    ]
+    kinds, _ = await findings(carbon)
+    assert sorted(kinds) == sorted(kind.value for _, _, kind in memory.state.findings)

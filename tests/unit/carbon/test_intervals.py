@@ -88,6 +88,13 @@ def test_grades_follow_the_distance_of_readings_from_the_boundaries() -> None:
     assert found.energy_kwh[3:10].sum() == pytest.approx(1.0)
 
 
+def test_everything_between_a_reset_and_the_register_before_it_is_a_lower_bound() -> None:
+    at = np.array([0.0, 900.0, 1800.0, 3600.0, 4500.0])
+    one = accumulate([Series(at=at, shown_kwh=np.array([500.0, 501.0, 502.0, 0.5, 1.5]), rated_kw=40.0)])
+    found = align(one, first=0.0, last=4500.0)
+    assert found.lower_bound.tolist() == [False, False, True, True, False]
+
+
 def test_a_break_between_runs_is_missing_and_not_zero() -> None:
     old = Series(at=np.array([0.0, 900.0]), shown_kwh=np.array([10.0, 11.0]))
     new = Series(at=np.array([1800.0, 2700.0]), shown_kwh=np.array([3.0, 4.0]))

@@ -80,6 +80,95 @@ def test_no_reading_is_no_energy() -> None:
     assert accumulate([]).at.size == 0
 
 
+def test_a_small_value_is_a_reset_unless_the_register_was_near_its_end() -> None:
+    # Within ten hours 7,001 of a register of 10,000 could have been used, so a rollover would fit as well.
+    found = accumulate([series(3000.0, 1.0, 2.0, step_s=10 * HOUR, modulus_kwh=10_000.0, rated_kw=700.0)])
+    assert [one.kind for one in found.findings] == [FindingKind.RESET]
+    assert found.energy_kwh.tolist() == [0.0, 1.0, 2.0]
+    near = accumulate([series(8000.0, 1.0, 2.0, step_s=10 * HOUR, modulus_kwh=10_000.0, rated_kw=700.0)])
+    assert [one.kind for one in near.findings] == [FindingKind.ROLLOVER]
+    assert near.energy_kwh.tolist() == [0.0, 2001.0, 2002.0]
+
+
+def test_more_than_one_wrap_could_hide_in_a_long_gap_and_then_nothing_is_known() -> None:
+    found = accumulate([series(9000.0, 1.0, 2.0, 3.0, 4.0, step_s=20 * HOUR, modulus_kwh=10_000.0, rated_kw=700.0)])
+    assert {one.kind for one in found.findings} == {FindingKind.UNEXPLAINED_DECREASE}
+    assert found.run.tolist() == [0, 1, 1, 1, 1]
+    assert found.energy_kwh.tolist() == [0.0, 0.0, 1.0, 2.0, 3.0]
+
+
+def test_what_a_register_cannot_show_is_dropped() -> None:
+    found = accumulate([series(-4.0, 1.0, 10_000.0, 2.0, modulus_kwh=10_000.0)])
+    assert found.at.tolist() == [HOUR, 3 * HOUR]
+    assert found.energy_kwh.tolist() == [0.0, 1.0]
+    assert [one.kind for one in found.findings] == [FindingKind.OUT_OF_RANGE] * 2
+
+
+courses = st.lists(
+    st.tuples(
+        st.sampled_from([60.0, 900.0, 7200.0]),
+        st.sampled_from(["plain"] * 12 + ["back", "zero", "jump"]),
+        st.integers(0, 300),
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+def course_of(rows: list[tuple[float, str, int]], start: float) -> tuple[np.ndarray, np.ndarray]:
+    shown, found = start, [start]
+    for _, kind, counts in rows:
+        if kind == "plain":
+            shown = round((shown + counts / 100.0) % 1000.0, 2)
+        elif kind == "zero":
+            shown = counts / 1000.0
+        told = max(shown - 0.01, 0.0) if kind == "back" else (shown + 400.0) % 1000.0 if kind == "jump" else shown
+        found.append(round(told, 2))
+    return np.cumsum([0.0, *(seconds for seconds, _, _ in rows)]), np.array(found)
+
+
+def one_by_one(one: Series) -> list[tuple[float, float, int, bool]]:
+    """Walk the registers without taking any stretch at once."""
+    walker = _Corrector(one)
+    walker._accept(0, 0.0)
+    for i in range(1, one.at.size):
+        walker._judge(i)
+    count = walker._count
+    rows = zip(walker._kept[:count], walker._energy[:count], walker._run[:count], walker._lower[:count], strict=True)
+    return [(float(one.at[i]), round(float(energy), 6), int(run), bool(lower)) for i, energy, run, lower in rows]
+
+
+@given(courses, st.sampled_from([0.0, 500.0, 995.0]), st.sampled_from([None, 20.0, 4000.0]))
+def test_taking_plain_stretches_at_once_changes_nothing(
+    rows: list[tuple[float, str, int]], start: float, rated_kw: float | None
+) -> None:
+    at, shown = course_of(rows, start)
+    one = Series(at=at, shown_kwh=shown, ratio=3.0, modulus_kwh=1000.0, rated_kw=rated_kw)
+    found = _Corrector(one).run()
+    whole = [
+        (float(time), round(float(energy), 6), int(run), bool(lower))
+        for time, energy, run, lower in zip(found.at, found.energy_kwh, found.run, found.lower_bound, strict=True)
+    ]
+    assert whole == one_by_one(one)
+
+
+@given(courses, st.sampled_from([0.0, 500.0, 995.0]), st.sampled_from([None, 20.0, 4000.0]), st.data())
+def test_whatever_ends_at_an_accepted_register_was_judged_for_good(
+    rows: list[tuple[float, str, int]], start: float, rated_kw: float | None, data: st.DataObject
+) -> None:
+    """Booking reads no further than to a register that counted before: what follows must not change that."""
+    at, shown = course_of(rows, start)
+    whole = accumulate([Series(at=at, shown_kwh=shown, modulus_kwh=1000.0, rated_kw=rated_kw)])
+    end = data.draw(st.integers(1, at.size))
+    part = accumulate([Series(at=at[:end], shown_kwh=shown[:end], modulus_kwh=1000.0, rated_kw=rated_kw)])
+    if part.at[-1] != at[end - 1]:
+        return
+    size = part.at.size
+    assert whole.at[:size].tolist() == part.at.tolist()
+    np.testing.assert_allclose(whole.energy_kwh[:size], part.energy_kwh, atol=1e-6)
+    assert whole.run[:size].tolist() == part.run.tolist()
+
+
 @given(
     st.lists(st.floats(0.0, 8.0), min_size=1, max_size=40),
     st.floats(0.0, 1e6),
