@@ -25,6 +25,7 @@ from services.carbon.api.projects import build_project_router
 from services.carbon.api.published import build_published_router
 from services.carbon.api.shutdowns import build_shutdown_router
 from services.carbon.api.statements import build_statement_router
+from services.carbon.api.virtual import build_virtual_router
 from services.carbon.attester import AttestingLoop, HeadPublisher
 from services.carbon.boundary import Boundaries, Limits
 from services.carbon.bus import ENERGY_POINT, audit, result
@@ -64,6 +65,7 @@ from services.carbon.usecases.supply import Supply
 from services.carbon.usecases.targets import Targets
 from services.carbon.usecases.tariffs import Tariffs
 from services.carbon.usecases.temperatures import OutdoorTemperatures
+from services.carbon.usecases.virtual import VirtualMeters
 from services.carbon.worker import BookingHandler, Recomputation, SwitchingsHandler, TargetWatch, build_bookings
 
 
@@ -157,6 +159,8 @@ def build(platform: Platform) -> Service:
     add_savings(app, platform, db, view, factors, tariffs, settings)
     levels = Levels(db=db, boundaries=boundaries, directory=directory, audit=audit)
     app.include_router(build_levels_router(levels, Supply(db=db, boundaries=boundaries, directory=directory)))
+    virtual = VirtualMeters(db=db, circuits=directory, boundaries=boundaries, audit=audit)
+    app.include_router(build_virtual_router(virtual))
     attesting = add_attestation(app, platform, db, directory, shipped.rows, settings)
     return Service(
         name="carbon",
