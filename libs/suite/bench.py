@@ -199,6 +199,33 @@ def attesting() -> list[Measurement]:
     ]
 
 
+def carbon() -> list[Measurement]:
+    """Carbon's streaming part: registers into intervals, and a late correction of one meter's month."""
+    from libs.suite.bench_carbon import METERS, MONTH_DAYS, measure
+
+    one = asyncio.run(measure())
+    note = f"{METERS} meters once a minute, PostgreSQL beside it"
+    month = f"{MONTH_DAYS} days of quarter hours of one meter, committed"
+    return [
+        Measurement("carbon: reports read", one.parsed_per_s, "1/s", "", None, "one register each, one core"),
+        Measurement(
+            "carbon: registers corrected and aligned", one.corrected_per_s, "1/s", "", None, "the domain alone"
+        ),
+        Measurement("carbon: registers booked", one.booked_per_s, "1/s", "", None, note),
+        Measurement(
+            "carbon: registers booked, by carbon's own core",
+            one.core_per_s,
+            "1/s",
+            "100,000",
+            one.core_per_s >= 1e5,
+            note,
+        ),
+        Measurement("carbon: a late month", one.month_ms, "ms", "under 100 ms", one.month_ms < 100, month),
+        Measurement("carbon: one late register", one.register_ms, "ms", "under 100 ms", one.register_ms < 100, month),
+        Measurement("carbon: a month computed again", one.binding_ms, "ms", "", None, f"{month}, nothing to book"),
+    ]
+
+
 def acquisition() -> list[Measurement]:
     """A thousand Modbus TCP meters every second on one core: prompt, slow, some dead; pushes; normalisation."""
     from libs.suite.bench_ingest import METERS, PROFILE, WHOLE_PROFILE, normalise, pushing
@@ -404,6 +431,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "history": history,
     "archive": archive,
     "attesting": attesting,
+    "carbon": carbon,
     "control": control,
     "plans": plans,
     "wakeup": wakeup,
