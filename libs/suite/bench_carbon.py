@@ -22,8 +22,8 @@ from libs.common.ids import CircuitId, DeviceId, SiteId
 from libs.common.migrations import migrate
 from libs.common.settings import DatabaseSettings
 from libs.suite.postgres import EmbeddedPostgres
-from services.carbon.bus import ENERGY_POINT, reports
-from services.carbon.domain.booking import Binding, RegisterReading, Registers, series_of
+from services.carbon.bus import reports
+from services.carbon.domain.booking import ENERGY_POINT, Binding, RegisterReading, Registers, series_of
 from services.carbon.domain.intervals import align
 from services.carbon.domain.registers import accumulate
 from services.carbon.store import intervals as store
@@ -72,6 +72,10 @@ class Field:
     def bindings_of(self, circuit: CircuitId) -> Sequence[Binding]:
         """Return the meter of a circuit."""
         return [Binding(DeviceId(f"m{circuit[1:]}"), LONG_AGO, None, None, None, 1e6)]
+
+    def is_by_power(self, device: DeviceId) -> bool:
+        """Return False: each has a register."""
+        return False
 
     def site_of(self, circuit: CircuitId) -> SiteId:
         """Return the site of a circuit."""
@@ -132,7 +136,7 @@ def _correct() -> float:
     minutes = np.arange(MONTH_DAYS * 1440, dtype=np.float64)
     at = START.timestamp() + 60.0 * minutes
     no = np.zeros(at.size, np.bool_)
-    registers = Registers(at, 1000.0 + 0.01 * minutes, np.ones(at.size), no, no)
+    registers = Registers(at, 1000.0 + 0.01 * minutes, np.ones(at.size), no, no, no)
     binding = Field().bindings_of(CircuitId("c1"))[0]
     began, rounds = time.process_time(), 20
     for _ in range(rounds):

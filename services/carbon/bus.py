@@ -17,7 +17,7 @@ from libs.common.contracts.control import CommandAction, CommandState, ControlEv
 from libs.common.contracts.telemetry import HEARTBEAT_TYPE, Quality
 from libs.common.db import WriteConn
 from libs.common.ids import CircuitId, DeviceId, SiteId
-from services.carbon.domain.booking import BookedInterval, RegisterReading
+from services.carbon.domain.booking import ENERGY_POINT, POWER_POINT, BookedInterval, RegisterReading
 from services.carbon.domain.media import MEDIA, MediumPoint, consumed
 from services.carbon.domain.registers import Finding, FindingKind
 from services.carbon.domain.samples import POINTS as SAMPLED
@@ -25,20 +25,20 @@ from services.carbon.domain.samples import REGISTERS as SAMPLED_REGISTERS
 from services.carbon.domain.samples import Sample
 from services.carbon.domain.savings.shutdowns.executed import Switching
 
-ENERGY_POINT = "energy_active_import"
-"""The register of imported active energy; meters' sums of import and export are never booked."""
 _HEARTBEAT = HEARTBEAT_TYPE.encode()
 _MEDIA = frozenset(MEDIA)
 _CONDITIONS = {
     FindingKind.UNEXPLAINED_DECREASE: ConditionKind.REGISTER_DECREASED,
     FindingKind.IMPOSSIBLE_JUMP: ConditionKind.IMPOSSIBLE_JUMP,
 }
+_MANUAL = Quality.MANUAL.value
 _BAD = frozenset(quality.value for quality in Quality if quality.is_bad)
 
 
 def reports(batch: Iterable[Received]) -> tuple[list[RegisterReading], list[Sample]]:
     """Return the registers in a batch, and what else meters say of their supply; heartbeats say nothing.
 
+    A report without a register of energy may say the power of a meter that has none.
     The hot path reads the JSON directly: a full model costs three times as much and checks what ingest
     has already checked.
 
@@ -55,8 +55,9 @@ def reports(batch: Iterable[Received]) -> tuple[list[RegisterReading], list[Samp
             points = body["points"]
             qualities = body.get("quality") or {}
             said = [point for point in SAMPLED if points.get(point) is not None and qualities.get(point) not in _BAD]
-            shown = points.get(ENERGY_POINT)
-            quality = qualities.get(ENERGY_POINT)
+            point = ENERGY_POINT if ENERGY_POINT in points else POWER_POINT
+            shown = points.get(point)
+            quality = qualities.get(point)
             counts = shown is not None and quality not in _BAD
             media = [] if _MEDIA.isdisjoint(points) else consumed(points)
             if not counts and not said and not media:
@@ -68,12 +69,13 @@ def reports(batch: Iterable[Received]) -> tuple[list[RegisterReading], list[Samp
                 found.append(
                     RegisterReading(
                         device_id=device,
-                        point=ENERGY_POINT,
+                        point=point,
                         source_time=at,
                         received_at=datetime.fromisoformat(body["received_at"]),
                         shown=float(shown),
-                        ratio=ratio,
+                        ratio=ratio if point is ENERGY_POINT else 1.0,
                         uncertain=quality is not None,
+                        manual=quality == _MANUAL,
                     )
                 )
             found += [
@@ -85,6 +87,7 @@ def reports(batch: Iterable[Received]) -> tuple[list[RegisterReading], list[Samp
                     shown=float(points[one.point]),
                     ratio=1.0,  # transformers are of electricity
                     uncertain=one.point in qualities,
+                    manual=qualities.get(one.point) == _MANUAL,
                 )
                 for one in media
                 if points[one.point] is not None and qualities.get(one.point) not in _BAD

@@ -10,7 +10,7 @@ from libs.common.contracts.registry import BindingRecord, EntityKind, Region
 from libs.common.ids import CircuitId, DeviceId, RegionId, SiteId
 from libs.common.profiles import DeviceProfile, ProfileCatalogue
 from libs.common.registry import RegistryView
-from services.carbon.domain.booking import Binding
+from services.carbon.domain.booking import POWER_POINT, Binding
 from services.carbon.domain.factors import Place
 from services.carbon.domain.media import consumed
 
@@ -54,6 +54,7 @@ class RegistryDirectory:
         previous: BindingEntity | None = None
         for version in self._view.index.binding_history(circuit):
             recorded = point == self._recorded_register(version.device, version.valid_from)
+            by_power = point == self._point and self.is_by_power(version.device, version.valid_from)
             one = Binding(
                 device_id=version.device,
                 valid_from=version.valid_from,
@@ -61,6 +62,7 @@ class RegistryDirectory:
                 initial_register=version.initial_register if recorded else None,
                 final_register=version.final_register if recorded else None,
                 modulus_kwh=self._modulus(version.device, version.valid_from, point),
+                point=POWER_POINT if by_power else point,
             )
             before = found[-1] if found else None
             goes_on = (
@@ -68,6 +70,7 @@ class RegistryDirectory:
                 and before.device_id == one.device_id
                 and before.valid_to == one.valid_from
                 and before.final_register is None
+                and before.point == one.point
             )
             # A later version of a record carries the initial register of the first along.
             carried = one.initial_register is None or (
@@ -82,6 +85,11 @@ class RegistryDirectory:
             else:
                 found.append(one)
         return found
+
+    def is_by_power(self, device: DeviceId, when: datetime | None = None) -> bool:
+        """Return whether the device's profile has power and no register of energy; without a profile nobody knows."""
+        profile = self._profile(device, when)
+        return profile is not None and POWER_POINT in profile.points and self._point not in profile.points
 
     def site_of(self, circuit: CircuitId) -> SiteId | None:
         """Return the circuit's site, None for a circuit that is not known."""
@@ -135,7 +143,7 @@ class RegistryDirectory:
             return self._point
         return next((one.point for one in consumed(points)), self._point)
 
-    def _profile(self, device_id: DeviceId, when: datetime) -> DeviceProfile | None:
+    def _profile(self, device_id: DeviceId, when: datetime | None) -> DeviceProfile | None:
         device = self._view.device(device_id, when) or self._view.device(device_id)
         if device is None or device.profile is None:
             return None
@@ -168,6 +176,10 @@ class MediumDirectory:
     def bindings_of(self, circuit: CircuitId) -> Sequence[Binding]:
         """Return the circuit's meters in the order in which they served."""
         return self._directory.bindings_for(circuit, self._point)
+
+    def is_by_power(self, device: DeviceId) -> bool:
+        """Return False: nothing stands in for a register of a medium."""
+        return False
 
     def site_of(self, circuit: CircuitId) -> SiteId | None:
         """Return the circuit's site, None for a circuit that is not known."""

@@ -28,8 +28,9 @@ from services.carbon.api.statements import build_statement_router
 from services.carbon.api.virtual import build_virtual_router
 from services.carbon.attester import AttestingLoop, HeadPublisher
 from services.carbon.boundary import Boundaries, Limits
-from services.carbon.bus import ENERGY_POINT, audit, result
+from services.carbon.bus import audit, result
 from services.carbon.directory import RegistryDirectory
+from services.carbon.domain.booking import ENERGY_POINT
 from services.carbon.domain.factors import EmissionFactor
 from services.carbon.gridfactors import GridFactors
 from services.carbon.library import load_coal, load_library

@@ -157,7 +157,7 @@ class Queries:
                 )
             for binding in self._directory.bindings_of(key):
                 if binding.valid_from <= end and (binding.valid_to is None or binding.valid_to >= at):
-                    rows = await store.fetch_trace(conn, binding.device_id, self._point, at, end)
+                    rows = await store.fetch_trace(conn, binding.device_id, binding.point, at, end)
                     registers += [TracedRegister(binding.device_id, *row) for row in rows]
         return Trace(key, at, end, versions, registers)
 
@@ -183,8 +183,8 @@ class Queries:
         if start < floor(now) - timedelta(seconds=STEP_S) or start >= until:
             return None
         bindings = [one for one in self._directory.bindings_of(circuit) if one.valid_to is None or one.valid_to > start]
-        spans = [Span(one.device_id, start, one.valid_to) for one in bindings]
-        registers = await store.fetch_registers_of(conn, spans, self._point)
+        spans = [Span(one.device_id, start, one.valid_to, one.point) for one in bindings]
+        registers = await store.fetch_registers_of(conn, spans)
         rated_kw = self._directory.rated_kw(circuit)
         series = [
             part for one, rows in zip(bindings, registers, strict=True) for part in series_of(one, rows, rated_kw)

@@ -68,7 +68,7 @@ def register_frame(
             if (rows := samples.get((binding.device_id, point)))
             # The registers of the exchange are those of imported energy.
             for one in series_of(
-                replace(binding, initial_register=None, final_register=None, modulus_kwh=None, resets=()),
+                replace(binding, initial_register=None, final_register=None, modulus_kwh=None, resets=(), point=point),
                 Registers.of([(row.source_time, row.value, row.ratio, False) for row in rows]),
                 directory.rated_kw(circuit),
             )

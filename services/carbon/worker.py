@@ -64,7 +64,7 @@ class BookingHandler:
     """Effects of readings: see ``consumer.EffectHandler``."""
 
     def __init__(self, bookings: Sequence[Booking], relay: OutboxRelay) -> None:
-        self._bookings = {one.point: one for one in bookings}
+        self._bookings = {point: one for one in bookings for point in one.points}
         self._relay = relay
         self._earliest = Earliest()
 
@@ -74,19 +74,18 @@ class BookingHandler:
 
     def drop(self, partitions: frozenset[int]) -> None:
         """Forget what was remembered of devices."""
-        for booking in self._bookings.values():
+        for booking in {*self._bookings.values()}:
             booking.forget()
         self._earliest.forget()
 
     async def handle(self, conn: WriteConn, batch: Sequence[Received]) -> None:
         """Book a batch."""
         readings, samples = reports(batch)
-        by_point: dict[str, list[RegisterReading]] = {}
+        of: dict[Booking, list[RegisterReading]] = {}
         for one in readings:
-            by_point.setdefault(one.point, []).append(one)
-        for point, found in by_point.items():
-            if point in self._bookings:
-                await self._bookings[point].take(conn, found)
+            of.setdefault(self._bookings[one.point], []).append(one)
+        for booking, found in of.items():
+            await booking.take(conn, found)
         if samples and (picked := self._earliest.pick(samples)):
             await levels_store.add_samples(conn, picked)
         REGISTERS.inc(len(readings))
@@ -176,10 +175,10 @@ class Recomputation:
                 return False
             circuit, since = taken
             devices = list({one.device_id for one in self._directory.bindings_of(circuit)})
-            points = await store.fetch_points(conn, devices, [one.point for one in self._bookings])
+            points = await store.fetch_points(conn, devices, [point for one in self._bookings for point in one.points])
             booked = 0
             for booking in self._bookings:
-                if booking.point in points:
+                if not points.isdisjoint(booking.points):
                     booked += await booking.recompute(conn, circuit, since)
         if booked:
             self._relay.wake()

@@ -48,7 +48,7 @@ class RegisterTable:
     def __getitem__(self, place: int) -> Registers:
         part = slice(self.cuts[place], self.cuts[place + 1])
         one = self.rows
-        return Registers(one.at[part], one.shown[part], one.ratio[part], one.uncertain[part], one.set_aside[part])
+        return Registers(*(getattr(one, field.name)[part] for field in fields(Registers)))
 
     def __iter__(self) -> Iterator[Registers]:
         return (self[place] for place in range(len(self)))
@@ -130,7 +130,7 @@ class _Flat:
         taken, self.owner, self.cuts = _taken(registers.cuts, spans)
         rows = registers.rows
         self.at, self.shown, self.ratio = rows.at[taken], rows.shown[taken], rows.ratio[taken]
-        self.uncertain, self.aside = rows.uncertain[taken], rows.set_aside[taken]
+        self.uncertain, self.odd = rows.uncertain[taken], (rows.set_aside | rows.manual)[taken]
         self.held_at, self.held_owner, self.held_cuts = _taken(current.cuts, works)
         self.held = current.rows
         self.start = np.array([one.start for one in circuits])
@@ -145,7 +145,7 @@ class _Flat:
         ends = np.array([np.inf if one.valid_to is None else one.valid_to.timestamp() for one in bindings])
         modulus = np.array([one.modulus_kwh or np.inf for one in bindings])
         fits = np.diff(self.cuts) >= 2
-        odd = (self.shown < 0.0) | (self.shown >= modulus[self.owner]) | self.aside
+        odd = (self.shown < 0.0) | (self.shown >= modulus[self.owner]) | self.odd
         odd |= (self.at < begins[self.owner]) | (self.at > ends[self.owner])
         fits[self.owner[odd]] = False
         fits[self.owner[1:][self._odd_steps()]] = False
@@ -153,7 +153,7 @@ class _Flat:
         initial = np.array([one.initial_register is not None for one in bindings])
         final = np.array([one.final_register is not None for one in bindings])
         fits &= ~(initial & (head > begins)) & ~(final & (tail < ends) & np.isfinite(ends))
-        fits &= np.array([not one.resets for one in bindings])
+        fits &= np.array([not one.resets and not one.by_power for one in bindings])
         fits &= np.isnan(self.end) | (tail == self.end)
         self.first = np.maximum(self.start, np.ceil(head / STEP_S) * STEP_S)
         self.last = np.floor(tail / STEP_S) * STEP_S

@@ -15,8 +15,21 @@ from numpy.typing import NDArray
 
 from libs.common.ids import CircuitId, DeviceId, SiteId
 from services.carbon.domain.intervals import STEP_S, Grade, Intervals
-from services.carbon.domain.registers import BoolArray, Cumulative, Finding, FindingKind, FloatArray, IntArray, Series
+from services.carbon.domain.registers import (
+    BoolArray,
+    Cumulative,
+    Finding,
+    FindingKind,
+    FloatArray,
+    GradeArray,
+    IntArray,
+    Series,
+)
 
+ENERGY_POINT = "energy_active_import"
+"""The register of imported active energy; meters' sums of import and export are never booked."""
+POWER_POINT = "active_power_total"
+"""Of a meter that has no register of energy: the power that is integrated instead. [kW]"""
 TOLERANCE_KWH = 1e-9
 """Two computations of one interval that differ by less are the same. [kWh]"""
 FUTURE = timedelta(minutes=5)
@@ -38,6 +51,8 @@ class RegisterReading:
     uncertain: bool
     disputed: bool = False
     """Whether the meter has told another register of the same time."""
+    manual: bool = False
+    """Whether a person has read it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +85,13 @@ class Binding:
     modulus_kwh: float | None = None
     resets: tuple[datetime, ...] = ()
     """When its register is on record to have been set to zero while nobody wrote down what it showed before."""
+    point: str = ENERGY_POINT
+    """What of the meter is booked: a register, or ``POWER_POINT`` of one that has none."""
+
+    @property
+    def by_power(self) -> bool:
+        """Whether power is integrated."""
+        return self.point == POWER_POINT
 
     def serves_in(self, start: datetime, end: datetime | None) -> bool:
         """Return whether it holds at some time of ``[start, end]``; None is no end."""
@@ -90,6 +112,8 @@ class Registers:
     """Shape (n,)."""
     set_aside: BoolArray
     """What the correction did not use when it last looked at them. Shape (n,)."""
+    manual: BoolArray
+    """What people have read. Shape (n,)."""
 
     @classmethod
     def of(cls, rows: Sequence[tuple[datetime, float, float, bool]]) -> "Registers":
@@ -99,6 +123,7 @@ class Registers:
             np.array([row[1] for row in rows], np.float64),
             np.array([row[2] for row in rows], np.float64),
             np.array([row[3] for row in rows], np.bool_),
+            np.zeros(len(rows), np.bool_),
             np.zeros(len(rows), np.bool_),
         )
 
@@ -142,6 +167,7 @@ class Span:
     device_id: DeviceId
     start: datetime
     end: datetime | None
+    point: str = ENERGY_POINT
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,10 +232,14 @@ def series_of(binding: Binding, registers: Registers, rated_kw: float | None) ->
     at, shown, ratio = registers.at[inside], registers.shown[inside], registers.ratio[inside]
     if not at.size:
         return []
+    if binding.by_power:
+        best = np.full(at.size, Grade.INTERPOLATED, np.int8)
+        return [Series(at=at, shown_kwh=shown, best=best, is_power=True)]
+    best = np.where(registers.manual[inside], np.int8(Grade.ALLOCATED), np.int8(Grade.MEASURED)).astype(np.int8)
     if binding.initial_register is not None and at[0] > begin:
-        at, shown, ratio = _with(0, begin, binding.initial_register, at, shown, ratio)
+        at, shown, ratio, best = _with(0, begin, binding.initial_register, at, shown, ratio, best)
     if binding.final_register is not None and at[-1] < end < inf:
-        at, shown, ratio = _with(at.size, end, binding.final_register, at, shown, ratio)
+        at, shown, ratio, best = _with(at.size, end, binding.final_register, at, shown, ratio, best)
     cuts = [0, *(np.flatnonzero(np.diff(ratio)) + 1).tolist(), at.size]
     resets = tuple(one.timestamp() for one in binding.resets)
     return [
@@ -220,17 +250,23 @@ def series_of(binding: Binding, registers: Registers, rated_kw: float | None) ->
             modulus_kwh=binding.modulus_kwh,
             rated_kw=rated_kw,
             resets=resets,
+            best=best[first:last],
         )
         for first, last in pairwise(cuts)
     ]
 
 
 def _with(
-    place: int, time: float, register: float, at: FloatArray, shown: FloatArray, ratio: FloatArray
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return registers with one more, which has the ratio of its neighbour."""
+    place: int, time: float, register: float, at: FloatArray, shown: FloatArray, ratio: FloatArray, best: GradeArray
+) -> tuple[FloatArray, FloatArray, FloatArray, GradeArray]:
+    """Return registers with one more, which has the ratio of its neighbour and is a boundary for good."""
     neighbour = ratio[0] if place == 0 else ratio[-1]
-    return np.insert(at, place, time), np.insert(shown, place, register), np.insert(ratio, place, neighbour)
+    return (
+        np.insert(at, place, time),
+        np.insert(shown, place, register),
+        np.insert(ratio, place, neighbour),
+        np.insert(best, place, np.int8(Grade.MEASURED)),
+    )
 
 
 def floor(at: datetime, step_s: float = STEP_S) -> datetime:

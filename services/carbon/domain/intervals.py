@@ -95,7 +95,8 @@ def align(
     begins = np.flatnonzero(np.diff(cumulative.run, prepend=cumulative.run[0] - 1))
     for begin, end in zip(begins, [*begins[1:], cumulative.run.size], strict=True):
         inside = slice(int(begin), int(end))
-        _align_run(cumulative.at[inside], cumulative.energy_kwh[inside], edges, step_s, energy, grade, shapes)
+        readings = cumulative.at[inside], cumulative.energy_kwh[inside], cumulative.best[inside]
+        _align_run(*readings, edges, step_s, energy, grade, shapes)
     for i in np.flatnonzero(cumulative.lower_bound):
         # What was lost lies anywhere between the reading before and this one.
         lost_from = max(int((cumulative.at[i - 1] - first) // step_s), 0)
@@ -115,6 +116,7 @@ def long_gaps(cumulative: Cumulative, *, first: float, last: float, step_s: floa
 def _align_run(
     at: FloatArray,
     energy_kwh: FloatArray,
+    best: NDArray[np.int8],
     edges: FloatArray,
     step_s: float,
     energy: FloatArray,
@@ -131,6 +133,7 @@ def _align_run(
     long = at[right] - at[left] > GAP_MAX_STEPS * step_s
     near = np.minimum(np.abs(edges - at[left]), np.abs(at[right] - edges)) <= NEAR_SHARE * step_s
     edge_grade = np.where(long, Grade.ALLOCATED, np.where(near, Grade.MEASURED, Grade.INTERPOLATED)).astype(np.int8)
+    edge_grade = np.maximum(edge_grade, np.maximum(best[left], best[right]))
     at_edges = np.interp(edges, at, energy_kwh)
     for i in np.unique(left[long]) if shapes else ():
         shape = shapes.get(float(at[i]))

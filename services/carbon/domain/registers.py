@@ -7,6 +7,8 @@ order in which they came.
 
 What is called energy here may be a volume or a mass as well, in the unit of its medium (``domain/media.py``).
 
+A meter that has no register and tells its power is integrated by trapezoids, pair by pair.
+
 Source:
     The method follows ISO 50001 metering practice as described in the platform's energy methods,
     section 1.1: rollover is tested before glitch, glitch before reset.
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
+GradeArray = NDArray[np.int8]
 
 HEADROOM = 1.2
 """A meter may pass this multiple of the circuit's rated power before a step counts as impossible."""
@@ -33,6 +36,8 @@ NEAR_END = 0.8
 """From this share of its modulus on a register is near enough to its end to have wrapped."""
 GLITCH_SLACK = 1e-12
 """Two counts that were subtracted as floats may come out as a little more than two counts."""
+POWER_GAP_S = 1800.0
+"""Two readings of power that lie further apart say nothing of what was used between them. [s]"""
 CONFIRMATIONS = 3
 """So many readings that agree with each other overrule a base they all contradict."""
 
@@ -79,6 +84,10 @@ class Series:
     """Times at which a reset of the register is on record. [s since the epoch]"""
     count_kwh: float = COUNT_KWH
     """What the last digit of the register stands for. [kWh]"""
+    best: GradeArray | None = None
+    """How well a boundary beside each reading can be known at best (``intervals.Grade``); None: measured. (n,)"""
+    is_power: bool = False
+    """Whether the numbers are mean power in kW, of a meter that has no register."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +102,8 @@ class Cumulative:
     """Number of the run a reading belongs to; energy between two runs is unknown. Shape (m,)."""
     lower_bound: BoolArray
     """Whether the step that ends at this reading is only a lower bound (after a reset). Shape (m,)."""
+    best: GradeArray
+    """How well a boundary beside this reading can be known at best. Shape (m,)."""
     findings: tuple[Finding, ...]
 
 
@@ -121,26 +132,31 @@ def accumulate(series: Sequence[Series]) -> Cumulative:
         energy = part.energy_kwh + base_kwh
         run = part.run + shift
         if bridged:  # the two registers of the exchange are one instant: keep one
-            part = Cumulative(part.at[1:], part.energy_kwh[1:], part.run[1:], part.lower_bound[1:], part.findings)
+            part = Cumulative(
+                part.at[1:], part.energy_kwh[1:], part.run[1:], part.lower_bound[1:], part.best[1:], part.findings
+            )
             energy, run = energy[1:], run[1:]
-        parts.append(Cumulative(part.at, energy, run, part.lower_bound, part.findings))
+        parts.append(Cumulative(part.at, energy, run, part.lower_bound, part.best, part.findings))
         if energy.size:
             base_kwh = float(energy[-1])
             next_run = int(run[-1]) + 1
     if not parts:
         empty = np.empty(0)
-        return Cumulative(empty, empty, np.empty(0, np.int64), np.empty(0, np.bool_), ())
+        return Cumulative(empty, empty, np.empty(0, np.int64), np.empty(0, np.bool_), np.empty(0, np.int8), ())
     return Cumulative(
         np.concatenate([part.at for part in parts]),
         np.concatenate([part.energy_kwh for part in parts]),
         np.concatenate([part.run for part in parts]),
         np.concatenate([part.lower_bound for part in parts]),
+        np.concatenate([part.best for part in parts]),
         tuple(finding for part in parts for finding in part.findings),
     )
 
 
 def _correct(series: Series) -> Cumulative:
     """Correct one meter's registers: all at once where nothing is wrong, one by one where something is."""
+    if series.is_power:
+        return _integrated(series)
     possible = (series.shown_kwh >= 0.0) & (series.shown_kwh < (series.modulus_kwh or np.inf))
     impossible: tuple[Finding, ...] = ()
     if not possible.all():
@@ -150,14 +166,37 @@ def _correct(series: Series) -> Cumulative:
             )
             for i in np.flatnonzero(~possible)
         )
-        series = replace(series, at=series.at[possible], shown_kwh=series.shown_kwh[possible])
+        best = None if series.best is None else series.best[possible]
+        series = replace(series, at=series.at[possible], shown_kwh=series.shown_kwh[possible], best=best)
     plain = _plain(series)
     if plain.all():
         size = series.at.size
         energy = (series.shown_kwh - series.shown_kwh[:1]) * series.ratio
-        return Cumulative(series.at, energy, np.zeros(size, np.int64), np.zeros(size, np.bool_), impossible)
+        no = np.zeros(size, np.bool_)
+        return Cumulative(series.at, energy, np.zeros(size, np.int64), no, _best(series), impossible)
     found = _Corrector(series).run()
     return replace(found, findings=(*impossible, *found.findings)) if impossible else found
+
+
+def _integrated(series: Series) -> Cumulative:
+    """Return the energy under a meter's power; what flows back is no use, and a long silence is unknown."""
+    power_kw = np.maximum(series.shown_kwh, 0.0) * series.ratio
+    seconds = np.diff(series.at)
+    silent = seconds > POWER_GAP_S
+    steps = np.where(silent, 0.0, (power_kw[1:] + power_kw[:-1]) / 2.0 * seconds / 3600.0)
+    head = min(series.at.size, 1)
+    return Cumulative(
+        series.at,
+        np.concatenate([np.zeros(head), np.cumsum(steps)]),
+        np.concatenate([np.zeros(head, np.int64), np.cumsum(silent, dtype=np.int64)]),
+        np.zeros(series.at.size, np.bool_),
+        _best(series),
+        (),
+    )
+
+
+def _best(series: Series) -> GradeArray:
+    return np.zeros(series.at.size, np.int8) if series.best is None else series.best
 
 
 def _plain(series: Series) -> BoolArray:
@@ -212,6 +251,7 @@ class _Corrector:
             self._energy[: self._count],
             self._run[: self._count],
             self._lower[: self._count],
+            _best(self._series)[kept],
             tuple(self._findings),
         )
 

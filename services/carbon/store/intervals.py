@@ -48,15 +48,16 @@ async def add_registers(conn: WriteConn, readings: Sequence[RegisterReading]) ->
     rows = await conn.fetch(
         """
         insert into register_readings as r
-               (device_id, point, source_time, shown, ratio, uncertain, disputed, received_at)
+               (device_id, point, source_time, shown, ratio, uncertain, disputed, received_at, manual)
         select * from unnest($1::text[], $2::text[], $3::timestamptz[], $4::float8[], $5::float8[], $6::boolean[],
-                             $7::boolean[], $8::timestamptz[])
+                             $7::boolean[], $8::timestamptz[], $9::boolean[])
             on conflict on constraint register_readings_pk do update
-           set (shown, ratio, uncertain, received_at) = (
-                   select later.shown, later.ratio, later.uncertain, later.received_at
-                     from (values (excluded.shown, excluded.ratio, excluded.uncertain, excluded.received_at),
-                                  (r.shown, r.ratio, r.uncertain, r.received_at))
-                       as later(shown, ratio, uncertain, received_at)
+           set (shown, ratio, uncertain, received_at, manual) = (
+                   select later.shown, later.ratio, later.uncertain, later.received_at, later.manual
+                     from (values (excluded.shown, excluded.ratio, excluded.uncertain, excluded.received_at,
+                                   excluded.manual),
+                                  (r.shown, r.ratio, r.uncertain, r.received_at, r.manual))
+                       as later(shown, ratio, uncertain, received_at, manual)
                     order by later.received_at desc, later.shown desc, later.ratio desc limit 1),
                disputed = r.disputed or excluded.disputed or (r.shown, r.ratio) <> (excluded.shown, excluded.ratio)
          where (excluded.received_at, excluded.shown, excluded.ratio) > (r.received_at, r.shown, r.ratio)
@@ -72,32 +73,29 @@ async def add_registers(conn: WriteConn, readings: Sequence[RegisterReading]) ->
         [one.uncertain for one in readings],
         [one.disputed for one in readings],
         [one.received_at for one in readings],
+        [one.manual for one in readings],
     )
     return [(DeviceId(row["device_id"]), row["source_time"]) for row in rows]
 
 
-async def fetch_last_times(
-    conn: ReadConn | WriteConn, devices: Sequence[DeviceId], point: str
-) -> dict[DeviceId, datetime]:
-    """Return the newest register time of each device that has one."""
+async def fetch_last_times(conn: ReadConn | WriteConn, points: Mapping[DeviceId, str]) -> dict[DeviceId, datetime]:
+    """Return the newest time of each device that has registers of its point."""
     rows = await conn.fetch(
         """
         select d.id, l.source_time
-          from unnest($1::text[]) as d(id)
+          from unnest($1::text[], $2::text[]) as d(id, point)
           cross join lateral (
               select source_time from register_readings r
-               where r.device_id = d.id and r.point = $2 order by source_time desc limit 1
+               where r.device_id = d.id and r.point = d.point order by source_time desc limit 1
           ) as l
         """,
-        list(devices),
-        point,
+        list(points),
+        list(points.values()),
     )
     return {DeviceId(row["id"]): row["source_time"] for row in rows}
 
 
-async def fetch_reach(
-    conn: ReadConn | WriteConn, windows: Sequence[Window], point: str
-) -> list[tuple[datetime, datetime | None]]:
+async def fetch_reach(conn: ReadConn | WriteConn, windows: Sequence[Window]) -> list[tuple[datetime, datetime | None]]:
     """Return how far the registers of each window can change anything: (from a register, to a register).
 
     Backwards that is as many trusted registers as confirm each other: whether the last ones count may depend on what
@@ -108,66 +106,67 @@ async def fetch_reach(
         """
         select coalesce((select r.source_time
                            from register_readings r
-                          where r.device_id = w.before and r.point = $1 and not r.set_aside
+                          where r.device_id = w.before and r.point = w.before_point and not r.set_aside
                             and r.source_time >= w.valid_from and r.source_time < w.since
                             and r.source_time <= coalesce(w.ended, 'infinity')
-                          order by r.source_time desc offset $2 - 1 limit 1), w.valid_from) as first,
+                          order by r.source_time desc offset $1 - 1 limit 1), w.valid_from) as first,
                (select r.source_time
                   from register_readings r
-                 where r.device_id = w.after and r.point = $1 and not r.set_aside
+                 where r.device_id = w.after and r.point = w.after_point and not r.set_aside
                    and r.source_time <= coalesce(w.valid_to, 'infinity')
-                   and r.source_time >= (select date_bin(make_interval(secs => $3), n.source_time, 'epoch')
-                                                + make_interval(secs => $3)
+                   and r.source_time >= (select date_bin(make_interval(secs => $2), n.source_time, 'epoch')
+                                                + make_interval(secs => $2)
                                            from register_readings n
-                                          where n.device_id = w.after and n.point = $1 and not n.set_aside
+                                          where n.device_id = w.after and n.point = w.after_point and not n.set_aside
                                             and n.source_time > w.until
                                           order by n.source_time limit 1)
                  order by r.source_time limit 1) as last
-          from unnest($4::text[], $5::timestamptz[], $6::timestamptz[], $7::timestamptz[], $8::text[],
-                      $9::timestamptz[], $10::timestamptz[])
-               with ordinality as w(before, valid_from, ended, since, after, valid_to, until, place)
+          from unnest($3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[], $7::timestamptz[], $8::text[],
+                      $9::text[], $10::timestamptz[], $11::timestamptz[]) with ordinality
+            as w(before, before_point, valid_from, ended, since, after, after_point, valid_to, until, place)
          order by w.place
         """,
-        point,
         CONFIRMATIONS,
         STEP_S,
         [one.before.device_id for one in windows],
+        [one.before.point for one in windows],
         [one.before.valid_from for one in windows],
         [one.before.valid_to for one in windows],
         [one.since for one in windows],
         [one.after.device_id for one in windows],
+        [one.after.point for one in windows],
         [one.after.valid_to for one in windows],
         [one.until for one in windows],
     )
     return [(row["first"], row["last"]) for row in rows]
 
 
-async def fetch_registers_of(conn: ReadConn | WriteConn, spans: Sequence[Span], point: str) -> RegisterTable:
+async def fetch_registers_of(conn: ReadConn | WriteConn, spans: Sequence[Span]) -> RegisterTable:
     """Return the registers of each span, from the last trusted one at or before its start."""
     rows = await copy_rows(
         conn,
         _REGISTER,
         """
         select w.place::int4, r.source_time, r.shown, r.ratio,
-               ((r.uncertain or r.disputed)::int + 2 * r.set_aside::int)::int2
-          from unnest($2::text[], $3::timestamptz[], $4::timestamptz[]) with ordinality
-            as w(device_id, start, until, place)
+               ((r.uncertain or r.disputed)::int + 2 * r.set_aside::int + 4 * r.manual::int)::int2
+          from unnest($1::text[], $2::timestamptz[], $3::timestamptz[], $4::text[]) with ordinality
+            as w(device_id, start, until, point, place)
           cross join lateral (
               select *
                 from register_readings r
-               where r.device_id = w.device_id and r.point = $1
+               where r.device_id = w.device_id and r.point = w.point
                  and r.source_time <= coalesce(w.until, 'infinity')
                  and r.source_time >= coalesce(
                      (select b.source_time from register_readings b
-                       where b.device_id = w.device_id and b.point = $1 and b.source_time <= w.start
+                       where b.device_id = w.device_id and b.point = w.point and b.source_time <= w.start
                          and not b.set_aside
                        order by b.source_time desc limit 1), w.start)
           ) as r
         """,
-        point,
         [one.device_id for one in spans],
         [one.start for one in spans],
         [one.end for one in spans],
+        [one.point for one in spans],
     )
     found, cuts = grouped(rows, "place", "at", len(spans))
     return RegisterTable(
@@ -177,6 +176,7 @@ async def fetch_registers_of(conn: ReadConn | WriteConn, spans: Sequence[Span], 
             ratio=found["ratio"].astype(np.float64),
             uncertain=(found["marks"] & 1) != 0,
             set_aside=(found["marks"] & 2) != 0,
+            manual=(found["marks"] & 4) != 0,
         ),
         cuts,
     )

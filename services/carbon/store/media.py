@@ -1,6 +1,6 @@
 """SQL of intervals of other media than electricity; their registers are stored as those of energy are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from libs.common.db import ReadConn, WriteConn
@@ -33,21 +33,17 @@ class MediumBooks:
         """Store registers; return (device, source time) of those that are new or different now."""
         return await registers.add_registers(conn, readings)
 
-    async def fetch_last_times(
-        self, conn: WriteConn, devices: Sequence[DeviceId], point: str
-    ) -> dict[DeviceId, datetime]:
-        """Return the newest register time of each device that has one."""
-        return await registers.fetch_last_times(conn, devices, point)
+    async def fetch_last_times(self, conn: WriteConn, points: Mapping[DeviceId, str]) -> dict[DeviceId, datetime]:
+        """Return the newest time of each device that has registers of its point."""
+        return await registers.fetch_last_times(conn, points)
 
-    async def fetch_reach(
-        self, conn: WriteConn, windows: Sequence[Window], point: str
-    ) -> list[tuple[datetime, datetime | None]]:
+    async def fetch_reach(self, conn: WriteConn, windows: Sequence[Window]) -> list[tuple[datetime, datetime | None]]:
         """Return how far the registers of each window can change anything."""
-        return await registers.fetch_reach(conn, windows, point)
+        return await registers.fetch_reach(conn, windows)
 
-    async def fetch_registers_of(self, conn: WriteConn, spans: Sequence[Span], point: str) -> RegisterTable:
+    async def fetch_registers_of(self, conn: WriteConn, spans: Sequence[Span]) -> RegisterTable:
         """Return the registers of each span."""
-        return await registers.fetch_registers_of(conn, spans, point)
+        return await registers.fetch_registers_of(conn, spans)
 
     async def mark_set_aside(
         self, conn: WriteConn, marks: Sequence[tuple[DeviceId, datetime, bool]], point: str

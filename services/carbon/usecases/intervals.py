@@ -16,6 +16,8 @@ from libs.common.db import WriteConn
 from libs.common.ids import CircuitId, DeviceId, SiteId
 from services.carbon.domain.batches import CurrentTable, Plain, RegisterTable, settle_plain
 from services.carbon.domain.booking import (
+    ENERGY_POINT,
+    POWER_POINT,
     Binding,
     BookedInterval,
     Change,
@@ -51,6 +53,9 @@ class Directory(Protocol):
     def bindings_of(self, circuit: CircuitId) -> Sequence[Binding]:
         """Return the circuit's meters in the order in which they served."""
 
+    def is_by_power(self, device: DeviceId) -> bool:
+        """Return whether the device has no register that could be booked, and tells its power instead."""
+
     def site_of(self, circuit: CircuitId) -> SiteId | None:
         """Return the circuit's site, None for a circuit that is not known (any more)."""
 
@@ -66,17 +71,13 @@ class Books(Protocol):
     ) -> list[tuple[DeviceId, datetime]]:
         """Store registers; return (device, source time) of those that are new or were received later than another."""
 
-    async def fetch_last_times(
-        self, conn: WriteConn, devices: Sequence[DeviceId], point: str
-    ) -> dict[DeviceId, datetime]:
-        """Return the newest register time of each device that has one."""
+    async def fetch_last_times(self, conn: WriteConn, points: Mapping[DeviceId, str]) -> dict[DeviceId, datetime]:
+        """Return the newest time of each device that has registers of its point."""
 
-    async def fetch_reach(
-        self, conn: WriteConn, windows: Sequence[Window], point: str
-    ) -> list[tuple[datetime, datetime | None]]:
+    async def fetch_reach(self, conn: WriteConn, windows: Sequence[Window]) -> list[tuple[datetime, datetime | None]]:
         """Return how far the registers of each window can change anything: (from a register, to a register)."""
 
-    async def fetch_registers_of(self, conn: WriteConn, spans: Sequence[Span], point: str) -> RegisterTable:
+    async def fetch_registers_of(self, conn: WriteConn, spans: Sequence[Span]) -> RegisterTable:
         """Return the registers of each span."""
 
     async def mark_set_aside(
@@ -144,20 +145,27 @@ class Booking:
         """The register that is booked."""
         return self._point
 
+    @property
+    def points(self) -> tuple[str, ...]:
+        """Of what readings are taken: the register, and where a meter may have none, its power."""
+        return (self._point, POWER_POINT) if self._point == ENERGY_POINT else (self._point,)
+
     def forget(self) -> None:
         """Drop what is remembered; the database has the truth."""
         self._newest.clear()
 
     async def take(self, conn: WriteConn, readings: Sequence[RegisterReading]) -> None:
         """Store registers and book the intervals that they close or change."""
-        readings = usable(readings)
+        readings = [
+            one for one in usable(readings) if one.point == self._point or self._directory.is_by_power(one.device_id)
+        ]
         if not readings:
             return
-        devices = {reading.device_id for reading in readings}
+        devices = {one.device_id: one.point for one in readings}
         before = {device: self._newest[device] for device in devices if device in self._newest}
-        unknown = [device for device in devices if device not in before]
+        unknown = {device: point for device, point in devices.items() if device not in before}
         if unknown:
-            before |= await self._books.fetch_last_times(conn, unknown, self._point)
+            before |= await self._books.fetch_last_times(conn, unknown)
         closes = {device: floor(newest) + timedelta(seconds=STEP_S) for device, newest in before.items()}
         changed: dict[DeviceId, Change] = {}
         for device, at in await self._books.add_registers(conn, readings):
@@ -190,7 +198,7 @@ class Booking:
             return 0
         await self._books.lock_circuits(conn, [circuit for circuit, _, _ in places])
         windows = [_window(bindings, changed[circuit]) for circuit, _, bindings in places]
-        reach = await self._books.fetch_reach(conn, windows, self._point)
+        reach = await self._books.fetch_reach(conn, windows)
         works = [
             _Work(circuit, site, bindings, floor(first), last)
             for (circuit, site, bindings), (first, last) in zip(places, reach, strict=True)
@@ -200,11 +208,11 @@ class Booking:
     async def _settle(self, conn: WriteConn, works: Sequence[_Work]) -> int:
         served = [[one for one in work.bindings if one.serves_in(work.start, work.end)] for work in works]
         spans = [
-            Span(one.device_id, max(work.start, one.valid_from), _earlier(one.valid_to, work.end))
+            Span(one.device_id, max(work.start, one.valid_from), _earlier(one.valid_to, work.end), one.point)
             for work, bindings in zip(works, served, strict=True)
             for one in bindings
         ]
-        loaded = await self._books.fetch_registers_of(conn, spans, self._point)
+        loaded = await self._books.fetch_registers_of(conn, spans)
         current = await self._books.fetch_current_of(
             conn,
             [CircuitSpan(work.circuit, work.start, None if work.end is None else floor(work.end)) for work in works],
@@ -228,7 +236,8 @@ class Booking:
             booked += await self._changes(conn, work, cumulative, registers, current[place], now)
             findings += [CircuitFinding(work.circuit, one) for one in dict.fromkeys(cumulative.findings)]
             for one, rows in registers:
-                marks += _marks(one, rows, cumulative)
+                if not one.by_power:
+                    marks += _marks(one, rows, cumulative)
         if booked:
             await self._books.book(conn, booked)
             await self._publisher.intervals(conn, booked)

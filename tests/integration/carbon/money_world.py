@@ -23,9 +23,9 @@ from libs.common.profiles import ProfileCatalogue
 from libs.common.testing.clock import FakeClock
 from services.carbon.api.money import build_money_router
 from services.carbon.boundary import Boundaries, Limits
-from services.carbon.bus import ENERGY_POINT, audit, result
+from services.carbon.bus import audit, result
 from services.carbon.directory import RegistryDirectory
-from services.carbon.domain.booking import BookedInterval
+from services.carbon.domain.booking import ENERGY_POINT, BookedInterval
 from services.carbon.domain.intervals import Grade
 from services.carbon.library import load_library
 from services.carbon.queries import Queries

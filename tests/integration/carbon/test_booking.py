@@ -16,17 +16,28 @@ from libs.common.bus.pglog import PgLogBus
 from libs.common.bus.port import Message, Received
 from libs.common.clock import SystemClock
 from libs.common.contracts.carbon import Interval, Medium
-from libs.common.contracts.registry import Binding, Circuit, CircuitRole, Entity, Region, Site, SiteKind, record_of
+from libs.common.contracts.registry import (
+    Binding,
+    Circuit,
+    CircuitRole,
+    Device,
+    Entity,
+    Region,
+    Site,
+    SiteKind,
+    record_of,
+)
 from libs.common.contracts.telemetry import Quality, Reading
 from libs.common.db import Database
 from libs.common.ids import CircuitId, DeviceId, RegionId, SiteId
 from libs.common.profiles import ProfileCatalogue
 from libs.common.registry import RegistryView
 from libs.common.settings import BusSettings, DatabaseSettings
+from libs.common.testing.bus import until
 from services.carbon.boundary import Boundaries, Limits
-from services.carbon.bus import ENERGY_POINT, reports
+from services.carbon.bus import reports
 from services.carbon.directory import RegistryDirectory
-from services.carbon.domain.booking import CircuitSpan, Span, Window
+from services.carbon.domain.booking import ENERGY_POINT, CircuitSpan, Span, Window
 from services.carbon.domain.intervals import Grade
 from services.carbon.domain.levels.periods import Step
 from services.carbon.library import load_shipped
@@ -328,8 +339,8 @@ async def test_a_late_register_is_read_around_and_not_to_the_end(carbon: Carbon)
     async with carbon.db.write() as conn:
         binding_ = carbon.directory.bindings_of(FEED)[0]
         at = START + timedelta(minutes=150)
-        ((first, last),) = await store.fetch_reach(conn, [Window(binding_, at, binding_, at)], ENERGY_POINT)
-        (rows,) = await store.fetch_registers_of(conn, [Span(METER, first, last)], ENERGY_POINT)
+        ((first, last),) = await store.fetch_reach(conn, [Window(binding_, at, binding_, at)])
+        (rows,) = await store.fetch_registers_of(conn, [Span(METER, first, last)])
     assert [round((one - START).total_seconds() / 900) for one in (first, last) if one is not None] == [7, 12]
     assert rows.shown.tolist() == [107.0, 108.0, 109.0, 111.0, 112.0]
     await carbon.take(reading(150, 110.5))
@@ -387,6 +398,55 @@ async def test_water_is_booked_as_water_and_published_with_its_unit(carbon: Carb
     assert held.energy_kwh.tolist() == pytest.approx([0.25, 0.5])
 
 
+async def test_a_breaker_without_a_register_is_booked_by_its_power(carbon: Carbon) -> None:
+    branch, breaker = CircuitId("branch-1"), DeviceId("breaker-1")
+    await publish(
+        carbon.bus,
+        [
+            Circuit(id=branch, name="Branch", level=3, role=CircuitRole.LOAD, site=SITE, **COMMON),
+            Device(id=breaker, name="Breaker", kind="breaker", profile="lx47le_125", site=SITE, **COMMON),
+            Binding(id="b-3", name="Branch", device=breaker, circuit=branch, **COMMON),
+        ],
+    )
+    await until(lambda: bool(carbon.directory.bindings_of(branch)))
+
+    def told(minutes: float, power: float) -> Received:
+        at = START + timedelta(minutes=minutes)
+        payload = Reading(
+            device_id=breaker, site_id=SITE, source_time=at, received_at=at, driver="modbus",
+            points={"active_power_total": power},
+        )  # fmt: skip
+        return replace(reading(minutes, 1.0), value=payload.to_json())
+
+    await carbon.take(told(0, 4.0), told(15, 8.0), told(30, 8.0), reading(0, 100.0), reading(15, 101.0))
+    await carbon.take(told(7.5, 0.0))
+    async with carbon.db.read() as conn:
+        found = await store.fetch_current(conn, [branch], START, START + timedelta(hours=1))
+    assert [(one.version, one.energy_kwh, one.grade) for one in found] == [
+        (2, 0.75, Grade.INTERPOLATED),
+        (1, 2.0, Grade.INTERPOLATED),
+    ]
+    assert [energy for _, _, energy, _ in await carbon.booked()] == [40.0]
+
+
+async def test_a_reset_is_on_record_when_a_binding_begins_anew_with_zero(carbon: Carbon) -> None:
+    again = START + timedelta(minutes=20)
+    ended = binding().model_copy(update={"valid_to": again, "version": 2})
+    begun = Binding(
+        id="b-4", name="Again", device=METER, circuit=FEED, valid_from=again, initial_register=0.0, version=1,
+        changed_by="user:test",
+    )  # fmt: skip
+    await publish(carbon.bus, [ended, begun])
+    await until(lambda: bool(carbon.directory.bindings_of(FEED)[-1].resets))
+    (served,) = carbon.directory.bindings_of(FEED)
+    assert (served.valid_to, served.resets) == (None, (again,))
+    await carbon.take(reading(0, 100.0), reading(15, 101.0), reading(30, 0.5), reading(45, 1.5))
+    assert [energy for _, _, energy, _ in await carbon.booked()] == [40.0, 20.0, 40.0]
+    async with carbon.db.read() as conn:
+        found = await store.fetch_current(conn, [FEED], START, START + timedelta(hours=1))
+    assert [one.lower_bound for one in found] == [False, True, False]
+
+
 async def test_a_batch_that_fails_leaves_nothing_and_is_booked_when_it_comes_again(carbon: Carbon) -> None:
     batch = [reading(5 * i, 100.0 + i) for i in range(12)]
 
@@ -414,13 +474,14 @@ async def test_the_tables_do_what_the_books_in_memory_do(carbon: Carbon) -> None
         told = shown + rng.choice([0.0] * 12 + [-0.01, 3_000.0])
         if rng.random() < 0.03:
             shown = told = 0.5
-        course.append((minute, round(told, 2)))
+        by = Quality.MANUAL if rng.random() < 0.05 else None
+        course.append((minute, round(told, 2), by))
     shuffled = [course[i] for i in sorted(range(len(course)), key=lambda i: i + rng.choice([0, 0, 0, 30]))]
     memory = MemoryBooks()
     directory = FixedDirectory({FEED: list(carbon.directory.bindings_of(FEED))})
     there = Booking(directory=directory, books=memory, publisher=memory, clock=SystemClock(), point=ENERGY_POINT)
     for begin in range(0, len(shuffled), 7):
-        batch = [reading(minute, told) for minute, told in shuffled[begin : begin + 7]]
+        batch = [reading(minute, told, quality=by) for minute, told, by in shuffled[begin : begin + 7]]
         await carbon.take(*batch)
         async with carbon.db.write() as conn:
             await there.take(conn, reports(batch)[0])

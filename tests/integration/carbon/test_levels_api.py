@@ -12,8 +12,9 @@ from libs.common.contracts.registry import Binding, CircuitRole
 from libs.common.ids import CircuitId, DeviceId
 from services.carbon.api.energy import add_energy_routes
 from services.carbon.api.levels import build_levels_router
-from services.carbon.bus import ENERGY_POINT, audit
+from services.carbon.bus import audit
 from services.carbon.directory import RegistryDirectory
+from services.carbon.domain.booking import ENERGY_POINT
 from services.carbon.domain.samples import EXPORT, Sample
 from services.carbon.queries import Queries
 from services.carbon.store import levels as store

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from services.carbon.api.virtual import build_virtual_router
-from services.carbon.bus import ENERGY_POINT, audit
+from services.carbon.bus import audit
 from services.carbon.directory import RegistryDirectory
+from services.carbon.domain.booking import ENERGY_POINT
 from services.carbon.usecases.virtual import VirtualMeters
 from tests.integration.carbon.carbon_door import Door, open_door
 from tests.integration.carbon.carbon_levels import QUARTER, START, City, city, open_city

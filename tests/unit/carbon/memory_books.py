@@ -1,6 +1,6 @@
 """Books in memory: what ``store.intervals`` does with SQL, for tests of the order in which things happen."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -44,6 +44,7 @@ class Row:
     disputed: bool
     received_at: datetime
     set_aside: bool = False
+    manual: bool = False
 
     @property
     def key(self) -> tuple[datetime, float, float]:
@@ -98,7 +99,7 @@ class MemoryBooks:
         changed = []
         for one in readings:
             rows = self._of(one.device_id, one.point)
-            told = Row(one.shown, one.ratio, one.uncertain, one.disputed, one.received_at)
+            told = Row(one.shown, one.ratio, one.uncertain, one.disputed, one.received_at, manual=one.manual)
             held = rows.get(one.source_time)
             if held is None:
                 rows[one.source_time] = told
@@ -111,44 +112,43 @@ class MemoryBooks:
             changed.append((one.device_id, one.source_time))
         return changed
 
-    async def fetch_last_times(self, conn: Any, devices: Sequence[DeviceId], point: str) -> dict[DeviceId, datetime]:
+    async def fetch_last_times(self, conn: Any, points: Mapping[DeviceId, str]) -> dict[DeviceId, datetime]:
         self._step()
-        return {device: max(rows) for device in devices if (rows := self._of(device, point))}
+        return {device: max(rows) for device, point in points.items() if (rows := self._of(device, point))}
 
-    async def fetch_reach(
-        self, conn: Any, windows: Sequence[Window], point: str
-    ) -> list[tuple[datetime, datetime | None]]:
+    async def fetch_reach(self, conn: Any, windows: Sequence[Window]) -> list[tuple[datetime, datetime | None]]:
         self._step()
         found: list[tuple[datetime, datetime | None]] = []
         for one in windows:
             before = [
                 at
-                for at in self._trusted(one.before.device_id, point)
+                for at in self._trusted(one.before.device_id, one.before.point)
                 if one.before.valid_from <= at < one.since and at <= (one.before.valid_to or at)
             ]
             first = before[-CONFIRMATIONS] if len(before) >= CONFIRMATIONS else one.before.valid_from
             last = None
             if one.until is not None:
-                after = [at for at in self._trusted(one.after.device_id, point) if at > one.until]
+                after = [at for at in self._trusted(one.after.device_id, one.after.point) if at > one.until]
                 if after:
                     edge = floor(after[0]) + timedelta(seconds=STEP_S)
                     last = next((at for at in after if at >= edge and at <= (one.after.valid_to or at)), None)
             found.append((first, last))
         return found
 
-    async def fetch_registers_of(self, conn: Any, spans: Sequence[Span], point: str) -> RegisterTable:
+    async def fetch_registers_of(self, conn: Any, spans: Sequence[Span]) -> RegisterTable:
         self._step()
         found = []
         for one in spans:
-            before = [at for at in self._trusted(one.device_id, point) if at <= one.start]
+            before = [at for at in self._trusted(one.device_id, one.point) if at <= one.start]
             first = before[-1] if before else one.start
             rows = [
                 (at, row)
-                for at, row in sorted(self._of(one.device_id, point).items())
+                for at, row in sorted(self._of(one.device_id, one.point).items())
                 if at >= first and (one.end is None or at <= one.end)
             ]
             plain = Registers.of([(at, row.shown, row.ratio, row.uncertain or row.disputed) for at, row in rows])
-            found.append(replace(plain, set_aside=np.array([row.set_aside for _, row in rows], np.bool_)))
+            aside = np.array([row.set_aside for _, row in rows], np.bool_)
+            found.append(replace(plain, set_aside=aside, manual=np.array([row.manual for _, row in rows], np.bool_)))
         return RegisterTable.join(found)
 
     async def mark_set_aside(self, conn: Any, marks: Sequence[tuple[DeviceId, datetime, bool]], point: str) -> None:
@@ -220,6 +220,9 @@ class FixedDirectory:
 
     def bindings_of(self, circuit: CircuitId) -> list[Binding]:
         return self.bindings[circuit]
+
+    def is_by_power(self, device: DeviceId) -> bool:
+        return any(one.by_power and one.device_id == device for served in self.bindings.values() for one in served)
 
     def site_of(self, circuit: CircuitId) -> SiteId | None:
         return SITE

@@ -1,7 +1,7 @@
 """Booking in any order, in any batches, told twice, crashed anywhere: the books come out as if told once."""
 
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from libs.common.ids import CircuitId, DeviceId
 from libs.common.testing.clock import FakeClock
 from services.carbon.domain.batches import RegisterTable
-from services.carbon.domain.booking import Binding, RegisterReading, Registers, series_of
+from services.carbon.domain.booking import POWER_POINT, Binding, RegisterReading, Registers, series_of
 from services.carbon.domain.intervals import STEP_S, Grade, Intervals, align
 from services.carbon.domain.registers import FindingKind, accumulate
 from services.carbon.usecases.intervals import Booking
@@ -37,11 +37,12 @@ def at_once(work: Coroutine[Any, Any, T]) -> T:
 
 
 def reading(
-    minutes: float, shown: float, *, device: DeviceId = METER, ratio: float = 1.0, received: float | None = None
-) -> RegisterReading:
+    minutes: float, shown: float, *, device: DeviceId = METER, ratio: float = 1.0, received: float | None = None,
+    manual: bool = False, point: str = POINT,
+) -> RegisterReading:  # fmt: skip
     at = START + timedelta(minutes=minutes)
     received_at = START + timedelta(minutes=minutes if received is None else received)
-    return RegisterReading(device, POINT, at, received_at, shown, ratio, uncertain=False)
+    return RegisterReading(device, point, at, received_at, shown, ratio, uncertain=False, manual=manual)
 
 
 def served(**facts: Any) -> Binding:
@@ -89,9 +90,10 @@ class Books:
         """All intervals out of all registers at once, by the domain alone."""
         series = []
         for one in self.directory.bindings[FEED]:
-            rows = self.memory.state.rows.get((one.device_id, POINT), {})
-            told = [(at, row.shown, row.ratio, row.uncertain or row.disputed) for at, row in sorted(rows.items())]
-            series += series_of(one, Registers.of(told), self.directory.rated)
+            rows = sorted(self.memory.state.rows.get((one.device_id, one.point), {}).items())
+            told = Registers.of([(at, row.shown, row.ratio, row.uncertain or row.disputed) for at, row in rows])
+            told = replace(told, manual=np.array([row.manual for _, row in rows], np.bool_))
+            series += series_of(one, told, self.directory.rated)
         whole = accumulate(series)
         first, last = whole.at[0] // STEP_S * STEP_S, whole.at[-1] // STEP_S * STEP_S
         return align(whole, first=float(first), last=float(last))
@@ -133,7 +135,7 @@ def courses(draw: st.DrawFn) -> list[RegisterReading]:
             told = round(shown + 3_000.0, 2) % MODULUS
         else:
             shown = told = round(shown + 4_000.0, 2) % MODULUS
-        found.append(reading(minutes, told))
+        found.append(reading(minutes, told, manual=draw(st.integers(0, 9)) == 0))
     # What follows closes the intervals before it.
     return found + [reading(minutes + 15.0 * i, round((shown + 0.25 * i) % MODULUS, 2)) for i in range(1, 8)]
 
@@ -187,9 +189,9 @@ def test_a_late_register_reads_no_further_than_to_common_ground() -> None:
     asked: list[Any] = []
     fetch = books.memory.fetch_registers_of
 
-    async def listen(conn: Any, spans: Any, point: str) -> RegisterTable:
+    async def listen(conn: Any, spans: Any) -> RegisterTable:
         asked.extend(spans)
-        return await fetch(conn, spans, point)
+        return await fetch(conn, spans)
 
     books.memory.fetch_registers_of = listen  # type: ignore[method-assign]
     books.take(reading(15 * 40, 140.4))
@@ -279,6 +281,54 @@ def test_an_interval_that_no_register_reaches_any_more_is_missing_and_no_longer_
     books.take(reading(7, 900.0))  # accepted, and what came after it falls
     held = books.held()[START.timestamp()]
     assert held == (None, Grade.MISSING, False, False)
+    books.check()
+
+
+@SOME
+@given(
+    st.lists(st.tuples(st.sampled_from([1.0, 5.0, 15.0, 40.0]), st.floats(-9.0, 90.0)), min_size=1, max_size=20),
+    st.data(),
+)
+def test_power_is_integrated_whatever_the_order_and_never_over_a_silence(
+    steps: list[tuple[float, float]], data: st.DataObject
+) -> None:
+    minutes = np.cumsum([step for step, _ in steps])
+    course = [reading(float(at), power, point=POWER_POINT) for at, (_, power) in zip(minutes, steps, strict=True)]
+    closing = [reading(float(minutes[-1]) + 15.0 * i, 6.0, point=POWER_POINT) for i in range(1, 6)]
+    books = Books.of(served(point=POWER_POINT))
+    early = data.draw(st.permutations(course), label="order of arrival")
+    while early:
+        size = data.draw(st.integers(1, 4), label="batch")
+        books.take(*early[:size])
+        early = early[size:]
+    for one in closing:
+        books.take(one)
+    books.check()
+    assert {grade for _, grade, *_ in books.held().values()} <= {Grade.INTERPOLATED, Grade.MISSING}
+
+
+def test_the_energy_under_a_power_is_that_of_trapezoids() -> None:
+    books = Books.of(served(point=POWER_POINT))
+    told = [(0, 4.0), (5, 8.0), (15, 4.0), (30, -2.0), (45, 6.0), (90, 6.0), (105, 2.0)]
+    books.take(*(reading(minutes, power, point=POWER_POINT) for minutes, power in told))
+    held = [books.held().get((START + timedelta(minutes=15 * i)).timestamp(), (None,))[0] for i in range(7)]
+    # (4 + 8) / 2 · 1/12 + (8 + 4) / 2 · 1/6, then (4 + 0) / 2 · 1/4, (0 + 6) / 2 · 1/4, a silence of 45 minutes, …
+    assert held == [*map(pytest.approx, [1.5, 0.5, 0.75]), None, None, None, pytest.approx(1.0)]
+
+
+def test_power_of_a_meter_that_has_a_register_is_not_used() -> None:
+    books = Books.of()
+    books.take(*(reading(15 * i, 9.0, point=POWER_POINT) for i in range(4)))
+    assert not books.memory.state.rows
+    books.take(reading(0, 100.0), reading(7, 5.0, point=POWER_POINT), reading(15, 101.0))
+    assert [energy for energy, *_ in books.held().values()] == [1.0]
+
+
+def test_quarter_hours_beside_what_a_person_read_are_allocated() -> None:
+    books = Books.of()
+    books.take(*(reading(15 * i, 100.0 + i, manual=i == 2) for i in range(5)))
+    grades = [grade for _, grade, *_ in books.held().values()]
+    assert grades == [Grade.MEASURED, Grade.ALLOCATED, Grade.ALLOCATED, Grade.MEASURED]
     books.check()
 
 

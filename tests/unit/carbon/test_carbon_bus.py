@@ -12,8 +12,8 @@ from libs.common.bus.port import Received
 from libs.common.contracts.carbon import Interval, IntervalFlag
 from libs.common.contracts.telemetry import Quality, Reading
 from libs.common.ids import CircuitId, DeviceId, SiteId
-from services.carbon.bus import ENERGY_POINT, interval_messages, reports
-from services.carbon.domain.booking import BookedInterval
+from services.carbon.bus import interval_messages, reports
+from services.carbon.domain.booking import ENERGY_POINT, POWER_POINT, BookedInterval
 from services.carbon.domain.intervals import Grade
 from services.carbon.domain.media import MEDIA, MediumPoint
 
@@ -44,6 +44,19 @@ def test_bad_registers_are_left_out_and_doubtful_ones_marked() -> None:
     (only,), _ = reports([received({"gas_volume": 3.0}, {"gas_volume": Quality.SUSPECT})])
     assert only.uncertain
     assert only.received_at == AT + timedelta(seconds=2)
+
+
+def test_power_stands_in_where_a_report_has_no_register_and_what_people_read_is_marked() -> None:
+    (power, register, read), _ = reports(
+        [
+            received({POWER_POINT: 3.0}),
+            received({POWER_POINT: 3.0, ENERGY_POINT: 7.0}),
+            received({ENERGY_POINT: 7.0}, {ENERGY_POINT: Quality.MANUAL}),
+        ]
+    )
+    assert (power.point, power.shown, power.ratio) == (POWER_POINT, 3.0, 1.0)
+    assert (register.point, register.ratio, register.manual) == (ENERGY_POINT, 40.0, False)
+    assert (read.manual, read.uncertain) == (True, True)
 
 
 def test_a_heat_meter_whose_heat_is_invalid_does_not_become_a_water_meter() -> None:
