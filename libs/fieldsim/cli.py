@@ -36,8 +36,10 @@ from libs.fieldsim.outstation import Outstation, Station, station_profile
 from libs.fieldsim.run import announcer, raise_file_limit, serve, stop_on_signals
 from libs.fieldsim.sc import messages
 from libs.fieldsim.sc.client import UnitClient
+from libs.fieldsim.sc.command import check
 from libs.fieldsim.sc.faults import parse_order as parse_sc_order
 from libs.fieldsim.sc.server import Policy, SupervisionCentre
+from libs.fieldsim.sc.spec import spec_named
 from libs.fieldsim.sockets import SmartSocket, SmartSockets
 
 SITE = "site-1"
@@ -252,10 +254,14 @@ def stream(
     _run_field(file, host, control_port, ready_file, state=state_file)
 
 
+app.command("sc-check")(check)
+
+
 @app.command()
 def sc(
     port: Annotated[int, typer.Option(help="TCP port of SCService, 0 is a free one.")] = 15080,
     host: HostOption = LOOPBACK,
+    dialect: Annotated[str, typer.Option(help="T: China Tower 2016; Y: YD/T draft of 2024.")] = "T",
     journal: Annotated[Path | None, typer.Option(help="Journal, JSON lines; the next run remembers from it.")] = None,
     centre_ip: Annotated[str, typer.Option(help="SCIP of LOGIN_ACK: where units are told to send events.")] = LOOPBACK,
     strict: Annotated[
@@ -263,11 +269,11 @@ def sc(
     ] = False,
     unit_url: Annotated[
         list[str] | None,
-        typer.Option(help="URL of a unit's FSUService: UNITID=URL, or URL for all; none: port 8080 of its FsuIP."),
+        typer.Option(help="URL of a unit's FSUService: UNITID=URL, or URL for all; none: where its LOGIN says."),
     ] = None,
-    info_every_s: Annotated[float, typer.Option(min=0, help="Poll GET_FSUINFO, 0 never. [s]")] = 60.0,
+    info_every_s: Annotated[float, typer.Option(min=0, help="Poll the heartbeat, 0 never. [s]")] = 60.0,
     data_every_s: Annotated[float, typer.Option(min=0, help="Poll GET_DATA, 0 never. [s]")] = 0.0,
-    time_every_s: Annotated[float, typer.Option(min=0, help="Send TIME_CHECK, 0 at LOGIN only. [s]")] = 0.0,
+    time_every_s: Annotated[float, typer.Option(min=0, help="Tell the time, 0 at LOGIN only. [s]")] = 0.0,
     clock_offset_s: Annotated[float, typer.Option(help="How wrong the SC's clock is. [s]")] = 0.0,
     fault: Annotated[
         list[str] | None,
@@ -279,13 +285,14 @@ def sc(
     control_port: ControlOption = 0,
     ready_file: ReadyOption = None,
 ) -> None:
-    """Run a supervision centre of the B interface, dialect T, that checks strictly and keeps a journal.
+    """Run a supervision centre of the B interface that checks strictly and keeps a journal; sc-check examines a unit.
 
-    运行 B 接口（铁塔方言）监控中心，严格校验并记录全部报文。
+    运行 B 接口监控中心（铁塔2016或2024草案方言），严格校验并记录全部报文。
     """
     centre = SupervisionCentre(
         clock=SystemClock(),
         policy=Policy(
+            spec=spec_named(dialect),
             centre_ip=centre_ip,
             strict=strict,
             info_every_s=info_every_s or None,

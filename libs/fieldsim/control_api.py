@@ -20,6 +20,7 @@ from libs.fieldsim.field import Field
 from libs.fieldsim.sc import faults as sc_faults
 from libs.fieldsim.sc import messages
 from libs.fieldsim.sc.client import Answer
+from libs.fieldsim.sc.report import Report
 from libs.fieldsim.sc.server import SupervisionCentre
 
 HOST = "127.0.0.1"
@@ -240,6 +241,16 @@ def _add_centre(app: FastAPI, centre: SupervisionCentre) -> None:
             }
             for unit in centre.centre.units.values()
         ]
+
+    @app.get("/sc/units/{unit_id}/report")
+    async def report(unit_id: str) -> dict[str, object]:
+        """Return everything that is held against a unit: what it reported, what it answered to polls."""
+        seen = [entry for entry in centre.journal.after() if entry["unit_id"] == unit_id]
+        if not seen:
+            raise HTTPException(404, f"nothing was heard of unit {unit_id}")
+        began_at = datetime.fromisoformat(str(seen[0]["at"]))
+        found = Report(centre.spec, unit_id, None, began_at, centre.clock.now(), [], seen)
+        return found.as_dict()
 
     @app.get("/sc/alarms")
     async def alarms(open_only: bool = False) -> list[dict[str, object]]:

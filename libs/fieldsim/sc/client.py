@@ -7,11 +7,10 @@ from types import TracebackType
 import httpx
 from lxml import etree
 
-from libs.fieldsim.sc.messages import CODES, ack_name
-from libs.fieldsim.sc.rules import Finding, Rule
+from libs.fieldsim.sc.catalogue import Finding, Rule
+from libs.fieldsim.sc.replies import Asked, judged
 from libs.fieldsim.sc.soap import (
     CONTENT_TYPE,
-    UNIT_NAMESPACE,
     BadMessage,
     Message,
     child,
@@ -19,6 +18,7 @@ from libs.fieldsim.sc.soap import (
     request_envelope,
     unwrap,
 )
+from libs.fieldsim.sc.spec import TOWER, Spec
 
 TIMEOUT_S = 5.0
 """What units in the field are given for one exchange. [s]"""
@@ -46,14 +46,27 @@ class Answer:
         return _facts(self.message.info)
 
 
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """What an HTTP exchange brought."""
+
+    status: int | None
+    """None: no answer."""
+    body: bytes
+    reason: str = ""
+    """Why there is no answer."""
+
+
 class UnitClient:
     """One HTTP client for the units of a centre.
 
     Args:
         timeout_s: For one exchange. [s]
+        spec: The dialect.
     """
 
-    def __init__(self, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, timeout_s: float = TIMEOUT_S, spec: Spec = TOWER) -> None:
+        self.spec = spec
         self._http = httpx.AsyncClient(timeout=timeout_s, trust_env=False)
 
     async def __aenter__(self) -> "UnitClient":
@@ -64,7 +77,26 @@ class UnitClient:
     ) -> None:
         await self._http.aclose()
 
-    async def call(self, url: str, name: str, payload: str, *, unit_id: str | None) -> Answer:
+    async def post(self, url: str, body: bytes, *, soap_action: str = '""') -> Posted:
+        """Send any bytes; whatever comes or does not come is returned, nothing is raised."""
+        headers = {"Content-Type": CONTENT_TYPE, "SOAPAction": soap_action}
+        try:
+            reply = await self._http.post(url, content=body, headers=headers)
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            return Posted(None, b"", f"{type(exc).__name__}: {exc}")
+        return Posted(reply.status_code, reply.content)
+
+    async def call(
+        self,
+        url: str,
+        name: str,
+        payload: str,
+        *,
+        unit_id: str | None = None,
+        asked: Asked | None = None,
+        body: bytes | None = None,
+        soap_action: str = '""',
+    ) -> Answer:
         """Send one request; whatever comes or does not come is in the answer, nothing is raised.
 
         Args:
@@ -72,39 +104,47 @@ class UnitClient:
             name: Of the request, to know its answer by.
             payload: The request.
             unit_id: Which unit has to answer; none: the message names no unit.
+            asked: What was asked, when more than the unit is to be judged.
+            body: The whole HTTP body, when the usual envelope is not wanted.
+            soap_action: Header of that name.
         """
-        headers = {"Content-Type": CONTENT_TYPE, "SOAPAction": '""'}
+        spec = self.spec
+        posted = await self.post(url, body or request_envelope(spec.unit_namespace, payload), soap_action=soap_action)
+        answer = self.read(posted)
+        if answer.message is None:
+            return answer
+        findings = [*answer.findings, *judged(answer.message, name, asked or Asked(unit_id), spec)]
+        return Answer(answer.message, findings, answer.text)
+
+    def read(self, posted: Posted) -> Answer:
+        """Take an answer apart without judging what it says."""
+        spec = self.spec
+        if posted.status is None:
+            return self._no(posted.reason, f"无应答：{posted.reason}")
         try:
-            reply = await self._http.post(url, content=request_envelope(UNIT_NAMESPACE, payload), headers=headers)
-        except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            return Answer(None, [Finding(Rule.TRANSPORT, f"{type(exc).__name__}: {exc}")], "")
-        try:
-            namespace, text = unwrap(reply.content, argument="invokeReturn")
+            namespace, text = unwrap(posted.body, argument="invokeReturn")
         except BadMessage as exc:
-            return Answer(None, [Finding(Rule.TRANSPORT, f"HTTP {reply.status_code}, {exc}")], reply.text)
+            shown = posted.body.decode("utf-8", "replace")
+            return self._no(f"HTTP {posted.status}, {exc}", f"HTTP {posted.status}，应答不是有效信封：{exc}", shown)
         if not text:
-            return Answer(None, [Finding(Rule.TRANSPORT, "an empty invokeReturn: the unit does not know it")], "")
+            return self._no("an empty invokeReturn: the unit does not know it", "invokeReturn为空，设备不支持该命令")
         try:
             message = parse_payload(text)
         except BadMessage as exc:
-            return Answer(None, [Finding(Rule.TRANSPORT, str(exc))], text)
-        findings = _judged(message, name, unit_id)
-        if namespace != UNIT_NAMESPACE:
-            findings.append(Finding(Rule.NAMESPACE, f"answered in {namespace!r}, not {UNIT_NAMESPACE!r}"))
+            return self._no(str(exc), f"应答报文无法解析：{exc}", text)
+        findings = []
+        if spec.namespaces_public and namespace != spec.unit_namespace:
+            findings.append(
+                spec.found(
+                    Rule.NAMESPACE,
+                    f"answered in {namespace!r}, not {spec.unit_namespace!r}",
+                    f"应答命名空间为 {namespace!r}，应为 {spec.unit_namespace!r}",
+                )
+            )
         return Answer(message, findings, text)
 
-
-def _judged(message: Message, name: str, unit_id: str | None) -> list[Finding]:
-    findings = []
-    expected = (ack_name(name), CODES[name] + 1)
-    if message.root != "Response" or (message.name, message.code) != expected:
-        findings.append(Finding(Rule.NAME_CODE, f"{message.root} {message.name} {message.code}, expected {expected}"))
-    if message.value("Result") is None:
-        findings.append(Finding(Rule.RESULT, "no Result"))
-    answering = message.value("FsuId")
-    if unit_id is not None and answering != unit_id:
-        findings.append(Finding(Rule.UNIT_ID, f"unit {answering!r} answers for {unit_id!r}"))
-    return findings
+    def _no(self, text: str, text_zh: str, shown: str = "") -> Answer:
+        return Answer(None, [self.spec.found(Rule.TRANSPORT, text, text_zh)], shown)
 
 
 def _facts(info: etree._Element) -> dict[str, object]:
@@ -112,12 +152,12 @@ def _facts(info: etree._Element) -> dict[str, object]:
     facts: dict[str, object] = {
         "fields": {c.tag: (c.text or "").strip() for c in info if isinstance(c.tag, str) and not len(c)}
     }
-    status = child(info, "TFSUStatus")
+    status = next((found for found in (child(info, n) for n in ("TFSUStatus", "TSUStatus")) if found is not None), None)
     if status is not None:
         facts["status"] = {str(c.tag): c.text for c in status}
     devices = [
         {
-            "device_id": device.get("Id"),
+            "device_id": device.get("Id") or device.get("DeviceID"),
             "values": [dict(v.attrib) for v in device if v.tag in ("TSemaphore", "TThreshold")],
             "done": _ids(device, "SuccessList"),
             "failed": _ids(device, "FailList"),

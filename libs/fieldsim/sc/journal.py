@@ -9,7 +9,7 @@ from typing import TextIO
 
 import orjson
 
-from libs.fieldsim.sc.rules import Finding
+from libs.fieldsim.sc.catalogue import Finding
 
 KEPT = 20_000
 """Entries kept in memory; the file keeps all."""
@@ -39,6 +39,8 @@ class Entry:
     findings: Sequence[Finding] = ()
     fault: str | None = None
     """The fault that was played."""
+    message: str | None = None
+    """The unit's message with its passwords masked, when something is held against it."""
 
     def as_dict(self) -> dict[str, object]:
         """Return it as JSON-ready facts."""
@@ -56,6 +58,7 @@ class Entry:
             **self.facts,
             "findings": [finding.as_dict() for finding in self.findings],
             "fault": self.fault,
+            **({} if self.message is None else {"message": self.message}),
         }
 
 

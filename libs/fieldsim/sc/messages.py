@@ -7,23 +7,11 @@ from lxml import etree
 
 from libs.common.clock import CIVIL_ZONE
 from libs.fieldsim.sc.soap import element, payload
+from libs.fieldsim.sc.spec import TOWER
 
-FROM_UNIT: Mapping[str, int] = {"LOGIN": 101, "LOGOUT": 103, "SEND_ALARM": 501}
-FROM_CENTRE: Mapping[str, int] = {
-    "GET_DATA": 401,
-    "GET_HISDATA": 403,
-    "SET_POINT": 1001,
-    "TIME_CHECK": 1301,
-    "GET_LOGININFO": 1501,
-    "SET_LOGININFO": 1503,
-    "GET_FTP": 1601,
-    "SET_FTP": 1603,
-    "GET_FSUINFO": 1701,
-    "SET_FSUREBOOT": 1801,
-    "GET_THRESHOLD": 1901,
-    "SET_THRESHOLD": 2001,
-}
-CODES: Mapping[str, int] = {**FROM_UNIT, **FROM_CENTRE}
+FROM_UNIT: Mapping[str, int] = TOWER.from_unit
+FROM_CENTRE: Mapping[str, int] = TOWER.from_centre
+CODES: Mapping[str, int] = TOWER.codes
 """Code of each request; its answer carries the next number."""
 
 ALL_DEVICES = "9" * 14

@@ -1,9 +1,10 @@
-"""SOAP envelopes and B-interface payloads of dialect T, built and read by hand.
+"""SOAP envelopes and B-interface payloads, built and read by hand.
 
 The wire form is the one of the Tower WSDL (rpc/encoded, one operation ``invoke``, strings both ways). Documents with
 a DTD are refused, entities are never resolved, and nothing is fetched.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -17,6 +18,8 @@ CONTENT_TYPE = "text/xml; charset=utf-8"
 MAX_BYTES = 4 << 20
 """A larger message is refused before it is parsed. [B]"""
 DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>'
+
+_SECRET = re.compile(r"(<(PaSCword|Password|IPSecPWD)>)[^<]+(</)", re.IGNORECASE)
 
 _HEAD = (
     f'{DECLARATION}<soap:Envelope xmlns:soap="{ENVELOPE}"'
@@ -150,6 +153,11 @@ def element(
     else:
         made.extend(list(content))
     return made
+
+
+def masked(text: str) -> str:
+    """Return a payload for people and files: without passwords."""
+    return _SECRET.sub(r"\1***\3", text)
 
 
 def request_envelope(namespace: str, text: str) -> bytes:

@@ -1,6 +1,7 @@
 """The WSDL of the centre's service, element names as in dialect T, in our own layout."""
 
-from libs.fieldsim.sc.soap import ENCODING, SC_NAMESPACE
+from libs.fieldsim.sc.soap import ENCODING
+from libs.fieldsim.sc.spec import TOWER, Spec
 
 _WSDL = """<?xml version="1.0" encoding="UTF-8"?>
 <wsdl:definitions targetNamespace="{namespace}"
@@ -37,7 +38,7 @@ _WSDL = """<?xml version="1.0" encoding="UTF-8"?>
 """
 
 
-def sc_wsdl(address: str) -> bytes:
+def sc_wsdl(address: str, spec: Spec = TOWER) -> bytes:
     """Return the document with the address that the request came to."""
     escaped = address.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
-    return _WSDL.format(namespace=SC_NAMESPACE, encoding=ENCODING, address=escaped).encode()
+    return _WSDL.format(namespace=spec.sc_namespace, encoding=ENCODING, address=escaped).encode()

@@ -10,9 +10,9 @@ import pytest
 from libs.common.clock import SystemClock
 from libs.common.errors import NotFound
 from libs.fieldsim.sc import messages
+from libs.fieldsim.sc.catalogue import Rule
 from libs.fieldsim.sc.faults import parse_order
 from libs.fieldsim.sc.httpserver import HttpServer, Reply, Request
-from libs.fieldsim.sc.rules import Rule
 from libs.fieldsim.sc.server import Policy, SupervisionCentre
 from libs.fieldsim.sc.soap import UNIT_NAMESPACE, element, parse_payload, reply_envelope, unwrap
 

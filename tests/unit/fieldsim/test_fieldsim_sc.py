@@ -12,9 +12,10 @@ from lxml import etree
 
 from libs.common.errors import InvalidInput
 from libs.fieldsim.sc import messages
+from libs.fieldsim.sc.catalogue import Finding, Rule, violations
 from libs.fieldsim.sc.faults import Fault, FaultQueue, parse_order
 from libs.fieldsim.sc.journal import Entry, Journal
-from libs.fieldsim.sc.rules import Alarm, AlarmEvent, Centre, Finding, Rule, name_and_code
+from libs.fieldsim.sc.rules import Alarm, AlarmEvent, Centre, name_and_code
 from libs.fieldsim.sc.soap import (
     SC_NAMESPACE,
     UNIT_NAMESPACE,
@@ -348,7 +349,7 @@ class TestAlarm:
         heard: dict[tuple[str, int], bool] = {}
         for flag, number, answered in events:
             element_ = an_alarm(SerialNo=f"{number:010d}", AlarmFlag=flag)
-            found = rules(centre.alarm(element_, NOW, answered=answered))
+            found = rules(violations(centre.alarm(element_, NOW, answered=answered)[1]))
             if flag == "END" and ("BEGIN", number) not in heard:
                 assert found == [Rule.END_BEFORE_BEGIN]
                 continue
