@@ -93,7 +93,9 @@ def canonical(payload: Mapping[str, Any]) -> bytes:
 
 
 def _signable(value: Any) -> Any:
-    if isinstance(value, Mapping):
+    if type(value) is str or value is None:  # nearly all of them
+        return value
+    if isinstance(value, dict | Mapping):
         return {key: _signable(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_signable(part) for part in value]

@@ -95,7 +95,7 @@ def build(platform: Platform) -> Service:
         return Singleton(db=db, clock=clock, owner=owner, name=name, ttl_s=settings.scheduler_lease_s)
 
     schedules = singleton("scheduler")
-    loop = SchedulerLoop(scheduler, schedules, tick_s=settings.tick_s, committed=relay.wake, wake=hurry)
+    loop = SchedulerLoop(scheduler, schedules, clock=clock, tick_s=settings.tick_s, committed=relay.wake, wake=hurry)
     pusher = LeasePusher(
         db=db, clock=clock, steady=steady, watchdog=watchdog, singleton=singleton("watchdog"), wake_scheduler=hurry
     )

@@ -12,6 +12,7 @@ from libs.common.clock import Clock
 from libs.common.clocksync import clock_state
 from libs.common.db import Database
 from libs.common.errors import Unavailable
+from libs.common.garbage import UNDISTURBED_AT_MOST_S, Undisturbed
 from libs.common.lease import Lease, LeaseKeeper
 from libs.common.runtime import Beat
 from services.control import metrics
@@ -191,10 +192,11 @@ class SchedulerLoop:
     """Ticks the scheduler while this replica holds its lease."""
 
     def __init__(
-        self, scheduler: Scheduler, singleton: Singleton, *, tick_s: float, committed: Callable[[], None],
-        wake: asyncio.Event,
+        self, scheduler: Scheduler, singleton: Singleton, *, clock: Clock, tick_s: float,
+        committed: Callable[[], None], wake: asyncio.Event,
     ) -> None:  # fmt: skip
         self._scheduler = scheduler
+        self._undisturbed = Undisturbed(clock)
         self._singleton = singleton
         self._tick_s = tick_s
         self._committed = committed
@@ -209,6 +211,8 @@ class SchedulerLoop:
 
     async def _turn(self, _: Lease) -> bool:
         busy = await self._scheduler.tick()
+        if busy:
+            self._undisturbed.for_s(UNDISTURBED_AT_MOST_S)
         self._committed()
         return busy
 

@@ -352,15 +352,17 @@ async def stuck_wake_ups(conn: ReadConn, unanswered_since: datetime, limit: int)
 async def wants_looks(conn: ReadConn, now: datetime) -> bool:
     """Return whether the breakers' state is worth knowing.
 
-    It is for commands that are due within ``LOOK_AHEAD``, to the guards of an OFF above all. Of an ON in flight the
-    line itself tells; only when its answer is nearly out is it worth asking ten thousand breakers for it.
+    It is for commands that are due within ``LOOK_AHEAD``, to the guards of an OFF above all. An ON is sent whatever
+    the breaker reads unless something is known to stop it, and of an ON in flight the line itself tells; only when its
+    answer is nearly out is it worth asking ten thousand breakers for it.
     """
     wanted: bool = await conn.fetchval(
         """
         select exists (select from commands
                         where next_at <= $1 and not is_final and state <> 'approval'
-                          and (action = 'open' or state not in ('dispatched', 'accepted', 'verifying')
-                               or next_at <= $2))
+                          and (action = 'open' or hold is not null
+                               or sent_at is not null and (state not in ('dispatched', 'accepted', 'verifying')
+                                                           or next_at <= $2)))
         """,
         now + LOOK_AHEAD,
         now + LOOK_AHEAD_IN_FLIGHT,

@@ -26,7 +26,8 @@ LOOK_S = 0.5
 MAX_WAITING = 10_000
 BATCH = 2_000
 ON_THE_WAY = frozenset({Stage.ACCEPTED, Stage.EXECUTED})
-"""They are in the command's history; the log needs its end."""
+QUIETLY = ON_THE_WAY | {Stage.VERIFIED}
+"""They are in the command's history, and control logs how a command ended; this log needs what did not work."""
 HELD_S = 2.0
 """What a closing is at on its way is told after this, unless it is proven by then: of ten thousand at once that leaves
 one message of three, and each costs both sides. Of an opening everything is told at once. [s]"""
@@ -52,7 +53,7 @@ class Results:
         self._instance = instance
         self._published = published
         self._waiting: list[Message] = []
-        self._held: dict[str, tuple[float, Message]] = {}
+        self._held: dict[str, tuple[float, Result]] = {}
         """By command, the oldest first: until when it is held, and the latest of what it is at."""
         self._wake = asyncio.Event()
 
@@ -88,26 +89,17 @@ class Results:
         )
         metrics.COMMANDS.labels(action or "restore", stage).inc()
         logger.log(
-            logging.DEBUG if stage in ON_THE_WAY else logging.INFO,
+            logging.DEBUG if stage in QUIETLY else logging.INFO,
             "command at the line",
             extra={"command_id": command_id, "device_id": device_id, "stage": stage, "reason": reason},
         )
-        message = envelope.message(
-            topics.RESULTS,
-            site_id,
-            result,
-            source=SOURCE,
-            time=now,
-            event_id=f"{command_id}/{stage}/{now.timestamp():.6f}",
-            subject=device_id,
-        )
         _, before = self._held.pop(command_id, (0.0, None))
         if action is CommandAction.CLOSE and stage in ON_THE_WAY:
-            self._held[command_id] = (self._clock.monotonic() + HELD_S, message)
+            self._held[command_id] = (self._clock.monotonic() + HELD_S, result)
             return
         if before is not None and stage is not Stage.VERIFIED:
-            self._waiting.append(before)
-        self._waiting.append(message)
+            self._waiting.append(_message(before))
+        self._waiting.append(_message(result))
         self._wake.set()
 
     async def run(self, beat: Callable[[], None]) -> None:
@@ -140,11 +132,11 @@ class Results:
 
     def _let_go(self, now: float) -> None:
         """Tell what has been held for long enough."""
-        for command_id, (until, message) in list(self._held.items()):
+        for command_id, (until, result) in list(self._held.items()):
             if until > now:
                 return
             del self._held[command_id]
-            self._waiting.append(message)
+            self._waiting.append(_message(result))
 
     async def _take_over(self) -> None:
         """Give what waits to the outbox, or to the disk; behind older results on disk when there are some."""
@@ -190,3 +182,15 @@ class Results:
             return
         finally:
             self._wake.clear()
+
+
+def _message(result: Result) -> Message:
+    return envelope.message(
+        topics.RESULTS,
+        result.site_id,
+        result,
+        source=SOURCE,
+        time=result.at,
+        event_id=f"{result.command_id}/{result.stage}/{result.at.timestamp():.6f}",
+        subject=result.device_id,
+    )

@@ -41,6 +41,7 @@ from services.ingest.usecases.acceptor import Acceptor
 from services.ingest.usecases.status import StatusBoard
 from services.ingest.worker.memory import Memory
 from services.ingest.worker.reports import event_of, ratios_of, report_of
+from services.ingest.worker.rush import Rush
 from services.ingest.worker.waiting import wait_for
 
 logger = logging.getLogger(__name__)
@@ -81,6 +82,8 @@ class Polled:
     """The same as POSIX time, while it keeps its slots. [s]"""
     rejected_at: float = float("-inf")
     """Monotonic time at which bytes of it were last put on record. [s]"""
+    is_put_off: bool = False
+    """Its poll has let orders by already."""
 
 
 class LineRunner:
@@ -97,8 +100,10 @@ class LineRunner:
         clock: Clock,
         settings: PollingSettings,
         normalisers: Normalisers | None = None,
+        rush: Rush | None = None,
     ) -> None:
         self.line = line
+        self._rush = rush or Rush(clock)
         self._normalisers = normalisers or Normalisers()
         self._driver = driver
         self._acceptor = acceptor
@@ -154,6 +159,10 @@ class LineRunner:
                         await self._do_spare_job()
                     else:
                         await wait_for(self._wake, self._clock, due - now)
+                    continue
+                if self._rush.is_on and not polled.is_put_off:
+                    polled.is_put_off = True
+                    polled.due = now + self._rush.puts_off_by_s(polled.interval_s)
                     continue
                 await self._poll(polled)
         finally:
@@ -418,6 +427,7 @@ class LineRunner:
 
     def _schedule(self, polled: Polled) -> None:
         now, wall = self._clock.monotonic(), self._clock.now().timestamp()
+        polled.is_put_off = False
         if polled.breaker.is_open:
             polled.slot = None
             polled.due = now + polled.breaker.wait_s

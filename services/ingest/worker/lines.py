@@ -28,6 +28,7 @@ from services.ingest.usecases.status import StatusBoard
 from services.ingest.usecases.topology import Topology
 from services.ingest.worker.line import LineFindings, LineRunner
 from services.ingest.worker.memory import Memory
+from services.ingest.worker.rush import Rush
 from services.ingest.worker.telling import TellingRunner
 from services.ingest.worker.waiting import wait_for
 from services.ingest.worker.wanted import WantedLines
@@ -95,6 +96,8 @@ class LineManager:
         self._settings = settings
         self._means = means
         self._normalisers = Normalisers()
+        self.rush = Rush(clock)
+        """The orders under way on all lines."""
         self._instance = instance
         self._complete = complete
         self._held: dict[str, Held] = {}
@@ -276,7 +279,7 @@ class LineManager:
             )  # fmt: skip
         return LineRunner(
             line=line, driver=driver, acceptor=self._acceptor, status=self._status, findings=self._findings,
-            clock=self._clock, settings=self._settings, normalisers=self._normalisers,
+            clock=self._clock, settings=self._settings, normalisers=self._normalisers, rush=self.rush,
         )  # fmt: skip
 
     def _share(self) -> int:

@@ -46,7 +46,8 @@ class LineReach:
         normaliser = self._normalisers.of(target.profile)
         runner = self._lines.runner(target.line.id)
         if runner is not None:
-            return await runner.first(lambda: job(Handle(runner.session(address), normaliser)))
+            with self._lines.rush.order():
+                return await runner.first(lambda: job(Handle(runner.session(address), normaliser)))
         if not alone:
             raise LineDown(f"line {target.line.id} is not held by this process")
         driver = open_line(target.line, self._clock, self._settings, self._means, beside=True)

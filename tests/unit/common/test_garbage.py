@@ -5,7 +5,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from libs.common.garbage import LONG_S, OLDEST, WHOLE_EVERY_S, YOUNG, GarbageKeeper
+from libs.common.garbage import (
+    LONG_S,
+    OLDEST,
+    UNDISTURBED_AT_MOST_S,
+    WHOLE_EVERY_S,
+    YOUNG,
+    GarbageKeeper,
+    Undisturbed,
+)
+from libs.common.testing.clock import FakeClock
 
 
 class Times:
@@ -66,3 +75,19 @@ def test_the_interpreter_tells_it_and_gets_its_own_ways_back() -> None:
     keeper.end()
     assert (gc.get_threshold(), gc.get_freeze_count()) == (before, 0)
     assert keeper.heard not in gc.callbacks
+
+
+async def test_while_thousands_wait_nothing_is_collected_and_then_for_as_long_it_is() -> None:
+    clock = FakeClock()
+    undisturbed = Undisturbed(clock)
+    undisturbed.for_s(UNDISTURBED_AT_MOST_S * 10)
+    assert not gc.isenabled()
+    await clock.advance(UNDISTURBED_AT_MOST_S)
+    assert gc.isenabled()
+    undisturbed.for_s(5.0)
+    assert gc.isenabled()  # whoever asks without end cannot have it without end
+    await clock.advance(UNDISTURBED_AT_MOST_S)
+    undisturbed.for_s(5.0)
+    assert not gc.isenabled()
+    await clock.advance(5.0)
+    assert gc.isenabled()

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import tempfile
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,6 +28,7 @@ from services.ingest.spool import Spool
 from services.ingest.usecases.acceptor import Acceptor
 from services.ingest.usecases.status import StatusBoard, StatusRow
 from services.ingest.worker.line import LineRunner
+from services.ingest.worker.rush import RUSH, Rush
 from tests.unit.ingest.ingest_fakes import FakeBus, FakeDevice, FakeDriver, device, line
 
 PROFILE: DeviceProfile = ProfileCatalogue.load().get("lx47le_125")
@@ -83,8 +84,9 @@ class Field:
 
 
 @asynccontextmanager
-async def field_of(tmp_path: Path, *device_ids: str) -> AsyncIterator[Field]:
+async def field_of(tmp_path: Path, *device_ids: str, orders: int = 0) -> AsyncIterator[Field]:
     clock = FakeClock()
+    rush = Rush(clock)
     devices = {device_id: FakeDevice(clock, breaker_state=240, voltage_a=230) for device_id in device_ids}
     driver = FakeDriver(devices)
     store = FakeStatusStore()
@@ -96,12 +98,16 @@ async def field_of(tmp_path: Path, *device_ids: str) -> AsyncIterator[Field]:
         acceptor.on_live(reports.append)
         acceptor.on_live(status.heard)
         runner = LineRunner(
-            line=line(), driver=driver, acceptor=acceptor, status=status, findings=watch, clock=clock, settings=SETTINGS
-        )
+            line=line(), driver=driver, acceptor=acceptor, status=status, findings=watch, clock=clock,
+            settings=SETTINGS, rush=rush,
+        )  # fmt: skip
         runner.update({device_id: (device(id=device_id), PROFILE) for device_id in device_ids})
         task = asyncio.create_task(runner.run(), name="line")
         try:
-            yield Field(clock, runner, driver, status, store, reports, watch, bus)
+            with ExitStack() as under_way:
+                for _ in range(orders):
+                    under_way.enter_context(rush.order())
+                yield Field(clock, runner, driver, status, store, reports, watch, bus)
         finally:
             task.cancel()
             await asyncio.wait([task])
@@ -117,6 +123,14 @@ async def test_device_is_read_once_per_interval(tmp_path: Path) -> None:
         assert field_.received("m-1") - first == 10
         times = [report.source_time.timestamp() for report in field_.reports[1:]]
         assert {round(later - earlier, 3) for earlier, later in itertools.pairwise(times)} == {10.0}
+
+
+async def test_poll_lets_a_rush_of_orders_by_once_and_keeps_its_slots(tmp_path: Path) -> None:
+    async with field_of(tmp_path, "m-1", orders=RUSH) as field_:
+        await field_.clock.advance(105)
+        gaps = [later - earlier for earlier, later in itertools.pairwise(r.received_at for r in field_.reports)]
+        assert len(gaps) >= 9  # one in each interval of 10 s, each half an interval late
+        assert all(gap < timedelta(seconds=15) for gap in gaps)
 
 
 async def test_report_says_where_it_comes_from(tmp_path: Path) -> None:
