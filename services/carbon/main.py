@@ -26,6 +26,7 @@ from services.carbon.api.published import build_published_router
 from services.carbon.api.shutdowns import build_shutdown_router
 from services.carbon.api.statements import build_statement_router
 from services.carbon.api.virtual import build_virtual_router
+from services.carbon.api.why import Explainers, build_why_router
 from services.carbon.attester import AttestingLoop, HeadPublisher
 from services.carbon.boundary import Boundaries, Limits
 from services.carbon.bus import audit, result
@@ -67,6 +68,7 @@ from services.carbon.usecases.targets import Targets
 from services.carbon.usecases.tariffs import Tariffs
 from services.carbon.usecases.temperatures import OutdoorTemperatures
 from services.carbon.usecases.virtual import VirtualMeters
+from services.carbon.usecases.why import EnergyWhys, InventoryWhys, MoneyWhys, RatioWhys, SavingWhys
 from services.carbon.worker import BookingHandler, Recomputation, SwitchingsHandler, TargetWatch, build_bookings
 
 
@@ -152,14 +154,25 @@ def build(platform: Platform) -> Service:
     app = create_app("carbon", platform, health, title="Wattring carbon")
     app.include_router(build_router(queries, inventories))
     tariffs = Tariffs(db=db, clock=platform.clock, audit=audit, shipped=shipped_rows())
-    targets = add_money(app, platform, db, Sites(boundaries.tree, view, platform.clock), queries, tariffs)
+    costs, targets = add_money(app, platform, db, Sites(boundaries.tree, view, platform.clock), queries, tariffs)
     watch = TargetWatch(
         targets=targets, directory=directory, relay=relay, clock=platform.clock, poll_s=settings.targets_poll_s
     )
     factors = GridFactors(shipped.rows, directory, platform.clock)
-    add_savings(app, platform, db, view, factors, tariffs, settings)
+    loads, shutdowns = add_savings(app, platform, db, view, factors, tariffs, settings)
     levels = Levels(db=db, boundaries=boundaries, directory=directory, audit=audit)
-    app.include_router(build_levels_router(levels, Supply(db=db, boundaries=boundaries, directory=directory)))
+    supply = Supply(db=db, boundaries=boundaries, directory=directory)
+    app.include_router(build_levels_router(levels, supply))
+    explain = Explainers(
+        energy=EnergyWhys(queries),
+        ratios=RatioWhys(levels, supply),
+        money=MoneyWhys(costs, targets),
+        inventories=InventoryWhys(inventories),
+        savings=SavingWhys(shutdowns, db),
+        boundaries=boundaries,
+        loads=loads,
+    )
+    app.include_router(build_why_router(explain))
     virtual = VirtualMeters(db=db, circuits=directory, boundaries=boundaries, audit=audit)
     app.include_router(build_virtual_router(virtual))
     attesting = add_attestation(app, platform, db, directory, shipped.rows, settings)
@@ -189,15 +202,15 @@ def build(platform: Platform) -> Service:
 
 def add_money(
     app: FastAPI, platform: Platform, db: Database, sites: Sites, queries: Queries, tariffs: Tariffs
-) -> Targets:
-    """Add the routes of tariffs, accounts, bills, costs and targets; return the targets, which a worker watches."""
+) -> tuple[Costs, Targets]:
+    """Add the routes of tariffs, accounts, bills, costs and targets; return the two last, which others ask too."""
     bills = Bills(db=db, sites=sites, clock=platform.clock, audit=audit)
     costs = Costs(db=db, tariffs=tariffs, bills=bills, sites=sites, boundaries=queries.boundaries, clock=platform.clock)
     targets = Targets(
         db=db, figures=Figures(queries, costs), sites=sites, clock=platform.clock, audit=audit, publish=result
     )
     app.include_router(build_money_router(tariffs, bills, costs, targets))
-    return targets
+    return costs, targets
 
 
 def add_savings(
@@ -208,8 +221,8 @@ def add_savings(
     factors: GridFactors,
     tariffs: Tariffs,
     settings: CarbonSettings,
-) -> None:
-    """Add the routes of savings."""
+) -> tuple[LoadDirectory, ShutdownSavings]:
+    """Add the routes of savings; return the loads and what their shutdowns saved, which traces ask for."""
     loads = LoadDirectory(view, platform.clock)
     days = china()
     holidays = civil_exceptions(days.off, days.work)
@@ -243,6 +256,7 @@ def add_savings(
         build_statement_router(statements, loads=loads),
     ):
         app.include_router(router)
+    return loads, shutdowns
 
 
 def add_attestation(

@@ -1,19 +1,16 @@
-"""HTTP of energy and emissions by period, and why a figure is what it is."""
+"""HTTP of energy and emissions by period."""
 
-from datetime import datetime, timedelta
-from typing import Annotated
+from datetime import datetime
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from libs.common.contracts.base import UtcTime
 from services.carbon.api.common import AskedNode, From, Reader, To, require_visible
 from services.carbon.api.factors import FactorReply, factor_fields
 from services.carbon.domain.factors import Choice
-from services.carbon.domain.intervals import STEP_S
 from services.carbon.domain.levels.periods import Step
-from services.carbon.queries import Emissions, Energy, Queries, Trace
-from services.carbon.tree import Node, NodeKind
+from services.carbon.queries import Emissions, Energy, Queries
+from services.carbon.tree import NodeKind
 
 
 class PeriodEnergy(BaseModel):
@@ -71,39 +68,6 @@ class EmissionsReply(BaseModel):
     periods: list[PeriodEmission]
 
 
-class RegisterRow(BaseModel):
-    """A register as the meter showed it."""
-
-    device_id: str
-    source_time: datetime
-    shown_kwh: float
-    ratio: float
-    uncertain: bool
-    set_aside: bool
-
-
-class VersionRow(BaseModel):
-    """One version of an interval."""
-
-    version: int
-    energy_kwh: float | None
-    interval_flag: str
-    lower_bound: bool
-    uncertain: bool
-    computed_at: datetime
-
-
-class TraceReply(BaseModel):
-    """Where an interval's figure comes from."""
-
-    circuit: str
-    start: datetime
-    end: datetime
-    formula: str = "corrected register at end minus corrected register at start, times the ratio"
-    versions: list[VersionRow]
-    registers: list[RegisterRow]
-
-
 def add_energy_routes(router: APIRouter, queries: Queries) -> None:
     """Add the routes of energy and emissions."""
 
@@ -111,12 +75,6 @@ def add_energy_routes(router: APIRouter, queries: Queries) -> None:
     async def energy(who: Reader, node: AskedNode, start: From, end: To, step: Step = Step.HOUR) -> EnergyReply:
         require_visible(who, queries.boundaries, node, start, end)
         return _energy(await queries.energy(node=node, start=start, end=end, step=step))
-
-    @router.get("/energy/trace", tags=["energy"], summary="The registers and versions behind one interval")
-    async def trace(who: Reader, circuit: Annotated[str, Query(max_length=64)], start: UtcTime) -> TraceReply:
-        end = start + timedelta(seconds=STEP_S)
-        require_visible(who, queries.boundaries, Node(NodeKind.CIRCUIT, circuit), start, end)
-        return _trace(await queries.trace(circuit, start))
 
     @router.get("/emissions", tags=["emissions"], summary="Location-based emissions of a node by period")
     async def emissions(who: Reader, node: AskedNode, start: From, end: To, step: Step = Step.HOUR) -> EmissionsReply:
@@ -144,34 +102,4 @@ def _emissions(found: Emissions) -> EmissionsReply:
         step=found.energy.step,
         factors=[_chosen(choice) for choice in found.choices],
         periods=[PeriodEmission(**row) for row in found.frame.to_dicts()],
-    )
-
-
-def _trace(found: Trace) -> TraceReply:
-    return TraceReply(
-        circuit=found.circuit,
-        start=found.start,
-        end=found.end,
-        versions=[
-            VersionRow(
-                version=one.version,
-                energy_kwh=one.energy_kwh,
-                interval_flag=one.grade.flag,
-                lower_bound=one.lower_bound,
-                uncertain=one.uncertain,
-                computed_at=one.computed_at,
-            )
-            for one in found.versions
-        ],
-        registers=[
-            RegisterRow(
-                device_id=one.device_id,
-                source_time=one.source_time,
-                shown_kwh=one.shown,
-                ratio=one.ratio,
-                uncertain=one.uncertain,
-                set_aside=one.set_aside,
-            )
-            for one in found.registers
-        ],
     )

@@ -153,6 +153,8 @@ class PueView(View):
     value: float | None
     reason: str | None
     """``below_one`` means that circuits have a wrong role or a meter a wrong ratio."""
+    reason_text: str | None
+    reason_text_zh: str | None
     kind: str | None
     """PUE over twelve months, iPUE over less, pPUE of a part of a building; null for a group."""
     category: int
@@ -428,12 +430,16 @@ def build_levels_router(levels: Levels, supply: Supply) -> APIRouter:
         category: Category = PueCategory.BASIC,
     ) -> Sequence[PueView]:  # fmt: skip
         check(who, node, start, end)
+        found = await levels.pue(node, start, end, step=step, category=category)
+        reasons = [None if one.pue is None or one.pue.reason is None else one.pue.reason.text for one in found]
         return [
             PueView(
                 start=one.span.start,
                 end=one.span.end,
                 value=one.value,
                 reason=None if one.pue is None else one.pue.reason,
+                reason_text=None if text is None else text.english,
+                reason_text_zh=None if text is None else text.chinese,
                 kind=None if one.pue is None else one.pue.kind,
                 category=category,
                 total=None if one.pue is None else MeasuredView.model_validate(one.pue.total),
@@ -441,7 +447,7 @@ def build_levels_router(levels: Levels, supply: Supply) -> APIRouter:
                 sites=one.sites,
                 left_out=one.left_out,
             )
-            for one in await levels.pue(node, start, end, step=step, category=category)
+            for one, text in zip(found, reasons, strict=True)
         ]
 
     @router.get("/energy/intensity", tags=TAGS, summary="Energy per m2, person, output value and output")

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from enum import StrEnum
-from math import isfinite, sqrt
+from math import fsum, isfinite, sqrt
 from statistics import fmean
 
 from libs.common.errors import Conflict, InvalidInput
@@ -161,7 +161,7 @@ def standing(
     allowed = target.allowed(max(as_of, target.start))
     share, profile = _expected_share(elapsed, target.days, last_year)
     forecast = _forecast(measured, target.days, last_year)
-    amount = sum(known) if known else None
+    amount = fsum(known) if known else None
     gap = None if forecast is None else allowed - forecast.value
     due = allowed * share
     return Standing(

@@ -32,6 +32,8 @@ FRAME: dict[str, pl.DataType | type[pl.DataType]] = {
     "version": pl.Int32,
 }
 """Columns of a frame of stored intervals; a null energy is unknown."""
+TRACED_MAX = 5_000
+"""Registers of one meter in one trace: a day of one every twenty seconds."""
 
 _REGISTER = row_type(("place", ">i4"), ("at", ">i8"), ("shown", ">f8"), ("ratio", ">f8"), ("marks", ">i2"))
 CURRENT_ROW = row_type(
@@ -430,22 +432,32 @@ def _booked(row: Record) -> BookedInterval:
 
 async def fetch_trace(
     conn: ReadConn, device: DeviceId, point: str, start: datetime, end: datetime
-) -> list[tuple[datetime, float, float, bool, bool]]:
-    """Return (time, shown, ratio, uncertain, set aside) within a span and the neighbour on either side."""
+) -> list[tuple[datetime, float, float, bool, bool, bool]]:
+    """Return (time, shown, ratio, uncertain, set aside, manual) of what a span was computed from, by time.
+
+    That is from the last register at or before it that is trusted, to the ``CONFIRMATIONS + 1`` after it, which decide
+    whether the last ones inside it count; at most ``TRACED_MAX`` rows, the first ones.
+    """
     rows = await conn.fetch(
         """
-        select source_time, shown, ratio, uncertain, set_aside
+        select source_time, shown, ratio, uncertain or disputed, set_aside, manual
           from register_readings
          where device_id = $1 and point = $2
            and source_time >= coalesce((select max(source_time) from register_readings
-                                         where device_id = $1 and point = $2 and source_time <= $3), $3)
-           and source_time <= coalesce((select min(source_time) from register_readings
-                                         where device_id = $1 and point = $2 and source_time >= $4), $4)
+                                         where device_id = $1 and point = $2 and source_time <= $3
+                                           and not set_aside), $3)
+           and source_time <= coalesce((select max(source_time) from (
+                                           select source_time from register_readings
+                                            where device_id = $1 and point = $2 and source_time >= $4
+                                            order by source_time limit $5) as following), $4)
          order by source_time
+         limit $6
         """,
         device,
         point,
         start,
         end,
+        CONFIRMATIONS + 1,
+        TRACED_MAX,
     )
-    return [(row["source_time"], row["shown"], row["ratio"], row["uncertain"], row["set_aside"]) for row in rows]
+    return [tuple(row) for row in rows]

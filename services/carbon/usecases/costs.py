@@ -12,7 +12,7 @@ import polars as pl
 
 from libs.common.clock import CIVIL_ZONE, Clock
 from libs.common.db import Database
-from libs.common.errors import Bilingual, InvalidInput
+from libs.common.errors import Bilingual, InvalidInput, NotFound
 from libs.common.ids import SiteId
 from libs.common.tokens import Principal
 from services.carbon.boundary import Boundaries
@@ -41,7 +41,7 @@ from services.carbon.domain.tariff.basic import (
 )
 from services.carbon.domain.tariff.cost import CostLine, EnergyCost, EnergyPrice, PriceKey, cost_range, energy_cost
 from services.carbon.domain.tariff.demand import PeakDemand, peak_demands
-from services.carbon.domain.tariff.grid import RateGrid, possible_grids, split
+from services.carbon.domain.tariff.grid import RateGrid, possible_grids, slots_of, split
 from services.carbon.domain.tariff.periods import Tariff
 from services.carbon.domain.tariff.sheet import SheetPrice, calendar_of, month_after
 from services.carbon.sites import Sites
@@ -94,9 +94,33 @@ class SupplyCost:
 
     supply: Supply
     cost: EnergyCost
-    slot_s: int
+    grid: RateGrid
+    """By which its energy was split."""
     range_cny: tuple[Decimal, Decimal] | None
     """The least and the greatest that special days may still make of it; None where a price is missing."""
+
+    @property
+    def slot_s(self) -> int:
+        """Length of what its energy was split into. [s]"""
+        return self.grid.slot_s
+
+
+@dataclass(frozen=True)
+class LineSlots:
+    """One line of a cost with the slots that its energy is the sum of."""
+
+    whole: "NodeCost"
+    part: SupplyCost
+    line: CostLine
+    slots: pl.DataFrame
+    """``circuit_id``, ``start`` of the interval, ``energy_kwh`` of its part in the line; by circuit and start."""
+
+
+class UnknownLine(NotFound):
+    """A cost has no line of this number."""
+
+    code = "unknown_line"
+    title_zh = "电费明细不存在"
 
 
 @dataclass(frozen=True)
@@ -196,6 +220,34 @@ class Costs:
                 message_zh=f"明细最多 {LINES_MAX} 行,实际 {len(found.lines)} 行;请缩小范围或按月查询",
             )
         return found
+
+    async def line(
+        self, who: Principal, asked: Node | str, *, start: datetime, end: datetime, daily: bool, number: int
+    ) -> LineSlots:
+        """Return one line of what ``cost`` returns, counted from 0, with what its energy is the sum of.
+
+        Raises:
+            UnknownLine: There are fewer lines.
+            InvalidInput, NotFound, Forbidden: As for ``cost``.
+        """
+        whole, frame = await self._costed(who, asked, floor(start), floor(end), daily=daily)
+        lines = [(part, line) for part in whole.parts for line in part.cost.lines]
+        if number >= len(lines):
+            raise UnknownLine(
+                f"line: expected less than {len(lines)}, found {number}",
+                message_zh=f"line:应小于 {len(lines)},实际为 {number}",
+            )
+        part, line = lines[number]
+        rows = frame.filter(
+            pl.col("circuit_id").is_in(list(part.supply.circuits))
+            & (pl.col("start") >= max(whole.start, midnight(part.supply.first)))
+            & (pl.col("start") < min(whole.end, midnight(part.supply.last)))
+        )
+        keys = ("circuit_id", "start")
+        slots = await asyncio.to_thread(
+            slots_of, rows, part.grid, period=line.period, rate=line.rate, keys=keys, daily=daily
+        )
+        return LineSlots(whole, part, line, slots.sort(keys))
 
     async def days(self, node: Node, *, first: date, last: date) -> list[DayUse]:
         """Return what every civil day of ``[first, last)`` that is over used and cost."""
@@ -320,7 +372,12 @@ class Costs:
     async def _cost(
         self, who: Principal | None, wanted: Node | str, start: datetime, end: datetime, *, daily: bool
     ) -> NodeCost:
-        """Return what a node or account cost within ``[start, end)``, as far as that is past.
+        return (await self._costed(who, wanted, start, end, daily=daily))[0]
+
+    async def _costed(
+        self, who: Principal | None, wanted: Node | str, start: datetime, end: datetime, *, daily: bool
+    ) -> tuple[NodeCost, pl.DataFrame]:
+        """Return what a node or account cost within ``[start, end)``, as far as that is past, and its intervals.
 
         No connection is held while another one is asked for: the pool would run dry of requests that wait for each
         other.
@@ -340,7 +397,7 @@ class Costs:
             prices = await tariffs_store.fetch_prices(conn, first=min(days), last=max(days)) if days else []
         found = await asyncio.to_thread(_priced, frame, parts, book, prices, start, until, daily)
         unknown = dict.fromkeys(one for part in found for one in _unknown(part, asked.name))
-        return NodeCost(asked.name, asked.kind, start, until, found, list(unknown))
+        return NodeCost(asked.name, asked.kind, start, until, found, list(unknown)), frame
 
     async def _bills_of(self, account: str, first: date, last: date) -> list[Bill]:
         async with self._db.read() as conn:
@@ -428,7 +485,7 @@ def _priced(
             least_and_most = None if known is None else (known, known)
             if known is not None and by_day:
                 least_and_most = cost_range([(one[index], grid) for one, grid in by_day], price_of)
-            found[index] = SupplyCost(parts[index], cost, grids[0].slot_s, least_and_most)
+            found[index] = SupplyCost(parts[index], cost, grids[0], least_and_most)
     return [found[index] for index in sorted(found)]
 
 

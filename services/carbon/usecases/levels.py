@@ -1,6 +1,7 @@
 """Figures of any node: curve, shifts, metering levels, breakdown, balance, PUE, intensities, comparisons, ranks."""
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
@@ -140,6 +141,8 @@ class PuePeriod:
     sites: int
     left_out: int
     """Sites without a PUE of their own."""
+    parts: Sequence[tuple[Node, Pue]] = ()
+    """Of a group: the sites that have energies of both kinds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +156,8 @@ class Intensity:
     value: float | None
     left_out: int
     """Sites of the node without the denominator, or without energy."""
+    parts: Sequence[tuple[Node, float, Denominator]] = ()
+    """The nodes whose energies and denominators were summed; one that is the node itself, where it has both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,9 +333,9 @@ class Levels:
             each = [by_node[one][index] for one in counted]
             if node.kind.is_group:
                 value, left_out = group_pue(each)
-                answers.append(
-                    PuePeriod(Span(begin, finish), value, None, len(nodes), left_out + len(nodes) - len(counted))
-                )
+                left_out += len(nodes) - len(counted)
+                parts = tuple(zip(counted, each, strict=True))
+                answers.append(PuePeriod(Span(begin, finish), value, None, len(nodes), left_out, parts))
             else:
                 only_one = each[0] if each else _no_pue(without[node], node, category)
                 answers.append(PuePeriod(Span(begin, finish), only_one.value, only_one, 1, only_one.value is None))
@@ -357,15 +362,16 @@ class Levels:
             for kind in kinds:
                 own = self._denominator(node, kind, span, facts)
                 if own.value is not None or len(parts) == 1:
-                    figures.append(_intensity(kind, [(row["energy_kwh"], own)], 0))
+                    figures.append(_intensity(kind, [(node, row["energy_kwh"], own)], 0))
                     continue
-                pairs = [
-                    (energy[index]["energy_kwh"], self._denominator(one, kind, span, facts))
+                each = [
+                    (one, energy[index]["energy_kwh"], self._denominator(one, kind, span, facts))
                     for one, energy in zip(parts, energies, strict=True)
                 ]
-                usable = [(energy, den) for energy, den in pairs if energy is not None and den.value is not None]
-                bases = {den.basis for _, den in usable}
-                figures.append(_intensity(kind, usable if len(bases) == 1 else [(None, own)], len(pairs) - len(usable)))
+                usable = [one for one in each if one[1] is not None and one[2].value is not None]
+                bases = {den.basis for _, _, den in usable}
+                left_out = len(each) - len(usable)
+                figures.append(_intensity(kind, usable if len(bases) == 1 else [(node, None, own)], left_out))
             answers.append(IntensityPeriod(span, _span_energy(row), figures))
         return answers
 
@@ -615,13 +621,14 @@ def _alone(term: Term) -> Term:
     return replace(term, parts=())
 
 
-def _intensity(kind: FactKind, parts: Sequence[tuple[float | None, Denominator]], left_out: int) -> Intensity:
+def _intensity(kind: FactKind, parts: Sequence[tuple[Node, float | None, Denominator]], left_out: int) -> Intensity:
     """Return sum over sum of parts; a single part may be unknown."""
-    if len(parts) == 1 and (parts[0][0] is None or parts[0][1].value is None):
-        return Intensity(kind, parts[0][0], parts[0][1], None, left_out)
-    energy = sum(energy or 0.0 for energy, _ in parts)
-    den = sum(den.value or 0.0 for _, den in parts)
-    return Intensity(kind, energy, Denominator(den, None, parts[0][1].basis), energy / den, left_out)
+    if len(parts) == 1 and (parts[0][1] is None or parts[0][2].value is None):
+        return Intensity(kind, parts[0][1], parts[0][2], None, left_out)
+    known = [(node, energy or 0.0, den) for node, energy, den in parts]
+    energy = math.fsum(one for _, one, _ in known)
+    den = math.fsum(one.value or 0.0 for _, _, one in known)
+    return Intensity(kind, energy, Denominator(den, None, parts[0][2].basis), energy / den, left_out, known)
 
 
 def _no_pue(reason: NoPue, node: Node, category: PueCategory) -> Pue:

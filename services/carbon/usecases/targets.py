@@ -1,6 +1,7 @@
 """Targets and budgets of nodes: set, adjusted, and held against what was measured."""
 
 import logging
+import math
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -75,6 +76,8 @@ class TargetStanding:
     standing: Standing
     at_least: float | None
     """All that is known of what was used, the days that are incomplete too. [unit]"""
+    days: Sequence[DayFigure]
+    """The past days of its period."""
     interval_completeness: float
     """Mean share of the past days' intervals that are known, 0 to 1."""
     children: Sequence[StoredTarget]
@@ -367,7 +370,8 @@ class Targets:
         return TargetStanding(
             stored=stored,
             standing=found,
-            at_least=sum(known) if known else None,
+            at_least=math.fsum(known) if known else None,
+            days=days,
             interval_completeness=_mean(days),
             children=children,
             unallocated=unallocated(target, [one.target for one in children], on=date.max) if children else None,

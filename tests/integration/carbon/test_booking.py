@@ -219,7 +219,9 @@ async def test_late_data_make_a_new_version_and_keep_the_old_one(carbon: Carbon)
     assert await carbon.booked() == [(0, 2, 60.0, Grade.MEASURED), (1, 2, 20.0, Grade.MEASURED)]
     trace = await carbon.queries.trace(FEED, START)
     assert [(one.version, one.energy_kwh) for one in trace.versions] == [(1, 40.0), (2, 60.0)]
-    assert [row.shown for row in trace.registers] == [100.0, 101.5]
+    assert [row.shown for row in trace.registers] == [100.0, 101.5, 102.0]
+    assert [one.device_id for one in trace.bindings] == [METER]
+    assert trace.again() == 60.0
 
 
 async def test_a_bad_register_is_not_used_and_an_uncertain_one_is_marked(carbon: Carbon) -> None:

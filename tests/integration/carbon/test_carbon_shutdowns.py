@@ -22,6 +22,7 @@ from services.carbon.domain.tariff.sheet import SheetPrice
 from services.carbon.store import bills as bills_store
 from services.carbon.store import tariffs as tariffs_store
 from tests.integration.carbon.savings_world import COMMON, NIGHT, World, control_event, night, open_world, registry
+from tests.integration.carbon.why_walk import Walk
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
@@ -287,3 +288,17 @@ async def test_a_wrong_outage_is_refused(world: World) -> None:
     assert "after" in (await world.ask("POST", "/savings/outages", body, status=400))["detail"]
     other = body | {"circuit": "branch-2", "ended_at": datetime(2023, 1, 1, tzinfo=UTC).isoformat()}
     assert "branch-2" in (await world.ask("POST", "/savings/outages", other, status=400))["detail"]
+
+
+async def test_a_saving_is_walked_down_to_the_intervals_of_its_windows(world: World) -> None:
+    await two_nights(world)
+    found = await world.ask("GET", "/savings/shutdowns/o1")
+    walk = Walk(world.ask)
+    saving = await walk.figure(figure="saving", id="o1")
+    assert saving["value"] == found["total"]["saving_kwh"]
+    assert [one["factor_id"] for one in saving["factors"]] == ["GRID-44-2022"]
+    assert {"saving_window", "energy", "circuit", "interval"} <= set(walk.seen)
+    refused = await world.ask("GET", "/energy/trace", figure="saving", id="o1", sites=("elsewhere",), status=403)
+    assert refused["detail_zh"]
+    missing = await world.ask("GET", "/energy/trace", figure="saving_window", id="o1", line="99", status=400)
+    assert missing["detail_zh"]

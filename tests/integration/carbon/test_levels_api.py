@@ -6,17 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import APIRouter
 
 from libs.common.contracts.registry import Binding, CircuitRole
 from libs.common.ids import CircuitId, DeviceId
-from services.carbon.api.energy import add_energy_routes
 from services.carbon.api.levels import build_levels_router
 from services.carbon.bus import audit
 from services.carbon.directory import RegistryDirectory
 from services.carbon.domain.booking import ENERGY_POINT
 from services.carbon.domain.samples import EXPORT, Sample
-from services.carbon.queries import Queries
 from services.carbon.store import levels as store
 from services.carbon.usecases.levels import Levels
 from services.carbon.usecases.supply import Supply
@@ -41,7 +38,7 @@ class Town:
         self.city, self.door, self.book = city, door, city.book
 
     async def get(self, path: str, *, status: int = 200, sites: tuple[str, ...] | None = None, **params: Any) -> Any:
-        span: dict[str, Any] = {} if path in ("facts", "comparison", "trace") else dict(SPAN)
+        span: dict[str, Any] = {} if path in ("facts", "comparison") else dict(SPAN)
         return await self.door.ask("GET", f"/energy/{path}", status=status, sites=sites, **{**span, **params})
 
     async def sample(self, name: str, point: str, values: list[float], *, first: datetime = START) -> None:
@@ -69,13 +66,7 @@ async def town(postgres_url: str, tmp_path: Path) -> AsyncIterator[Town]:
         directory = RegistryDirectory(found.view, None, found.clock, point=ENERGY_POINT)  # type: ignore[arg-type]
         levels = Levels(db=found.db, boundaries=found.boundaries, directory=directory, audit=audit)
         supply = Supply(db=found.db, boundaries=found.boundaries, directory=directory)
-        queries = Queries(
-            db=found.db, directory=directory, boundaries=found.boundaries, clock=found.clock, factors=[],
-            point=ENERGY_POINT,
-        )  # fmt: skip
-        energy = APIRouter(prefix="/api/v1")
-        add_energy_routes(energy, queries)
-        routers = [build_levels_router(levels, supply), energy]
+        routers = [build_levels_router(levels, supply)]
         async with open_door(found.db, tmp_path, found.clock, routers) as door:
             yield Town(found, door)
 
@@ -217,9 +208,6 @@ async def test_comparison_ranking_and_who_may_see_them(town: Town) -> None:
 
     assert await town.get("ranking", site="site-1", sites=("region:gz",))
     await town.get("ranking", region="gz", sites=("site-1",), status=403)
-    traced: dict[str, Any] = {"circuit": "room-feed", "start": START.isoformat()}
-    assert (await town.get("trace", sites=("site-1",), **traced))["versions"]
-    await town.get("trace", sites=("site-2",), status=403, **traced)
     await town.get("profile", site="site-1", circuit="it", status=400)
     await town.get("profile", site="nowhere", status=404)
     await town.get("profile", site="site-1", to=(START + 1000 * DAY).isoformat(), status=400)

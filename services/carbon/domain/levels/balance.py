@@ -4,11 +4,13 @@ Source:
     The platform's energy methods, sections 5 and 13; ISO/IEC 30134-2:2016 (PUE and its categories).
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
 from libs.common.contracts.registry import CircuitRole
+from libs.common.errors import Bilingual
 from libs.common.ids import CircuitId
 from services.carbon.domain.levels.cover import Branch
 
@@ -92,6 +94,32 @@ class NoPue(StrEnum):
     BELOW_ONE = "below_one"
     """IT cannot use more than comes in: circuits have a wrong role, or a meter a wrong ratio."""
 
+    @property
+    def text(self) -> Bilingual:
+        """The reason in words."""
+        return _REASONS[self]
+
+
+_REASONS = {
+    NoPue.NO_IT_CIRCUIT: Bilingual("no circuit of the node has the role it_output", "节点没有角色为 it_output 的回路"),
+    NoPue.CATEGORY_INCOMPLETE: Bilingual(
+        "not every branch of IT has a meter at this category", "并非每条 IT 支路在该级都有计量"
+    ),
+    NoPue.WINDOW_BELOW_A_DAY: Bilingual(
+        "in windows below a day batteries make a PUE meaningless", "不足一天的时段受电池充放电影响,PUE 无意义"
+    ),
+    NoPue.UNKNOWN_ENERGY: Bilingual("an energy of either side is not known", "分子或分母的电量未知"),
+    NoPue.NO_IT_ENERGY: Bilingual("IT used no energy", "IT 电量为零"),
+    NoPue.INCOMPLETE: Bilingual(
+        f"expected {PUE_COMPLETENESS:.0%} of the intervals of either side, found fewer",
+        f"任一侧的区间数据应不少于 {PUE_COMPLETENESS:.0%},实际不足",
+    ),
+    NoPue.BELOW_ONE: Bilingual(
+        "expected 1 or more, found IT using more than came in; look for a circuit's role or a meter's ratio",
+        "PUE 应不小于 1,实际 IT 电量大于总电量;请检查回路角色或电表倍率",
+    ),
+}
+
 
 class PueKind(StrEnum):
     """What sort of PUE it is."""
@@ -167,6 +195,6 @@ def pue(total: Measured, it: Measured, *, category: PueCategory, whole_site: boo
 def group_pue(sites: Sequence[Pue]) -> tuple[float | None, int]:
     """Return the PUE of several sites and how many had to be left out: sum over sum, never a mean of PUEs."""
     counted = [one for one in sites if one.value is not None]
-    it = sum(one.it.energy_kwh or 0.0 for one in counted)
-    total = sum(one.total.energy_kwh or 0.0 for one in counted)
+    it = math.fsum(one.it.energy_kwh or 0.0 for one in counted)
+    total = math.fsum(one.total.energy_kwh or 0.0 for one in counted)
     return (total / it if it else None), len(sites) - len(counted)

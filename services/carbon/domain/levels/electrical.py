@@ -5,6 +5,7 @@ Source:
     功率因数调整电费办法 (1983).
 """
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_HALF_UP, Decimal
@@ -37,7 +38,7 @@ def power_factor(active_kwh: float | None, reactive_kvarh: float | None) -> floa
     """Return the power factor of a period from its energies; None where one is unknown or nothing was used."""
     if active_kwh is None or reactive_kvarh is None or active_kwh <= 0:
         return None
-    return float(active_kwh / np.hypot(active_kwh, reactive_kvarh))
+    return active_kwh / math.hypot(active_kwh, reactive_kvarh)
 
 
 def billed_power_factor(factor: float) -> Decimal:

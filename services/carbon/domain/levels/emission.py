@@ -7,7 +7,9 @@ Source:
 import polars as pl
 
 from libs.common.clock import CIVIL_ZONE
+from services.carbon.domain.levels.energy import known_energy
 from services.carbon.domain.levels.periods import Step, period_of
+from services.carbon.domain.sums import rounded_sums
 
 FACTORS: dict[str, pl.DataType | type[pl.DataType]] = {
     "site_id": pl.String,
@@ -24,7 +26,7 @@ def emissions_by_period(intervals: pl.DataFrame, factors: pl.DataFrame, step: St
     Missing energy stays missing; nothing is rounded here.
 
     Args:
-        intervals: ``site_id``, ``start: Datetime [UTC]``, ``energy_kwh: Float64 [kWh]``.
+        intervals: ``site_id``, ``circuit_id``, ``start: Datetime [UTC]``, ``energy_kwh: Float64 [kWh]``.
         factors: Frame of factors.
         step: Length of a period.
 
@@ -36,20 +38,25 @@ def emissions_by_period(intervals: pl.DataFrame, factors: pl.DataFrame, step: St
         factor_ids: List[String], the factors used, sorted
     """
     year = pl.col("start").dt.convert_time_zone(CIVIL_ZONE.key).dt.year()
-    known = (
-        intervals.filter(pl.col("energy_kwh").is_not_null())
-        .group_by("site_id", period_of(step).alias("period"), year.alias("year"))
-        .agg(pl.col("energy_kwh").sum())
+    dated = intervals.with_columns(period_of(step).alias("period"), year.alias("year"))
+    emitted = (
+        known_energy(dated, ["site_id", "period", "year"])
         .join(factors, on=["site_id", "year"], how="left")
+        .with_columns((pl.col("energy_kwh") * pl.col("factor_kg_per_kwh")).alias("emission_kg_co2"))
     )
-    every = intervals.select(period_of(step).alias("start")).unique()
-    return every.join(
-        known.group_by(pl.col("period").alias("start")).agg(
-            pl.when(pl.col("factor_kg_per_kwh").is_not_null().all())
-            .then((pl.col("energy_kwh") * pl.col("factor_kg_per_kwh")).sum())
-            .alias("emission_kg_co2"),
-            pl.col("factor_id").drop_nulls().unique().sort().alias("factor_ids"),
-        ),
-        on="start",
-        how="left",
-    ).sort("start")
+    by_period = emitted.group_by("period").agg(
+        pl.col("factor_kg_per_kwh").is_not_null().all().alias("whole"),
+        pl.col("factor_id").drop_nulls().unique().sort().alias("factor_ids"),
+    )
+    return (
+        dated.select("period")
+        .unique()
+        .join(by_period, on="period", how="left")
+        .join(rounded_sums(emitted, "emission_kg_co2", ["period"]), on="period", how="left")
+        .select(
+            pl.col("period").alias("start"),
+            pl.when(pl.col("whole")).then(pl.col("emission_kg_co2")).alias("emission_kg_co2"),
+            "factor_ids",
+        )
+        .sort("start")
+    )

@@ -29,6 +29,7 @@ from libs.common.ids import CircuitId, SiteId
 from services.carbon.domain.intervals import STEP_S, Grade
 from services.carbon.domain.levels.cover import Term
 from services.carbon.domain.levels.periods import Shift, Step, in_shift, period_of, periods
+from services.carbon.domain.sums import rounded_sums
 
 SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "circuit_id": pl.String,
@@ -105,20 +106,22 @@ def node_intervals(intervals: pl.DataFrame, terms: Sequence[Term]) -> pl.DataFra
     if parts.is_empty():
         return own.select(NODE_SCHEMA.keys()).sort("circuit_id", "start")
     known = own.filter(pl.col("energy_kwh").is_not_null())
-    standing_in = (
+    below = (
         _inside(intervals.join(parts, on="circuit_id"))
         .filter(pl.col("energy_kwh").is_not_null())
         .join(known.select("term", "start"), on=["term", "start"], how="anti")
-        .group_by("term", "whole", "site_id", "start", "expected")
+    )
+    standing_in = (
+        below.group_by("term", "whole", "site_id", "start", "expected")
         .agg(
             pl.len().alias("found"),
-            pl.col("energy_kwh").sum(),
             pl.max_horizontal(pl.col("grade").max(), pl.lit(int(Grade.INTERPOLATED), pl.Int8)).cast(pl.Int8),
             pl.col("lower_bound").any(),
             pl.col("uncertain").any(),
             pl.col("provisional").any(),
         )
         .filter(pl.col("found") == pl.col("expected"))
+        .join(rounded_sums(below, "energy_kwh", ["term", "start"]), on=["term", "start"])
         .with_columns(pl.lit(True).alias("from_parts"))
         .rename({"whole": "circuit_id"})
     )
@@ -192,6 +195,21 @@ def energy_in_span(found: pl.DataFrame, promise: Promise, *, start: datetime, en
     return _summed(found.filter(inside), promise, whole, pl.lit(start).cast(_TIME)).row(0, named=True)
 
 
+def known_energy(found: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
+    """Return the known energy of each group: the sum of its circuits' sums, each of them rounded once.
+
+    Args:
+        found: ``circuit_id``, ``energy_kwh: Float64 [kWh]``, and the columns of ``by``.
+        by: Columns that make a group.
+
+    Returns:
+        The columns of ``by`` and ``energy_kwh``; groups in which nothing is known are left out.
+    """
+    if "circuit_id" in by:
+        return rounded_sums(found, "energy_kwh", by)
+    return rounded_sums(rounded_sums(found, "energy_kwh", [*by, "circuit_id"]), "energy_kwh", by)
+
+
 def totals(found: pl.DataFrame, terms: Sequence[Term]) -> pl.DataFrame:
     """Return a node's energy by quarter hour, null unless every term in force has one.
 
@@ -213,14 +231,11 @@ def totals(found: pl.DataFrame, terms: Sequence[Term]) -> pl.DataFrame:
         .sort("start")
         .select("start", pl.col("change").cum_sum().alias("expected"))
     )
+    booked = found.filter(~pl.col("provisional"))
     return (
-        found.filter(~pl.col("provisional"))
-        .group_by("start")
-        .agg(
-            pl.col("energy_kwh").is_not_null().sum().cast(pl.Int64).alias("known"),
-            pl.col("energy_kwh").sum(),
-            pl.col("grade").max(),
-        )
+        booked.group_by("start")
+        .agg(pl.col("energy_kwh").is_not_null().sum().cast(pl.Int64).alias("known"), pl.col("grade").max())
+        .join(rounded_sums(booked, "energy_kwh", ["start"]), on="start", how="left")
         .sort("start")
         .join_asof(in_force, on="start", strategy="backward")
         .select(
@@ -269,10 +284,6 @@ def _inside(joined: pl.DataFrame) -> pl.DataFrame:
     return joined.filter((pl.col("start") >= pl.col("term_start")) & (pl.col("start") < pl.col("term_end")))
 
 
-def _sum_known(name: str) -> pl.Expr:
-    return pl.when(pl.col(name).is_not_null().any()).then(pl.col(name).sum()).alias(name)
-
-
 def _ratio(name: str) -> pl.Expr:
     return pl.when(pl.col("expected") > 0.0).then((pl.col(name).fill_null(0.0) / pl.col("expected")).clip(0.0, 1.0))
 
@@ -288,12 +299,10 @@ def _summed(found: pl.DataFrame, promise: Promise, whole: pl.DataFrame, period: 
     if promise.shift is not None:
         found = found.filter(in_shift(promise.shift))
     due = _is_due(promise.absences) & ~pl.col("provisional")
+    found = found.with_columns(period.alias("period")).join(weight, on="circuit_id")
     sums = (
-        found.with_columns(period.alias("period"))
-        .join(weight, on="circuit_id")
-        .group_by("period")
+        found.group_by("period")
         .agg(
-            _sum_known("energy_kwh"),
             pl.col("weight").filter(due & (pl.col("grade") == int(Grade.MEASURED))).sum().alias("measured"),
             pl.col("weight").filter(due & pl.col("energy_kwh").is_not_null()).sum().alias("usable"),
             pl.col("energy_kwh").filter(pl.col("grade").is_in([1, 2])).sum().alias("estimated_kwh"),
@@ -302,6 +311,7 @@ def _summed(found: pl.DataFrame, promise: Promise, whole: pl.DataFrame, period: 
             pl.col("lower_bound").any(),
             pl.col("uncertain").any(),
         )
+        .join(known_energy(found, ["period"]), on="period", how="left")
     )
     return (
         whole.join(_expected(whole, promise, weights, period), on="start", how="left")

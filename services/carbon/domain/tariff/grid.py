@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from libs.common.clock import CIVIL_ZONE
 from services.carbon.domain.intervals import STEP_S
+from services.carbon.domain.sums import rounded_sums
 from services.carbon.domain.tariff.periods import (
     ALL_DAYS,
     DAY_MIN,
@@ -172,6 +173,32 @@ def split(intervals: pl.DataFrame, grid: RateGrid, *, keys: Sequence[str] = (), 
     Raises:
         ValueError: An interval does not begin on the grid.
     """
+    slots = slotted(intervals, grid, keys=keys, daily=daily)
+    by = [*keys, "period", "rate"]
+    summed = (
+        slots.group_by(by)
+        .agg(
+            pl.len().cast(pl.UInt32).alias("slots"),
+            pl.col("energy_kwh").is_null().sum().cast(pl.UInt32).alias("unknown"),
+        )
+        .join(rounded_sums(slots, "energy_kwh", by), on=by, how="left")
+    )
+    return _dated(summed, grid, daily=daily).select(*by, "energy_kwh", "slots", "unknown").sort(by)
+
+
+def slots_of(
+    intervals: pl.DataFrame, grid: RateGrid, *, period: date, rate: Rate | None, keys: Sequence[str], daily: bool
+) -> pl.DataFrame:
+    """Return the slots that one line of ``split`` is the sum of: ``keys``, ``energy_kwh``, in the intervals' order."""
+    code = NO_RATE if rate is None else grid.rates.index(rate)
+    mine = slotted(intervals, grid, keys=keys, daily=daily).filter(pl.col("rate") == code)
+    if not mine.is_empty():
+        mine = _dated(mine, grid, daily=daily).filter(pl.col("period") == period)
+    return mine.select(*keys, "energy_kwh")
+
+
+def slotted(intervals: pl.DataFrame, grid: RateGrid, *, keys: Sequence[str], daily: bool) -> pl.DataFrame:
+    """Return intervals cut into slots: ``keys``, ``energy_kwh``, the number of the period, and the code of the rate."""
     since = intervals["start"].dt.epoch("s").to_numpy().astype(np.int64) - grid.first_s
     if (since % grid.step_s).any():
         raise ValueError(f"start: expected intervals that begin on the grid of {grid.step_s} s")
@@ -185,27 +212,19 @@ def split(intervals: pl.DataFrame, grid: RateGrid, *, keys: Sequence[str] = (), 
     inside = (index >= 0) & (index < grid.code.size)
     code = np.full(index.size, NO_RATE, np.int16)
     code[inside] = grid.code[index[inside]]
-    summed = (
-        frame.with_columns(
-            pl.Series("period", _periods(index, inside, grid, daily=daily), dtype=pl.Int32),
-            pl.Series("rate", code, dtype=pl.Int16),
-        )
-        .group_by(*keys, "period", "rate")
-        .agg(
-            pl.when(pl.col("energy_kwh").is_not_null().any()).then(pl.col("energy_kwh").sum()).alias("energy_kwh"),
-            pl.len().cast(pl.UInt32).alias("slots"),
-            pl.col("energy_kwh").is_null().sum().cast(pl.UInt32).alias("unknown"),
-        )
+    return frame.with_columns(
+        pl.Series("period", _periods(index, inside, grid, daily=daily), dtype=pl.Int32),
+        pl.Series("rate", code, dtype=pl.Int16),
     )
-    numbers = summed["period"].unique().to_list()
+
+
+def _dated(slots: pl.DataFrame, grid: RateGrid, *, daily: bool) -> pl.DataFrame:
+    """Return the same with the first day of each period, and null for no rate."""
+    numbers = slots["period"].unique().to_list()
     dates = [grid.first + timedelta(days=number) if daily else grid.month_at(number) for number in numbers]
-    return (
-        summed.with_columns(
-            pl.col("period").replace_strict(numbers, dates, return_dtype=pl.Date),
-            pl.when(pl.col("rate") != NO_RATE).then(pl.col("rate")).alias("rate"),
-        )
-        .select(*keys, "period", "rate", "energy_kwh", "slots", "unknown")
-        .sort(*keys, "period", "rate")
+    return slots.with_columns(
+        pl.col("period").replace_strict(numbers, dates, return_dtype=pl.Date),
+        pl.when(pl.col("rate") != NO_RATE).then(pl.col("rate")).alias("rate"),
     )
 
 

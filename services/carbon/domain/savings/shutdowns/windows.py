@@ -229,6 +229,7 @@ def window_saving(
             hours = (window.end - window.start) / timedelta(hours=1)
             adjustment = cooling.slope_kw_per_k * (cooling.temperature_c - float(np.median(known))) * hours
 
+    used = math.fsum(actual)
     baseline = reference.middle(reference.window) + adjustment
     post_baseline = reference.middle(reference.post)
     rebound = max(0.0, float(after.sum()) - post_baseline)
@@ -239,12 +240,12 @@ def window_saving(
         circuit_id=branch.course.circuit_id,
         window=window,
         post_end=post_end,
-        saving_kwh=baseline - float(actual.sum()) - rebound - control,
+        saving_kwh=baseline - used - rebound - control,
         variance_kwh2=reference.variance(),
         method=reference.method,
         baseline_kwh=baseline,
         adjustment_kwh=adjustment,
-        actual_kwh=float(actual.sum()),
+        actual_kwh=used,
         post_baseline_kwh=post_baseline,
         post_actual_kwh=float(after.sum()),
         rebound_kwh=rebound,

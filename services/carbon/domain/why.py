@@ -1,0 +1,261 @@
+"""Why a figure is what it is: one document for all figures, from which each can be computed again to the last bit.
+
+A trace names its rule, and lists what went into it. An input that is a figure itself says which question explains it,
+so that a reader walks down: figure, circuits, intervals, registers. What is long is read in pages; the figure is that
+of all pages together.
+
+The rules are few on purpose: a checker needs these dozen lines of arithmetic, and no program of ours.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import assert_never
+
+from services.carbon.domain.factors import EmissionFactor
+from services.carbon.domain.money import exact, total
+
+Number = float | Decimal
+"""Energies and emissions are floats, money is exact decimals."""
+
+
+class Rule(StrEnum):
+    """How a figure follows from its inputs; only a sum leaves unknown ones out, anything else is unknown then."""
+
+    SUM = "sum"
+    """Of the known inputs, rounded once (``math.fsum``; exactly where they are decimals)."""
+    WHOLE_SUM = "whole_sum"
+    """The same, unknown as soon as one input is."""
+    PRODUCT = "product"
+    """From left to right."""
+    QUOTIENT = "quotient"
+    """The first by the second; unknown where that is zero."""
+    AT_LEAST_ONE = "at_least_one"
+    """The same, and no less than one: meters of the same energy differ by their rounding."""
+    AT_MOST_ONE = "at_most_one"
+    """The same, and no more than one."""
+    QUOTIENT_OF_SUMS = "quotient_of_sums"
+    """Sum of every other input from the first on, by the sum of every other from the second on."""
+    BALANCE = "balance"
+    """First, second and third less the fourth, and no less than zero."""
+    DIFFERENCE = "difference"
+    """The first less all others, from left to right."""
+    CHANGE = "change"
+    """The first less the second, by the size of the second."""
+    OVER_HYPOTENUSE = "over_hypotenuse"
+    """The first by the root of both squares (``math.hypot``)."""
+    BAND_COST = "band_cost"
+    """energy * (base * ratio + fixed), in exact decimals."""
+    REGISTERS = "registers"
+    """Corrected register at the end less the one at the start, times the ratio; of a meter without register, power by
+    trapezoids; see ``domain/registers.py``."""
+    STATED = "stated"
+    """By the formula of a frozen statement, which is text; its inputs are in their own units."""
+
+
+class InputKind(StrEnum):
+    """What an input is."""
+
+    FIGURE = "figure"
+    INTERVAL = "interval"
+    REGISTER = "register"
+    FACTOR = "factor"
+    PRICE = "price"
+    TARIFF = "tariff"
+    FACT = "fact"
+    """Entered by a person: an area, a head count, an output."""
+    BILL = "bill"
+    PARAMETER = "parameter"
+
+
+Question = Mapping[str, str]
+"""Query parameters of ``GET energy/trace`` that explain an input."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Because:
+    """One number that a figure is made of."""
+
+    name: str
+    value: Number | None
+    """None where it is unknown, which is not zero."""
+    unit: str
+    kind: InputKind
+    id: str = ""
+    """Of the circuit, factor, price sheet, fact."""
+    version: int | None = None
+    source: str = ""
+    """Document, notice, method."""
+    start: datetime | None = None
+    grade: str | None = None
+    """``interval_flag`` of an interval."""
+    question: Question | None = None
+    """None where nothing stands behind it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """How well what a figure rests on is known; columns of ``energy_by_period``."""
+
+    interval_completeness: float | None
+    usable_share: float | None
+    estimated_share: float
+    from_parts_share: float
+    provisional: bool
+    lower_bound: bool = False
+    uncertain: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Why:
+    """A figure with everything that it was made of."""
+
+    figure: str
+    node: str
+    start: datetime | None = None
+    end: datetime | None = None
+    value: Number | None
+    unit: str
+    rule: Rule
+    formula: str
+    source: str
+    """Standard or method, with its clause."""
+    inputs: Sequence[Because]
+    quality: Quality | None = None
+    marks: Sequence[str] = ()
+    """What a reader has to know before relying on it; reasons why it is unknown."""
+    withheld: bool = False
+    """There is no figure although inputs are known: ``marks`` say why."""
+    factors: Sequence[EmissionFactor] = ()
+
+    def again(self) -> Number | None:
+        """Return the figure as its inputs give it; None where that is unknown.
+
+        Raises:
+            NotByInputs: The rule needs more than the inputs.
+        """
+        return None if self.withheld else recomputed(self.rule, [one.value for one in self.inputs])
+
+
+class NotByInputs(ValueError):
+    """A rule whose figure cannot be computed from numbers alone."""
+
+
+def recomputed(rule: Rule, values: Sequence[Number | None]) -> Number | None:
+    """Return what a rule makes of its inputs; None where the result is unknown.
+
+    Raises:
+        NotByInputs: The rule needs more than numbers: the times of registers, the formula of a statement.
+    """
+    known = [value for value in values if value is not None]
+    if rule is Rule.SUM:
+        return _sum(known) if known else None
+    if rule in (Rule.REGISTERS, Rule.STATED):
+        raise NotByInputs(f"{rule} is not computed from numbers alone")
+    return _of_known(rule, known) if len(known) == len(values) else None
+
+
+def _of_known(rule: Rule, values: Sequence[Number]) -> Number | None:
+    match rule:
+        case Rule.WHOLE_SUM:
+            return _sum(values) if values else None
+        case Rule.PRODUCT:
+            return math.prod(float(value) for value in values)
+        case Rule.QUOTIENT:
+            return _quotient(values)
+        case Rule.AT_LEAST_ONE:
+            quotient = _quotient(values)
+            return None if quotient is None else max(1.0, quotient)
+        case Rule.AT_MOST_ONE:
+            quotient = _quotient(values)
+            return None if quotient is None else min(1.0, quotient)
+        case Rule.QUOTIENT_OF_SUMS:
+            return _quotient([_sum(values[::2]), _sum(values[1::2])]) if values else None
+        case Rule.BALANCE:
+            imported, pv, generator, exported = (float(value) for value in values)
+            return max(0.0, imported + pv + generator - exported)
+        case Rule.DIFFERENCE:
+            first, *others = (float(value) for value in values)
+            for other in others:
+                first -= other
+            return first
+        case Rule.CHANGE:
+            value, base = (float(value) for value in values)
+            return (value - base) / abs(base) if base else None
+        case Rule.OVER_HYPOTENUSE:
+            active, reactive = (float(value) for value in values)
+            return active / math.hypot(active, reactive) if active > 0 else None
+        case Rule.BAND_COST:
+            energy_kwh, floating, ratio, fixed = (Decimal(value) for value in values)
+            with exact():
+                return energy_kwh * (floating * ratio + fixed)
+        case Rule.SUM | Rule.REGISTERS | Rule.STATED:
+            raise AssertionError(rule)
+        case _:
+            assert_never(rule)
+
+
+def _sum(values: Sequence[Number]) -> Number:
+    decimals = [value for value in values if isinstance(value, Decimal)]
+    if decimals and len(decimals) == len(values):
+        return total(decimals)
+    return math.fsum(values)
+
+
+def _quotient(values: Sequence[Number]) -> float | None:
+    above, below = (float(value) for value in values)
+    return above / below if below else None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Which inputs of a trace are shown."""
+
+    first: int
+    most: int
+
+    def of(self, inputs: Sequence[Because]) -> Sequence[Because]:
+        """Return the inputs of the page."""
+        return inputs[self.first : self.first + self.most]
+
+    def following(self, count: int) -> int | None:
+        """Return where the page after this one begins, None after the last."""
+        after = self.first + self.most
+        return after if after < count else None
+
+
+FORMULAS: Mapping[str, tuple[str, str]] = {
+    "energy": ("E = sum of the circuits' energies", "energy methods, sections 0 to 2; ISO 50001, energy metering"),
+    "circuit": ("E_c = sum of the intervals' energies", "energy methods, section 1.2"),
+    "parts": ("E_i = sum of the next metering level, all of it known", "energy methods, section 1.3 (virtual meters)"),
+    "interval": (
+        "E_i = (corrected register at end - corrected register at start) * ratio",
+        "energy methods, sections 1.1 and 1.2",
+    ),
+    "emission": ("E = sum of A * EF by site and civil year", "GHG Protocol Scope 2 Guidance (2015), ch. 6"),
+    "site_year": ("E = A * EF", "GHG Protocol Scope 2 Guidance (2015), ch. 6"),
+    "band_energy": ("E_b = sum of the slots at this rate", "energy methods, section 9"),
+    "cost": ("C = sum of the lines' costs", "energy methods, section 9"),
+    "cost_line": ("C = energy * (base * ratio + fixed)", "energy methods, section 9"),
+    "pue": ("PUE = E_DC / E_IT, at least 1", "energy methods, section 13; ISO/IEC 30134-2:2016"),
+    "pue_group": ("PUE = sum of E_DC / sum of E_IT", "energy methods, section 13; ISO/IEC 30134-2:2016"),
+    "consumed": (
+        "E = imported + photovoltaics + generators - exported, at least 0",
+        "energy methods, sections 5 and 13",
+    ),
+    "intensity": ("e = sum of E / sum of D", "energy methods, section 6"),
+    "load_factor": ("LF = mean / max", "energy methods, section 11"),
+    "change": ("change = (E - E_base) / |E_base|", "energy methods, section 7"),
+    "share": ("s = E_part / E", "energy methods, section 9"),
+    "clean_share": ("s = self-used photovoltaics / consumption", "energy methods, section 5"),
+    "power_factor": ("PF = Wp / sqrt(Wp^2 + Wq^2)", "energy methods, section 12"),
+    "demand": ("P = 4 * E_15min, the highest of the span", "energy methods, section 11"),
+    "target": ("used = sum of the days", "energy methods, sections 16 and 17"),
+    "inventory": ("E = sum of the lines", "GHG Protocol Corporate Standard; ISO 14064-1:2018, clauses 5 and 6"),
+    "saving": ("S = sum of the windows' savings", "energy methods, section 15"),
+    "saving_window": ("S = baseline - actual - rebound - control", "energy methods, section 15"),
+}
+"""Formula and source of each kind of figure."""

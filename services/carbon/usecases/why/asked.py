@@ -1,0 +1,236 @@
+"""What can be asked of a trace, and how a trace says what to ask next."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
+
+from libs.common.errors import InvalidInput
+from libs.common.ids import CircuitId, SiteId
+from services.carbon.domain.booking import floor
+from services.carbon.domain.factors import EmissionFactor
+from services.carbon.domain.levels.balance import PueCategory
+from services.carbon.domain.levels.comparison import Against
+from services.carbon.domain.levels.cover import Dimension
+from services.carbon.domain.levels.facts import FactKind
+from services.carbon.domain.levels.periods import Step, periods
+from services.carbon.domain.why import FORMULAS, Because, Number, Quality, Question, Rule, Why
+from services.carbon.tree import Node
+
+
+class Figure(StrEnum):
+    """What a trace is of; the first of each line is what other routes answer, the rest lies beneath it."""
+
+    ENERGY = "energy"
+    CIRCUIT = "circuit"
+    """A circuit's share of a node's energy: its intervals."""
+    PARTS = "parts"
+    """A quarter hour of a circuit that the next metering level stands in for."""
+    INTERVAL = "interval"
+    EMISSION = "emission"
+    SITE_YEAR = "site_year"
+    """One site's energy of one civil year times its factor."""
+    CONSUMED = "consumed"
+    PUE = "pue"
+    INTENSITY = "intensity"
+    SHARE = "share"
+    """Of some circuits in the energy of a node (分项占比)."""
+    CHANGE = "change"
+    """Against a year or a period before (同比、环比)."""
+    CLEAN_SHARE = "clean_share"
+    POWER_FACTOR = "power_factor"
+    DEMAND = "demand"
+    LOAD_FACTOR = "load_factor"
+    COST = "cost"
+    COST_LINE = "cost_line"
+    BAND_ENERGY = "band_energy"
+    """The energy of a line of a cost: slots of intervals that have its rate."""
+    TARGET = "target"
+    INVENTORY = "inventory"
+    INVENTORY_LINE = "inventory_line"
+    SAVING = "saving"
+    """Of an occurrence of a shutdown."""
+    SAVING_WINDOW = "saving_window"
+
+
+class Method(StrEnum):
+    """Which figure of an inventory."""
+
+    LOCATION = "location"
+    MARKET = "market"
+
+
+WHOLE = Dimension()
+"""The node itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """One question; what a figure does not need is None."""
+
+    figure: Figure
+    node: Node | None = None
+    account: str | None = None
+    start: datetime | None = None
+    end: datetime | None = None
+    dimension: Dimension = WHOLE
+    category: PueCategory | None = None
+    """Of a PUE; of an energy, the circuits that measure IT at it."""
+    booked: bool = False
+    """Without what is running now, as figures of levels are."""
+    part: CircuitId | None = None
+    """Only this circuit of the node."""
+    of_site: SiteId | None = None
+    """Only what the node has at this site."""
+    kind: FactKind | None = None
+    against: Against = Against.YEAR
+    daily: bool = False
+    line: str | None = None
+    """Number of a line of a cost, or a window of a saving; id of a line of an inventory."""
+    id: str | None = None
+    """Of a target, an inventory, an occurrence."""
+    version: int | None = None
+    method: Method = Method.LOCATION
+    as_of: date | None = None
+
+    @property
+    def place(self) -> Node:
+        """The node.
+
+        Raises:
+            InvalidInput: None is named.
+        """
+        if self.node is None:
+            raise missing("site, circuit, room, region, organisation")
+        return self.node
+
+    @property
+    def span(self) -> tuple[datetime, datetime]:
+        """From when to when.
+
+        Raises:
+            InvalidInput: It is not said, or ends before it begins.
+        """
+        if self.start is None or self.end is None:
+            raise missing("from, to")
+        if self.end <= self.start:
+            raise InvalidInput("to: expected a time after from", message_zh="to 必须晚于 from")
+        return self.start, self.end
+
+    @property
+    def grid(self) -> tuple[datetime, datetime]:
+        """From when to when, in whole quarter hours.
+
+        Raises:
+            InvalidInput: It is not said, ends before it begins, or cuts a quarter hour.
+        """
+        start, end = self.span
+        if start != floor(start) or end != floor(end):
+            raise InvalidInput("from, to: expected starts of quarter hours", message_zh="from、to:应为整刻钟的时刻")
+        return start, end
+
+    @property
+    def period(self) -> Step:
+        """The civil period that the span is.
+
+        Raises:
+            InvalidInput: It is none, or several.
+        """
+        start, end = self.span
+        for step in Step:
+            (whole,) = periods(step, start, start + timedelta(microseconds=1)).rows()
+            if whole == (start, end):
+                return step
+        raise InvalidInput(
+            f"from, to: expected one civil quarter hour, hour, day, week, month or year, found {start} to {end}",
+            message_zh=f"from、to:应恰为一个自然刻、时、日、周、月或年,实际为 {start} 至 {end}",
+        )
+
+    @property
+    def number(self) -> int:
+        """Number of a line or window.
+
+        Raises:
+            InvalidInput: ``line`` is none.
+        """
+        if self.line is None or not self.line.isdecimal() or len(self.line) > 9:
+            raise InvalidInput(
+                f"line: expected a number, found {self.line!r}", message_zh=f"line:应为数字,实际为 {self.line!r}"
+            )
+        return int(self.line)
+
+    def text(self, name: str) -> str:
+        """Return what was said for a name.
+
+        Raises:
+            InvalidInput: Nothing was.
+        """
+        found = getattr(self, name)
+        if not isinstance(found, str):
+            raise missing(name)
+        return found
+
+
+def missing(names: str) -> InvalidInput:
+    """Return what to say where a question lacks a parameter."""
+    return InvalidInput(f"{names}: expected for this figure, found nothing", message_zh=f"{names}:此指标必填")
+
+
+def question(
+    figure: Figure,
+    node: Node | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    dimension: Dimension | None = None,
+    **more: str | int | None,
+) -> Question:
+    """Return a question as query parameters."""
+    found: dict[str, str] = {"figure": figure.value}
+    if node is not None:
+        found[node.kind.value] = node.id
+    for name, at in (("from", start), ("to", end)):
+        if at is not None:
+            found[name] = stamp(at)
+    for name in ("role", "tag", "use", "level"):
+        value = getattr(dimension, name, None)
+        if value is not None:
+            found[name] = str(value)
+    return found | {name: str(value) for name, value in more.items() if value is not None}
+
+
+def why(
+    wanted: Wanted,
+    *,
+    value: Number | None,
+    unit: str,
+    rule: Rule,
+    inputs: Sequence[Because],
+    quality: Quality | None = None,
+    marks: Sequence[str] = (),
+    withheld: bool = False,
+    factors: Sequence[EmissionFactor] = (),
+    formula: tuple[str, str] | None = None,
+) -> Why:
+    """Return the trace of what was asked for; formula and source are those of its kind unless given."""
+    text, source = formula or FORMULAS[wanted.figure]
+    return Why(
+        figure=wanted.figure,
+        node=wanted.node.id if wanted.node is not None else wanted.account or wanted.id or "",
+        start=wanted.start,
+        end=wanted.end,
+        value=value,
+        unit=unit,
+        rule=rule,
+        formula=text,
+        source=source,
+        inputs=inputs,
+        quality=quality,
+        marks=marks,
+        withheld=withheld,
+        factors=factors,
+    )
+
+
+def stamp(at: datetime) -> str:
+    """Return a time as it is written in a question."""
+    return at.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,185 @@
+"""Traces of money, and of targets."""
+
+from datetime import date, timedelta
+
+from libs.common.tokens import Principal
+from services.carbon.domain.why import Because, InputKind, Quality, Rule, Why
+from services.carbon.tree import Node
+from services.carbon.usecases.costs import Costs, midnight
+from services.carbon.usecases.figures import Measure
+from services.carbon.usecases.targets import Targets
+from services.carbon.usecases.why.asked import Figure, Wanted, question, stamp, why
+
+
+class MoneyWhys:
+    """Traces of what energy cost, and of how targets stand."""
+
+    def __init__(self, costs: Costs, targets: Targets) -> None:
+        self._costs = costs
+        self._targets = targets
+
+    async def cost(self, who: Principal, wanted: Wanted) -> Why:
+        """Return a cost as the sum of its lines: by account, month (or day) and rate."""
+        start, end = wanted.span
+        found = await self._costs.cost(who, _payer(wanted), start=start, end=end, daily=wanted.daily)
+        inputs = []
+        for number, (supply, line) in enumerate(found.lines):
+            band = "no tariff" if line.rate is None else f"{line.rate.band} ({line.rate.day_type})"
+            inputs.append(
+                Because(
+                    name=f"{line.period} {band}",
+                    value=line.cost_cny,
+                    unit="CNY",
+                    kind=InputKind.FIGURE,
+                    id="" if supply.account is None else supply.account.account_number,
+                    question=_of_line(Figure.COST_LINE, wanted, number),
+                )
+            )
+        whole = found.whole
+        return why(
+            wanted,
+            value=whole.cost_cny,
+            unit="CNY",
+            rule=Rule.SUM,
+            inputs=inputs,
+            quality=Quality(
+                interval_completeness=None,
+                usable_share=found.interval_completeness,
+                estimated_share=0.0,
+                from_parts_share=0.0,
+                provisional=found.end < end,
+            ),
+            marks=[f"{one.reason}: {one.subject}" for one in found.unknown],
+            withheld=whole.cost_cny is None,
+        )
+
+    async def cost_line(self, who: Principal, wanted: Wanted) -> Why:
+        """Return one line of a cost: energy times the price of its band, with notice and price sheet."""
+        start, end = wanted.span
+        found = await self._costs.line(
+            who, _payer(wanted), start=start, end=end, daily=wanted.daily, number=wanted.number
+        )
+        line = found.line
+        rate, price = line.rate, line.price
+        sheet = "" if price is None else f"{price.key.region} {price.key.customer_class} {price.key.voltage}"
+        month = "" if price is None else f" {price.key.month:%Y-%m}"
+        parts = [
+            ("base", None if price is None else price.base_cny_per_kwh),
+            ("fixed", None if price is None else price.fixed_cny_per_kwh),
+        ]
+        base, fixed = (
+            Because(
+                name=name,
+                value=value,
+                unit="CNY/kWh",
+                kind=InputKind.PRICE,
+                id=sheet + month,
+                version=None if price is None else price.version,
+                source="nobody has entered it" if price is None else price.source,
+            )
+            for name, value in parts
+        )
+        energy = Because(
+            name="energy",
+            value=line.energy_kwh,
+            unit="kWh",
+            kind=InputKind.FIGURE,
+            question=_of_line(Figure.BAND_ENERGY, wanted, wanted.number),
+        )
+        ratio = Because(
+            name="ratio",
+            value=None if rate is None else rate.ratio,
+            unit="1",
+            kind=InputKind.TARIFF,
+            id="" if rate is None else f"{rate.tariff_id} from {rate.valid_from}",
+            source="no tariff is in force" if rate is None else rate.source,
+        )
+        return why(
+            wanted,
+            value=line.cost_cny,
+            unit="CNY",
+            rule=Rule.BAND_COST,
+            inputs=[energy, base, ratio, fixed],
+            marks=[f"{one.reason}: {one.subject}" for one in found.whole.unknown] if line.cost_cny is None else [],
+            withheld=line.cost_cny is None,
+        )
+
+    async def band_energy(self, who: Principal, wanted: Wanted) -> Why:
+        """Return the energy of one line of a cost as the sum of the slots that its rate covers."""
+        start, end = wanted.span
+        found = await self._costs.line(
+            who, _payer(wanted), start=start, end=end, daily=wanted.daily, number=wanted.number
+        )
+        inputs = [
+            Because(
+                name="energy of an interval, or of the part of it at this rate",
+                value=energy,
+                unit="kWh",
+                kind=InputKind.INTERVAL,
+                id=circuit,
+                start=at,
+                question=None
+                if energy is None
+                else {"figure": Figure.INTERVAL.value, "circuit": circuit, "start": stamp(at)},
+            )
+            for circuit, at, energy in found.slots.select("circuit_id", "start", "energy_kwh").iter_rows()
+        ]
+        known = any(one.value is not None for one in inputs)
+        return why(
+            wanted,
+            value=float(found.line.energy_kwh) if known else None,
+            unit="kWh",
+            rule=Rule.SUM,
+            inputs=inputs,
+        )
+
+    async def target(self, who: Principal, wanted: Wanted) -> Why:
+        """Return what of a target is used for certain as the sum of its days."""
+        found = await self._targets.standing(who, wanted.text("id"), as_of=wanted.as_of)
+        target, place = found.stored.target, found.stored.place
+        measure = Measure(target.measure)
+        inputs = []
+        for offset, day in enumerate(found.days):
+            on = target.start + timedelta(days=offset)
+            inputs.append(
+                Because(
+                    name=on.isoformat(),
+                    value=day.at_least,
+                    unit=measure.unit,
+                    kind=InputKind.FIGURE,
+                    id=place.id,
+                    start=midnight(on),
+                    grade=None if day.value is not None else "incomplete",
+                    question=None if day.at_least is None else _of_day(measure, place, on),
+                )
+            )
+        return why(
+            wanted,
+            value=found.at_least,
+            unit=measure.unit,
+            rule=Rule.SUM,
+            inputs=inputs,
+            quality=Quality(
+                interval_completeness=None,
+                usable_share=found.interval_completeness,
+                estimated_share=0.0,
+                from_parts_share=0.0,
+                provisional=found.standing.as_of < target.end,
+            ),
+        )
+
+
+def _payer(wanted: Wanted) -> Node | str:
+    return wanted.account if wanted.account is not None else wanted.place
+
+
+def _of_line(figure: Figure, wanted: Wanted, number: int) -> dict[str, str]:
+    start, end = wanted.span
+    step = "day" if wanted.daily else "month"
+    return dict(question(figure, wanted.node, start, end, account=wanted.account, step=step, line=number))
+
+
+def _of_day(measure: Measure, place: Node, on: date) -> dict[str, str]:
+    figure = {Measure.ENERGY: Figure.ENERGY, Measure.EMISSION: Figure.EMISSION, Measure.COST: Figure.COST}[measure]
+    step = "day" if measure is Measure.COST else None
+    return dict(question(figure, place, midnight(on), midnight(on + timedelta(days=1)), step=step))

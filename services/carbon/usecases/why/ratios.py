@@ -1,0 +1,321 @@
+"""Traces of figures of a load: PUE, consumption, intensities, demand and load factor."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from services.carbon.domain.intervals import STEP_S
+from services.carbon.domain.levels.balance import PueCategory
+from services.carbon.domain.levels.cover import Dimension
+from services.carbon.domain.levels.energy import STEPS_PER_HOUR
+from services.carbon.domain.levels.facts import Denominator, FactKind
+from services.carbon.domain.why import FORMULAS, Because, InputKind, Quality, Question, Rule, Why
+from services.carbon.tree import Node
+from services.carbon.usecases.levels import Levels
+from services.carbon.usecases.supply import Supply
+from services.carbon.usecases.why.asked import Figure, Wanted, missing, question, why
+
+ANY_STANDARD = Decimal("0.90")
+"""A power factor itself does not depend on the standard that its bill is adjusted by."""
+
+
+class RatioWhys:
+    """Traces of what ``usecases/levels.py`` answers; each is of one civil period."""
+
+    def __init__(self, levels: Levels, supply: Supply) -> None:
+        self._levels = levels
+        self._supply = supply
+
+    async def pue(self, wanted: Wanted) -> Why:
+        """Return a PUE as consumption over IT energy; of a group as sum over sum of its sites."""
+        start, end = wanted.span
+        category = wanted.category or PueCategory.BASIC
+        (found,) = await self._levels.pue(wanted.place, start, end, step=wanted.period, category=category)
+        if found.pue is None:
+            counted = [(node, one) for node, one in found.parts if one.value is not None]
+            pairs = [
+                self._sides(node, wanted, category, one.total.energy_kwh, one.it.energy_kwh) for node, one in counted
+            ]
+            marks = [f"sites_left_out:{found.left_out}"] if found.left_out else []
+            return why(
+                wanted,
+                value=found.value,
+                unit="1",
+                rule=Rule.QUOTIENT_OF_SUMS,
+                inputs=[one for pair in pairs for one in pair],
+                marks=marks,
+                formula=FORMULAS["pue_group"],
+            )
+        one = found.pue
+        return why(
+            wanted,
+            value=found.value,
+            unit="1",
+            rule=Rule.AT_LEAST_ONE,
+            inputs=self._sides(wanted.place, wanted, category, one.total.energy_kwh, one.it.energy_kwh),
+            quality=_least(one.total.usable, one.it.usable),
+            marks=[str(one.kind), f"category_{int(category)}", *([] if one.reason is None else [one.reason.value])],
+            withheld=one.reason is not None,
+        )
+
+    async def consumed(self, wanted: Wanted) -> Why:
+        """Return what a node consumed as the balance of what came in, was generated and went out."""
+        start, end = wanted.span
+        (found,) = await self._levels.balance(wanted.place, start, end, wanted.period)
+        mix = found.mix
+        # What sources delivered and what went out is read from export registers, which are no booked intervals.
+        registers = "export registers of the meters, else booked intervals of the circuits"
+        others = (("photovoltaics", mix.pv), ("generators", mix.generator), ("exported", mix.exported))
+        inputs = [
+            _energy("imported", mix.imported, wanted.place, start, end),
+            *(
+                Because(name=name, value=value, unit="kWh", kind=InputKind.FIGURE, id=wanted.place.id, source=registers)
+                for name, value in others
+            ),
+        ]
+        return why(
+            wanted,
+            value=mix.consumed,
+            unit="kWh",
+            rule=Rule.BALANCE,
+            inputs=inputs,
+            quality=_least(found.usable, found.usable),
+        )
+
+    async def intensity(self, wanted: Wanted) -> Why:
+        """Return an energy over an area, a head count or an output; of a group as sum over sum."""
+        if wanted.kind is None:
+            raise missing("kind")
+        start, end = wanted.span
+        (found,) = await self._levels.intensity(wanted.place, start, end, step=wanted.period, kinds=[wanted.kind])
+        (one,) = found.figures
+        if one.parts:
+            pairs = [_over(node, wanted, wanted.kind, energy, den) for node, energy, den in one.parts]
+        else:
+            pairs = [_over(wanted.place, wanted, wanted.kind, one.energy_kwh, one.denominator)]
+        reason = one.denominator.reason
+        marks = [f"sites_left_out:{one.left_out}"] if one.left_out else []
+        return why(
+            wanted,
+            value=one.value,
+            unit=f"kWh/{_unit(wanted.kind, one.denominator)}",
+            rule=Rule.QUOTIENT_OF_SUMS,
+            inputs=[each for pair in pairs for each in pair],
+            marks=marks if reason is None else [*marks, reason.value],
+            withheld=one.value is None,
+        )
+
+    async def share(self, wanted: Wanted) -> Why:
+        """Return the energy of some circuits over that of their node."""
+        start, end = wanted.grid
+        if wanted.dimension.is_free:
+            raise missing("role, tag, use, level")
+        boundaries = self._levels.boundaries
+        boundaries.check_span(start, end)
+        found = await boundaries.energies([(wanted.place, wanted.dimension), (wanted.place, None)], start, end)
+        now = boundaries.clock.now()
+        part, whole = [await asyncio.to_thread(one.in_span, now) for one in found]
+        inputs = [
+            _energy("E_part", part.energy_kwh, wanted.place, start, end, wanted.dimension),
+            _energy("E", whole.energy_kwh, wanted.place, start, end),
+        ]
+        value = None
+        if part.energy_kwh is not None and whole.energy_kwh:
+            value = part.energy_kwh / whole.energy_kwh
+        quality = _least(part.usable_share, whole.usable_share)
+        return why(wanted, value=value, unit="1", rule=Rule.QUOTIENT, inputs=inputs, quality=quality)
+
+    async def change(self, wanted: Wanted) -> Why:
+        """Return the change of a period's energy against the same of a year earlier, or the period before."""
+        start, _ = wanted.span
+        compared = await self._levels.comparison(wanted.place, start, step=wanted.period)
+        found = next(one for one in compared if one.against is wanted.against)
+        inputs = [
+            _energy("E", found.energy.energy_kwh, wanted.place, found.current.start, found.current.end),
+            _energy("E_base", found.base_energy.energy_kwh, wanted.place, found.base.start, found.base.end),
+        ]
+        reason = found.raw.reason
+        return why(
+            wanted,
+            value=found.raw.relative,
+            unit="1",
+            rule=Rule.CHANGE,
+            inputs=inputs,
+            quality=_least(found.energy.usable_share, found.base_energy.usable_share),
+            marks=[] if reason is None else [reason.value],
+            withheld=reason is not None,
+        )
+
+    async def clean_share(self, wanted: Wanted) -> Why:
+        """Return self-used photovoltaics over consumption."""
+        start, end = wanted.span
+        (found,) = await self._levels.balance(wanted.place, start, end, wanted.period)
+        inputs = [
+            Because(
+                name="self-used photovoltaics",
+                value=found.mix.pv_self_used,
+                unit="kWh",
+                kind=InputKind.FIGURE,
+                id=wanted.place.id,
+                source="photovoltaics less what was exported, at least 0",
+            ),
+            Because(
+                name="consumption",
+                value=found.mix.consumed,
+                unit="kWh",
+                kind=InputKind.FIGURE,
+                id=wanted.place.id,
+                question=question(Figure.CONSUMED, wanted.place, start, end),
+            ),
+        ]
+        quality = _least(found.usable, found.usable)
+        return why(wanted, value=found.mix.clean_share, unit="1", rule=Rule.QUOTIENT, inputs=inputs, quality=quality)
+
+    async def power_factor(self, wanted: Wanted) -> Why:
+        """Return a power factor by its active and reactive energy."""
+        start, end = wanted.span
+        period = wanted.period
+        (found,) = await self._supply.power_factor(wanted.place, start, end, step=period, standard=ANY_STANDARD)
+        quarters = f"of {found.quarters} quarter hours of which both are known"
+        inputs = [
+            Because(name=name, value=value, unit=unit, kind=InputKind.FIGURE, id=wanted.place.id, source=quarters)
+            for name, value, unit in (("Wp", found.active_kwh, "kWh"), ("Wq", found.reactive_kvarh, "kvarh"))
+        ]
+        return why(
+            wanted,
+            value=found.power_factor,
+            unit="1",
+            rule=Rule.OVER_HYPOTENUSE,
+            inputs=inputs,
+            quality=_least(found.known_share, None),
+        )
+
+    async def demand(self, wanted: Wanted) -> Why:
+        """Return the highest mean power of a quarter hour as four times its energy."""
+        start, end = wanted.span
+        found = await self._levels.profile(wanted.place, start, end, step=wanted.period, dimension=wanted.dimension)
+        (row,) = found.frame.to_dicts()
+        at, highest = row["max_at"], row["max_kw"]
+        energy = Because(
+            name="energy of the quarter hour",
+            value=None if highest is None else highest / STEPS_PER_HOUR,
+            unit="kWh",
+            kind=InputKind.FIGURE,
+            id=wanted.place.id,
+            start=at,
+            question=None if at is None else _quarter(wanted, at),
+        )
+        hours = Because(name="quarter hours", value=STEPS_PER_HOUR, unit="1/h", kind=InputKind.PARAMETER)
+        return why(wanted, value=highest, unit="kW", rule=Rule.PRODUCT, inputs=[hours, energy])
+
+    async def load_factor(self, wanted: Wanted) -> Why:
+        """Return mean over highest power of a period."""
+        start, end = wanted.span
+        found = await self._levels.profile(wanted.place, start, end, step=wanted.period, dimension=wanted.dimension)
+        (row,) = found.frame.to_dicts()
+        value = row["load_factor"]
+        inputs = [
+            Because(
+                name="mean",
+                value=row["mean_kw"],
+                unit="kW",
+                kind=InputKind.FIGURE,
+                id=wanted.place.id,
+                source=f"of {row['curve_quarters'] or 0} quarter hours of which all circuits are known",
+            ),
+            Because(
+                name="max",
+                value=row["max_kw"],
+                unit="kW",
+                kind=InputKind.FIGURE,
+                id=wanted.place.id,
+                start=row["max_at"],
+                question=question(Figure.DEMAND, wanted.place, start, end, wanted.dimension),
+            ),
+        ]
+        return why(
+            wanted, value=value, unit="1", rule=Rule.AT_MOST_ONE, inputs=inputs, withheld=value is None,
+            marks=[] if value is not None else ["no_highest_power_above_the_mean"],
+        )  # fmt: skip
+
+    def _sides(
+        self, node: Node, wanted: Wanted, category: PueCategory, total: float | None, it: float | None
+    ) -> list[Because]:
+        start, end = wanted.span
+        return [
+            Because(
+                name="E_DC",
+                value=total,
+                unit="kWh",
+                kind=InputKind.FIGURE,
+                id=node.id,
+                question=None if total is None else question(Figure.CONSUMED, node, start, end),
+            ),
+            Because(
+                name="E_IT",
+                value=it,
+                unit="kWh",
+                kind=InputKind.FIGURE,
+                id=node.id,
+                question=None if it is None else _it(node, start, end, category),
+            ),
+        ]
+
+
+def _energy(
+    name: str, value: float | None, node: Node, start: datetime, end: datetime, dimension: Dimension | None = None
+) -> Because:
+    asked = question(Figure.ENERGY, node, start, end, dimension, booked="true")
+    return Because(
+        name=name,
+        value=value,
+        unit="kWh",
+        kind=InputKind.FIGURE,
+        id=node.id,
+        start=start,
+        question=None if value is None else asked,
+    )
+
+
+def _it(node: Node, start: datetime, end: datetime, category: PueCategory) -> Question:
+    return question(Figure.ENERGY, node, start, end, category=int(category), booked="true")
+
+
+def _quarter(wanted: Wanted, at: datetime) -> Question:
+    end = at + timedelta(seconds=STEP_S)
+    return question(Figure.ENERGY, wanted.place, at, end, wanted.dimension, booked="true")
+
+
+_UNITS = {FactKind.AREA: "m2", FactKind.PERSONS: "person", FactKind.OUTPUT_VALUE: "1e4 CNY"}
+
+
+def _unit(kind: FactKind, den: Denominator) -> str:
+    return _UNITS.get(kind) or den.basis or "1"
+
+
+def _over(node: Node, wanted: Wanted, kind: FactKind, energy: float | None, den: Denominator) -> Sequence[Because]:
+    start, end = wanted.span
+    return (
+        _energy("E", energy, node, start, end),
+        Because(
+            name="D",
+            value=den.value,
+            unit=_unit(kind, den),
+            kind=InputKind.FACT,
+            id=f"{node.id}/{kind.value}",
+            source="entered facts, weighted by their days; the registry's where none is entered",
+        ),
+    )
+
+
+def _least(one: float | None, other: float | None) -> Quality:
+    """Return what is known of both sides of a quotient."""
+    known = [share for share in (one, other) if share is not None]
+    return Quality(
+        interval_completeness=None,
+        usable_share=min(known, default=None),
+        estimated_share=0.0,
+        from_parts_share=0.0,
+        provisional=False,
+    )
