@@ -220,6 +220,7 @@ def carbon() -> list[Measurement]:
             one.core_per_s >= 1e5,
             note,
         ),
+        Measurement("carbon: registers read and booked, by its own core", one.whole_per_s, "1/s", "", None, note),
         Measurement("carbon: a late month", one.month_ms, "ms", "under 100 ms", one.month_ms < 100, month),
         Measurement("carbon: one late register", one.register_ms, "ms", "under 100 ms", one.register_ms < 100, month),
         Measurement("carbon: a month computed again", one.binding_ms, "ms", "", None, f"{month}, nothing to book"),

@@ -18,6 +18,7 @@ from libs.common.bus.port import Received
 from libs.common.clock import SystemClock
 from libs.common.contracts.telemetry import Reading
 from libs.common.db import Database
+from libs.common.garbage import GarbageKeeper
 from libs.common.ids import CircuitId, DeviceId, SiteId
 from libs.common.migrations import migrate
 from libs.common.settings import DatabaseSettings
@@ -59,6 +60,11 @@ class Streaming:
     binding_ms: float
     """The whole month computed again, as after a corrected binding, with nothing to book."""
 
+    @property
+    def whole_per_s(self) -> float:
+        """From the bytes of a report to the committed books, by carbon's own processor time. [1/s]"""
+        return 1.0 / (1.0 / self.parsed_per_s + 1.0 / self.core_per_s)
+
 
 class Field:
     """A registry in which each meter measures a circuit."""
@@ -87,11 +93,16 @@ class Field:
 
 
 async def measure() -> Streaming:
-    """Book on a database of its own."""
-    parsed, corrected = _parse(), _correct()
-    async with _database() as db:
-        booked, core = await _stream(db)
-        month_ms, register_ms, binding_ms = await _late(db)
+    """Book on a database of its own, with garbage collected as in a service."""
+    garbage = GarbageKeeper()
+    garbage.begin()
+    try:
+        parsed, corrected = _parse(), _correct()
+        async with _database() as db:
+            booked, core = await _stream(db)
+            month_ms, register_ms, binding_ms = await _late(db)
+    finally:
+        garbage.end()
     return Streaming(parsed, corrected, booked, core, month_ms, register_ms, binding_ms)
 
 

@@ -27,6 +27,7 @@ from services.carbon.domain.savings.shutdowns.executed import Switching
 
 _HEARTBEAT = HEARTBEAT_TYPE.encode()
 _MEDIA = frozenset(MEDIA)
+_SAMPLED = frozenset(SAMPLED)
 _CONDITIONS = {
     FindingKind.UNEXPLAINED_DECREASE: ConditionKind.REGISTER_DECREASED,
     FindingKind.IMPOSSIBLE_JUMP: ConditionKind.IMPOSSIBLE_JUMP,
@@ -54,7 +55,9 @@ def reports(batch: Iterable[Received]) -> tuple[list[RegisterReading], list[Samp
             body = orjson.loads(received.value)
             points = body["points"]
             qualities = body.get("quality") or {}
-            said = [point for point in SAMPLED if points.get(point) is not None and qualities.get(point) not in _BAD]
+            said = []
+            if not _SAMPLED.isdisjoint(points):
+                said = [each for each in SAMPLED if points.get(each) is not None and qualities.get(each) not in _BAD]
             point = ENERGY_POINT if ENERGY_POINT in points else POWER_POINT
             shown = points.get(point)
             quality = qualities.get(point)
@@ -158,20 +161,24 @@ def interval_messages(booked: Sequence[BookedInterval], medium: MediumPoint | No
         medium: Of what they are; None for electricity.
     """
     of = "" if medium is None else f"{medium.point}/"
-    return [
-        Message(
-            topic=topics.INTERVALS,
-            key=one.site_id,
-            value=orjson.dumps(_interval(one, medium), option=orjson.OPT_UTC_Z),
-            headers=envelope.headers(
-                event_type=topics.INTERVALS,
-                source="carbon",
-                event_id=f"{one.circuit_id}/{of}{one.start.isoformat()}/{one.version}",
-                time=one.computed_at,
-            ),
+    found = []
+    told_at: datetime | None = None
+    for one in booked:
+        if one.computed_at != told_at:
+            told_at = one.computed_at
+            first, _, *rest = envelope.headers(
+                event_type=topics.INTERVALS, source="carbon", event_id="", time=one.computed_at
+            )
+        event_id = f"{one.circuit_id}/{of}{one.start.isoformat()}/{one.version}"
+        found.append(
+            Message(
+                topic=topics.INTERVALS,
+                key=one.site_id,
+                value=orjson.dumps(_interval(one, medium), option=orjson.OPT_UTC_Z),
+                headers=(first, ("ce_id", event_id.encode()), *rest),
+            )
         )
-        for one in booked
-    ]
+    return found
 
 
 def _interval(one: BookedInterval, medium: MediumPoint | None) -> dict[str, object]:

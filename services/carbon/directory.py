@@ -26,6 +26,7 @@ class RegistryDirectory:
         self._point = point
         self._clock = clock
         self._changed: dict[CircuitId, datetime] = {}
+        self._served: dict[tuple[CircuitId, str], Sequence[Binding]] = {}
         view.on_change(self._note)
 
     async def ready(self) -> None:
@@ -50,6 +51,15 @@ class RegistryDirectory:
         Versions of one binding that follow each other without a register between them are one service. One that
         begins with a register of zero while nobody wrote down how the one before it ended is a reset on record.
         """
+        kept = self._served.get((circuit, point))
+        if kept is None:
+            kept = self._read_bindings(circuit, point)
+            # What is not known of a device today may be tomorrow, without a record that says so.
+            if all(self._view.device(one.device_id, one.valid_from) is not None for one in kept):
+                self._served[circuit, point] = kept
+        return kept
+
+    def _read_bindings(self, circuit: CircuitId, point: str) -> Sequence[Binding]:
         found: list[Binding] = []
         previous: BindingEntity | None = None
         for version in self._view.index.binding_history(circuit):
@@ -150,6 +160,7 @@ class RegistryDirectory:
         return self._profiles.find(device.profile, device.profile_version)
 
     def _note(self, kind: EntityKind, entity_id: str) -> None:
+        self._served.clear()
         if kind is EntityKind.CIRCUIT:
             self._mark(CircuitId(entity_id), EPOCH)
         elif kind is EntityKind.BINDING:

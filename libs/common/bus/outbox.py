@@ -10,7 +10,9 @@ of its topic and key, until a person mends or deletes the row; other keys go on.
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from struct import Struct
 
+from libs.common import pgcopy
 from libs.common.backoff import Backoff
 from libs.common.bus import topics
 from libs.common.bus.headers import pack_headers, unpack_headers
@@ -20,6 +22,7 @@ from libs.common.db import Database, WriteConn
 from libs.common.errors import Unavailable
 from libs.common.lease import OneHolder
 from libs.common.metrics import gauge
+from libs.common.pgcopy import copy_in
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,11 @@ BATCH = 1000
 POLL_S = 0.5
 """Rows of other processes of the service are found by looking. [s]"""
 MEASURE_S = 5.0
+COPIED_FROM = 100
+"""So many messages are copied instead of inserted."""
+_COLUMNS = ("topic", "key", "value", "headers", "partition_key", "partition")
+_BEGIN = pgcopy.begin(len(_COLUMNS))
+_PARTITION = Struct("!ii")
 
 URGENT = frozenset({topics.COMMANDS, topics.RESULTS})
 """Topics whose rows go first: a wake-up must not wait until ten thousand events have been told. Order matters per key
@@ -66,7 +74,10 @@ async def put(conn: WriteConn, messages: Sequence[Message]) -> None:
     """Write messages to be published once the transaction of ``conn`` has been committed; in this order."""
     if not messages:
         return
-    # One row of unnest after the other gets its id, so ids follow the order of the list.
+    # One row after the other gets its id, so ids follow the order of the list.
+    if len(messages) >= COPIED_FROM:
+        await copy_in(conn, "outbox", _COLUMNS, [_row(message) for message in messages])
+        return
     await conn.execute(
         """
         insert into outbox (topic, key, value, headers, partition_key, partition)
@@ -82,6 +93,18 @@ async def put(conn: WriteConn, messages: Sequence[Message]) -> None:
         [message.partition_key for message in messages],
         [message.partition for message in messages],
     )
+
+
+def _row(message: Message) -> bytes:
+    return b"".join((
+        _BEGIN,
+        pgcopy.text(message.topic),
+        pgcopy.text(message.key),
+        pgcopy.NULL if message.value is None else pgcopy.blob(message.value),
+        pgcopy.text(pack_headers(message.headers)),
+        pgcopy.NULL if message.partition_key is None else pgcopy.text(message.partition_key),
+        pgcopy.NULL if message.partition is None else _PARTITION.pack(4, message.partition),
+    ))  # fmt: skip
 
 
 class OutboxRelay:

@@ -203,10 +203,24 @@ def usable(readings: Iterable[RegisterReading]) -> list[RegisterReading]:
     What a meter says of the future is a wrong clock, and a register without a number no register. Of two that a batch
     has for one time the one that was received last counts, and is uncertain where they differ.
     """
+    past = [
+        one
+        for one in readings
+        if one.source_time - one.received_at <= FUTURE and isfinite(one.shown) and one.ratio > 0.0
+    ]
+    newest: dict[DeviceId, datetime] = {}
+    for one in past:
+        before = newest.get(one.device_id)
+        if before is not None and one.source_time <= before:
+            return _last_received(past)
+        newest[one.device_id] = one.source_time
+    return past  # each later than the one before it, which is how meters tell nearly always
+
+
+def _last_received(readings: Iterable[RegisterReading]) -> list[RegisterReading]:
+    """Return one reading of each meter, point and time."""
     found: dict[tuple[DeviceId, str, datetime], RegisterReading] = {}
     for one in readings:
-        if one.source_time - one.received_at > FUTURE or not isfinite(one.shown) or one.ratio <= 0.0:
-            continue
         key = (one.device_id, one.point, one.source_time)
         other = found.get(key)
         if other is None:

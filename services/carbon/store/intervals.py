@@ -1,14 +1,18 @@
 """SQL of registers, intervals and findings."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from struct import Struct
 
 import numpy as np
+import orjson
 import polars as pl
-from asyncpg import Record
+from asyncpg import Record, UniqueViolationError
 
+from libs.common import pgcopy
 from libs.common.db import ReadConn, WriteConn
 from libs.common.ids import CircuitId, DeviceId, SiteId
+from libs.common.pgcopy import copy_in
 from services.carbon.domain.batches import CurrentTable, RegisterTable
 from services.carbon.domain.booking import (
     BookedInterval,
@@ -36,6 +40,26 @@ TRACED_MAX = 5_000
 """Registers of one meter in one trace: a day of one every twenty seconds."""
 
 _REGISTER = row_type(("place", ">i4"), ("at", ">i8"), ("shown", ">f8"), ("ratio", ">f8"), ("marks", ">i2"))
+_REGISTER_COLUMNS = (
+    "device_id", "point", "source_time", "shown", "ratio", "uncertain", "disputed", "received_at", "manual",
+)  # fmt: skip
+_REGISTER_BEGIN = pgcopy.begin(len(_REGISTER_COLUMNS))
+_REGISTER_ROW = Struct("!iqididi?i?iqi?")
+"""Each field after its length, from ``source_time`` on."""
+_INTERVAL_COLUMNS = (
+    "circuit_id", "site_id", "start", "step_s", "version", "current", "energy_kwh", "flag", "lower_bound", "uncertain",
+    "computed_at",
+)  # fmt: skip
+_INTERVAL_BEGIN = pgcopy.begin(len(_INTERVAL_COLUMNS))
+_INTERVAL_ROW = Struct("!iqiiiii?")
+"""From ``start`` to ``current``."""
+_ENERGY = Struct("!id")
+_FLAG_FIELDS = {grade: pgcopy.text(grade.flag) for grade in Grade}
+_INTERVAL_END = Struct("!i?i?iq")
+"""From ``lower_bound`` on."""
+_PENDING_COLUMNS = ("kind", "subject", "at", "version")
+_PENDING_BEGIN = pgcopy.begin(len(_PENDING_COLUMNS)) + pgcopy.text("interval")
+_PENDING_ROW = Struct("!iqii")
 CURRENT_ROW = row_type(
     ("place", ">i4"), ("start", ">i8"), ("version", ">i4"), ("energy", ">f8"), ("grade", ">i2"), ("marks", ">i2")
 )
@@ -46,9 +70,36 @@ async def add_registers(conn: WriteConn, readings: Sequence[RegisterReading]) ->
     """Store registers; return (device, source time) of those that are new or different now.
 
     Of two that a meter told of one time the one that was received last counts and is disputed, whichever comes first.
+    Nearly always all of them are new, and are copied.
     """
-    rows = await conn.fetch(
-        """
+    try:
+        async with conn.transaction():
+            await copy_in(conn, "register_readings", _REGISTER_COLUMNS, _register_rows(readings))
+    except UniqueViolationError:
+        rows = await conn.fetch(_ADD, *_columns(readings))
+        return [(DeviceId(row["device_id"]), row["source_time"]) for row in rows]
+    return [(one.device_id, one.source_time) for one in readings]
+
+
+def _register_rows(readings: Sequence[RegisterReading]) -> list[bytes]:
+    heads: dict[tuple[DeviceId, str], bytes] = {}
+    pack, micros, found = _REGISTER_ROW.pack, pgcopy.micros, []
+    for one in readings:
+        key = one.device_id, one.point
+        head = heads.get(key)
+        if head is None:
+            head = heads[key] = _REGISTER_BEGIN + pgcopy.text(one.device_id) + pgcopy.text(one.point)
+        found.append(
+            head
+            + pack(
+                8, micros(one.source_time), 8, one.shown, 8, one.ratio, 1, one.uncertain, 1, one.disputed,
+                8, micros(one.received_at), 1, one.manual,
+            )
+        )  # fmt: skip
+    return found
+
+
+_ADD = """
         insert into register_readings as r
                (device_id, point, source_time, shown, ratio, uncertain, disputed, received_at, manual)
         select * from unnest($1::text[], $2::text[], $3::timestamptz[], $4::float8[], $5::float8[], $6::boolean[],
@@ -66,7 +117,11 @@ async def add_registers(conn: WriteConn, readings: Sequence[RegisterReading]) ->
             or (not r.disputed
                 and (excluded.disputed or (r.shown, r.ratio) <> (excluded.shown, excluded.ratio)))
         returning device_id, source_time
-        """,
+"""
+
+
+def _columns(readings: Sequence[RegisterReading]) -> list[list[object]]:
+    return [
         [one.device_id for one in readings],
         [one.point for one in readings],
         [one.source_time for one in readings],
@@ -76,8 +131,7 @@ async def add_registers(conn: WriteConn, readings: Sequence[RegisterReading]) ->
         [one.disputed for one in readings],
         [one.received_at for one in readings],
         [one.manual for one in readings],
-    )
-    return [(DeviceId(row["device_id"]), row["source_time"]) for row in rows]
+    ]
 
 
 async def fetch_last_times(conn: ReadConn | WriteConn, points: Mapping[DeviceId, str]) -> dict[DeviceId, datetime]:
@@ -123,22 +177,28 @@ async def fetch_reach(conn: ReadConn | WriteConn, windows: Sequence[Window]) -> 
                                             and n.source_time > w.until
                                           order by n.source_time limit 1)
                  order by r.source_time limit 1) as last
-          from unnest($3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[], $7::timestamptz[], $8::text[],
-                      $9::text[], $10::timestamptz[], $11::timestamptz[]) with ordinality
+          from rows from (json_to_recordset($3::text::json) as (
+                   before text, before_point text, valid_from timestamptz, ended timestamptz, since timestamptz,
+                   after text, after_point text, valid_to timestamptz, until timestamptz)) with ordinality
             as w(before, before_point, valid_from, ended, since, after, after_point, valid_to, until, place)
          order by w.place
         """,
         CONFIRMATIONS,
         STEP_S,
-        [one.before.device_id for one in windows],
-        [one.before.point for one in windows],
-        [one.before.valid_from for one in windows],
-        [one.before.valid_to for one in windows],
-        [one.since for one in windows],
-        [one.after.device_id for one in windows],
-        [one.after.point for one in windows],
-        [one.after.valid_to for one in windows],
-        [one.until for one in windows],
+        _json(
+            {
+                "before": one.before.device_id,
+                "before_point": one.before.point,
+                "valid_from": one.before.valid_from,
+                "ended": one.before.valid_to,
+                "since": one.since,
+                "after": one.after.device_id,
+                "after_point": one.after.point,
+                "valid_to": one.after.valid_to,
+                "until": one.until,
+            }
+            for one in windows
+        ),
     )
     return [(row["first"], row["last"]) for row in rows]
 
@@ -151,8 +211,9 @@ async def fetch_registers_of(conn: ReadConn | WriteConn, spans: Sequence[Span]) 
         """
         select w.place::int4, r.source_time, r.shown, r.ratio,
                ((r.uncertain or r.disputed)::int + 2 * r.set_aside::int + 4 * r.manual::int)::int2
-          from unnest($1::text[], $2::timestamptz[], $3::timestamptz[], $4::text[]) with ordinality
-            as w(device_id, start, until, point, place)
+          from rows from (json_to_recordset($1::text::json) as (
+                   device_id text, point text, start timestamptz, until timestamptz)) with ordinality
+            as w(device_id, point, start, until, place)
           cross join lateral (
               select *
                 from register_readings r
@@ -165,10 +226,7 @@ async def fetch_registers_of(conn: ReadConn | WriteConn, spans: Sequence[Span]) 
                        order by b.source_time desc limit 1), w.start)
           ) as r
         """,
-        [one.device_id for one in spans],
-        [one.start for one in spans],
-        [one.end for one in spans],
-        [one.point for one in spans],
+        _json({"device_id": one.device_id, "point": one.point, "start": one.start, "until": one.end} for one in spans),
     )
     found, cuts = grouped(rows, "place", "at", len(spans))
     return RegisterTable(
@@ -182,6 +240,11 @@ async def fetch_registers_of(conn: ReadConn | WriteConn, spans: Sequence[Span]) 
         ),
         cuts,
     )
+
+
+def _json(rows: Iterable[Mapping[str, object]]) -> str:
+    """Return rows as one argument; as arrays each of their fields would be looked at by itself."""
+    return orjson.dumps(list(rows)).decode()
 
 
 async def mark_set_aside(conn: WriteConn, marks: Sequence[tuple[DeviceId, datetime, bool]], point: str) -> None:
@@ -218,15 +281,14 @@ async def fetch_current_of(conn: ReadConn | WriteConn, spans: Sequence[CircuitSp
         """
         select w.place::int4, i.start, i.version, coalesce(i.energy_kwh, 'NaN')::float8,
                (array_position($1::text[], i.flag) - 1)::int2, (i.lower_bound::int + 2 * i.uncertain::int)::int2
-          from unnest($2::text[], $3::timestamptz[], $4::timestamptz[]) with ordinality
+          from rows from (json_to_recordset($2::text::json) as (
+                   circuit_id text, start timestamptz, until timestamptz)) with ordinality
             as w(circuit_id, start, until, place)
           join intervals i on i.circuit_id = w.circuit_id and i.current
                           and i.start >= w.start and i.start < coalesce(w.until, 'infinity')
         """,
         [grade.flag for grade in Grade],
-        [one.circuit_id for one in spans],
-        [one.start for one in spans],
-        [one.end for one in spans],
+        _json({"circuit_id": one.circuit_id, "start": one.start, "until": one.end} for one in spans),
     )
     return current_of(rows, len(spans))
 
@@ -296,41 +358,44 @@ async def fetch_versions(conn: ReadConn, circuit: CircuitId, start: datetime) ->
 
 async def book(conn: WriteConn, intervals: Sequence[BookedInterval]) -> None:
     """Add versions of intervals, to be attested; the version before each stays and no longer holds."""
-    await conn.execute(
-        """
-        update intervals i set current = false
-          from unnest($1::text[], $2::timestamptz[]) as n(circuit_id, start)
-         where i.circuit_id = n.circuit_id and i.start = n.start and i.current
-        """,
-        [one.circuit_id for one in intervals],
-        [one.start for one in intervals],
-    )
-    await conn.execute(
-        """
-        with booked as (
-            insert into intervals (circuit_id, site_id, start, step_s, version, current, energy_kwh, flag, lower_bound,
-                                   uncertain, computed_at)
-            select circuit_id, site_id, start, step_s, version, true, energy_kwh, flag, lower_bound, uncertain,
-                   computed_at
-              from unnest($1::text[], $2::text[], $3::timestamptz[], $4::integer[], $5::integer[], $6::float8[],
-                          $7::text[], $8::boolean[], $9::boolean[], $10::timestamptz[])
-                as n(circuit_id, site_id, start, step_s, version, energy_kwh, flag, lower_bound, uncertain, computed_at)
-            returning circuit_id, start, version
+    later = [one for one in intervals if one.version > 1]
+    if later:
+        await conn.execute(
+            """
+            update intervals i set current = false
+              from unnest($1::text[], $2::timestamptz[]) as n(circuit_id, start)
+             where i.circuit_id = n.circuit_id and i.start = n.start and i.current
+            """,
+            [one.circuit_id for one in later],
+            [one.start for one in later],
         )
-        insert into attest_pending (kind, subject, at, version)
-        select 'interval', 'circuit:' || circuit_id, start, version from booked order by circuit_id, start, version
-        """,
-        [one.circuit_id for one in intervals],
-        [one.site_id for one in intervals],
-        [one.start for one in intervals],
-        [one.step_s for one in intervals],
-        [one.version for one in intervals],
-        [one.energy_kwh for one in intervals],
-        [one.grade.flag for one in intervals],
-        [one.lower_bound for one in intervals],
-        [one.uncertain for one in intervals],
-        [one.computed_at for one in intervals],
+    await copy_in(conn, "intervals", _INTERVAL_COLUMNS, _interval_rows(intervals))
+    in_order = sorted(intervals, key=lambda one: (one.circuit_id, one.start, one.version))
+    subjects = {one.circuit_id: _PENDING_BEGIN + pgcopy.text(f"circuit:{one.circuit_id}") for one in intervals}
+    await copy_in(
+        conn,
+        "attest_pending",
+        _PENDING_COLUMNS,
+        [subjects[one.circuit_id] + _PENDING_ROW.pack(8, pgcopy.micros(one.start), 4, one.version) for one in in_order],
     )
+
+
+def _interval_rows(intervals: Sequence[BookedInterval]) -> list[bytes]:
+    heads: dict[CircuitId, bytes] = {}
+    found = []
+    for one in intervals:
+        head = heads.get(one.circuit_id)
+        if head is None:
+            head = heads[one.circuit_id] = _INTERVAL_BEGIN + pgcopy.text(one.circuit_id) + pgcopy.text(one.site_id)
+        energy = pgcopy.NULL if one.energy_kwh is None else _ENERGY.pack(8, one.energy_kwh)
+        found.append(b"".join((
+            head,
+            _INTERVAL_ROW.pack(8, pgcopy.micros(one.start), 4, one.step_s, 4, one.version, 1, True),
+            energy,
+            _FLAG_FIELDS[one.grade],
+            _INTERVAL_END.pack(1, one.lower_bound, 1, one.uncertain, 8, pgcopy.micros(one.computed_at)),
+        )))  # fmt: skip
+    return found
 
 
 async def add_findings(

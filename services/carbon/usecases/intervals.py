@@ -166,16 +166,22 @@ class Booking:
         unknown = {device: point for device, point in devices.items() if device not in before}
         if unknown:
             before |= await self._books.fetch_last_times(conn, unknown)
-        closes = {device: floor(newest) + timedelta(seconds=STEP_S) for device, newest in before.items()}
+        spans = {device: (newest, floor(newest) + timedelta(seconds=STEP_S)) for device, newest in before.items()}
         changed: dict[DeviceId, Change] = {}
+        latest = dict(before)
         for device, at in await self._books.add_registers(conn, readings):
-            newest = before.get(device)
-            known = self._newest.get(device, newest or at)
-            self._newest[device] = max(known, at)
-            if newest is not None and newest < at < closes[device]:
+            span = spans.get(device)
+            if span is None:
+                change = Change(floor(at), at)
+            elif span[0] < at < span[1]:
+                if at > latest[device]:
+                    latest[device] = at
                 continue  # within the running interval, in order: nothing to book yet
-            change = Change(floor(at if newest is None else min(at, newest)), at)
+            else:
+                change = Change(floor(min(at, span[0])), at)
             changed[device] = changed[device].with_(change) if device in changed else change
+            latest[device] = max(latest.get(device, at), at)
+        self._newest |= latest
         by_circuit: dict[CircuitId, Change] = {}
         for device, change in changed.items():
             for circuit in self._directory.circuits_of(device):

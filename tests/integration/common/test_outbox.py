@@ -97,6 +97,20 @@ async def test_what_was_written_is_published_in_order_with_all_its_parts_and_rem
     assert bus.taken == wanted
 
 
+async def test_many_at_once_are_written_as_few_are(db: Database) -> None:
+    wanted = [
+        Message("t", f"k{number % 7}", value, (("ce_id", b"\xff%d" % number), ("n", b"")), partition_key, partition)
+        for number, (value, partition_key, partition) in enumerate(
+            [(b"\0\xff {}", "站点", 3), (None, None, None), (b"", "", -1)] * outbox.COPIED_FROM
+        )
+    ]
+    bus = ScriptedBus()
+    await put(db, *wanted)
+    async with Relaying(db, bus):
+        await until(lambda: len(bus.taken) == len(wanted))
+    assert bus.taken == wanted
+
+
 async def test_nothing_of_a_transaction_that_is_rolled_back_is_published(db: Database) -> None:
     bus = ScriptedBus()
 
