@@ -1,7 +1,6 @@
 """The appender killed between any two statements: nothing is committed twice, nothing and no signed head is lost."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from datetime import date, timedelta
 from typing import Any
 
@@ -11,67 +10,15 @@ from pydantic import SecretStr
 
 from libs.common.bus import topics
 from libs.common.db import Database
-from libs.common.errors import Unavailable
 from libs.common.settings import DatabaseSettings
 from services.carbon.domain.booking import BookedInterval
 from services.carbon.library import load_shipped
 from tests.integration.carbon.attest_world import House, appender, interval, verdict
+from tests.integration.carbon.mortal import everything, kill_at_every_statement
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
 KEPT = ("attest_pending", "attest_leaves", "attest_ends", "attest_tiles", "attest_heads", "attest_log", "outbox")
-
-
-class Killed(Exception):
-    pass
-
-
-class Mortal:
-    """A database whose user is killed at the n-th statement: before the server has seen it, or before its answer."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
-        self.left: int | None = None
-        self.answered = False
-
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[Any]:
-        async with self._db.write() as conn:
-            yield Dying(conn, self)
-
-    async def pass_on(self, conn: Any, call: Any, arguments: Sequence[Any]) -> Any:
-        """Run a statement, unless the process dies at it."""
-        dies = self.left == 0
-        if self.left is not None:
-            self.left -= 1
-        if not dies or self.answered:
-            answer = await call(*arguments)
-        if dies:
-            conn.terminate()  # what the server sees of a process that was killed: the socket is gone
-            raise Killed
-        return answer
-
-
-class Dying:
-    """A connection of it."""
-
-    def __init__(self, conn: Any, mortal: Mortal) -> None:
-        self._conn, self._mortal = conn, mortal
-
-    async def execute(self, *arguments: Any) -> Any:
-        return await self._mortal.pass_on(self._conn, self._conn.execute, arguments)
-
-    async def executemany(self, *arguments: Any) -> Any:
-        return await self._mortal.pass_on(self._conn, self._conn.executemany, arguments)
-
-    async def fetch(self, *arguments: Any) -> Any:
-        return await self._mortal.pass_on(self._conn, self._conn.fetch, arguments)
-
-    async def fetchrow(self, *arguments: Any) -> Any:
-        return await self._mortal.pass_on(self._conn, self._conn.fetchrow, arguments)
-
-    async def fetchval(self, *arguments: Any) -> Any:
-        return await self._mortal.pass_on(self._conn, self._conn.fetchval, arguments)
 
 
 @pytest.fixture
@@ -88,28 +35,6 @@ async def told(db: Database) -> list[dict[str, Any]]:
     async with db.read() as conn:
         rows = await conn.fetch("select value from outbox where topic = $1 order by id", topics.ATTESTATIONS)
     return [orjson.loads(row["value"]) for row in rows]
-
-
-async def everything(db: Database) -> dict[str, list[Any]]:
-    async with db.read() as conn:
-        return {one: [tuple(row) for row in await conn.fetch(f"select * from {one} order by 1, 2")] for one in KEPT}
-
-
-async def kill_at_every_statement(db: Database, before: dict[str, list[Any]], work: Callable[[Any], Any]) -> int:
-    """Let ``work`` be killed at its first statement, its second …, until it comes through; return how often it was."""
-    mortal = Mortal(db)
-    deaths = 0
-    for statement in range(100):
-        for answered in (False, True):
-            mortal.left, mortal.answered = statement, answered
-            try:
-                await work(mortal)
-            except (Killed, Unavailable):
-                deaths += 1
-                assert await everything(db) == before
-            else:
-                return deaths
-    pytest.fail("it had no end")
 
 
 async def test_killed_at_any_statement_the_log_is_as_if_it_had_lived(db: Database) -> None:
@@ -133,13 +58,13 @@ async def test_killed_at_any_statement_the_log_is_as_if_it_had_lived(db: Databas
         house.clock.set_wall(house.clock.now() + after)
         if booked:
             await house.book(*booked)
-        deaths.append(await kill_at_every_statement(db, await everything(db), turn))
-        committed = await everything(db)
+        deaths.append(await kill_at_every_statement(db, await everything(db, KEPT), turn))
+        committed = await everything(db, KEPT)
         assert committed["attest_pending"] == []
         # Killed after its commit it has committed, and whoever comes after it finds nothing to do.
         await turn(db)
-        assert await everything(db) == committed
-    assert await kill_at_every_statement(db, await everything(db), note) > 4
+        assert await everything(db, KEPT) == committed
+    assert await kill_at_every_statement(db, await everything(db, KEPT), note) > 4
     await note(db)
     await house.commit(after=timedelta(hours=1))
     assert deaths[3] > 2 * 15, "a turn over midnight: a closing head, the next tree and what waited"
