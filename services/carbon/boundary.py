@@ -22,9 +22,11 @@ from services.carbon.domain.levels.energy import (
     node_intervals,
 )
 from services.carbon.domain.levels.periods import Shift, Step, periods, step_count
+from services.carbon.domain.levels.virtual import virtual_intervals
+from services.carbon.domain.virtual import circuits_behind
 from services.carbon.store import levels as store
 from services.carbon.store.outages import fetch_outages
-from services.carbon.tree import Node, Tree
+from services.carbon.tree import Node, NodeKind, Tree
 
 WEIGHT_DAYS = 28
 """What a circuit usually uses is the median of so many days before the end of what is asked for."""
@@ -158,8 +160,8 @@ class Boundaries:
         start, end = start.astimezone(UTC), end.astimezone(UTC)  # frames are in UTC
         terms = [self.tree.terms(node, start, end, dimension) for node, dimension in asked]
         every = [term for some in terms for term in some]
-        circuits = circuits_of(every)
-        self._check_size(len(circuits), start, end)
+        circuits = sorted({*circuits_of(every), *(one for node, _ in asked for one in _behind(node))})
+        self.check_size(len(circuits), start, end)
         counted = sorted({term.circuit for term in every})
         sites = sorted({term.site for term in every})
         async with self._db.read() as conn:
@@ -175,8 +177,12 @@ class Boundaries:
             by_circuit = booked.partition_by("circuit_id", as_dict=True)
             found = []
             for (node, _), some in zip(asked, terms, strict=True):
-                mine = [by_circuit[circuit,] for circuit in circuits_of(some) if (circuit,) in by_circuit]
-                combined = node_intervals(pl.concat([booked.clear(), *mine]), some)
+                wanted = _behind(node) or circuits_of(some)
+                mine = [by_circuit[circuit,] for circuit in wanted if (circuit,) in by_circuit]
+                frame = pl.concat([booked.clear(), *mine])
+                if node.kind is NodeKind.VIRTUAL:
+                    frame = virtual_intervals(frame, node.id, node.meters, start, end)
+                combined = node_intervals(frame, some)
                 found.append(NodeEnergy(node, start, end, some, combined, weights, absences))
             return found
 
@@ -216,7 +222,12 @@ class Boundaries:
             booked = await store.fetch_interval_frame(conn, circuits_of(terms), start, end)
         return await asyncio.to_thread(node_intervals, booked, terms)
 
-    def _check_size(self, circuits: int, start: datetime, end: datetime) -> None:
+    def check_size(self, circuits: int, start: datetime, end: datetime) -> None:
+        """Refuse to read more intervals than one question may.
+
+        Raises:
+            TooMuchAtOnce: Those of so many circuits are more.
+        """
         intervals = circuits * int((end - start).total_seconds() / STEP_S)
         if intervals > self._limits.intervals:
             raise TooMuchAtOnce(
@@ -225,3 +236,10 @@ class Boundaries:
                 message_zh=f"最多查询 {self._limits.intervals} 个区间,实际 {circuits} 个回路共 {intervals} 个;"
                 "请缩短时间或缩小范围",
             )
+
+
+def _behind(node: Node) -> list[CircuitId]:
+    """Return the circuits behind a virtual meter; none for any other node."""
+    if node.kind is not NodeKind.VIRTUAL:
+        return []
+    return [CircuitId(one) for one in sorted(circuits_behind(node.id, node.meters))]

@@ -20,6 +20,7 @@ from libs.common.workdays import china
 from services.carbon.api import build_router
 from services.carbon.api.attestations import build_attestations
 from services.carbon.api.levels import build_levels_router
+from services.carbon.api.media import build_media_router
 from services.carbon.api.money import build_money_router
 from services.carbon.api.projects import build_project_router
 from services.carbon.api.published import build_published_router
@@ -57,6 +58,7 @@ from services.carbon.usecases.gridprices import GridPrices
 from services.carbon.usecases.inventories import Inventories
 from services.carbon.usecases.levels import Levels
 from services.carbon.usecases.measurements import Measurements
+from services.carbon.usecases.media import MediaUses
 from services.carbon.usecases.meterends import MeterEnds
 from services.carbon.usecases.metering import Metering
 from services.carbon.usecases.outages import Outages
@@ -174,7 +176,9 @@ def build(platform: Platform) -> Service:
     )
     app.include_router(build_why_router(explain))
     virtual = VirtualMeters(db=db, circuits=directory, boundaries=boundaries, audit=audit)
-    app.include_router(build_virtual_router(virtual))
+    app.include_router(build_virtual_router(virtual, levels, queries))
+    media = MediaUses(db=db, boundaries=boundaries, directory=directory, factors=shipped.rows)
+    app.include_router(build_media_router(media))
     attesting = add_attestation(app, platform, db, directory, shipped.rows, settings)
     return Service(
         name="carbon",

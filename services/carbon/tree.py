@@ -4,8 +4,8 @@ What a site consisted of is read once from the histories of its records and kept
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
@@ -34,11 +34,14 @@ from services.carbon.domain.levels.cover import (
     whole_room,
     whole_site,
 )
+from services.carbon.domain.virtual import VirtualMeter, circuits_behind
 
 EVER = (datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC))
 STRUCTURAL = frozenset(
     {EntityKind.REGION, EntityKind.ORGANISATION, EntityKind.SITE, EntityKind.ROOM, EntityKind.CIRCUIT}
 )
+NOWHERE = SiteId("")
+"""Where the sum of several sites lies: only what holds of the whole country holds of it."""
 DEPTH_MAX = 32
 """Parents further up are a loop in the data."""
 
@@ -52,6 +55,8 @@ class NodeKind(StrEnum):
     REGION = "region"
     """A province, a city or a district."""
     ORGANISATION = "organisation"
+    VIRTUAL = "virtual"
+    """A virtual meter: circuits that others add up to."""
 
     @property
     def is_group(self) -> bool:
@@ -65,6 +70,8 @@ class Node:
 
     kind: NodeKind
     id: str
+    meters: Mapping[str, VirtualMeter] = field(default_factory=dict, compare=False, repr=False)
+    """Of a virtual meter its definition, and those that it refers to."""
 
 
 NAMES_ZH = {
@@ -73,6 +80,7 @@ NAMES_ZH = {
     NodeKind.SITE: "局站",
     NodeKind.REGION: "区域",
     NodeKind.ORGANISATION: "组织",
+    NodeKind.VIRTUAL: "虚拟表",
 }
 
 
@@ -91,6 +99,8 @@ class Tree:
             NotFound: There never was such a node.
         """
         found: list[Term] = []
+        if node.kind is NodeKind.VIRTUAL:
+            return self._virtual(node, start, end)
         for site, first, last in self.sites(node, start, end):
             found += clip(cover(self.history(site), self._choice(node, which)), first, last)
         return together(found)
@@ -101,6 +111,10 @@ class Tree:
         Raises:
             NotFound: There never was such a node.
         """
+        if node.kind is NodeKind.VIRTUAL:
+            records = (self._view.record(EntityKind.CIRCUIT, one) for one in circuits_behind(node.id, node.meters))
+            every = {site for one in records if one is not None for site in self._sites_of(one)}
+            return [(site, start, end) for site in sorted(every)]
         record = self._view.record(_ENTITY[node.kind], node.id)
         if record is None:
             raise NotFound(f"there is no {node.kind} {node.id}", message_zh=f"没有{NAMES_ZH[node.kind]} {node.id}")
@@ -126,11 +140,13 @@ class Tree:
         return kept
 
     def branches(self, node: Node, start: datetime, end: datetime) -> list[Branch]:
-        """Return the circuits of a node as they last were within ``[start, end)``, by id.
+        """Return the circuits of a node as they last were within ``[start, end)``, by id; a virtual meter has none.
 
         Raises:
             NotFound: There never was such a node.
         """
+        if node.kind is NodeKind.VIRTUAL:
+            return []
         found: dict[CircuitId, Branch] = {}
         for site, first, last in self.sites(node, start, end):
             for segment in self.history(site):
@@ -157,6 +173,11 @@ class Tree:
         found = self._view.site(site, when)
         regions = [] if found is None or found.region is None else self._view.regions_above(found.region, when)
         return frozenset({site, *(f"region:{region}" for region in regions)})
+
+    def _virtual(self, node: Node, start: datetime, end: datetime) -> list[Term]:
+        """Return the one term of a virtual meter, at its site; at no site where it has several."""
+        sites = {site for site, _, _ in self.sites(node, start, end)}
+        return [Term(CircuitId(node.id), sites.pop() if len(sites) == 1 else NOWHERE, start, end)]
 
     def _within(self, node: Node, branch: Branch) -> bool:
         if node.kind is NodeKind.CIRCUIT:

@@ -79,7 +79,7 @@ def add_energy_routes(router: APIRouter, queries: Queries) -> None:
     @router.get("/emissions", tags=["emissions"], summary="Location-based emissions of a node by period")
     async def emissions(who: Reader, node: AskedNode, start: From, end: To, step: Step = Step.HOUR) -> EmissionsReply:
         require_visible(who, queries.boundaries, node, start, end)
-        return _emissions(await queries.emissions(node=node, start=start, end=end, step=step))
+        return emissions_reply(await queries.emissions(node=node, start=start, end=end, step=step))
 
 
 def _chosen(choice: Choice) -> ChosenFactor:
@@ -96,7 +96,8 @@ def _energy(found: Energy) -> EnergyReply:
     )
 
 
-def _emissions(found: Emissions) -> EmissionsReply:
+def emissions_reply(found: Emissions) -> EmissionsReply:
+    """Return what is said of emissions."""
     return EmissionsReply(
         node=found.energy.node.id,
         step=found.energy.step,

@@ -21,7 +21,7 @@ from services.carbon.domain.levels.electrical import LoadRate, Rating
 from services.carbon.domain.levels.facts import Fact, FactKind
 from services.carbon.domain.levels.periods import Shift, Step, parse_shifts
 from services.carbon.tree import Node, NodeKind
-from services.carbon.usecases.levels import By, Intensity, Levels, Measure
+from services.carbon.usecases.levels import By, Intensity, Levels, Measure, Profile
 from services.carbon.usecases.ports import refuse_limited
 from services.carbon.usecases.supply import Supply
 
@@ -375,14 +375,7 @@ def build_levels_router(levels: Levels, supply: Supply) -> APIRouter:
             dimension=Dimension(role=role, tag=tag, use=use, level=level),
             shifts=_shifts(shifts),
         )
-        return ProfileReply(
-            node=node.id,
-            node_kind=node.kind,
-            step=step,
-            circuits=sorted({term.circuit for term in found.found.terms}),
-            periods=[ProfilePeriod(**row) for row in found.frame.to_dicts()],
-            shifts={name: [ShiftPeriod(**row) for row in frame.to_dicts()] for name, frame in found.shifts.items()},
-        )
+        return profile_reply(node, step, found)
 
     @router.get("/energy/coverage", tags=TAGS, summary="How much of a node each metering level sees")
     async def coverage(who: Reader, node: AskedNode, start: From, end: To) -> Sequence[CoverageView]:
@@ -560,6 +553,18 @@ def build_levels_router(levels: Levels, supply: Supply) -> APIRouter:
         return [FactView.model_validate({**_fields(one), "version": version}) for one, version in found[:ANSWERED_MAX]]
 
     return router
+
+
+def profile_reply(node: Node, step: Step, found: Profile) -> ProfileReply:
+    """Return what is said of a profile."""
+    return ProfileReply(
+        node=node.id,
+        node_kind=node.kind,
+        step=step,
+        circuits=sorted({term.circuit for term in found.found.terms}),
+        periods=[ProfilePeriod(**row) for row in found.frame.to_dicts()],
+        shifts={name: [ShiftPeriod(**row) for row in frame.to_dicts()] for name, frame in found.shifts.items()},
+    )
 
 
 def _shifts(text: str | None) -> list[Shift]:

@@ -13,9 +13,14 @@ from libs.common.contracts.base import Number, UtcTime
 from libs.common.contracts.carbon import IntervalFlag
 from services.carbon.api.access import Body, View
 from services.carbon.api.common import From, Reader, Text, To, Writer, require_visible
+from services.carbon.api.energy import EmissionsReply, emissions_reply
+from services.carbon.api.levels import ProfileReply, profile_reply
 from services.carbon.domain.intervals import Grade
+from services.carbon.domain.levels.cover import Dimension
+from services.carbon.domain.levels.periods import Step
 from services.carbon.domain.virtual import FACTOR_MAX, TERMS_MAX, Term, VirtualMeter
-from services.carbon.tree import Node, NodeKind
+from services.carbon.queries import Queries
+from services.carbon.usecases.levels import Levels
 from services.carbon.usecases.ports import refuse_limited
 from services.carbon.usecases.virtual import Read, VirtualMeters
 
@@ -91,7 +96,7 @@ class VirtualReply(View):
     intervals: list[VirtualIntervalView]
 
 
-def build_virtual_router(meters: VirtualMeters) -> APIRouter:
+def build_virtual_router(meters: VirtualMeters, levels: Levels, queries: Queries) -> APIRouter:
     """Return the routes of virtual meters."""
     router = APIRouter(prefix="/api/v1")
 
@@ -114,10 +119,27 @@ def build_virtual_router(meters: VirtualMeters) -> APIRouter:
 
     @router.get("/energy/virtual-meters/{meter_id}", tags=TAGS, summary="Quarter hours and total of a virtual meter")
     async def read(who: Reader, meter_id: Id, start: From, end: To) -> VirtualReply:
-        if who.sites is not None:
-            for circuit in await meters.circuits_behind(meter_id):
-                require_visible(who, meters.boundaries, Node(NodeKind.CIRCUIT, circuit), start, end)
+        require_visible(who, meters.boundaries, await meters.node(meter_id), start, end)
         return _reply(meter_id, await meters.read(meter_id, start, end))
+
+    @router.get(
+        "/energy/virtual-meters/{meter_id}/profile", tags=TAGS, summary="Energy and load curve of a virtual meter"
+    )
+    async def profile(who: Reader, meter_id: Id, start: From, end: To, step: Step = Step.DAY) -> ProfileReply:
+        node = await meters.node(meter_id)
+        levels.boundaries.check_span(start, end)
+        require_visible(who, levels.boundaries, node, start, end)
+        return profile_reply(node, step, await levels.profile(node, start, end, step=step, dimension=Dimension()))
+
+    @router.get(
+        "/energy/virtual-meters/{meter_id}/emissions",
+        tags=["emissions"],
+        summary="Location-based emissions of a virtual meter",
+    )
+    async def emissions(who: Reader, meter_id: Id, start: From, end: To, step: Step = Step.MONTH) -> EmissionsReply:
+        node = await meters.node(meter_id)
+        require_visible(who, queries.boundaries, node, start, end)
+        return emissions_reply(await queries.emissions(node=node, start=start, end=end, step=step))
 
     return router
 

@@ -78,16 +78,18 @@ class MediumBooks:
 
     async def book(self, conn: WriteConn, intervals: Sequence[BookedInterval]) -> None:
         """Add versions of intervals; the version before each stays and no longer holds."""
-        await conn.execute(
-            """
-            update medium_intervals i set current = false
-              from unnest($2::text[], $3::timestamptz[]) as n(circuit_id, start)
-             where i.circuit_id = n.circuit_id and i.point = $1 and i.start = n.start and i.current
-            """,
-            self._point,
-            [one.circuit_id for one in intervals],
-            [one.start for one in intervals],
-        )
+        later = [one for one in intervals if one.version > 1]
+        if later:
+            await conn.execute(
+                """
+                update medium_intervals i set current = false
+                  from unnest($2::text[], $3::timestamptz[]) as n(circuit_id, start)
+                 where i.circuit_id = n.circuit_id and i.point = $1 and i.start = n.start and i.current
+                """,
+                self._point,
+                [one.circuit_id for one in later],
+                [one.start for one in later],
+            )
         await conn.execute(
             """
             insert into medium_intervals (circuit_id, point, site_id, start, step_s, version, current, quantity, flag,
@@ -116,3 +118,27 @@ class MediumBooks:
     ) -> set[tuple[CircuitId, datetime, FindingKind]]:
         """Store findings that are not there yet; return the keys of the new ones."""
         return await registers.add_findings(conn, findings, found_at, point=self._point)
+
+
+async def fetch_metered(
+    conn: ReadConn, circuits: Sequence[CircuitId], points: Sequence[str], start: datetime, end: datetime
+) -> dict[str, list[CircuitId]]:
+    """Return of which of the circuits a register has intervals in ``[start, end)``, by register and id."""
+    rows = await conn.fetch(
+        """
+        select p.name as point, c.id as circuit_id
+          from unnest($1::text[]) as c(id) cross join unnest($2::text[]) as p(name)
+         where exists (select from medium_intervals i
+                        where i.circuit_id = c.id and i.point = p.name and i.current
+                          and i.start >= $3 and i.start < $4)
+         order by c.id
+        """,
+        list(circuits),
+        list(points),
+        start,
+        end,
+    )
+    found: dict[str, list[CircuitId]] = {}
+    for row in rows:
+        found.setdefault(row["point"], []).append(CircuitId(row["circuit_id"]))
+    return found

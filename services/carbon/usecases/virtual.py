@@ -25,6 +25,7 @@ from services.carbon.domain.virtual import (
 )
 from services.carbon.store import intervals as intervals_store
 from services.carbon.store import virtual as store
+from services.carbon.tree import Node, NodeKind
 from services.carbon.usecases.ports import Audit, audit_event
 
 METERS_MAX = 5000
@@ -102,14 +103,6 @@ class VirtualMeters:
         async with self._db.read() as conn:
             return [Defined(meter, name, version) for meter, name, version in await store.fetch_definitions(conn)]
 
-    async def circuits_behind(self, meter: str) -> dict[str, float]:
-        """Return the circuits that a virtual meter comes down to, each with what it counts in all.
-
-        Raises:
-            NotFound: There is no such virtual meter.
-        """
-        return circuits_behind(meter, await self._meters(meter))
-
     async def read(self, meter: str, start: datetime, end: datetime) -> Read:
         """Return what a virtual meter says of the quarter hours of ``[start, end)``.
 
@@ -130,6 +123,14 @@ class VirtualMeters:
         parts = {name: _laid_out(one, first, steps) for name, one in zip(names, held, strict=True)}
         found = compute(meter, meters, parts.__getitem__)
         return Read(found, total(found), behind)
+
+    async def node(self, meter: str) -> Node:
+        """Return a virtual meter as a node of the tree, whose energy is asked for as that of any other.
+
+        Raises:
+            NotFound: There is no such virtual meter.
+        """
+        return Node(NodeKind.VIRTUAL, meter, await self._meters(meter))
 
     async def _meters(self, wanted: str) -> dict[str, VirtualMeter]:
         meters = {one.meter.id: one.meter for one in await self.all()}

@@ -10,6 +10,9 @@ from services.carbon.api.virtual import build_virtual_router
 from services.carbon.bus import audit
 from services.carbon.directory import RegistryDirectory
 from services.carbon.domain.booking import ENERGY_POINT
+from services.carbon.library import load_shipped
+from services.carbon.queries import Queries
+from services.carbon.usecases.levels import Levels
 from services.carbon.usecases.virtual import VirtualMeters
 from tests.integration.carbon.carbon_door import Door, open_door
 from tests.integration.carbon.carbon_levels import QUARTER, START, City, city, open_city
@@ -38,7 +41,13 @@ async def town(postgres_url: str, tmp_path: Path) -> AsyncIterator[Town]:
     async with open_city(postgres_url, [[one] for one in city()]) as found:
         directory = RegistryDirectory(found.view, None, found.clock, point=ENERGY_POINT)  # type: ignore[arg-type]
         meters = VirtualMeters(db=found.db, circuits=directory, boundaries=found.boundaries, audit=audit)
-        async with open_door(found.db, tmp_path, found.clock, [build_virtual_router(meters)]) as door:
+        levels = Levels(db=found.db, boundaries=found.boundaries, directory=directory, audit=audit)
+        queries = Queries(
+            db=found.db, directory=directory, boundaries=found.boundaries, clock=found.clock, factors=load_shipped(),
+            point=ENERGY_POINT,
+        )  # fmt: skip
+        routers = [build_virtual_router(meters, levels, queries)]
+        async with open_door(found.db, tmp_path, found.clock, routers) as door:
             yield Town(found, door)
 
 
@@ -55,6 +64,27 @@ async def test_a_signed_sum_with_shares_and_losses_tells_what_it_does_not_know(t
     assert found["circuits"] == {"feed": 0.5, "it": -0.5}
     await town.define("rest", ("feed", 1.0), ("it", -1.0), allow_partial=True)
     assert (await town.read("rest"))["intervals"][3]["energy_kwh"] == 10.0
+
+
+async def test_it_is_a_node_like_any_other(town: Town) -> None:
+    day: dict[str, Any] = {"from": START.isoformat(), "to": (START + 96 * QUARTER).isoformat(), "step": "day"}
+    await town.book("feed", [10.0] * 48 + [20.0] * 47)
+    await town.book("tenant", [4.0] * 96, site="site-2")
+    await town.define("own", ("feed", 1.0), ("tenant", -1.0))
+    await town.define("it-share", ("feed", 0.25))
+    found = await town.door.ask("GET", "/energy/virtual-meters/own/profile", **day)
+    (row,) = found["periods"]
+    assert (found["node_kind"], found["circuits"]) == ("virtual", ["own"])
+    assert row["energy_kwh"] == 48 * 6 + 47 * 16
+    assert (row["max_kw"], row["min_kw"]) == (64.0, 24.0)
+    assert row["interval_completeness"] == pytest.approx(95 / 96)
+    (emitted,) = (await town.door.ask("GET", "/energy/virtual-meters/it-share/emissions", **day))["periods"]
+    # MEE/NBS announcement 2025 No. 47: Guangdong, data year 2023, 0.4419 kgCO2/kWh.
+    assert emitted["emission_kg_co2"] == pytest.approx((48 * 2.5 + 47 * 5.0) * 0.4419)
+    whole = await town.door.ask("GET", "/energy/virtual-meters/own/emissions", **day)
+    assert [one["region"] for one in whole["factors"]] == ["CN"], "two sites have the country in common"
+    await town.door.ask("GET", "/energy/virtual-meters/own/profile", status=403, sites=("site-1",), **day)
+    await town.door.ask("GET", "/energy/virtual-meters/nobody/emissions", status=404, **day)
 
 
 async def test_definitions_have_versions_and_authors(town: Town) -> None:

@@ -1,0 +1,67 @@
+"""A virtual meter among the levels: what is computed of its circuits, as a frame of intervals of one circuit."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import numpy as np
+import polars as pl
+
+from services.carbon.domain.intervals import STEP_S, Grade, Intervals
+from services.carbon.domain.levels.energy import SCHEMA
+from services.carbon.domain.virtual import VirtualMeter, circuits_behind, compute
+
+STEP_US = round(STEP_S * 1e6)
+
+
+def virtual_intervals(
+    intervals: pl.DataFrame, meter: str, meters: Mapping[str, VirtualMeter], start: datetime, end: datetime
+) -> pl.DataFrame:
+    """Return the intervals of a virtual meter under its own id; null where a part that it needs is unknown.
+
+    Args:
+        intervals: Frame of intervals of the circuits behind it.
+        meter: Which.
+        meters: All definitions that it refers to.
+        start: Start of the span, on the quarter-hour grid.
+        end: End of the span, on the grid.
+
+    Returns:
+        One row for each quarter hour that one of the circuits has a row of.
+    """
+    steps = max(round((end - start).total_seconds() / STEP_S), 0)
+    first_us = round(start.timestamp() * 1e6)
+    grid = start.timestamp() + STEP_S * np.arange(steps, dtype=np.float64)
+    by_circuit = intervals.partition_by("circuit_id", as_dict=True)
+    rows = np.zeros(steps, np.bool_)
+    uncertain = np.zeros(steps, np.bool_)
+    parts: dict[str, Intervals] = {}
+    for name in circuits_behind(meter, meters):
+        energy = np.full(steps, np.nan)
+        grade = np.full(steps, Grade.MISSING, np.int8)
+        lower = np.zeros(steps, np.bool_)
+        held = by_circuit.get((name,))
+        if held is not None:
+            place = (held["start"].dt.epoch("us").to_numpy() - first_us) // STEP_US
+            inside = (place >= 0) & (place < steps)
+            place = place[inside]
+            energy[place] = held["energy_kwh"].fill_null(float("nan")).to_numpy()[inside]
+            grade[place] = held["grade"].to_numpy()[inside]
+            lower[place] = held["lower_bound"].to_numpy()[inside]
+            uncertain[place] |= held["uncertain"].to_numpy()[inside]
+            rows[place] = True
+        parts[name] = Intervals(grid, energy, grade, lower, STEP_S)
+    found = compute(meter, meters, parts.__getitem__)
+    return pl.DataFrame(
+        {
+            "circuit_id": pl.Series([meter] * int(rows.sum()), dtype=pl.String),
+            "start": pl.Series(np.rint(grid[rows] * 1e6).astype(np.int64))
+            .cast(pl.Datetime("us"))
+            .dt.replace_time_zone("UTC"),
+            "energy_kwh": pl.Series(found.energy_kwh[rows]).fill_nan(None),
+            "grade": found.grade[rows],
+            "lower_bound": found.lower_bound[rows],
+            "uncertain": uncertain[rows],
+            "provisional": np.zeros(int(rows.sum()), np.bool_),
+        },
+        schema=SCHEMA,
+    )
