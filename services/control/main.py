@@ -6,6 +6,7 @@ import sys
 from libs.common.bus import topics
 from libs.common.bus.consumer import EffectsConsumer
 from libs.common.bus.outbox import OutboxRelay
+from libs.common.garbage import Undisturbed
 from libs.common.migrations import BUS, SchemaGate
 from libs.common.registry import RegistryView
 from libs.common.runtime import Beat, Check, Health, Platform, Service, Worker, group_check, run, wait_beating
@@ -95,7 +96,10 @@ def build(platform: Platform) -> Service:
         return Singleton(db=db, clock=clock, owner=owner, name=name, ttl_s=settings.scheduler_lease_s)
 
     schedules = singleton("scheduler")
-    loop = SchedulerLoop(scheduler, schedules, clock=clock, tick_s=settings.tick_s, committed=relay.wake, wake=hurry)
+    undisturbed = Undisturbed(clock)
+    loop = SchedulerLoop(
+        scheduler, schedules, undisturbed=undisturbed, tick_s=settings.tick_s, committed=relay.wake, wake=hurry
+    )
     pusher = LeasePusher(
         db=db, clock=clock, steady=steady, watchdog=watchdog, singleton=singleton("watchdog"), wake_scheduler=hurry
     )
@@ -185,7 +189,7 @@ def build(platform: Platform) -> Service:
     app.include_router(
         build_wake_up_router(
             orders=orders, clock=clock, loads=loads, board=board, idempotent=idempotent, wake=hurry_all,
-            last_resort=last_resort.take,
+            last_resort=last_resort.take, undisturbed=undisturbed,
         )
     )  # fmt: skip
     rules = GuardRules(db=db, clock=steady, loads=loads, guards=guards, orders=orders)

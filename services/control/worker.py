@@ -192,11 +192,11 @@ class SchedulerLoop:
     """Ticks the scheduler while this replica holds its lease."""
 
     def __init__(
-        self, scheduler: Scheduler, singleton: Singleton, *, clock: Clock, tick_s: float,
+        self, scheduler: Scheduler, singleton: Singleton, *, undisturbed: Undisturbed, tick_s: float,
         committed: Callable[[], None], wake: asyncio.Event,
     ) -> None:  # fmt: skip
         self._scheduler = scheduler
-        self._undisturbed = Undisturbed(clock)
+        self._undisturbed = undisturbed
         self._singleton = singleton
         self._tick_s = tick_s
         self._committed = committed

@@ -13,6 +13,7 @@ from libs.common.contracts.base import Flag, UtcTime
 from libs.common.contracts.control import CommandState
 from libs.common.db import WriteConn
 from libs.common.errors import Forbidden, InvalidInput, NotFound, Unavailable
+from libs.common.garbage import UNDISTURBED_AT_MOST_S, Undisturbed
 from libs.common.ids import new_id
 from libs.common.tokens import Principal
 from libs.common.web import Cursor, Limit, Page, ProblemDetail, read_time_cursor, time_cursor
@@ -41,6 +42,9 @@ from services.control.usecases.orders import Orders, WakeOrder, WakeProgress
 from services.control.usecases.ports import Loads
 
 logger = logging.getLogger(__name__)
+
+MANY = 300
+"""With so many loads the process is left undisturbed while they are woken."""
 
 
 class Scope(StrEnum):
@@ -122,7 +126,7 @@ class WakeLoadView(View):
 
 def build_wake_up_router(
     *, orders: Orders, clock: Clock, loads: Loads, board: Board, idempotent: Idempotent, wake: Callable[[], None],
-    last_resort: Callable[[Sequence[OnRequest]], None],
+    last_resort: Callable[[Sequence[OnRequest]], None], undisturbed: Undisturbed,
 ) -> APIRouter:  # fmt: skip
     """Return the routes of wake-ups; ``wake`` hurries the scheduler, ``last_resort`` wakes without a database."""
     router = APIRouter(prefix="/api/v1/wake-ups")
@@ -135,6 +139,9 @@ def build_wake_up_router(
             scope=body.scope.value, target=body.target or "", loads=tuple(found), actor=actor_of(who),
             door=door_of(who), reason=body.reason, suspends=body.suspend_plans,
         )  # fmt: skip
+
+        if len(order.loads) >= MANY:
+            undisturbed.for_s(UNDISTURBED_AT_MOST_S)
 
         async def work(conn: WriteConn) -> tuple[int, BaseModel]:
             return 202, wake_up_view(await orders.wake(conn, order))
