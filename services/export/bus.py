@@ -139,6 +139,21 @@ def finding(unit: Unit, kind: ConditionKind, phase: Phase, *, detail: str, detai
     return envelope.message(topics.CONDITIONS, site_id, payload, source=SOURCE, time=at)
 
 
+def door_finding(peer: str, phase: Phase, *, detail: str, detail_zh: str, at: datetime) -> Message:
+    """Return a finding about an address that is turned away at the units' door, for alarm."""
+    payload = Condition(
+        site_id=PLATFORM_SITE,
+        source=SOURCE,
+        kind=ConditionKind.AUTH_FAILED,
+        subject=f"units-door/{peer}",
+        phase=phase,
+        detail=detail,
+        detail_zh=detail_zh,
+        at=at,
+    )
+    return envelope.message(topics.CONDITIONS, PLATFORM_SITE, payload, source=SOURCE, time=at)
+
+
 def order_audited(
     unit: Unit, action: str, *, points: Sequence[str], address: str, succeeded: bool, at: datetime
 ) -> Message:

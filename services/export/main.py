@@ -21,6 +21,7 @@ from services.export.api.platforms import build_platforms_router
 from services.export.callbacks.outlet import Outlet
 from services.export.cards.client import CardPort, CmpClient, NoCardPlatform
 from services.export.dialects.messages import UnitFacts
+from services.export.door.watch import Door
 from services.export.host import HostMeter
 from services.export.master import RegistryMaster
 from services.export.platforms.aep import AepClient, NoDevicePlatform, PlatformPort
@@ -109,6 +110,7 @@ def build(platform: Platform) -> Service:
         sample_retention_s=settings.sample_retention_s,
         delivery_retention_s=settings.delivery_retention_s,
     )
+    door = Door(db=db, clock=clock, committed=relay.wake)
     answers = Answers(
         db=db,
         clock=clock,
@@ -116,6 +118,7 @@ def build(platform: Platform) -> Service:
         host=HostMeter(),
         allowed_peers=settings.allowed_peers,
         max_values=settings.max_values,
+        turned_away=door.refused,
     )
     administration = Administration(db=db, clock=clock, secrets=secrets, master=master, changed=wake)
     callback_administration = CallbackAdministration(
@@ -140,7 +143,7 @@ def build(platform: Platform) -> Service:
     app.state.own_facts = UnitFacts(
         address=settings.unit_address, port=settings.unit_public_port or settings.unit_port or 8080
     )
-    units = build_listener(answers, health, max_message_bytes=settings.max_message_bytes)
+    units = build_listener(answers, health, max_message_bytes=settings.max_message_bytes, turned_away=door.refused)
     place = Listener(units, host=settings.unit_host, port=settings.unit_port, setting="WATTRING_EXPORT__UNIT_PORT")
     return Service(
         name="export",
@@ -156,6 +159,7 @@ def build(platform: Platform) -> Service:
             Worker("callback keeper", keeper.run),
             Worker("readings", readings.follow),
             Worker("samples", readings.keep_samples),
+            Worker("door", door.run),
             Worker("gauges", Gauges(db=db, clock=clock).run),
             Worker("outbox", relay.run),
         ],

@@ -20,7 +20,7 @@ from libs.common.errors import InvalidInput, Unavailable
 from libs.common.runtime import Health
 from services.export.dialects import DIALECTS, Dialect, soap
 from services.export.dialects.base import open_message
-from services.export.usecases.answers import Answers
+from services.export.usecases.answers import Answers, TurnedAway
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class _TooLarge(Exception):
     """The body is longer than we take."""
 
 
-def build_listener(answers: Answers, health: Health, *, max_message_bytes: int) -> Starlette:
+def build_listener(answers: Answers, health: Health, *, max_message_bytes: int, turned_away: TurnedAway) -> Starlette:
     """Return the application; it answers 503 until the service has started."""
     by_path = {dialect.unit.path: dialect for dialect in DIALECTS.values()}
 
@@ -46,10 +46,14 @@ def build_listener(answers: Answers, health: Health, *, max_message_bytes: int) 
             if not await answers.peer_allowed(peer):
                 _messages.labels("peer_refused").inc()
                 logger.warning("peer refused", extra={"peer": peer})
+                await turned_away(peer, "peer_refused")
                 return Response("this address is not allowed", 403, media_type="text/plain")
             dialect = by_path[request.url.path]
             if request.method == "POST":
-                return await _call(request, answers, dialect, peer, max_message_bytes)
+                response, refused = await _call(request, answers, dialect, peer, max_message_bytes)
+                if refused is not None:
+                    await turned_away(peer, refused)
+                return response
         except Unavailable as exc:
             return _fault("Server", exc.message, "unavailable")
         return _description(request, dialect)
@@ -58,18 +62,21 @@ def build_listener(answers: Answers, health: Health, *, max_message_bytes: int) 
     return Starlette(routes=routes, exception_handlers={Exception: _unexpected})
 
 
-async def _call(request: Request, answers: Answers, dialect: Dialect, peer: str, limit: int) -> Response:
+async def _call(
+    request: Request, answers: Answers, dialect: Dialect, peer: str, limit: int
+) -> tuple[Response, str | None]:
+    """Return the answer, and why the body was no message if it was none."""
     try:
         body = await _body(request, limit)
         incoming = open_message(soap.read_request(body, limit=limit))
     except _TooLarge:
-        return _fault("Client", f"larger than {limit} bytes", "too_large")
+        return _fault("Client", f"larger than {limit} bytes", "too_large"), "too_large"
     except InvalidInput as exc:
         logger.warning("no message", extra={"peer": peer, "reason": exc.message[:200]})
-        return _fault("Client", exc.message, exc.code)
+        return _fault("Client", exc.message, exc.code), exc.code
     payload = await answers.answer(incoming, peer, dialect)
     _messages.labels("answered").inc()
-    return Response(soap.write_response(payload, dialect.unit), headers={"content-type": soap.CONTENT_TYPE})
+    return Response(soap.write_response(payload, dialect.unit), headers={"content-type": soap.CONTENT_TYPE}), None
 
 
 async def _body(request: Request, limit: int) -> bytes:

@@ -7,7 +7,7 @@ or peer gets Result 0 like anything else that is refused. Orders are refused by 
 
 import ipaddress
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 HEARD_STEP_S = 30.0
 """Hearing from a centre is written down at most so often per unit. [s]"""
 
+TurnedAway = Callable[[str, str], Awaitable[None]]
+"""Told the peer and the outcome of a message that was refused for what it is."""
+
 _asked = metrics.counter(
     "export_sc_requests_total", "Requests of centres, by what became of them", ("command", "outcome")
 )
@@ -63,6 +66,7 @@ class Answers:
         host: HostMeter,
         allowed_peers: Sequence[str],
         max_values: int,
+        turned_away: TurnedAway,
     ) -> None:
         """Prepare the desk.
 
@@ -73,6 +77,7 @@ class Answers:
             host: How busy the machine is.
             allowed_peers: Networks that may ask any unit.
             max_values: Values in one answer, at most.
+            turned_away: Told of each message that is refused for what it is.
         """
         self._db = db
         self._clock = clock
@@ -80,6 +85,7 @@ class Answers:
         self._host = host
         self._always: tuple[Network, ...] = tuple(ipaddress.ip_network(each, strict=False) for each in allowed_peers)
         self._max_values = max_values
+        self._turned_away = turned_away
 
     async def peer_allowed(self, peer: str) -> bool:
         """Return whether this address may speak to any unit at all."""
@@ -111,18 +117,22 @@ class Answers:
         try:
             request = dialect.read_request(incoming)
         except UnknownCommand:
-            return _no(dialect, incoming, "unknown_command")
+            return await self._turn_away(dialect, incoming, "unknown_command", peer)
         except MalformedMessage as exc:
             logger.warning("malformed request", extra={"command": incoming.name, "reason": exc.message, "peer": peer})
-            return _no(dialect, incoming, "malformed")
+            return await self._turn_away(dialect, incoming, "malformed", peer)
         if isinstance(request, m.CheckTime) and request.unit is None:
             return await self._check_time_of_all(dialect, incoming, request.time, peer)
         if found is None or request.unit != found.unit.ref:
-            return _no(dialect, incoming, "wrong_unit")
+            return await self._turn_away(dialect, incoming, "wrong_unit", peer)
         reply = await self._reply(dialect, request, found, peer)
         await self._note_heard([found.unit])
         _count(dialect, incoming, "yes" if reply.ok else "no")
         return dialect.write_reply(incoming, reply)
+
+    async def _turn_away(self, dialect: Dialect, incoming: Incoming, outcome: str, peer: str) -> str:
+        await self._turned_away(peer, outcome)
+        return _no(dialect, incoming, outcome)
 
     async def _find(self, incoming: Incoming, peer: str) -> _Found | None:
         """Return the unit that the request names, as far as the peer may speak to it."""
@@ -270,7 +280,7 @@ class Answers:
                 if speaks and self._may_ask(peer, connection, units):
                     concerned.append((connection, units))
         if not concerned:
-            return _no(dialect, incoming, "wrong_unit")
+            return await self._turn_away(dialect, incoming, "wrong_unit", peer)
         agrees = [await self._time_agrees(units, connection, time) for connection, units in concerned]
         for _, units in concerned:
             await self._note_heard([unit for unit in units if unit.phase is not Phase.NEW])

@@ -1,86 +1,24 @@
 """Callbacks over the deaths of others: export killed between a call and its record, the database away."""
 
-import asyncio
-import json
-import os
-import signal
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
-import httpx
 import pytest
 from pydantic import SecretStr
 
 from libs.common.bus import envelope, topics
 from libs.common.bus.pglog import PgLogBus
-from libs.common.client import NO_TLS
 from libs.common.clock import SystemClock
 from libs.common.contracts.control import CommandState
 from libs.common.errors import Unavailable
 from libs.common.settings import BusSettings, DatabaseSettings
 from libs.common.testing.bus import until
-from libs.common.tokens import KeyRing
 from tests.integration.export.callback_world import control, world
+from tests.integration.export.export_process import process
 from tests.peers.callback_receiver import Say, receiver
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres]
-
-
-class Process:
-    """Export as a process of its own."""
-
-    def __init__(self, url: str, folder: Path) -> None:
-        self._folder = folder
-        self._environ = {
-            "PATH": os.environ["PATH"], "DATABASE_URL": url, "WATTRING_DATA_DIR": str(folder),
-            "WATTRING_UDS": f"{folder}/export.sock", "WATTRING_LOG_FORMAT": "text",
-            "WATTRING_EXPORT__UNIT_PORT": "0", "WATTRING_EXPORT__POLL_S": "0.1",
-            "WATTRING_EXPORT__CALLBACKS__ALLOWED": json.dumps(["127.0.0.1"]),
-        }  # fmt: skip
-        self._running: asyncio.subprocess.Process | None = None
-        KeyRing.create(folder / "keys")
-        self._keys = KeyRing.open(folder / "keys", SystemClock())
-
-    async def start(self) -> None:
-        with (self._folder / "export.log").open("ab") as log:
-            self._running = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "services.export", env=self._environ, stdout=log, stderr=log
-            )
-
-    async def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
-        if self._running is not None:
-            self._running.send_signal(number)
-            await self._running.wait()
-            self._running = None
-
-    async def call(self, method: str, path: str, body: Any = None) -> Any:
-        token = self._keys.sign_token("gateway", audience="export", subject="app", kind="key", scopes=["export:*"])
-        transport = httpx.AsyncHTTPTransport(uds=f"{self._folder}/export.sock", verify=NO_TLS)
-        async with httpx.AsyncClient(transport=transport, base_url="http://export", timeout=30) as client:
-            answer = await client.request(method, path, json=body, headers={"authorization": f"Bearer {token}"})
-        return answer.json() if answer.is_success else None
-
-    async def is_ready(self) -> bool:
-        try:
-            return await self.call("GET", "/readyz") is not None
-        except httpx.HTTPError:
-            return False
-
-
-@asynccontextmanager
-async def process(url: str, folder: Path) -> AsyncIterator[Process]:
-    found = Process(url, folder)
-    await found.start()
-    try:
-        await until(found.is_ready)
-        yield found
-    finally:
-        await found.kill(signal.SIGTERM)
 
 
 async def test_killed_between_the_call_and_its_record_it_calls_again_under_the_same_id(

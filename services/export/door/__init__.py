@@ -1,0 +1,1 @@
+"""The units' door: who is turned away too often."""
