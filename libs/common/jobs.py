@@ -9,7 +9,8 @@ creates the table in a migration by ``create_job_tables(op)``.
 A job that was running when its worker died is run again, up to ``MAX_ATTEMPTS`` times: handlers are idempotent. Who
 works on a job holds an advisory lock of its session, so a dead worker is noticed without a heartbeat. A handler
 ends with a result, or with a ``PlatformError`` that is kept for the person who asked (``Unavailable`` is tried
-again later); any other exception is a bug and is logged and kept as such.
+again later); any other exception is a bug and is logged and kept as such. Work that must happen once ends its job in
+its own transaction (``finish``). A job that was cancelled has failed; its handler notices when it says how far it is.
 """
 
 import asyncio
@@ -24,7 +25,7 @@ import asyncpg
 from libs.common.backoff import Backoff
 from libs.common.clock import Clock
 from libs.common.db import Connection, Database, DatabaseUnavailable, ReadConn, WriteConn
-from libs.common.errors import NotFound, PlatformError, Unavailable
+from libs.common.errors import Conflict, NotFound, PlatformError, Unavailable
 from libs.common.ids import new_id
 from libs.common.schema import Operations
 
@@ -85,6 +86,13 @@ class JobNotFound(NotFound):
     title_zh = "任务不存在"
 
 
+class JobEnded(Conflict):
+    """A job has ended already: it was done, it failed, or somebody cancelled it."""
+
+    code = "job_ended"
+    title_zh = "任务已结束"
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A piece of work and how far it is."""
@@ -125,21 +133,44 @@ class JobContext:
         self._written_at: float | None = None
 
     async def progress(self, done: int, total: int | None = None, note: str | None = None) -> None:
-        """Say how far the job is; cheap enough for an inner loop."""
+        """Say how far the job is; cheap enough for an inner loop.
+
+        Raises:
+            JobEnded: Somebody cancelled it, or another worker has it by now: there is nothing more to do.
+        """
         self._beat()
         now = self.clock.monotonic()
         if self._written_at is not None and now - self._written_at < PROGRESS_EVERY_S and done != total:
             return
         self._written_at = now
         async with self.db.write() as conn:
-            await conn.execute(
-                "update jobs set done = $2, total = $3, note = coalesce($4, note) where id = $1 and attempts = $5",
+            known = await conn.fetchval(
+                "update jobs set done = $2, total = $3, note = coalesce($4, note) "
+                "where id = $1 and attempts = $5 and finished_at is null returning id",
                 self.job.id,
                 done,
                 total,
                 note,
                 self.job.attempts,
             )
+        if known is None:
+            raise _ended(self.job.id)
+
+    async def finish(self, conn: WriteConn, result: Mapping[str, Any]) -> None:
+        """End the job in the transaction that does its work: either both happen, once, or neither.
+
+        Raises:
+            JobEnded: See ``progress``; the transaction must not be committed.
+        """
+        known = await conn.fetchval(
+            "update jobs set state = 'succeeded', result = $3, body = null, finished_at = now() "
+            "where id = $1 and attempts = $2 and finished_at is null returning id",
+            self.job.id,
+            self.job.attempts,
+            result,
+        )
+        if known is None:
+            raise _ended(self.job.id)
 
 
 Handler = Callable[[JobContext], Awaitable[Mapping[str, Any] | None]]
@@ -163,6 +194,32 @@ async def enqueue(
     return job_id
 
 
+async def cancel(conn: WriteConn, job_id: str, *, actor: str) -> None:
+    """End a job that waits or runs: it has failed, by somebody's will.
+
+    Raises:
+        JobNotFound: There is none of that id.
+        JobEnded: It has ended before.
+    """
+    error = {
+        "code": "cancelled",
+        "detail": f"{actor} cancelled the job",
+        "detail_zh": f"{actor} 已取消该任务",
+        "facts": {"actor": actor},
+    }
+    found = await conn.fetchval(
+        "update jobs set state = 'failed', error = $2, body = null, finished_at = now() "
+        "where id = $1 and finished_at is null returning id",
+        job_id,
+        error,
+    )
+    if found is not None:
+        return
+    if await conn.fetchval("select id from jobs where id = $1", job_id) is None:
+        raise _not_found(job_id)
+    raise _ended(job_id)
+
+
 async def fetch_job(conn: ReadConn, job_id: str) -> Job:
     """Return a job.
 
@@ -171,7 +228,7 @@ async def fetch_job(conn: ReadConn, job_id: str) -> Job:
     """
     row = await conn.fetchrow(f"select {_COLUMNS} from jobs where id = $1", job_id)  # noqa: S608 - a constant
     if row is None:
-        raise JobNotFound(f"there is no job {job_id}", message_zh=f"任务 {job_id} 不存在")
+        raise _not_found(job_id)
     return _job(row)
 
 
@@ -284,7 +341,7 @@ class JobWorker:
                 logger.warning("job waits for a dependency", extra={"job_id": job.id, "reason": exc.message})
                 await conn.execute(
                     "update jobs set state = 'queued', due_at = now() + make_interval(secs => $3), note = $4 "
-                    "where id = $1 and attempts = $2",
+                    "where id = $1 and attempts = $2 and finished_at is null",
                     job.id,
                     job.attempts,
                     float(2**job.attempts),
@@ -292,6 +349,8 @@ class JobWorker:
                 )
             else:
                 await self._finish(conn, job.id, job.attempts, "failed", error=_error(exc))
+        except JobEnded:
+            logger.info("job was ended by somebody else", extra={"job_id": job.id, "kind": job.kind})
         except PlatformError as exc:
             logger.warning("job refused", extra={"job_id": job.id, "kind": job.kind, "reason": exc.message})
             await self._finish(conn, job.id, job.attempts, "failed", error=_error(exc))
@@ -318,7 +377,7 @@ class JobWorker:
     ) -> None:
         await conn.execute(
             "update jobs set state = $3, result = $4, error = $5, body = null, finished_at = now() "
-            "where id = $1 and attempts = $2",
+            "where id = $1 and attempts = $2 and finished_at is null",
             job_id,
             attempts,
             state,
@@ -330,6 +389,14 @@ class JobWorker:
 _COLUMNS = (
     "id, kind, actor, payload, state, attempts, done, total, note, result, error, created_at, started_at, finished_at"
 )
+
+
+def _not_found(job_id: str) -> JobNotFound:
+    return JobNotFound(f"there is no job {job_id}", message_zh=f"任务 {job_id} 不存在")
+
+
+def _ended(job_id: str) -> JobEnded:
+    return JobEnded(f"job {job_id} has ended", message_zh=f"任务 {job_id} 已结束")
 
 
 def _job(row: asyncpg.Record) -> Job:

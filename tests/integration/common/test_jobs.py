@@ -11,7 +11,17 @@ from libs.common import jobs
 from libs.common.clock import SystemClock
 from libs.common.db import Database
 from libs.common.errors import InvalidInput, Unavailable
-from libs.common.jobs import Handler, JobContext, JobNotFound, JobWorker, enqueue, fetch_job, list_jobs
+from libs.common.jobs import (
+    Handler,
+    JobContext,
+    JobEnded,
+    JobNotFound,
+    JobWorker,
+    cancel,
+    enqueue,
+    fetch_job,
+    list_jobs,
+)
 from libs.common.settings import DatabaseSettings
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
@@ -211,6 +221,65 @@ async def test_jobs_of_other_kinds_wait_and_old_ones_are_forgotten(
                     break
                 await asyncio.sleep(0.02)
     assert left[0].state == "queued"
+
+
+async def test_cancelled_job_fails_and_its_handler_is_told(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, "PROGRESS_EVERY_S", 0.0)
+    started, let_go, told = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def work(context: JobContext) -> None:
+        started.set()
+        await let_go.wait()
+        try:
+            await context.progress(1, 3)
+        except JobEnded:
+            told.set()
+            raise
+
+    running, waiting = await put(db, "work"), await put(db, "work")
+    async with Working(db, {"work": work}):
+        async with asyncio.timeout(20):
+            await started.wait()
+        for job_id in (running, waiting):
+            async with db.write() as conn:
+                await cancel(conn, job_id, actor="user:wang")
+        let_go.set()
+        async with asyncio.timeout(20):
+            await told.wait()
+        last = await put(db, "work")
+        assert (await until(db, last, "succeeded")).attempts == 1
+    async with db.read() as conn:
+        found = [await fetch_job(conn, job_id) for job_id in (running, waiting)]
+    assert [(one.state, one.error and one.error["code"], one.attempts) for one in found] == [
+        ("failed", "cancelled", 1),
+        ("failed", "cancelled", 0),
+    ]
+    async with db.write() as conn:
+        with pytest.raises(JobEnded):
+            await cancel(conn, last, actor="user:wang")
+        with pytest.raises(JobNotFound):
+            await cancel(conn, "none", actor="user:wang")
+
+
+async def test_work_and_the_end_of_its_job_are_one_transaction(db: Database) -> None:
+    async def work(context: JobContext) -> Mapping[str, Any]:
+        async with context.db.write() as conn:
+            await conn.execute("insert into works values ($1)", context.job.id)
+            if context.job.payload["cancelled"]:
+                async with context.db.write() as other:
+                    await cancel(other, context.job.id, actor="user:wang")
+            await context.finish(conn, {"made": 1})
+        return {"made": 2}  # the first word counts
+
+    async with db.write() as conn:
+        await conn.execute("create table works (job_id text)")
+    async with Working(db, {"work": work}):
+        cancelled, done = await put(db, "work", cancelled=True), await put(db, "work", cancelled=False)
+        found = await until(db, done, "succeeded", "failed")
+        assert (found.state, found.result) == ("succeeded", {"made": 1})
+        assert (await until(db, cancelled, "failed")).error is not None
+    async with db.read() as conn:
+        assert [row["job_id"] for row in await conn.fetch("select job_id from works")] == [done]
 
 
 async def test_list_pages_from_the_youngest(db: Database) -> None:
