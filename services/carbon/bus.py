@@ -12,7 +12,8 @@ from libs.common.bus.port import Message, Received
 from libs.common.contracts.alarm import Condition, ConditionKind
 from libs.common.contracts.audit import AuditEvent
 from libs.common.contracts.base import Phase
-from libs.common.contracts.carbon import CarbonResult
+from libs.common.contracts.carbon import CarbonResult, FinishedReport
+from libs.common.contracts.carbon import ReportFile as ToldFile
 from libs.common.contracts.control import CommandAction, CommandState, ControlEvent, OccurrenceState
 from libs.common.contracts.telemetry import HEARTBEAT_TYPE, Quality
 from libs.common.db import WriteConn
@@ -24,6 +25,7 @@ from services.carbon.domain.samples import POINTS as SAMPLED
 from services.carbon.domain.samples import REGISTERS as SAMPLED_REGISTERS
 from services.carbon.domain.samples import Sample
 from services.carbon.domain.savings.shutdowns.executed import Switching
+from services.carbon.store.reports import Edition, ReportFile
 
 _HEARTBEAT = HEARTBEAT_TYPE.encode()
 _MEDIA = frozenset(MEDIA)
@@ -236,6 +238,32 @@ def finding_messages(
 async def audit(conn: WriteConn, event: AuditEvent) -> None:
     """Publish who changed what, in the transaction that changes it."""
     await outbox.put(conn, [envelope.message(topics.AUDIT, event.actor, event, source="carbon", time=event.at)])
+
+
+async def finished_report(conn: WriteConn, one: Edition, files: Sequence[ReportFile], name: str) -> None:
+    """Publish that a report was made, in the transaction that files it; export tells who wants to know."""
+    path = f"/api/v1/reports/{one.definition_id}/{one.edition}/versions/{one.version}"
+    payload = FinishedReport(
+        report=one.statement_id,
+        version=one.version,
+        kind=one.kind.value,
+        name=name,
+        start=one.start,
+        end=one.end,
+        digest=one.digest,
+        made_at=one.made_at,
+        path=path,
+        files=tuple(
+            ToldFile(format=each.format.value, language=each.language.value, digest=each.digest, size=len(each.body))
+            for each in files
+        ),
+        completeness=one.completeness,
+    )
+    event_id = f"report/{one.statement_id}/{one.version}"
+    message = envelope.message(
+        topics.REPORTS, one.statement_id, payload, source="carbon", time=one.made_at, event_id=event_id
+    )
+    await outbox.put(conn, [message])
 
 
 async def result(conn: WriteConn, one: CarbonResult, event_id: str, at: datetime) -> None:

@@ -24,6 +24,7 @@ from services.carbon.api.media import build_media_router
 from services.carbon.api.money import build_money_router
 from services.carbon.api.projects import build_project_router
 from services.carbon.api.published import build_published_router
+from services.carbon.api.reports import build_report_router
 from services.carbon.api.shutdowns import build_shutdown_router
 from services.carbon.api.statements import build_statement_router
 from services.carbon.api.virtual import build_virtual_router
@@ -38,6 +39,7 @@ from services.carbon.gridfactors import GridFactors
 from services.carbon.library import load_coal, load_library
 from services.carbon.loads import LoadDirectory
 from services.carbon.queries import Queries
+from services.carbon.reporter import ReportSchedule
 from services.carbon.settings import CarbonSettings
 from services.carbon.sites import Sites
 from services.carbon.store import attestation as attestation_store
@@ -63,6 +65,7 @@ from services.carbon.usecases.meterends import MeterEnds
 from services.carbon.usecases.metering import Metering
 from services.carbon.usecases.outages import Outages
 from services.carbon.usecases.projects import Projects
+from services.carbon.usecases.reports import Reports
 from services.carbon.usecases.shutdowns import ShutdownSavings, civil_exceptions
 from services.carbon.usecases.statements import Statements
 from services.carbon.usecases.supply import Supply
@@ -179,6 +182,9 @@ def build(platform: Platform) -> Service:
     app.include_router(build_virtual_router(virtual, levels, queries))
     media = MediaUses(db=db, boundaries=boundaries, directory=directory, factors=shipped.rows)
     app.include_router(build_media_router(media))
+    reports = Reports(db=db, clock=platform.clock, audit=audit)
+    app.include_router(build_report_router(reports))
+    schedule = ReportSchedule(reports=reports, clock=platform.clock, poll_s=settings.reports_poll_s)
     attesting = add_attestation(app, platform, db, directory, shipped.rows, settings)
     return Service(
         name="carbon",
@@ -192,6 +198,7 @@ def build(platform: Platform) -> Service:
             Worker("recomputation", recomputation.run),
             Worker("attestation", attesting.run),
             Worker("targets", watch.run),
+            Worker("reports", schedule.run),
             Worker("outbox", relay.run),
         ],
         checks=[

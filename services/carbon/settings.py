@@ -29,6 +29,9 @@ class CarbonSettings(SettingsModel):
         description="metered intervals that one inventory may read: circuits times quarter hours",
     )
     query_periods_max: int = Field(default=10_000, ge=1, le=100_000, description="periods of one answer")
+    reports_poll_s: float = Field(
+        default=60.0, gt=0, le=86_400, description="how often reports that have fallen due are looked for, in seconds"
+    )
     attest_poll_s: float = Field(default=1.0, gt=0, le=60, description="how often what waits is attested")
     attest_head_every_s: float = Field(
         default=3600.0, ge=1, le=86_400, description="how often a head of the attestation log is signed and told"

@@ -25,6 +25,7 @@ DIAGNOSES = "wattring.fault.diagnoses.v1"
 INTERVALS = "wattring.carbon.intervals.v1"
 CARBON_RESULTS = "wattring.carbon.results.v1"
 ATTESTATIONS = "wattring.carbon.attestations.v1"
+REPORTS = "wattring.carbon.reports.v1"
 DELIVERY_EVENTS = "wattring.delivery.events.v1"
 AUDIT = "wattring.audit.events.v1"
 
@@ -44,6 +45,7 @@ EVENTS = (
     INTERVALS,
     CARBON_RESULTS,
     ATTESTATIONS,
+    REPORTS,
     DELIVERY_EVENTS,
     AUDIT,
 )

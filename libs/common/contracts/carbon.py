@@ -190,3 +190,37 @@ class AttestationHead(Payload):
     """Of the public key (SubjectPublicKeyInfo, DER) that the signature holds under."""
     signature: str
     """Ed25519, base64."""
+
+
+class ReportFile(Payload):
+    """A file of a finished report."""
+
+    format: Code
+    """``xlsx``, ``pdf``."""
+    language: Code
+    """``zh``, ``en``."""
+    digest: Digest
+    """SHA-256 of the file."""
+    size: int = Field(ge=0)
+    """[B]"""
+
+
+class FinishedReport(Payload):
+    """A report was made and filed; its content and files are fetched under ``path``, by somebody who may."""
+
+    report: str = Field(max_length=120)
+    """Definition and edition: ``park-monthly/2026-03``; the key."""
+    version: int = Field(ge=1)
+    """Made again, an edition has the next version; the earlier ones stay."""
+    kind: Code
+    name: str
+    start: UtcTime
+    end: UtcTime
+    digest: Digest
+    """SHA-256 of the filed content."""
+    made_at: UtcTime
+    path: str
+    """``/api/v1/reports/park-monthly/2026-03/versions/1``; of a file ``/files/<format>?lang=<language>`` behind it."""
+    files: tuple[ReportFile, ...]
+    completeness: Fraction | None = None
+    """The least of its headline figures; absent where none can be incomplete."""

@@ -11,7 +11,7 @@ from libs.common.bus import topics
 from libs.common.contracts.alarm import AlarmEvent, AlarmOrder, Condition, Diagnosis, MaintenanceWindow
 from libs.common.contracts.audit import AuditEvent
 from libs.common.contracts.base import Payload
-from libs.common.contracts.carbon import AttestationHead, CarbonResult, Interval
+from libs.common.contracts.carbon import AttestationHead, CarbonResult, FinishedReport, Interval
 from libs.common.contracts.control import Command, ControlEvent, Result
 from libs.common.contracts.delivery import DeliveryEvent
 from libs.common.contracts.device import DeviceEvent, DeviceStatus
@@ -191,6 +191,14 @@ CATALOGUE: tuple[TopicContract, ...] = (
         readers=("export",),
         payloads=(AttestationHead,),
         description="Signed heads of the attestation log, for witnesses outside.",
+    ),
+    TopicContract(
+        name=topics.REPORTS,
+        key="definition and edition of the report",
+        writers=("carbon",),
+        readers=("export",),
+        payloads=(FinishedReport,),
+        description="Reports that were made and filed; their files are fetched from carbon.",
     ),
     TopicContract(
         name=topics.DELIVERY_EVENTS,

@@ -26,11 +26,13 @@ from libs.common.contracts.base import Payload, Phase
 from libs.common.contracts.carbon import (
     AttestationHead,
     CarbonResult,
+    FinishedReport,
     Granularity,
     Interval,
     IntervalFlag,
     NodeKind,
     Period,
+    ReportFile,
 )
 from libs.common.contracts.control import (
     Command,
@@ -434,6 +436,26 @@ def _events() -> tuple[Payload, ...]:
             final=False,
             key="3f0c8a1d5e6b7c9f0a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f6071",
             signature=base64.b64encode(bytes(64)).decode(),
+        ),
+        FinishedReport(
+            report="park-monthly/2026-05",
+            version=1,
+            kind="energy_monthly",
+            name="Energy of the park",
+            start=datetime(2026, 4, 30, 16, tzinfo=UTC),
+            end=datetime(2026, 5, 31, 16, tzinfo=UTC),
+            digest="b7f3f0c07ad23a1ae4c1a3b0e8a5f4f9b6f6f1f0b8f2a3d4c5e6f708192a3b4c",
+            made_at=AT,
+            path="/api/v1/reports/park-monthly/2026-05/versions/1",
+            files=(
+                ReportFile(
+                    format="pdf",
+                    language="zh",
+                    digest="3f0c8a1d5e6b7c9f0a1b2c3d4e5f60718293a4b5c6d7e8f90a1b2c3d4e5f6071",
+                    size=182_340,
+                ),
+            ),
+            completeness=0.998,
         ),
         DeliveryEvent(
             destination="sc-1",

@@ -87,8 +87,11 @@ class RegistryView:
     Every question is about now unless it says ``when``.
     """
 
-    def __init__(self, *, bus: Bus, db: Database, clock: Clock) -> None:
-        """Prepare the view; ``db`` is that of the service, whose migration called ``create_registry_tables``."""
+    def __init__(self, *, bus: Bus | None, db: Database, clock: Clock) -> None:
+        """Prepare the view; ``db`` is that of the service, whose migration called ``create_registry_tables``.
+
+        Without a bus it can be loaded (``load_stored``) and not run.
+        """
         self._bus = bus
         self._db = db
         self._clock = clock
@@ -101,7 +104,9 @@ class RegistryView:
 
     async def run(self, beat: Callable[[], None]) -> None:
         """Load the table, then follow the topic for ever; wait while the database or the bus is away."""
-        positions = await self._start(beat)
+        if self._bus is None:
+            raise ValueError("a view without a bus cannot follow the registry")
+        positions = await self._start(self._bus, beat)
         self._tail = Tail(
             bus=self._bus,
             clock=self._clock,
@@ -111,6 +116,11 @@ class RegistryView:
         )
         self._loaded.set()
         await self._tail.run(beat)
+
+    async def load_stored(self) -> None:
+        """Load what the table has and follow nothing: for a job beside a service that keeps the table."""
+        await self._load(lambda: None)
+        self._loaded.set()
 
     @property
     def is_ready(self) -> bool:
@@ -225,14 +235,14 @@ class RegistryView:
 
     # Following the topic
 
-    async def _start(self, beat: Callable[[], None]) -> dict[TopicPartition, int]:
+    async def _start(self, bus: Bus, beat: Callable[[], None]) -> dict[TopicPartition, int]:
         """Load the table and return where to read on; again and again while something is away."""
         backoff = Backoff(first_s=0.2, cap_s=5.0)
         while True:
             beat()
             try:
                 positions = await self._load(beat)
-                return await self._believed(positions)
+                return await self._believed(bus, positions)
             except Unavailable as exc:
                 if backoff.first:
                     logger.warning("registry waits", extra={"reason": exc.message})
@@ -248,12 +258,12 @@ class RegistryView:
                 beat()
         return positions
 
-    async def _believed(self, positions: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
+    async def _believed(self, bus: Bus, positions: dict[TopicPartition, int]) -> dict[TopicPartition, int]:
         """Return the positions, or none when they lie beyond the log: then it is another log, read from its start.
 
         The records stay until the new log says otherwise; ingest publishes all of them again.
         """
-        async with self._bus.tail((REGISTRY,), StartAt(beginning=True)) as reader:
+        async with bus.tail((REGISTRY,), StartAt(beginning=True)) as reader:
             ends = await reader.end_offsets()
         beyond = {where: position for where, position in positions.items() if position > ends.get(where, 0)}
         if not beyond:

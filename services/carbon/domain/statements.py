@@ -10,6 +10,8 @@ class StatementKind(StrEnum):
 
     INVENTORY = "inventory"
     AVOIDED = "avoided"
+    REPORT = "report"
+    """A finished report of any kind, as it was handed out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

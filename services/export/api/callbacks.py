@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from libs.common.contracts.alarm import AlarmEvent, Diagnosis
 from libs.common.contracts.base import Flag, Number, Payload, UtcTime
-from libs.common.contracts.carbon import AttestationHead
+from libs.common.contracts.carbon import AttestationHead, FinishedReport
 from libs.common.contracts.control import ControlEvent
 from libs.common.contracts.delivery import DeliveryState
 from libs.common.contracts.examples import EXAMPLES
@@ -406,6 +406,12 @@ class HeadCallback(CloudEvent):
     data: AttestationHead
 
 
+class ReportCallback(CloudEvent):
+    """A report was made and filed: its files can be fetched, with a key that may."""
+
+    data: FinishedReport
+
+
 class TestData(BaseModel):
     """Nothing to act on."""
 
@@ -440,6 +446,7 @@ _SHAPES: Sequence[tuple[str, str, type[CloudEvent], type[Payload]]] = (
     ("alarm.", "alarm", AlarmCallback, AlarmEvent),
     ("diagnosis.", "alarm", DiagnosisCallback, Diagnosis),
     ("attestation.", "carbon", HeadCallback, AttestationHead),
+    ("report.", "carbon", ReportCallback, FinishedReport),
 )
 
 

@@ -12,7 +12,7 @@ from libs.common.bus import envelope, topics
 from libs.common.bus.port import Received
 from libs.common.contracts.alarm import AlarmEvent, Diagnosis
 from libs.common.contracts.base import PLATFORM_SITE, Phase
-from libs.common.contracts.carbon import AttestationHead
+from libs.common.contracts.carbon import AttestationHead, FinishedReport
 from libs.common.contracts.control import ControlEvent
 from services.export.domain.callbacks import (
     News,
@@ -105,11 +105,26 @@ def _head(received: Received, value: bytes) -> News:
     )
 
 
+def _report(received: Received, value: bytes) -> News:
+    report = FinishedReport.from_json(value)
+    return News(
+        event_id=_identity(received),
+        type=NewsType.REPORT_FINISHED,
+        source="carbon",
+        resource=f"report/{report.report}",
+        site_id=PLATFORM_SITE,
+        at=report.made_at,
+        data=value,
+        traceparent=envelope.traceparent(received),
+    )
+
+
 SOURCES: Mapping[str, Reader] = {
     topics.CONTROL_EVENTS: _control,
     topics.ALARM_EVENTS: _alarm,
     topics.DIAGNOSES: _diagnosis,
     topics.ATTESTATIONS: _head,
+    topics.REPORTS: _report,
 }
 
 

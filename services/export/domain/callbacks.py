@@ -33,6 +33,8 @@ class NewsType(StrEnum):
     ATTESTATION_HEAD = "attestation.head"
     """For witnesses: a signed head of the attestation log. It is of no site and tells of none, so every endpoint that
     has chosen it is told."""
+    REPORT_FINISHED = "report.finished"
+    """A report of carbon was made and filed. It is of no site: who is limited to some is not told."""
     TEST = "callback.test"
     """Of the test button; goes to every endpoint, whatever it has chosen."""
 

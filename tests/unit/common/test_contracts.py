@@ -75,6 +75,7 @@ REQUIRED: Mapping[str, set[str]] = {
     topics.INTERVALS: {"circuit_id", "start", "end", "interval_flag", "version"},
     topics.CARBON_RESULTS: {"node", "period", "measure", "unit", "completeness", "version"},
     topics.ATTESTATIONS: {"kind", "tree", "size", "root", "at", "final", "key", "signature"},
+    topics.REPORTS: {*("report", "version", "kind", "name", "start", "end", "digest", "made_at", "path")},
     topics.DELIVERY_EVENTS: {"destination", "item", "state", "attempts", "at"},
     topics.AUDIT: {"actor", "door", "action", "subject", "at"},
 }
