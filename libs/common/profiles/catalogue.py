@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -38,12 +39,12 @@ class ProfileCatalogue:
         """Read the shipped profiles and those of the folders, ``*.yaml``; a later folder wins.
 
         Raises:
-            InvalidFile: Files are wrong. All files are read first, so that one message lists everything, under
-                the name of the file when it is one.
+            InvalidFile: Files are wrong. All files of the folders are read first, so that one message lists
+                everything, under the name of the file when it is one.
         """
-        profiles: list[DeviceProfile] = []
+        profiles = list(_shipped())
         failures: list[InvalidFile] = []
-        for folder in (files("libs.common").joinpath("data/device_profiles"), *folders):
+        for folder in folders:
             for file in _files(folder):
                 try:
                     profiles.append(_load(file))
@@ -98,6 +99,14 @@ def load_profile(path: Path) -> DeviceProfile:
         InvalidFile: It cannot be read, or is wrong.
     """
     return _load(path)
+
+
+@cache
+def _shipped() -> tuple[DeviceProfile, ...]:
+    """Return what is shipped, which does not change while a process runs: reading it is a quarter of a second of work,
+    and a process of all services would do it for each.
+    """
+    return tuple(_load(file) for file in _files(files("libs.common").joinpath("data/device_profiles")))
 
 
 def _load(file: Path | Traversable) -> DeviceProfile:
