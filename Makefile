@@ -21,6 +21,8 @@ SPREAD := -n $(JOBS) --maxschedchunk=1
 # A test with real processes gets a second try on a busy machine; it is printed as RERUN and wants mending.
 RERUNS ?= 1
 T ?= tests
+# Tests that have a long form.
+LONG := tests/integration/control/test_control_chaos.py
 MINUTES ?= 5
 RUNS ?= 20
 UNITS ?= 1000
@@ -83,8 +85,9 @@ soak: setup ## let everything go wrong for MINUTES (SEED repeats a run), then co
 chaos: setup ## kill everything in RUNS nights, then see that every radio unit is awake or somebody was called (SEED repeats)
 	@$(BIN)/python -m libs.suite.chaos --runs $(RUNS) --units $(UNITS) $(if $(findstring file,$(origin MINUTES)),,--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
 
-fuzz: setup ## run the property tests with many more examples
+fuzz: peers ## run the property tests with many more examples, and what has a long form in it
 	$(BIN)/pytest $(SPREAD) -m hypothesis --hypothesis-profile=fuzz --timeout=3600 tests
+	WATTRING_TEST_LONG=1 $(BIN)/pytest $(SPREAD) $(LONG)
 
 image: ## build one service's image: make image SERVICE=ingest
 	@$(call need_engine)

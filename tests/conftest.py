@@ -8,6 +8,7 @@
   runs on a disk.
 * ``kafka_bootstrap``: a real broker: ``KAFKA_BOOTSTRAP_SERVERS``, or one node from ``deploy/kafka``, shared by all
   test processes of a run.
+* ``WATTRING_TEST_LONG=1`` gives what has a long form in that form; `make fuzz` does.
 * What is missing skips a test at home and fails it with ``CI=true``.
 * An async test that leaves a task running fails.
 """
@@ -35,6 +36,7 @@ from libs.common.migrations import migrate
 from libs.suite.postgres import EXPENDABLE, EmbeddedPostgres, PostgresError
 
 ROOT = Path(__file__).parents[1]
+LONG = os.environ.get("WATTRING_TEST_LONG") == "1"
 IN_MEMORY = Path("/dev/shm")
 ROOM_BYTES = 6 << 30
 """Free memory from which on folders lie there; all that a whole run writes was 1 GiB. [B]"""

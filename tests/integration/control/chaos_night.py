@@ -1,4 +1,4 @@
-"""A night of a thousand units in which everything is killed again and again, drawn from a seed, in virtual time.
+"""A night of many units in which everything is killed again and again, drawn from a seed, in virtual time.
 
 A plan takes all units off at midnight and on again at five. Around both moments, and now and then between them,
 control, ingest, the bus, the database and the watchdog are killed and restarted; control dies at steps of its own
@@ -30,7 +30,8 @@ NIGHT = date(2026, 3, 2)
 OFF, ON = time(0), time(5)
 LOST_ANSWERS = 0.05
 DEATH_AT_A_STEP = 0.03
-DEATH_AT_A_MESSAGE = 0.0002
+DEATHS_AT_MESSAGES = 0.2
+"""Of control, in one night, for each message that a unit of it causes. [1]"""
 PARTS = ("control", "ingest", "bus", "database", "watchdog")
 LEAVES = 0.02
 """Share of the units that cannot be reached any more from some moment of the night on. [1]"""
@@ -110,7 +111,7 @@ async def live_through(db: Database, folder: Path, seed: int, units: int) -> Nig
 
     world.field.loses_answer = lambda: rng.random() < LOST_ANSWERS
     world.delivers_again = lambda: rng.random() < LOST_ANSWERS
-    world.dies_publishing = lambda: rng.random() < DEATH_AT_A_MESSAGE
+    world.dies_publishing = lambda: rng.random() < DEATHS_AT_MESSAGES / units
     mortal.fate = lambda: (
         rng.choice([Fate.DIES_BEFORE, Fate.DIES_AFTER]) if rng.random() < DEATH_AT_A_STEP else Fate.LIVES
     )
