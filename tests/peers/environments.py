@@ -21,3 +21,11 @@ def peer_node(name: str) -> dict[str, str]:
     if not found.is_dir() or shutil.which("node") is None:
         missing(f"the test peer {name}; `deploy/setup/test-peers` fetches it, and it needs Node.js")
     return {**os.environ, "NODE_PATH": str(found)}
+
+
+def peer_jars(name: str) -> list[Path]:
+    """Return a peer's jars; without them or without Java the test is skipped, in the pipeline failed."""
+    found = sorted((ROOT / ".tools" / "peers" / name / "lib").glob("*.jar"))
+    if not found or shutil.which("java") is None:
+        missing(f"the test peer {name}; `deploy/setup/test-peers` fetches it, and it needs Java")
+    return found
