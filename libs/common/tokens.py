@@ -2,7 +2,8 @@
 
 Every service holds its own private key and the public keys of the others. A token is a JWT (RFC 8037,
 EdDSA) that lives for a minute and names its audience. A service speaks for itself only; the gateway, which signs
-people and API keys in, speaks for whom it vouches. A command's signature is over the canonical JSON of its fields,
+people and API keys in, speaks for whom it vouches; export speaks for the supervision centres that come by its door,
+each by its own name. A command's signature is over the canonical JSON of its fields,
 so that the holder of the line can check what it is about to do.
 """
 
@@ -17,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import jwt
 import orjson
@@ -38,8 +39,12 @@ TOKEN_TTL_MAX_S = 300.0
 LEEWAY_S = 30.0
 """Clocks of two machines may differ by this much. [s]"""
 VOUCHES = "gateway"
-"""The issuer that may speak for others."""
-KINDS = ("user", "key", "service")
+"""The issuer that may speak for people, keys and services."""
+CENTRE: Final = "sc"
+"""Kind of a supervision centre, whose subject is the connection."""
+CENTRE_DOOR = "export"
+"""The issuer that may speak for supervision centres; nobody else may."""
+KINDS = ("user", "key", "service", CENTRE)
 
 
 class InvalidToken(Unauthenticated):
@@ -61,8 +66,8 @@ class Principal:
     """Who asks, as the gateway or a service vouches for."""
 
     subject: str
-    """User name, API key id or service name."""
-    kind: Literal["user", "key", "service"]
+    """User name, API key id, service name or connection of a supervision centre."""
+    kind: Literal["user", "key", "service", "sc"]
     scopes: frozenset[str]
     """``<service>:<read|write|switch|admin>``; ``*`` in either place matches all."""
     sites: tuple[str, ...] | None = None
@@ -70,7 +75,7 @@ class Principal:
 
     @property
     def actor(self) -> str:
-        """The principal as the audit log names it: ``user:<name>``, ``key:<id>`` or ``service:<name>``."""
+        """The principal as the audit log names it: ``user:<name>``, ``key:<id>``, ``service:<name>``, ``sc:<id>``."""
         return f"{self.kind}:{self.subject}"
 
     def may(self, scope: str) -> bool:
@@ -207,7 +212,7 @@ class KeyRing:
         *,
         audience: str,
         subject: str | None = None,
-        kind: Literal["user", "key", "service"] = "service",
+        kind: Literal["user", "key", "service", "sc"] = "service",
         scopes: Sequence[str] = (),
         sites: Sequence[str] | None = None,
         ttl_s: float = TOKEN_TTL_S,
@@ -219,7 +224,7 @@ class KeyRing:
             ValueError: The issuer may not speak for that subject, or the token would live too long; nobody would
                 take it.
         """
-        if issuer != VOUCHES and (kind != "service" or subject not in (None, issuer)):
+        if not _speaks_for(issuer, kind, subject or issuer):
             raise ValueError(f"{issuer} speaks for itself only, not for {kind} {subject}")
         if not 0 < ttl_s <= TOKEN_TTL_MAX_S:
             raise ValueError(f"a token lives up to {TOKEN_TTL_MAX_S:.0f} s, not {ttl_s} s")
@@ -311,11 +316,18 @@ def _principal(issuer: str, claims: Mapping[str, Any]) -> Principal:
     subject, kind, scopes, sites = (claims.get(name) for name in ("sub", "kind", "scopes", "sites"))
     if not (isinstance(subject, str) and kind in KINDS and _are_texts(scopes) and (sites is None or _are_texts(sites))):
         raise InvalidToken("the token's claims are not understood", message_zh="令牌内容无法理解")
-    if issuer != VOUCHES and (kind != "service" or subject != issuer):
+    if not _speaks_for(issuer, str(kind), subject):
         raise InvalidToken(f"{issuer} may not speak for {kind} {subject}", message_zh=f"{issuer} 无权代表 {subject}")
     return Principal(
         subject=subject, kind=kind, scopes=frozenset(scopes or ()), sites=None if sites is None else tuple(sites)
     )
+
+
+def _speaks_for(issuer: str, kind: str, subject: str) -> bool:
+    """Return whether an issuer may sign for a subject of that kind."""
+    if kind == CENTRE:
+        return issuer == CENTRE_DOOR
+    return issuer == VOUCHES or (kind == "service" and subject == issuer)
 
 
 def _are_texts(value: object) -> bool:

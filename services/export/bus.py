@@ -155,8 +155,9 @@ def door_finding(peer: str, phase: Phase, *, detail: str, detail_zh: str, at: da
 
 
 def order_audited(
-    unit: Unit, action: str, *, points: Sequence[str], address: str, succeeded: bool, at: datetime
-) -> Message:
+    unit: Unit, action: str, *, points: Sequence[str], address: str, succeeded: bool, at: datetime,
+    reason: str | None = None,
+) -> Message:  # fmt: skip
     """Return the audit record of an order that a centre gave."""
     actor = f"sc:{unit.connection_id}"
     payload = AuditEvent(
@@ -166,7 +167,7 @@ def order_audited(
         subject=f"unit:{unit.ref.unit_id}",
         at=at,
         after={"points": list(points)[:200]} if points else None,
-        reason=None if succeeded else "not permitted for this connection",
+        reason=None if succeeded else reason or "not permitted for this connection",
         address=address,
         site_id=None if unit.site_id is None else SiteId(unit.site_id),
         succeeded=succeeded,
@@ -174,14 +175,33 @@ def order_audited(
     return envelope.message(topics.AUDIT, actor, payload, source=SOURCE, time=at)
 
 
+def orders_audited(
+    unit: Unit, action: str, *, orders: Sequence[Mapping[str, object]], count: int, address: str, succeeded: bool,
+    at: datetime,
+) -> Message:  # fmt: skip
+    """Return the audit record of a message of a centre that orders points: each with what became of it."""
+    actor = f"sc:{unit.connection_id}"
+    failed = next((str(one["reason"]) for one in orders if not one["done"]), None)
+    after = {"orders": [{name: value for name, value in one.items() if value is not None} for one in orders]}
+    payload = AuditEvent.model_validate(
+        {
+            "actor": actor, "door": "sc", "action": action, "subject": f"unit:{unit.ref.unit_id}", "at": at,
+            "after": {**after, "count": count}, "reason": failed, "address": address, "site_id": unit.site_id,
+            "succeeded": succeeded,
+        }
+    )  # fmt: skip
+    return envelope.message(topics.AUDIT, actor, payload, source=SOURCE, time=at)
+
+
 def change_audited(
-    actor: str, action: str, subject: str, *, after: Mapping[str, object] | None, request_id: str | None, at: datetime
-) -> Message:
+    actor: str, action: str, subject: str, *, after: Mapping[str, object] | None, request_id: str | None, at: datetime,
+    before: Mapping[str, object] | None = None, reason: str | None = None,
+) -> Message:  # fmt: skip
     """Return the audit record of a change by a person, a key or a service over the API."""
     payload = AuditEvent.model_validate(
         {
             "actor": actor, "door": "api", "action": action, "subject": subject, "at": at, "after": after,
-            "request_id": request_id, "succeeded": True,
+            "before": before, "reason": reason, "request_id": request_id, "succeeded": True,
         }
     )  # fmt: skip
     return envelope.message(topics.AUDIT, actor, payload, source=SOURCE, time=at)

@@ -1,11 +1,14 @@
 """Export, wired."""
 
 import sys
+from pathlib import Path
 
 from libs.common.bus import topics
 from libs.common.bus.consumer import EffectsConsumer
 from libs.common.bus.outbox import OutboxRelay
+from libs.common.client import ServiceClient
 from libs.common.clock import Clock
+from libs.common.db import Database
 from libs.common.migrations import BUS, SchemaGate
 from libs.common.outgoing import AddressGuard, GuardedClient
 from libs.common.profiles import ProfileCatalogue
@@ -16,29 +19,39 @@ from libs.common.web import create_app
 from services.export.api import build_router
 from services.export.api.callbacks import build_callbacks_router, describe_webhooks
 from services.export.api.cards import build_cards_router
+from services.export.api.files import build_files_router
 from services.export.api.listener import build_listener
+from services.export.api.orders import build_orders_router
 from services.export.api.platforms import build_platforms_router
 from services.export.callbacks.outlet import Outlet
 from services.export.cards.client import CardPort, CmpClient, NoCardPlatform
 from services.export.dialects.messages import UnitFacts
 from services.export.door.watch import Door
+from services.export.files.server import FileServer, ServerLimits
 from services.export.host import HostMeter
 from services.export.master import RegistryMaster
+from services.export.orders.neighbours import AlarmThresholds, ControlSwitcher
 from services.export.platforms.aep import AepClient, NoDevicePlatform, PlatformPort
 from services.export.secrets import Secrets
 from services.export.settings import CardSettings, ExportSettings, PlatformSettings
 from services.export.usecases.administration import Administration
 from services.export.usecases.answers import Answers
 from services.export.usecases.callbacks import CallbackAdministration
+from services.export.usecases.files import FileAccounts
+from services.export.usecases.orders import Orders
+from services.export.usecases.permits import PermitAdministration
+from services.export.usecases.unitfiles import UnitFileAdministration
 from services.export.worker.alarm_queue import GROUP, AlarmQueue
 from services.export.worker.callback_keeping import CallbackKeeper
 from services.export.worker.callback_queue import GROUP as CALLBACKS_GROUP
 from services.export.worker.callback_queue import TOPICS as CALLBACKS_TOPICS
 from services.export.worker.callback_queue import CallbackQueue
 from services.export.worker.callbacks import Callbacks
+from services.export.worker.files import FileService
 from services.export.worker.gauges import Gauges
 from services.export.worker.readings import ReadingsCache
 from services.export.worker.sessions import Centres
+from services.export.worker.unit_files import UnitFiles
 
 
 def build(platform: Platform) -> Service:
@@ -111,11 +124,55 @@ def build(platform: Platform) -> Service:
         delivery_retention_s=settings.delivery_retention_s,
     )
     door = Door(db=db, clock=clock, committed=relay.wake)
+    control = ServiceClient(
+        platform.keys, platform.settings.service_urls.get("control"),
+        caller="export", audience="control", scopes=("control:app",),
+    )  # fmt: skip
+    alarm = ServiceClient(
+        platform.keys, platform.settings.service_urls.get("alarm"),
+        caller="export", audience="alarm", scopes=("alarm:read", "alarm:write"),
+    )  # fmt: skip
+    thresholds = AlarmThresholds(alarm)
+    orders = Orders(
+        db=db,
+        clock=clock,
+        switcher=ControlSwitcher(control),
+        thresholds=thresholds,
+        loads=master,
+        committed=relay.wake,
+    )
+    file_service = file_server(settings, platform, db, secrets, thresholds)
+
+    def accounts_changed() -> None:
+        relay.wake()
+        if file_service is not None:
+            file_service.wake()
+
+    accounts = FileAccounts(
+        db=db,
+        clock=clock,
+        secrets=secrets,
+        port=lambda: (settings.files.public_port or settings.files.port) if file_service is not None else None,
+        changed=accounts_changed,
+    )
+    unit_file_administration = UnitFileAdministration(db=db, clock=clock, secrets=secrets, changed=relay.wake)
+    unit_files = UnitFiles(
+        db=db,
+        clock=clock,
+        secrets=secrets,
+        latest=readings.latest,
+        folder=files_folder(settings, platform),
+        owner=owner,
+        lease_s=settings.lease_s,
+        poll_s=settings.poll_s,
+    )
     answers = Answers(
         db=db,
         clock=clock,
         latest=readings.latest,
         host=HostMeter(),
+        orders=orders,
+        accounts=accounts,
         allowed_peers=settings.allowed_peers,
         max_values=settings.max_values,
         turned_away=door.refused,
@@ -134,6 +191,8 @@ def build(platform: Platform) -> Service:
     health = Health(clock)
     app = create_app("export", platform, health, title="Wattring export")
     app.include_router(build_router(administration, db, master))
+    app.include_router(build_orders_router(PermitAdministration(db=db, clock=clock, changed=relay.wake), db, master))
+    app.include_router(build_files_router(accounts, unit_file_administration, db, master))
     app.include_router(build_callbacks_router(callback_administration, db))
     describe_webhooks(app)
     card_http = GuardedClient(AddressGuard(settings.cards.allowed))
@@ -149,7 +208,15 @@ def build(platform: Platform) -> Service:
         name="export",
         app=app,
         health=health,
-        resources=[SchemaGate(platform.settings.database, BUS, "export"), db, card_http, platform_http, outlet],
+        resources=[
+            SchemaGate(platform.settings.database, BUS, "export"),
+            db,
+            card_http,
+            platform_http,
+            outlet,
+            control,
+            alarm,
+        ],
         workers=[
             Worker("registry", view.run),
             Worker("alarms", alarms.run),
@@ -162,6 +229,8 @@ def build(platform: Platform) -> Service:
             Worker("door", door.run),
             Worker("gauges", Gauges(db=db, clock=clock).run),
             Worker("outbox", relay.run),
+            Worker("unit files", unit_files.run),
+            *([] if file_service is None else [Worker("files", file_service.run)]),
         ],
         checks=[
             Check("database", db.check),
@@ -173,6 +242,41 @@ def build(platform: Platform) -> Service:
             ),
         ],
         extra_listeners=[place] if settings.unit_port else [],
+    )
+
+
+def files_folder(settings: ExportSettings, platform: Platform) -> Path:
+    """Return the folder below which each unit has its own."""
+    return settings.files.folder or platform.settings.data_dir / "unit-files"
+
+
+def file_server(
+    settings: ExportSettings, platform: Platform, db: Database, secrets: Secrets, thresholds: AlarmThresholds
+) -> FileService | None:
+    """Return the units' file server as configured, None without a port."""
+    files = settings.files
+    if not files.port:
+        return None
+    limits = ServerLimits(
+        host=files.host,
+        port=files.port,
+        public_address=files.public_address,
+        passive_ports=files.passive_range,
+        max_sessions=files.max_sessions,
+        max_sessions_per_address=files.max_sessions_per_address,
+        idle_s=files.idle_s,
+        max_upload_bytes=files.max_upload_bytes,
+        certificate=files.certificate,
+        tls_required=files.tls_required,
+    )
+    return FileService(
+        FileServer(limits),
+        db=db,
+        clock=platform.clock,
+        secrets=secrets,
+        thresholds=thresholds,
+        folder=files_folder(settings, platform),
+        always=settings.allowed_peers,
     )
 
 

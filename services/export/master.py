@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from libs.common.clock import Clock
 from libs.common.contracts.registry import Device, EntityKind, Region, Site
-from libs.common.ids import SiteId
+from libs.common.ids import DeviceId, SiteId
 from libs.common.profiles import ProfileCatalogue
 from libs.common.registry import RegistryNotReady, RegistryView
 
@@ -34,6 +34,15 @@ class RegistryMaster:
         """Return the points of the device's profile; none for a device without one."""
         profile = None if device.profile is None else self._profiles.find(device.profile, device.profile_version)
         return frozenset() if profile is None else frozenset(profile.points)
+
+    def loads_of(self, device_id: str, channel: int | None) -> Sequence[str]:
+        """Return the loads of the device's site that its switch, or one channel of it, feeds now."""
+        device = self._view.device(DeviceId(device_id))
+        return [
+            load.id
+            for load in (() if device is None else self._view.loads(device.site))
+            if load.breaker is not None and (load.breaker.device, load.breaker.channel) == (device_id, channel)
+        ]
 
     def sites_within(self, limits: Sequence[str]) -> list[str]:
         """Return the sites that limits such as ``s-1`` and ``region:440100`` mean."""

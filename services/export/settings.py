@@ -2,8 +2,9 @@
 
 import ipaddress
 from collections.abc import Mapping
+from pathlib import Path
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from libs.common.outgoing import AddressGuard
 from libs.common.settings import SettingsModel
@@ -74,6 +75,52 @@ class CallbackSettings(SettingsModel):
         return value
 
 
+class FileSettings(SettingsModel):
+    """The units' file server (FTP), from which centres fetch files."""
+
+    host: str = Field(default="127.0.0.1", description="address that it listens on")
+    port: int = Field(default=0, ge=0, le=65535, description="its port; 0 opens none, and GET_FTP says no")
+    public_port: int | None = Field(
+        default=None, ge=1, le=65535, description="port that centres are told, where it differs from port"
+    )
+    public_address: str | None = Field(
+        default=None, description="address that passive connections are told, behind a translated address"
+    )
+    passive_ports: str | None = Field(
+        default=None,
+        pattern=r"^[0-9]{4,5}-[0-9]{4,5}$",
+        description="range of ports for data connections, such as 50000-50099; none: any",
+    )
+    max_sessions: int = Field(default=64, ge=1, le=1000, description="sessions at the same time")
+    max_sessions_per_address: int = Field(default=8, ge=1, le=1000, description="of these from one address")
+    idle_s: float = Field(default=120.0, gt=1, le=3600, description="a session that says nothing for so long ends")
+    max_upload_bytes: int = Field(default=64 << 20, ge=1024, description="largest file an account may put there")
+    folder: Path | None = Field(
+        default=None, description="where the units' files are; none: <data_dir>/unit-files; replicas share it"
+    )
+    certificate: Path | None = Field(
+        default=None, description="PEM of certificate and key; with it sessions may be encrypted (explicit TLS)"
+    )
+    tls_required: bool = Field(default=False, description="whether sessions without TLS are refused")
+
+    @model_validator(mode="after")
+    def _agree(self) -> "FileSettings":
+        if self.tls_required and self.certificate is None:
+            raise ValueError("tls_required needs a certificate")
+        first, last = self.passive_range or (1, 65535)
+        if not 1024 <= first <= last <= 65535 and self.passive_range is not None:
+            raise ValueError("passive_ports: expected first-last between 1024 and 65535")
+        return self
+
+    @property
+    def passive_range(self) -> tuple[int, int] | None:
+        """First and last port of data connections."""
+        if self.passive_ports is None:
+            return None
+        first, _, last = self.passive_ports.partition("-")
+        return int(first), int(last)
+
+
 class ExportSettings(SettingsModel):
     """What export is told besides the common settings."""
 
@@ -103,6 +150,7 @@ class ExportSettings(SettingsModel):
     cards: CardSettings = CardSettings()
     platform: PlatformSettings = PlatformSettings()
     callbacks: CallbackSettings = CallbackSettings()
+    files: FileSettings = FileSettings()
     lease_s: float = Field(default=9.0, gt=1, le=300, description="a dead replica's units are taken over after this")
     poll_s: float = Field(default=1.0, gt=0, le=60, description="how often the queues are looked at without a call")
     look_back_s: float = Field(

@@ -816,7 +816,9 @@ async def prune(conn: WriteConn, *, deliveries_before: datetime, samples_before:
             "(select alarm_id from alarm_states where ended_at < $1 limit $2)",
             states_before,
         ),
-    ):
+        ("delete from sc_orders where id in (select id from sc_orders where received_at < $1 limit $2)",
+         deliveries_before),
+    ):  # fmt: skip
         done: str = await conn.execute(statement, before, limit)
         gone += int(done.split()[-1])
     return gone

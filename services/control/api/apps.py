@@ -33,7 +33,8 @@ from services.control.usecases.ports import Loads
 Caller = Annotated[
     str,
     Path(
-        pattern=r"^(key|user):[A-Za-z0-9._@-]{1,80}$", description="key:<id of the API key> with the right control:app"
+        pattern=r"^(key|user|sc):[A-Za-z0-9._@-]{1,80}$",
+        description="key:<id of the API key> with the right control:app, or sc:<connection> of a supervision centre",
     ),
 ]
 Ids = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(max_length=100_000)]

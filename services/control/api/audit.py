@@ -103,8 +103,8 @@ class AuditView(View):
     at: UtcTime
     actor: str
     door: str
-    """``console``, ``api``, ``cli``, ``upstream_app``, ``service``, ``watchdog``; ``plan``, ``holder`` (the line's
-    holder closed by itself) and ``look`` (found so at the breaker) of a load's switching."""
+    """``console``, ``api``, ``cli``, ``upstream_app``, ``sc``, ``service``, ``watchdog``; ``plan``, ``holder`` (the
+    line's holder closed by itself) and ``look`` (found so at the breaker) of a load's switching."""
     action: str
     subject: str
     reason: str | None

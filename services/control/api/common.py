@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from libs.common.db import Database, WriteConn
 from libs.common.errors import Conflict, Forbidden, NotFound
-from libs.common.tokens import Principal
+from libs.common.tokens import CENTRE, Principal
 from libs.common.web import problem, require
 from services.control.domain import audit
 from services.control.domain.loads import LoadInfo
@@ -35,8 +35,11 @@ other right here, whatever else a key says."""
 
 
 def is_app(principal: Principal) -> bool:
-    """Return whether an upstream application asks; an administrator's ``*`` does not make one."""
-    return APP in principal.scopes
+    """Return whether an upstream application asks; an administrator's ``*`` does not make one.
+
+    A supervision centre is one whatever its token says: it may do what its limits say and nothing else.
+    """
+    return APP in principal.scopes or principal.kind == CENTRE
 
 
 def app_of(principal: Principal) -> str | None:

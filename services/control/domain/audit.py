@@ -28,7 +28,8 @@ class Entry:
     actor: str
     """``user:…``, ``key:…``, ``service:…`` or ``plan:…``."""
     door: str
-    """``console``, ``api``, ``cli``, ``upstream_app``, ``service``, ``watchdog``, ``plan``, ``holder``, ``look``."""
+    """``console``, ``api``, ``cli``, ``upstream_app``, ``sc``, ``service``, ``watchdog``, ``plan``, ``holder`` or
+    ``look``."""
     action: str
     """Noun and verb, such as ``plan.approve``."""
     subject: str
@@ -102,8 +103,11 @@ def _door(change: Change) -> str:
 
 
 def door_of(actor: str, *, app: bool) -> str:
-    """Return through which door an actor comes: people by the console's session, programs by their key."""
+    """Return through which door an actor comes: people by the console's session, programs by their key, centres by
+    their connection."""
     kind, _, name = actor.partition(":")
+    if kind == "sc":
+        return "sc"
     if app:
         return "upstream_app"
     if kind == "service":

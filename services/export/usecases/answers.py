@@ -32,6 +32,8 @@ from services.export.domain.connection import (
 from services.export.domain.latest import LatestReadings, latest_values, stored_values
 from services.export.domain.mapping import Mapping, SourceKind
 from services.export.host import HostMeter
+from services.export.usecases.files import FileAccounts
+from services.export.usecases.orders import Orders
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +66,8 @@ class Answers:
         clock: Clock,
         latest: LatestReadings,
         host: HostMeter,
+        orders: Orders,
+        accounts: FileAccounts,
         allowed_peers: Sequence[str],
         max_values: int,
         turned_away: TurnedAway,
@@ -75,6 +79,8 @@ class Answers:
             clock: For freshness and a centre's time check.
             latest: Newest values.
             host: How busy the machine is.
+            orders: Carries out what may be ordered.
+            accounts: Of the units' file server.
             allowed_peers: Networks that may ask any unit.
             max_values: Values in one answer, at most.
             turned_away: Told of each message that is refused for what it is.
@@ -83,6 +89,8 @@ class Answers:
         self._clock = clock
         self._latest = latest
         self._host = host
+        self._orders = orders
+        self._accounts = accounts
         self._always: tuple[Network, ...] = tuple(ipaddress.ip_network(each, strict=False) for each in allowed_peers)
         self._max_values = max_values
         self._turned_away = turned_away
@@ -180,17 +188,16 @@ class Answers:
             case m.WriteRegistration(centre_address=address):
                 return m.Outcome(unit.ref, await self._write_registration(found, address, peer))
             case m.WritePoints(orders=orders):
-                return await self._refuse_orders(unit, "point.write", orders, peer)
+                return await self._orders.write_points(unit, orders, peer)
             case m.WriteThresholds(orders=orders):
-                return await self._refuse_orders(unit, "threshold.write", orders, peer)
+                return await self._orders.write_thresholds(unit, orders, peer)
             case m.ReadThresholds():
                 # Thresholds are alarm's; as long as it is not asked, "no" is the true answer.
                 return m.PointValues(unit.ref, False)
             case m.ReadFileAccount():
-                return m.FileAccount(unit.ref, False)
+                return await self._accounts.read(unit)
             case m.WriteFileAccount():
-                await self._audit_refusal(unit, "file_account.write", (), peer)
-                return m.Outcome(unit.ref, False)
+                return await self._accounts.write(unit, request, peer)
             case m.Restart():
                 await self._audit_refusal(unit, "unit.restart", (), peer)
                 return m.Outcome(unit.ref, False)
@@ -251,17 +258,6 @@ class Answers:
             )
             await outbox.put(conn, [audited])
         return done
-
-    async def _refuse_orders(
-        self, unit: Unit, action: str, orders: Sequence[m.PointOrder], peer: str
-    ) -> m.WriteOutcome:
-        """Refuse every order by name: no connection may switch or change thresholds yet."""
-        failed: dict[m.DeviceRef, list[str]] = {}
-        for order in orders:
-            failed.setdefault(order.device, []).append(order.point_id)
-        await self._audit_refusal(unit, action, [order.point_id for order in orders], peer)
-        outcomes = tuple(m.DeviceOutcome(device, (), tuple(points)) for device, points in failed.items())
-        return m.WriteOutcome(unit.ref, False, outcomes)
 
     async def _audit_refusal(self, unit: Unit, action: str, points: Sequence[str], peer: str) -> None:
         audited = bus.order_audited(unit, action, points=points, address=peer, succeeded=False, at=self._clock.now())

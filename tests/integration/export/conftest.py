@@ -6,7 +6,7 @@ import html
 import re
 import socket
 import xml.etree.ElementTree as ET
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -182,12 +182,15 @@ def free_port() -> int:
 class Export:
     """The service as a process would run it, on a database and bus of its own; may be stopped and started."""
 
-    def __init__(self, url: str, folder: Path, environ: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, url: str, folder: Path, environ: pytest.MonkeyPatch, *, service_urls: Mapping[str, str] | None = None
+    ) -> None:
         self.api_port, self.unit_port = free_port(), free_port()
         database = DatabaseSettings(url=SecretStr(url))
         self.settings = CommonSettings(
-            data_dir=folder, port=self.api_port, database=database, bus=BusSettings(lease_s=1.0), drain_s=3.0
-        )
+            data_dir=folder, port=self.api_port, database=database, bus=BusSettings(lease_s=1.0), drain_s=3.0,
+            service_urls=service_urls or {},
+        )  # fmt: skip
         self.clock = SystemClock()
         KeyRing.create(self.settings.effective_keys_dir)
         self.keys = KeyRing.open(self.settings.effective_keys_dir, self.clock)

@@ -206,7 +206,9 @@ async def test_orders_are_refused_point_by_point_and_audited(export: Export, cen
 
     await kit.until(audited)
     order = next(each for each in await _audit(export) if each["action"] == "point.write")
-    assert (order["actor"], order["succeeded"], order["after"]) == ("sc:gd", False, {"points": ["0415202001"]})
+    refused = {"device": kit.meter, "point": "0415202001", "value": 1.0, "done": False, "reason": "not_permitted"}
+    assert (order["actor"], order["succeeded"]) == ("sc:gd", False)
+    assert order["after"] == {"orders": [refused], "count": 1}
 
 
 async def test_a_centre_that_may_moves_its_unit(export: Export, centre: ScriptedCentre, kit: Kit) -> None:

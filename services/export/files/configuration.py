@@ -1,0 +1,137 @@
+"""Configuration files of a unit, made from its mapping, in the shapes that the texts give.
+
+Y: ``StdSPDic.xml``, ``StdSPConfigOptionDic.xml`` and ``SUConfigInstance.xml`` (draft, annexes E.2 to E.4). A point has
+one option, whose threshold and level are those that hold in alarm. Where a point's id has twelve digits as in the
+draft, its device type is read from it (level, kind of point, type), as the only public sample has it.
+M: ``devices_<FSUID>.xml`` in ``Config``. What we do not know of a device or signal is left empty, never guessed.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from lxml import etree
+
+from libs.common.points import POINTS
+from services.export.dialects import xmlsafe as xml
+from services.export.dialects.messages import PointType
+from services.export.domain.mapping import MappedPoint, SourceKind
+from services.export.domain.mapping import Mapping as UnitMapping
+from services.export.orders.neighbours import Held
+
+OPTION = "1"
+"""Id of the only option of a point."""
+_Y_TYPES = {PointType.DI: "2", PointType.AI: "3", PointType.DO: "4", PointType.AO: "5"}
+_M_TYPES = {PointType.DI: "4", PointType.AI: "3", PointType.DO: "1", PointType.AO: "2"}
+_SPID = re.compile(r"^([0-9])[0-9]([0-9]{3})[0-9]{7}$")
+
+
+Thresholds = Mapping[tuple[str, str], Held]
+"""What alarm holds, by our device and signal."""
+
+
+def files_of(
+    dialect: str, unit_id: str, mapping: UnitMapping, thresholds: Thresholds
+) -> Mapping[tuple[str, str], bytes]:
+    """Return the files of a unit by folder and name; none for a dialect whose files are not public."""
+    if dialect == "Y":
+        return {
+            ("", "StdSPDic.xml"): _dictionary(mapping),
+            ("", "StdSPConfigOptionDic.xml"): _options(mapping, thresholds),
+            ("", "SUConfigInstance.xml"): _instance(unit_id, mapping),
+        }
+    if dialect == "M":
+        return {("Config", f"devices_{unit_id}.xml"): _devices(mapping, thresholds)}
+    return {}
+
+
+def _dictionary(mapping: UnitMapping) -> bytes:
+    root = etree.Element("StdSPDic", Name="Wattring", Version="1.0")
+    for (level, kind), points in _by_type(mapping).items():
+        element = _child(root, "DeviceType", TypeID=kind, DeviceHLType=level, DeviceTypeName="")
+        for point in points:
+            _child(element, "Signal", **_signal(point))
+    return _document(root)
+
+
+def _options(mapping: UnitMapping, thresholds: Thresholds) -> bytes:
+    root = etree.Element("StdSPConfigOptionDic", Name="Wattring", Version="1.0")
+    for (level, kind), points in _by_type(mapping).items():
+        element = _child(root, "DeviceType", TypeID=kind, DeviceHLType=level)
+        for point in points:
+            held = thresholds.get((point.device_id, point.source)) if point.kind is SourceKind.SIGNAL else None
+            _child(
+                _child(element, "Signal", SPID=point.point_id), "Option", OptionID=OPTION,
+                AlarmLevel=_level(point, held), AlarmThreshold=_number(held), StartDelay="", EndDelay="", Period="",
+                AbsoluteVal="", RelativeVal="", Hysteresis="",
+            )  # fmt: skip
+    return _document(root)
+
+
+def _instance(unit_id: str, mapping: UnitMapping) -> bytes:
+    root = etree.Element("SU", ID=unit_id)
+    for device in mapping.devices:
+        own = [point for point in mapping.points if point.sc_device_id == device.ref.device_id]
+        element = _child(
+            root, "Device", DeviceID=device.ref.device_id, DeviceName=device.name, Description="",
+            DeviceHLType=device.ref.device_id[:1],
+        )  # fmt: skip
+        for point in own:
+            _child(element, "Signal", **_signal(point), OptionID=OPTION)
+    return _document(root)
+
+
+def _devices(mapping: UnitMapping, thresholds: Thresholds) -> bytes:
+    root = etree.Element("Devices", Count=str(len(mapping.devices)))
+    for device in mapping.devices:
+        own = [point for point in mapping.points if point.sc_device_id == device.ref.device_id]
+        empty = dict.fromkeys(
+            ("SiteID", "RoomID", "SiteName", "RoomName", "DeviceType", "DeviceSubType", "Model", "Brand",
+             "RatedCapacity", "Version", "BeginRunTime", "DevDescribe", "ConfRemark"), ""
+        )  # fmt: skip
+        element = _child(root, "Device", DeviceID=device.ref.device_id, DeviceName=device.name, **empty)
+        signals = _child(element, "Signals", Count=str(len(own)))
+        for point in own:
+            held = thresholds.get((point.device_id, point.source)) if point.kind is SourceKind.SIGNAL else None
+            _child(
+                signals, "Signal", Type=_M_TYPES[point.type], ID=point.point_id, SignalName=point.name or "",
+                SignalNumber="000", AlarmLevel=_level(point, held), Threshold=_number(held), NMAlarmID="",
+            )  # fmt: skip
+    return _document(root)
+
+
+def _by_type(mapping: UnitMapping) -> Mapping[tuple[str, str], Sequence[MappedPoint]]:
+    """Return the points by level and type of their ids, each id once; ids of another form have neither."""
+    found: dict[tuple[str, str], dict[str, MappedPoint]] = {}
+    for point in mapping.points:
+        form = _SPID.match(point.point_id)
+        found.setdefault((form[1], form[2]) if form else ("", ""), {}).setdefault(point.point_id, point)
+    return {kind: list(points.values()) for kind, points in sorted(found.items())}
+
+
+def _signal(point: MappedPoint) -> dict[str, str]:
+    known = POINTS.get(point.source) if point.kind is SourceKind.POINT else None
+    return {
+        "SPID": point.point_id, "SPName": point.name or (known.name_zh if known else ""),
+        "SPType": _Y_TYPES[point.type], "AlarmMeanings": "", "NormalMeanings": "",
+        "Unit": known.unit if known else "",
+    }  # fmt: skip
+
+
+def _level(point: MappedPoint, held: Held | None) -> str:
+    level = point.level or (None if held is None else held.level)
+    return "" if level is None else str(level)
+
+
+def _number(held: Held | None) -> str:
+    return "" if held is None or held.threshold is None else f"{held.threshold:g}"
+
+
+def _child(parent: xml.Element, name: str, **attributes: str) -> xml.Element:
+    element = etree.SubElement(parent, name)
+    for key, text in attributes.items():
+        element.set(key, xml.clean(text))
+    return element
+
+
+def _document(root: xml.Element) -> bytes:
+    return etree.tostring(root, xml_declaration=True, encoding="UTF-8", pretty_print=True)

@@ -1,0 +1,158 @@
+"""Runs the units' file server: its thread, the accounts that it knows, and the configuration files in their folders."""
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from libs.common.clock import Clock
+from libs.common.db import Database
+from libs.common.errors import PlatformError, Unavailable
+from services.export import store
+from services.export.domain.connection import Connection, Unit, split_address
+from services.export.domain.mapping import SourceKind
+from services.export.files import accounts, shelf
+from services.export.files.configuration import files_of
+from services.export.files.layout import layout_of
+from services.export.files.server import Account, FileServer, FileServerFailed, Network
+from services.export.orders.neighbours import Held, ThresholdKeeper
+from services.export.secrets import Secrets
+
+logger = logging.getLogger(__name__)
+
+LOOK_EVERY_S = 5.0
+"""Accounts that another replica has changed are taken within this. [s]"""
+CONFIGURE_EVERY_S = 300.0
+"""Configuration files follow mapping and thresholds within this. [s]"""
+ASK_WITHIN_S = 5.0
+"""Alarm is asked for a device's thresholds no longer than this. [s]"""
+
+
+class FileService:
+    """The file server of this process."""
+
+    def __init__(
+        self,
+        server: FileServer,
+        *,
+        db: Database,
+        clock: Clock,
+        secrets: Secrets,
+        thresholds: ThresholdKeeper,
+        folder: Path,
+        always: Sequence[str],
+    ) -> None:
+        """Prepare it.
+
+        Args:
+            server: Not started.
+            db: Where the accounts are.
+            clock: For the pauses.
+            secrets: Decrypts the passwords.
+            thresholds: What stands in configuration files.
+            folder: Below it each unit has a folder.
+            always: Networks that may use any account.
+        """
+        self._server = server
+        self._db = db
+        self._clock = clock
+        self._secrets = secrets
+        self._thresholds = thresholds
+        self._folder = folder
+        self._configure_at = 0.0
+        self._always: tuple[Network, ...] = tuple(ipaddress.ip_network(each, strict=False) for each in always)
+        self._changed = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look at the accounts now."""
+        self._changed.set()
+
+    async def run(self, beat: Callable[[], None]) -> None:
+        """Serve for ever.
+
+        Raises:
+            FileServerFailed: It cannot listen, or its thread has ended.
+        """
+        self._server.start()
+        try:
+            while True:
+                beat()
+                if not self._server.is_running:
+                    raise FileServerFailed("the file server's thread has ended", message_zh="文件服务线程已退出")
+                self._changed.clear()
+                await self._refresh()
+                try:
+                    async with asyncio.timeout(LOOK_EVERY_S):
+                        await self._changed.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            await asyncio.to_thread(self._server.stop)
+
+    async def _refresh(self) -> None:
+        try:
+            async with self._db.read() as conn:
+                stored = {each.unit_key: each for each in await accounts.fetch_all(conn)}
+                found: list[tuple[Connection, Unit]] = []
+                for connection in await store.fetch_connections(conn):
+                    if connection.enabled and not connection.removed:
+                        units = await store.fetch_units(conn, connection.id)
+                        found += [(connection, unit) for unit in units if unit.key in stored]
+            ready = [self._account(connection, unit, stored[unit.key]) for connection, unit in found]
+            await asyncio.to_thread(_make_folders, ready)
+        except Unavailable as exc:
+            logger.warning("file accounts cannot be read", extra={"reason": exc.message})
+        except (PlatformError, OSError) as exc:
+            logger.error("file accounts cannot be used", extra={"reason": str(exc)})
+        else:
+            self._server.use([account for account, _ in ready])
+            if self._clock.monotonic() >= self._configure_at:
+                self._configure_at = self._clock.monotonic() + CONFIGURE_EVERY_S
+                for connection, unit in found:
+                    await self._configure(connection, unit)
+
+    async def _configure(self, connection: Connection, unit: Unit) -> None:
+        """Write a unit's configuration files where they have changed; while alarm is away those that are there stay."""
+        try:
+            async with self._db.read() as conn:
+                mapping = await store.fetch_mapping(conn, unit.key)
+            held: dict[tuple[str, str], Held] = {}
+            if files_of(connection.dialect, unit.ref.unit_id, mapping, {}):
+                for device_id in sorted({each.device_id for each in mapping.points if each.kind is SourceKind.SIGNAL}):
+                    for one in await self._thresholds.thresholds(device_id, timeout_s=ASK_WITHIN_S):
+                        held[one.device_id, one.signal] = one
+            made = files_of(connection.dialect, unit.ref.unit_id, mapping, held)
+            await asyncio.to_thread(_write_changed, self._folder / str(unit.key), made)
+        except (Unavailable, OSError) as exc:
+            logger.warning(
+                "configuration files stay as they were", extra={"unit": unit.ref.unit_id, "reason": str(exc)}
+            )
+
+    def _account(
+        self, connection: Connection, unit: Unit, stored: accounts.StoredAccount
+    ) -> tuple[Account, tuple[str, ...]]:
+        layout = layout_of(connection.dialect)
+        assigned = split_address(unit.assigned_address)[0] if unit.assigned_address else ""
+        own = (ipaddress.ip_network(assigned),) if assigned else ()
+        account = Account(
+            username=stored.username,
+            password=self._secrets.unseal(stored.sealed)["password"],
+            home=self._folder / str(unit.key),
+            networks=(*self._always, *connection.networks(), *own),
+            login_folder=layout.login,
+            upload_folder=layout.uploads if stored.uploads else None,
+        )
+        return account, layout.folders
+
+
+def _write_changed(home: Path, made: Mapping[tuple[str, str], bytes]) -> None:
+    for (folder, name), content in made.items():
+        if shelf.read(home, folder, name) != content:
+            shelf.put(home, folder, name, content)
+
+
+def _make_folders(ready: Sequence[tuple[Account, tuple[str, ...]]]) -> None:
+    for account, folders in ready:
+        for name in ("", *folders):
+            (account.home / name).mkdir(parents=True, exist_ok=True, mode=0o750)

@@ -1,0 +1,284 @@
+"""Orders of a centre by the real control and the real alarm: nothing unasked for, one command each, told in time."""
+
+import asyncio
+import xml.etree.ElementTree as ET
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from libs.common.bus import envelope, topics
+from libs.common.bus.pglog import PgLogBus
+from libs.common.client import http_client
+from libs.common.contracts.registry import Device, DeviceRecord
+from libs.common.runtime import Listener, Platform, serve
+from services.alarm.main import build as build_alarm
+from tests.integration.control.fake_ingest import START
+from tests.integration.control.test_control_process import Installation, installation
+from tests.integration.export.conftest import Export, Kit, ScriptedCentre
+from tests.integration.export.test_export_polls import Poller, ids, request, result
+
+pytestmark = [pytest.mark.integration, pytest.mark.postgres]
+
+BREAKER = "44010641500003"
+OFF_AND_ON = {"kinds": ["switch_off", "switch_on"], "points": [{"point": "0415202*"}], "off_at_most_s": 3600}
+LIMITS = {"actions": ["off", "on"], "load_ids": ["aau-1", "aau-2"]}
+POINTS = {"0415202001": "brk-aau-1", "0415202002": "brk-aau-2", "0415202003": "brk-hospital"}
+
+
+@dataclass
+class Place:
+    """A suite: control, alarm and export as they are, ingest with breakers that answer."""
+
+    control: Installation
+    export: Export
+    poller: Poller
+
+    async def set_points(self, **values: float) -> ET.Element:
+        inner = "".join(
+            f'<TSemaphore Type="4" Id="{point.removeprefix("p")}" MeasuredVal="0" SetupVal="{value:g}" Status="0"/>'
+            for point, value in values.items()
+        )
+        return await self.poller.ask(request("SET_POINT", 1001, ids(Kit.fsu) + in_devices(BREAKER, inner)))
+
+    async def permit(self, permits: dict[str, Any]) -> None:
+        await self.export.api("PUT", "/sc-connections/gd/permits", {"permits": permits, "source": "agreement 7"})
+
+    async def orders(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = (await self.export.api("GET", "/sc-connections/gd/orders"))["items"]
+        return found
+
+    async def commands(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = (await self.control.get("/api/v1/commands?actor=sc:gd"))["items"]
+        return found
+
+    async def offs(self) -> list[dict[str, Any]]:
+        return [one for one in await self.commands() if one["action"] == "open"]
+
+    def closed(self, load: str) -> bool:
+        return self.control.field.breakers[load].closed
+
+
+def in_devices(device: str, inner: str) -> str:
+    return f'<Value><DeviceList><Device Id="{device}" Code="{device}">{inner}</Device></DeviceList></Value>'
+
+
+def lists(answer: ET.Element) -> tuple[list[str | None], list[str | None]]:
+    """Return what stands in the two lists of an answer."""
+    found = [
+        [each.text for each in answer.findall(f"Info/DeviceList/Device/{name}/Id")]
+        for name in ("SuccessList", "FailList")
+    ]
+    return found[0], found[1]
+
+
+def mapping() -> dict[str, Any]:
+    switches = [
+        {"device_id": device, "kind": "point", "source": "breaker_state", "sc_device_id": BREAKER, "point_id": point,
+         "type": "DO"}
+        for point, device in POINTS.items()
+    ]  # fmt: skip
+    small = Kit.mapping()
+    return {
+        "devices": [*small["devices"], {"device_id": BREAKER, "name": "空开"}],
+        "points": [*small["points"], *switches],
+    }
+
+
+def meter() -> DeviceRecord:
+    version = Device(
+        id="m-1", name="Meter", kind="meter_3p", profile="chint_dtsu666", site="site-1", line="line-1", address="9",
+        valid_from=START, version=1, changed_by="import:test",
+    )  # fmt: skip
+    return DeviceRecord(kind="device", id="m-1", state="active", versions=(version,))
+
+
+@asynccontextmanager
+async def running_alarm(found: Installation) -> AsyncIterator[str]:
+    """Run alarm on the same database and bus; yields its address."""
+    common = found.platform
+    settings = common.settings
+    bus = PgLogBus(settings.database, settings.bus, common.clock)
+    platform = Platform(settings, common.clock, bus, common.keys)
+    service = build_alarm(platform)
+    stop = asyncio.Event()
+    url = f"unix:{found.folder}/alarm.sock"
+    task = asyncio.create_task(
+        serve([service], platform, stop, [Listener(service.app, uds=found.folder / "alarm.sock")])
+    )
+    try:
+        async with http_client(url, "alarm") as http:
+
+            async def ready() -> bool:
+                if task.done():
+                    task.result()
+                try:
+                    return (await http.get("/readyz")).status_code == 200
+                except httpx.HTTPError:
+                    return False
+
+            await Kit.until(ready)
+        yield url
+    finally:
+        stop.set()
+        await task
+
+
+@asynccontextmanager
+async def suite(
+    postgres_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, centre: ScriptedCentre, *, alarm: bool = False
+) -> AsyncIterator[Place]:
+    async with installation(postgres_url, folder, monkeypatch, watchdog=False) as found:
+        if alarm:
+            async with running_alarm(found) as url, _export(found, monkeypatch, centre, {"alarm": url}) as place:
+                yield place
+        else:
+            async with _export(found, monkeypatch, centre, {}) as place:
+                yield place
+
+
+@asynccontextmanager
+async def _export(
+    found: Installation, monkeypatch: pytest.MonkeyPatch, centre: ScriptedCentre, more: dict[str, str]
+) -> AsyncIterator[Place]:
+    url = found.platform.settings.database.url
+    assert url is not None
+    export = Export(url.get_secret_value(), found.folder, monkeypatch, service_urls={**found.urls, **more})
+    await export.bus.start()
+    await export.start()
+    try:
+        await export.connect(centre)
+        await export.api("PUT", f"/mappings/gd/{Kit.fsu}", mapping())
+        yield Place(found, export, Poller(export.unit_port))
+    finally:
+        try:
+            await export.stop()
+        finally:
+            await export.bus.stop()
+
+
+async def audit(export: Export, count: int) -> list[dict[str, Any]]:
+    """Return the records of the centre's orders, once there are so many."""
+    from tests.integration.export.test_export_polls import _audit
+
+    found: list[dict[str, Any]] = []
+
+    async def there() -> bool:
+        found[:] = [one for one in await _audit(export) if one["action"] in ("point.write", "threshold.write")]
+        return len(found) >= count
+
+    await Kit.until(there)
+    return found
+
+
+async def test_a_centre_switches_only_what_both_export_and_control_permit(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, centre: ScriptedCentre
+) -> None:
+    async with suite(postgres_url, tmp_path, monkeypatch, centre) as place:
+        # Nothing is permitted unasked for, and control is not even asked.
+        assert (await place.export.api("GET", "/sc-connections/gd/permits"))["permits"]["kinds"] == []
+        assert lists(await place.set_points(p0415202001=0)) == ([], ["0415202001"])
+        assert await place.orders() == []
+        # Permitted here, but control has no limits for this caller.
+        await place.permit(OFF_AND_ON)
+        answer = await place.set_points(p0415202001=0)
+        assert result(answer) == ("SET_POINT_ACK", "1002", "0")
+        [refused] = await place.orders()
+        assert (refused["state"], refused["reason"].partition(":")[0]) == ("refused", "app_limit")
+        assert await place.commands() == []
+        limits = {"limits": LIMITS, "source": "agreement 7"}
+        reply = await place.control.call("PUT", "/api/v1/guards/apps/sc:gd", limits)
+        assert reply.status_code == 200, reply.text
+        # Each point is in one list: off; not on its list; a value without a meaning; not mapped.
+        before = datetime.now(UTC)
+        answer = await place.set_points(p0415202001=0, p0415202003=0, p0415202002=7, p0415202009=0)
+        assert lists(answer) == (["0415202001"], ["0415202003", "0415202002", "0415202009"])
+        assert result(answer)[2] == "0"
+        await Kit.until(lambda: _is(not place.closed("aau-1")))
+        assert place.closed("hospital")
+        [off] = await place.offs()
+        restore_at = datetime.fromisoformat(off["restore_at"])
+        assert timedelta(seconds=3590) < restore_at - before < timedelta(seconds=3630)
+        assert (off["actor"], off["priority"], off["load_id"]) == ("sc:gd", "upstream_app", "aau-1")
+        # The same again is the same command.
+        answer = await place.set_points(p0415202001=0)
+        assert (result(answer)[2], lists(answer)) == ("1", (["0415202001"], []))
+        assert len(await place.offs()) == 1
+        assert [one["repeats"] for one in await place.orders() if one["state"] != "refused"] == [1]
+        # An ON wakes; said again after it is done, it asks for power again.
+        assert lists(await place.set_points(p0415202001=1)) == (["0415202001"], [])
+        await Kit.until(lambda: _is(place.closed("aau-1")))
+
+        async def woken() -> bool:
+            return all(one["state"] in ("succeeded", "superseded") for one in await place.commands())
+
+        await Kit.until(woken)
+        assert lists(await place.set_points(p0415202001=1)) == (["0415202001"], [])
+        assert len([one for one in await place.orders() if one["kind"] == "switch_on"]) == 2
+        # Success may mean that it is proven.
+        await place.permit({**OFF_AND_ON, "success": "verified"})
+        assert lists(await place.set_points(p0415202002=0)) == (["0415202002"], [])
+        assert not place.closed("aau-2")
+        told = await audit(place.export, 7)
+        assert {(one["actor"], one["door"], one["address"]) for one in told} == {("sc:gd", "sc", "127.0.0.1")}
+        assert [one["succeeded"] for one in told] == [False, False, False, True, True, True, True]
+        reasons = [one["reason"].partition(":")[0] for one in told[2]["after"]["orders"][1:]]
+        assert reasons == ["rejected", "no_meaning", "not_mapped"]
+        doors = await place.control.get("/api/v1/commands/audit?actor=sc:gd")
+        assert {one["door"] for one in doors["items"]} == {"sc"}
+
+
+async def test_when_control_is_away_the_order_has_failed_and_is_still_one_command(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, centre: ScriptedCentre
+) -> None:
+    async with suite(postgres_url, tmp_path, monkeypatch, centre) as place:
+        await place.permit({**OFF_AND_ON, "answer_within_s": 1.0})
+        await place.control.call("PUT", "/api/v1/guards/apps/sc:gd", {"limits": LIMITS, "source": "agreement 7"})
+        socket = place.control.folder / "control.sock"
+        socket.rename(socket.with_suffix(".away"))
+        assert lists(await place.set_points(p0415202001=0)) == ([], ["0415202001"])
+        [order] = await place.orders()
+        assert order["state"] == "open"
+        socket.with_suffix(".away").rename(socket)
+        await place.permit(OFF_AND_ON)
+        answers = await asyncio.gather(*(place.set_points(p0415202001=0) for _ in range(3)))
+        assert any(lists(answer) == (["0415202001"], []) for answer in answers)
+        assert lists(await place.set_points(p0415202001=0)) == (["0415202001"], [])
+        assert [one["id"] for one in await place.orders()] == [order["id"]]
+        assert len(await place.offs()) == 1
+
+
+async def test_a_centre_reads_and_sets_thresholds_by_way_of_alarm(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, centre: ScriptedCentre
+) -> None:
+    async with suite(postgres_url, tmp_path, monkeypatch, centre, alarm=True) as place:
+        record = envelope.message(topics.REGISTRY, "m-1", meter(), source="test", time=datetime.now(UTC))
+        await place.export.bus.publish([record], timeout_s=5)
+
+        async def write(value: str) -> ET.Element:
+            inner = (
+                f'<TThreshold Type="2" Id="0416003001" Threshold="{value}" AbsoluteVal="0" RelativeVal="0" Status="3"/>'
+            )
+            body = in_devices(Kit.meter, inner)
+            return await place.poller.ask(request("SET_THRESHOLD", 2001, ids(Kit.fsu) + body))
+
+        assert lists(await write("170")) == ([], ["0416003001"])
+        await place.permit({"kinds": ["threshold"], "points": [{"point": "0416003001", "unit": "V"}]})
+
+        async def set_() -> bool:
+            return lists(await write("170")) == (["0416003001"], [])
+
+        await Kit.until(set_)
+        assert lists(await write("1000000")) == ([], ["0416003001"])
+        assert lists(await write("no number")) == ([], ["0416003001"])
+        await place.permit({"kinds": ["threshold"], "points": [{"unit": "kV"}]})
+        assert lists(await write("171")) == ([], ["0416003001"])
+
+
+async def _is(value: bool) -> bool:
+    return value
