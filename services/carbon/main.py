@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -73,7 +74,15 @@ from services.carbon.usecases.targets import Targets
 from services.carbon.usecases.tariffs import Tariffs
 from services.carbon.usecases.temperatures import OutdoorTemperatures
 from services.carbon.usecases.virtual import VirtualMeters
-from services.carbon.usecases.why import EnergyWhys, InventoryWhys, MoneyWhys, RatioWhys, SavingWhys
+from services.carbon.usecases.why import (
+    EnergyWhys,
+    InventoryWhys,
+    MoneyWhys,
+    ProjectWhys,
+    RatioWhys,
+    SavingWhys,
+    StatementWhys,
+)
 from services.carbon.worker import BookingHandler, Recomputation, SwitchingsHandler, TargetWatch, build_bookings
 
 
@@ -164,7 +173,7 @@ def build(platform: Platform) -> Service:
         targets=targets, directory=directory, relay=relay, clock=platform.clock, poll_s=settings.targets_poll_s
     )
     factors = GridFactors(shipped.rows, directory, platform.clock)
-    loads, shutdowns = add_savings(app, platform, db, view, factors, tariffs, settings)
+    saved = add_savings(app, platform, db, view, factors, tariffs, settings)
     levels = Levels(db=db, boundaries=boundaries, directory=directory, audit=audit)
     supply = Supply(db=db, boundaries=boundaries, directory=directory)
     app.include_router(build_levels_router(levels, supply))
@@ -173,9 +182,11 @@ def build(platform: Platform) -> Service:
         ratios=RatioWhys(levels, supply),
         money=MoneyWhys(costs, targets),
         inventories=InventoryWhys(inventories),
-        savings=SavingWhys(shutdowns, db),
+        savings=SavingWhys(saved.shutdowns, db),
+        projects=ProjectWhys(saved.projects),
+        statements=StatementWhys(saved.statements),
         boundaries=boundaries,
-        loads=loads,
+        loads=saved.loads,
     )
     app.include_router(build_why_router(explain))
     virtual = VirtualMeters(db=db, circuits=directory, boundaries=boundaries, audit=audit)
@@ -224,6 +235,16 @@ def add_money(
     return costs, targets
 
 
+@dataclass(frozen=True)
+class Savings:
+    """What traces ask of savings."""
+
+    loads: LoadDirectory
+    shutdowns: ShutdownSavings
+    projects: Projects
+    statements: Statements
+
+
 def add_savings(
     app: FastAPI,
     platform: Platform,
@@ -232,8 +253,8 @@ def add_savings(
     factors: GridFactors,
     tariffs: Tariffs,
     settings: CarbonSettings,
-) -> tuple[LoadDirectory, ShutdownSavings]:
-    """Add the routes of savings; return the loads and what their shutdowns saved, which traces ask for."""
+) -> Savings:
+    """Add the routes of savings; return what traces ask of them."""
     loads = LoadDirectory(view, platform.clock)
     days = china()
     holidays = civil_exceptions(days.off, days.work)
@@ -267,7 +288,7 @@ def add_savings(
         build_statement_router(statements, loads=loads),
     ):
         app.include_router(router)
-    return loads, shutdowns
+    return Savings(loads, shutdowns, projects, statements)
 
 
 def add_attestation(

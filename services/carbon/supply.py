@@ -14,7 +14,7 @@ import polars as pl
 from libs.common.db import ReadConn
 from libs.common.ids import CircuitId, DeviceId
 from services.carbon.directory import RegistryDirectory
-from services.carbon.domain.booking import Registers, series_of
+from services.carbon.domain.booking import Binding, Registers, series_of
 from services.carbon.domain.intervals import GAP_MAX_STEPS, STEP_S, align
 from services.carbon.domain.levels.energy import SCHEMA
 from services.carbon.domain.registers import accumulate
@@ -48,6 +48,11 @@ async def read_samples(
     return found
 
 
+def counting(binding: Binding, point: str) -> Binding:
+    """Return a binding for another register of its meter: those of the exchange are of imported energy."""
+    return replace(binding, initial_register=None, final_register=None, modulus_kwh=None, resets=(), point=point)
+
+
 def register_frame(
     directory: RegistryDirectory,
     samples: Samples,
@@ -66,9 +71,8 @@ def register_frame(
             one
             for binding in directory.bindings_of(circuit)
             if (rows := samples.get((binding.device_id, point)))
-            # The registers of the exchange are those of imported energy.
             for one in series_of(
-                replace(binding, initial_register=None, final_register=None, modulus_kwh=None, resets=(), point=point),
+                counting(binding, point),
                 Registers.of([(row.source_time, row.value, row.ratio, False) for row in rows]),
                 directory.rated_kw(circuit),
             )

@@ -258,13 +258,13 @@ def build_project_router(
 
     async def visible(who: Principal, project_id: str) -> ProjectRow:
         row = await projects.get(project_id)
-        require_sites(who, _sites(loads, row.document["nodes"]), loads)
+        require_sites(who, sites_of(loads, row.document["nodes"]), loads)
         return row
 
     @router.get("/projects", summary="List retrofit projects")
     async def list_projects(who: Reader, limit: Limit = 100, cursor: Cursor = None) -> Page[ProjectView]:
         found = await projects.listed(after=read_key_cursor(cursor) or "", limit=limit)
-        shown = [one for one in found if all(sees(who, site, loads) for site in _sites(loads, one.document["nodes"]))]
+        shown = [one for one in found if all(sees(who, site, loads) for site in sites_of(loads, one.document["nodes"]))]
         more = key_cursor(found[-1].project_id) if len(found) == limit else None
         return Page(items=[_project(one) for one in shown], next_cursor=more)
 
@@ -362,7 +362,7 @@ def build_project_router(
     return router
 
 
-def _sites(loads: LoadDirectory, nodes: Sequence[str]) -> list[SiteId | None]:
+def sites_of(loads: LoadDirectory, nodes: Sequence[str]) -> list[SiteId | None]:
     """Return the site of each node; None for one that is not known (any more)."""
     return [SiteId(node) if loads.knows_site(SiteId(node)) else loads.site_of(CircuitId(node)) for node in nodes]
 
@@ -377,10 +377,10 @@ def _require_nodes(loads: LoadDirectory, who: Principal, body: ProjectBody) -> N
     circuits = {one for measure in body.measures for one in measure.circuits}
     circuits |= {one for each in body.measures if each.measurement for one in each.measurement.load_circuits}
     nodes = sorted({*body.nodes, *circuits})
-    for node, site in zip(nodes, _sites(loads, nodes), strict=True):
+    for node, site in zip(nodes, sites_of(loads, nodes), strict=True):
         if site is None:
             raise NotFound(f"there is no site or circuit {node}", message_zh=f"没有局站或回路 {node}")
-    require_sites(who, _sites(loads, nodes), loads)
+    require_sites(who, sites_of(loads, nodes), loads)
 
 
 def _require_place(loads: LoadDirectory, who: Principal, place: str) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated
-from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field
@@ -19,13 +18,14 @@ from services.carbon.api.common import Reader, asked_node, require_visible, whol
 from services.carbon.api.costs import CostStep
 from services.carbon.api.figures import UsedFactor, used_reply
 from services.carbon.api.levels import COMPARED_DAYS
+from services.carbon.api.projects import sites_of
 from services.carbon.boundary import Boundaries
 from services.carbon.domain.booking import floor
 from services.carbon.domain.levels.balance import PueCategory
 from services.carbon.domain.levels.comparison import Against
 from services.carbon.domain.levels.cover import Dimension
 from services.carbon.domain.levels.facts import FactKind
-from services.carbon.domain.why import Because, InputKind, Page, Question, Rule, Why
+from services.carbon.domain.why import Because, InputKind, Page, Rule, Why
 from services.carbon.loads import LoadDirectory
 from services.carbon.queries import Trace
 from services.carbon.tree import Node, NodeKind
@@ -33,18 +33,23 @@ from services.carbon.usecases.shutdowns import ShutdownReport
 from services.carbon.usecases.why import (
     EnergyWhys,
     Figure,
+    Flow,
     InventoryWhys,
     Method,
     MoneyWhys,
+    ProjectWhys,
     RatioWhys,
     SavingWhys,
+    StatementWhys,
     Wanted,
+    trace_link,
 )
 from services.carbon.usecases.why.energy import STEP
 
-PATH = "/api/v1/energy/trace"
 INPUTS_MAX = 1_000
 """Inputs of one page."""
+QUARTERS = frozenset({Figure.INTERVAL, Figure.PARTS, Figure.DELIVERED})
+"""Figures of one quarter hour, which ``start`` lies in."""
 Name = Annotated[str | None, Query(max_length=64)]
 
 
@@ -157,6 +162,8 @@ class Explainers:
     money: MoneyWhys
     inventories: InventoryWhys
     savings: SavingWhys
+    projects: ProjectWhys
+    statements: StatementWhys
     boundaries: Boundaries
     loads: LoadDirectory
 
@@ -186,10 +193,21 @@ def asked_why(
     against: Annotated[Against, Query(description="what a change is against")] = Against.YEAR,
     step: Annotated[CostStep, Query(description="of the lines of a cost")] = CostStep.MONTH,
     line: Annotated[
-        str | None, Query(max_length=64, description="number of a cost's or saving's line; id of an inventory's")
+        str | None,
+        Query(
+            max_length=64,
+            description="number of a line of a cost, saving or statement, or of a bill; id of a line of an "
+            "inventory, of a measure, of a meter",
+        ),
     ] = None,
-    id: Annotated[str | None, Query(max_length=64, description="of a target, an inventory, an occurrence")] = None,
-    version: Annotated[int | None, Query(ge=1, le=2_000_000_000, description="of an inventory")] = None,
+    flow: Annotated[Flow | None, Query(description="of a balance")] = None,
+    id: Annotated[
+        str | None, Query(max_length=64, description="of a target, an inventory, an occurrence, a project, a statement")
+    ] = None,
+    plan: Annotated[str | None, Query(max_length=64, description="of shutdowns, in place of an occurrence")] = None,
+    version: Annotated[
+        int | None, Query(ge=1, le=2_000_000_000, description="of an inventory or of avoided emissions")
+    ] = None,
     scope2: Annotated[Method, Query(description="by which method an inventory is asked about")] = Method.LOCATION,
     as_of: Annotated[CalendarDate | None, Query(description="of a target; by default today")] = None,
 ) -> Wanted:
@@ -203,7 +221,7 @@ def asked_why(
         node = asked_node(site, circuit, room, region, organisation)
     figure = figure or (Figure.INTERVAL if start is not None else Figure.ENERGY)
     at = start or begin
-    if figure in (Figure.INTERVAL, Figure.PARTS) and at is not None:
+    if figure in QUARTERS and at is not None:
         begin, to = floor(at), floor(at) + STEP
     return Wanted(
         figure=figure,
@@ -219,8 +237,10 @@ def asked_why(
         kind=kind,
         against=against,
         daily=step is CostStep.DAY,
+        flow=flow,
         line=line,
         id=id,
+        plan=plan,
         version=version,
         method=scope2,
         as_of=as_of,
@@ -248,39 +268,53 @@ def build_why_router(explain: Explainers) -> APIRouter:
         wanted: Annotated[Wanted, Depends(asked_why)],
         page: Annotated[Page, Depends(asked_inputs)],
     ) -> TraceReply:
-        found, below = await _explained(explain, who, wanted)
+        found, below = await explained(explain, who, wanted)
         following = page.following(len(found.inputs))
         here = dict(request.query_params)
-        more = None if following is None else _link({**here, "first": str(following), "limit": str(page.most)})
+        more = None if following is None else trace_link({**here, "first": str(following), "limit": str(page.most)})
         return _reply(wanted, found, below, page, more)
 
     return router
 
 
-async def _explained(explain: Explainers, who: Principal, wanted: Wanted) -> tuple[Why, Trace | None]:
+async def explained(explain: Explainers, who: Principal, wanted: Wanted) -> tuple[Why, Trace | None]:
     """Return what was asked about, after checking that the caller may see all of it."""
     if wanted.node is not None:
         start, end = wanted.span
         # What a period is compared with may have had other sites.
         before = timedelta(days=COMPARED_DAYS) if wanted.figure is Figure.CHANGE else timedelta()
         require_visible(who, explain.boundaries, wanted.node, start - before, end)
+    explained = await _of_node(explain, who, wanted)
+    if explained is not None:
+        return explained
+    return await _of_document(explain, who, wanted), None
+
+
+async def _of_node(explain: Explainers, who: Principal, wanted: Wanted) -> tuple[Why, Trace | None] | None:
+    """Return why of a figure of energy; None for what people have entered, agreed or published."""
     match wanted.figure:
-        case Figure.ENERGY:
-            found = await explain.energy.energy(wanted)
-        case Figure.CIRCUIT:
-            found = await explain.energy.circuit(wanted)
+        case Figure.INTERVAL:
+            return await explain.energy.interval(wanted)
+        case Figure.DELIVERED:
+            return await explain.ratios.delivered(wanted)
         case Figure.PARTS:
             found = await explain.energy.parts(wanted)
             for one in found.inputs:  # what stands in may be of a tenant's site
                 require_visible(who, explain.boundaries, Node(NodeKind.CIRCUIT, one.id), *wanted.span)
-        case Figure.INTERVAL:
-            return await explain.energy.interval(wanted)
+        case Figure.ENERGY:
+            found = await explain.energy.energy(wanted)
+        case Figure.CIRCUIT:
+            found = await explain.energy.circuit(wanted)
+        case Figure.COMPLETENESS:
+            found = await explain.energy.completeness(wanted)
         case Figure.EMISSION:
             found = await explain.energy.emission(wanted)
         case Figure.SITE_YEAR:
             found = await explain.energy.site_year(wanted)
         case Figure.CONSUMED:
             found = await explain.ratios.consumed(wanted)
+        case Figure.FLOW:
+            found = await explain.ratios.flow(wanted)
         case Figure.PUE:
             found = await explain.ratios.pue(wanted)
         case Figure.INTENSITY:
@@ -293,30 +327,83 @@ async def _explained(explain: Explainers, who: Principal, wanted: Wanted) -> tup
             found = await explain.ratios.clean_share(wanted)
         case Figure.POWER_FACTOR:
             found = await explain.ratios.power_factor(wanted)
+        case Figure.IMBALANCE:
+            found = await explain.ratios.imbalance(wanted)
         case Figure.DEMAND:
             found = await explain.ratios.demand(wanted)
         case Figure.LOAD_FACTOR:
             found = await explain.ratios.load_factor(wanted)
-        case Figure.COST:
-            found = await explain.money.cost(who, wanted)
-        case Figure.COST_LINE:
-            found = await explain.money.cost_line(who, wanted)
-        case Figure.BAND_ENERGY:
-            found = await explain.money.band_energy(who, wanted)
-        case Figure.TARGET:
-            found = await explain.money.target(who, wanted)
-        case Figure.INVENTORY:
-            whole_reader(who)
-            found = await explain.inventories.inventory(wanted)
-        case Figure.INVENTORY_LINE:
-            whole_reader(who)
-            found = await explain.inventories.inventory_line(wanted)
-        case Figure.SAVING | Figure.SAVING_WINDOW:
-            report = await explain.savings.report(wanted)
-            _require_loads(explain.loads, who, report)
-            of_it = explain.savings.saving if wanted.figure is Figure.SAVING else explain.savings.saving_window
-            found = of_it(wanted, report)
+        case _:
+            return None
     return found, None
+
+
+async def _of_document(explain: Explainers, who: Principal, wanted: Wanted) -> Why:
+    """Return why of money, targets, statements and savings; each checks who asks in its own way."""
+    match wanted.figure:
+        case Figure.COST:
+            return await explain.money.cost(who, wanted)
+        case Figure.COST_LINE:
+            return await explain.money.cost_line(who, wanted)
+        case Figure.BAND_ENERGY:
+            return await explain.money.band_energy(who, wanted)
+        case Figure.BILL:
+            return await explain.money.bill(who, wanted)
+        case Figure.METERED:
+            return await explain.money.metered(who, wanted)
+        case Figure.TARGET:
+            return await explain.money.target(who, wanted)
+        case Figure.SAVING | Figure.SAVING_SHARE | Figure.SAVING_WINDOW:
+            return await _of_shutdowns(explain, who, wanted)
+        case Figure.PROJECT | Figure.MEASURE:
+            return await _of_project(explain, who, wanted)
+        case Figure.STATEMENT | Figure.STATEMENT_LINE | Figure.STATEMENT_METER:
+            return await _of_contract(explain, who, wanted)
+    whole_reader(who)  # of boundaries that may name any site
+    match wanted.figure:
+        case Figure.INVENTORY:
+            return await explain.inventories.inventory(wanted)
+        case Figure.INVENTORY_LINE:
+            return await explain.inventories.inventory_line(wanted)
+        case Figure.STANDARD_COAL:
+            return await explain.inventories.standard_coal(wanted)
+        case Figure.AVOIDED:
+            return await explain.inventories.avoided(wanted)
+        case Figure.AVOIDED_LINE:
+            return await explain.inventories.avoided_line(wanted)
+    raise AssertionError(wanted.figure)
+
+
+async def _of_shutdowns(explain: Explainers, who: Principal, wanted: Wanted) -> Why:
+    report = await explain.savings.report(wanted)
+    _require_loads(explain.loads, who, report)
+    match wanted.figure:
+        case Figure.SAVING:
+            return explain.savings.saving(wanted, report)
+        case Figure.SAVING_SHARE:
+            return explain.savings.saving_share(wanted, report)
+        case _:
+            return explain.savings.saving_window(wanted, report)
+
+
+async def _of_project(explain: Explainers, who: Principal, wanted: Wanted) -> Why:
+    require_sites(who, sites_of(explain.loads, await explain.projects.nodes(wanted)), explain.loads)
+    found = await explain.projects.assessed(wanted)
+    if wanted.figure is Figure.PROJECT:
+        return explain.projects.project(wanted, found)
+    return explain.projects.measure(wanted, found)
+
+
+async def _of_contract(explain: Explainers, who: Principal, wanted: Wanted) -> Why:
+    shown = await explain.statements.shown(wanted)
+    require_sites(who, [explain.loads.site_of(CircuitId(one)) for one in shown.contract.circuits], explain.loads)
+    match wanted.figure:
+        case Figure.STATEMENT:
+            return explain.statements.statement(wanted, shown)
+        case Figure.STATEMENT_LINE:
+            return explain.statements.statement_line(wanted, shown)
+        case _:
+            return explain.statements.statement_meter(wanted, shown)
 
 
 def _require_loads(loads: LoadDirectory, who: Principal, report: ShutdownReport) -> None:
@@ -363,12 +450,8 @@ def _input(one: Because) -> InputReply:
         source=one.source,
         start=one.start,
         grade=one.grade,
-        trace=None if one.question is None else _link(one.question),
+        trace=None if one.question is None else trace_link(one.question),
     )
-
-
-def _link(question: Question) -> str:
-    return f"{PATH}?{urlencode(question)}"
 
 
 def _versions(below: Trace) -> list[VersionRow]:

@@ -11,12 +11,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal
+from decimal import ROUND_FLOOR, Decimal
 from enum import StrEnum
 from typing import assert_never
 
 from services.carbon.domain.factors import EmissionFactor
-from services.carbon.domain.money import exact, total
+from services.carbon.domain.money import CENT, exact, total
 
 Number = float | Decimal
 """Energies and emissions are floats, money is exact decimals."""
@@ -27,10 +27,12 @@ class Rule(StrEnum):
 
     SUM = "sum"
     """Of the known inputs, rounded once (``math.fsum``; exactly where they are decimals)."""
+    CENTS = "cents"
+    """The exact sum of decimals, rounded to 0.01, halves upwards; unknown as soon as one input is."""
     WHOLE_SUM = "whole_sum"
     """The same, unknown as soon as one input is."""
     PRODUCT = "product"
-    """From left to right."""
+    """From left to right; exactly where all are decimals."""
     QUOTIENT = "quotient"
     """The first by the second; unknown where that is zero."""
     AT_LEAST_ONE = "at_least_one"
@@ -42,9 +44,11 @@ class Rule(StrEnum):
     BALANCE = "balance"
     """First, second and third less the fourth, and no less than zero."""
     DIFFERENCE = "difference"
-    """The first less all others, from left to right."""
+    """The first less all others, from left to right; exactly where all are decimals."""
     CHANGE = "change"
     """The first less the second, by the size of the second."""
+    DEVIATION = "deviation"
+    """Three times the largest of three less their sum, by the sum, which is taken from left to right."""
     OVER_HYPOTENUSE = "over_hypotenuse"
     """The first by the root of both squares (``math.hypot``)."""
     BAND_COST = "band_cost"
@@ -162,6 +166,11 @@ def _of_known(rule: Rule, values: Sequence[Number]) -> Number | None:
     match rule:
         case Rule.WHOLE_SUM:
             return _sum(values) if values else None
+        case Rule.CENTS:
+            return _cents(values) if values else None
+        case Rule.PRODUCT if all(isinstance(value, Decimal) for value in values):
+            with exact():
+                return math.prod(Decimal(value) for value in values)
         case Rule.PRODUCT:
             return math.prod(float(value) for value in values)
         case Rule.QUOTIENT:
@@ -177,6 +186,10 @@ def _of_known(rule: Rule, values: Sequence[Number]) -> Number | None:
         case Rule.BALANCE:
             imported, pv, generator, exported = (float(value) for value in values)
             return max(0.0, imported + pv + generator - exported)
+        case Rule.DIFFERENCE if all(isinstance(value, Decimal) for value in values):
+            with exact():
+                first_exact, *others_exact = (Decimal(value) for value in values)
+                return first_exact - total(others_exact)
         case Rule.DIFFERENCE:
             first, *others = (float(value) for value in values)
             for other in others:
@@ -185,6 +198,10 @@ def _of_known(rule: Rule, values: Sequence[Number]) -> Number | None:
         case Rule.CHANGE:
             value, base = (float(value) for value in values)
             return (value - base) / abs(base) if base else None
+        case Rule.DEVIATION:
+            phases = [float(value) for value in values]
+            whole = sum(phases)
+            return (3.0 * max(phases) - whole) / whole if whole > 0 else None
         case Rule.OVER_HYPOTENUSE:
             active, reactive = (float(value) for value in values)
             return active / math.hypot(active, reactive) if active > 0 else None
@@ -203,6 +220,11 @@ def _sum(values: Sequence[Number]) -> Number:
     if decimals and len(decimals) == len(values):
         return total(decimals)
     return math.fsum(values)
+
+
+def _cents(values: Sequence[Number]) -> Decimal:
+    with exact():
+        return (total(Decimal(value) for value in values) + CENT / 2).quantize(CENT, ROUND_FLOOR)
 
 
 def _quotient(values: Sequence[Number]) -> float | None:
@@ -255,7 +277,33 @@ FORMULAS: Mapping[str, tuple[str, str]] = {
     "demand": ("P = 4 * E_15min, the highest of the span", "energy methods, section 11"),
     "target": ("used = sum of the days", "energy methods, sections 16 and 17"),
     "inventory": ("E = sum of the lines", "GHG Protocol Corporate Standard; ISO 14064-1:2018, clauses 5 and 6"),
+    "completeness": (
+        "c = sum of the circuits' measured weights / sum of their expected ones",
+        "energy methods, section 2: weighed by what a circuit usually uses",
+    ),
+    "flow": ("E = sum of the circuits' energies", "energy methods, sections 5 and 13"),
+    "delivered": (
+        "E_i = (corrected register of export at end - the same at start) * ratio",
+        "energy methods, sections 1.1 and 1.2",
+    ),
+    "imbalance": ("(I_max - I_mean) / I_mean = (3 I_max - I_sum) / I_sum", "energy methods, section 12"),
+    "metered": ("E = sum of the energies of the cost's lines", "energy methods, section 1.3"),
+    "bill": ("billed - metered", "energy methods, section 1.3"),
+    "avoided": (
+        "E = sum of the lines",
+        "energy methods, section 4: reduces no inventory",
+    ),
+    "standard_coal": ("E = sum of the lines", "GB/T 2589-2020"),
+    "project": ("E = sum of the project's own measures", "energy methods, section 14"),
+    "measure": ("E = saving in a year * EF", "energy methods, section 14"),
+    "statement": ("money = sum of the bands' money, in fen", "GB/T 24915; the contract's prices"),
+    "statement_line": ("money = saved energy * price", "the contract's prices"),
+    "statement_meter": (
+        "E = (register at the end - register at the start) * ratio, with at most one rollover",
+        "energy methods, section 1.1",
+    ),
     "saving": ("S = sum of the windows' savings", "energy methods, section 15"),
+    "saving_share": ("S = saving of the window * share", "energy methods, section 15, rule 6"),
     "saving_window": ("S = baseline - actual - rebound - control", "energy methods, section 15"),
 }
 """Formula and source of each kind of figure."""

@@ -18,6 +18,7 @@ from libs.common.ids import CircuitId, SiteId
 from libs.common.tokens import Principal
 from services.carbon.boundary import Asked, Boundaries, NodeEnergy, SpanEnergy, TooMuchAtOnce
 from services.carbon.directory import RegistryDirectory
+from services.carbon.domain.booking import Binding
 from services.carbon.domain.levels.balance import (
     Measured,
     Mix,
@@ -47,9 +48,9 @@ from services.carbon.domain.levels.curve import load_curve
 from services.carbon.domain.levels.energy import SCHEMA, node_intervals, totals
 from services.carbon.domain.levels.facts import Denominator, Fact, FactKind, check_apart, summed, weighted
 from services.carbon.domain.levels.periods import Shift, Step, periods
-from services.carbon.domain.samples import EXPORT
+from services.carbon.domain.samples import EXPORT, Sample
 from services.carbon.store import levels as store
-from services.carbon.supply import read_samples, register_frame
+from services.carbon.supply import counting, read_samples, register_frame
 from services.carbon.tree import Node, NodeKind
 from services.carbon.usecases.ports import Audit, audit_event
 
@@ -57,6 +58,7 @@ SLICES_MAX = 500
 """Groups of one breakdown, and sites or circuits of one ranking."""
 SAMPLED_MAX = 200
 """Circuits whose samples one question may read."""
+DELIVERING = (CircuitRole.PV, CircuitRole.GENERATOR)
 
 
 class By(StrEnum):
@@ -128,6 +130,28 @@ class BalancePeriod:
     mix: Mix
     usable: float | None
     """The least of the shares of its parts that are known. [1]"""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What the register of export of a circuit's meters counted, and what it showed around that time."""
+
+    intervals: pl.DataFrame
+    """See ``supply.register_frame``."""
+    samples: Sequence[tuple[Binding, Sequence[Sample]]]
+    rated_kw: float | None
+
+
+@dataclass(frozen=True)
+class Flows:
+    """What came into a node, went out of it and was generated in it; None where there is nothing that could be."""
+
+    imported: NodeEnergy
+    exported: NodeEnergy | None
+    photovoltaics: NodeEnergy | None
+    generators: NodeEnergy | None
+    by_export: frozenset[str]
+    """Circuits whose meters have a register of export: what they delivered is what that counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -488,9 +512,36 @@ class Levels:
     ) -> list[list[BalancePeriod]]:
         asked: list[Asked] = []
         for node in nodes:
-            asked += [(node, None), *((node, Dimension(role=role)) for role in (CircuitRole.PV, CircuitRole.GENERATOR))]
+            asked += [(node, None), *((node, Dimension(role=role)) for role in DELIVERING)]
         found = await self.boundaries.energies(asked, first, last) if asked else []
-        sourced = [index for index in range(len(nodes)) if found[3 * index + 1].terms or found[3 * index + 2].terms]
+        flows = await self._flows(found, first, last)
+        return [self._balance(one, step) for one in flows]
+
+    async def flows(self, node: Node, start: datetime, end: datetime) -> "Flows":
+        """Return what came into a node, was generated in it and went out of it, in ``[start, end)`` of the grid."""
+        self.boundaries.check_span(start, end)
+        asked: list[Asked] = [(node, None), *((node, Dimension(role=role)) for role in DELIVERING)]
+        (found,) = await self._flows(await self.boundaries.energies(asked, start, end), start, end)
+        return found
+
+    async def export_of(self, circuit: CircuitId, start: datetime, end: datetime) -> "Exported":
+        """Return what a circuit's export registers counted in ``[start, end)`` of the grid, and their samples."""
+        async with self._db.read() as conn:
+            samples = await read_samples(conn, self._directory, [circuit], [EXPORT], start, end)
+        return Exported(
+            register_frame(self._directory, samples, [circuit], EXPORT, start, end),
+            [
+                (counting(one, EXPORT), samples.get((one.device_id, EXPORT), ()))
+                for one in self._directory.bindings_of(circuit)
+                if one.serves_in(start, end)
+            ],
+            self._directory.rated_kw(circuit),
+        )
+
+    async def _flows(self, found: Sequence[NodeEnergy], first: datetime, last: datetime) -> list["Flows"]:
+        """Return the flows of nodes, of each of which its feeds, photovoltaics and generators are given in a row."""
+        nodes = range(len(found) // 3)
+        sourced = [index for index in nodes if found[3 * index + 1].terms or found[3 * index + 2].terms]
         circuits = sorted(
             {term.circuit for index in sourced for one in found[3 * index : 3 * index + 3] for term in one.terms}
         )
@@ -500,25 +551,23 @@ class Levels:
             async with self._db.read() as conn:
                 samples = await read_samples(conn, self._directory, circuits, [EXPORT], first, last)
             exported = await asyncio.to_thread(register_frame, self._directory, samples, circuits, EXPORT, first, last)
-        return [
-            self._balance(found[3 * index], found[3 * index + 1], found[3 * index + 2], exported, step)
-            for index in range(len(nodes))
-        ]
+        answers = []
+        for index in nodes:
+            feeds, pv, generators = found[3 * index : 3 * index + 3]
+            sun, own = (_generated(one, exported) if one.terms else None for one in (pv, generators))
+            # Without anything that could deliver nothing goes out.
+            out = _with(feeds, exported) if sun or own else None
+            answers.append(Flows(feeds, out, sun, own, frozenset(exported["circuit_id"].to_list())))
+        return answers
 
-    def _balance(
-        self, feeds: NodeEnergy, pv: NodeEnergy, generators: NodeEnergy, exported: pl.DataFrame, step: Step
-    ) -> list[BalancePeriod]:
+    def _balance(self, flows: "Flows", step: Step) -> list[BalancePeriod]:
         now = self.boundaries.clock.now()
-        imported = feeds.by_period(step, now).to_dicts()
+        imported = flows.imported.by_period(step, now).to_dicts()
         none = [{"energy_kwh": 0.0, "usable_share": None}] * len(imported)
-        if pv.terms or generators.terms:
-            out = _with(feeds, exported).by_period(step, now).to_dicts()
-            sun, own = (
-                _generated(one, exported).by_period(step, now).to_dicts() if one.terms else none
-                for one in (pv, generators)
-            )
-        else:  # nothing that could deliver: nothing goes out
-            out, sun, own = none, none, none
+        out, sun, own = (
+            none if one is None else one.by_period(step, now).to_dicts()
+            for one in (flows.exported, flows.photovoltaics, flows.generators)
+        )
         balances = []
         for rows in zip(imported, out, sun, own, strict=True):
             shares = [row["usable_share"] for row in rows if row["usable_share"] is not None]

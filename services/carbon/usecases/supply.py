@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 import polars as pl
@@ -13,6 +13,7 @@ from libs.common.db import Database
 from libs.common.ids import CircuitId, SiteId
 from services.carbon.boundary import Asked, Boundaries, NodeEnergy, TooMuchAtOnce
 from services.carbon.directory import RegistryDirectory
+from services.carbon.domain.intervals import STEP_S
 from services.carbon.domain.levels.comparison import Span
 from services.carbon.domain.levels.cover import only, topmost
 from services.carbon.domain.levels.electrical import (
@@ -144,6 +145,13 @@ class Supply:
             both = currents.with_columns(pl.Series("voltage", voltage, dtype=pl.Float64).fill_nan(None))
             answers.append(CircuitImbalance(circuit, rated, imbalance_by_period(both, step)))
         return answers
+
+    async def currents(self, circuit: CircuitId, at: datetime) -> dict[str, float]:
+        """Return the phase currents of a circuit in the quarter hour that begins at a time, by point. [A]"""
+        end = at + timedelta(seconds=STEP_S)
+        samples = await self._samples([circuit], CURRENTS, at, end)
+        rows = phase_frame(self._directory, samples, [circuit], at, end).to_dicts()
+        return {point: row[point] for row in rows for point in CURRENTS if row[point] is not None}
 
     async def load_rates(self, node: Node, start: datetime, end: datetime) -> list[PlaceLoad]:
         """Return the load rates of the transformers and lines that a node's circuits name.

@@ -52,7 +52,7 @@ from services.carbon.store import intervals as store
 from services.carbon.tariff_file import shipped_rows
 from services.carbon.tree import Tree
 from services.carbon.usecases.tariffs import Tariffs
-from services.carbon.usecases.why import EnergyWhys, SavingWhys
+from services.carbon.usecases.why import EnergyWhys, ProjectWhys, SavingWhys, StatementWhys
 from services.carbon.worker import SwitchingsHandler
 
 LONG_AGO = datetime(2021, 1, 1, tzinfo=UTC)
@@ -299,9 +299,7 @@ async def open_world(postgres_url: str, tmp_path: Path, entities: Sequence[Entit
         app = create_app("carbon", platform, health, title="carbon")
         tariffs = Tariffs(db=db, clock=clock, audit=audit, shipped=shipped_rows())
         factors = load_library().rows
-        loads, shutdowns = add_savings(
-            app, platform, db, view, GridFactors(factors, directory, clock), tariffs, CarbonSettings()
-        )
+        saved = add_savings(app, platform, db, view, GridFactors(factors, directory, clock), tariffs, CarbonSettings())
         limits = Limits(days=400, intervals=1_000_000, periods=10_000)
         boundaries = Boundaries(db=db, tree=Tree(view), clock=clock, limits=limits)
         queries = Queries(
@@ -312,9 +310,11 @@ async def open_world(postgres_url: str, tmp_path: Path, entities: Sequence[Entit
             ratios=None,  # type: ignore[arg-type]  # nothing here asks for these
             money=None,  # type: ignore[arg-type]
             inventories=None,  # type: ignore[arg-type]
-            savings=SavingWhys(shutdowns, db),
+            savings=SavingWhys(saved.shutdowns, db),
+            projects=ProjectWhys(saved.projects),
+            statements=StatementWhys(saved.statements),
             boundaries=boundaries,
-            loads=loads,
+            loads=saved.loads,
         )
         app.include_router(build_why_router(explain))
         async with running(view):

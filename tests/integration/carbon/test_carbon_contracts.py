@@ -15,6 +15,7 @@ from services.carbon.documents.statements import content_of, document_of
 from services.carbon.domain.savings.measurement.days import opening
 from services.carbon.store import statements as statements_store
 from tests.integration.carbon.savings_world import World, open_world, registry
+from tests.integration.carbon.why_walk import Walk
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
@@ -291,3 +292,19 @@ async def test_what_is_stored_has_the_digest_of_what_was_signed(world: World) ->
     assert kept is not None
     assert kept.content.digest == one["digest"] == digests[-1]["digest"]
     assert content_of(document_of(kept.content)) == kept.content
+
+
+async def test_a_statement_is_traced_to_its_prices_and_registers(world: World) -> None:
+    one = await drafted(world)
+    walk = Walk(world.ask)
+    found = await walk.figure(figure="statement", id=one["statement_id"])
+    assert float(found["value"]) * 100 == one["money_fen"]
+    assert float(found["inputs"][0]["value"]) == 111.6
+    assert walk.seen.count("statement_line") == 2
+    meter = await walk.figure(figure="statement_meter", id=one["statement_id"], line="meter-1")
+    assert meter["value"] == one["registers"][0]["energy_kwh"]
+    assert [row["value"] for row in meter["inputs"]] == [1000.0, 1027.0]
+    asked: dict[str, Any] = {"figure": "statement", "id": one["statement_id"]}
+    assert (await world.ask("GET", "/energy/trace", sites=("elsewhere",), status=403, **asked))["detail_zh"]
+    gone: dict[str, Any] = {**asked, "figure": "statement_meter", "line": "other"}
+    assert (await world.ask("GET", "/energy/trace", status=404, **gone))["detail_zh"]

@@ -12,6 +12,7 @@ from libs.common.bus import topics
 from libs.common.clock import CIVIL_ZONE
 from services.carbon.domain.savings.measurement.days import opening
 from tests.integration.carbon.savings_world import NIGHT, World, night, open_world, registry
+from tests.integration.carbon.why_walk import Walk
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
@@ -308,3 +309,20 @@ async def test_claims_of_a_project_are_marked_and_in_no_sum(world: World) -> Non
     found = await world.ask("GET", "/projects/retrofit-1/assessment")
     assert [(one["printed"], one["verdict"]) for one in found["claims"]] == [(233297.6, "not_shown")]
     assert (found["economics"], found["by_statement"]) == (plain["economics"], plain["by_statement"])
+
+
+async def test_a_project_is_traced_to_its_measures_and_their_formulas(world: World) -> None:
+    await world.ask("POST", "/projects", project(), status=201)
+    assessed = await world.ask("GET", "/projects/retrofit-1/assessment")
+    walk = Walk(world.ask)
+    found = await walk.figure(figure="project", id="retrofit-1")
+    assert found["value"] == pytest.approx(assessed["economics"]["yearly_t_co2e"] * 1000)
+    assert set(walk.seen) == {"project", "measure"}
+    one = await walk.figure(figure="measure", id="retrofit-1", line="lighting")
+    assert [row["value"] for row in one["inputs"]] == [pytest.approx(5400.0), 0.4403]
+    assert "formula: lamps * power_kw * (hours_before - hours_after) * days" in one["marks"]
+    assert "lamps = 100 lamp, survey" in one["marks"]
+    asked: dict[str, Any] = {"figure": "project", "id": "retrofit-1"}
+    assert (await world.ask("GET", "/energy/trace", sites=("elsewhere",), status=403, **asked))["detail_zh"]
+    gone: dict[str, Any] = {**asked, "figure": "measure", "line": "windows"}
+    assert (await world.ask("GET", "/energy/trace", status=404, **gone))["detail_zh"]

@@ -298,6 +298,12 @@ async def test_a_saving_is_walked_down_to_the_intervals_of_its_windows(world: Wo
     assert saving["value"] == found["total"]["saving_kwh"]
     assert [one["factor_id"] for one in saving["factors"]] == ["GRID-44-2022"]
     assert {"saving_window", "energy", "circuit", "interval"} <= set(walk.seen)
+    wholes: list[dict[str, Any]] = [{"plan": "p1"}, {"site": "site-1"}]
+    for whole in wholes:
+        report = await world.ask("GET", "/savings/shutdowns", **whole, **span())
+        also = await Walk(world.ask, branches=1).figure(figure="saving", **whole, **span())
+        assert also["value"] == report["total"]["saving_kwh"] is not None
+        await world.ask("GET", "/energy/trace", figure="saving", sites=("elsewhere",), status=403, **whole, **span())
     refused = await world.ask("GET", "/energy/trace", figure="saving", id="o1", sites=("elsewhere",), status=403)
     assert refused["detail_zh"]
     missing = await world.ask("GET", "/energy/trace", figure="saving_window", id="o1", line="99", status=400)

@@ -129,6 +129,39 @@ async def test_figures_of_levels_are_what_their_routes_say(town: Town) -> None:
     assert {"consumed", "energy", "demand"} <= set(walk.seen)
 
 
+async def test_a_balance_is_walked_down_to_registers_of_export(town: Town) -> None:
+    await town.book("feed", odd(96, 9.0))
+    await town.sampled("feed", [100.0 + 0.1 * number for number in range(97)])
+    await town.sampled("roof", [7.0 + 0.3 * number for number in range(97)])
+    (balance,) = await town.ask("GET", "/energy/balance", site="site-1", step="day", **SPAN)
+    walk = town.walk(branches=1)
+    for flow, name in (("photovoltaics", "pv_kwh"), ("exported", "exported_kwh")):
+        found = await walk.figure(figure="flow", site="site-1", flow=flow, **SPAN)
+        assert found["value"] == balance[name]
+    assert walk.seen.count("delivered") >= 4
+    assert walk.registers >= 4
+    nothing = await walk.figure(figure="flow", site="site-1", flow="generators", **SPAN)
+    assert (nothing["value"], nothing["marks"]) == (0.0, ["nothing_that_delivers"])
+    await town.ask("GET", "/energy/trace", status=403, sites=("site-2",), figure="flow", site="site-1", **SPAN)
+
+
+async def test_completeness_and_imbalance_are_traced(town: Town) -> None:
+    await town.book("feed", odd(90))
+    await town.book("tenant", odd(96), site="site-2")
+    nodes: list[dict[str, Any]] = [{"site": "site-1"}, {"region": "gz"}]
+    for one in nodes:
+        (row,) = (await town.ask("GET", "/energy", step="day", **one, **SPAN))["periods"]
+        found = await town.walk().figure(figure="completeness", **one, **SPAN)
+        assert found["value"] == pytest.approx(row["interval_completeness"], rel=1e-12)
+    assert 0 < found["value"] < 1
+    for point, value in {"current_a": 24.3, "current_b": 20.1, "current_c": 16.7}.items():
+        await town.sampled("feed", [value, value / 2], point=point)
+    (feed,) = await town.ask("GET", "/energy/imbalance", site="site-1", step="day", **SPAN)
+    found = await town.walk().figure(figure="imbalance", circuit="feed", **SPAN)
+    assert found["value"] == feed["periods"][0]["deviation_max"]
+    assert [one["value"] for one in found["inputs"]] == [24.3, 20.1, 16.7]
+
+
 async def test_a_change_and_a_power_factor_are_traced_too(town: Town) -> None:
     await town.book("feed", odd(96 * 2))
     second: dict[str, Any] = {"from": SPAN["to"], "to": (START + 2 * DAY).isoformat()}
@@ -176,6 +209,51 @@ async def test_money_is_exact_down_to_the_slots_of_each_band(town: Town) -> None
         assert used["value"] == (await town.ask("GET", f"/targets/{kept['target_id']}"))["at_least"]
 
 
+async def test_a_bill_is_traced_to_its_meters(town: Town) -> None:
+    await town.book("feed", odd(96))
+    state = {
+        "valid_from": "2025-01-01", "site": "site-1", "region": "CN-44", "customer_class": "industrial_commercial",
+        "voltage": "1-10kV",
+    }  # fmt: skip
+    await town.ask("PUT", "/bills/accounts/0320001", state)
+    bill = {
+        "account_number": "0320001", "number": "B-1", "first_day": "2026-03-02", "last_day": "2026-03-02",
+        "energy_kwh": "250", "amount_cny": "150.00", "issued_on": "2026-04-01",
+    }  # fmt: skip
+    await town.ask("POST", "/bills", bill)
+    days: dict[str, Any] = {"from": "2026-03-02", "to": "2026-03-03"}
+    (row,) = (await town.ask("GET", "/bills/reconciliation", account="0320001", **days))["items"]
+    walk = town.walk(branches=2)
+    found = await walk.figure(figure="bill", account="0320001", line="B-1", **SPAN)
+    assert float(found["value"]) == pytest.approx(float(row["difference_kwh"]))
+    assert found["marks"] == [row["verdict"]]
+    assert {"metered", "band_energy", "interval"} <= set(walk.seen)
+    gone: dict[str, Any] = {"figure": "bill", "account": "0320001", "line": "B-2", **SPAN}
+    assert (await town.ask("GET", "/energy/trace", status=404, **gone))["detail_zh"]
+    seen: dict[str, Any] = {**gone, "line": "B-1"}
+    await town.ask("GET", "/energy/trace", status=403, sites=("site-2",), **seen)
+
+
+RECYCLED = {
+    "name": "2023",
+    "sources": [
+        {
+            "line_id": "boards", "node": "site-1", "region_code": "51", "start": "2023-01-01T00:00:00+08:00",
+            "end": "2024-01-01T00:00:00+08:00", "series": "WASTE-RECYCLE-SOURCE-003", "amount": 1000.0, "unit": "kg",
+            "origin": "weighing slip",
+        }
+    ],
+}  # fmt: skip
+
+
+async def test_what_others_do_not_emit_is_traced_as_frozen(town: Town) -> None:
+    kept = await town.ask("POST", "/emissions/avoided/av-1/versions", RECYCLED, status=201)
+    walk = town.walk()
+    found = await walk.figure(figure="avoided", id="av-1", version=1)
+    assert found["value"] == kept["publication"]["total"]["kg_co2e"]
+    assert set(walk.seen) == {"avoided", "avoided_line"}
+
+
 async def test_an_inventory_is_traced_as_frozen(town: Town) -> None:
     await town.book("feed", odd(96))
     day = {"start": START.isoformat(), "end": (START + DAY).isoformat()}
@@ -189,6 +267,8 @@ async def test_an_inventory_is_traced_as_frozen(town: Town) -> None:
         found = await walk.figure(figure="inventory", id="inv-1", version=1, scope2=method)
         assert found["value"] == published["publication"][method]["kg_co2e"]
     assert walk.seen.count("inventory_line") >= 2
+    coal = await town.walk().figure(figure="standard_coal", id="inv-1", version=1)
+    assert coal["value"] == published["publication"]["summary"]["standard_coal"]["value"]
     line = await town.walk().figure(figure="inventory_line", id="inv-1", version=1, line=found["inputs"][0]["id"])
     assert (line["rule"], line["formula"]) == ("product", "E = imported * EF")
     assert [one["kind"] for one in line["inputs"]] == ["parameter", "factor"]

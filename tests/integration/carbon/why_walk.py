@@ -7,7 +7,7 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal, localcontext
+from decimal import ROUND_FLOOR, Decimal, localcontext
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -133,11 +133,16 @@ def again(rule: str, values: Sequence[Any]) -> Any:
                 return sum(known, Decimal(0))
             case "sum" | "whole_sum":
                 return math.fsum(known) if known else None
+            case "cents":
+                return (sum(known, Decimal(0)) + Decimal("0.005")).quantize(Decimal("0.01"), ROUND_FLOOR)
             case "product":
-                result = 1.0
-                for value in known:
+                result = known[0]
+                for value in known[1:]:
                     result *= value
                 return result
+            case "deviation":
+                whole = known[0] + known[1] + known[2]
+                return (3.0 * max(known) - whole) / whole
             case "at_least_one":
                 return max(1.0, known[0] / known[1])
             case "at_most_one":

@@ -120,7 +120,9 @@ async def open_town(postgres_url: str, tmp_path: Path) -> AsyncIterator[Town]:
             ratios=RatioWhys(levels, supply),
             money=MoneyWhys(costs, targets),
             inventories=InventoryWhys(inventories),
-            savings=None,  # type: ignore[arg-type]  # has a world of its own
+            savings=None,  # type: ignore[arg-type]  # have a world of their own
+            projects=None,  # type: ignore[arg-type]
+            statements=None,  # type: ignore[arg-type]
             boundaries=boundaries,
             loads=LoadDirectory(found.view, clock),
         )

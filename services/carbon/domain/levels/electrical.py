@@ -83,16 +83,16 @@ def current_imbalance(currents_a: pl.DataFrame, rated_a: float | None) -> pl.Dat
     phases = [pl.col(name).abs() for name in "abc"]
     counts = (
         pl.all_horizontal(pl.col(name).is_not_null() for name in "abc")
-        & (pl.col("mean") > 0)
-        & (pl.col("mean") >= (0.0 if rated_a is None else IMBALANCE_LOAD_MIN * rated_a))
+        & (pl.col("sum") > 0)
+        & (pl.col("sum") >= (0.0 if rated_a is None else 3 * IMBALANCE_LOAD_MIN * rated_a))
     )
     return currents_a.with_columns(
         pl.max_horizontal(phases).alias("max"),
         pl.min_horizontal(phases).alias("min"),
-        (pl.sum_horizontal(phases) / 3).alias("mean"),
+        (phases[0] + phases[1] + phases[2]).alias("sum"),
     ).select(
         "start",
-        pl.when(counts).then((pl.col("max") - pl.col("mean")) / pl.col("mean")).alias("deviation"),
+        pl.when(counts).then((3.0 * pl.col("max") - pl.col("sum")) / pl.col("sum")).alias("deviation"),
         pl.when(counts).then((pl.col("max") - pl.col("min")) / pl.col("max")).alias("spread"),
     )
 

@@ -195,6 +195,38 @@ def energy_in_span(found: pl.DataFrame, promise: Promise, *, start: datetime, en
     return _summed(found.filter(inside), promise, whole, pl.lit(start).cast(_TIME)).row(0, named=True)
 
 
+def due_by_circuit(
+    found: pl.DataFrame, promise: Promise, *, start: datetime, end: datetime
+) -> list[tuple[CircuitId, float, int, int]]:
+    """Return (circuit, weight [kWh], measured intervals, expected ones) of a span of the grid, by circuit.
+
+    ``interval_completeness`` of the span is the sum of weight times measured over that of weight times expected.
+    """
+    step_s, first_s = int(STEP_S), start.timestamp()
+    count = max(int((min(end, promise.now).timestamp() - first_s) // step_s), 0)
+
+    def inside(one: Term | Absence) -> slice:
+        return slice(*(max(0, int(-(-(at.timestamp() - first_s) // step_s))) for at in (one.start, one.end)))
+
+    measured = found.filter(~pl.col("provisional") & (pl.col("grade") == int(Grade.MEASURED)))
+    places = {
+        circuit: ((rows["start"].dt.epoch("s").to_numpy() - first_s) // step_s).astype(np.int64)
+        for (circuit,), rows in measured.partition_by("circuit_id", as_dict=True).items()
+    }
+    answers = []
+    for circuit, weight in _weights(promise.terms, promise.weights).items():
+        due = np.zeros(count, np.bool_)
+        for term in (one for one in promise.terms if one.circuit == circuit):
+            due[inside(term)] = True
+            for absence in promise.absences:
+                if absence.site == term.site and absence.circuit in (None, circuit):
+                    due[inside(absence)] = False
+        at = places.get(circuit, np.empty(0, np.int64))
+        at = at[(at >= 0) & (at < count)]
+        answers.append((circuit, weight, int(due[at].sum()), int(due.sum())))
+    return answers
+
+
 def known_energy(found: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     """Return the known energy of each group: the sum of its circuits' sums, each of them rounded once.
 

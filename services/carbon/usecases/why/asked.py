@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
+from urllib.parse import urlencode
 
 from libs.common.errors import InvalidInput
 from libs.common.ids import CircuitId, SiteId
@@ -16,6 +17,8 @@ from services.carbon.domain.levels.facts import FactKind
 from services.carbon.domain.levels.periods import Step, periods
 from services.carbon.domain.why import FORMULAS, Because, Number, Quality, Question, Rule, Why
 from services.carbon.tree import Node
+
+TRACE_PATH = "/api/v1/energy/trace"
 
 
 class Figure(StrEnum):
@@ -38,6 +41,13 @@ class Figure(StrEnum):
     CHANGE = "change"
     """Against a year or a period before (同比、环比)."""
     CLEAN_SHARE = "clean_share"
+    FLOW = "flow"
+    """What the photovoltaics or generators of a node delivered, or what went out of it."""
+    DELIVERED = "delivered"
+    """A quarter hour of a circuit by its meter's register of export."""
+    COMPLETENESS = "completeness"
+    IMBALANCE = "imbalance"
+    """Of the three currents of a circuit, the highest of a period."""
     POWER_FACTOR = "power_factor"
     DEMAND = "demand"
     LOAD_FACTOR = "load_factor"
@@ -45,12 +55,35 @@ class Figure(StrEnum):
     COST_LINE = "cost_line"
     BAND_ENERGY = "band_energy"
     """The energy of a line of a cost: slots of intervals that have its rate."""
+    BILL = "bill"
+    """A bill beside its meters."""
+    METERED = "metered"
+    """What an account's meters say of a span."""
     TARGET = "target"
     INVENTORY = "inventory"
     INVENTORY_LINE = "inventory_line"
+    AVOIDED = "avoided"
+    AVOIDED_LINE = "avoided_line"
+    STANDARD_COAL = "standard_coal"
+    """Of a published inventory, as frozen."""
     SAVING = "saving"
-    """Of an occurrence of a shutdown."""
+    """Of an occurrence or a plan of shutdowns, or of a site."""
+    SAVING_SHARE = "saving_share"
     SAVING_WINDOW = "saving_window"
+    PROJECT = "project"
+    MEASURE = "measure"
+    STATEMENT = "statement"
+    """The money of a statement of an energy performance contract (合同能源)."""
+    STATEMENT_LINE = "statement_line"
+    STATEMENT_METER = "statement_meter"
+
+
+class Flow(StrEnum):
+    """Which energy of a balance."""
+
+    PHOTOVOLTAICS = "photovoltaics"
+    GENERATORS = "generators"
+    EXPORTED = "exported"
 
 
 class Method(StrEnum):
@@ -85,10 +118,13 @@ class Wanted:
     kind: FactKind | None = None
     against: Against = Against.YEAR
     daily: bool = False
+    flow: Flow | None = None
     line: str | None = None
-    """Number of a line of a cost, or a window of a saving; id of a line of an inventory."""
+    """Number of a line of a cost or statement, of a window of a saving, of a bill; id of a line of an inventory, of a
+    measure, of a meter."""
     id: str | None = None
-    """Of a target, an inventory, an occurrence."""
+    """Of a target, an inventory, an occurrence, a project, a statement."""
+    plan: str | None = None
     version: int | None = None
     method: Method = Method.LOCATION
     as_of: date | None = None
@@ -215,7 +251,7 @@ def why(
     text, source = formula or FORMULAS[wanted.figure]
     return Why(
         figure=wanted.figure,
-        node=wanted.node.id if wanted.node is not None else wanted.account or wanted.id or "",
+        node=wanted.node.id if wanted.node is not None else wanted.account or wanted.id or wanted.plan or "",
         start=wanted.start,
         end=wanted.end,
         value=value,
@@ -229,6 +265,14 @@ def why(
         withheld=withheld,
         factors=factors,
     )
+
+
+def trace_link(asked: Question) -> str:
+    """Return the address that answers a question: what a report writes beside a figure, and a trace beside an input.
+
+    ``trace_link(question(Figure.ENERGY, node, start, end))`` is that of the energy of a node.
+    """
+    return f"{TRACE_PATH}?{urlencode(asked)}"
 
 
 def stamp(at: datetime) -> str:

@@ -15,7 +15,7 @@ from services.carbon.domain.factors import Choice
 from services.carbon.domain.intervals import STEP_S, Grade
 from services.carbon.domain.levels.balance import NoPue, it_circuits
 from services.carbon.domain.levels.cover import Choose, Dimension, only
-from services.carbon.domain.levels.energy import known_energy
+from services.carbon.domain.levels.energy import due_by_circuit, known_energy
 from services.carbon.domain.why import Because, InputKind, Number, Quality, Rule, Why, recomputed
 from services.carbon.queries import Queries, Trace
 from services.carbon.tree import Node, NodeKind
@@ -58,6 +58,28 @@ class EnergyWhys:
         return why(
             wanted, value=whole.energy_kwh, unit="kWh", rule=Rule.SUM, inputs=inputs, quality=_quality(found, whole)
         )
+
+    async def completeness(self, wanted: Wanted) -> Why:
+        """Return the share of a node's intervals that is measured, each circuit weighed by what it usually uses."""
+        found = await self._found(wanted)
+        start, end = wanted.span
+        now = self._queries.boundaries.clock.now()
+        counted = await asyncio.to_thread(due_by_circuit, found.intervals, found.promise(now), start=start, end=end)
+        inputs = [
+            Because(
+                name=f"{name}: weight of {count} intervals",
+                value=weight * count,
+                unit="kWh",
+                kind=InputKind.PARAMETER,
+                id=circuit,
+                source=f"each weighs what the circuit usually uses, {weight:g} kWh",
+            )
+            for circuit, weight, measured, expected in counted
+            for name, count in (("measured", measured), ("expected", expected))
+        ]
+        value = _number(recomputed(Rule.QUOTIENT_OF_SUMS, [one.value for one in inputs]))
+        quality = _quality(found, await self._whole(found))
+        return why(wanted, value=value, unit="1", rule=Rule.QUOTIENT_OF_SUMS, inputs=inputs, quality=quality)
 
     async def circuit(self, wanted: Wanted) -> Why:
         """Return a circuit's part of a node's energy as the sum of its intervals."""

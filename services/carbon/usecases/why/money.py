@@ -1,14 +1,18 @@
 """Traces of money, and of targets."""
 
+from dataclasses import replace
 from datetime import date, timedelta
 
+from libs.common.clock import CIVIL_ZONE
+from libs.common.errors import NotFound
 from libs.common.tokens import Principal
+from services.carbon.domain.money import total
 from services.carbon.domain.why import Because, InputKind, Quality, Rule, Why
 from services.carbon.tree import Node
 from services.carbon.usecases.costs import Costs, midnight
 from services.carbon.usecases.figures import Measure
 from services.carbon.usecases.targets import Targets
-from services.carbon.usecases.why.asked import Figure, Wanted, question, stamp, why
+from services.carbon.usecases.why.asked import Figure, Wanted, missing, question, stamp, why
 
 
 class MoneyWhys:
@@ -132,6 +136,75 @@ class MoneyWhys:
             rule=Rule.SUM,
             inputs=inputs,
         )
+
+    async def bill(self, who: Principal, wanted: Wanted) -> Why:
+        """Return by how much a bill is above its meters; the metered energy is that of the cost of its days."""
+        if wanted.account is None:
+            raise missing("account")
+        number = wanted.text("line")
+        first, last = (at.astimezone(CIVIL_ZONE).date() for at in wanted.span)
+        rows = await self._costs.reconciliation(who, account=wanted.account, first=first, last=last)
+        found = next((row.found for row in rows if row.found.bill.number == number), None)
+        if found is None:
+            raise NotFound(
+                f"line: account {wanted.account} has no bill {number} in the span",
+                message_zh=f"line:户号 {wanted.account} 在该时段没有账单 {number}",
+            )
+        bill = found.bill
+        days = {"from": stamp(midnight(bill.start)), "to": stamp(midnight(bill.end)), "account": wanted.account}
+        inputs = [
+            Because(
+                name="billed",
+                value=bill.energy_kwh,
+                unit="kWh",
+                kind=InputKind.BILL,
+                id=bill.number,
+                source=f"bill of {bill.start} to {bill.end}, issued on {bill.issued_on}, {bill.amount_cny} CNY",
+            ),
+            Because(
+                name="metered",
+                value=found.metered_kwh,
+                unit="kWh",
+                kind=InputKind.FIGURE,
+                id=wanted.account,
+                source="energy of the account's circuits",
+                question={"figure": Figure.METERED.value, **days},
+            ),
+        ]
+        return why(
+            wanted,
+            value=found.difference_kwh,
+            unit="kWh",
+            rule=Rule.DIFFERENCE,
+            inputs=inputs,
+            marks=[found.verdict.value],
+            quality=Quality(
+                interval_completeness=None,
+                usable_share=found.completeness,
+                estimated_share=0.0,
+                from_parts_share=0.0,
+                provisional=False,
+            ),
+        )
+
+    async def metered(self, who: Principal, wanted: Wanted) -> Why:
+        """Return what an account's meters say of a span as the sum of the lines of its daily cost."""
+        start, end = wanted.span
+        found = await self._costs.cost(who, _payer(wanted), start=start, end=end, daily=True)
+        daily = replace(wanted, daily=True)
+        inputs = [
+            Because(
+                name=f"{line.period}",
+                value=line.energy_kwh,
+                unit="kWh",
+                kind=InputKind.FIGURE,
+                id="" if supply.account is None else supply.account.account_number,
+                question=_of_line(Figure.BAND_ENERGY, daily, number),
+            )
+            for number, (supply, line) in enumerate(found.lines)
+        ]
+        value = total([line.energy_kwh for _, line in found.lines]) if found.lines else None
+        return why(wanted, value=value, unit="kWh", rule=Rule.SUM, inputs=inputs)
 
     async def target(self, who: Principal, wanted: Wanted) -> Why:
         """Return what of a target is used for certain as the sum of its days."""

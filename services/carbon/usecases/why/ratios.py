@@ -5,16 +5,22 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from services.carbon.domain.intervals import STEP_S
+import polars as pl
+
+from libs.common.ids import CircuitId
+from services.carbon.boundary import NodeEnergy
+from services.carbon.domain.intervals import STEP_S, Grade
 from services.carbon.domain.levels.balance import PueCategory
 from services.carbon.domain.levels.cover import Dimension
-from services.carbon.domain.levels.energy import STEPS_PER_HOUR
+from services.carbon.domain.levels.electrical import IMBALANCE_LOAD_MIN
+from services.carbon.domain.levels.energy import STEPS_PER_HOUR, known_energy
 from services.carbon.domain.levels.facts import Denominator, FactKind
 from services.carbon.domain.why import FORMULAS, Because, InputKind, Quality, Question, Rule, Why
-from services.carbon.tree import Node
-from services.carbon.usecases.levels import Levels
+from services.carbon.queries import Trace, TracedRegister
+from services.carbon.tree import Node, NodeKind
+from services.carbon.usecases.levels import Flows, Levels
 from services.carbon.usecases.supply import Supply
-from services.carbon.usecases.why.asked import Figure, Wanted, missing, question, why
+from services.carbon.usecases.why.asked import Figure, Flow, Wanted, missing, question, stamp, why
 
 ANY_STANDARD = Decimal("0.90")
 """A power factor itself does not depend on the standard that its bill is adjusted by."""
@@ -64,14 +70,21 @@ class RatioWhys:
         start, end = wanted.span
         (found,) = await self._levels.balance(wanted.place, start, end, wanted.period)
         mix = found.mix
-        # What sources delivered and what went out is read from export registers, which are no booked intervals.
         registers = "export registers of the meters, else booked intervals of the circuits"
-        others = (("photovoltaics", mix.pv), ("generators", mix.generator), ("exported", mix.exported))
+        others = ((Flow.PHOTOVOLTAICS, mix.pv), (Flow.GENERATORS, mix.generator), (Flow.EXPORTED, mix.exported))
         inputs = [
             _energy("imported", mix.imported, wanted.place, start, end),
             *(
-                Because(name=name, value=value, unit="kWh", kind=InputKind.FIGURE, id=wanted.place.id, source=registers)
-                for name, value in others
+                Because(
+                    name=flow.value,
+                    value=value,
+                    unit="kWh",
+                    kind=InputKind.FIGURE,
+                    id=wanted.place.id,
+                    source=registers,
+                    question=question(Figure.FLOW, wanted.place, start, end, flow=flow.value),
+                )
+                for flow, value in others
             ),
         ]
         return why(
@@ -81,6 +94,92 @@ class RatioWhys:
             rule=Rule.BALANCE,
             inputs=inputs,
             quality=_least(found.usable, found.usable),
+        )
+
+    async def flow(self, wanted: Wanted) -> Why:
+        """Return what sources of a node delivered, or what went out of it, as the sum of its circuits."""
+        if wanted.flow is None:
+            raise missing("flow")
+        start, end = wanted.grid
+        flows = await self._levels.flows(wanted.place, start, end)
+        found: NodeEnergy | None = getattr(flows, wanted.flow.value)
+        if found is None:
+            return why(wanted, value=0.0, unit="kWh", rule=Rule.STATED, inputs=[], marks=["nothing_that_delivers"])
+        if wanted.part is not None:
+            return _flow_of(wanted, flows, found, wanted.part)
+        sums = dict(known_energy(found.intervals, ["circuit_id"]).iter_rows())
+        inputs = [
+            Because(
+                name="energy of a circuit",
+                value=sums.get(circuit),
+                unit="kWh",
+                kind=InputKind.FIGURE,
+                id=circuit,
+                question=question(Figure.FLOW, wanted.place, start, end, flow=wanted.flow.value, part=circuit),
+            )
+            for circuit in sorted({term.circuit for term in found.terms})
+        ]
+        whole = await asyncio.to_thread(found.in_span, self._levels.boundaries.clock.now())
+        quality = _least(whole.usable_share, None)
+        return why(wanted, value=whole.energy_kwh, unit="kWh", rule=Rule.SUM, inputs=inputs, quality=quality)
+
+    async def delivered(self, wanted: Wanted) -> tuple[Why, Trace]:
+        """Return a quarter hour of a circuit by its meter's register of export, with the registers around it."""
+        if wanted.place.kind is not NodeKind.CIRCUIT:
+            raise missing("circuit")
+        start, end = wanted.span
+        circuit = CircuitId(wanted.place.id)
+        found = await self._levels.export_of(circuit, start, end)
+        registers = [
+            TracedRegister(
+                one.device_id, row.source_time, row.value, row.ratio, uncertain=False, set_aside=False, manual=False
+            )
+            for one, rows in found.samples
+            for row in rows
+        ]
+        inputs = [
+            Because(
+                name="register of export",
+                value=row.shown,
+                unit="kWh",
+                kind=InputKind.REGISTER,
+                id=row.device_id,
+                start=row.source_time,
+                source=f"ratio {row.ratio:g}",
+            )
+            for row in registers
+        ]
+        grade = Grade.MISSING if found.intervals.is_empty() else Grade(found.intervals["grade"][0])
+        value = None if found.intervals.is_empty() else found.intervals["energy_kwh"][0]
+        below = Trace(circuit, start, end, [], [one for one, _ in found.samples], registers, found.rated_kw)
+        return why(wanted, value=value, unit="kWh", rule=Rule.REGISTERS, inputs=inputs, marks=[grade.flag]), below
+
+    async def imbalance(self, wanted: Wanted) -> Why:
+        """Return the highest current imbalance of a circuit in a period, by the currents of its quarter hour."""
+        if wanted.place.kind is not NodeKind.CIRCUIT:
+            raise missing("circuit")
+        start, end = wanted.span
+        (found,) = await self._supply.imbalance(wanted.place, start, end, step=wanted.period)
+        row = next(iter(found.frame.to_dicts()), None)
+        at = None if row is None else row["deviation_max_at"]
+        phases = {} if at is None else await self._supply.currents(CircuitId(wanted.place.id), at)
+        inputs = [
+            Because(
+                name=name,
+                value=abs(current),
+                unit="A",
+                kind=InputKind.REGISTER,
+                id=wanted.place.id,
+                start=at,
+                source="first report of the quarter hour",
+            )
+            for name, current in phases.items()
+        ]
+        rated = found.rated_current_a
+        marks = [] if rated is None else [f"below {IMBALANCE_LOAD_MIN:.0%} of {rated:g} A there is none"]
+        value = None if row is None else row["deviation_max"]
+        return why(
+            wanted, value=value, unit="1", rule=Rule.DEVIATION, inputs=inputs, marks=marks, withheld=value is None
         )
 
     async def intensity(self, wanted: Wanted) -> Why:
@@ -261,6 +360,29 @@ class RatioWhys:
                 question=None if it is None else _it(node, start, end, category),
             ),
         ]
+
+
+def _flow_of(wanted: Wanted, flows: Flows, found: NodeEnergy, circuit: CircuitId) -> Why:
+    """Return one circuit's part of a flow as the sum of its quarter hours."""
+    rows = found.intervals.filter(pl.col("circuit_id") == circuit).sort("start")
+    by_export = circuit in flows.by_export
+    figure = Figure.DELIVERED if by_export else Figure.INTERVAL
+    inputs = [
+        Because(
+            name="energy of a quarter hour",
+            value=energy,
+            unit="kWh",
+            kind=InputKind.INTERVAL,
+            id=circuit,
+            start=at,
+            grade=Grade(grade).flag,
+            source="register of export" if by_export else "booked interval",
+            question={"figure": figure.value, "circuit": circuit, "start": stamp(at)},
+        )
+        for at, energy, grade in rows.select("start", "energy_kwh", "grade").iter_rows()
+    ]
+    (value,) = known_energy(rows, ["circuit_id"])["energy_kwh"].to_list() or (None,)
+    return why(wanted, value=value, unit="kWh", rule=Rule.SUM, inputs=inputs)
 
 
 def _energy(

@@ -1,0 +1,148 @@
+"""Every figure that carbon answers has its why: none is added without saying what it is made of."""
+
+import asyncio
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+from unittest.mock import AsyncMock, MagicMock
+
+import pytest
+
+from libs.common.tokens import Principal
+from services.carbon import api
+from services.carbon.api.why import Explainers, explained
+from services.carbon.tree import Node, NodeKind
+from services.carbon.usecases.why import Figure, Wanted, question, trace_link
+
+F = Figure
+ENTERED = "what people have entered, or what came with the platform"
+PROVED = "has proofs of its own (attestations)"
+NOT_YET = "not traced yet"
+FILED = "figures of other paths, as they were when the report was filed"
+TRACED: dict[str, set[Figure] | str] = {
+    "/energy": {F.ENERGY, F.COMPLETENESS},
+    "/energy/profile": {F.ENERGY, F.DEMAND, F.LOAD_FACTOR, F.COMPLETENESS},
+    "/energy/coverage": {F.ENERGY, F.SHARE},
+    "/energy/breakdown": {F.ENERGY, F.SHARE},
+    "/energy/balance": {F.ENERGY, F.FLOW, F.DELIVERED, F.CONSUMED, F.CLEAN_SHARE},
+    "/energy/pue": {F.PUE, F.CONSUMED},
+    "/energy/intensity": {F.INTENSITY},
+    "/energy/comparison": {F.CHANGE},
+    "/energy/ranking": {F.ENERGY, F.INTENSITY},
+    "/energy/power-factor": {F.POWER_FACTOR},
+    "/energy/imbalance": {F.IMBALANCE},
+    "/energy/load-rates": NOT_YET,
+    "/energy/virtual-meters": ENTERED,
+    "/energy/virtual-meters/{meter_id}": NOT_YET,
+    "/energy/virtual-meters/{meter_id}/profile": NOT_YET,
+    "/energy/virtual-meters/{meter_id}/emissions": NOT_YET,
+    "/energy/media": NOT_YET,
+    "/emissions/media": NOT_YET,
+    "/energy/facts": ENTERED,
+    "/energy/standard-coal": ENTERED,
+    "/energy/cost": {F.COST, F.COST_LINE, F.BAND_ENERGY},
+    "/energy/trace": {F.CIRCUIT, F.PARTS, F.INTERVAL},
+    "/emissions": {F.EMISSION, F.SITE_YEAR},
+    "/emissions/avoided": {F.AVOIDED},
+    "/emissions/avoided/{statement_id}/versions/{version}": {F.AVOIDED, F.AVOIDED_LINE},
+    "/emissions/avoided/{statement_id}/versions/{version}/statement": {F.AVOIDED, F.AVOIDED_LINE},
+    "/inventories": {F.INVENTORY},
+    "/inventories/{inventory_id}/versions/{version}": {F.INVENTORY, F.INVENTORY_LINE, F.STANDARD_COAL},
+    "/inventories/{inventory_id}/versions/{version}/statement": {F.INVENTORY, F.INVENTORY_LINE},
+    "/inventories/{inventory_id}/versions/{version}/restatement": {F.INVENTORY, F.INVENTORY_LINE},
+    "/demand/basic-tariff": NOT_YET,
+    "/bills": ENTERED,
+    "/bills/accounts": ENTERED,
+    "/bills/{account}/{number}": ENTERED,
+    "/bills/reconciliation": {F.BILL, F.METERED},
+    "/bills/accruals": NOT_YET,
+    "/targets": {F.TARGET},
+    "/targets/{target_id}": {F.TARGET},
+    "/targets/{target_id}/children": {F.TARGET},
+    "/savings/shutdowns": {F.SAVING, F.SAVING_SHARE, F.SAVING_WINDOW},
+    "/savings/shutdowns/{occurrence_id}": {F.SAVING, F.SAVING_SHARE, F.SAVING_WINDOW},
+    "/savings/statements/{statement_id}": {F.STATEMENT, F.STATEMENT_LINE, F.STATEMENT_METER},
+    "/savings/contracts/{contract_id}/statements": {F.STATEMENT},
+    "/projects/{project_id}/assessment": {F.PROJECT, F.MEASURE},
+    "/savings/published/{case_id}": "printed and corrected line by line beside each other",
+    "/savings/published": ENTERED,
+    "/savings/contracts": ENTERED,
+    "/savings/contracts/{contract_id}": ENTERED,
+    "/savings/outages": ENTERED,
+    "/savings/temperatures/{place}": ENTERED,
+    "/projects": ENTERED,
+    "/projects/{project_id}": ENTERED,
+    "/projects/{project_id}/history": ENTERED,
+    "/reports": FILED,
+    "/reports/definitions": ENTERED,
+    "/reports/definitions/{definition_id}": ENTERED,
+    "/reports/jobs": "how far reports are",
+    "/reports/jobs/{job_id}": "how far a report is",
+    "/reports/{definition_id}/{edition}/versions/{version}": FILED,
+    "/reports/{definition_id}/{edition}/versions/{version}/files/{form}": FILED,
+    "/reports/{definition_id}/{edition}/versions/{version}/tables/{table}": FILED,
+    "/factors": ENTERED,
+    "/factors/{factor_id}": ENTERED,
+    "/tariffs": ENTERED,
+    "/tariffs/prices": ENTERED,
+    "/tariffs/special-days": ENTERED,
+    "/tariffs/{tariff_id}": ENTERED,
+    "/tariffs/{tariff_id}/export": ENTERED,
+}
+"""Of every path that answers figures, which traces say why; or why none does."""
+
+
+def paths() -> Iterator[str]:
+    """Yield every path of carbon that answers something."""
+    names = [api.__name__, *(f"{api.__name__}.{one.name}" for one in pkgutil.iter_modules(api.__path__))]
+    for module in map(importlib.import_module, names):
+        for name, build in vars(module).items():
+            if name.startswith("build_") and build.__module__ == module.__name__:
+                router = build(**{each: MagicMock() for each in inspect.signature(build).parameters})
+                yield from (route.path for route in router.routes if "GET" in route.methods)
+
+
+def test_every_path_says_which_traces_explain_it() -> None:
+    found = {path.removeprefix("/api/v1") for path in paths()}
+    assert {path for path in found if not path.startswith("/attestations")} == TRACED.keys()
+    assert set().union(*(figures for figures in TRACED.values() if isinstance(figures, set))) == set(Figure)
+
+
+def test_what_is_not_traced_yet_is_few_and_named() -> None:
+    assert sorted(path for path, why in TRACED.items() if why == NOT_YET) == [
+        "/bills/accruals", "/demand/basic-tariff", "/emissions/media", "/energy/load-rates", "/energy/media",
+        "/energy/virtual-meters/{meter_id}", "/energy/virtual-meters/{meter_id}/emissions",
+        "/energy/virtual-meters/{meter_id}/profile",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("figure", list(Figure))
+def test_every_figure_is_explained_by_somebody(figure: Figure) -> None:
+    who = MagicMock(spec=Principal, sites=None)
+    whys: dict[str, Any] = {name: MagicMock() for name in Explainers.__slots__}
+    asked = Wanted(
+        figure=figure, node=Node(NodeKind.CIRCUIT, "c"), id="x", start=datetime(2026, 3, 1, tzinfo=UTC),
+        end=datetime(2026, 3, 2, tzinfo=UTC),
+    )  # fmt: skip
+    answers = AsyncMock(return_value=MagicMock(inputs=[]))
+    for explainer in whys.values():
+        explainer.configure_mock(**dict.fromkeys((one.value for one in Figure), answers))
+    for name in ("interval", "delivered"):
+        pair = AsyncMock(return_value=("why", "below"))
+        whys["energy"].configure_mock(**{name: pair})
+        whys["ratios"].configure_mock(**{name: pair})
+    whys["savings"] = MagicMock(report=AsyncMock())
+    whys["projects"] = MagicMock(nodes=AsyncMock(return_value=[]), assessed=AsyncMock())
+    whys["statements"] = MagicMock(shown=AsyncMock())
+    assert asyncio.run(explained(Explainers(**whys), who, asked)) is not None
+
+
+def test_a_report_writes_the_address_that_explains_a_figure() -> None:
+    node = Node(NodeKind.SITE, "site-1")
+    first, last = datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 4, 1, tzinfo=UTC)
+    assert trace_link(question(Figure.ENERGY, node, first, last)) == (
+        "/api/v1/energy/trace?figure=energy&site=site-1&from=2026-03-01T00%3A00%3A00Z&to=2026-04-01T00%3A00%3A00Z"
+    )
