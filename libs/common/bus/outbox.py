@@ -16,7 +16,7 @@ from libs.common import pgcopy
 from libs.common.backoff import Backoff
 from libs.common.bus import topics
 from libs.common.bus.headers import pack_headers, unpack_headers
-from libs.common.bus.port import Bus, Message, MessageRefused
+from libs.common.bus.port import Bus, Header, Message, MessageRefused
 from libs.common.clock import Clock
 from libs.common.db import Database, WriteConn
 from libs.common.errors import Unavailable
@@ -76,7 +76,7 @@ async def put(conn: WriteConn, messages: Sequence[Message]) -> None:
         return
     # One row after the other gets its id, so ids follow the order of the list.
     if len(messages) >= COPIED_FROM:
-        await copy_in(conn, "outbox", _COLUMNS, [_row(message) for message in messages])
+        await copy_in(conn, "outbox", _COLUMNS, _rows(messages))
         return
     await conn.execute(
         """
@@ -95,16 +95,30 @@ async def put(conn: WriteConn, messages: Sequence[Message]) -> None:
     )
 
 
-def _row(message: Message) -> bytes:
-    return b"".join((
-        _BEGIN,
-        pgcopy.text(message.topic),
-        pgcopy.text(message.key),
-        pgcopy.NULL if message.value is None else pgcopy.blob(message.value),
-        pgcopy.text(pack_headers(message.headers)),
-        pgcopy.NULL if message.partition_key is None else pgcopy.text(message.partition_key),
-        pgcopy.NULL if message.partition is None else _PARTITION.pack(4, message.partition),
-    ))  # fmt: skip
+def _rows(messages: Sequence[Message]) -> list[bytes]:
+    """Return messages as rows; topic, key and most headers are shared by many of them and written once."""
+    heads: dict[tuple[str, str], bytes] = {}
+    packed: dict[Header, str] = {}
+    found = []
+    for message in messages:
+        place = message.topic, message.key
+        head = heads.get(place)
+        if head is None:
+            head = heads[place] = _BEGIN + pgcopy.text(message.topic) + pgcopy.text(message.key)
+        parts = []
+        for header in message.headers:
+            part = packed.get(header)
+            if part is None:
+                part = packed[header] = pack_headers((header,))[1:-1]
+            parts.append(part)
+        found.append(b"".join((
+            head,
+            pgcopy.NULL if message.value is None else pgcopy.blob(message.value),
+            pgcopy.text(f"[{','.join(parts)}]"),
+            pgcopy.NULL if message.partition_key is None else pgcopy.text(message.partition_key),
+            pgcopy.NULL if message.partition is None else _PARTITION.pack(4, message.partition),
+        )))  # fmt: skip
+    return found
 
 
 class OutboxRelay:

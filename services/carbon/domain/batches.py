@@ -25,6 +25,7 @@ from services.carbon.domain.intervals import GAP_MAX_STEPS, NEAR_SHARE, STEP_S, 
 from services.carbon.domain.registers import COUNT_KWH, FLOAT32_STEP, HEADROOM, BoolArray, FloatArray, IntArray
 
 _STEP_US = round(STEP_S * 1e6)
+GRADES = tuple(Grade)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,20 +220,31 @@ class _Flat:
             & (uncertain[at] == self.held.uncertain[held])
             & (np.abs(energy[at] - self.held.energy_kwh[held]) <= TOLERANCE_KWH)
         )
+        news = np.flatnonzero(~same)
+        circuits = [self.circuits[i] for i in owner[news].tolist()]
+        rows = zip(
+            circuits,
+            start[news].tolist(),
+            version[news].tolist(),
+            energy[news].tolist(),
+            grade[news].tolist(),
+            uncertain[news].tolist(),
+            strict=True,
+        )
         return [
             BookedInterval(
-                circuit_id=self.circuits[owner[i]].circuit_id,
-                site_id=self.circuits[owner[i]].site_id,
-                start=datetime.fromtimestamp(float(start[i]), UTC),
+                circuit_id=circuit.circuit_id,
+                site_id=circuit.site_id,
+                start=datetime.fromtimestamp(at, UTC),
                 step_s=int(STEP_S),
-                version=int(version[i]) + 1,
-                energy_kwh=float(energy[i]),
-                grade=Grade(int(grade[i])),
+                version=before + 1,
+                energy_kwh=energy_kwh,
+                grade=GRADES[grade_no],
                 lower_bound=False,
-                uncertain=bool(uncertain[i]),
+                uncertain=is_uncertain,
                 computed_at=now,
             )
-            for i in np.flatnonzero(~same)
+            for circuit, at, before, energy_kwh, grade_no, is_uncertain in rows
         ]
 
     def _at_edges(self, register: IntArray, edges: IntArray, edge: FloatArray) -> tuple[FloatArray, NDArray[np.int8]]:

@@ -342,27 +342,37 @@ def changes(
     held[held] = start[place[held]] == current.start[held]
     place = place[held]
     version[place] = current.version[held]
-    energy, before = computed.energy_kwh[place], current.energy_kwh[held]
+    energy, was = computed.energy_kwh[place], current.energy_kwh[held]
     same[place] = (
         (computed.grade[place] == current.grade[held])
         & (computed.lower_bound[place] == current.lower_bound[held])
         & (uncertain[place] == current.uncertain[held])
-        & ((np.abs(energy - before) <= TOLERANCE_KWH) | (np.isnan(energy) & np.isnan(before)))
+        & ((np.abs(energy - was) <= TOLERANCE_KWH) | (np.isnan(energy) & np.isnan(was)))
+    )
+    news = np.flatnonzero(~same)
+    rows = zip(
+        start[news].tolist(),
+        version[news].tolist(),
+        computed.energy_kwh[news].tolist(),
+        computed.grade[news].tolist(),
+        computed.lower_bound[news].tolist(),
+        uncertain[news].tolist(),
+        strict=True,
     )
     return [
         BookedInterval(
             circuit_id=circuit_id,
             site_id=site_id,
-            start=datetime.fromtimestamp(float(start[i]), UTC),
+            start=datetime.fromtimestamp(at, UTC),
             step_s=int(step_s),
-            version=int(version[i]) + 1,
-            energy_kwh=float(computed.energy_kwh[i]) if known[i] else None,
-            grade=Grade(int(computed.grade[i])),
-            lower_bound=bool(computed.lower_bound[i]),
-            uncertain=bool(uncertain[i]),
+            version=before + 1,
+            energy_kwh=energy_kwh if grade != Grade.MISSING else None,
+            grade=Grade(grade),
+            lower_bound=lower_bound,
+            uncertain=is_uncertain,
             computed_at=now,
         )
-        for i in np.flatnonzero(~same)
+        for at, before, energy_kwh, grade, lower_bound, is_uncertain in rows
     ]
 
 

@@ -371,7 +371,8 @@ async def book(conn: WriteConn, intervals: Sequence[BookedInterval]) -> None:
         )
     await copy_in(conn, "intervals", _INTERVAL_COLUMNS, _interval_rows(intervals))
     in_order = sorted(intervals, key=lambda one: (one.circuit_id, one.start, one.version))
-    subjects = {one.circuit_id: _PENDING_BEGIN + pgcopy.text(f"circuit:{one.circuit_id}") for one in intervals}
+    circuits = {one.circuit_id for one in intervals}
+    subjects = {circuit: _PENDING_BEGIN + pgcopy.text(f"circuit:{circuit}") for circuit in circuits}
     await copy_in(
         conn,
         "attest_pending",

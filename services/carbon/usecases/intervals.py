@@ -123,6 +123,8 @@ class _Work:
     """Boundary from which intervals may come out differently."""
     end: datetime | None
     """A trusted register from which on nothing changes; None reads to the last one."""
+    until: datetime | None
+    """The last register that is new or different."""
 
 
 class Booking:
@@ -167,25 +169,23 @@ class Booking:
         if unknown:
             before |= await self._books.fetch_last_times(conn, unknown)
         spans = {device: (newest, floor(newest) + timedelta(seconds=STEP_S)) for device, newest in before.items()}
-        changed: dict[DeviceId, Change] = {}
+        told: dict[DeviceId, list[datetime]] = {}
         latest = dict(before)
         for device, at in await self._books.add_registers(conn, readings):
             span = spans.get(device)
-            if span is None:
-                change = Change(floor(at), at)
-            elif span[0] < at < span[1]:
-                if at > latest[device]:
-                    latest[device] = at
-                continue  # within the running interval, in order: nothing to book yet
-            else:
-                change = Change(floor(min(at, span[0])), at)
-            changed[device] = changed[device].with_(change) if device in changed else change
-            latest[device] = max(latest.get(device, at), at)
-        self._newest |= latest
+            if span is None or not span[0] < at < span[1]:
+                told.setdefault(device, []).append(at)
+            elif at > latest[device]:
+                latest[device] = at  # within the running interval, in order: nothing to book yet
         by_circuit: dict[CircuitId, Change] = {}
-        for device, change in changed.items():
+        for device, times in told.items():
+            last = max(times)
+            latest[device] = max(latest.get(device, last), last)
+            first = min(times)
+            change = Change(floor(min(first, before.get(device, first))), last)
             for circuit in self._directory.circuits_of(device):
                 by_circuit[circuit] = by_circuit[circuit].with_(change) if circuit in by_circuit else change
+        self._newest |= latest
         await self._recompute(conn, by_circuit)
 
     async def recompute(self, conn: WriteConn, circuit: CircuitId, since: datetime) -> int:
@@ -206,7 +206,7 @@ class Booking:
         windows = [_window(bindings, changed[circuit]) for circuit, _, bindings in places]
         reach = await self._books.fetch_reach(conn, windows)
         works = [
-            _Work(circuit, site, bindings, floor(first), last)
+            _Work(circuit, site, bindings, floor(first), last, changed[circuit].until)
             for (circuit, site, bindings), (first, last) in zip(places, reach, strict=True)
         ]
         return await self._settle(conn, works)
@@ -235,15 +235,13 @@ class Booking:
             registers = [(one, loaded[begins[place] + i]) for i, one in enumerate(bindings)]
             rated_kw = self._directory.rated_kw(work.circuit)
             cumulative = accumulate([part for one, rows in registers for part in series_of(one, rows, rated_kw)])
-            if work.end is not None and not (cumulative.at.size and cumulative.at[-1] == work.end.timestamp()):
-                # The register that should have been common ground is doubted now: what follows it changes too.
-                again.append(_Work(work.circuit, work.site, work.bindings, work.start, None))
+            turned = [mark for one, rows in registers if not one.by_power for mark in _marks(one, rows, cumulative)]
+            if not _is_settled(work, cumulative, turned):
+                again.append(_Work(work.circuit, work.site, work.bindings, work.start, None, None))
                 continue
             booked += await self._changes(conn, work, cumulative, registers, current[place], now)
             findings += [CircuitFinding(work.circuit, one) for one in dict.fromkeys(cumulative.findings)]
-            for one, rows in registers:
-                if not one.by_power:
-                    marks += _marks(one, rows, cumulative)
+            marks += turned
         if booked:
             await self._books.book(conn, booked)
             await self._publisher.intervals(conn, booked)
@@ -349,6 +347,17 @@ def _window(bindings: Sequence[Binding], change: Change) -> Window:
 
 def _earlier(one: datetime | None, other: datetime | None) -> datetime | None:
     return min((at for at in (one, other) if at is not None), default=None)
+
+
+def _is_settled(work: _Work, cumulative: Cumulative, turned: Sequence[tuple[DeviceId, datetime, bool]]) -> bool:
+    """Return whether nothing changes behind the register that a computation ends at.
+
+    It has to count again, and so has each between the change and it that counted before: else its boundary moves.
+    """
+    if work.end is None or work.until is None:
+        return True
+    counts = bool(cumulative.at.size) and bool(cumulative.at[-1] == work.end.timestamp())
+    return counts and not any(at > work.until for _, at, _ in turned)
 
 
 def _marks(binding: Binding, rows: Registers, cumulative: Cumulative) -> list[tuple[DeviceId, datetime, bool]]:

@@ -210,6 +210,13 @@ def test_a_late_register_that_undoes_common_ground_is_followed_to_the_end() -> N
     books.check()
 
 
+def test_a_late_register_that_makes_the_next_one_a_spike_moves_the_boundary_behind_it() -> None:
+    books = Books.of()
+    books.take(*(reading(minute, shown) for minute, shown in [(0, 0.0), (9, 0.0), (14, 2.5), (18, 2.5), (34, 2.6)]))
+    books.take(reading(13, 0.0))  # within a minute 2.5 kWh cannot be used, so the register of minute 14 is a spike now
+    books.check()
+
+
 def test_the_first_register_of_a_new_meter_reaches_back_to_the_exchange() -> None:
     exchange = START + timedelta(minutes=60)
     books = Books.of(
