@@ -200,13 +200,32 @@ def attesting() -> list[Measurement]:
 
 
 def carbon() -> list[Measurement]:
-    """Carbon's streaming part: registers into intervals, and a late correction of one meter's month."""
-    from libs.suite.bench_carbon import METERS, MONTH_DAYS, measure
+    """Reports over very many intervals beside DuckDB and pandas, and registers into intervals and emissions."""
+    from libs.suite.bench_carbon import DAY_METERS, METERS, MONTH_DAYS, measure
+    from libs.suite.bench_carbon_reports import DAY, YEAR
+    from libs.suite.bench_carbon_reports import measure as report
 
+    found: list[Measurement] = []
+    for scale, limit_s in ((YEAR, 2.0), (DAY, 1.0)):
+        compared = report(scale)
+        ours = compared.ours
+        what = f"{scale.circuits:,} meters x {scale.days} days of quarter hours"
+        note = f"{scale.rows:,} rows; {ours.cpu_s:.2f} s processor; {ours.version}"
+        found += [
+            Measurement(
+                f"carbon: report of {what}", ours.seconds, "s", f"under {limit_s:g}", ours.seconds < limit_s, note
+            ),
+            Measurement("  memory of its process", ours.peak_mb, "MB", "under 1,000", ours.peak_mb < 1000),
+        ]
+        for other in compared.others:
+            note = f"{other.cpu_s:.2f} s processor; {other.peak_mb:,.0f} MB"
+            found.append(Measurement(f"  the same in {other.version}", other.seconds, "s", "", None, note))
     one = asyncio.run(measure())
     note = f"{METERS} meters once a minute, PostgreSQL beside it"
     month = f"{MONTH_DAYS} days of quarter hours of one meter, committed"
+    day = f"{DAY_METERS} meters x 1 day a minute apart, hour by hour; into PostgreSQL and out of it"
     return [
+        *found,
         Measurement("carbon: reports read", one.parsed_per_s, "1/s", "", None, "one register each, one core"),
         Measurement(
             "carbon: registers corrected and aligned", one.corrected_per_s, "1/s", "", None, "the domain alone"
@@ -224,6 +243,8 @@ def carbon() -> list[Measurement]:
         Measurement("carbon: a late month", one.month_ms, "ms", "under 100 ms", one.month_ms < 100, month),
         Measurement("carbon: one late register", one.register_ms, "ms", "under 100 ms", one.register_ms < 100, month),
         Measurement("carbon: a month computed again", one.binding_ms, "ms", "", None, f"{month}, nothing to book"),
+        Measurement("carbon: registers to hourly emissions", one.day_per_s, "1/s", "", None, f"MyEMS 169,000; {day}"),
+        Measurement("carbon: the same, by carbon's own core", one.day_core_per_s, "1/s", "", None, day),
     ]
 
 

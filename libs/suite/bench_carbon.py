@@ -1,8 +1,9 @@
-"""Carbon's streaming part: registers through booking into PostgreSQL, and a late correction of one meter's month.
+"""Carbon's streaming part: registers through booking into PostgreSQL, late ones too, and a day up to its emissions.
 
 python -m libs.suite.bench carbon
 """
 
+import math
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -12,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
 from libs.common.bus import topics
 from libs.common.bus.port import Received
@@ -26,8 +28,17 @@ from libs.suite.postgres import EmbeddedPostgres
 from services.carbon.bus import reports
 from services.carbon.domain.booking import ENERGY_POINT, Binding, RegisterReading, Registers, series_of
 from services.carbon.domain.intervals import align
+from services.carbon.domain.levels.cover import Term
+from services.carbon.domain.levels.emission import FACTORS
+from services.carbon.domain.levels.energy import Promise, node_intervals
+from services.carbon.domain.levels.periods import Step
+from services.carbon.domain.levels.report import Span, gather, site_report
 from services.carbon.domain.registers import accumulate
+from services.carbon.domain.tariff.grid import rate_grid
+from services.carbon.domain.tariff.periods import DayCalendar, build_tariffs
 from services.carbon.store import intervals as store
+from services.carbon.store.levels import fetch_interval_frame
+from services.carbon.tariff_file import SHIPPED, shipped_rows
 from services.carbon.usecases.intervals import Booking
 from services.carbon.worker import OutboxPublisher
 
@@ -37,6 +48,8 @@ MINUTES = 46
 BATCH_MINUTES = 5
 """So many minutes of all meters are one batch."""
 MONTH_DAYS = 30
+DAY_METERS = 500
+"""Their day is booked hour by hour, up to hourly emissions by site: what MyEMS was measured with."""
 START = datetime(2026, 3, 1, tzinfo=UTC)
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -59,6 +72,10 @@ class Streaming:
     """One late register in the middle of that month."""
     binding_ms: float
     """The whole month computed again, as after a corrected binding, with nothing to book."""
+    day_per_s: float
+    """Registers of a day, a minute apart, through booking and from the books to emissions, all processes. [1/s]"""
+    day_core_per_s: float
+    """The same by the processor's time of carbon's own process. [1/s]"""
 
     @property
     def whole_per_s(self) -> float:
@@ -101,9 +118,10 @@ async def measure() -> Streaming:
         async with _database() as db:
             booked, core = await _stream(db)
             month_ms, register_ms, binding_ms = await _late(db)
+            day, day_core = await _whole_day(db)
     finally:
         garbage.end()
-    return Streaming(parsed, corrected, booked, core, month_ms, register_ms, binding_ms)
+    return Streaming(parsed, corrected, booked, core, month_ms, register_ms, binding_ms, day, day_core)
 
 
 @asynccontextmanager
@@ -188,6 +206,44 @@ async def _late(db: Database) -> tuple[float, float, float]:
             await booking.recompute(conn, CircuitId(f"c{meter}"), LONG_AGO)
         bindings.append(time.perf_counter() - began)
     return _median_ms(months), _median_ms(registers), _median_ms(bindings)
+
+
+async def _whole_day(db: Database) -> tuple[float, float]:
+    """Return how many registers a second become hourly energy and emissions by site. [1/s]"""
+    booking, field, first = _booking(), Field(), METERS + 1000
+    meters = range(first, first + DAY_METERS)
+    circuits = [CircuitId(f"c{meter}") for meter in meters]
+    tariff = build_tariffs(shipped_rows(), source=SHIPPED)["CN-44", "industrial_commercial"]
+    end = START + timedelta(days=1)
+    after = end.date() + timedelta(days=1)
+    grid = rate_grid(tariff, first=START.date(), last=after, calendar=DayCalendar())
+    span = Span(Step.HOUR, START, end, grid)
+    terms = [Term(circuit, field.site_of(circuit), START, end) for circuit in circuits]
+    promise = Promise(terms, end)
+    factors = pl.DataFrame(
+        [(site, START.year, 0.5, "bench") for site in {term.site for term in terms}], schema=FACTORS, orient="row"
+    )
+    count, wall_s, core_s = 0, 0.0, 0.0
+    for hour in range(25):
+        minutes = range(60 * hour, 60 * hour + 60 if hour < 24 else 60 * hour + 1)
+        batch = [_reading(meter, minute) for minute in minutes for meter in meters]
+        began, core = time.perf_counter(), time.process_time()
+        async with db.write() as conn:
+            await booking.take(conn, batch)
+        wall_s += time.perf_counter() - began
+        core_s += time.process_time() - core
+        count += len(batch)
+    began, core = time.perf_counter(), time.process_time()
+    async with db.read() as conn:
+        booked = await fetch_interval_frame(conn, circuits, START, end)
+    report = site_report(gather([node_intervals(booked, terms)], promise, span), promise, span, factors)
+    wall_s += time.perf_counter() - began
+    core_s += time.process_time() - core
+    emitted = math.fsum(report.energy["emission_kg_co2"])
+    used = 0.5 * DAY_METERS * 0.1 * 1440
+    if abs(emitted - used) > 1e-6 * used:
+        raise RuntimeError(f"emissions of the day: expected {used} kg, found {emitted} kg")
+    return count / wall_s, count / core_s
 
 
 def _median_ms(took_s: Sequence[float]) -> float:

@@ -67,8 +67,7 @@ def line(band: Band | None, kwh: str, cost: str | None, *, slots: int = 100, unk
 
 def cost(*lines: CostLine, unknown: tuple[Unknown, ...] = ()) -> NodeCost:
     supply = Supply(date(2026, 3, 2), date(2026, 3, 9), None, ("feed",))
-    none = np.empty(0, np.int16)
-    grid = RateGrid(supply.first, supply.last, 900, 900, none, none, ())
+    grid = RateGrid(supply.first, supply.last, 900, 900, np.empty(0, np.int16), ())
     part = SupplyCost(supply, EnergyCost(lines), grid, None)
     return NodeCost("site-1", "site", WEEK.start_at, WEEK.end_at, [part], unknown)
 

@@ -4,10 +4,11 @@ Source:
     GHG Protocol Scope 2 Guidance (2015), ch. 6: E = A · EF.
 """
 
+from collections.abc import Sequence
+
 import polars as pl
 
-from libs.common.clock import CIVIL_ZONE
-from services.carbon.domain.levels.energy import known_energy
+from services.carbon.domain.cells import gathered, lay_out, span_of, sum_of_circuits
 from services.carbon.domain.levels.periods import Step, period_of
 from services.carbon.domain.sums import rounded_sums
 
@@ -37,26 +38,34 @@ def emissions_by_period(intervals: pl.DataFrame, factors: pl.DataFrame, step: St
         emission_kg_co2: Float64 [kgCO2], of the energy that is known; null where there is none, or a factor is missing
         factor_ids: List[String], the factors used, sorted
     """
-    year = pl.col("start").dt.convert_time_zone(CIVIL_ZONE.key).dt.year()
-    dated = intervals.with_columns(period_of(step).alias("period"), year.alias("year"))
+    start, end = span_of(intervals)
+    layout = lay_out(start, end, period_of(step))
+    return emissions_of(gathered(intervals, layout, by=["circuit_id", "site_id"]), factors)
+
+
+def emissions_of(cells: pl.DataFrame, factors: pl.DataFrame, *, by: Sequence[str] = ()) -> pl.DataFrame:
+    """Return the same of cells (``domain/cells.py``) of circuits and sites, by period and the columns of ``by``.
+
+    Each site's energy of a period and year is multiplied by its factor, and the products are added up and rounded once.
+    """
+    groups = [*by, "start"]
+    cells = cells.rename({"period": "start"})
     emitted = (
-        known_energy(dated, ["site_id", "period", "year"])
+        sum_of_circuits(cells, ["site_id", "start", "year"])
         .join(factors, on=["site_id", "year"], how="left")
         .with_columns((pl.col("energy_kwh") * pl.col("factor_kg_per_kwh")).alias("emission_kg_co2"))
     )
-    by_period = emitted.group_by("period").agg(
+    used = emitted.group_by(groups).agg(
         pl.col("factor_kg_per_kwh").is_not_null().all().alias("whole"),
         pl.col("factor_id").drop_nulls().unique().sort().alias("factor_ids"),
     )
     return (
-        dated.select("period")
+        cells.select(groups)
         .unique()
-        .join(by_period, on="period", how="left")
-        .join(rounded_sums(emitted, "emission_kg_co2", ["period"]), on="period", how="left")
+        .join(used, on=groups, how="left")
+        .join(rounded_sums(emitted, "emission_kg_co2", groups), on=groups, how="left")
         .select(
-            pl.col("period").alias("start"),
-            pl.when(pl.col("whole")).then(pl.col("emission_kg_co2")).alias("emission_kg_co2"),
-            "factor_ids",
+            *groups, pl.when(pl.col("whole")).then(pl.col("emission_kg_co2")).alias("emission_kg_co2"), "factor_ids"
         )
-        .sort("start")
+        .sort(groups)
     )

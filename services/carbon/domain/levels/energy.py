@@ -24,12 +24,14 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from libs.common.ids import CircuitId, SiteId
+from services.carbon.domain.cells import Layout, gathered, lay_out, sum_of_circuits
 from services.carbon.domain.intervals import STEP_S, Grade
 from services.carbon.domain.levels.cover import Term
 from services.carbon.domain.levels.periods import Shift, Step, in_shift, period_of, periods
-from services.carbon.domain.sums import rounded_sums
+from services.carbon.domain.sums import rounded, rounded_sums
 
 SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "circuit_id": pl.String,
@@ -59,6 +61,14 @@ NODE_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "from_parts": pl.Boolean,
 }
 _TIME = pl.Datetime("us", "UTC")
+_DUE: dict[str, pl.DataType | type[pl.DataType]] = {
+    "circuit_id": pl.String,
+    "site_id": pl.String,
+    "first": _TIME,
+    "end": _TIME,
+    "sign": pl.Int64,
+}
+_KINDS = ("grade", "lower_bound", "uncertain", "provisional", "from_parts", "due")
 ROUNDING = 1e-9
 """Sums of weights that differ by less than this share of the largest are equal."""
 STEPS_PER_HOUR = 3600 / STEP_S
@@ -185,14 +195,78 @@ def energy_by_period(
         from_parts_share: Float64 [1], share of the energy that the next level stood in for
         lower_bound, uncertain: Boolean
     """
-    return _summed(found, promise, periods(step, start, end), period_of(step))
+    whole = periods(step, start, end)
+    cells = energy_cells(found, lay_out(whole["start"][0], whole["end"][-1], period_of(step)), promise)
+    return energy_of(cells, promise, whole)
 
 
 def energy_in_span(found: pl.DataFrame, promise: Promise, *, start: datetime, end: datetime) -> dict[str, Any]:
     """Return the one row of ``energy_by_period`` for a span whose ends lie on the quarter-hour grid."""
     whole = pl.DataFrame({"start": [start], "end": [end]}, schema=dict.fromkeys(("start", "end"), _TIME))
-    inside = (pl.col("start") >= start) & (pl.col("start") < end)
-    return _summed(found.filter(inside), promise, whole, pl.lit(start).cast(_TIME)).row(0, named=True)
+    cells = energy_cells(found, lay_out(start, end, pl.lit(start).cast(_TIME)), promise)
+    return energy_of(cells, promise, whole).row(0, named=True)
+
+
+def energy_cells(found: pl.DataFrame, layout: Layout, promise: Promise) -> pl.DataFrame:
+    """Return the cells (``domain/cells.py``) of a node's intervals, with all that energy and completeness need.
+
+    Circuits and sites may be categories too, as in columnar files, which are faster to compare.
+    """
+    if promise.shift is not None:
+        found = found.filter(in_shift(promise.shift))
+    due = found.with_columns(_is_due(promise.absences).alias("due"))
+    cells = gathered(due, layout, by=["circuit_id", "site_id"], kinds=_KINDS)
+    return cells.with_columns(pl.col("circuit_id", "site_id").cast(pl.String))
+
+
+def energy_of(
+    cells: pl.DataFrame, promise: Promise, whole: pl.DataFrame, *, by_site: bool = False, per_step: int = 1
+) -> pl.DataFrame:
+    """Return what ``energy_by_period`` returns from the cells of the intervals.
+
+    Args:
+        cells: As ``energy_cells`` returns them, of one piece or merged.
+        promise: What is expected of the node.
+        whole: The periods: ``start``, ``end``, one after the other.
+        by_site: Whether every site of the terms is a node of its own, with its ``site_id`` as first column.
+        per_step: Slots of an interval.
+    """
+    by = ["site_id"] if by_site else []
+    weights = _weights(promise, by)
+    weight = pl.col("weight") / per_step
+    due = pl.col("due") & ~pl.col("provisional")
+    promised = cells.join(weights, on=[*by, "circuit_id"]).with_columns(rounded().alias("cell_kwh"))
+    sums = (
+        promised.group_by(*by, "period")
+        .agg(
+            (weight * pl.col("slots")).filter(due & (pl.col("grade") == int(Grade.MEASURED))).sum().alias("measured"),
+            (weight * (pl.col("slots") - pl.col("unknown"))).filter(due).sum().alias("usable"),
+            pl.col("cell_kwh").filter(pl.col("grade").is_in([1, 2])).sum().alias("estimated_kwh"),
+            pl.col("cell_kwh").filter(pl.col("from_parts")).sum().alias("parts_kwh"),
+            pl.col("provisional").any().alias("running"),
+            pl.col("lower_bound").any(),
+            pl.col("uncertain").any(),
+        )
+        .join(sum_of_circuits(promised, [*by, "period"]), on=[*by, "period"], how="left")
+    )
+    return (
+        _expected(whole, promise, weights, by)
+        .join(sums, left_on=[*by, "start"], right_on=[*by, "period"], how="left")
+        .select(
+            *by,
+            "start",
+            "end",
+            "energy_kwh",
+            (pl.col("end") > promise.now).alias("provisional") | pl.col("running").fill_null(False),
+            _ratio("measured").alias("interval_completeness"),
+            _ratio("usable").alias("usable_share"),
+            _share("estimated_kwh").alias("estimated_share"),
+            _share("parts_kwh").alias("from_parts_share"),
+            pl.col("lower_bound").fill_null(False),
+            pl.col("uncertain").fill_null(False),
+        )
+        .sort(*by, "start")
+    )
 
 
 def due_by_circuit(
@@ -214,7 +288,7 @@ def due_by_circuit(
         for (circuit,), rows in measured.partition_by("circuit_id", as_dict=True).items()
     }
     answers = []
-    for circuit, weight in _weights(promise.terms, promise.weights).items():
+    for circuit, weight in _weights(promise, []).iter_rows():
         due = np.zeros(count, np.bool_)
         for term in (one for one in promise.terms if one.circuit == circuit):
             due[inside(term)] = True
@@ -324,46 +398,6 @@ def _share(name: str) -> pl.Expr:
     return pl.when(pl.col("energy_kwh") > 0).then(pl.col(name) / pl.col("energy_kwh")).otherwise(0.0)
 
 
-def _summed(found: pl.DataFrame, promise: Promise, whole: pl.DataFrame, period: pl.Expr) -> pl.DataFrame:
-    """Sum intervals by the periods of ``whole``; ``period`` gives the period's start of a row."""
-    weights = _weights(promise.terms, promise.weights)
-    weight = pl.DataFrame(list(weights.items()), schema={"circuit_id": pl.String, "weight": pl.Float64}, orient="row")
-    if promise.shift is not None:
-        found = found.filter(in_shift(promise.shift))
-    due = _is_due(promise.absences) & ~pl.col("provisional")
-    found = found.with_columns(period.alias("period")).join(weight, on="circuit_id")
-    sums = (
-        found.group_by("period")
-        .agg(
-            pl.col("weight").filter(due & (pl.col("grade") == int(Grade.MEASURED))).sum().alias("measured"),
-            pl.col("weight").filter(due & pl.col("energy_kwh").is_not_null()).sum().alias("usable"),
-            pl.col("energy_kwh").filter(pl.col("grade").is_in([1, 2])).sum().alias("estimated_kwh"),
-            pl.col("energy_kwh").filter(pl.col("from_parts")).sum().alias("parts_kwh"),
-            pl.col("provisional").any().alias("running"),
-            pl.col("lower_bound").any(),
-            pl.col("uncertain").any(),
-        )
-        .join(known_energy(found, ["period"]), on="period", how="left")
-    )
-    return (
-        whole.join(_expected(whole, promise, weights, period), on="start", how="left")
-        .join(sums, left_on="start", right_on="period", how="left")
-        .select(
-            "start",
-            "end",
-            "energy_kwh",
-            (pl.col("end") > promise.now).alias("provisional") | pl.col("running").fill_null(False),
-            _ratio("measured").alias("interval_completeness"),
-            _ratio("usable").alias("usable_share"),
-            _share("estimated_kwh").alias("estimated_share"),
-            _share("parts_kwh").alias("from_parts_share"),
-            pl.col("lower_bound").fill_null(False),
-            pl.col("uncertain").fill_null(False),
-        )
-        .sort("start")
-    )
-
-
 def _is_due(absences: Sequence[Absence]) -> pl.Expr:
     """Return whether an interval is expected."""
     absent = [
@@ -375,47 +409,97 @@ def _is_due(absences: Sequence[Absence]) -> pl.Expr:
     return ~pl.any_horizontal(absent) if absent else pl.lit(True)
 
 
-def _weights(terms: Sequence[Term], usual: Mapping[CircuitId, float]) -> dict[CircuitId, float]:
-    """Return the weight of each circuit; one whose use is not known weighs as the mean of the others does."""
-    circuits = sorted({one.circuit for one in terms})
-    known = [usual[circuit] for circuit in circuits if circuit in usual]
-    mean = sum(known) / len(known) if known else 0.0
-    if mean <= 0.0:  # nothing is used anywhere, or nothing is known: every interval counts the same
-        return dict.fromkeys(circuits, 1.0)
-    return {circuit: usual.get(circuit, mean) for circuit in circuits}
+def _weights(promise: Promise, by: Sequence[str]) -> pl.DataFrame:
+    """Return the weight of each circuit of each node: the columns of ``by``, ``circuit_id``, ``weight``, sorted.
+
+    One whose use is not known weighs as the mean of the others of its node does.
+    """
+    node = [*by, "circuit_id"]
+    usual = pl.DataFrame(
+        {"circuit_id": list(promise.weights), "usual": list(promise.weights.values())},
+        schema={"circuit_id": pl.String, "usual": pl.Float64},
+    )
+    mean = pl.col("usual").mean().over(by) if by else pl.col("usual").mean()
+    return (
+        pl.DataFrame(
+            {"circuit_id": [one.circuit for one in promise.terms], "site_id": [one.site for one in promise.terms]},
+            schema={"circuit_id": pl.String, "site_id": pl.String},
+        )
+        .select(node)
+        .unique()
+        .sort(node)
+        .join(usual, on="circuit_id", how="left", maintain_order="left")
+        .with_columns(mean.alias("mean"))
+        .select(
+            *node,
+            # Nothing is used anywhere, or nothing is known: every interval counts the same.
+            pl.when(pl.col("mean") > 0.0).then(pl.coalesce("usual", "mean")).otherwise(1.0).alias("weight"),
+        )
+    )
 
 
-def _expected(
-    whole: pl.DataFrame, promise: Promise, weights: Mapping[CircuitId, float], period: pl.Expr
-) -> pl.DataFrame:
-    """Return the weight of the intervals that each period should have by now: ``start``, ``expected``."""
-    first, last = whole["start"].min(), whole["end"].max()
-    assert isinstance(first, datetime)  # noqa: S101  # there is at least one period
-    assert isinstance(last, datetime)  # noqa: S101
-    first_s, step_s = first.timestamp(), int(STEP_S)
-    count = int((min(last, promise.now).timestamp() - first_s) // step_s)
-    count = max(count, 0)
-    changes = np.zeros(count + 1)
-    due = [(one.start, one.end, weights[one.circuit]) for one in promise.terms]
-    for absence in promise.absences:
-        due += [
-            (max(one.start, absence.start), min(one.end, absence.end), -weights[one.circuit])
-            for one in promise.terms
-            if one.site == absence.site and absence.circuit in (None, one.circuit)
-        ]
-    for start, end, weight in due:
-        if start < end:
-            at = np.clip([-(-(edge.timestamp() - first_s) // step_s) for edge in (start, end)], 0, count).astype(int)
-            changes[at[0]] += weight
-            changes[at[1]] -= weight
-    running = changes.cumsum()[:-1]
-    running[np.abs(running) < ROUNDING * max(weights.values(), default=0.0)] = 0.0  # what differences of sums leave
-    starts = pl.from_epoch(pl.Series("start", int(first_s) + step_s * np.arange(count)), "s")
-    grid = pl.DataFrame({"start": starts.dt.cast_time_unit("us").dt.replace_time_zone("UTC"), "expected": running})
+def _expected(whole: pl.DataFrame, promise: Promise, weights: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
+    """Return the weight of the intervals that each node should have by now in each period.
+
+    A term that begins adds the rest of its period, and every later one as a whole; one that ends takes them away.
+
+    Returns:
+        The columns of ``by``, ``start``, ``end``, ``expected``, for each node every period.
+    """
+    edges = np.append(whole["start"].dt.epoch("s").to_numpy(), whole["end"].dt.epoch("s").to_numpy()[-1:])
+    edges = (edges - edges[0]) // int(STEP_S)
+    counted = _counted(promise, whole["start"][0], int(edges[-1]))
+    nodes = weights.select(by).unique(maintain_order=True).with_row_index("node") if by else None
+    due = _due(promise, whole["start"][0], int(edges[-1])).join(weights, on=[*by, "circuit_id"], how="left")
+    number = np.zeros(due.height, np.int64)
+    if nodes is not None:
+        number = due.join(nodes, on=by, how="left", maintain_order="left")["node"].to_numpy().astype(np.int64)
+    weight = due["weight"].to_numpy() * due["sign"].to_numpy()
+    expected = np.zeros((1 if nodes is None else nodes.height, edges.size - 1))
+    begun = np.zeros((expected.shape[0], edges.size))  # what is in force from the start of each period on
+    for changes, column in ((weight, "first"), (-weight, "end")):
+        at = due[column].to_numpy()
+        period = np.clip(np.searchsorted(edges, at, side="right") - 1, 0, edges.size - 2)
+        np.add.at(expected, (number, period), changes * (counted[edges[period + 1]] - counted[at]))
+        np.add.at(begun, (number, period + 1), changes)
+    expected += begun[:, :-1].cumsum(axis=1) * np.diff(counted[edges])
+    heaviest = float(np.abs(weight).max(initial=0.0))
+    expected[np.abs(expected) < ROUNDING * heaviest] = 0.0  # what differences of sums leave
+    spans = whole.select("start", "end")
+    every = spans if nodes is None else nodes.select(by).join(spans, how="cross")
+    return every.with_columns(pl.Series("expected", expected.ravel()))
+
+
+def _counted(promise: Promise, first: datetime, count: int) -> NDArray[np.int64]:
+    """Return how many intervals before each of a span are over and of the shift. Shape (count + 1,)."""
+    over = (promise.now - first).total_seconds() // STEP_S
+    counts = np.arange(count) < over
     if promise.shift is not None:
-        grid = grid.filter(in_shift(promise.shift))
-    counted = grid.select(period.alias("period"), "expected").group_by("period").agg(pl.col("expected").sum())
-    return counted.rename({"period": "start"})
+        starts = pl.from_epoch(pl.Series("start", int(first.timestamp()) + int(STEP_S) * np.arange(count)), "s")
+        inside = pl.DataFrame({"start": starts.dt.replace_time_zone("UTC")}).select(in_shift(promise.shift))
+        counts &= inside.to_series().to_numpy()
+    return np.append(0, counts.cumsum())
+
+
+def _due(promise: Promise, first: datetime, count: int) -> pl.DataFrame:
+    """Return when each circuit is expected, and where an absence takes that back.
+
+    Returns:
+        ``circuit_id``, ``site_id``, ``first``, ``end`` as numbers of intervals from ``first`` on, ``count`` at most,
+        and ``sign``: 1, or -1 where it is taken back.
+    """
+    rows = [(one.circuit, one.site, one.start, one.end, 1) for one in promise.terms]
+    rows += [
+        (one.circuit, one.site, max(one.start, absence.start), min(one.end, absence.end), -1)
+        for absence in promise.absences
+        for one in promise.terms
+        if one.site == absence.site and absence.circuit in (None, one.circuit)
+    ]
+    step_us = int(STEP_S) * 1_000_000
+    since = pl.col("first", "end").dt.epoch("us") - int(first.timestamp()) * 1_000_000
+    number = ((since + (step_us - 1)) // step_us).clip(0, count)  # the first interval at or after the time
+    due = pl.DataFrame(rows, schema=_DUE, orient="row").with_columns(number)
+    return due.filter(pl.col("first") < pl.col("end"))
 
 
 def _ceiled(at: datetime) -> datetime:

@@ -17,8 +17,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from libs.common.clock import CIVIL_ZONE
+from services.carbon.domain.cells import Layout, as_slots, gathered, lay_out, span_of, summed
 from services.carbon.domain.intervals import STEP_S
-from services.carbon.domain.sums import rounded_sums
+from services.carbon.domain.levels.periods import Step, period_of
 from services.carbon.domain.tariff.periods import (
     ALL_DAYS,
     DAY_MIN,
@@ -62,8 +63,6 @@ class RateGrid:
     """Length of a slot, which divides ``step_s``. [s]"""
     code: NDArray[np.int16]
     """Index into ``rates`` or ``NO_RATE``, by slot. Shape (days * 86400 / slot_s,)."""
-    month: NDArray[np.int16]
-    """Civil months since that of ``first``, by slot; same shape."""
     rates: tuple[Rate, ...]
 
     @property
@@ -71,10 +70,14 @@ class RateGrid:
         """Start of the first slot. [s since the epoch]"""
         return int(datetime.combine(self.first, time(), CIVIL_ZONE).timestamp())
 
-    def month_at(self, index: int) -> date:
-        """Return the first day of a month that is counted as in ``month``."""
-        number = self.first.year * 12 + self.first.month - 1 + index
-        return date(number // 12, number % 12 + 1, 1)
+    def layout(self, start: datetime, end: datetime, period: pl.Expr) -> Layout:
+        """Return the cells of a span, whose ends lie on the grid, by the rates of this grid; outside of it is none."""
+        count = max(0, int((end - start).total_seconds())) // self.slot_s
+        index = (int(start.timestamp()) - self.first_s) // self.slot_s + np.arange(count)
+        inside = (index >= 0) & (index < self.code.size)
+        rates = np.full(count, NO_RATE, np.int16)
+        rates[inside] = self.code[index[inside]]
+        return lay_out(start, end, period, step_s=self.step_s, slot_s=self.slot_s, rates=rates)
 
 
 def rate_grid(
@@ -104,7 +107,7 @@ def rate_grid(
     laid_out: dict[tuple[str, date, int, tuple[Special, ...]] | None, NDArray[np.int16]] = {
         None: np.full(per_day, NO_RATE, np.int16)
     }
-    codes, months = [], []
+    codes = []
     for day in _days(first, last):
         version = tariff.version_on(day)
         key = None
@@ -115,14 +118,12 @@ def rate_grid(
             if key not in laid_out:
                 laid_out[key] = _lay_out(version, day.month, specials, slot_s, rates)
         codes.append(laid_out[key])
-        months.append(np.full(per_day, _months_from(first, day), np.int16))
     return RateGrid(
         first=first,
         last=last,
         step_s=step_s,
         slot_s=slot_s,
         code=np.concatenate(codes) if codes else np.empty(0, np.int16),
-        month=np.concatenate(months) if months else np.empty(0, np.int16),
         rates=tuple(rates),
     )
 
@@ -173,71 +174,40 @@ def split(intervals: pl.DataFrame, grid: RateGrid, *, keys: Sequence[str] = (), 
     Raises:
         ValueError: An interval does not begin on the grid.
     """
-    slots = slotted(intervals, grid, keys=keys, daily=daily)
+    layout = _layout_of(intervals, grid, daily=daily)
+    return by_rate(gathered(intervals, layout, by=keys), keys=keys)
+
+
+def by_rate(cells: pl.DataFrame, *, keys: Sequence[str] = ()) -> pl.DataFrame:
+    """Return cells that were laid out by the rates of a grid as ``split`` does."""
     by = [*keys, "period", "rate"]
-    summed = (
-        slots.group_by(by)
-        .agg(
-            pl.len().cast(pl.UInt32).alias("slots"),
-            pl.col("energy_kwh").is_null().sum().cast(pl.UInt32).alias("unknown"),
-        )
-        .join(rounded_sums(slots, "energy_kwh", by), on=by, how="left")
+    return (
+        summed(cells, by)
+        .with_columns(_date_of("period"), pl.col("slots", "unknown").cast(pl.UInt32))
+        .select(*by, "energy_kwh", "slots", "unknown")
+        .sort(by)
     )
-    return _dated(summed, grid, daily=daily).select(*by, "energy_kwh", "slots", "unknown").sort(by)
 
 
 def slots_of(
     intervals: pl.DataFrame, grid: RateGrid, *, period: date, rate: Rate | None, keys: Sequence[str], daily: bool
 ) -> pl.DataFrame:
     """Return the slots that one line of ``split`` is the sum of: ``keys``, ``energy_kwh``, in the intervals' order."""
-    code = NO_RATE if rate is None else grid.rates.index(rate)
-    mine = slotted(intervals, grid, keys=keys, daily=daily).filter(pl.col("rate") == code)
-    if not mine.is_empty():
-        mine = _dated(mine, grid, daily=daily).filter(pl.col("period") == period)
+    code = None if rate is None else grid.rates.index(rate)
+    layout = _layout_of(intervals, grid, daily=daily)
+    line = layout.table.select(_date_of("period").eq(period) & pl.col("rate").eq_missing(code)).to_series().arg_true()
+    mine = as_slots(intervals, layout, keys).filter(pl.col("cell").is_in(line.to_list()))
     return mine.select(*keys, "energy_kwh")
 
 
-def slotted(intervals: pl.DataFrame, grid: RateGrid, *, keys: Sequence[str], daily: bool) -> pl.DataFrame:
-    """Return intervals cut into slots: ``keys``, ``energy_kwh``, the number of the period, and the code of the rate."""
-    since = intervals["start"].dt.epoch("s").to_numpy().astype(np.int64) - grid.first_s
-    if (since % grid.step_s).any():
-        raise ValueError(f"start: expected intervals that begin on the grid of {grid.step_s} s")
-    index = since // grid.slot_s
-    frame = intervals.select(*keys, "energy_kwh")
-    parts = grid.step_s // grid.slot_s
-    if parts > 1:
-        rows = np.repeat(np.arange(frame.height), parts)
-        frame = frame.select(pl.all().gather(rows)).with_columns(pl.col("energy_kwh") / parts)
-        index = (index[:, None] + np.arange(parts)).ravel()
-    inside = (index >= 0) & (index < grid.code.size)
-    code = np.full(index.size, NO_RATE, np.int16)
-    code[inside] = grid.code[index[inside]]
-    return frame.with_columns(
-        pl.Series("period", _periods(index, inside, grid, daily=daily), dtype=pl.Int32),
-        pl.Series("rate", code, dtype=pl.Int16),
-    )
+def _layout_of(intervals: pl.DataFrame, grid: RateGrid, *, daily: bool) -> Layout:
+    start, end = span_of(intervals, grid.step_s)
+    return grid.layout(start, end, period_of(Step.DAY if daily else Step.MONTH))
 
 
-def _dated(slots: pl.DataFrame, grid: RateGrid, *, daily: bool) -> pl.DataFrame:
-    """Return the same with the first day of each period, and null for no rate."""
-    numbers = slots["period"].unique().to_list()
-    dates = [grid.first + timedelta(days=number) if daily else grid.month_at(number) for number in numbers]
-    return slots.with_columns(
-        pl.col("period").replace_strict(numbers, dates, return_dtype=pl.Date),
-        pl.when(pl.col("rate") != NO_RATE).then(pl.col("rate")).alias("rate"),
-    )
-
-
-def _periods(index: NDArray[np.int64], inside: NDArray[np.bool_], grid: RateGrid, *, daily: bool) -> NDArray[np.int32]:
-    """Return the day or civil month of each slot, counted from the first of the grid."""
-    day = (index // (DAY_S // grid.slot_s)).astype(np.int32)
-    if daily:
-        return day
-    month = np.zeros(index.size, np.int32)
-    month[inside] = grid.month[index[inside]]
-    for outside in np.unique(day[~inside]):
-        month[~inside & (day == outside)] = _months_from(grid.first, grid.first + timedelta(days=int(outside)))
-    return month
+def _date_of(name: str) -> pl.Expr:
+    """Return the civil day that a time lies in."""
+    return pl.col(name).dt.convert_time_zone(CIVIL_ZONE.key).dt.date()
 
 
 def _slot_s(tariff: Tariff, step_s: int) -> int:
@@ -294,7 +264,3 @@ def _rank(kind: str) -> int:
 
 def _days(first: date, last: date) -> list[date]:
     return [first + timedelta(days=offset) for offset in range((last - first).days)]
-
-
-def _months_from(first: date, day: date) -> int:
-    return (day.year - first.year) * 12 + day.month - first.month
