@@ -69,12 +69,24 @@ PROBLEMS = (400, 401, 403, 404, 409, 413, 422, 503)
 """What any operation may answer in place of what was asked."""
 
 
+_REFERENCE = "#/components/schemas/{model}"
+# Not by its model: FastAPI makes each response of each operation a type of its own, which was most of what an
+# application cost to build.
+_PROBLEM: Mapping[str, Any] = {
+    "content": {PROBLEM_TYPE: {"schema": {"$ref": _REFERENCE.format(model=ProblemDetail.__name__)}}}
+}
+
+
 class _Described(FastAPI):
     """An application whose description says of problems that they are problem+json."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
-            for operations in super().openapi()["paths"].values():
+            page = super().openapi()
+            schemas = page.setdefault("components", {}).setdefault("schemas", {})
+            detail = ProblemDetail.model_json_schema(mode="serialization", ref_template=_REFERENCE)
+            schemas |= {**detail.pop("$defs", {}), ProblemDetail.__name__: detail}
+            for operations in page["paths"].values():
                 for operation in operations.values():
                     for status, answer in operation["responses"].items():
                         if status.startswith(("4", "5")) and "application/json" in answer.get("content", {}):
@@ -100,7 +112,7 @@ def create_app(
         openapi_url="/openapi.json",
         redirect_slashes=False,  # behind the gateway the way back would name an address inside
         dependencies=[Depends(_as_described)],
-        responses={status: {"model": ProblemDetail} for status in PROBLEMS},
+        responses={status: dict(_PROBLEM) for status in PROBLEMS},
     )
     app.state.service = service
     app.state.operations = {}
