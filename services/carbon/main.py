@@ -82,6 +82,7 @@ from services.carbon.usecases.why import (
     RatioWhys,
     SavingWhys,
     StatementWhys,
+    VirtualWhys,
 )
 from services.carbon.worker import BookingHandler, Recomputation, SwitchingsHandler, TargetWatch, build_bookings
 
@@ -177,6 +178,7 @@ def build(platform: Platform) -> Service:
     levels = Levels(db=db, boundaries=boundaries, directory=directory, audit=audit)
     supply = Supply(db=db, boundaries=boundaries, directory=directory)
     app.include_router(build_levels_router(levels, supply))
+    virtual = VirtualMeters(db=db, circuits=directory, boundaries=boundaries, audit=audit)
     explain = Explainers(
         energy=EnergyWhys(queries),
         ratios=RatioWhys(levels, supply),
@@ -185,11 +187,11 @@ def build(platform: Platform) -> Service:
         savings=SavingWhys(saved.shutdowns, db),
         projects=ProjectWhys(saved.projects),
         statements=StatementWhys(saved.statements),
+        virtual=VirtualWhys(virtual),
         boundaries=boundaries,
         loads=saved.loads,
     )
     app.include_router(build_why_router(explain))
-    virtual = VirtualMeters(db=db, circuits=directory, boundaries=boundaries, audit=audit)
     app.include_router(build_virtual_router(virtual, levels, queries))
     media = MediaUses(db=db, boundaries=boundaries, directory=directory, factors=shipped.rows)
     app.include_router(build_media_router(media))

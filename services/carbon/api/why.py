@@ -41,6 +41,7 @@ from services.carbon.usecases.why import (
     RatioWhys,
     SavingWhys,
     StatementWhys,
+    VirtualWhys,
     Wanted,
     trace_link,
 )
@@ -48,7 +49,7 @@ from services.carbon.usecases.why.energy import STEP
 
 INPUTS_MAX = 1_000
 """Inputs of one page."""
-QUARTERS = frozenset({Figure.INTERVAL, Figure.PARTS, Figure.DELIVERED})
+QUARTERS = frozenset({Figure.INTERVAL, Figure.PARTS, Figure.DELIVERED, Figure.VIRTUAL_INTERVAL})
 """Figures of one quarter hour, which ``start`` lies in."""
 Name = Annotated[str | None, Query(max_length=64)]
 
@@ -164,6 +165,7 @@ class Explainers:
     savings: SavingWhys
     projects: ProjectWhys
     statements: StatementWhys
+    virtual: VirtualWhys
     boundaries: Boundaries
     loads: LoadDirectory
 
@@ -353,6 +355,8 @@ async def _of_document(explain: Explainers, who: Principal, wanted: Wanted) -> W
             return await explain.money.metered(who, wanted)
         case Figure.TARGET:
             return await explain.money.target(who, wanted)
+        case Figure.VIRTUAL | Figure.VIRTUAL_INTERVAL:
+            return await _of_virtual(explain, who, wanted)
         case Figure.SAVING | Figure.SAVING_SHARE | Figure.SAVING_WINDOW:
             return await _of_shutdowns(explain, who, wanted)
         case Figure.PROJECT | Figure.MEASURE:
@@ -372,6 +376,13 @@ async def _of_document(explain: Explainers, who: Principal, wanted: Wanted) -> W
         case Figure.AVOIDED_LINE:
             return await explain.inventories.avoided_line(wanted)
     raise AssertionError(wanted.figure)
+
+
+async def _of_virtual(explain: Explainers, who: Principal, wanted: Wanted) -> Why:
+    require_visible(who, explain.boundaries, await explain.virtual.node(wanted), *wanted.span)
+    if wanted.figure is Figure.VIRTUAL:
+        return await explain.virtual.virtual(wanted)
+    return await explain.virtual.virtual_interval(wanted)
 
 
 async def _of_shutdowns(explain: Explainers, who: Principal, wanted: Wanted) -> Why:

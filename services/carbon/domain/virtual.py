@@ -11,7 +11,7 @@ Source:
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import fsum, isfinite
 
 import numpy as np
 from numpy.typing import NDArray
@@ -193,7 +193,7 @@ def total(found: VirtualIntervals) -> Total:
     value = np.isfinite(found.energy_kwh)
     count = max(found.start.size, 1)
     return Total(
-        energy_kwh=float(found.energy_kwh[value].sum()) if value.any() else None,
+        energy_kwh=fsum(found.energy_kwh[value]) if value.any() else None,
         known_share=float(value.sum()) / count,
         present_share=float(found.present_share.sum()) / count,
         measured_share=float((found.grade == Grade.MEASURED).sum()) / count,
@@ -234,7 +234,9 @@ def _sum(meter: VirtualMeter, parts: Sequence[VirtualIntervals]) -> VirtualInter
     factors = np.array([term.factor for term in meter.terms])
     energies = np.array([part.energy_kwh for part in parts])
     there = np.isfinite(energies)
-    energy = factors @ np.where(there, energies, 0.0) + meter.constant_kw * first.step_s / 3600.0
+    energy = np.full(first.start.size, meter.constant_kw * first.step_s / 3600.0)
+    for factor, part in zip(factors, np.where(there, energies, 0.0), strict=True):  # in the order that a trace names
+        energy = energy + factor * part
     enough = there.any(axis=0) if meter.allow_partial else there.all(axis=0)
     grades = np.array([part.grade for part in parts])
     worst = np.where(there, grades, np.int8(Grade.MEASURED)).max(axis=0)

@@ -43,6 +43,8 @@ class Rule(StrEnum):
     """Sum of every other input from the first on, by the sum of every other from the second on."""
     BALANCE = "balance"
     """First, second and third less the fourth, and no less than zero."""
+    WEIGHTED = "weighted"
+    """The first, then plus the product of each pair that follows, from left to right."""
     DIFFERENCE = "difference"
     """The first less all others, from left to right; exactly where all are decimals."""
     CHANGE = "change"
@@ -195,6 +197,11 @@ def _of_known(rule: Rule, values: Sequence[Number]) -> Number | None:
             for other in others:
                 first -= other
             return first
+        case Rule.WEIGHTED:
+            whole, *pairs = (float(value) for value in values)
+            for factor, part in zip(pairs[::2], pairs[1::2], strict=True):
+                whole += factor * part
+            return whole
         case Rule.CHANGE:
             value, base = (float(value) for value in values)
             return (value - base) / abs(base) if base else None
@@ -286,6 +293,8 @@ FORMULAS: Mapping[str, tuple[str, str]] = {
         "E_i = (corrected register of export at end - the same at start) * ratio",
         "energy methods, sections 1.1 and 1.2",
     ),
+    "virtual": ("E = sum of the quarter hours", "energy methods, section 1.3 (virtual meters)"),
+    "virtual_interval": ("E_i = constant + sum of factor * E_part", "energy methods, section 1.3 (virtual meters)"),
     "imbalance": ("(I_max - I_mean) / I_mean = (3 I_max - I_sum) / I_sum", "energy methods, section 12"),
     "metered": ("E = sum of the energies of the cost's lines", "energy methods, section 1.3"),
     "bill": ("billed - metered", "energy methods, section 1.3"),

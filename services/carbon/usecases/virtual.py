@@ -1,7 +1,7 @@
 """Virtual meters: definitions that people enter, and intervals that are computed when they are asked for."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ from services.carbon.boundary import Boundaries
 from services.carbon.domain.booking import CircuitSpan, Current, floor
 from services.carbon.domain.intervals import STEP_S, Grade, Intervals
 from services.carbon.domain.virtual import (
+    Term,
     Total,
     VirtualIntervals,
     VirtualMeter,
@@ -46,6 +47,15 @@ class Defined:
     meter: VirtualMeter
     name: str
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one part of a virtual meter was in a quarter hour."""
+
+    term: Term
+    is_virtual: bool
+    energy_kwh: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +134,33 @@ class VirtualMeters:
         found = compute(meter, meters, parts.__getitem__)
         return Read(found, total(found), behind)
 
+    async def parts(self, meter: str, at: datetime) -> tuple[Defined, list[Part]]:
+        """Return a definition, and what its parts were in the quarter hour that begins at a time.
+
+        Raises:
+            NotFound: There is no such virtual meter.
+        """
+        defined = {one.meter.id: one for one in await self.all()}
+        mine = defined.get(meter)
+        if mine is None:
+            raise _unknown(meter)
+        end = at + timedelta(seconds=STEP_S)
+        circuits = [CircuitId(term.child) for term in mine.meter.terms if term.child not in defined]
+        async with self._db.read() as conn:
+            held = await intervals_store.fetch_current_of(conn, [CircuitSpan(one, at, end) for one in circuits])
+        energies = {
+            circuit: None if not one.energy_kwh.size else _known(one.energy_kwh[0])
+            for circuit, one in zip(circuits, held, strict=True)
+        }
+        found = []
+        for term in mine.meter.terms:
+            if term.child in defined:
+                inner = await self.read(term.child, at, end)
+                found.append(Part(term, True, _known(inner.intervals.energy_kwh[0])))
+            else:
+                found.append(Part(term, False, energies[CircuitId(term.child)]))
+        return mine, found
+
     async def node(self, meter: str) -> Node:
         """Return a virtual meter as a node of the tree, whose energy is asked for as that of any other.
 
@@ -135,7 +172,7 @@ class VirtualMeters:
     async def _meters(self, wanted: str) -> dict[str, VirtualMeter]:
         meters = {one.meter.id: one.meter for one in await self.all()}
         if wanted not in meters:
-            raise NotFound(f"there is no virtual meter {wanted}", message_zh=f"没有虚拟表 {wanted}")
+            raise _unknown(wanted)
         return meters
 
     def _check(self, one: VirtualMeter, meters: dict[str, VirtualMeter]) -> None:
@@ -150,6 +187,14 @@ class VirtualMeters:
                     message_zh=f"虚拟表 {one.id}:没有回路或虚拟表 {term.child}",
                 )
         check(meters)
+
+
+def _unknown(meter: str) -> NotFound:
+    return NotFound(f"there is no virtual meter {meter}", message_zh=f"没有虚拟表 {meter}")
+
+
+def _known(energy_kwh: float) -> float | None:
+    return float(energy_kwh) if np.isfinite(energy_kwh) else None
 
 
 def _laid_out(held: Current, first: datetime, steps: int) -> Intervals:

@@ -313,6 +313,7 @@ async def open_world(postgres_url: str, tmp_path: Path, entities: Sequence[Entit
             savings=SavingWhys(saved.shutdowns, db),
             projects=ProjectWhys(saved.projects),
             statements=StatementWhys(saved.statements),
+            virtual=None,  # type: ignore[arg-type]
             boundaries=boundaries,
             loads=saved.loads,
         )

@@ -301,7 +301,7 @@ async def test_a_saving_is_walked_down_to_the_intervals_of_its_windows(world: Wo
     wholes: list[dict[str, Any]] = [{"plan": "p1"}, {"site": "site-1"}]
     for whole in wholes:
         report = await world.ask("GET", "/savings/shutdowns", **whole, **span())
-        also = await Walk(world.ask, branches=1).figure(figure="saving", **whole, **span())
+        also = await Walk(world.ask).figure(figure="saving", **whole, **span())
         assert also["value"] == report["total"]["saving_kwh"] is not None
         await world.ask("GET", "/energy/trace", figure="saving", sites=("elsewhere",), status=403, **whole, **span())
     refused = await world.ask("GET", "/energy/trace", figure="saving", id="o1", sites=("elsewhere",), status=403)

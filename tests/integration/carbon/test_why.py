@@ -45,7 +45,7 @@ async def measured_day(town: Town) -> None:
 async def test_energy_is_walked_down_to_registers_and_to_what_stands_in(town: Town) -> None:
     await measured_day(town)
     (row,) = (await town.ask("GET", "/energy", site="site-1", step="day", **SPAN))["periods"]
-    walk = town.walk()
+    walk = town.walk(branches=2, limit=40)  # small pages, so that they are turned
     found = await walk.figure(site="site-1", **SPAN)
     assert found["value"] == row["energy_kwh"]
     assert {"energy", "circuit", "interval"} <= set(walk.seen)
@@ -111,7 +111,7 @@ async def test_figures_of_levels_are_what_their_routes_say(town: Town) -> None:
     await town.sampled("roof", [7.0 + 0.3 * number for number in range(97)])
     (pue,) = await town.ask("GET", "/energy/pue", site="site-1", step="day", category=1, **SPAN)
     assert pue["reason"] is None
-    walk = town.walk(branches=1)
+    walk = town.walk()
     found = await walk.figure(figure="pue", site="site-1", category=1, **SPAN)
     assert found["value"] == pue["value"]
     (profile,) = (await town.ask("GET", "/energy/profile", site="site-1", step="day", **SPAN))["periods"]
@@ -134,7 +134,7 @@ async def test_a_balance_is_walked_down_to_registers_of_export(town: Town) -> No
     await town.sampled("feed", [100.0 + 0.1 * number for number in range(97)])
     await town.sampled("roof", [7.0 + 0.3 * number for number in range(97)])
     (balance,) = await town.ask("GET", "/energy/balance", site="site-1", step="day", **SPAN)
-    walk = town.walk(branches=1)
+    walk = town.walk()
     for flow, name in (("photovoltaics", "pv_kwh"), ("exported", "exported_kwh")):
         found = await walk.figure(figure="flow", site="site-1", flow=flow, **SPAN)
         assert found["value"] == balance[name]
@@ -162,11 +162,36 @@ async def test_completeness_and_imbalance_are_traced(town: Town) -> None:
     assert [one["value"] for one in found["inputs"]] == [24.3, 20.1, 16.7]
 
 
+async def test_a_virtual_meter_is_traced_by_its_definition_to_its_circuits(town: Town) -> None:
+    await town.book("feed", odd(96))
+    await town.book("it", odd(90))
+    define = "/energy/virtual-meters"
+    terms = [{"child": "feed", "factor": 1.0}, {"child": "it", "factor": -0.3}]
+    await town.ask("PUT", f"{define}/rest", {"name": "rest", "terms": terms, "allow_partial": True})
+    half = {
+        "name": "half",
+        "terms": [{"child": "rest", "factor": 0.5}, {"child": "it", "factor": 1.0}],
+        "constant_kw": 0.4,
+    }
+    await town.ask("PUT", f"{define}/half", half)
+    for name in ("rest", "half"):
+        walk = town.walk()
+        found = await walk.figure(figure="virtual", id=name, **SPAN)
+        assert found["value"] == (await town.ask("GET", f"{define}/{name}", **SPAN))["energy_kwh"]
+        assert {"virtual_interval", "interval"} <= set(walk.seen)
+    last = (START + 95 * QUARTER).isoformat()
+    partial = await town.walk().figure(figure="virtual_interval", id="rest", start=last)
+    assert partial["marks"] == ["left_out:it"]
+    unknown = await town.walk().figure(figure="virtual_interval", id="half", start=last)
+    assert (unknown["value"], unknown["recomputed"]) == (None, True)
+    await town.ask("GET", "/energy/trace", status=403, sites=("site-2",), figure="virtual", id="rest", **SPAN)
+
+
 async def test_a_change_and_a_power_factor_are_traced_too(town: Town) -> None:
     await town.book("feed", odd(96 * 2))
     second: dict[str, Any] = {"from": SPAN["to"], "to": (START + 2 * DAY).isoformat()}
     compared = await town.ask("GET", "/energy/comparison", site="site-1", step="day", at=SPAN["to"])
-    walk = town.walk(branches=2)
+    walk = town.walk()
     for one in compared:
         found = await walk.figure(figure="change", site="site-1", against=one["against"], **second)
         assert found["value"] == one["raw"]["relative"]
@@ -204,7 +229,7 @@ async def test_money_is_exact_down_to_the_slots_of_each_band(town: Town) -> None
     }  # fmt: skip
     for measure in ("cost", "energy", "emission_location_based"):
         kept = await town.ask("POST", "/targets", target | {"measure": measure})
-        used = await town.walk(branches=2).figure(figure="target", id=kept["target_id"])
+        used = await town.walk().figure(figure="target", id=kept["target_id"])
         assert used["value"] is not None
         assert used["value"] == (await town.ask("GET", f"/targets/{kept['target_id']}"))["at_least"]
 
@@ -223,7 +248,7 @@ async def test_a_bill_is_traced_to_its_meters(town: Town) -> None:
     await town.ask("POST", "/bills", bill)
     days: dict[str, Any] = {"from": "2026-03-02", "to": "2026-03-03"}
     (row,) = (await town.ask("GET", "/bills/reconciliation", account="0320001", **days))["items"]
-    walk = town.walk(branches=2)
+    walk = town.walk()
     found = await walk.figure(figure="bill", account="0320001", line="B-1", **SPAN)
     assert float(found["value"]) == pytest.approx(float(row["difference_kwh"]))
     assert found["marks"] == [row["verdict"]]

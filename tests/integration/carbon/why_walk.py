@@ -27,10 +27,10 @@ class Walk:
     """Follows traces; ``ask`` is called with a path beneath the API and query parameters."""
 
     ask: Ask
-    branches: int = 4
+    branches: int = 1
     """So many inputs of each document are followed: the first ones, and the last."""
-    limit: int = 40
-    """Inputs of a page: small, so that pages are turned."""
+    limit: int = 100
+    """Inputs of a page."""
     seen: list[str] = field(default_factory=list)
     registers: int = 0
     """Intervals that were computed again out of registers."""
@@ -140,6 +140,11 @@ def again(rule: str, values: Sequence[Any]) -> Any:
                 for value in known[1:]:
                     result *= value
                 return result
+            case "weighted":
+                whole = known[0]
+                for factor, part in zip(known[1::2], known[2::2], strict=True):
+                    whole += factor * part
+                return whole
             case "deviation":
                 whole = known[0] + known[1] + known[2]
                 return (3.0 * max(known) - whole) / whole

@@ -10,6 +10,7 @@ from libs.common.ids import CircuitId, DeviceId
 from services.carbon.api import build_router
 from services.carbon.api.levels import build_levels_router
 from services.carbon.api.money import build_money_router
+from services.carbon.api.virtual import build_virtual_router
 from services.carbon.api.why import Explainers, build_why_router
 from services.carbon.bus import audit, result
 from services.carbon.directory import RegistryDirectory
@@ -34,7 +35,8 @@ from services.carbon.usecases.metering import Metering
 from services.carbon.usecases.supply import Supply
 from services.carbon.usecases.targets import Targets
 from services.carbon.usecases.tariffs import Tariffs
-from services.carbon.usecases.why import EnergyWhys, InventoryWhys, MoneyWhys, RatioWhys
+from services.carbon.usecases.virtual import VirtualMeters
+from services.carbon.usecases.why import EnergyWhys, InventoryWhys, MoneyWhys, RatioWhys, VirtualWhys
 from services.carbon.worker import OutboxPublisher
 from tests.integration.carbon.carbon_door import Door, open_door
 from tests.integration.carbon.carbon_levels import COMMON, QUARTER, START, City, city, open_city
@@ -48,9 +50,9 @@ class Town:
         self.city, self.door, self.book, self.ask = city, door, city.book, door.ask
         self._booking = booking
 
-    def walk(self, branches: int = 4) -> Walk:
+    def walk(self, branches: int = 1, limit: int = 100) -> Walk:
         """Return an auditor."""
-        return Walk(self.ask, branches)
+        return Walk(self.ask, branches, limit)
 
     async def take(self, *readings: RegisterReading) -> None:
         """Take registers and book what they close or change."""
@@ -114,6 +116,7 @@ async def open_town(postgres_url: str, tmp_path: Path) -> AsyncIterator[Town]:
             audit=audit,
             software="0.1.0",
         )
+        virtual = VirtualMeters(db=db, circuits=directory, boundaries=boundaries, audit=audit)
         supply = Supply(db=db, boundaries=boundaries, directory=directory)
         explain = Explainers(
             energy=EnergyWhys(queries),
@@ -123,6 +126,7 @@ async def open_town(postgres_url: str, tmp_path: Path) -> AsyncIterator[Town]:
             savings=None,  # type: ignore[arg-type]  # have a world of their own
             projects=None,  # type: ignore[arg-type]
             statements=None,  # type: ignore[arg-type]
+            virtual=VirtualWhys(virtual),
             boundaries=boundaries,
             loads=LoadDirectory(found.view, clock),
         )
@@ -130,6 +134,7 @@ async def open_town(postgres_url: str, tmp_path: Path) -> AsyncIterator[Town]:
             build_why_router(explain),
             build_router(queries, inventories),
             build_levels_router(levels, supply),
+            build_virtual_router(virtual, levels, queries),
             build_money_router(tariffs, bills, costs, targets),
         ]
         booking = Booking(

@@ -47,7 +47,7 @@ def booked(energies: list[list[float | None]]) -> tuple[pl.DataFrame, list[Term]
 BOOKS = st.lists(st.lists(KNOWN, min_size=1, max_size=40), min_size=1, max_size=4)
 
 
-@settings(max_examples=25)  # each makes frames
+@settings(max_examples=15)  # each makes frames
 @given(BOOKS)
 def test_an_energy_is_the_rounded_sum_of_its_circuits_and_each_of_its_intervals(
     energies: list[list[float | None]],
@@ -62,7 +62,7 @@ def test_an_energy_is_the_rounded_sum_of_its_circuits_and_each_of_its_intervals(
     assert whole["energy_kwh"] == recomputed(Rule.SUM, [circuits.get(one.circuit) for one in terms])
 
 
-@settings(max_examples=25)  # each makes frames
+@settings(max_examples=15)  # each makes frames
 @given(BOOKS)
 def test_the_days_figure_is_that_of_its_span(energies: list[list[float | None]]) -> None:
     found, terms = booked(energies)
@@ -71,7 +71,7 @@ def test_the_days_figure_is_that_of_its_span(energies: list[list[float | None]])
     assert day["energy_kwh"] == energy_in_span(found, promise, start=START, end=START + DAY)["energy_kwh"]
 
 
-@settings(max_examples=25)  # each makes frames
+@settings(max_examples=15)  # each makes frames
 @given(BOOKS, st.floats(0.1, 1.0), st.floats(0.1, 1.0))
 def test_an_emission_is_the_sum_over_sites_of_energy_times_factor(
     energies: list[list[float | None]], first: float, second: float

@@ -36,8 +36,8 @@ TRACED: dict[str, set[Figure] | str] = {
     "/energy/imbalance": {F.IMBALANCE},
     "/energy/load-rates": NOT_YET,
     "/energy/virtual-meters": ENTERED,
-    "/energy/virtual-meters/{meter_id}": NOT_YET,
-    "/energy/virtual-meters/{meter_id}/profile": NOT_YET,
+    "/energy/virtual-meters/{meter_id}": {F.VIRTUAL, F.VIRTUAL_INTERVAL},
+    "/energy/virtual-meters/{meter_id}/profile": {F.VIRTUAL, F.VIRTUAL_INTERVAL},
     "/energy/virtual-meters/{meter_id}/emissions": NOT_YET,
     "/energy/media": NOT_YET,
     "/emissions/media": NOT_YET,
@@ -114,8 +114,7 @@ def test_every_path_says_which_traces_explain_it() -> None:
 def test_what_is_not_traced_yet_is_few_and_named() -> None:
     assert sorted(path for path, why in TRACED.items() if why == NOT_YET) == [
         "/bills/accruals", "/demand/basic-tariff", "/emissions/media", "/energy/load-rates", "/energy/media",
-        "/energy/virtual-meters/{meter_id}", "/energy/virtual-meters/{meter_id}/emissions",
-        "/energy/virtual-meters/{meter_id}/profile",
+        "/energy/virtual-meters/{meter_id}/emissions",
     ]  # fmt: skip
 
 
@@ -134,6 +133,7 @@ def test_every_figure_is_explained_by_somebody(figure: Figure) -> None:
         pair = AsyncMock(return_value=("why", "below"))
         whys["energy"].configure_mock(**{name: pair})
         whys["ratios"].configure_mock(**{name: pair})
+    whys["virtual"].node = AsyncMock(return_value=asked.node)
     whys["savings"] = MagicMock(report=AsyncMock())
     whys["projects"] = MagicMock(nodes=AsyncMock(return_value=[]), assessed=AsyncMock())
     whys["statements"] = MagicMock(shown=AsyncMock())

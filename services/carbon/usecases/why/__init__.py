@@ -6,8 +6,9 @@ from services.carbon.usecases.why.money import MoneyWhys
 from services.carbon.usecases.why.ratios import RatioWhys
 from services.carbon.usecases.why.savings import ProjectWhys, SavingWhys, StatementWhys
 from services.carbon.usecases.why.statements import InventoryWhys
+from services.carbon.usecases.why.virtual import VirtualWhys
 
 __all__ = [
     "EnergyWhys", "Figure", "Flow", "InventoryWhys", "Method", "MoneyWhys", "ProjectWhys", "RatioWhys", "SavingWhys",
-    "StatementWhys", "Wanted", "question", "trace_link",
+    "StatementWhys", "VirtualWhys", "Wanted", "question", "trace_link",
 ]  # fmt: skip
