@@ -25,6 +25,7 @@ from services.export.api.orders import build_orders_router
 from services.export.api.platforms import build_platforms_router
 from services.export.callbacks.outlet import Outlet
 from services.export.cards.client import CardPort, CmpClient, NoCardPlatform
+from services.export.dialects import Dialects
 from services.export.dialects.messages import UnitFacts
 from services.export.door.watch import Door
 from services.export.files.server import FileServer, ServerLimits
@@ -63,6 +64,7 @@ def build(platform: Platform) -> Service:
     key = None if settings.secret_key is None else settings.secret_key.get_secret_value()
     secrets = Secrets.open(key, platform.settings.effective_keys_dir)
 
+    dialects = Dialects.load(settings.dialects_dir)
     view = RegistryView(bus=bus, db=db, clock=clock)
     master = RegistryMaster(view, ProfileCatalogue.load(platform.settings.profile_dirs), clock)
     relay = OutboxRelay(bus=bus, db=db, clock=clock, owner=owner)
@@ -70,6 +72,7 @@ def build(platform: Platform) -> Service:
         db=db,
         clock=clock,
         secrets=secrets,
+        dialects=dialects,
         owner=owner,
         lease_s=settings.lease_s,
         poll_s=settings.poll_s,
@@ -96,7 +99,7 @@ def build(platform: Platform) -> Service:
         clock=clock,
         group=GROUP,
         topics=[topics.ALARM_EVENTS],
-        handler=AlarmQueue(clock, wake=wake),
+        handler=AlarmQueue(clock, dialects, master, wake=wake),
         member_id=owner,
     )
     news = EffectsConsumer(
@@ -173,11 +176,12 @@ def build(platform: Platform) -> Service:
         host=HostMeter(),
         orders=orders,
         accounts=accounts,
+        dialects=dialects,
         allowed_peers=settings.allowed_peers,
         max_values=settings.max_values,
         turned_away=door.refused,
     )
-    administration = Administration(db=db, clock=clock, secrets=secrets, master=master, changed=wake)
+    administration = Administration(db=db, clock=clock, secrets=secrets, master=master, dialects=dialects, changed=wake)
     callback_administration = CallbackAdministration(
         db=db,
         clock=clock,
@@ -202,7 +206,9 @@ def build(platform: Platform) -> Service:
     app.state.own_facts = UnitFacts(
         address=settings.unit_address, port=settings.unit_public_port or settings.unit_port or 8080
     )
-    units = build_listener(answers, health, max_message_bytes=settings.max_message_bytes, turned_away=door.refused)
+    units = build_listener(
+        answers, dialects, health, max_message_bytes=settings.max_message_bytes, turned_away=door.refused
+    )
     place = Listener(units, host=settings.unit_host, port=settings.unit_port, setting="WATTRING_EXPORT__UNIT_PORT")
     return Service(
         name="export",

@@ -26,6 +26,19 @@ class RegistryMaster:
         found = self._view.at(EntityKind.REGION, region_id, self._clock.now())
         return found if isinstance(found, Region) else None
 
+    def routed(self, site_id: str, connection_id: str) -> bool:
+        """Return whether a site reports over a connection: its ``sc_routing`` names it; empty is local only.
+
+        A site that the registry does not know is not limited by it.
+
+        Raises:
+            RegistryNotReady: The registry has not been read to its end.
+        """
+        if not self._view.is_ready:
+            raise RegistryNotReady("the registry is being read", message_zh="正在读取台账")
+        site = self._view.site(SiteId(site_id))
+        return site is None or connection_id in site.sc_routing
+
     def devices_of(self, site_id: str) -> Sequence[Device]:
         """Return the devices that stand at a site now."""
         return self._view.devices(SiteId(site_id))

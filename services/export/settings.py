@@ -147,6 +147,10 @@ class ExportSettings(SettingsModel):
         description="keys that credentials are encrypted with (Fernet, base64; several with commas, the first "
         "encrypts); none keeps one in <keys_dir>/export-secrets.key",
     )
+    dialects_dir: Path | None = Field(
+        default=None,
+        description="folder with the operator's own variants of the B interface (*.yaml); none: shipped ones",
+    )
     cards: CardSettings = CardSettings()
     platform: PlatformSettings = PlatformSettings()
     callbacks: CallbackSettings = CallbackSettings()

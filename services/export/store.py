@@ -99,7 +99,7 @@ def _connection(row: Mapping[str, Any]) -> Connection:
 _UNIT = """
     select key, connection_id, unit_id, unit_code, name, sites, facts, phase, assigned_address, access_right,
            last_login_at, login_not_before, login_failures, logged_in_at, heard_at, send_failures, error,
-           clock_skew_s, finding
+           clock_skew_s, finding, heartbeat_s
       from units
 """
 
@@ -214,6 +214,11 @@ async def note_heard(conn: WriteConn, keys: Collection[UnitKey], now: datetime, 
     )
 
 
+async def save_heartbeat(conn: WriteConn, key: UnitKey, interval_s: float) -> None:
+    """Write how often the centre says that it asks for a unit's status."""
+    await conn.execute("update units set heartbeat_s = $2 where key = $1", key, interval_s)
+
+
 async def note_skew(conn: WriteConn, keys: Collection[UnitKey], skew_s: float) -> None:
     """Note how much a centre's clock differs from ours."""
     await conn.execute("update units set clock_skew_s = $2 where key = any($1)", list(keys), skew_s)
@@ -270,20 +275,28 @@ async def units_to_log_out(
 
 
 async def lock_silent_units(
-    conn: WriteConn, connection_id: str, *, slots: Collection[int], slot_count: int, heard_before: datetime
-) -> list[Unit]:
-    """Return registered units whose centre has not been heard of since; holds their rows."""
+    conn: WriteConn, connection_id: str, *, slots: Collection[int], slot_count: int, now: datetime, silence_s: float,
+    heartbeats: float,
+) -> list[Unit]:  # fmt: skip
+    """Return registered units whose centre has not been heard of for too long; holds their rows.
+
+    Where a centre has said how often it asks, as many of its questions must have failed to come at least.
+    """
     rows = await conn.fetch(
         _UNIT
         + """
-         where connection_id = $1 and key % $3 = any($2) and phase = 'registered' and heard_at < $4
+         where connection_id = $1 and key % $3 = any($2) and phase = 'registered'
+           and heard_at < $4::timestamptz
+                          - make_interval(secs => greatest($5::float8, $6::float8 * coalesce(heartbeat_s, 0)))
          order by key
            for update skip locked
         """,
         connection_id,
         list(slots),
         slot_count,
-        heard_before,
+        now,
+        silence_s,
+        heartbeats,
     )
     return [_unit(row) for row in rows]
 
@@ -342,6 +355,7 @@ def _unit(row: Mapping[str, Any]) -> Unit:
         error=row["error"],
         clock_skew_s=row["clock_skew_s"],
         finding=row["finding"],
+        heartbeat_s=row["heartbeat_s"],
     )
 
 
@@ -449,7 +463,7 @@ async def alarm_targets(
     rows = await conn.fetch(
         """
         select p.device_id, p.source, p.unit_key, u.connection_id, c.dialect, p.sc_device_id, d.sc_device_code,
-               p.point_id, p.name, p.level
+               d.name as device_name, p.point_id, p.name, p.level
           from mapping_points p
           join mapping_devices d on d.unit_key = p.unit_key and d.sc_device_id = p.sc_device_id
           join units u on u.key = p.unit_key
@@ -471,6 +485,7 @@ async def alarm_targets(
                 sc_device=DeviceRef(row["sc_device_id"], row["sc_device_code"]),
                 point_id=row["point_id"],
                 name=row["name"],
+                device_name=row["device_name"] or "",
                 level=row["level"],
             )
         )
@@ -517,8 +532,8 @@ async def active_alarms(conn: Conn, devices: Collection[str]) -> list[ActiveAlar
 
 _DELIVERY = """
     select id, connection_id, unit_key, alarm_id, event_id, site_id, device_id, step, serial, sc_device_id,
-           sc_device_code, point_id, level, at, began_at, text, value, traceparent, state, attempts, alone, queued_at,
-           next_attempt_at, finished_at, error
+           sc_device_code, point_id, level, at, began_at, text, detail, value, traceparent, state, attempts, alone,
+           queued_at, next_attempt_at, finished_at, error
       from deliveries
 """
 
@@ -531,7 +546,7 @@ async def fetch_begun(conn: Conn, alarms: Collection[str]) -> dict[PointKey, tup
     rows = await conn.fetch(
         """
         select b.unit_key, b.alarm_id, b.sc_device_id, b.sc_device_code, b.point_id, b.serial, b.level,
-               b.state = 'given_up' as given_up, b.connection_id, c.dialect, p.name,
+               b.state = 'given_up' as given_up, b.connection_id, c.dialect, p.name, d.name as device_name,
                exists (select from deliveries e
                         where e.unit_key = b.unit_key and e.alarm_id = b.alarm_id and e.sc_device_id = b.sc_device_id
                           and e.point_id = b.point_id and e.step = 'end') as ended
@@ -540,6 +555,7 @@ async def fetch_begun(conn: Conn, alarms: Collection[str]) -> dict[PointKey, tup
           join sc_connections c on c.id = b.connection_id
           left join mapping_points p
             on p.unit_key = b.unit_key and p.sc_device_id = b.sc_device_id and p.point_id = b.point_id
+          left join mapping_devices d on d.unit_key = b.unit_key and d.sc_device_id = b.sc_device_id
          where b.alarm_id = any($1) and b.step = 'begin' and u.phase not in ('leaving', 'left')
         """,
         list(alarms),
@@ -554,6 +570,7 @@ async def fetch_begun(conn: Conn, alarms: Collection[str]) -> dict[PointKey, tup
                 sc_device=DeviceRef(row["sc_device_id"], row["sc_device_code"]),
                 point_id=row["point_id"],
                 name=row["name"],
+                device_name=row["device_name"] or "",
                 level=row["level"],
             ),
         )
@@ -604,19 +621,37 @@ async def insert_deliveries(conn: WriteConn, deliveries: Sequence[Delivery]) -> 
         insert into deliveries
                (id, connection_id, unit_key, alarm_id, event_id, site_id, device_id, step, serial, sc_device_id,
                 sc_device_code, point_id, level, at, began_at, text, value, traceparent, state, queued_at,
-                next_attempt_at, finished_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22)
+                next_attempt_at, finished_at, detail)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
+                $23)
         on conflict on constraint deliveries_once do nothing
         """,
         [
             (
                 d.id, d.connection_id, d.unit_key, d.alarm_id, d.event_id, d.site_id, d.device_id, d.step, d.serial,
                 d.sc_device.device_id, d.sc_device.device_code, d.point_id, d.level, d.at, d.began_at, d.text, d.value,
-                d.traceparent, d.state, d.queued_at, d.next_attempt_at, d.finished_at,
+                d.traceparent, d.state, d.queued_at, d.next_attempt_at, d.finished_at, d.detail,
             )
             for d in deliveries
         ],
     )  # fmt: skip
+
+
+async def active_reports(conn: Conn, key: UnitKey) -> list[Delivery]:
+    """Return the BEGINs of a unit's alarms that have no END yet, oldest first."""
+    rows = await conn.fetch(
+        _DELIVERY
+        + """
+         where unit_key = $1 and step = 'begin' and state <> 'given_up'
+           and not exists (select from deliveries e
+                            where e.unit_key = deliveries.unit_key and e.alarm_id = deliveries.alarm_id
+                              and e.sc_device_id = deliveries.sc_device_id and e.point_id = deliveries.point_id
+                              and e.step = 'end')
+         order by seq
+        """,
+        key,
+    )
+    return [_delivery(row) for row in rows]
 
 
 async def units_with_due_alarms(
@@ -634,7 +669,7 @@ async def units_with_due_alarms(
         )
         select u.key, u.connection_id, u.unit_id, u.unit_code, u.name, u.sites, u.facts, u.phase, u.assigned_address,
                u.access_right, u.last_login_at, u.login_not_before, u.login_failures, u.logged_in_at, u.heard_at,
-               u.send_failures, u.error, u.clock_skew_s, u.finding
+               u.send_failures, u.error, u.clock_skew_s, u.finding, u.heartbeat_s
           from units u join due on due.unit_key = u.key
          where u.key % $3 = any($2) and u.phase in ('registered', 'lost') and u.logged_in_at is not null
          order by due.first
@@ -658,8 +693,8 @@ async def due_heads(conn: Conn, key: UnitKey, *, now: datetime, limit: int) -> l
              order by sc_device_id, point_id, seq
         )
         select d.id, d.connection_id, d.unit_key, d.alarm_id, d.event_id, d.site_id, d.device_id, d.step, d.serial,
-               d.sc_device_id, d.sc_device_code, d.point_id, d.level, d.at, d.began_at, d.text, d.value, d.traceparent,
-               d.state, d.attempts, d.alone, d.queued_at, d.next_attempt_at, d.finished_at, d.error
+               d.sc_device_id, d.sc_device_code, d.point_id, d.level, d.at, d.began_at, d.text, d.detail, d.value,
+               d.traceparent, d.state, d.attempts, d.alone, d.queued_at, d.next_attempt_at, d.finished_at, d.error
           from heads h join deliveries d on d.id = h.id
          where h.next_attempt_at is null or h.next_attempt_at <= $2
          order by h.seq
@@ -719,8 +754,8 @@ async def lock_with_end(conn: WriteConn, delivery_id: str) -> list[Delivery]:
     rows = await conn.fetch(
         """
         select d.id, d.connection_id, d.unit_key, d.alarm_id, d.event_id, d.site_id, d.device_id, d.step, d.serial,
-               d.sc_device_id, d.sc_device_code, d.point_id, d.level, d.at, d.began_at, d.text, d.value, d.traceparent,
-               d.state, d.attempts, d.alone, d.queued_at, d.next_attempt_at, d.finished_at, d.error
+               d.sc_device_id, d.sc_device_code, d.point_id, d.level, d.at, d.began_at, d.text, d.detail, d.value,
+               d.traceparent, d.state, d.attempts, d.alone, d.queued_at, d.next_attempt_at, d.finished_at, d.error
           from deliveries d join deliveries named
             on d.unit_key = named.unit_key and d.alarm_id = named.alarm_id and d.sc_device_id = named.sc_device_id
            and d.point_id = named.point_id
@@ -741,8 +776,9 @@ async def list_deliveries(
     rows = await conn.fetch(
         """
         select d.id, d.connection_id, d.unit_key, d.alarm_id, d.event_id, d.site_id, d.device_id, d.step, d.serial,
-               d.sc_device_id, d.sc_device_code, d.point_id, d.level, d.at, d.began_at, d.text, d.value, d.traceparent,
-               d.state, d.attempts, d.alone, d.queued_at, d.next_attempt_at, d.finished_at, d.error, u.unit_id
+               d.sc_device_id, d.sc_device_code, d.point_id, d.level, d.at, d.began_at, d.text, d.detail, d.value,
+               d.traceparent, d.state, d.attempts, d.alone, d.queued_at, d.next_attempt_at, d.finished_at,
+               d.error, u.unit_id
           from deliveries d join units u on u.key = d.unit_key
          where ($1::text is null or d.connection_id = $1)
            and ($2::text is null or u.unit_id = $2)
@@ -841,6 +877,7 @@ def _delivery(row: Mapping[str, Any]) -> Delivery:
         at=row["at"],
         began_at=row["began_at"],
         text=row["text"],
+        detail=row["detail"],
         value=row["value"],
         traceparent=row["traceparent"],
         state=DeliveryState(row["state"]),

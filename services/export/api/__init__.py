@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Depends, Request, Response
+from fastapi import Path as ApiPath
 from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr
 
 from libs.common.contracts.base import Flag
@@ -13,8 +14,12 @@ from libs.common.db import Database
 from libs.common.errors import Forbidden, NotFound
 from libs.common.tokens import Principal
 from libs.common.web import Cursor, Limit, Page, read_time_cursor, require, time_cursor
+from libs.common.workbook import MEDIA_TYPE
 from services.export import store
+from services.export.dialects import Dialect
+from services.export.dialects.base import Evidence
 from services.export.dialects.messages import DeviceRef, PointType, UnitFacts, UnitRef
+from services.export.domain.completeness import TEXTS_ZH, Gap
 from services.export.domain.connection import Connection, ConnectionId, ConnectionOptions, Phase, Unit, service_url
 from services.export.domain.delivery import Delivery, Step
 from services.export.domain.mapping import MappedDevice, MappedPoint, SourceKind
@@ -229,6 +234,38 @@ class MappingSize(BaseModel):
     points: int
 
 
+class GapView(BaseModel):
+    """Something about a mapping that somebody should look at."""
+
+    gap: Gap
+    text_zh: str
+    subject: str = Field(description="site, device or point that is meant")
+
+
+class CommandView(BaseModel):
+    """One command of a dialect."""
+
+    name: str
+    code: int | None
+    operation: str
+    answered: bool = Field(description="false: known, and refused")
+    evidence: Evidence = Field(description="how its shape is known; reconstructed: to be confirmed by the centre")
+    reason: str
+
+
+class DialectView(BaseModel):
+    """A variant of the B interface that connections can name."""
+
+    name: str
+    title: str
+    evidence: Evidence
+    reason: str
+    ids: str
+    ids_zh: str
+    unit_path: str
+    commands: list[CommandView]
+
+
 class ProposalBody(_Body):
     """What a proposal takes in place of the registry's facts."""
 
@@ -305,6 +342,11 @@ def _connections(administration: Administration, db: Database) -> APIRouter:
         )
         return _connection_view(connection, [])
 
+    @router.get("/dialects")
+    async def list_dialects(_: Reader) -> list[DialectView]:
+        """List the variants of the B interface that can be spoken, and what in each is reconstructed."""
+        return [_dialect_view(each) for each in administration.dialects]
+
     @router.get("/{connection_id}")
     async def get_connection(connection_id: str, _: Reader) -> ConnectionView:
         """Return one supervision centre and the units towards it."""
@@ -375,6 +417,36 @@ def _mappings(administration: Administration, db: Database) -> APIRouter:
         async with db.read() as conn:
             sizes = await store.mapping_sizes(conn)
         return [MappingSize(connection_id=c, unit_id=u, devices=d, points=p) for c, u, d, p in sizes]
+
+    @router.get("/{connection_id}.xlsx", response_class=Response,
+                responses={200: {"content": {MEDIA_TYPE: {}}, "description": "the workbook"}})  # fmt: skip
+    async def get_mapping_book(connection_id: Annotated[str, ApiPath(pattern=ID)], who: Reader) -> Response:
+        """Return the mappings of all units of a connection as a workbook that can be changed and put back."""
+        _unlimited(who)
+        body = await administration.mapping_book(connection_id)
+        headers = {"content-disposition": f'attachment; filename="mappings-{connection_id}.xlsx"'}
+        return Response(body, media_type=MEDIA_TYPE, headers=headers)
+
+    @router.put("/{connection_id}.xlsx", openapi_extra={
+        "requestBody": {"required": True, "content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
+    })  # fmt: skip
+    async def put_mapping_book(
+        connection_id: Annotated[str, ApiPath(pattern=ID)], who: Admin, request: Request
+    ) -> list[MappingSize]:
+        """Replace the mappings of the units that a workbook names, all of them or none."""
+        _unlimited(who)
+        stored = await administration.put_mapping_book(connection_id, await request.body(), _actor(who, request))
+        return [
+            MappingSize(connection_id=connection_id, unit_id=unit_id, devices=len(one.devices), points=len(one.points))
+            for unit_id, one in stored.items()
+        ]
+
+    @router.get("/{connection_id}/{unit_id}/gaps")
+    async def get_gaps(connection_id: str, unit_id: str, who: Reader) -> list[GapView]:
+        """Return what a unit's mapping lacks or has too much of, compared with the registry and the profiles."""
+        _unlimited(who)
+        found = await administration.gaps(connection_id, unit_id)
+        return [GapView(gap=each.gap, text_zh=TEXTS_ZH[each.gap], subject=each.subject) for each in found]
 
     @router.get("/{connection_id}/{unit_id}")
     async def get_mapping(connection_id: str, unit_id: str, _: Reader) -> MappingBody:
@@ -477,6 +549,29 @@ def _connection_view(connection: Connection, units: Sequence[Unit]) -> Connectio
     )
 
 
+def _dialect_view(dialect: Dialect) -> DialectView:
+    return DialectView(
+        name=dialect.name,
+        title=dialect.title,
+        evidence=dialect.evidence,
+        reason=dialect.reason,
+        ids=dialect.id_rule,
+        ids_zh=dialect.id_rule_zh,
+        unit_path=dialect.unit.path,
+        commands=[
+            CommandView(
+                name=each.name,
+                code=each.code,
+                operation=each.operation.value,
+                answered=each.request is not None,
+                evidence=each.evidence,
+                reason=each.reason or dialect.reason,
+            )
+            for each in dialect.commands
+        ],
+    )
+
+
 def _unit_view(connection: Connection, unit: Unit) -> UnitView:
     return UnitView(
         unit_id=unit.ref.unit_id,
@@ -499,7 +594,7 @@ def _unit_view(connection: Connection, unit: Unit) -> UnitView:
 def _mapping_body(mapping: UnitMapping) -> MappingBody:
     return MappingBody(
         devices=tuple(
-            MappedDeviceBody(device_id=each.ref.device_id, device_code=each.ref.device_code, name=each.name)
+            MappedDeviceBody(device_id=each.ref.device_id, device_code=each.ref.device_code or None, name=each.name)
             for each in mapping.devices
         ),
         points=tuple(

@@ -1,8 +1,9 @@
 """The units' SOAP service: its own application on its own port, for the peers that are allowed.
 
-One path per dialect (``/services/FSUService``), shared by all units and dispatched by the unit's id. GET
-with ``?wsdl`` gives the description with the address that the request came to. A body that is no SOAP call
-gets a fault; a call with anything inside that is a message gets that message's reply.
+A dialect's path (``/services/FSUService``) is shared by all units and dispatched by the unit's id;
+``/services/FSUService/<unit id>`` is that unit's own, for centres that take one address per unit. GET with
+``?wsdl`` gives the description with the address that the request came to. A body that is no SOAP call gets a
+fault; a call with anything inside that is a message gets that message's reply.
 """
 
 import codecs
@@ -18,8 +19,8 @@ from starlette.routing import Route
 from libs.common import metrics
 from libs.common.errors import InvalidInput, Unavailable
 from libs.common.runtime import Health
-from services.export.dialects import DIALECTS, Dialect, soap
-from services.export.dialects.base import open_message
+from services.export.dialects import Dialects, soap
+from services.export.dialects.base import Service, open_message
 from services.export.usecases.answers import Answers, TurnedAway
 
 logger = logging.getLogger(__name__)
@@ -34,9 +35,10 @@ class _TooLarge(Exception):
     """The body is longer than we take."""
 
 
-def build_listener(answers: Answers, health: Health, *, max_message_bytes: int, turned_away: TurnedAway) -> Starlette:
+def build_listener(
+    answers: Answers, dialects: Dialects, health: Health, *, max_message_bytes: int, turned_away: TurnedAway
+) -> Starlette:
     """Return the application; it answers 503 until the service has started."""
-    by_path = {dialect.unit.path: dialect for dialect in DIALECTS.values()}
 
     async def serve(request: Request) -> Response:
         if health.starting is not None:
@@ -48,23 +50,22 @@ def build_listener(answers: Answers, health: Health, *, max_message_bytes: int, 
                 logger.warning("peer refused", extra={"peer": peer})
                 await turned_away(peer, "peer_refused")
                 return Response("this address is not allowed", 403, media_type="text/plain")
-            dialect = by_path[request.url.path]
             if request.method == "POST":
-                response, refused = await _call(request, answers, dialect, peer, max_message_bytes)
+                response, refused = await _call(request, answers, peer, max_message_bytes)
                 if refused is not None:
                     await turned_away(peer, refused)
                 return response
+            return _description(request, await answers.service_at(_service_path(request), peer))
         except Unavailable as exc:
             return _fault("Server", exc.message, "unavailable")
-        return _description(request, dialect)
 
-    routes = [Route(path, serve, methods=["GET", "POST"]) for path in by_path]
+    # A unit's own path is the shared one with its id: for centres that give each unit an address.
+    paths = [f"{path}{own}" for path in dialects.paths() for own in ("", "/{unit_id}")]
+    routes = [Route(path, serve, methods=["GET", "POST"]) for path in paths]
     return Starlette(routes=routes, exception_handlers={Exception: _unexpected})
 
 
-async def _call(
-    request: Request, answers: Answers, dialect: Dialect, peer: str, limit: int
-) -> tuple[Response, str | None]:
+async def _call(request: Request, answers: Answers, peer: str, limit: int) -> tuple[Response, str | None]:
     """Return the answer, and why the body was no message if it was none."""
     try:
         body = await _body(request, limit)
@@ -74,9 +75,16 @@ async def _call(
     except InvalidInput as exc:
         logger.warning("no message", extra={"peer": peer, "reason": exc.message[:200]})
         return _fault("Client", exc.message, exc.code), exc.code
-    payload = await answers.answer(incoming, peer, dialect)
+    reply = await answers.answer(incoming, peer, _service_path(request), request.path_params.get("unit_id"))
     _messages.labels("answered").inc()
-    return Response(soap.write_response(payload, dialect.unit), headers={"content-type": soap.CONTENT_TYPE}), None
+    answered = soap.write_response(reply.payload, reply.service)
+    return Response(answered, headers={"content-type": soap.CONTENT_TYPE}), None
+
+
+def _service_path(request: Request) -> str:
+    """Return the path of the service that all units share."""
+    unit_id = request.path_params.get("unit_id")
+    return request.url.path if unit_id is None else request.url.path.removesuffix(f"/{unit_id}")
 
 
 async def _body(request: Request, limit: int) -> bytes:
@@ -100,13 +108,13 @@ def _as_declared(body: bytes, headers: Mapping[str, str]) -> bytes:
         return body
 
 
-def _description(request: Request, dialect: Dialect) -> Response:
+def _description(request: Request, service: Service) -> Response:
     if "wsdl" not in {name.lower() for name in request.query_params}:
-        return Response(f"{dialect.unit.path}?wsdl describes this service", media_type="text/plain")
+        return Response(f"{request.url.path}?wsdl describes this service", media_type="text/plain")
     host = request.headers.get("host", "")
     server = request.scope.get("server") or ("127.0.0.1", 80)
     place = host if _HOST.match(host) else f"{server[0]}:{server[1]}"
-    text = soap.wsdl(dialect.unit.path.rsplit("/", 1)[-1], f"{request.url.scheme}://{place}{dialect.unit.path}")
+    text = soap.wsdl(service, f"{request.url.scheme}://{place}{request.url.path}")
     return Response(text, headers={"content-type": soap.CONTENT_TYPE})
 
 

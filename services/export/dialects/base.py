@@ -1,34 +1,30 @@
 """One dialect as data, and the codec that works from it.
 
 A message is ``Request`` or ``Response`` with ``PK_Type`` (name and code) and ``Info`` (the body). What
-differs between dialects is data here: names and codes, id fields, wildcards, enumerations, texts. A body
-that is shaped differently replaces its reader or writer in the dialect's own file. Dispatch is on the
-pair (name, code): the same number means different things in different dialects, and a unit that looked
-at the code alone was seen to take a GET_DATA for a SEND_ALARM.
+differs between dialects is data: names and codes, the shape of every body, id fields, wildcards,
+enumerations, texts. Dispatch is on the pair (name, code): the same number means different things in
+different dialects, and a unit that looked at the code alone was seen to take a GET_DATA for a SEND_ALARM.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
+from enum import StrEnum
 
 from lxml import etree
 
-from libs.common.clock import CIVIL_ZONE
 from libs.common.errors import InvalidInput
+from services.export.dialects import bodies, shapes
 from services.export.dialects import messages as m
 from services.export.dialects import xmlsafe as xml
+from services.export.dialects.bodies import MalformedMessage, cut_utf8
+from services.export.dialects.shapes import Part
+
+__all__ = ["Command", "Dialect", "Incoming", "MalformedMessage", "Service", "UnknownCommand", "open_message"]
 
 ACK = "_ACK"
 _NAME = re.compile(r"^[A-Za-z0-9_]{1,40}$")
-
-
-class MalformedMessage(InvalidInput):
-    """Well-formed XML that is no message of the dialect: a part is missing or cannot be read."""
-
-    code = "malformed_message"
-    title_zh = "B接口报文有误"
+_YES = frozenset({"1", "success", "true", "ok", "成功"})
 
 
 class UnknownCommand(InvalidInput):
@@ -38,6 +34,19 @@ class UnknownCommand(InvalidInput):
     title_zh = "未知的B接口命令"
 
 
+class Evidence(StrEnum):
+    """How we know what a dialect's file says."""
+
+    SPECIFICATION = "specification"
+    """Read in the stored text of a specification."""
+    FIELD = "field"
+    """Seen on a real device or in an implementation that runs against a real centre."""
+    NOTES = "notes"
+    """Second-hand: an implementer's notes on a text that we could not read."""
+    RECONSTRUCTED = "reconstructed"
+    """By analogy; to be confirmed by the centre before use."""
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """One command of a dialect; its reply has the name with ``_ACK`` and the code plus one."""
@@ -45,6 +54,15 @@ class Command:
     operation: m.Operation
     name: str
     code: int | None
+    """None where messages have names only."""
+    request: tuple[Part, ...] | None = None
+    """Shape of the request's body. None: the command is known, and a unit refuses it."""
+    reply: tuple[Part, ...] = ()
+    types: frozenset[m.PointType] | None = None
+    """Kinds of points that it is about; None all."""
+    evidence: Evidence = Evidence.SPECIFICATION
+    reason: str = ""
+    """Why its shape was made up so, where it was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +71,13 @@ class Service:
 
     namespace: str
     path: str
+    name: str = ""
+    """Of the ``service`` in the WSDL."""
+    port: str = ""
+    port_type: str = ""
+    binding: str = ""
+    encoded: bool = True
+    """rpc/encoded, else rpc/literal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +110,13 @@ def open_message(root: xml.Element) -> Incoming:
     return Incoming(name=name, code=_integer(code), info=etree.Element("Info") if info is None else info)
 
 
-Reader = Callable[["Dialect", xml.Element], Any]
-Writer = Callable[["Dialect", Any, xml.Element], object]
+@dataclass(frozen=True)
+class Step:
+    """Something that follows a registration that was accepted, before the unit works."""
+
+    operation: m.Operation
+    required: bool
+    """Without a yes to it the unit is not let in."""
 
 
 @dataclass(frozen=True)
@@ -95,49 +125,69 @@ class Dialect:
 
     name: str
     title: str
+    evidence: Evidence
+    """Of all that has none of its own."""
+    reason: str
+    dictionary: str | None
+    """Public dictionary of signals that its point ids are from."""
     commands: tuple[Command, ...]
+    refusal: tuple[Part, ...]
+    """Shape of the no that fits any command."""
     centre: Service
     """The service that we call."""
     unit: Service
     """The service that we are."""
-    readers: Mapping[m.Operation, Reader]
-    """Bodies of the centre's requests."""
-    reply_readers: Mapping[m.Operation, Reader]
-    """Bodies of the centre's replies."""
-    writers: Mapping[type, Writer]
-    """Bodies of our requests and replies."""
     unit_fields: tuple[str, ...]
-    """Elements that hold the parts of a ``UnitRef``."""
-    device_fields: tuple[str, ...]
-    """Attributes that hold the parts of a ``DeviceRef``."""
-    point_field: str
+    """Elements of ``Info`` that name the unit: its id and, where there is one, its code."""
+    device_has_code: bool
     device_wildcard: str
-    """Device id (in any part) that means all devices."""
+    """Device id (in any part) that means all devices; empty: none does."""
     point_wildcard: str
+    empty_is_all: bool
+    """No device id means all devices, no point ids all points."""
+    number_separator: str
+    """Between a point's id and its running number in mappings; empty where ids have no such number."""
+    no_number: str
+    """Running number of a point that there is one of."""
     point_types: Mapping[m.PointType, str]
     states: Mapping[m.ValueState, str]
     levels: Mapping[int, str]
     flags: Mapping[m.AlarmFlag, str]
+    results: Mapping[bool, str]
+    again: str | None
+    """Result that means: log in again."""
     no_value: str
     """What stands for a value that there is none of."""
-    alarm_fields: tuple[tuple[str, Callable[["Dialect", m.UnitRef, m.AlarmReport], str]], ...]
-    """Elements of one reported alarm, in order."""
+    no_failure: str
+    """What stands as the cause of a failure that there was none of."""
+    cause_bytes: int
+    """Longest cause of a failure. [B of UTF-8]"""
     alarm_text_bytes: int
     """Longest alarm text. [B of UTF-8]"""
+    alarm_detail_bytes: int
+    """Longest detail of an alarm; 0 where there is none. [B of UTF-8]"""
+    text_with_value: bool
+    """Whether the alarm's text carries the value that caused it, because no field does."""
     unit_id_pattern: re.Pattern[str]
     device_id_pattern: re.Pattern[str]
     point_id_pattern: re.Pattern[str]
     id_rule: str
     """What the ids look like, for people."""
     id_rule_zh: str
-    register_facts: tuple[tuple[str, Callable[[m.Register], str]], ...]
-    """Elements of a registration before its device list, in order."""
+    kind_place: slice | None
+    """Where in a point's id its kind is said."""
+    kinds: Mapping[str, m.PointType]
     login_interval_s: float
     """Two registrations of a unit are at least this far apart. [s]"""
-    type_of_point: Callable[[str], m.PointType]
-    """What kind a point is, told from its id alone (for points that we do not know)."""
+    accepted_by_right: bool
+    """A registration is accepted by a right above 0, else by its result."""
+    steps: tuple[Step, ...] = ()
 
     # ---- commands --------------------------------------------------------------------------------
+
+    def has(self, operation: m.Operation) -> bool:
+        """Return whether the dialect has a command for an operation."""
+        return any(each.operation is operation for each in self.commands)
 
     def command(self, operation: m.Operation) -> Command:
         """Return the command of an operation.
@@ -158,11 +208,17 @@ class Dialect:
         Raises:
             UnknownCommand: No command that a unit takes has this name and code.
         """
+        found = self.named(incoming)
+        if found is None or found.request is None or found.operation in bodies.UPWARD:
+            raise UnknownCommand(f"{incoming.name} ({incoming.code}) is no command of dialect {self.name}")
+        return found
+
+    def named(self, incoming: Incoming) -> Command | None:
+        """Return the command that has this name and code, None when none has."""
         for each in self.commands:
-            right_code = incoming.code is None or incoming.code == each.code
-            if xml.same(each.name, incoming.name) and right_code and each.operation in self.readers:
+            if xml.same(each.name, incoming.name) and (each.code is None or incoming.code in (None, each.code)):
                 return each
-        raise UnknownCommand(f"{incoming.name} ({incoming.code}) is no command of dialect {self.name}")
+        return None
 
     # ---- the centre's requests and our replies -----------------------------------------------------
 
@@ -173,8 +229,8 @@ class Dialect:
             UnknownCommand: Name and code are no command of ours.
             MalformedMessage: The body lacks a part, or a part cannot be read.
         """
-        request: m.CentreRequest = self.readers[self.command_of(incoming).operation](self, incoming.info)
-        return request
+        command = self.command_of(incoming)
+        return bodies.request_of(self, command, shapes.read(command.request or (), incoming.info))
 
     def unit_of(self, incoming: Incoming) -> m.UnitRef | None:
         """Return the unit that a request names, None when it names none."""
@@ -184,14 +240,18 @@ class Dialect:
     def write_reply(self, incoming: Incoming, reply: m.UnitReply) -> str:
         """Return our reply to a request, known to us or not."""
         code = None if incoming.code is None else incoming.code + 1
-        return self._message("Response", incoming.name + ACK, code, reply)
+        known = self.named(incoming)
+        shape = self.refusal
+        if known is not None and known.request is not None and _fits(known, reply):
+            shape = known.reply
+        return self._message("Response", incoming.name + ACK, code, shape, reply)
 
     # ---- our requests and the centre's replies -----------------------------------------------------
 
     def write_request(self, request: m.UnitRequest, operation: m.Operation) -> str:
         """Return our request."""
         command = self.command(operation)
-        return self._message("Request", command.name, command.code, request)
+        return self._message("Request", command.name, command.code, command.request or (), request)
 
     def read_reply(self, text: str, operation: m.Operation) -> m.CentreReply:
         """Return what the centre answered to a request of ours.
@@ -204,23 +264,46 @@ class Dialect:
             raise MalformedMessage(f"empty answer to {command.name}: the centre does not know the command")
         incoming = open_message(xml.parse_text(text))
         expected = None if command.code is None else command.code + 1
-        if not xml.same(incoming.name, command.name + ACK) or incoming.code not in (None, expected):
+        right_code = expected is None or incoming.code in (None, expected)
+        if not xml.same(incoming.name, command.name + ACK) or not right_code:
             raise MalformedMessage(
                 f"expected {command.name}{ACK} ({expected}), found {incoming.name} ({incoming.code})"
             )
-        reply: m.CentreReply = self.reply_readers[operation](self, incoming.info)
-        return reply
+        return bodies.reply_of(self, operation, shapes.read(command.reply, incoming.info))
 
-    def _message(self, root_name: str, name: str, code: int | None, message: Any) -> str:
+    def _message(
+        self, root_name: str, name: str, code: int | None, shape: Sequence[Part], message: m.UnitRequest | m.UnitReply
+    ) -> str:
         root = etree.Element(root_name)
         kind = xml.add(root, "PK_Type")
         xml.add(kind, "Name", name)
         if code is not None:
             xml.add(kind, "Code", str(code))
-        self.writers[type(message)](self, message, xml.add(root, "Info"))
+        shapes.write(shape, bodies.facts_of(self, message), xml.add(root, "Info"))
         return xml.document(root)
 
-    # ---- checks of configuration -------------------------------------------------------------------
+    def is_yes(self, result: str | None) -> bool:
+        """Return whether a ``Result`` in digits or words is a clear yes."""
+        return result is not None and (result == self.results[True] or result.casefold() in _YES)
+
+    def is_again(self, result: str | None) -> bool:
+        """Return whether a ``Result`` asks for another registration."""
+        return self.again is not None and result == self.again
+
+    # ---- ids ---------------------------------------------------------------------------------------
+
+    @property
+    def unit_has_code(self) -> bool:
+        """Whether a unit has a second id."""
+        return len(self.unit_fields) > 1
+
+    def own_unit(self, ref: m.UnitRef) -> m.UnitRef:
+        """Return how the unit is named here: without a code where the dialect has none."""
+        return ref if self.unit_has_code else m.UnitRef(ref.unit_id)
+
+    def own_device(self, ref: m.DeviceRef) -> m.DeviceRef:
+        """Return how the device is named here: without a code where the dialect has none."""
+        return ref if self.device_has_code else m.DeviceRef(ref.device_id)
 
     def check_unit_id(self, value: str) -> bool:
         """Return whether a unit id has the dialect's form."""
@@ -234,139 +317,40 @@ class Dialect:
         """Return whether a point id has the dialect's form."""
         return bool(self.point_id_pattern.fullmatch(value)) and value != self.point_wildcard
 
+    def type_of_point(self, point_id: str) -> m.PointType:
+        """Return the kind that a point's id names; telemetry where it names none."""
+        if self.kind_place is None:
+            return m.PointType.AI
+        return self.kinds.get(point_id[self.kind_place], m.PointType.AI)
+
+    # ---- texts -------------------------------------------------------------------------------------
+
     def fit_text(self, name: str, suffix: str) -> str:
         """Return ``name`` + ``suffix`` within the dialect's length; the name gives way first.
 
         No ``<`` or ``>`` may stand anywhere in a text.
         """
-        name, suffix = (part.translate(_NO_ANGLES) for part in (name, suffix))
-        room = max(self.alarm_text_bytes - len(suffix.encode()), 0)
-        return cut_utf8(cut_utf8(name, room) + suffix, self.alarm_text_bytes)
+        return _fit(name, suffix, self.alarm_text_bytes)
+
+    def fit_detail(self, name: str, suffix: str) -> str:
+        """Return the same for the detail of an alarm; empty where the dialect has none."""
+        return _fit(name, suffix, self.alarm_detail_bytes)
 
 
 _NO_ANGLES = str.maketrans({"<": "\N{FULLWIDTH LESS-THAN SIGN}", ">": "\N{FULLWIDTH GREATER-THAN SIGN}"})
 
 
-def cut_utf8(text: str, limit: int) -> str:
-    """Return as many whole characters of the text as fit into ``limit`` bytes of UTF-8."""
-    return text.encode()[:limit].decode(errors="ignore")
+def _fit(name: str, suffix: str, limit: int) -> str:
+    name, suffix = (part.translate(_NO_ANGLES) for part in (name, suffix))
+    room = max(limit - len(suffix.encode()), 0)
+    return cut_utf8(cut_utf8(name, room) + suffix, limit)
 
 
-# ---- pieces that bodies are made of -----------------------------------------------------------------
-
-
-def number(value: float | None, missing: str) -> str:
-    """Return a value as text: plain digits, at most four decimals, never an exponent."""
-    if value is None:
-        return missing
-    text = f"{value:.4f}".rstrip("0").rstrip(".")
-    return "0" if text == "-0" else text
-
-
-def local_time(value: datetime) -> str:
-    """Return ``YYYY-MM-DD hh:mm:ss`` in China's civil time."""
-    return value.astimezone(CIVIL_ZONE).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def read_local_time(text: str | None, what: str) -> datetime:
-    """Return an instant from such a text.
-
-    Raises:
-        MalformedMessage: It is no such text; nothing is guessed.
-    """
-    try:
-        plain = (text or "").replace("T", " ").replace("/", "-")
-        return datetime.strptime(plain, "%Y-%m-%d %H:%M:%S").replace(tzinfo=CIVIL_ZONE)
-    except ValueError:
-        raise MalformedMessage(f"{what}: expected YYYY-MM-DD hh:mm:ss, found {text!r}") from None
-
-
-def read_result(info: xml.Element) -> bool | None:
-    """Return ``Result`` in digits or words; None when it is missing."""
-    text = xml.field(info, "Result")
-    if text is None or text == "":
-        return None
-    return text.casefold() in ("1", "success", "true", "ok", "成功")
-
-
-def read_unit(dialect: Dialect, info: xml.Element) -> m.UnitRef:
-    """Return the unit that a body names.
-
-    Raises:
-        MalformedMessage: It names none.
-    """
-    parts = [xml.field(info, name) or "" for name in dialect.unit_fields]
-    if not parts[0]:
-        raise MalformedMessage(f"{dialect.unit_fields[0]}: missing")
-    return m.UnitRef(*parts)
-
-
-def write_unit(dialect: Dialect, unit: m.UnitRef, info: xml.Element) -> None:
-    """Write the unit's id elements."""
-    for name, text in zip(dialect.unit_fields, (unit.unit_id, unit.unit_code), strict=False):
-        xml.add(info, name, text)
-
-
-def write_devices(
-    dialect: Dialect, parent: xml.Element, devices: Sequence[m.DeviceRef]
-) -> list[tuple[m.DeviceRef, xml.Element]]:
-    """Write a device list and return each device with its element."""
-    listed = xml.add(parent, "DeviceList")
-    written = []
-    for device in devices:
-        parts = (device.device_id, device.device_code)
-        element = etree.SubElement(listed, "Device")
-        for name, text in zip(dialect.device_fields, parts, strict=False):
-            element.set(name, xml.clean(text))
-        written.append((device, element))
-    return written
-
-
-def read_selection(dialect: Dialect, info: xml.Element) -> tuple[m.DeviceSelection, ...]:
-    """Return which points are asked for; wildcards become None."""
-    selection = []
-    for element in xml.children(_device_list(info), "Device"):
-        device = _read_device(dialect, element)
-        if dialect.device_wildcard in (device.device_id, device.device_code):
-            return (m.DeviceSelection(device=None, points=None),)
-        # The device's own Id is an attribute; the children of that name are points.
-        points = tuple(text for each in xml.children(element, dialect.point_field) if (text := xml.text_of(each)))
-        selection.append(m.DeviceSelection(device, None if dialect.point_wildcard in points else points))
-    return tuple(selection)
-
-
-def read_orders(dialect: Dialect, info: xml.Element, element_name: str, value_name: str) -> tuple[m.PointOrder, ...]:
-    """Return the values that are to be set."""
-    orders = []
-    for element in xml.children(_device_list(info), "Device"):
-        device = _read_device(dialect, element)
-        for each in xml.children(element, element_name):
-            point_id = xml.field(each, dialect.point_field)
-            if not point_id:
-                raise MalformedMessage(f"{element_name}/{dialect.point_field}: missing")
-            orders.append(m.PointOrder(device, point_id, _float(xml.field(each, value_name))))
-    return tuple(orders)
-
-
-def _device_list(info: xml.Element) -> xml.Element:
-    inside = xml.child(info, "Value", "Values")
-    found = xml.child(info, "DeviceList")
-    found = xml.child(inside, "DeviceList") if found is None else found
-    return etree.Element("DeviceList") if found is None else found
-
-
-def _read_device(dialect: Dialect, element: xml.Element) -> m.DeviceRef:
-    values = {etree.QName(str(key)).localname.casefold(): str(text).strip() for key, text in element.attrib.items()}
-    return m.DeviceRef(*(values.get(name.casefold(), "") for name in dialect.device_fields))
+def _fits(command: Command, reply: m.UnitReply) -> bool:
+    """Return whether a reply has what the command's own shape wants; a plain no to a poll has not."""
+    more = set(shapes.facts_in(command.reply)) - bodies.REFUSAL.facts
+    return command.operation not in bodies.UPWARD and not (isinstance(reply, m.Outcome) and more)
 
 
 def _integer(text: str | None) -> int | None:
     return int(text) if text is not None and re.fullmatch(r"[0-9]{1,9}", text) else None
-
-
-def _float(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if abs(value) < float("inf") else None

@@ -28,6 +28,33 @@ class Operation(StrEnum):
     WRITE_FILE_ACCOUNT = "write_file_account"
     READ_STATUS = "read_status"
     RESTART = "restart"
+    READ_ALARMS = "read_alarms"
+    """Alarms that hold now, for a centre that reconciles."""
+    SET_HEARTBEAT = "set_heartbeat"
+    """How often the centre will ask for the status."""
+    READ_TIME = "read_time"
+    ASK_SCHEME = "ask_scheme"
+    """The unit asks for the centre's standard configuration."""
+    READY = "ready"
+    """The unit says that it has what it needs and begins to work."""
+    READ_SCHEME = "read_scheme"
+    WRITE_SCHEME = "write_scheme"
+    ASK_FACTORY = "ask_factory"
+    SEND_FACTORY = "send_factory"
+    READ_FACTORY = "read_factory"
+    WRITE_FACTORY = "write_factory"
+    READ_OPTIONS = "read_options"
+    """Which of several sets of thresholds a point uses."""
+    WRITE_OPTIONS = "write_options"
+    READ_DEVICES = "read_devices"
+    """Description of the unit's devices."""
+    SEND_DEVICES = "send_devices"
+    WRITE_DEVICES = "write_devices"
+    READ_STORAGE = "read_storage"
+    WRITE_STORAGE = "write_storage"
+    SEND_POINTS = "send_points"
+    """Values that the unit sends unasked."""
+    READ_PORT = "read_port"
 
 
 PRIVILEGED = frozenset(
@@ -37,6 +64,11 @@ PRIVILEGED = frozenset(
         Operation.WRITE_REGISTRATION,
         Operation.WRITE_FILE_ACCOUNT,
         Operation.RESTART,
+        Operation.WRITE_SCHEME,
+        Operation.WRITE_FACTORY,
+        Operation.WRITE_OPTIONS,
+        Operation.WRITE_DEVICES,
+        Operation.WRITE_STORAGE,
     }
 )
 """Orders: refused unless the connection permits them, and audited either way."""
@@ -110,7 +142,7 @@ class PointValue:
     """None when there is none; the dialect says what then stands on the wire."""
     state: ValueState
     recorded_at: datetime | None = None
-    """When it was sampled; on history only."""
+    """When it was sampled; None when there is no value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +161,32 @@ class PointOrder:
     point_id: str
     value: float | None
     """None when what stood there is no number."""
+    type: PointType | None = None
+    """What the centre takes the point for; None when it does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdValue:
+    """One threshold in force."""
+
+    point_id: str
+    type: PointType
+    value: float | None
+    """None when the point has none."""
+    level: int
+    """Level of the alarm that it raises, 1 (worst) to 4; 0 none."""
+    absolute: float = 0.0
+    """Change of the value that is worth a report, in its unit."""
+    relative: float = 0.0
+    """The same in percent."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceThresholds:
+    """Thresholds of one device."""
+
+    device: DeviceRef
+    thresholds: tuple[ThresholdValue, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +206,8 @@ class AlarmReport:
     """For people, with the value that caused it."""
     began_at: datetime
     value: float | None = None
+    detail: str = ""
+    """The same at more length, where the dialect has room: device, signal, value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +262,13 @@ class ReportAlarms:
     alarms: tuple[AlarmReport, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Announce:
+    """The unit says or asks something of which only its name is told, such as that it is ready."""
+
+    unit: UnitRef
+
+
 # ---- requests of the centre ------------------------------------------------------------------------
 
 
@@ -211,6 +278,8 @@ class ReadPoints:
 
     unit: UnitRef
     selection: tuple[DeviceSelection, ...]
+    types: frozenset[PointType] | None = None
+    """Kinds of points that the command is about; None all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +288,9 @@ class ReadHistory:
 
     unit: UnitRef
     selection: tuple[DeviceSelection, ...]
-    start: datetime
-    end: datetime
+    start: datetime | None
+    """None, as ``end``: the current day."""
+    end: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,6 +341,28 @@ class WriteRegistration:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadAlarms:
+    """Alarms that hold now, please."""
+
+    unit: UnitRef
+
+
+@dataclass(frozen=True, slots=True)
+class SetHeartbeat:
+    """The centre will ask for the status so often."""
+
+    unit: UnitRef
+    interval_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTime:
+    """What time is it at the unit?"""
+
+    unit: UnitRef
+
+
+@dataclass(frozen=True, slots=True)
 class ReadFileAccount:
     """Account of the unit's file server, please."""
 
@@ -284,6 +376,8 @@ class WriteFileAccount:
     unit: UnitRef
     username: str
     password: str = field(repr=False)
+    port: int | None = None
+    """None when the centre names none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,7 +394,7 @@ class Restart:
     unit: UnitRef
 
 
-UnitRequest = Register | Unregister | ReportAlarms
+UnitRequest = Register | Unregister | ReportAlarms | Announce
 CentreRequest = (
     ReadPoints
     | ReadHistory
@@ -314,6 +408,9 @@ CentreRequest = (
     | WriteFileAccount
     | ReadStatus
     | Restart
+    | ReadAlarms
+    | SetHeartbeat
+    | ReadTime
 )
 
 
@@ -329,6 +426,8 @@ class Registered:
     """1 read, 2 read and write; None when it was not said."""
     centre_address: str | None = None
     """Where events are to go from now on; None keeps the address."""
+    reason: str = ""
+    """Why not, in the centre's words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,6 +436,10 @@ class Outcome:
 
     unit: UnitRef | None
     ok: bool
+    reason: str = ""
+    """Why not, for people."""
+    log_in_again: bool = False
+    """The centre does not know the unit any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +449,33 @@ class PointValues:
     unit: UnitRef
     ok: bool
     devices: tuple[DeviceValues, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Thresholds in force."""
+
+    unit: UnitRef
+    ok: bool
+    devices: tuple[DeviceThresholds, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveAlarms:
+    """Every alarm that holds now, as it began."""
+
+    unit: UnitRef
+    ok: bool
+    alarms: tuple[AlarmReport, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UnitTime:
+    """The unit's clock."""
+
+    unit: UnitRef
+    ok: bool
+    time: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,6 +515,7 @@ class FileAccount:
     ok: bool
     username: str = ""
     password: str = field(default="", repr=False)
+    port: int = 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,7 +526,19 @@ class UnitStatus:
     ok: bool
     cpu_percent: float = 0.0
     memory_percent: float = 0.0
+    time: datetime | None = None
+    """The unit's clock, for dialects that tell it."""
 
 
 CentreReply = Registered | Outcome
-UnitReply = Outcome | PointValues | WriteOutcome | Registration | FileAccount | UnitStatus
+UnitReply = (
+    Outcome
+    | PointValues
+    | WriteOutcome
+    | Registration
+    | FileAccount
+    | UnitStatus
+    | Thresholds
+    | ActiveAlarms
+    | UnitTime
+)

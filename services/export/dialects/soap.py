@@ -25,6 +25,7 @@ _HEAD = (
     ' xmlns:xsd="http://www.w3.org/2001/XMLSchema">'
 )
 _TAIL = "</soap:Envelope>"
+_PLACE = re.compile(r"\{([a-z_]+)\}")
 
 
 class NotSoap(InvalidInput):
@@ -43,12 +44,12 @@ class SoapFault(InvalidInput):
 
 def write_request(payload: str, service: Service) -> bytes:
     """Return the envelope of a call to ``service``."""
-    return _call("invoke", "xmlData", payload, service.namespace)
+    return _call("invoke", "xmlData", payload, service)
 
 
 def write_response(payload: str, service: Service) -> bytes:
     """Return the envelope of an answer by ``service``."""
-    return _call("invokeResponse", "invokeReturn", payload, service.namespace)
+    return _call("invokeResponse", "invokeReturn", payload, service)
 
 
 def write_fault(side: str, text: str) -> bytes:
@@ -57,11 +58,12 @@ def write_fault(side: str, text: str) -> bytes:
     return f"{_HEAD}<soap:Body><soap:Fault>{fault}</soap:Fault></soap:Body>{_TAIL}".encode()
 
 
-def _call(operation: str, parameter: str, payload: str, namespace: str) -> bytes:
+def _call(operation: str, parameter: str, payload: str, service: Service) -> bytes:
     text = escape(xml.clean(payload), quote=False)
+    style, kind = (f' soap:encodingStyle="{ENCODING}"', ' xsi:type="xsd:string"') if service.encoded else ("", "")
     return (
-        f'{_HEAD}<soap:Body soap:encodingStyle="{ENCODING}"><ns1:{operation} xmlns:ns1="{namespace}">'
-        f'<{parameter} xsi:type="xsd:string">{text}</{parameter}></ns1:{operation}></soap:Body>{_TAIL}'
+        f'{_HEAD}<soap:Body{style}><ns1:{operation} xmlns:ns1="{escape(service.namespace)}">'
+        f"<{parameter}{kind}>{text}</{parameter}></ns1:{operation}></soap:Body>{_TAIL}"
     ).encode()
 
 
@@ -113,14 +115,24 @@ def _text(element: xml.Element) -> str:
     return "".join(str(part) for part in element.itertext()).lstrip("\ufeff")
 
 
-def wsdl(service: str, address: str) -> bytes:
-    """Return the WSDL of ``FSUService`` or another service shipped here, with the address in it.
+def wsdl(service: Service, address: str) -> bytes:
+    """Return the WSDL of a service, with its names and the address in it.
 
     Args:
-        service: Name of the file without ending.
+        service: How it is named.
         address: What ``soap:address`` says: where the request for the WSDL came to.
     """
-    if not re.fullmatch(r"[A-Za-z]+", service):
-        raise NotSoap("no such service")
-    template = files("services.export.dialects").joinpath("wsdl", f"{service}.wsdl").read_text(encoding="utf-8")
-    return template.replace("{address}", escape(address)).encode()
+    encoded = f'encodingStyle="{ENCODING}" ' if service.encoded else ""
+    body = f'{encoded}namespace="{escape(service.namespace)}" use="{"encoded" if service.encoded else "literal"}"'
+    names = {
+        "namespace": escape(service.namespace),
+        "string": "soapenc:string" if service.encoded else "xsd:string",
+        "body": body,
+        "service": escape(service.name),
+        "port": escape(service.port),
+        "port_type": escape(service.port_type),
+        "binding": escape(service.binding),
+        "address": escape(address),
+    }
+    template = files("services.export.dialects").joinpath("wsdl", "unit.wsdl").read_text(encoding="utf-8")
+    return _PLACE.sub(lambda place: names[place.group(1)], template).encode()

@@ -111,6 +111,8 @@ class Unit:
     error: str | None = None
     clock_skew_s: float | None = None
     """The centre's clock minus ours, at its last time check. [s]"""
+    heartbeat_s: float | None = None
+    """How often the centre says that it asks for the unit's status. [s]"""
     finding: str | None = None
     """Kind of the platform condition that is open for this unit."""
 

@@ -52,6 +52,8 @@ class Target:
     point_id: str
     name: str | None
     """The centre's own name of the signal."""
+    device_name: str = ""
+    """The centre's name of the device."""
     level: int | None
     """Level that the centre wants for it; None keeps the alarm's."""
 
@@ -76,6 +78,7 @@ class Delivery:
     at: datetime
     began_at: datetime
     text: str
+    detail: str = ""
     value: float | None
     traceparent: str | None = None
     state: DeliveryState
@@ -99,6 +102,7 @@ class Delivery:
             text=self.text,
             began_at=self.began_at,
             value=self.value,
+            detail=self.detail,
         )
 
 
@@ -127,10 +131,22 @@ def event_time(event: AlarmEvent, step: Step) -> datetime:
 
 
 def alarm_text(event: AlarmEvent, target: Target, dialect: Dialect) -> str:
-    """Return the alarm's text with the value that caused (or cleared) it, such as ``停电(0.0V)``."""
-    name = target.name or event.signal_name_zh or event.signal_name or event.signal
-    suffix = "" if event.value is None else f"({_number(event.value)}{event.unit or ''})"
-    return dialect.fit_text(name, suffix)
+    """Return the alarm's text, with the value that caused (or cleared) it where no field has it: ``停电(0.0V)``."""
+    return dialect.fit_text(_signal_name(event, target), _value_text(event) if dialect.text_with_value else "")
+
+
+def alarm_detail(event: AlarmEvent, target: Target, dialect: Dialect) -> str:
+    """Return device, signal and value, where the dialect has room for it; else nothing."""
+    name = f"{target.device_name} {_signal_name(event, target)}".strip()
+    return dialect.fit_detail(name, _value_text(event)) if dialect.alarm_detail_bytes else ""
+
+
+def _signal_name(event: AlarmEvent, target: Target) -> str:
+    return target.name or event.signal_name_zh or event.signal_name or event.signal
+
+
+def _value_text(event: AlarmEvent) -> str:
+    return "" if event.value is None else f"({_number(event.value)}{event.unit or ''})"
 
 
 def _number(value: float) -> str:

@@ -168,8 +168,9 @@ def latest_values(
     active: Iterable[ActiveAlarm],
     type_of: TypeOfPoint,
     now: datetime,
+    kinds: Collection[PointType] | None = None,
 ) -> tuple[DeviceValues, ...]:
-    """Return the answer to a poll."""
+    """Return the answer to a poll; with ``kinds`` of points of these kinds only."""
     levels: dict[tuple[str, str], int] = {}
     for alarm in active:
         key = (alarm.device_id, alarm.signal)
@@ -178,27 +179,30 @@ def latest_values(
     for device, points in selected(mapping, selection):
         values = []
         for point_id, point in points:
+            kind = type_of(point_id) if point is None else point.type
+            if kinds is not None and kind not in kinds:
+                continue
             if point is None:
-                values.append(PointValue(point_id, type_of(point_id), None, ValueState.INVALID))
+                values.append(PointValue(point_id, kind, None, ValueState.INVALID))
             elif point.kind is SourceKind.SIGNAL:
-                values.append(_signal_value(point, levels.get((point.device_id, point.source))))
+                values.append(_signal_value(point, levels.get((point.device_id, point.source)), now))
             else:
                 values.append(_point_value(point, latest.value(point.device_id, point.source), now))
         answer.append(DeviceValues(device, tuple(values)))
     return tuple(answer)
 
 
-def _signal_value(point: MappedPoint, level: int | None) -> PointValue:
+def _signal_value(point: MappedPoint, level: int | None, now: datetime) -> PointValue:
     if level is None:
-        return PointValue(point.point_id, point.type, 0.0, ValueState.NORMAL)
-    return PointValue(point.point_id, point.type, 1.0, ValueState(point.level or level))
+        return PointValue(point.point_id, point.type, 0.0, ValueState.NORMAL, recorded_at=now)
+    return PointValue(point.point_id, point.type, 1.0, ValueState(point.level or level), recorded_at=now)
 
 
 def _point_value(point: MappedPoint, newest: LatestValue | None, now: datetime) -> PointValue:
     if newest is None or newest.value is None or not newest.fresh_at(now, point.source):
         # The last number is not repeated: a centre that overlooks the state would take it for a measurement.
         return PointValue(point.point_id, point.type, None, ValueState.INVALID)
-    return PointValue(point.point_id, point.type, newest.value, ValueState.NORMAL)
+    return PointValue(point.point_id, point.type, newest.value, ValueState.NORMAL, recorded_at=newest.source_time)
 
 
 def stored_values(

@@ -8,7 +8,7 @@ monitoring equipment.
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from libs.common.errors import Problem
@@ -59,6 +59,12 @@ class Mapping:
     points: tuple[MappedPoint, ...] = ()
 
 
+def in_dialect(mapping: Mapping, dialect: Dialect) -> Mapping:
+    """Return the mapping with devices named as the dialect names them."""
+    devices = tuple(replace(device, ref=dialect.own_device(device.ref)) for device in mapping.devices)
+    return replace(mapping, devices=devices)
+
+
 def problems_of(mapping: Mapping, dialect: Dialect, known_point: Callable[[str], bool]) -> list[Problem]:
     """Return everything that is wrong with a mapping, by row; empty when it can be used."""
     found: list[Problem] = []
@@ -72,7 +78,7 @@ def problems_of(mapping: Mapping, dialect: Dialect, known_point: Callable[[str],
         place = f"devices[{number}]"
         if not dialect.check_device_id(device.ref.device_id):
             wrong(f"{place}.device_id", rule, device.ref.device_id)
-        if not dialect.check_device_id(device.ref.device_code):
+        if dialect.device_has_code and not dialect.check_device_id(device.ref.device_code):
             wrong(f"{place}.device_code", rule, device.ref.device_code)
         if device.ref.device_id in seen_devices:
             wrong(f"{place}.device_id", "each device once", device.ref.device_id)

@@ -26,7 +26,7 @@ def let_in_or_refused(unit: Unit, reply: Registered, now: datetime) -> Unit:
             right=reply.right,
             login_failures=unit.login_failures + 1,
             login_not_before=None,
-            error=f"refused by the centre (right {'not given' if reply.right is None else reply.right})",
+            error=_refusal(reply),
         )
     assigned = reply.centre_address
     if assigned is not None and not valid_address(assigned):
@@ -46,6 +46,12 @@ def let_in_or_refused(unit: Unit, reply: Registered, now: datetime) -> Unit:
         send_failures=0,
         error=error,
     )
+
+
+def _refusal(reply: Registered) -> str:
+    if reply.reason:
+        return f"refused by the centre: {reply.reason}"[:300]
+    return f"refused by the centre (right {'not given' if reply.right is None else reply.right})"
 
 
 def login_not_sent(
@@ -78,6 +84,11 @@ def login_unanswered(unit: Unit, reason: str, now: datetime) -> Unit:
 def alarms_acknowledged(unit: Unit, now: datetime) -> Unit:
     """Return the unit after an acknowledgement: the connection works, also one that was thought lost."""
     return replace(unit, phase=Phase.REGISTERED, send_failures=0, heard_at=now, error=None)
+
+
+def forgotten(unit: Unit) -> Unit:
+    """Return the unit after the centre has said that it does not know it any more: a LOGIN follows."""
+    return replace(unit, phase=Phase.LOST, error="the centre asks for another LOGIN")
 
 
 def alarms_failed(unit: Unit, reason: str, options: ConnectionOptions) -> Unit:

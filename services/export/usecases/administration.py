@@ -4,6 +4,7 @@ Each change is one transaction with its audit record. Changes reach the workers 
 worker of another replica sees them when it looks next.
 """
 
+import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,17 +16,19 @@ from libs.common.clock import Clock
 from libs.common.contracts.delivery import DeliveryState
 from libs.common.contracts.registry import Device, Region, Site
 from libs.common.db import Database, WriteConn
-from libs.common.errors import Conflict, InvalidInput, NotFound
+from libs.common.errors import Conflict, InvalidInput, NotFound, Problem
 from libs.common.points import is_point_name
 from services.export import bus, store
-from services.export.dialects import Dialect, dialect_named
+from services.export.dialects import Dialect, Dialects
 from services.export.dialects.messages import UnitFacts, UnitRef
 from services.export.domain import session
+from services.export.domain.completeness import Finding, UnitSite, gaps_of
 from services.export.domain.connection import Connection, Unit, UnitKey
 from services.export.domain.delivery import OPEN_STATES, Delivery
 from services.export.domain.dictionary import tower_dictionary
 from services.export.domain.mapping import Mapping as UnitMapping
-from services.export.domain.mapping import Proposal, ProposedDevice, problems_of, propose
+from services.export.domain.mapping import Proposal, ProposedDevice, in_dialect, problems_of, propose
+from services.export.mapping_book import read_mapping_book, units_in, write_mapping_book
 from services.export.secrets import Secrets
 
 
@@ -55,6 +58,9 @@ class MasterData(Protocol):
     def devices_of(self, site_id: str) -> Sequence[Device]:
         """Return a site's devices."""
 
+    def routed(self, site_id: str, connection_id: str) -> bool:
+        """Return whether the registry lets a site report over a connection."""
+
     def profile_points(self, device: Device) -> frozenset[str]:
         """Return the canonical points that the device's profile has."""
 
@@ -71,13 +77,22 @@ class Administration:
     """Changes by people and programs."""
 
     def __init__(
-        self, *, db: Database, clock: Clock, secrets: Secrets, master: MasterData, changed: Callable[[], None]
+        self,
+        *,
+        db: Database,
+        clock: Clock,
+        secrets: Secrets,
+        master: MasterData,
+        dialects: Dialects,
+        changed: Callable[[], None],
     ) -> None:
         """Prepare it; ``changed`` is called after every commit, to wake the workers of this process."""
         self._db = db
         self._clock = clock
         self._secrets = secrets
         self._master = master
+        self.dialects = dialects
+        """Those that connections can name."""
         self._changed = changed
 
     # ---- connections -----------------------------------------------------------------------------
@@ -91,7 +106,7 @@ class Administration:
             ConnectionExists: It is to be created and exists.
             InvalidInput: The dialect is not known, or the address is no HTTP URL.
         """
-        dialect = dialect_named(connection.dialect)
+        dialect = self.dialects.named(connection.dialect)
         connection = _with_path(connection, dialect)
         async with self._db.write() as conn:
             known = await store.fetch_connection(conn, connection.id)
@@ -142,7 +157,8 @@ class Administration:
         """
         async with self._db.write() as conn:
             dialect = await self._dialect(conn, connection_id)
-            for text in (ref.unit_id, ref.unit_code):
+            ref = dialect.own_unit(ref)
+            for text in (ref.unit_id, *((ref.unit_code,) if dialect.unit_has_code else ())):
                 if not dialect.check_unit_id(text):
                     raise InvalidInput(
                         f"unit id {text!r}: {dialect.id_rule}", message_zh=f"单元ID {text!r}:{dialect.id_rule_zh}"
@@ -195,24 +211,84 @@ class Administration:
             unit = await store.fetch_unit(conn, connection_id, unit_id)
             if unit is None:
                 raise _no_unit(connection_id, unit_id)
-            problems = problems_of(mapping, dialect, _known_point)
-            if problems:
-                shown = "; ".join(str(problem).strip() for problem in problems[:20])
-                raise InvalidInput(
-                    f"mapping: {len(problems)} problem(s), nothing was changed: {shown}",
-                    message_zh=f"映射有 {len(problems)} 处错误,未作修改({dialect.id_rule_zh}):{shown}",
-                    problems=[problem.as_dict() for problem in problems],
-                )
-            await store.lock_unit(conn, unit.key)
-            await store.put_mapping(conn, unit.key, mapping)
-            await self._audit(
-                conn,
-                actor,
-                "mapping.put",
-                f"unit:{unit_id}",
-                {"connection": connection_id, "devices": len(mapping.devices), "points": len(mapping.points)},
-            )
+            mapping = in_dialect(mapping, dialect)
+            _refuse(problems_of(mapping, dialect, _known_point), dialect)
+            await self._put_mapping(conn, unit, mapping, actor)
         self._changed()
+
+    async def _put_mapping(self, conn: WriteConn, unit: Unit, mapping: UnitMapping, actor: Actor) -> None:
+        await store.lock_unit(conn, unit.key)
+        await store.put_mapping(conn, unit.key, mapping)
+        await self._audit(
+            conn,
+            actor,
+            "mapping.put",
+            f"unit:{unit.ref.unit_id}",
+            {"connection": unit.connection_id, "devices": len(mapping.devices), "points": len(mapping.points)},
+        )
+
+    async def mapping_book(self, connection_id: str) -> bytes:
+        """Return the mappings of all units of a connection as an Excel workbook.
+
+        Raises:
+            NotFound: There is no such connection.
+        """
+        async with self._db.read() as conn:
+            if await store.fetch_connection(conn, connection_id) is None:
+                raise _no_connection(connection_id)
+            units = await store.fetch_units(conn, connection_id)
+            mappings = {unit.ref.unit_id: await store.fetch_mapping(conn, unit.key) for unit in units}
+        return await asyncio.to_thread(write_mapping_book, mappings)
+
+    async def put_mapping_book(self, connection_id: str, body: bytes, actor: Actor) -> dict[str, UnitMapping]:
+        """Replace the mappings of the units that a workbook names, all of them or none; others stay.
+
+        Returns:
+            The mappings by unit id, as they are stored.
+
+        Raises:
+            NotFound: There is no such connection.
+            InvalidFile, InvalidInput: Rows are wrong; every one is listed with sheet, row and column.
+        """
+        books = await asyncio.to_thread(read_mapping_book, body, "workbook")
+        async with self._db.write() as conn:
+            dialect = await self._dialect(conn, connection_id)
+            units = {unit.ref.unit_id: unit for unit in await store.fetch_units(conn, connection_id)}
+            problems = units_in(books, list(units))
+            mappings = {unit_id: in_dialect(book.mapping, dialect) for unit_id, book in books.items()}
+            for unit_id, book in books.items():
+                wrong = problems_of(mappings[unit_id], dialect, _known_point)
+                problems += [book.placed(problem, unit_id) for problem in wrong]
+            _refuse(problems, dialect)
+            for unit_id in sorted(mappings, key=lambda each: units[each].key):
+                await self._put_mapping(conn, units[unit_id], mappings[unit_id], actor)
+        self._changed()
+        return mappings
+
+    async def gaps(self, connection_id: str, unit_id: str) -> list[Finding]:
+        """Return what a unit's mapping lacks or has too much of.
+
+        Raises:
+            NotFound: There is no such unit.
+            Unavailable: The registry has not been read to its end.
+        """
+        async with self._db.read() as conn:
+            connection = await store.fetch_connection(conn, connection_id)
+            unit = await store.fetch_unit(conn, connection_id, unit_id)
+            if connection is None or unit is None:
+                raise _no_unit(connection_id, unit_id)
+            mapping = await store.fetch_mapping(conn, unit.key)
+        sites = [
+            UnitSite(
+                site_id=site_id,
+                known=self._master.site(site_id) is not None,
+                routed=self._master.routed(site_id, connection_id),
+                devices=self._proposed_devices(site_id),
+            )
+            for site_id in unit.sites
+        ]
+        dialect = self.dialects.named(connection.dialect)
+        return gaps_of(mapping, sites, tower_dictionary() if dialect.dictionary == "tower" else ())
 
     async def propose(
         self, connection_id: str, unit_id: str, *, region_code: str | None, station_class: str | None
@@ -230,9 +306,15 @@ class Administration:
             NotProposable: The unit has no site, or the site lacks class or region.
         """
         async with self._db.read() as conn:
+            connection = await store.fetch_connection(conn, connection_id)
             unit = await store.fetch_unit(conn, connection_id, unit_id)
-        if unit is None:
+        if connection is None or unit is None:
             raise _no_unit(connection_id, unit_id)
+        if self.dialects.named(connection.dialect).dictionary is None:
+            raise NotProposable(
+                f"dialect {connection.dialect} has no public dictionary of signals; import the centre's as a workbook",
+                message_zh=f"方言 {connection.dialect} 没有公开的信号字典,请用Excel导入监控中心的对照表",
+            )
         if not unit.sites:
             raise NotProposable(f"unit {unit_id} has no site", message_zh=f"单元 {unit_id} 未关联局站")
         taken: set[str] = {unit.ref.unit_id}
@@ -264,7 +346,16 @@ class Administration:
                 f"site {site_id} has no {lacking}; set it in the registry or give it here",
                 message_zh=f"局站 {site_id} 缺少{'行政区划' if code is None else '局站等级'},请在台账中补充或在此给出",
             )
-        devices = [
+        return propose(
+            region_code=code,
+            station_class=station_class or own_class or "",
+            devices=self._proposed_devices(site_id),
+            dictionary=tower_dictionary(),
+            taken=taken,
+        )
+
+    def _proposed_devices(self, site_id: str) -> list[ProposedDevice]:
+        return [
             ProposedDevice(
                 device_id=device.id,
                 name=device.name_zh or device.name,
@@ -273,13 +364,6 @@ class Administration:
             )
             for device in sorted(self._master.devices_of(site_id), key=lambda device: device.id)
         ]
-        return propose(
-            region_code=code,
-            station_class=station_class or own_class or "",
-            devices=devices,
-            dictionary=tower_dictionary(),
-            taken=taken,
-        )
 
     # ---- deliveries ------------------------------------------------------------------------------
 
@@ -356,7 +440,7 @@ class Administration:
         connection = await store.fetch_connection(conn, connection_id)
         if connection is None:
             raise _no_connection(connection_id)
-        return dialect_named(connection.dialect)
+        return self.dialects.named(connection.dialect)
 
     async def _audit(
         self, conn: WriteConn, actor: Actor, action: str, subject: str, after: Mapping[str, object] | None
@@ -365,6 +449,18 @@ class Administration:
             actor.name, action, subject, after=after, request_id=actor.request_id, at=self._clock.now()
         )
         await outbox.put(conn, [message])
+
+
+def _refuse(problems: Sequence[Problem], dialect: Dialect) -> None:
+    """Refuse a mapping that is wrong; every place is told."""
+    if not problems:
+        return
+    shown = "; ".join(str(problem).strip() for problem in problems[:20])
+    raise InvalidInput(
+        f"mapping: {len(problems)} problem(s), nothing was changed: {shown}",
+        message_zh=f"映射有 {len(problems)} 处错误,未作修改({dialect.id_rule_zh}):{shown}",
+        problems=[problem.as_dict() for problem in problems],
+    )
 
 
 def _parts(url: str) -> SplitResult | None:

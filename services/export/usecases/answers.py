@@ -13,13 +13,13 @@ from datetime import datetime, timedelta
 
 from libs.common import metrics
 from libs.common.bus import outbox
-from libs.common.clock import Clock
+from libs.common.clock import CIVIL_ZONE, Clock
 from libs.common.db import Database
 from libs.common.errors import Unavailable
 from services.export import bus, store
-from services.export.dialects import DIALECTS, Dialect, dialect_named
+from services.export.dialects import Dialect, Dialects
 from services.export.dialects import messages as m
-from services.export.dialects.base import Incoming, MalformedMessage, UnknownCommand
+from services.export.dialects.base import Incoming, MalformedMessage, Service, UnknownCommand
 from services.export.domain.connection import (
     Connection,
     Network,
@@ -37,6 +37,8 @@ from services.export.usecases.orders import Orders
 
 logger = logging.getLogger(__name__)
 
+MAX_HEARTBEAT_S = 86_400.0
+"""A centre that asks less often than this is not told from one that is gone. [s]"""
 HEARD_STEP_S = 30.0
 """Hearing from a centre is written down at most so often per unit. [s]"""
 
@@ -46,6 +48,15 @@ TurnedAway = Callable[[str, str], Awaitable[None]]
 _asked = metrics.counter(
     "export_sc_requests_total", "Requests of centres, by what became of them", ("command", "outcome")
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a centre is answered."""
+
+    payload: str
+    service: Service
+    """The service that answers, in the dialect of the unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +79,7 @@ class Answers:
         host: HostMeter,
         orders: Orders,
         accounts: FileAccounts,
+        dialects: Dialects,
         allowed_peers: Sequence[str],
         max_values: int,
         turned_away: TurnedAway,
@@ -81,6 +93,7 @@ class Answers:
             host: How busy the machine is.
             orders: Carries out what may be ordered.
             accounts: Of the units' file server.
+            dialects: Those that can be spoken.
             allowed_peers: Networks that may ask any unit.
             max_values: Values in one answer, at most.
             turned_away: Told of each message that is refused for what it is.
@@ -91,6 +104,7 @@ class Answers:
         self._host = host
         self._orders = orders
         self._accounts = accounts
+        self._dialects = dialects
         self._always: tuple[Network, ...] = tuple(ipaddress.ip_network(each, strict=False) for each in allowed_peers)
         self._max_values = max_values
         self._turned_away = turned_away
@@ -105,21 +119,31 @@ class Answers:
                 return True
             return peer in {split_address(address)[0] for address in await store.assigned_addresses(conn)}
 
-    async def answer(self, incoming: Incoming, peer: str, path_dialect: Dialect) -> str:
-        """Return the payload of the reply.
+    async def service_at(self, path: str, peer: str) -> Service:
+        """Return how the service at a path is described to a peer: in its own connection's dialect, if it has one."""
+        return (await self._spoken(self._dialects.at(path), peer)).unit
+
+    async def answer(self, incoming: Incoming, peer: str, path: str, unit_id: str | None = None) -> Reply:
+        """Return the reply, in the dialect of the unit that is named.
 
         Args:
             incoming: The request.
             peer: IP address that it came from.
-            path_dialect: What is spoken at the path that it came to, for requests that name no unit of ours.
+            path: Of the service that it came to; says what is spoken by who names no unit of ours.
+            unit_id: The unit whose own path it came to; None at the path that all units share.
         """
+        candidates = self._dialects.at(path, incoming)
+        dialect = candidates[0]
         try:
-            found = await self._find(incoming, peer)
-            dialect = path_dialect if found is None else dialect_named(found.connection.dialect)
-            return await self._answer_in(dialect, incoming, found, peer)
+            found = await self._find(incoming, peer, unit_id)
+            if found is None:
+                dialect = await self._spoken(candidates, peer)
+            else:
+                dialect = self._dialects.named(found.connection.dialect)
+            return Reply(await self._answer_in(dialect, incoming, found, peer), dialect.unit)
         except Unavailable as exc:
             logger.warning("a centre cannot be answered", extra={"command": incoming.name, "reason": exc.message})
-            return _no(path_dialect, incoming, "unavailable")
+            return Reply(_no(dialect, incoming, "unavailable"), dialect.unit)
 
     async def _answer_in(self, dialect: Dialect, incoming: Incoming, found: _Found | None, peer: str) -> str:
         try:
@@ -130,7 +154,9 @@ class Answers:
             logger.warning("malformed request", extra={"command": incoming.name, "reason": exc.message, "peer": peer})
             return await self._turn_away(dialect, incoming, "malformed", peer)
         if isinstance(request, m.CheckTime) and request.unit is None:
-            return await self._check_time_of_all(dialect, incoming, request.time, peer)
+            if found is None:
+                return await self._check_time_of_all(dialect, incoming, request.time, peer)
+            request = m.CheckTime(found.unit.ref, request.time)  # it came to the unit's own path
         if found is None or request.unit != found.unit.ref:
             return await self._turn_away(dialect, incoming, "wrong_unit", peer)
         reply = await self._reply(dialect, request, found, peer)
@@ -142,14 +168,29 @@ class Answers:
         await self._turned_away(peer, outcome)
         return _no(dialect, incoming, outcome)
 
-    async def _find(self, incoming: Incoming, peer: str) -> _Found | None:
-        """Return the unit that the request names, as far as the peer may speak to it."""
-        names = dict.fromkeys(dialect.unit_of(incoming) for dialect in DIALECTS.values())
+    async def _spoken(self, candidates: Sequence[Dialect], peer: str) -> Dialect:
+        """Return which of the dialects the peer speaks, as far as its connections tell."""
+        if len(candidates) > 1:
+            async with self._db.read() as conn:
+                for connection in await store.fetch_connections(conn):
+                    for each in candidates:
+                        if each.name != connection.dialect or not connection.enabled:
+                            continue
+                        if self._may_ask(peer, connection, await store.fetch_units(conn, connection.id)):
+                            return each
+        return candidates[0]
+
+    async def _find(self, incoming: Incoming, peer: str, unit_id: str | None) -> _Found | None:
+        """Return the unit that the request or its path names, as far as the peer may speak to it."""
+        refs = (dialect.unit_of(incoming) for dialect in self._dialects)
+        names = {ref.unit_id for ref in refs if ref is not None}
+        if unit_id is not None and names <= {unit_id}:
+            names = {unit_id}
+        elif unit_id is not None:
+            return None  # another unit's request at this one's path
         async with self._db.read() as conn:
-            for ref in names:
-                if ref is None:
-                    continue
-                for unit in await store.units_named(conn, ref.unit_id):
+            for name in sorted(names):
+                for unit in await store.units_named(conn, name):
                     connection = await store.fetch_connection(conn, unit.connection_id)
                     if connection is None or not connection.enabled:
                         continue
@@ -174,13 +215,13 @@ class Answers:
     async def _reply(self, dialect: Dialect, request: m.CentreRequest, found: _Found, peer: str) -> m.UnitReply:
         unit, connection = found.unit, found.connection
         match request:
-            case m.ReadPoints(selection=selection):
-                return await self._points(dialect, unit, selection)
+            case m.ReadPoints():
+                return await self._points(dialect, unit, request)
             case m.ReadHistory():
                 return await self._history(unit, request)
             case m.ReadStatus():
                 load = self._host.read()
-                return m.UnitStatus(unit.ref, True, load.cpu_percent, load.memory_percent)
+                return m.UnitStatus(unit.ref, True, load.cpu_percent, load.memory_percent, self._clock.now())
             case m.CheckTime(time=time):
                 return m.Outcome(unit.ref, await self._time_agrees([unit], connection, time))
             case m.ReadRegistration():
@@ -193,7 +234,7 @@ class Answers:
                 return await self._orders.write_thresholds(unit, orders, peer)
             case m.ReadThresholds():
                 # Thresholds are alarm's; as long as it is not asked, "no" is the true answer.
-                return m.PointValues(unit.ref, False)
+                return m.Thresholds(unit.ref, False)
             case m.ReadFileAccount():
                 return await self._accounts.read(unit)
             case m.WriteFileAccount():
@@ -201,38 +242,63 @@ class Answers:
             case m.Restart():
                 await self._audit_refusal(unit, "unit.restart", (), peer)
                 return m.Outcome(unit.ref, False)
+            case m.ReadTime():
+                return m.UnitTime(unit.ref, True, self._clock.now())
+            case m.ReadAlarms():
+                return await self._active_alarms(unit)
+            case m.SetHeartbeat(interval_s=interval_s):
+                return m.Outcome(unit.ref, await self._set_heartbeat(unit, interval_s))
 
-    async def _points(self, dialect: Dialect, unit: Unit, selection: Sequence[m.DeviceSelection]) -> m.PointValues:
+    async def _points(self, dialect: Dialect, unit: Unit, request: m.ReadPoints) -> m.PointValues:
         async with self._db.read() as conn:
             mapping = await store.fetch_mapping(conn, unit.key)
             signalling = {point.device_id for point in mapping.points if point.kind is SourceKind.SIGNAL}
             active = await store.active_alarms(conn, signalling)
         devices = latest_values(
             mapping,
-            selection,
+            request.selection,
             latest=self._latest,
             active=active,
             type_of=dialect.type_of_point,
             now=self._clock.now(),
+            kinds=request.types,
         )
         if sum(len(device.values) for device in devices) > self._max_values:
             return m.PointValues(unit.ref, False)
         return m.PointValues(unit.ref, True, devices)
 
     async def _history(self, unit: Unit, request: m.ReadHistory) -> m.PointValues:
-        if request.end < request.start:
+        now = self._clock.now()
+        start = request.start or now.astimezone(CIVIL_ZONE).replace(hour=0, minute=0, second=0, microsecond=0)
+        end = request.end or now
+        if end < start:
             return m.PointValues(unit.ref, False)
         async with self._db.read() as conn:
             mapping = await store.fetch_mapping(conn, unit.key)
-            hours = (request.end - request.start) / timedelta(hours=1) + 1
+            hours = (end - start) / timedelta(hours=1) + 1
             if hours * _most_points(mapping) > self._max_values:
                 return m.PointValues(unit.ref, False)
             wanted = {point.device_id for point in mapping.points if point.kind is SourceKind.POINT}
-            found = await store.fetch_samples(conn, wanted, request.start, request.end)
+            found = await store.fetch_samples(conn, wanted, start, end)
         samples: dict[tuple[str, str], list[tuple[datetime, float]]] = {}
         for sample in found:
             samples.setdefault((sample.device_id, sample.point), []).append((sample.at, sample.value))
         return m.PointValues(unit.ref, True, stored_values(mapping, request.selection, samples))
+
+    async def _active_alarms(self, unit: Unit) -> m.ActiveAlarms:
+        async with self._db.read() as conn:
+            begun = await store.active_reports(conn, unit.key)
+        if len(begun) > self._max_values:
+            return m.ActiveAlarms(unit.ref, False)
+        return m.ActiveAlarms(unit.ref, True, tuple(each.report() for each in begun))
+
+    async def _set_heartbeat(self, unit: Unit, interval_s: float) -> bool:
+        """Take in how often the centre asks; believed within a day, since silence is judged by it."""
+        if interval_s > MAX_HEARTBEAT_S:
+            return False
+        async with self._db.write() as conn:
+            await store.save_heartbeat(conn, unit.key, interval_s)
+        return True
 
     async def _registration(self, unit: Unit, connection: Connection) -> m.Registration:
         async with self._db.read() as conn:
@@ -306,7 +372,7 @@ def _most_points(mapping: Mapping) -> int:
 def _no(dialect: Dialect, incoming: Incoming, outcome: str) -> str:
     """Return Result 0 in the form that fits any command, echoing the unit that was named."""
     _count(dialect, incoming, outcome)
-    return dialect.write_reply(incoming, m.Outcome(dialect.unit_of(incoming), False))
+    return dialect.write_reply(incoming, m.Outcome(dialect.unit_of(incoming), False, outcome.replace("_", " ")))
 
 
 def _count(dialect: Dialect, incoming: Incoming, outcome: str) -> None:

@@ -63,9 +63,10 @@ class FileAccounts:
         """Return the account as the centre is told it; Result 0 when there is none, or no server."""
         async with self._db.read() as conn:
             found = await accounts.fetch(conn, unit.key)
-        if found is None or self._port() is None:
+        port = self._port()
+        if found is None or port is None:
             return m.FileAccount(unit.ref, False)
-        return m.FileAccount(unit.ref, True, found.username, self._secrets.unseal(found.sealed)["password"])
+        return m.FileAccount(unit.ref, True, found.username, self._secrets.unseal(found.sealed)["password"], port)
 
     async def write(self, unit: Unit, request: m.WriteFileAccount, peer: str) -> m.Outcome:
         """Change the account at the centre's word, when it may; Result 0 otherwise. Audited without the password."""

@@ -7,6 +7,7 @@ Nothing is kept in memory, so that nothing has to be dropped.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Protocol
 
 from libs.common.bus import envelope, outbox
 from libs.common.bus.consumer import PoisonMessage
@@ -17,13 +18,14 @@ from libs.common.contracts.delivery import DeliveryState
 from libs.common.db import WriteConn
 from libs.common.ids import new_id
 from services.export import bus, store
-from services.export.dialects import dialect_named
+from services.export.dialects import Dialect, Dialects
 from services.export.domain.connection import UnitKey
 from services.export.domain.delivery import (
     Begun,
     Delivery,
     Step,
     Target,
+    alarm_detail,
     alarm_text,
     event_time,
     next_serials,
@@ -31,6 +33,17 @@ from services.export.domain.delivery import (
 )
 
 GROUP = "export.alarms"
+
+
+class Routing(Protocol):
+    """To which centres a site reports."""
+
+    def routed(self, site_id: str, connection_id: str) -> bool:
+        """Return whether the registry lets a site report over a connection.
+
+        Raises:
+            Unavailable: The registry has not been read to its end.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +58,11 @@ class _Told:
 class AlarmQueue:
     """Queues what centres are to be told."""
 
-    def __init__(self, clock: Clock, *, wake: Callable[[], None]) -> None:
+    def __init__(self, clock: Clock, dialects: Dialects, routing: Routing, *, wake: Callable[[], None]) -> None:
         """Prepare the handler; ``wake`` is called after a commit that may have queued something."""
         self._clock = clock
+        self._dialects = dialects
+        self._routing = routing
         self._wake = wake
 
     async def load(self, conn: WriteConn, partitions: frozenset[int]) -> None:
@@ -94,13 +109,16 @@ class AlarmQueue:
             event = each.event
             at_points = {key: target for key, (_, target) in begun.items() if key[1] == event.alarm_id}
             for target in targets.get((event.device_id or "", event.signal), ()):
+                if not self._routing.routed(event.site_id, target.connection_id):
+                    continue  # the site is local only, or another centre's; an END goes where its BEGIN went
                 at_points[target.unit_key, event.alarm_id, target.sc_device.device_id, target.point_id] = target
             for key, target in at_points.items():
                 known = begun[key][0] if key in begun else None
                 step = step_for(event, known)
                 if step is None:
                     continue
-                planned.append(_delivery(each, target, step, known, now))
+                dialect = self._dialects.named(target.dialect)
+                planned.append(_delivery(each, target, dialect, step, known, now))
                 after = Begun(-1, planned[-1].level, given_up=False) if known is None else replace(known, ended=True)
                 begun[key] = (after, target)
         return planned
@@ -128,9 +146,10 @@ def _state(event: AlarmEvent) -> Mapping[str, object]:
     }
 
 
-def _delivery(told: _Told, target: Target, step: Step, begun: Begun | None, now: datetime) -> Delivery:
+def _delivery(
+    told: _Told, target: Target, dialect: Dialect, step: Step, begun: Begun | None, now: datetime
+) -> Delivery:
     event = told.event
-    dialect = dialect_named(target.dialect)
     given_up = begun is not None and begun.given_up
     level = begun.level if begun is not None else target.level or int(event.level)
     return Delivery(
@@ -149,6 +168,7 @@ def _delivery(told: _Told, target: Target, step: Step, begun: Begun | None, now:
         at=event_time(event, step),
         began_at=event.began_at,
         text=alarm_text(event, target, dialect),
+        detail=alarm_detail(event, target, dialect),
         value=event.value,
         traceparent=told.traceparent,
         state=DeliveryState.GIVEN_UP if given_up else DeliveryState.QUEUED,

@@ -12,7 +12,6 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
@@ -28,8 +27,9 @@ from libs.common.errors import Unavailable
 from libs.common.lease import Lease, LeaseKeeper
 from libs.common.tracing import span
 from services.export import bus, store
-from services.export.dialects import Dialect, dialect_named
+from services.export.dialects import Dialect, Dialects
 from services.export.dialects.messages import (
+    Announce,
     DeviceRef,
     Operation,
     Outcome,
@@ -43,7 +43,7 @@ from services.export.domain import session
 from services.export.domain.connection import Connection, ConnectionId, Phase, Unit, UnitKey, service_url
 from services.export.domain.delivery import Delivery, batch_of
 from services.export.secrets import Secrets, SecretsUnreadable
-from services.export.soap_client import Answered, BadAnswer, CallOutcome, CentreClient, NotSent
+from services.export.soap_client import Answered, BadAnswer, CallOutcome, CentreClient, NoAnswer, NotSent
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,9 @@ GRACE_S = 2.0
 """A call that is under way when we are stopped may still be answered within this. [s]"""
 SLOTS = 16
 """Units are spread over so many leases; replicas share the work in these portions."""
+
+MISSED_HEARTBEATS = 2.5
+"""A centre that has said how often it asks is given up after as many intervals."""
 
 _calls = metrics.counter("export_sc_calls_total", "Calls to centres", ("destination", "operation", "outcome"))
 _seconds = metrics.histogram(
@@ -77,6 +80,7 @@ class Centres:
         db: Database,
         clock: Clock,
         secrets: Secrets,
+        dialects: Dialects,
         owner: str,
         lease_s: float,
         poll_s: float,
@@ -88,6 +92,7 @@ class Centres:
             db: The service's database.
             clock: For times and leases.
             secrets: Opens the connections' credentials.
+            dialects: Those that can be spoken.
             owner: Name of this replica.
             lease_s: A dead replica's units are taken over after this. [s]
             poll_s: How often the queues are looked at without being woken. [s]
@@ -96,6 +101,7 @@ class Centres:
         self._db = db
         self._clock = clock
         self._secrets = secrets
+        self._dialects = dialects
         self._keeper = LeaseKeeper(db, clock, owner, lease_s)
         self._lease_s = lease_s
         self._poll_s = poll_s
@@ -168,6 +174,7 @@ class Centres:
                     db=self._db,
                     clock=self._clock,
                     secrets=self._secrets,
+                    dialect=self._dialects.named(connection.dialect),
                     slots=self.slots,
                     poll_s=self._poll_s,
                     committed=self._committed,
@@ -194,6 +201,7 @@ class CentreRunner:
         db: Database,
         clock: Clock,
         secrets: Secrets,
+        dialect: Dialect,
         slots: Callable[[], Sequence[int]],
         poll_s: float,
         committed: Callable[[], None],
@@ -207,7 +215,7 @@ class CentreRunner:
         self._slots = slots
         self._poll_s = poll_s
         self._committed = committed
-        self._dialect: Dialect = dialect_named(connection.dialect)
+        self._dialect = dialect
         self._wake = asyncio.Event()
         self._busy: set[UnitKey] = set()
         self._login_free_at = clock.monotonic()
@@ -283,12 +291,19 @@ class CentreRunner:
         silence_s, slots = self.connection.options.silence_s, self._slots()
         if silence_s is None or self.connection.removed or not self.connection.enabled or not slots:
             return
-        before = self._clock.now() - timedelta(seconds=silence_s)
         async with self._db.write() as conn:
-            for unit in await store.lock_silent_units(
-                conn, self.connection.id, slots=slots, slot_count=SLOTS, heard_before=before
-            ):
-                lost = replace(unit, phase=Phase.LOST, error=f"nothing heard from the centre for {silence_s:g} s")
+            silent = await store.lock_silent_units(
+                conn,
+                self.connection.id,
+                slots=slots,
+                slot_count=SLOTS,
+                now=self._clock.now(),
+                silence_s=silence_s,
+                heartbeats=MISSED_HEARTBEATS,
+            )
+            for unit in silent:
+                waited_s = max(silence_s, MISSED_HEARTBEATS * (unit.heartbeat_s or 0.0))
+                lost = replace(unit, phase=Phase.LOST, error=f"nothing heard from the centre for {waited_s:g} s")
                 await self._save(conn, lost, before=unit)
 
     @property
@@ -332,7 +347,7 @@ class CentreRunner:
         except SecretsUnreadable as exc:
             await self._persistently(partial(self._after_login, unit, NotSent(exc.message)))
             return False
-        own = DeviceRef(unit.ref.unit_id, unit.ref.unit_code)
+        own = self._dialect.own_device(DeviceRef(unit.ref.unit_id, unit.ref.unit_code))
         request = Register(
             unit=unit.ref,
             facts=unit.facts,
@@ -348,7 +363,34 @@ class CentreRunner:
         self._login_free_at = max(self._login_free_at, now_s - 1.0) + 1.0 / options.logins_per_s
         # Registration goes to the registration address, events to the one that is assigned there.
         outcome = await self._call(client, self.connection.url, request, Operation.REGISTER)
+        outcome = await self._prepared(client, unit, outcome)
         return await self._persistently(partial(self._after_login, unit, outcome))
+
+    async def _prepared(self, client: CentreClient, unit: Unit, outcome: CallOutcome) -> CallOutcome:
+        """Go through what the dialect wants between the LOGIN and the work; return the LOGIN's outcome after it.
+
+        A step without a yes that is required turns the LOGIN into a refusal, or into one without an answer.
+        """
+        if not isinstance(outcome, Answered) or not isinstance(outcome.reply, Registered):
+            return outcome
+        reply = outcome.reply
+        if not reply.accepted:
+            return outcome
+        url = service_url(self.connection, reply.centre_address)
+        for step in self._dialect.steps:
+            done = await self._call(client, url, Announce(unit.ref), step.operation)
+            if isinstance(done, Answered) and isinstance(done.reply, Outcome) and done.reply.ok:
+                continue
+            logger.warning(
+                "a step after the LOGIN was not taken",
+                extra={"unit": unit.ref.unit_id, "step": step.operation.value, "reason": _reason(done)},
+            )
+            if not step.required:
+                continue
+            if isinstance(done, Answered):
+                return Answered(replace(reply, accepted=False, reason=f"{step.operation.value}: {_reason(done)}"))
+            return NoAnswer(f"{step.operation.value}: {done.reason}")  # the LOGIN itself did arrive
+        return outcome
 
     async def _after_login(self, unit: Unit, outcome: CallOutcome) -> bool:
         """Write what became of a LOGIN; return whether the unit was let in."""
@@ -373,6 +415,10 @@ class CentreRunner:
         return after.phase is Phase.REGISTERED
 
     async def _log_out(self, client: CentreClient, unit: Unit) -> None:
+        if not self._dialect.has(Operation.UNREGISTER):
+            farewell = Answered(Outcome(unit.ref, True))  # the dialect knows none
+            await self._persistently(partial(self._after_logout, unit, farewell))
+            return
         url = service_url(self.connection, unit.assigned_address)
         outcome = await self._call(client, url, Unregister(unit.ref), Operation.UNREGISTER)
         await self._persistently(partial(self._after_logout, unit, outcome))
@@ -457,6 +503,8 @@ class CentreRunner:
             if current is not None and current.phase in (Phase.REGISTERED, Phase.LOST):
                 if accepted:
                     session_after = session.alarms_acknowledged(current, now)
+                elif _log_in_again(outcome):
+                    session_after = session.forgotten(current)
                 elif isinstance(outcome, Answered):  # a no is an answer: the connection works
                     session_after = current
                 else:
@@ -502,7 +550,15 @@ class CentreRunner:
 
 
 def _reason(outcome: CallOutcome) -> str:
-    return "unexpected reply" if isinstance(outcome, Answered) else outcome.reason
+    if not isinstance(outcome, Answered):
+        return outcome.reason
+    if isinstance(outcome.reply, Outcome) and not outcome.reply.ok:
+        return f"the centre answered no {outcome.reply.reason}".rstrip()
+    return "unexpected reply"
+
+
+def _log_in_again(outcome: CallOutcome) -> bool:
+    return isinstance(outcome, Answered) and isinstance(outcome.reply, Outcome) and outcome.reply.log_in_again
 
 
 async def to_its_end(work: Coroutine[Any, Any, T]) -> T:

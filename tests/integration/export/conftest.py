@@ -80,6 +80,8 @@ class ScriptedCentre:
     too_early: list[dict[str, str]] = field(default_factory=list)
     """ENDs that came before their BEGIN was acknowledged."""
     port: int = 0
+    namespace: str = SC_NAMESPACE
+    """What it wants to be called in."""
     _server: asyncio.Server | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -124,7 +126,7 @@ class ScriptedCentre:
             assert declared is not None, head
             length = int(declared[1])
             body = (await reader.readexactly(length)).decode("utf-8")
-            assert f'xmlns:ns1="{SC_NAMESPACE}"' in body
+            assert f'xmlns:ns1="{self.namespace}"' in body
             data = re.search(r"(?s)<xmlData[^>]*>(.*)</xmlData>", body)
             assert data is not None, body
             root = ET.fromstring(html.unescape(data[1]).encode())

@@ -19,7 +19,7 @@ COMMON = {"valid_from": datetime(2026, 1, 1, tzinfo=UTC), "version": 1, "changed
 
 
 WRONG: list[tuple[dict[str, object], int, str]] = [
-    ({"dialect": "Q"}, 400, "known are T"),
+    ({"dialect": "Q"}, 400, "known are C, M, T, U, Y"),
     ({"url": "ftp://10.20.0.1/"}, 400, "http://host:port/path"),
     ({"url": "http://user:secret@10.20.0.1/"}, 400, "without an account"),
     ({"url": "http://[::1"}, 400, "expected http://host:port/path"),

@@ -12,8 +12,8 @@ from libs.common.contracts.alarm import AlarmEvent, AlarmLevel, ConditionKind, E
 from libs.common.contracts.base import Phase as AlarmPhase
 from libs.common.contracts.delivery import DeliveryState
 from libs.common.ids import AlarmId, DeviceId, SiteId
+from services.export.dialects import Dialects
 from services.export.dialects.messages import DeviceRef, PointType, Registered, UnitFacts, UnitRef
-from services.export.dialects.tower import TOWER
 from services.export.domain import session
 from services.export.domain.connection import (
     Connection,
@@ -48,6 +48,8 @@ from services.export.domain.mapping import (
     problems_of,
     propose,
 )
+
+TOWER = Dialects.shipped().named("T")
 
 NOW = datetime(2026, 3, 8, 6, 0, tzinfo=UTC)
 OPTIONS = ConnectionOptions()

@@ -5,11 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.common.errors import InvalidInput
+from services.export.dialects import Dialects, soap
 from services.export.dialects import messages as m
-from services.export.dialects import soap
 from services.export.dialects.base import Command, open_message
-from services.export.dialects.tower import TOWER
 from services.export.dialects.xmlsafe import MalformedXml, clean, parse_bytes, parse_text
+
+TOWER = Dialects.shipped().named("T")
+
 
 ENVELOPE = "http://schemas.xmlsoap.org/soap/envelope/"
 PAYLOAD = (

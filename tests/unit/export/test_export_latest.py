@@ -6,10 +6,13 @@ from typing import Any
 
 from libs.common.contracts.telemetry import Quality, Reading
 from libs.common.ids import DeviceId, SiteId
+from services.export.dialects import Dialects
 from services.export.dialects.messages import DeviceRef, DeviceSelection, PointType, ValueState
-from services.export.dialects.tower import TOWER
 from services.export.domain.latest import ActiveAlarm, LatestReadings, hour_of, latest_values, stored_values
 from services.export.domain.mapping import MappedDevice, MappedPoint, Mapping, SourceKind
+
+TOWER = Dialects.shipped().named("T")
+
 
 NOW = datetime(2026, 3, 8, 6, 30, tzinfo=UTC)
 REF = DeviceRef("44010641600021", "44010641600021")

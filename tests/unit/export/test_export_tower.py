@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 
+from services.export.dialects import Dialects
 from services.export.dialects import messages as m
 from services.export.dialects import xmlsafe as xml
 from services.export.dialects.base import MalformedMessage, UnknownCommand, open_message
-from services.export.dialects.tower import TOWER
+
+TOWER = Dialects.shipped().named("T")
+
 
 FSU = m.UnitRef("44010643800017", "44010643800017")
 METER = m.DeviceRef("44010641600021", "44010641600021")
@@ -195,12 +198,12 @@ def test_name_and_code_have_to_belong_together_and_to_be_for_a_unit(name: str, c
 def test_orders_are_read_point_by_point() -> None:
     point = 'Type="4" Id="0415202001" MeasuredVal="0" SetupVal="1" Status="0"'
     info = f'{UNIT}<Value><DeviceList><Device Id="1" Code="2"><TSemaphore {point}/></Device></DeviceList></Value>'
-    orders = (m.PointOrder(m.DeviceRef("1", "2"), "0415202001", 1.0),)
+    orders = (m.PointOrder(m.DeviceRef("1", "2"), "0415202001", 1.0, m.PointType.DO),)
     assert read(request("SET_POINT", 1001, info)) == m.WritePoints(FSU, orders)
 
     point = 'Type="2" Id="0416002001" Threshold="x" AbsoluteVal="0" RelativeVal="0" Status="3"'
     info = f'{UNIT}<Values><DeviceList><Device Id="1" Code="2"><TThreshold {point}/></Device></DeviceList></Values>'
-    orders = (m.PointOrder(m.DeviceRef("1", "2"), "0416002001", None),)
+    orders = (m.PointOrder(m.DeviceRef("1", "2"), "0416002001", None, m.PointType.DI),)
     assert read(request("SET_THRESHOLD", 2001, info)) == m.WriteThresholds(FSU, orders)
 
 
