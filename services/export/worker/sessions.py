@@ -42,6 +42,7 @@ from services.export.dialects.messages import (
 from services.export.domain import session
 from services.export.domain.connection import Connection, ConnectionId, Phase, Unit, UnitKey, service_url
 from services.export.domain.delivery import Delivery, batch_of
+from services.export.domain.pace import Pace
 from services.export.secrets import Secrets, SecretsUnreadable
 from services.export.soap_client import Answered, BadAnswer, CallOutcome, CentreClient, NoAnswer, NotSent
 
@@ -218,7 +219,7 @@ class CentreRunner:
         self._dialect = dialect
         self._wake = asyncio.Event()
         self._busy: set[UnitKey] = set()
-        self._login_free_at = clock.monotonic()
+        self._pace = Pace(clock.monotonic())
         self._rng = random.Random()  # noqa: S311 - spreads load, protects nothing
 
     def serves(self, connection: Connection) -> bool:
@@ -279,7 +280,7 @@ class CentreRunner:
                 slot_count=SLOTS,
                 now=now,
                 interval_s=self._login_interval_s,
-                limit=self._logins_allowed(),
+                limit=self._pace.allowed(self._clock.monotonic(), connection.options.logins_per_s),
             )
             alarms = await store.units_with_due_alarms(conn, connection.id, slots=slots, slot_count=SLOTS, now=now)
         due += [_Task(unit, Operation.REGISTER) for unit in logins]
@@ -311,12 +312,6 @@ class CentreRunner:
         own = self.connection.options.login_interval_s
         return self._dialect.login_interval_s if own is None else own
 
-    def _logins_allowed(self) -> int:
-        """Return how many LOGINs may start now: a second's worth at most, and none before the rate allows."""
-        waiting_s = self._clock.monotonic() - self._login_free_at
-        rate = self.connection.options.logins_per_s
-        return max(0, min(int(waiting_s * rate) + 1 if waiting_s >= 0 else 0, max(1, int(rate))))
-
     async def _do(self, client: CentreClient, task: _Task) -> None:
         again = False
         try:
@@ -338,7 +333,6 @@ class CentreRunner:
     # ---- LOGIN and LOGOUT ------------------------------------------------------------------------
 
     async def _log_in(self, client: CentreClient, unit: Unit) -> bool:
-        options = self.connection.options
         async with self._db.read() as conn:
             mapping = await store.fetch_mapping(conn, unit.key)
             sealed = await store.fetch_credentials(conn, self.connection.id)
@@ -359,8 +353,7 @@ class CentreRunner:
         async with self._db.write() as conn:
             if not await store.claim_login(conn, unit.key, now=self._clock.now(), interval_s=self._login_interval_s):
                 return False
-        now_s = self._clock.monotonic()
-        self._login_free_at = max(self._login_free_at, now_s - 1.0) + 1.0 / options.logins_per_s
+        self._pace.took(self._clock.monotonic(), self.connection.options.logins_per_s)
         # Registration goes to the registration address, events to the one that is assigned there.
         outcome = await self._call(client, self.connection.url, request, Operation.REGISTER)
         outcome = await self._prepared(client, unit, outcome)

@@ -48,6 +48,7 @@ from services.export.domain.mapping import (
     problems_of,
     propose,
 )
+from services.export.domain.pace import Pace
 
 TOWER = Dialects.shipped().named("T")
 
@@ -312,3 +313,21 @@ def _row(**changes: Any) -> MappedPoint:
         ),
         **changes,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("per_s", [0.5, 10.0, 33.0])
+def test_a_whole_network_logs_in_at_the_rate_and_never_faster(per_s: float) -> None:
+    pace, now_s, units = Pace(0.0), 0.0, 12_604
+    begun: list[float] = []
+    while len(begun) < units:
+        for _ in range(min(pace.allowed(now_s, per_s), units - len(begun))):
+            pace.took(now_s, per_s)
+            begun.append(now_s)
+        now_s += 0.25
+    assert begun[-1] == pytest.approx(units / per_s, rel=0.01, abs=2.0)
+    # In no ten seconds are there more than the rate allows and a second's credit.
+    window = 0
+    for place, at in enumerate(begun):
+        while begun[window] < at - 10.0:
+            window += 1
+        assert place - window + 1 <= 11 * per_s + 2
