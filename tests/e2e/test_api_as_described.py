@@ -1,7 +1,8 @@
 """The whole API, asked everything that its description allows and much that it does not, by a tool of others.
 
 Schemathesis derives requests from the OpenAPI page: valid ones at every limit, and ones that break one rule each. None
-may be answered with a server error, and every answer must have a status, a type and a shape that the page names.
+may be answered with a server error, and every answer must have a status, a type and a shape that the page names. What
+``asked_once`` leaves out is asked in the long form.
 """
 
 import subprocess
@@ -14,6 +15,7 @@ from libs.common.settings import CommonSettings
 from libs.suite.api import LocalApi
 from libs.suite.ports import free_port
 from services.gateway.domain import SERVICE_OF
+from tests.conftest import LONG
 from tests.e2e.running import Running, environment
 
 pytestmark = [pytest.mark.e2e, pytest.mark.integration, pytest.mark.postgres, pytest.mark.timeout(800)]
@@ -29,6 +31,7 @@ NOT_ASKED = "/api/v1/(live|auth/.*|(regions|organisations|rooms|lines|sims|circu
 """A stream without an end; signing in, which locks out who fails too often; and eight of the registry's ten kinds,
 which go by the code of the other two."""
 
+ASKED_ONCE = Path(__file__).with_name("asked_once.py")
 CONFIGURATION = """\
 [checks]  # what is not said here is checked
 positive_data_acceptance.enabled = false  # more is asked of a request than a schema can say
@@ -67,6 +70,7 @@ def test_no_request_is_answered_with_a_server_error_or_in_a_way_not_described(
             secret = api.post("api-keys", {"name": "everything", "scopes": ["*:*"]})["secret"]
         assert suite.get("/api/openapi.json").status_code == 200  # Schemathesis waits ten seconds for the first one
         (tmp_path / "schemathesis.toml").write_text(CONFIGURATION, encoding="utf-8")
+        hooks = {} if LONG else {"SCHEMATHESIS_HOOKS": str(ASKED_ONCE)}
         done = subprocess.run(
             [
                 sys.executable, "-m", "schemathesis.cli", "run", f"http://127.0.0.1:{port}/api/openapi.json",
@@ -75,7 +79,7 @@ def test_no_request_is_answered_with_a_server_error_or_in_a_way_not_described(
                 *asked, "--suppress-health-check=all", "--warnings=off",
                 "--request-timeout=60", "--no-color",
             ],
-            cwd=tmp_path, env=env, capture_output=True, text=True, timeout=700, check=False,
+            cwd=tmp_path, env=env | hooks, capture_output=True, text=True, timeout=700, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         assert "ended unexpectedly" not in suite.text
