@@ -118,7 +118,7 @@ class VirtualMeters:
 
         Raises:
             NotFound: There is no such virtual meter.
-            TooMuchAtOnce: The span is too long.
+            TooMuchAtOnce: The span is too long for so many circuits.
         """
         self.boundaries.check_span(start, end)
         meters = await self._meters(meter)
@@ -126,6 +126,7 @@ class VirtualMeters:
         first = floor(start)
         steps = max(round((floor(end) - first).total_seconds() / STEP_S), 0)
         names = sorted(behind)
+        self.boundaries.check_size(len(names), start, end)
         async with self._db.read() as conn:
             held = await intervals_store.fetch_current_of(
                 conn, [CircuitSpan(CircuitId(one), first, end) for one in names]
