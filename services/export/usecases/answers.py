@@ -232,9 +232,8 @@ class Answers:
                 return await self._orders.write_points(unit, orders, peer)
             case m.WriteThresholds(orders=orders):
                 return await self._orders.write_thresholds(unit, orders, peer)
-            case m.ReadThresholds():
-                # Thresholds are alarm's; as long as it is not asked, "no" is the true answer.
-                return m.Thresholds(unit.ref, False)
+            case m.ReadThresholds(selection=selection):
+                return await self._orders.read_thresholds(unit, selection)
             case m.ReadFileAccount():
                 return await self._accounts.read(unit)
             case m.WriteFileAccount():

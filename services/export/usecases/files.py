@@ -74,7 +74,9 @@ class FileAccounts:
         async with self._db.write() as conn:
             permits = await permit_store.fetch_current(conn, unit.connection_id)
             refused = "not_permitted"
-            if OrderKind.FILE_ACCOUNT in permits.kinds:
+            if OrderKind.FILE_ACCOUNT in permits.kinds and request.port not in (None, self._port()):
+                refused = "other_port"  # the port is the operator's: all units share the server
+            elif OrderKind.FILE_ACCOUNT in permits.kinds:
                 refused = await self._change(conn, unit, request.username, request.password, None, actor)
             audited = bus.order_audited(
                 unit, "file_account.write", points=[request.username[:64]], address=peer, succeeded=not refused,

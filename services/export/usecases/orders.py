@@ -22,7 +22,9 @@ from libs.common.ids import new_id
 from services.export import bus, store
 from services.export.dialects import messages as m
 from services.export.domain.connection import Unit
+from services.export.domain.latest import selected
 from services.export.domain.mapping import Mapping as UnitMapping
+from services.export.domain.mapping import SourceKind
 from services.export.domain.permits import (
     Judged,
     OrderKind,
@@ -39,7 +41,7 @@ from services.export.domain.permits import (
 )
 from services.export.orders import journal
 from services.export.orders import permits as permit_store
-from services.export.orders.neighbours import Progress, Switcher, ThresholdKeeper, ThresholdWish
+from services.export.orders.neighbours import Held, Progress, Switcher, ThresholdKeeper, ThresholdWish
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -48,6 +50,10 @@ MAX_ORDERS = 100
 """Points in one order; a longer one is refused whole."""
 AT_A_TIME = 8
 """Calls to control or alarm for one message of a centre."""
+READ_WITHIN_S = 4.0
+"""Alarm is asked for thresholds no longer than this. [s]"""
+MAX_DEVICES = 200
+"""Devices of ours whose thresholds one message may ask for; more are refused."""
 LOOK_EVERY_S = 0.2
 """How often a switching is looked at while a centre waits for its proof. [s]"""
 
@@ -217,6 +223,48 @@ class Orders:
             return None
 
     # ---- thresholds ------------------------------------------------------------------------------
+
+    async def read_thresholds(self, unit: Unit, selection: Sequence[m.DeviceSelection]) -> m.Thresholds:
+        """Return what holds, from alarm; Result 0 when alarm cannot be asked, or too much is asked for."""
+        async with self._db.read() as conn:
+            mapping = await store.fetch_mapping(conn, unit.key)
+        chosen = [
+            (device, [point for _, point in points if point is not None and point.kind is SourceKind.SIGNAL])
+            for device, points in selected(mapping, selection)
+        ]
+        devices = sorted({point.device_id for _, points in chosen for point in points})
+        if len(devices) > MAX_DEVICES:
+            return m.Thresholds(unit.ref, False)
+        until = self._clock.monotonic() + READ_WITHIN_S
+        answers = await _at_most(AT_A_TIME, [partial(self._held, device_id, until) for device_id in devices])
+        if any(answer is None for answer in answers):
+            return m.Thresholds(unit.ref, False)
+        held = {(one.device_id, one.signal): one for answer in answers for one in answer or ()}
+        return m.Thresholds(
+            unit.ref,
+            True,
+            tuple(
+                m.DeviceThresholds(
+                    device,
+                    tuple(
+                        m.ThresholdValue(point.point_id, point.type, one.threshold, point.level or one.level or 0)
+                        for point in points
+                        if (one := held.get((point.device_id, point.source))) is not None
+                    ),
+                )
+                for device, points in chosen
+            ),
+        )
+
+    async def _held(self, device_id: str, until: float) -> Sequence[Held] | None:
+        left_s = until - self._clock.monotonic()
+        if left_s <= 0:
+            return None
+        try:
+            return await self._thresholds.thresholds(device_id, timeout_s=left_s)
+        except Unavailable as exc:
+            logger.warning("thresholds cannot be read", extra={"device": device_id, "reason": exc.message})
+            return None
 
     async def write_thresholds(self, unit: Unit, orders: Sequence[m.PointOrder], peer: str) -> m.WriteOutcome:
         """Set the thresholds that the centre orders and may order, as overrides of our devices in alarm."""

@@ -199,7 +199,11 @@ class UnitFiles:
                 mapping, everything, latest=self._latest, active=(), type_of=lambda _: m.PointType.AI,
                 now=self._clock.now(),
             )  # fmt: skip
-        content = render(template, unit.ref.unit_id, _rows(mapping, values, period.end))
+        content = render(
+            template,
+            unit.ref.unit_id,
+            _rows(mapping, values, period.end if template.content is Content.LATEST else None),
+        )
         name = file_name(template, unit.ref.unit_id, period)
         home = self._folder / str(unit.key)
         await asyncio.to_thread(shelf.put, home, template.folder, name, content)
@@ -278,7 +282,8 @@ def _measured(mapping: Mapping) -> Mapping:
     return replace(mapping, points=tuple(point for point in mapping.points if point.kind is SourceKind.POINT))
 
 
-def _rows(mapping: Mapping, values: Sequence[m.DeviceValues], end: datetime) -> list[Row]:
+def _rows(mapping: Mapping, values: Sequence[m.DeviceValues], at: datetime | None) -> list[Row]:
+    """Return what stands in a file; ``at`` is the instant of all values, None where each has its own."""
     points = {(point.sc_device_id, point.point_id): point for point in mapping.points}
     names = {device.ref.device_id: device.name for device in mapping.devices}
     return [
@@ -286,10 +291,11 @@ def _rows(mapping: Mapping, values: Sequence[m.DeviceValues], end: datetime) -> 
             device=device.device,
             device_name=names.get(device.device.device_id, ""),
             point=points[device.device.device_id, value.point_id],
-            at=value.recorded_at or end,
+            at=instant,
             value=value.value,
             state=value.state,
         )
         for device in values
         for value in device.values
+        if (instant := at or value.recorded_at) is not None
     ]

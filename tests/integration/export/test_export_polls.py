@@ -42,7 +42,7 @@ class Poller:
 
     async def post(self, body: bytes, **headers: str) -> httpx.Response:
         async with httpx.AsyncClient(trust_env=False) as http:
-            return await http.post(self.url, content=body, headers={"content-type": "text/xml", **headers}, timeout=5)
+            return await http.post(self.url, content=body, headers={"content-type": "text/xml", **headers}, timeout=30)
 
     async def ask(self, payload: str, *, soap_action: str = '""') -> ET.Element:
         body = (
