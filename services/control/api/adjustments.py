@@ -14,13 +14,27 @@ from libs.common.errors import Forbidden, NotFound, WrongValue
 from libs.common.tokens import Principal
 from libs.common.web import Cursor, Limit, Page, ProblemDetail, read_time_cursor, time_cursor
 from services.control.api.commands import CancelIn, ProgressView, progress_view
-from services.control.api.common import IdempotencyKey, Idempotent, Model, Read, Switch, View, actor_of, door_of
+from services.control.api.common import (
+    IdempotencyKey,
+    Idempotent,
+    Model,
+    Read,
+    ReadOrApp,
+    Switch,
+    SwitchOrApp,
+    View,
+    actor_of,
+    door_of,
+    is_app,
+    is_own,
+)
 from services.control.directory import DeviceInfo, RegistryDevices
 from services.control.domain.adjusting import REPORT_PERIOD, Adjustment, action_of, expected_end
 from services.control.domain.commands import group_state
 from services.control.store import adjustments as store
 from services.control.store.adjustments import SettingGroup
 from services.control.usecases.adjusting import MAX_GROUP, Adjusting, GroupState, SettingOrder
+from services.control.usecases.apps import admit_setting
 
 Action = Literal["set_point", "set_threshold", "set_sampling_period", "set_clock", "restart"]
 VALUELESS = ("set_clock", "restart")
@@ -197,11 +211,17 @@ def build_adjustment_router(
         "", status_code=202, response_model=SettingView,
         summary="Set a point of a device, its reporting period or its clock, or restart it",
     )  # fmt: skip
-    async def order_setting(body: SettingIn, who: Switch, idempotency_key: IdempotencyKey = None) -> Response:
+    async def order_setting(body: SettingIn, who: SwitchOrApp, idempotency_key: IdempotencyKey = None) -> Response:
+        """Of an upstream app (right `control:app`) its limits are asked first: action `settings`, and the device."""
         device = _known(body.device_id)
         _require(who, [device])
 
         async def work(conn: WriteConn) -> tuple[int, BaseModel]:
+            if is_app(who):
+                await admit_setting(
+                    conn, actor_of(who), device.device_id, site_id=device.site_id, tags=device.tags,
+                    region_ids=device.region_ids, now=idempotent.clock.now(),
+                )  # fmt: skip
             return 202, _view(await adjusting.order(conn, device, _order(body, who)))
 
         answer = await idempotent.run(who, idempotency_key, body, work, path="/commands/settings")
@@ -271,7 +291,7 @@ def build_adjustment_router(
             return _group_view(await adjusting.group(conn, group_id))
 
     @router.get("/{setting_id}", summary="One order with its whole life")
-    async def get_setting(setting_id: str, who: Read) -> SettingDetail:
+    async def get_setting(setting_id: str, who: ReadOrApp) -> SettingDetail:
         return await _detail(setting_id, who)
 
     @router.post("/{setting_id}/approve", summary="Agree, as the second person, to a value that a rule asks it for")
@@ -293,7 +313,7 @@ def build_adjustment_router(
         async with db.read() as conn:
             one = await store.fetch(conn, setting_id)
             steps = await store.fetch_steps(conn, setting_id)
-        if one is None or not _sees(who, [one]):
+        if one is None or not _sees(who, [one]) or not is_own(who, one.actor):
             raise NotFound(f"there is no order {setting_id}", message_zh=f"设置命令 {setting_id} 不存在")
         history = [
             SettingStepView(at=step.at, state=step.state, reason=step.reason, attempt=step.attempt, found=step.found)

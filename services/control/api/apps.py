@@ -49,6 +49,8 @@ class AppLimitsIn(Model):
     tags: Ids = ()
     site_ids: Ids = ()
     region_ids: Ids = ()
+    device_ids: Ids = ()
+    """Devices in which it may set something (action `settings`), besides those of its sites, regions and tags."""
     max_off: int = Field(strict=True, default=100, ge=0, le=100_000)
     """Loads off at once by its orders and plans."""
     orders_per_hour: int = Field(strict=True, default=60, ge=0, le=100_000)
@@ -72,7 +74,8 @@ class AppLimitsIn(Model):
         """Return the limits as the domain wants them."""
         return AppLimits(
             actions=frozenset(self.actions), load_ids=frozenset(self.load_ids), tags=frozenset(self.tags),
-            site_ids=frozenset(self.site_ids), region_ids=frozenset(self.region_ids), max_off=self.max_off,
+            site_ids=frozenset(self.site_ids), region_ids=frozenset(self.region_ids),
+            device_ids=frozenset(self.device_ids), max_off=self.max_off,
             orders_per_hour=self.orders_per_hour, orders_per_day=self.orders_per_day,
             longest_off_s=self.longest_off_s, windows=tuple(Window(one.start, one.end) for one in self.windows),
             zone=self.zone, plan_approval=self.plan_approval,

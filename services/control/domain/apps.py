@@ -4,7 +4,7 @@ Nothing is allowed that is not said: an app without limits may switch nothing, n
 priority is always the lowest. What a site has opted out of is answered and not done.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta
 from enum import StrEnum
@@ -26,6 +26,8 @@ class AppAction(StrEnum):
     OFF = "off"
     ON = "on"
     PLANS = "plans"
+    SETTINGS = "settings"
+    """Set points inside devices, one at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class AppLimits:
     tags: frozenset[str] = frozenset()
     site_ids: frozenset[str] = frozenset()
     region_ids: frozenset[str] = frozenset()
+    device_ids: frozenset[str] = frozenset()
+    """Devices in which it may set something, besides those at its sites, in its regions and with its tags."""
     max_off: int = 100
     """Loads that are off by its orders and plans at the same time."""
     orders_per_hour: int = 60
@@ -58,6 +62,15 @@ class AppLimits:
             or load.site_id in self.site_ids
             or not self.tags.isdisjoint(load.tags)
             or not self.region_ids.isdisjoint(load.region_ids)
+        )
+
+    def lists_device(self, device_id: str, *, site_id: str, tags: Collection[str], region_ids: Collection[str]) -> bool:
+        """Return whether the app may set something in the device."""
+        return (
+            device_id in self.device_ids
+            or site_id in self.site_ids
+            or not self.tags.isdisjoint(tags)
+            or not self.region_ids.isdisjoint(region_ids)
         )
 
     def span_refusal(self, off_at: datetime, on_at: datetime | None) -> Refusal | None:
@@ -91,6 +104,7 @@ class AppLimits:
             "tags": sorted(self.tags),
             "site_ids": sorted(self.site_ids),
             "region_ids": sorted(self.region_ids),
+            "device_ids": sorted(self.device_ids),
             "max_off": self.max_off,
             "orders_per_hour": self.orders_per_hour,
             "orders_per_day": self.orders_per_day,
@@ -110,6 +124,7 @@ class AppLimits:
             tags=frozenset(raw["tags"]),
             site_ids=frozenset(raw["site_ids"]),
             region_ids=frozenset(raw["region_ids"]),
+            device_ids=frozenset(raw.get("device_ids", ())),  # limits of before it had any
             max_off=raw["max_off"],
             orders_per_hour=raw["orders_per_hour"],
             orders_per_day=raw["orders_per_day"],

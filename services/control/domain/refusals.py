@@ -137,6 +137,7 @@ WORDS: Mapping[str, tuple[str, str]] = {
     ),
     "app_action": ("the app may not order {value}, only {limit}", "应用无权执行 {value},仅可 {limit}"),
     "app_load": ("the load is not on the app's list", "负载不在该应用的清单内"),
+    "app_device": ("the device is not on the app's list", "设备不在该应用的清单内"),
     "app_max_off": (
         "{value} loads would be off by the app's orders, at most {limit} may",
         "该应用关断的负载将达 {value} 个,上限 {limit} 个",

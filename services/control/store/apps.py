@@ -100,12 +100,14 @@ async def count_callers(conn: ReadConn | WriteConn) -> int:
 
 
 async def fetch_orders(conn: WriteConn, caller: str, since: datetime) -> list[datetime]:
-    """Return when an app has ordered something or drafted a plan since then, the oldest first."""
+    """Return when an app has ordered or set something or drafted a plan since then, the oldest first."""
     rows = await conn.fetch(
         """
         select created_at from command_groups where actor = $1 and created_at > $2
         union all
         select created_at from plans where app = $1 and created_at > $2
+        union all
+        select created_at from adjustments where actor = $1 and created_at > $2
          order by created_at
         """,
         caller,

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from libs.common.db import Database, WriteConn
 from libs.common.errors import Forbidden, InvalidInput, NotFound, TooManyRequests
 from libs.common.ids import new_id
-from services.control.domain.apps import AppAction, AppJudge, AppLimits, OptOut
+from services.control.domain.apps import OPTED_OUT, AppAction, AppJudge, AppLimits, OptOut
 from services.control.domain.audit import Entry
 from services.control.domain.loads import LoadInfo
 from services.control.domain.plans import WindowInstance
@@ -108,6 +108,25 @@ def require_spans(judge: AppJudge, caller: str, windows: Sequence[WindowInstance
     refusals = (None if limits is None else limits.span_refusal(one.off_at, one.on_at) for one in windows)
     if (found := next((one for one in refusals if one is not None), None)) is not None:
         raise _forbidden(found)
+
+
+async def admit_setting(
+    conn: WriteConn, caller: str, device_id: str, *, site_id: str, tags: Collection[str], region_ids: Collection[str],
+    now: datetime,
+) -> None:  # fmt: skip
+    """Check that an app may set something in a device now.
+
+    Raises:
+        NotAllowedToApp: Its limits do not have the action or the device, or the site has opted out.
+        TooManyOrders: It has ordered too often.
+    """
+    judge = await admit(conn, caller, AppAction.SETTINGS, {site_id}, now)
+    limits = judge.limits[caller]
+    if limits is None or not limits.lists_device(device_id, site_id=site_id, tags=tags, region_ids=region_ids):
+        raise _forbidden(Refusal("app_device", device_id, None, True))
+    opted = next((one for one in judge.opt_outs if one.meets(site_id, now, now + timedelta(seconds=1))), None)
+    if opted is not None:
+        raise _forbidden(Refusal(OPTED_OUT, opted.opt_out_id, opted.until.isoformat(), True))
 
 
 def require_own_approval(limits: AppLimits | None, caller: str) -> None:

@@ -112,12 +112,16 @@ class OrderView(BaseModel):
     point_id: str
     kind: OrderKind
     value: float
-    load_id: str
+    load_id: str | None
+    device_id: str | None = Field(description="of an adjustment, with setting")
+    setting: str | None
     restore_at: datetime | None
     peer: str
     received_at: datetime
     state: OrderState = Field(description="as it was when the centre was answered last; control has the command")
-    group_id: str | None = Field(description="`GET /api/v1/commands/groups/{group_id}`")
+    group_id: str | None = Field(
+        description="`GET /api/v1/commands/groups/{group_id}`, of an adjustment `…/settings/{group_id}`"
+    )
     reason: str | None
     repeats: int = Field(description="how often the centre has said it again")
 

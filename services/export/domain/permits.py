@@ -30,6 +30,8 @@ class OrderKind(StrEnum):
 
     SWITCH_OFF = "switch_off"
     SWITCH_ON = "switch_on"
+    ADJUST = "adjust"
+    """Remote adjustment: a set point inside a device."""
     THRESHOLD = "threshold"
     FILE_ACCOUNT = "file_account"
 
@@ -162,14 +164,16 @@ def _switching(order: PointOrder | Refused, mapping: UnitMapping, permits: Permi
     if isinstance(order, Refused):
         return order
     rule = permits.rule_for(order.device.device_id, order.point_id)
-    if rule is None or not permits.kinds & {OrderKind.SWITCH_OFF, OrderKind.SWITCH_ON}:
+    if rule is None or not permits.kinds & {OrderKind.SWITCH_OFF, OrderKind.SWITCH_ON, OrderKind.ADJUST}:
         return Refused.NOT_PERMITTED
     point = _mapped(mapping, order)
-    if point is None or point.type is not PointType.DO or point.kind is not SourceKind.POINT:
+    if point is None or point.type not in (PointType.DO, PointType.AO) or point.kind is not SourceKind.POINT:
         return Refused.NOT_MAPPED
     if order.value is None:
         return Refused.NO_NUMBER
-    kind = {rule.on_value: OrderKind.SWITCH_ON, rule.off_value: OrderKind.SWITCH_OFF}.get(order.value)
+    kind: OrderKind | None = OrderKind.ADJUST
+    if point.type is PointType.DO:
+        kind = {rule.on_value: OrderKind.SWITCH_ON, rule.off_value: OrderKind.SWITCH_OFF}.get(order.value)
     if kind is None:
         return Refused.NO_MEANING
     if kind not in permits.kinds or (kind is OrderKind.SWITCH_OFF and permits.off_at_most_s is None):
@@ -224,7 +228,7 @@ class OrderState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwitchingOrder:
-    """A switching that a centre has ordered; its id is the idempotency key at control."""
+    """A switching or adjustment that a centre has ordered; its id is the idempotency key at control."""
 
     id: str
     connection_id: str
@@ -235,24 +239,31 @@ class SwitchingOrder:
     point_id: str
     kind: OrderKind
     value: float
-    load_id: str
+    load_id: str | None
+    """Of a switching."""
+    device_id: str | None
+    """Of an adjustment, with ``setting``, the canonical point."""
+    setting: str | None
     restore_at: datetime | None
     peer: str
     received_at: datetime
     state: OrderState = OrderState.OPEN
     group_id: str | None = None
+    """Control's command group, or its order of an adjustment."""
     reason: str | None = None
     repeats: int = 0
 
 
-def is_repeat(last: SwitchingOrder, wish: Wish, load_id: str, now: datetime, permits: Permits) -> bool:
+def is_repeat(last: SwitchingOrder, wish: Wish, load_id: str | None, now: datetime, permits: Permits) -> bool:
     """Return whether an order is the point's last one said again, and so the same command.
 
-    An OFF stays the same one within the window, whatever became of its command. An ON is the same one only while its
-    command runs: one that comes later asks for power again. What control refused was never a command.
+    An OFF stays the same one within the window, whatever became of its command. An ON and an adjustment are the same
+    one only while the command runs: one that comes later asks again. What control refused was never a command.
     """
     if (last.kind, last.value, last.load_id) != (wish.kind, wish.value, load_id) or last.state is OrderState.REFUSED:
         return False
-    if wish.kind is OrderKind.SWITCH_ON and last.state is OrderState.OVER:
+    if wish.kind is OrderKind.ADJUST and (last.device_id, last.setting) != (wish.point.device_id, wish.point.source):
+        return False
+    if wish.kind is not OrderKind.SWITCH_OFF and last.state is OrderState.OVER:
         return False
     return timedelta(0) <= now - last.received_at < timedelta(seconds=permits.same_within_s)

@@ -10,8 +10,8 @@ from services.export.domain.permits import OrderKind, OrderState, SwitchingOrder
 Conn = ReadConn | WriteConn
 
 _ORDER = """
-    select id, connection_id, unit_key, unit_id, site_id, sc_device_id, point_id, kind, value, load_id, restore_at,
-           peer, received_at, state, group_id, reason, repeats
+    select id, connection_id, unit_key, unit_id, site_id, sc_device_id, point_id, kind, value, load_id, device_id,
+           setting, restore_at, peer, received_at, state, group_id, reason, repeats
       from sc_orders
 """
 
@@ -30,7 +30,7 @@ async def fetch_last(
         select o.* from unnest($2::text[], $3::text[]) as p (sc_device_id, point_id)
          cross join lateral (
                select id, connection_id, unit_key, unit_id, site_id, sc_device_id, point_id, kind, value, load_id,
-                      restore_at, peer, received_at, state, group_id, reason, repeats
+                      device_id, setting, restore_at, peer, received_at, state, group_id, reason, repeats
                  from sc_orders
                 where unit_key = $1 and sc_device_id = p.sc_device_id and point_id = p.point_id
                 order by received_at desc limit 1) o
@@ -47,11 +47,13 @@ async def insert(conn: WriteConn, order: SwitchingOrder) -> None:
     await conn.execute(
         """
         insert into sc_orders (id, connection_id, unit_key, unit_id, site_id, sc_device_id, point_id, kind, value,
-                               load_id, restore_at, peer, received_at, state, group_id, reason, repeats)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+                               load_id, device_id, setting, restore_at, peer, received_at, state, group_id, reason,
+                               repeats)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
         """,
         order.id, order.connection_id, order.unit_key, order.unit_id, order.site_id, order.sc_device_id,
-        order.point_id, order.kind, order.value, order.load_id, order.restore_at, order.peer, order.received_at,
+        order.point_id, order.kind, order.value, order.load_id, order.device_id, order.setting, order.restore_at,
+        order.peer, order.received_at,
         order.state, order.group_id, order.reason, order.repeats,
     )  # fmt: skip
 

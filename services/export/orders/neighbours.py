@@ -15,6 +15,9 @@ from libs.common.contracts.control import CommandState
 from libs.common.errors import Conflict, NotFound, PlatformError, Unavailable
 from services.export.domain.permits import OrderKind, SwitchingOrder
 
+ADJUST_WITHIN_S = 600.0
+"""A device that sleeps is waited for so long with an adjustment. [s]"""
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -96,6 +99,12 @@ class _Refusal(BaseModel):
     message: str = ""
 
 
+class _Setting(BaseModel):
+    setting_id: str
+    state: CommandState
+    reason: str
+
+
 class _Group(BaseModel):
     group_id: str
     commands: list[_Command]
@@ -111,16 +120,25 @@ class ControlSwitcher:
 
     async def order(self, order: SwitchingOrder, *, timeout_s: float) -> Progress:
         """See ``Switcher``."""
+        reason = f"{order.unit_id}: {order.sc_device_id}/{order.point_id} = {order.value:g}"
+        if order.kind is OrderKind.ADJUST:
+            setting = {"device_id": order.device_id, "point": order.setting, "value": order.value, "reason": reason}
+            return await self._ask(
+                "/api/v1/commands/settings", {**setting, "valid_for_s": ADJUST_WITHIN_S}, order, timeout_s
+            )
         body: dict[str, Any] = {
             "action": "open" if order.kind is OrderKind.SWITCH_OFF else "close",
             "load_id": order.load_id,
-            "reason": f"{order.unit_id}: {order.sc_device_id}/{order.point_id} = {order.value:g}",
+            "reason": reason,
         }
         if order.restore_at is not None:
             body["restore_at"] = order.restore_at.isoformat()
+        return await self._ask("/api/v1/commands", body, order, timeout_s)
+
+    async def _ask(self, path: str, body: Mapping[str, Any], order: SwitchingOrder, timeout_s: float) -> Progress:
         try:
             answer = await self._client.post(
-                "/api/v1/commands", body, timeout_s=timeout_s, idempotency_key=order.id, centre=order.connection_id
+                path, body, timeout_s=timeout_s, idempotency_key=order.id, centre=order.connection_id
             )
         except Unavailable:
             raise
@@ -128,21 +146,25 @@ class ControlSwitcher:
             raise Unavailable(exc.message) from exc
         except PlatformError as exc:
             return Progress(None, CommandState.REJECTED, f"{exc.code}: {exc.message}"[:500])
-        return _progress(answer)
+        return _progress(answer, order)
 
     async def progress(self, order: SwitchingOrder, *, timeout_s: float) -> Progress:
         """See ``Switcher``."""
+        kind = "settings" if order.kind is OrderKind.ADJUST else "groups"
         try:
             answer = await self._client.get(
-                f"/api/v1/commands/groups/{order.group_id}", timeout_s=timeout_s, centre=order.connection_id
+                f"/api/v1/commands/{kind}/{order.group_id}", timeout_s=timeout_s, centre=order.connection_id
             )
         except NotFound as exc:
             raise Unavailable(f"control does not know group {order.group_id}", message_zh="控制服务查无此命令") from exc
-        return _progress(answer)
+        return _progress(answer, order)
 
 
-def _progress(answer: Any) -> Progress:
+def _progress(answer: Any, order: SwitchingOrder) -> Progress:
     try:
+        if order.kind is OrderKind.ADJUST:
+            setting = _Setting.model_validate(answer)
+            return Progress(setting.setting_id, setting.state, setting.reason)
         group = _Group.model_validate(answer)
     except ValidationError as exc:
         raise _unreadable("control") from exc

@@ -136,10 +136,12 @@ class Orders:
         ]
 
     async def _settle(self, unit: Unit, wishes: Mapping[tuple[str, str], Wish], until: float) -> None:
-        """Find out whether earlier ONs of these points are over: an ON after one that is over is a new command."""
+        """Find out whether earlier orders other than OFFs are over: the same one after that is a new command."""
         async with self._db.read() as conn:
-            last = await journal.fetch_last(conn, unit.key, [key for key, wish in wishes.items() if _is_on(wish)])
-        running = [order for order in last.values() if order.kind is OrderKind.SWITCH_ON and _is_running(order)]
+            last = await journal.fetch_last(
+                conn, unit.key, [key for key, wish in wishes.items() if wish.kind is not OrderKind.SWITCH_OFF]
+            )
+        running = [order for order in last.values() if order.kind is not OrderKind.SWITCH_OFF and _is_running(order)]
         looks = await _at_most(AT_A_TIME, [partial(self._look, order, until) for order in running])
         for order, progress in zip(running, looks, strict=True):
             if progress is not None and progress.state.is_final:
@@ -158,8 +160,9 @@ class Orders:
             last = await journal.fetch_last(conn, unit.key, list(wishes))
             now = self._clock.now()
             for key, wish in wishes.items():
-                load_id = self._load_of(wish)
-                if load_id is None:
+                adjusts = wish.kind is OrderKind.ADJUST
+                load_id = None if adjusts else self._load_of(wish)
+                if load_id is None and not adjusts:
                     found[key] = None
                     continue
                 before = last.get(key)
@@ -171,7 +174,8 @@ class Orders:
                 order = SwitchingOrder(
                     id=new_id(), connection_id=unit.connection_id, unit_key=unit.key, unit_id=unit.ref.unit_id,
                     site_id=unit.site_id, sc_device_id=key[0], point_id=key[1], kind=wish.kind, value=wish.value,
-                    load_id=load_id, peer=peer, received_at=now,
+                    load_id=load_id, device_id=wish.point.device_id if adjusts else None,
+                    setting=wish.point.source if adjusts else None, peer=peer, received_at=now,
                     restore_at=now + timedelta(seconds=permits.off_at_most_s or 0.0) if off else None,
                 )  # fmt: skip
                 await journal.insert(conn, order)
@@ -187,7 +191,10 @@ class Orders:
     async def _carry_out(self, order: SwitchingOrder, repeated: bool, permits: Permits, until: float) -> Answer:
         """Ask control, wait for the proof where the centre is to have it, and write down how far it is."""
         until_at = None if order.restore_at is None else order.restore_at.isoformat()
-        facts = {"load_id": order.load_id, "kind": order.kind.value, "restore_at": until_at}
+        facts = {
+            "load_id": order.load_id, "device_id": order.device_id, "setting": order.setting,
+            "kind": order.kind.value, "restore_at": until_at,
+        }  # fmt: skip
         progress = await self._look(order, until) if order.group_id else await self._ask(order, until)
         while permits.success is Success.VERIFIED and progress is not None and not progress.state.is_final:
             if self._clock.monotonic() + LOOK_EVERY_S >= until:
@@ -325,10 +332,6 @@ class Orders:
         async with self._db.write() as conn:
             await outbox.put(conn, [audited])
         self._committed()
-
-
-def _is_on(wish: Wish) -> bool:
-    return wish.kind is OrderKind.SWITCH_ON
 
 
 def _is_running(order: SwitchingOrder) -> bool:

@@ -32,7 +32,7 @@ OFF_AND_ON = {
     "off_at_most_s": 3600,
     "same_within_s": 3600,
 }
-LIMITS = {"actions": ["off", "on"], "load_ids": ["aau-1", "aau-2", "aau-3"]}
+LIMITS = {"actions": ["off", "on", "settings"], "load_ids": ["aau-1", "aau-2", "aau-3"], "device_ids": ["ac-1"]}
 POINTS = {
     "0415202001": "brk-aau-1",
     "0415202002": "brk-aau-2",
@@ -104,6 +104,11 @@ def mapping() -> dict[str, Any]:
         {"device_id": device, "kind": "point", "source": "breaker_state", "sc_device_id": BREAKER, "point_id": point,
          "type": "DO"}
         for point, device in POINTS.items()
+    ]  # fmt: skip
+    switches += [
+        {"device_id": device, "kind": "point", "source": "temperature_setpoint", "sc_device_id": BREAKER,
+         "point_id": point, "type": "AO"}
+        for point, device in {"0415302001": "ac-1", "0415302002": "ac-2"}.items()
     ]  # fmt: skip
     small = Kit.mapping()
     return {
@@ -203,6 +208,7 @@ async def test_a_centre_orders_what_is_permitted_and_nothing_else(
     async with suite(postgres_url, tmp_path, monkeypatch, centre) as place:
         await when_control_is_away_an_order_has_failed_and_is_still_one_command(place)
         await it_switches_only_what_both_export_and_control_permit(place)
+        await it_adjusts_what_is_on_its_list_of_devices(place)
         await it_reads_and_sets_thresholds_by_way_of_alarm(place)
 
 
@@ -220,7 +226,7 @@ async def it_switches_only_what_both_export_and_control_permit(place: Place) -> 
     async def refused() -> bool:
         assert result(await place.set_points(p0415202001=0)) == ("SET_POINT_ACK", "1002", "0")
         [order, *_] = await place.orders("aau-1")
-        return order["state"] == "refused" and order["reason"].startswith("app_limit")
+        return order["state"] == "refused" and str(order["reason"]).startswith("app_limit")
 
     await Kit.until(refused)
     assert await place.commands("aau-1") == []
@@ -283,6 +289,18 @@ async def when_control_is_away_an_order_has_failed_and_is_still_one_command(plac
     await asyncio.gather(*(place.until_done(p0415202004=0) for _ in range(3)))
     assert [one["id"] for one in await place.orders("aau-3")] == [order["id"]]
     assert len(await place.offs("aau-3")) == 1
+
+
+async def it_adjusts_what_is_on_its_list_of_devices(place: Place) -> None:
+    assert lists(await place.set_points(p0415302001=26)) == ([], ["0415302001"])
+    await place.permit({"kinds": ["adjust"], "points": [{}], "success": "verified"})
+    answer = await place.until_done(p0415302001=26, p0415302002=26, p0415202001=0)
+    assert lists(answer)[1] == ["0415302002", "0415202001"]
+    assert place.control.field.settings["ac-1", "temperature_setpoint"] == 26
+    assert ("ac-2", "temperature_setpoint") not in place.control.field.settings
+    # A value outside of what the device takes is control's to refuse.
+    assert lists(await place.set_points(p0415302001=99)) == ([], ["0415302001"])
+    assert place.control.field.settings["ac-1", "temperature_setpoint"] == 26
 
 
 async def it_reads_and_sets_thresholds_by_way_of_alarm(place: Place) -> None:

@@ -41,6 +41,7 @@ MAPPING = Mapping(
     points=(
         mapped("0415202001"),
         mapped("0415102001", PointType.AI),
+        replace(mapped("0415302001", PointType.AO), source="temperature_setpoint"),
         mapped("0415002001", PointType.DI, SourceKind.SIGNAL),
     ),
 )
@@ -91,6 +92,14 @@ def test_a_number_means_what_was_agreed(one: PointOrder, expected: OrderKind | R
     assert meant(one) is expected
 
 
+def test_an_adjustment_takes_any_number_and_its_own_permit() -> None:
+    adjusting = Permits(kinds=frozenset({OrderKind.ADJUST}), points=(PointRule(),))
+    assert meant(order("0415302001", 26.5), adjusting) is OrderKind.ADJUST
+    assert meant(order("0415302001", None), adjusting) is Refused.NO_NUMBER
+    assert meant(order("0415302001", 0)) is Refused.NOT_PERMITTED
+    assert meant(order("0415202001", 0), adjusting) is Refused.NOT_PERMITTED
+
+
 def test_a_point_may_be_turned_round_or_know_one_direction_only() -> None:
     turned = replace(SWITCHING, points=(PointRule(off_value=1.0, on_value=0.0),))
     assert [meant(order(value=value), turned) for value in (0, 1)] == [OrderKind.SWITCH_ON, OrderKind.SWITCH_OFF]
@@ -134,7 +143,8 @@ def said(kind: OrderKind, state: OrderState, ago_s: float) -> tuple[SwitchingOrd
     value = 0.0 if kind is OrderKind.SWITCH_OFF else 1.0
     last = SwitchingOrder(
         id="o-1", connection_id="gd", unit_key=1, unit_id="u", site_id=None, sc_device_id=DEVICE.device_id,
-        point_id="0415202001", kind=kind, value=value, load_id="aau-1", restore_at=None, peer="",
+        point_id="0415202001", kind=kind, value=value, load_id="aau-1", device_id=None, setting=None,
+        restore_at=None, peer="",
         received_at=NOW - timedelta(seconds=ago_s), state=state,
     )  # fmt: skip
     [wish] = judge_switching([order(value=value)], MAPPING, SWITCHING)
