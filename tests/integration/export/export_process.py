@@ -55,7 +55,8 @@ class Process:
 
     async def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         if self._running is not None:
-            self._running.send_signal(number)
+            if self._running.returncode is None:
+                self._running.send_signal(number)
             await self._running.wait()
             self._running = None
 
