@@ -12,7 +12,7 @@ from services.carbon.domain.levels.comparison import Against
 from services.carbon.domain.levels.periods import Step
 from services.carbon.domain.money import to_cents, total
 from services.carbon.domain.reports import words
-from services.carbon.domain.reports.building import Reasons, civil, key_figures, marks_of, path
+from services.carbon.domain.reports.building import Reasons, civil, key_figures, marks_of, path, traced
 from services.carbon.domain.reports.content import (
     Cell,
     Chart,
@@ -125,14 +125,23 @@ def _origin(choice: Choice) -> str:
     return f"factor {row.factor_id} r{row.revision}: {row.value:f} {row.unit}, {row.data_year}"
 
 
-def _energy(row: Row, why: str) -> Quantity:
+def _trace(answers: EnergyAnswers, figure: str, start: datetime, end: datetime, **more: str | None) -> str:
+    node = {answers.node.kind.value: answers.node.id}
+    return traced(figure, **node, from_=civil(start), to=civil(end), **more)
+
+
+def _energy(answers: EnergyAnswers, row: Row, why: str) -> Quantity:
     return Quantity(
-        value=row["energy_kwh"], completeness=row["interval_completeness"], why=why, marks=marks_of(row)
-    )  # fmt: skip
+        value=row["energy_kwh"],
+        completeness=row["interval_completeness"],
+        why=why,
+        marks=marks_of(row),
+        trace=_trace(answers, "energy", row["start"], row["end"]),
+    )
 
 
-def _emission(row: Row, why: str, choices: Sequence[Choice]) -> Quantity:
-    used = [choice for choice in choices if choice.factor.factor_id in (row.get("factor_ids") or ())]
+def _emission(answers: EnergyAnswers, row: Row, why: str) -> Quantity:
+    used = [choice for choice in answers.choices if choice.factor.factor_id in (row.get("factor_ids") or ())]
     marks = list(marks_of(row))
     if row.get("emission_kg_co2") is None and row["energy_kwh"] is not None:
         marks.append("no_factor")
@@ -141,14 +150,24 @@ def _emission(row: Row, why: str, choices: Sequence[Choice]) -> Quantity:
     if any(choice.fallback for choice in used):
         marks.append("wider_area")
     return Quantity(
-        value=row.get("emission_kg_co2"), completeness=row["interval_completeness"], why=why, marks=tuple(marks)
+        value=row.get("emission_kg_co2"),
+        completeness=row["interval_completeness"],
+        why=why,
+        marks=tuple(marks),
+        trace=_trace(answers, "emission", row["start"], row["end"]),
     )
 
 
-def _of_curve(row: Row, name: str, why: str) -> Quantity:
+def _of_curve(answers: EnergyAnswers, row: Row, name: str, why: str) -> Quantity:
     """Return a figure of the load curve: as complete as the quarter hours that all feeds have."""
     quarters, expected = row.get("curve_quarters"), (row["end"] - row["start"]).total_seconds() / 900
-    return Quantity(value=row.get(name), completeness=(quarters or 0) / expected, why=why)
+    figure = {"max_kw": "demand", "load_factor": "load_factor"}.get(name)
+    return Quantity(
+        value=row.get(name),
+        completeness=(quarters or 0) / expected,
+        why=why,
+        trace="" if figure is None else _trace(answers, figure, row["start"], row["end"]),
+    )
 
 
 def _summary(answers: EnergyAnswers, reasons: Reasons) -> Section:
@@ -156,16 +175,16 @@ def _summary(answers: EnergyAnswers, reasons: Reasons) -> Section:
     curve = _curve_reason(answers, reasons)
     whole = answers.whole
     rows: list[tuple[Text, Quantity, str]] = [
-        (Text("energy", "用电量"), _energy(whole, energy), KWH),
-        (Text("emissions, location-based", "排放量(基于位置)"), _emission(whole, emission, answers.choices), KG),
+        (Text("energy", "用电量"), _energy(answers, whole, energy), KWH),
+        (Text("emissions, location-based", "排放量(基于位置)"), _emission(answers, whole, emission), KG),
     ]
     if not isinstance(answers.cost, Text):
         rows.append((Text("cost of energy", "电量电费"), _cost_of(answers, answers.cost, reasons), CNY))
     rows += [
-        (Text("highest demand", "最大需量"), _of_curve(whole, "max_kw", curve), "kW"),
-        (Text("lowest demand", "最小负荷"), _of_curve(whole, "min_kw", curve), "kW"),
-        (Text("mean load", "平均负荷"), _of_curve(whole, "mean_kw", curve), "kW"),
-        (Text("load factor", "负荷率"), _of_curve(whole, "load_factor", curve), "1"),
+        (Text("highest demand", "最大需量"), _of_curve(answers, whole, "max_kw", curve), "kW"),
+        (Text("lowest demand", "最小负荷"), _of_curve(answers, whole, "min_kw", curve), "kW"),
+        (Text("mean load", "平均负荷"), _of_curve(answers, whole, "mean_kw", curve), "kW"),
+        (Text("load factor", "负荷率"), _of_curve(answers, whole, "load_factor", curve), "1"),
     ]
     tables = [key_figures("summary", Text("Key figures", "主要指标"), rows)]
     if answers.comparisons:
@@ -191,6 +210,10 @@ def _comparisons(answers: EnergyAnswers, reasons: Reasons) -> Table:
             step=WHOLE_STEPS[answers.period.length].value,
         ),
     )
+
+    def changed(against: Against) -> str:
+        return _trace(answers, "change", answers.period.start_at, answers.period.end_at, against=against.value)
+
     names = {Against.YEAR: Text("a year earlier", "同比"), Against.PERIOD: Text("the period before", "环比")}
     rows: list[tuple[Cell, ...]] = []
     for one in answers.comparisons:
@@ -206,8 +229,14 @@ def _comparisons(answers: EnergyAnswers, reasons: Reasons) -> Table:
                     completeness=base.interval_completeness,
                     why=why,
                     marks=marks_of(asdict(base)),
+                    trace=_trace(answers, "energy", one.base.start, one.base.end, booked="true"),
                 ),
-                Quantity(value=headline.relative, completeness=complete, why=why),
+                Quantity(
+                    value=headline.relative,
+                    completeness=complete,
+                    why=why,
+                    trace="" if one.headline_is_daily else changed(one.against),
+                ),
                 Quantity(value=one.like_for_like.relative, completeness=complete, why=why),
             )
         )
@@ -234,13 +263,14 @@ def _course(answers: EnergyAnswers, reasons: Reasons) -> Section:
     rows: list[tuple[Cell, ...]] = [
         (
             _label(row["start"], step),
-            _energy(row, energy),
-            _emission(row, emission, answers.choices),
-            _of_curve(row, "max_kw", curve),
+            _energy(answers, row, energy),
+            _emission(answers, row, emission),
+            _of_curve(answers, row, "max_kw", curve),
             Quantity(
                 value=row["estimated_share"] if row["usable_share"] else None,
                 completeness=row["usable_share"],
                 why=energy,
+                trace=_trace(answers, "energy", row["start"], row["end"]),
             ),
         )
         for row in answers.rows
@@ -293,8 +323,14 @@ def _parts(answers: EnergyAnswers, reasons: Reasons) -> Section:
                 completeness=one.energy.interval_completeness,
                 why=why,
                 marks=marks_of(asdict(one.energy)),
+                trace=_of_part(answers, one.key, "energy"),
             ),
-            Quantity(value=one.share, completeness=one.energy.interval_completeness, why=why),
+            Quantity(
+                value=one.share,
+                completeness=one.energy.interval_completeness,
+                why=why,
+                trace=_of_part(answers, one.key, "share"),
+            ),
         )
         for one in shown
     ]
@@ -311,6 +347,15 @@ def _parts(answers: EnergyAnswers, reasons: Reasons) -> Section:
     left = len(answers.parts) - len(shown)
     told = (Text(f"{left} smaller parts are not listed.", f"另有 {left} 个较小部分未列出。"),) if left else ()
     return Section(key="parts", title=Text("Parts", "分项"), paragraphs=told, tables=(table,))
+
+
+def _of_part(answers: EnergyAnswers, key: str, figure: str) -> str:
+    """Return what answers why a part has its energy or share; nothing where no question names the part."""
+    if answers.by not in (By.ROLE, By.TAG, By.USE, By.LEVEL):
+        return ""
+    period = answers.period
+    booked = "true" if figure == "energy" else None
+    return _trace(answers, figure, period.start_at, period.end_at, **{answers.by.value: key}, booked=booked)
 
 
 _BY = {
@@ -340,6 +385,10 @@ def _cost_reason(answers: EnergyAnswers, cost: NodeCost, reasons: Reasons) -> st
     )
 
 
+def _cost_trace(answers: EnergyAnswers) -> str:
+    return _trace(answers, "cost", answers.period.start_at, answers.period.end_at)
+
+
 def _money(amount: Decimal | None) -> float | None:
     return None if amount is None else float(to_cents(amount))
 
@@ -351,6 +400,7 @@ def _cost_of(answers: EnergyAnswers, cost: NodeCost, reasons: Reasons) -> Quanti
         completeness=cost.interval_completeness,
         why=_cost_reason(answers, cost, reasons),
         marks=() if whole is not None else ("unknown_price",),
+        trace=_cost_trace(answers),
     )
 
 

@@ -1,4 +1,4 @@
-"""A report as an Excel workbook: a sheet per chapter, numbers as numbers, native charts, a sheet of reasons.
+"""A report as an Excel workbook: a sheet per chapter, numbers as numbers, native charts, sheets of reasons and traces.
 
 Beside each figure stands its completeness, and the number of its reason is a link to the sheet of reasons.
 """
@@ -71,6 +71,7 @@ def write_excel(report: Report, language: Language, digest: str) -> bytes:
     for section in report.sections:
         _section(book.create_sheet(names[section.key]), section, language, numbering, names["*reasons"])
     _reasons(book.create_sheet(names["*reasons"]), report, language, numbering)
+    _traces(book.create_sheet(names["*traces"]), report, language)
     book.properties.title = _plain_text(language.of(report.title))
     book.properties.creator = report.software
     book.properties.created = book.properties.modified = report.made_at.replace(tzinfo=None)
@@ -84,7 +85,7 @@ def _names(report: Report, language: Language) -> dict[str, str]:
     found: dict[str, str] = {}
     taken: set[str] = set()
     chapters = [(one.key, one.title) for one in report.sections]
-    wanted = [("*head", shown.CONTENTS), *chapters, ("*reasons", shown.REASONS)]
+    wanted = [("*head", shown.CONTENTS), *chapters, ("*reasons", shown.REASONS), ("*traces", shown.TRACES)]
     for key, title in wanted:
         plain = "".join(" " if sign in "[]:*?/\\'" else sign for sign in _plain_text(language.of(title)))
         plain = plain[:TITLE_MAX].strip() or key
@@ -248,6 +249,19 @@ def _reasons(page: Worksheet, report: Report, language: Language, numbering: Num
         _put(page, row, 2, language.of(shown.MARKS)).font = _BOLD
         for at, mark in enumerate(numbering.marks, start=row + 1):
             _put(page, at, 2, language.of(words.mark(mark)))
+
+
+def _traces(page: Worksheet, report: Report, language: Language) -> None:
+    heads = (shown.TABLE, shown.ROW, shown.FIGURE, shown.VALUE, shown.ANSWERED_AT)
+    for place, one in enumerate(heads, start=1):
+        cell = _put(page, 1, place, language.of(one))
+        cell.font, cell.fill = _BOLD, _HEAD
+    for row, each in enumerate(shown.traces(report, language), start=2):
+        for place, text in enumerate((each.table, each.row, each.column, each.figure, each.path), start=1):
+            _put(page, row, place, text)
+    page.freeze_panes = "A2"
+    for letter, width in zip("ABCDE", (24, 28, 24, 18, 110), strict=True):
+        page.column_dimensions[letter].width = width
 
 
 def _put(page: Worksheet, row: int, place: int, value: str | float | date | datetime | None) -> Any:

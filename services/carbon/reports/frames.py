@@ -1,6 +1,6 @@
-"""Tables of a report for programs: CSV, Parquet and Arrow, every figure with its completeness, reason and marks.
+"""Tables of a report for programs: CSV, Parquet and Arrow, every figure with its completeness, reason, marks and trace.
 
-A figure column ``energy_kwh`` is followed by ``energy_kwh_completeness``, ``energy_kwh_why`` and ``energy_kwh_marks``.
+A figure column ``energy_kwh`` is followed by ``energy_kwh_completeness``, ``…_why``, ``…_marks`` and ``…_trace``.
 Nothing is rounded. Times are UTC, days are dates.
 """
 
@@ -90,6 +90,7 @@ def _figures(column: Column, cells: Sequence[Cell]) -> list[pl.Series]:
         each("_completeness", lambda one: one.completeness, pl.Float64),
         each("_why", lambda one: one.why, pl.String),
         each("_marks", lambda one: MARK_SEPARATOR.join(one.marks), pl.String),
+        each("_trace", lambda one: one.trace, pl.String),
     ]
 
 

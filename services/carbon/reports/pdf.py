@@ -12,7 +12,16 @@ from typing import Any
 import typst
 
 from services.carbon.domain.reports import words
-from services.carbon.domain.reports.content import ColumnKind, Language, Quantity, Report, Section, Table, Text
+from services.carbon.domain.reports.content import (
+    HEADLINES,
+    ColumnKind,
+    Language,
+    Quantity,
+    Report,
+    Section,
+    Table,
+    Text,
+)
 from services.carbon.reports import shown
 from services.carbon.reports.shown import Numbering
 
@@ -24,6 +33,8 @@ NAMES_SHOWN = 12
 """Names along a chart."""
 ORIGINS_SHOWN = 40
 """Things that one reason names on paper; the filed content and the workbook have all of them."""
+TRACES_SHOWN = 40
+"""Headline figures whose traces are printed."""
 BREAK_AFTER = 16
 """A long word without spaces may be broken after so many signs."""
 SHORT_TEXT = 16
@@ -31,6 +42,11 @@ SHORT_TEXT = 16
 _ZERO_WIDTH_SPACE = "\u200b"
 _TEMPLATE = files("services.carbon") / "data" / "report.typ"
 _NONE = Text("none", "无")
+_TRACES_ELSEWHERE = Text(
+    "The API answers why a figure is what it is, step by step down to registers, meters and factors. Here are the "
+    "headline figures; all others are in the workbook and in the tables for programs.",
+    "各数值可通过接口逐级追溯至表底、电表与因子。此处仅列主要指标,其余见工作簿及数据表。",
+)
 _MORE = Text("{} more", "另有 {} 项")
 
 
@@ -93,6 +109,12 @@ def _content(report: Report, language: Language, digest: str) -> dict[str, Any]:
                 "origins": _origins(one.origins, language),
             }
             for one in report.reasons
+        ],
+        "traces_title": language.of(shown.TRACES),
+        "traces_note": language.of(_TRACES_ELSEWHERE),
+        "traces": [
+            [f"{one.row} {one.figure}", _breakable(one.path)]
+            for one in shown.traces(report, language, of=HEADLINES)[:TRACES_SHOWN]
         ],
         "marks_title": language.of(shown.MARKS),
         "marks": [[letter, language.of(words.mark(mark))] for mark, letter in numbering.marks.items()],

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from services.carbon.domain.reports import words
-from services.carbon.domain.reports.building import Reasons, civil, facts, key_figures, path
+from services.carbon.domain.reports.building import Reasons, civil, facts, key_figures, path, traced
 from services.carbon.domain.reports.content import (
     Cell,
     Chart,
@@ -200,10 +200,14 @@ def _figures(one: WindowSaving, reasons: Reasons, key: str, told_at: str) -> tup
     marks = tuple(sorted(each.value for each in one.marks))
     reason = () if one.reason is None else (one.reason.value,)
     complete = one.interval_completeness
+    trace = "" if occurrence is None else traced("saving", id=occurrence)
+    used = traced(
+        "energy", circuit=one.circuit_id, from_=civil(one.window.start), to=civil(one.window.end), booked="true"
+    )
     return (
-        Quantity(value=one.baseline_kwh, completeness=complete, why=why),
-        Quantity(value=one.actual_kwh, completeness=complete, why=why),
-        Quantity(value=one.saving_kwh, completeness=complete, why=why, marks=(*reason, *marks)),
+        Quantity(value=one.baseline_kwh, completeness=complete, why=why, trace=trace),
+        Quantity(value=one.actual_kwh, completeness=complete, why=why, trace=used),
+        Quantity(value=one.saving_kwh, completeness=complete, why=why, marks=(*reason, *marks), trace=trace),
     )
 
 

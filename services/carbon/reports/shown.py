@@ -1,6 +1,6 @@
 """How cells are printed, the same in every file for people."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -24,6 +24,12 @@ TOLD_AT = Text("told at", "查询地址")
 ORIGINS = Text("made of", "数据来源")
 REASONS = Text("Reasons", "依据")
 MARKS = Text("Marks", "标注")
+TRACES = Text("Traces", "追溯")
+TABLE = Text("table", "表")
+ROW = Text("row", "行")
+FIGURE = Text("figure", "指标")
+VALUE = Text("value", "数值")
+ANSWERED_AT = Text("why it is so, step by step down to the registers: asked at", "逐级追溯至表底:查询地址")
 CONTENTS = Text("Contents", "目录")
 EVERY_FIGURE = Text(
     "Beside every figure stands how much of what it is made of is known, and the number of its reason.",
@@ -105,6 +111,34 @@ def plain(cell: Cell, column: Column, language: Language) -> str:
         case Quantity():
             raise TypeError(f"column {column.key}: a figure where there is none")
     return cell
+
+
+@dataclass(frozen=True, slots=True)
+class Traced:
+    """A figure and under which path the API answers why it is what it is."""
+
+    table: str
+    row: str
+    column: str
+    figure: str
+    path: str
+
+
+def traces(report: Report, language: Language, *, of: Container[str] | None = None) -> list[Traced]:
+    """Return every figure that a question answers, of all tables or of those with some keys."""
+    return [
+        Traced(
+            table=language.of(table.title),
+            row="" if isinstance(row[0], Quantity) else plain(row[0], table.columns[0], language),
+            column=heading(column, language),
+            figure=number(one, column, language),
+            path=one.trace,
+        )
+        for table in report.tables
+        if of is None or table.key in of
+        for row, column, one in table.figures()
+        if one.trace
+    ]
 
 
 def head(report: Report, language: Language, digest: str) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
 import asyncpg
 import openpyxl
@@ -28,8 +29,8 @@ from services.carbon.domain.emissions.certificates import Certificate
 from services.carbon.domain.factors import Place
 from services.carbon.domain.inventory.boundary import Approach, Boundary, Exclusion, Part, Span
 from services.carbon.domain.inventory.sources import ElectricityUse, Inputs, Source
-from services.carbon.domain.reports.content import Report
-from services.carbon.domain.reports.definitions import Definition
+from services.carbon.domain.reports.content import Report, ReportKind, Text
+from services.carbon.domain.reports.definitions import Definition, SubjectKind
 from services.carbon.jobs import report_maker
 from services.carbon.library import load_coal, load_library
 from services.carbon.reports.encoding import decode_report
@@ -40,8 +41,10 @@ from services.carbon.usecases import reports as reports_module
 from services.carbon.usecases.inventories import Inventories
 from services.carbon.usecases.metering import Metering
 from services.carbon.usecases.reports import CATCH_UP, MAKER, REPORT_JOB, Contents, Reports
+from services.carbon.usecases.why import Figure, InventoryWhys, Method, Wanted
 from tests.integration.carbon.carbon_door import Door, open_door
 from tests.integration.carbon.carbon_levels import City, city, open_city
+from tests.integration.carbon.why_world import open_town
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
@@ -146,6 +149,46 @@ async def test_a_day_becomes_a_report_with_its_files_which_stays(office: Office)
     assert {(one.format, one.language) for one in finished.files} == {
         (form, language) for form in ("xlsx", "pdf") for language in ("zh", "en")
     }
+
+
+async def test_what_a_report_prints_its_traces_answer(postgres_url: str, tmp_path: Path) -> None:
+    clock = FakeClock(NOW)
+    async with open_town(postgres_url, tmp_path) as town:
+        for circuit, share in (("feed", 1.0), ("cool", 0.4), ("lift", 0.1)):
+            await town.book(circuit, [share * used for used in USED])
+        reports = Reports(db=town.city.db, clock=clock, audit=audit)
+        kind, name = ReportKind.ENERGY_DAILY, Text("Energy of a day", "每日用能")
+        await reports.put(
+            Definition(
+                definition_id="day",
+                version=1,
+                kind=kind,
+                name=name,
+                subject_kind=SubjectKind.SITE,
+                subject_id="site-1",
+                formats=(),
+            ),
+            MAKER,
+        )
+        job, _ = await reports.job(await reports.request("day", DAY, MAKER))
+        context = JobContext(job, None, town.city.db, clock)
+        maker = await report_maker(context, ProfileCatalogue.load(), CarbonSettings())
+        await maker.make(context)
+        report = decode_report((await reports.content("day", DAY, 1))[0])
+        kinds: set[str] = set()
+        for table in report.tables:
+            for row, column, one in table.figures():
+                if not one.trace or (table.key == "course" and row[0] not in ("00:00", "23:00")):
+                    continue
+                asked: dict[str, Any] = dict(parse_qsl(urlsplit(one.trace).query))
+                answered = await town.ask("GET", "/energy/trace", **asked)
+                kinds.add(answered["figure"])
+                value = answered["quality"]["estimated_share"] if column.key == "estimated_share" else answered["value"]
+                if one.value is None:
+                    assert value is None, one.trace
+                else:
+                    assert float(value) == pytest.approx(one.value, rel=1e-12), one.trace
+        assert kinds == {"energy", "emission", "demand", "load_factor", "cost", "change", "share"}
 
 
 async def test_made_again_it_is_the_next_version_and_late_data_show(office: Office) -> None:
@@ -430,6 +473,19 @@ async def test_a_published_inventory_becomes_a_report_of_its_own_figures(office:
     reason = next(one for one in report.reasons if one.key == line.why)  # type: ignore[union-attr]
     assert any("factor" in one for one in reason.origins)
     assert reason.path == "/api/v1/inventories/org-2026/versions/1#bill"
+    for key in ("totals", "lines"):
+        for _, _, figure in tables[key].figures():
+            asked = dict(parse_qsl(urlsplit(figure.trace).query))
+            wanted = Wanted(
+                figure=Figure(asked["figure"]),
+                id=asked["id"],
+                version=int(asked["version"]),
+                line=asked.get("line"),
+                method=Method(asked["scope2"]),
+            )
+            whys = InventoryWhys(inventories)
+            answered = await (whys.inventory if wanted.line is None else whys.inventory_line)(wanted)
+            assert answered.value == pytest.approx((figure.value or 0.0) * 1000, rel=1e-12)
     said = {row[0].zh: row[1] for row in tables["who"].rows}  # type: ignore[union-attr]
     assert said["报告负责人"] == "王工"
     assert said["依据标准"].zh == "未说明"  # type: ignore[union-attr]

@@ -41,6 +41,7 @@ def table(*names: str, key: str = "course", values: tuple[float | None, ...] | N
                 completeness=0.98765 if value is not None else 0.0,
                 why="energy",
                 marks=("estimated",) if value is not None else ("unknown_input",),
+                trace="/api/v1/energy/trace?figure=energy&site=s1",
             ),
             Quantity(value=0.25, completeness=None, why="share"),
             7,

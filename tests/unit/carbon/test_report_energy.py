@@ -207,3 +207,15 @@ def test_parts_that_are_not_listed_are_counted() -> None:
     section = next(each for each in content(parts=parts).sections if each.key == "parts")
     assert len(section.tables[0].rows) == SLICES_SHOWN
     assert section.paragraphs[0].en == "3 smaller parts are not listed."
+
+
+def test_every_figure_names_the_question_that_answers_it() -> None:
+    found = content()
+    paths = {one.key: one.path for one in found.reasons}
+    for one in found.quantities():
+        assert (one.trace or paths[one.why]).startswith("/api/v1/")
+    traces = {table.key: [one.trace for _, _, one in table.figures()] for table in found.tables}
+    span = "from=2026-03-02T00:00:00%2B08:00&to=2026-03-09T00:00:00%2B08:00"
+    assert traces["summary"][0] == f"/api/v1/energy/trace?figure=energy&site=site-1&{span}"
+    assert traces["course"][0].endswith("from=2026-03-02T00:00:00%2B08:00&to=2026-03-03T00:00:00%2B08:00")
+    assert traces["parts"][1] == f"/api/v1/energy/trace?figure=share&site=site-1&{span}&use=use:cooling"

@@ -75,6 +75,7 @@ class TestTables:
         assert found["energy_kwh"].to_list() == [1234.5678, None]
         assert found["energy_kwh_completeness"].to_list() == [0.98765, 0.0]
         assert found["energy_kwh_why"].to_list() == ["energy", "energy"]
+        assert set(found["energy_kwh_trace"]) == {"/api/v1/energy/trace?figure=energy&site=s1"}
         assert found["energy_kwh_marks"].to_list() == ["estimated", "unknown_input"]
         assert found["day"].to_list() == [date(2026, 3, 1)] * 2
         assert found["at"].to_list() == [datetime(2026, 2, 28, 16, 15, tzinfo=UTC)] * 2
@@ -122,6 +123,13 @@ class TestExcel:
             "[1]", "sum of intervals", "methods 1", "/api/v1/energy?site=s1", "circuit feed-1\ncircuit feed-2",
         ]  # fmt: skip
 
+    def test_every_figure_says_where_it_is_answered(self) -> None:
+        book = workbook(write_excel(report(), Language.ENGLISH, DIGEST))
+        assert cells(book["Traces"])[1:] == [
+            ["Course", name, "energy (kWh)", value, "/api/v1/energy/trace?figure=energy&site=s1"]
+            for name, value in (("一号楼", "1,234.57"), ("Two", "1,235.57"))
+        ]
+
     def test_charts_are_native(self) -> None:
         body = write_excel(report(), Language.ENGLISH, DIGEST)
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
@@ -145,7 +153,7 @@ class TestExcel:
 
     def test_sheets_have_names_that_excel_takes(self) -> None:
         names = workbook(write_excel(report(), Language.ENGLISH, DIGEST)).sheetnames
-        assert names == ["Contents", "Course of the period", "Course of the period 2", "Reasons"]
+        assert names == ["Contents", "Course of the period", "Course of the period 2", "Reasons", "Traces"]
 
     @settings(max_examples=20)  # each writes a workbook and reads it
     @given(NAMES)

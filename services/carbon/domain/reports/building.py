@@ -40,6 +40,11 @@ def path(route: str, **asked: str | None) -> str:
     return f"{API}{route}?{query}" if query else f"{API}{route}"
 
 
+def traced(figure: str, **asked: str | None) -> str:
+    """Return the path of the API that answers why a figure is what it is."""
+    return path("energy/trace", figure=figure, **asked)
+
+
 def civil(at: datetime) -> str:
     """Return a time as reports write it: RFC 3339 in civil time."""
     return at.astimezone(CIVIL_ZONE).isoformat()

@@ -59,6 +59,9 @@ class Quantity:
     """Key of its reason."""
     marks: tuple[str, ...] = ()
     """What a reader has to know before relying on it: keys of ``MARKS``."""
+    trace: str = ""
+    """Under which the API answers why it is just this: ``/api/v1/energy/trace?…``, step by step down to the registers.
+    Empty where only its reason's path tells it, in full and beside others."""
 
 
 Cell = Quantity | Text | str | int | None
@@ -150,6 +153,13 @@ class Table:
         """Return the place of a column."""
         return next(place for place, one in enumerate(self.columns) if one.key == key)
 
+    def figures(self) -> Iterator[tuple[tuple[Cell, ...], Column, Quantity]]:
+        """Yield every figure with its row and column, in order."""
+        for row in self.rows:
+            for column, cell in zip(self.columns, row, strict=True):
+                if isinstance(cell, Quantity):
+                    yield row, column, cell
+
 
 _CELLS: dict[ColumnKind, tuple[type, ...]] = {
     ColumnKind.TEXT: (Text, str),
@@ -231,18 +241,10 @@ class Report:
     @property
     def completeness(self) -> float | None:
         """The least of its headline figures, 0 to 1; None where none of them can be incomplete."""
-        figures = [
-            cell
-            for table in self.tables
-            if table.key in HEADLINES
-            for row in table.rows
-            for cell in row
-            if isinstance(cell, Quantity)
-        ]
+        figures = [one for table in self.tables if table.key in HEADLINES for _, _, one in table.figures()]
         return min((one.completeness for one in figures if one.completeness is not None), default=None)
 
     def quantities(self) -> Iterator[Quantity]:
         """Yield every figure, in order."""
         for table in self.tables:
-            for row in table.rows:
-                yield from (cell for cell in row if isinstance(cell, Quantity))
+            yield from (one for _, _, one in table.figures())

@@ -18,7 +18,7 @@ from services.carbon.domain.inventory.compute import Total
 from services.carbon.domain.inventory.publication import Frozen, FrozenFigure, Publication
 from services.carbon.domain.inventory.sources import Source
 from services.carbon.domain.reports import words
-from services.carbon.domain.reports.building import Reasons, civil, facts, key_figures, path
+from services.carbon.domain.reports.building import Reasons, civil, facts, key_figures, path, traced
 from services.carbon.domain.reports.content import Cell, Column, ColumnKind, Quantity, Reason, Section, Table, Text
 
 T_CO2E = "tCO2e"
@@ -241,13 +241,14 @@ def _completeness(total: Total) -> float | None:
     return 1 - len({*total.unknown, *total.incomplete}) / total.lines
 
 
-def _tonnes(total: Total, why: str) -> Quantity:
+def _tonnes(total: Total, why: str, trace: str = "") -> Quantity:
     marks = [*(["unknown_input"] if total.unknown else ()), *(["incomplete"] if total.incomplete else ())]
     return Quantity(
         value=None if total.kg_co2e is None else total.kg_co2e / KG_PER_T,
         completeness=_completeness(total),
         why=why,
         marks=tuple(marks),
+        trace=trace,
     )
 
 
@@ -273,9 +274,16 @@ _TOTAL_COLUMNS = (
 def _totals(one: Publication, reasons: Reasons) -> Section:
     why = _total_reason(one, reasons)
 
+    def trace(total: Total) -> str:
+        """Return what answers why a total is what it is; of parts of it nothing does."""
+        for method, whole in (("location", one.location), ("market", one.market)):
+            if total is whole:
+                return traced("inventory", id=one.inventory_id, version=str(one.version), scope2=method)
+        return ""
+
     def table(key: str, title: Text, groups: Sequence[tuple[Text, Total]]) -> Table:
         rows = tuple(
-            (name, _tonnes(total, why), total.lines, len(total.unknown), len(total.incomplete))
+            (name, _tonnes(total, why, trace(total)), total.lines, len(total.unknown), len(total.incomplete))
             for name, total in groups
         )
         return Table(key=key, title=title, columns=_TOTAL_COLUMNS, rows=rows)
@@ -422,7 +430,14 @@ def _electricity(one: Publication, reasons: Reasons) -> Section:
 
 
 def _figure(
-    one: FrozenFigure, reasons: Reasons, key: str, told_at: str, completeness: float | None, *, per: float = 1.0
+    one: FrozenFigure,
+    reasons: Reasons,
+    key: str,
+    told_at: str,
+    completeness: float | None,
+    *,
+    per: float = 1.0,
+    trace: str = "",
 ) -> Quantity:
     """Return a published figure with its own formula and inputs as its reason."""
     why = reasons.add(
@@ -440,6 +455,7 @@ def _figure(
         completeness=completeness,
         why=why,
         marks=tuple(each.value for each in one.marks),
+        trace=trace,
     )
 
 
@@ -484,7 +500,10 @@ def _line(
     told_at = f"{_statement_path(one)}#{line.line_id}"
     complete = None if source is None else source.completeness
     same = line.location == line.market
-    location = _figure(line.location, reasons, f"line {line.line_id}", told_at, complete, per=KG_PER_T)
+    asked = {"id": one.inventory_id, "version": str(one.version), "line": line.line_id}
+    by_location, by_market = (traced("inventory_line", **asked, scope2=each) for each in ("location", "market"))
+    why = f"line {line.line_id}"
+    location = _figure(line.location, reasons, why, told_at, complete, per=KG_PER_T, trace=by_location)
     return (
         line.line_id,
         words.CATEGORIES[line.category],
@@ -494,7 +513,7 @@ def _line(
         location,
         location
         if same
-        else _figure(line.market, reasons, f"line {line.line_id} (market)", told_at, complete, per=KG_PER_T),
+        else _figure(line.market, reasons, f"{why} (market)", told_at, complete, per=KG_PER_T, trace=by_market),
         "" if source is None else f"{source.estimated_share:.1%}",
     )
 
