@@ -204,9 +204,13 @@ class Orders:
             progress = await self._look(looked, until) or progress
         if progress is None:
             return Answer(False, "not_known", order.id, order.group_id, repeated, facts)
-        state = _state_after(progress)
-        async with self._db.write() as conn:
-            await journal.save(conn, order.id, state, group_id=progress.group_id, reason=progress.reason)
+        try:
+            async with self._db.write() as conn:
+                await journal.save(
+                    conn, order.id, _state_after(progress), group_id=progress.group_id, reason=progress.reason
+                )
+        except Unavailable as exc:  # control has the order: that is what the centre is told
+            logger.warning("how far an order is cannot be noted", extra={"sc_order": order.id, "reason": exc.message})
         ok = _is_success(progress.state, permits.success)
         reason = progress.state.value if ok else f"{progress.state.value}: {progress.reason}"
         return Answer(ok, reason, order.id, progress.group_id or order.group_id, repeated, facts)
