@@ -83,7 +83,7 @@ async def process(
     found = Process(url, folder, clock=clock, environ=environ)
     await found.start()
     try:
-        await until(found.is_ready)
+        await until(found.is_ready, within_s=90)
         yield found
     finally:
         await found.kill(signal.SIGTERM)

@@ -140,7 +140,7 @@ async def test_an_hour_away_5000_reports_and_kills_lose_nothing_and_tell_nothing
             async def all_queued() -> bool:
                 return sum((await states()).values()) == len(everything)
 
-            await until(all_queued)
+            await until(all_queued, limit_s=120)
             assert (await states())["delivered"] == 0
 
             # The centre is back. It takes a message and is not heard to say so, since export dies just then.
