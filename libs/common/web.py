@@ -12,10 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, Generic, TypeVar
 
 import orjson
-from fastapi import Depends, FastAPI, Query, Request, Response
+from fastapi import Depends, FastAPI, Query, Request, Response, params
+from fastapi.dependencies.models import Dependant
+from fastapi.dependencies.utils import get_flat_params
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
@@ -115,7 +117,7 @@ def create_app(
         responses={status: dict(_PROBLEM) for status in PROBLEMS},
     )
     app.state.service = service
-    app.state.operations = {}
+    app.state.query_parameters = {}
     app.state.platform = platform
     app.state.health = health
     app.add_middleware(Envelope, service=service, health=health, max_body_bytes=max_body_bytes)
@@ -222,10 +224,9 @@ async def _as_described(request: Request) -> None:
     """
     if not request.query_params and request.method in ("GET", "DELETE"):
         return
-    operation = _operation(request)
-    if operation is None:
+    known = _query_parameters(request)
+    if known is None:
         return
-    known = [one["name"] for one in operation.get("parameters", ()) if one["in"] == "query"]
     strange = [name for name in request.query_params if name not in known]
     problems = [_wrong(("query", name), _no_parameter(name, known)) for name in strange]
     reads_json = getattr(request.scope["route"], "body_field", None) is not None  # others look at the bytes themselves
@@ -264,17 +265,20 @@ def _of_64_bits(text: str) -> int:
     return number
 
 
-def _operation(request: Request) -> Mapping[str, Any] | None:
-    """Return the description of what is asked, None where there is none.
+def _query_parameters(request: Request) -> Collection[str] | None:
+    """Return what may be said after the question mark of what is asked, None where it is not described."""
+    route, known = request.scope["route"], request.app.state.query_parameters
+    if id(route) not in known:
+        described = isinstance(route, APIRoute) and route.include_in_schema
+        known[id(route)] = _names_in_query(route.dependant) if described else None
+    names: Collection[str] | None = known[id(route)]
+    return names
 
-    Each is made when it is first asked: the whole page is half a second of work in ingest, for which no first request
-    should wait.
-    """
-    route, made = request.scope["route"], request.app.state.operations
-    if id(route) not in made:
-        (made[id(route)],) = get_openapi(title="", version="", routes=[route])["paths"].values() or ({},)
-    operation: Mapping[str, Any] | None = made[id(route)].get(request.method.lower())
-    return operation
+
+def _names_in_query(dependant: Dependant) -> Collection[str]:
+    others = (params.Path, params.Header, params.Cookie)
+    fields = [one for one in get_flat_params(dependant) if not isinstance(one.field_info, others)]
+    return [one.validation_alias or one.alias for one in fields]
 
 
 def _no_parameter(name: str, known: Collection[str]) -> errors.WrongValue:
