@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 from zoneinfo import ZoneInfo
 
 import orjson
-from pydantic import Discriminator, Field, TypeAdapter, field_validator, model_validator
+from pydantic import ConfigDict, Discriminator, Field, TypeAdapter, field_validator, model_validator
 
 from libs.common.clock import CIVIL_ZONE
 from libs.common.contracts.base import CalendarDate, Code, EntityKey, Number, Payload, UtcTime
@@ -383,6 +383,9 @@ E = TypeVar("E", bound=Entity)
 
 class RecordOf(Payload, Generic[E]):
     """Everything about one entity: its state and all its versions, oldest first, without overlap."""
+
+    # It has none, and of a generic class pydantic looks for the source in vain, through all modules there are (0.3 s).
+    model_config = ConfigDict(use_attribute_docstrings=False)
 
     kind: EntityKind
     id: EntityKey
