@@ -1,8 +1,9 @@
 """Periods and schedules of reports: names that read back, civil time, and rules that would never or always fall due."""
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 import pytest
+from dateutil.rrule import rrulestr
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -158,4 +159,7 @@ def test_the_next_time_lies_ahead_and_is_reached_from_anywhere_before(
     now = datetime(2020, 1, 1, tzinfo=UTC) + timedelta(days=days, hours=5)
     due = schedule.next_after(now)
     assert due > now
+    if "DAILY" in rule or "WEEKLY" in rule:  # as if every time since the first day had been counted
+        plain = rrulestr(f"{schedule.rule};BYHOUR=6;BYMINUTE=0;BYSECOND=0", dtstart=datetime.combine(since, time()))
+        assert due.replace(tzinfo=None) == plain.after(now.astimezone(CIVIL_ZONE).replace(tzinfo=None))
     assert schedule.next_after(due - timedelta(microseconds=1)) == due

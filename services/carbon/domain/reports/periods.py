@@ -41,6 +41,8 @@ _PART_VALUES = {
     "BYMONTH": r"(?:[1-9]|1[0-2])(?:,(?:[1-9]|1[0-2])){0,11}",
 }
 _TIME_OF_DAY = frozenset({"FREQ", "INTERVAL", "BYHOUR", "BYMINUTE"})
+_DAYS = {"DAILY": 1, "WEEKLY": 7}
+"""Length of the periods that are always as long."""
 _OF_MONTH = _TIME_OF_DAY | {"BYDAY", "BYMONTHDAY", "BYSETPOS"}
 _PARTS = {
     "DAILY": _TIME_OF_DAY,
@@ -210,8 +212,12 @@ class Schedule:
             if parts["FREQ"] == "YEARLY":
                 parts.setdefault("BYMONTH", str(self.since.month))
         text = ";".join(f"{name}={value}" for name, value in parts.items())
-        rule = rrulestr(text, dtstart=datetime.combine(self.since, time()))
-        found = rule.after(at.astimezone(CIVIL_ZONE).replace(tzinfo=None))
+        first, local = datetime.combine(self.since, time()), at.astimezone(CIVIL_ZONE).replace(tzinfo=None)
+        days = _DAYS.get(parts["FREQ"])
+        if days is not None and local > first:  # decades of days would be walked through for nothing
+            whole = timedelta(days=days * int(parts.get("INTERVAL", "1")))
+            first += (local - first) // whole * whole
+        found = rrulestr(text, dtstart=first).after(local)
         if found is None:
             raise ValueError(f"{self.rule} is never due after {at.isoformat()}")
         return found.replace(tzinfo=CIVIL_ZONE)
