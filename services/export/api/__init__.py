@@ -253,6 +253,14 @@ class CommandView(BaseModel):
     reason: str
 
 
+class PartView(BaseModel):
+    """A part of a dialect besides its commands: services, ids, words, registration."""
+
+    part: str
+    evidence: Evidence
+    reason: str
+
+
 class DialectView(BaseModel):
     """A variant of the B interface that connections can name."""
 
@@ -263,6 +271,7 @@ class DialectView(BaseModel):
     ids: str
     ids_zh: str
     unit_path: str
+    parts: list[PartView]
     commands: list[CommandView]
 
 
@@ -558,6 +567,7 @@ def _dialect_view(dialect: Dialect) -> DialectView:
         ids=dialect.id_rule,
         ids_zh=dialect.id_rule_zh,
         unit_path=dialect.unit.path,
+        parts=[PartView(part=each.part, evidence=each.evidence, reason=each.reason) for each in dialect.marks],
         commands=[
             CommandView(
                 name=each.name,

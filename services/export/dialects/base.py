@@ -110,6 +110,16 @@ def open_message(root: xml.Element) -> Incoming:
     return Incoming(name=name, code=_integer(code), info=etree.Element("Info") if info is None else info)
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How a part of a dialect that is no command is known."""
+
+    part: str
+    """Its name in the file."""
+    evidence: Evidence
+    reason: str
+
+
 @dataclass(frozen=True)
 class Step:
     """Something that follows a registration that was accepted, before the unit works."""
@@ -128,6 +138,8 @@ class Dialect:
     evidence: Evidence
     """Of all that has none of its own."""
     reason: str
+    marks: tuple[Mark, ...]
+    """The same of ids, words, services and registration."""
     dictionary: str | None
     """Public dictionary of signals that its point ids are from."""
     commands: tuple[Command, ...]

@@ -29,7 +29,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 from libs.common.errors import InvalidFile, Problem
 from libs.common.yamlfile import Path, YamlDocument, parse_yaml, validate
 from services.export.dialects import messages as m
-from services.export.dialects.base import Command, Dialect, Evidence, Service, Step
+from services.export.dialects.base import Command, Dialect, Evidence, Mark, Service, Step
 from services.export.dialects.bodies import KINDS, REFUSAL, UPWARD, Vocabulary
 from services.export.dialects.shapes import TEXT, Part
 
@@ -298,6 +298,7 @@ def _dialect(file: DialectFile, commands: Sequence[Command], refusal: tuple[Part
         title=file.title,
         evidence=file.evidence,
         reason=file.reason,
+        marks=_marks(file),
         dictionary=file.dictionary,
         commands=tuple(commands),
         refusal=refusal,
@@ -333,6 +334,17 @@ def _dialect(file: DialectFile, commands: Sequence[Command], refusal: tuple[Part
         accepted_by_right=file.login.accepted_by == "right",
         steps=tuple(Step(each.operation, each.required) for each in file.login.then),
     )
+
+
+def _marks(file: DialectFile) -> tuple[Mark, ...]:
+    parts: Mapping[str, ServiceFile | IdsFile | WordsFile | LoginFile] = {
+        "centre": file.centre,
+        "unit": file.unit,
+        "ids": file.ids,
+        "words": file.words,
+        "login": file.login,
+    }
+    return tuple(Mark(name, part.evidence or file.evidence, part.reason or file.reason) for name, part in parts.items())
 
 
 def _service(file: ServiceFile) -> Service:

@@ -296,6 +296,12 @@ def test_what_was_made_up_says_so_and_why() -> None:
         assert command.reason or dialect.evidence is Evidence.RECONSTRUCTED, (dialect.name, command.name)
     named = {command.name for command in Y.commands if command.evidence is Evidence.RECONSTRUCTED}
     assert {"LOGIN", "GET_DATA", "ASK_TODAYHISDATA", "SET_RMCTRLCMD", "SET_SCIP", "SET_SUREBOOT"} <= named
+    assert {mark.part for mark in Y.marks if mark.evidence is Evidence.RECONSTRUCTED} == {
+        "centre", "unit", "ids", "words", "login"
+    }  # fmt: skip
+    assert all(
+        mark.reason for dialect in (Y, M, C, U) for mark in dialect.marks if mark.evidence is Evidence.RECONSTRUCTED
+    )
     assert not [command for command in ALL.named("T").commands if command.evidence is not Evidence.SPECIFICATION]
 
 
