@@ -35,7 +35,7 @@ from services.carbon.domain.sums import LAYERS, layers_of, rounded, rounded_sums
 KIND_BITS = 3
 """A kind is a flag, or a number from 0 to 6; what is missing is 7."""
 AT_ONCE = 1 << 16
-"""Rows whose layers are made together: as many as stay in the processor's cache."""
+"""Rows whose slots and layers are computed together: as many as stay in the processor's cache."""
 _SUMS = (*LAYERS, "slots", "unknown")
 _COUNTS = ("slots", "unknown")
 _US = 1_000_000
@@ -110,12 +110,14 @@ def as_slots(intervals: pl.DataFrame, layout: Layout, columns: Sequence[str]) ->
     Raises:
         ValueError: An interval does not begin on the grid.
     """
-    slot = intervals["start"].dt.epoch("us").to_numpy() - layout.first_s * _US
-    since = slot.copy()
-    slot //= layout.step_s * _US
-    since -= slot * (layout.step_s * _US)
-    if since.any():
-        raise ValueError(f"start: expected intervals that begin on the grid of {layout.step_s} s")
+    at, step_us = intervals["start"].dt.epoch("us").to_numpy(), layout.step_s * _US
+    slot = np.empty(at.size, np.int64)
+    for begin in range(0, at.size, AT_ONCE):
+        some = slice(begin, begin + AT_ONCE)
+        since = at[some] - layout.first_s * _US
+        np.floor_divide(since, step_us, out=slot[some])
+        if (slot[some] * step_us != since).any():
+            raise ValueError(f"start: expected intervals that begin on the grid of {layout.step_s} s")
     frame = intervals.select(*columns, "energy_kwh")
     parts = layout.step_s // layout.slot_s
     if parts > 1:
