@@ -188,6 +188,10 @@ async def test_what_a_report_prints_its_traces_answer(postgres_url: str, tmp_pat
                     assert value is None, one.trace
                 else:
                     assert float(value) == pytest.approx(one.value, rel=1e-12), one.trace
+        for reason in report.reasons:
+            told_at = urlsplit(reason.path)
+            question: dict[str, Any] = dict(parse_qsl(told_at.query))
+            await town.ask("GET", told_at.path.removeprefix("/api/v1"), **question)
         assert kinds == {"energy", "emission", "demand", "load_factor", "cost", "change", "share"}
 
 
