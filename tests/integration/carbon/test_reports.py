@@ -337,21 +337,17 @@ async def test_every_period_falls_due_once_also_those_in_which_nothing_ran(offic
     assert await office.reports.enqueue_due() == 0
 
 
-@pytest.mark.parametrize(
-    ("changed", "status"),
-    [
+async def test_a_definition_that_nothing_can_be_made_by_is_refused(office: Office) -> None:
+    refused: list[tuple[dict[str, Any], int]] = [
         ({"version": 2}, 409),
         ({"subject_kind": "plan"}, 400),
         ({"languages": ["zh", "zh"]}, 400),
         ({"stated": {"base_year": "2020"}}, 400),
         ({"schedule": {"rule": "FREQ=MINUTELY", "since": "2026-01-01"}}, 400),
         ({"surplus": 1}, 422),
-    ],
-)
-async def test_a_definition_that_nothing_can_be_made_by_is_refused(
-    office: Office, changed: dict[str, Any], status: int
-) -> None:
-    await office.door.ask("PUT", "/reports/definitions/day", {**DAILY, **changed}, status=status)
+    ]
+    for changed, status in refused:
+        await office.door.ask("PUT", "/reports/definitions/day", {**DAILY, **changed}, status=status)
     assert await office.door.ask("GET", "/reports/definitions") == []
 
 
