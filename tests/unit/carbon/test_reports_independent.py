@@ -162,6 +162,8 @@ class World:
         """Return a database with the intervals of all circuits."""
         db = duckdb.connect()
         db.execute("set threads = 1")
+        # The rows of a grid are estimated as few, and for few rows the joins by time would look at all registers.
+        db.execute("set asof_loop_join_threshold = 0")
         db.execute(
             "create table circuits"
             " (circuit text, site text, province text, tariff_id text, start_s bigint, end_s bigint)"
