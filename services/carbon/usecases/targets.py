@@ -27,7 +27,7 @@ from services.carbon.domain.targets import (
 from services.carbon.sites import Sites
 from services.carbon.store import targets as store
 from services.carbon.store.targets import Said, StoredTarget
-from services.carbon.tree import Node
+from services.carbon.tree import Node, NodeKind
 from services.carbon.usecases.costs import midnight
 from services.carbon.usecases.figures import DayFigure, Figures, Measure
 from services.carbon.usecases.ports import Audit, audit_event
@@ -143,12 +143,17 @@ class Targets:
         """Allow a node an amount in ``[first, end)``.
 
         Raises:
-            InvalidInput: The amount or the period is none, or lies outside of the parent's.
+            InvalidInput: The amount or the period is none, or lies outside of the parent's; a virtual meter has none.
             NotFound: There is no such node or parent.
             OverlappingTarget: The node has one of this measure and kind of period for some of the days.
             OverAllocated: The parent has not that much left.
             Forbidden: The node is not among the sites of the asker.
         """
+        if node.kind is NodeKind.VIRTUAL:
+            raise InvalidInput(
+                "node_kind: expected a node of the tree, virtual meters have no targets",
+                message_zh="node_kind:应为层级树中的节点,虚拟表没有定额",
+            )
         self._sites.check(who, node)
         if unit not in (None, measure.unit):
             raise InvalidInput(

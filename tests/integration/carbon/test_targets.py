@@ -165,6 +165,7 @@ async def test_what_cannot_be_a_target_is_refused_in_both_languages(world: World
         ({"last_day": "2026-03-01", "node": OTHER}, 400, "last_day:应不早于"),
         ({"last_day": "2028-03-01", "node": OTHER}, 400, "last_day"),
         ({"node": "nowhere"}, 404, "nowhere"),
+        ({"node_kind": "virtual", "node": "meter-1"}, 400, "虚拟表没有定额"),
         ({"parent": "nothing", "node": OTHER}, 404, "定额 nothing"),
         ({"amount": 1.0}, 409, "已有"),
         ({"measure": "water", "node": OTHER}, 422, "measure"),
