@@ -293,7 +293,8 @@ def _given(environ: Mapping[str, str] | None) -> list[_Given]:
     """Return what concerns us, with well-known names and ``_FILE`` resolved."""
     found: dict[str, _Given] = {}
     for name, text in (os.environ if environ is None else environ).items():
-        is_file = name.endswith("_FILE") and not name.endswith("__FILE")  # a setting may be called FILE
+        # A setting may be called FILE, and something has to stand before the ending.
+        is_file = name.endswith("_FILE") and not name.endswith("__FILE") and name != f"{PREFIX}FILE"
         stem = name.removesuffix("_FILE") if is_file else name
         variable = WELL_KNOWN.get(stem, stem)
         if not variable.upper().startswith(PREFIX) or variable.startswith(PREFIX_OF_TESTS):

@@ -176,7 +176,7 @@ def build(platform: Platform) -> Service:
     kept_results = Spool(folder / "results", max_bytes=RESULTS_MAX_BYTES, wall=lambda: clock.now().timestamp())
     commands = PgCommandStore(db)
     results = Results(outbox=commands, bus=bus, kept=kept_results, clock=clock, instance=instance, published=relay.wake)
-    reach = LineReach(lines=lines, clock=clock, settings=settings.polling, means=means)
+    reach = LineReach(lines=lines, clock=clock, settings=settings.polling, means=means, rush=lines.rush)
     switcher = Switcher(
         reach=reach,
         seen=seen,

@@ -141,6 +141,7 @@ PLAIN: tuple[tuple[str, str, str], ...] = (
     ("app_no_limits", "no limits are set for the upstream app", "未为该上层应用设置权限"),
     ("app_action", "the upstream app may not order this", "上层应用无权执行该操作"),
     ("app_load", "the load is not on the upstream app's list", "负载不在上层应用的清单内"),
+    ("app_device", "the device to be set is not on the upstream app's list", "待设定的设备不在上层应用的清单内"),
     ("app_max_off", "loads that are off by the upstream app's orders", "上层应用同时关断的负载数"),
     ("app_longest_off", "longest OFF of the upstream app", "上层应用最长关断时长"),
     ("app_window", "times of day at which the upstream app may switch off", "上层应用允许关断的时段"),

@@ -18,6 +18,7 @@ from services.ingest.drivers.port import Address, LineDown, TellingLine
 from services.ingest.settings import PollingSettings
 from services.ingest.usecases.reach import Handle, Points, Target
 from services.ingest.worker.lines import LineManager
+from services.ingest.worker.rush import Rush
 from services.ingest.worker.telling import connected
 
 logger = logging.getLogger(__name__)
@@ -32,8 +33,11 @@ SOON_AT_ONCE = 100
 class LineReach:
     """Ways to devices over lines; implements ``Reach``."""
 
-    def __init__(self, *, lines: LineManager, clock: Clock, settings: PollingSettings, means: Means) -> None:
+    def __init__(
+        self, *, lines: LineManager, clock: Clock, settings: PollingSettings, means: Means, rush: Rush | None = None
+    ) -> None:
         self._lines = lines
+        self._rush = rush or Rush(clock)
         self._clock = clock
         self._settings = settings
         self._means = means
@@ -46,7 +50,7 @@ class LineReach:
         normaliser = self._normalisers.of(target.profile)
         runner = self._lines.runner(target.line.id)
         if runner is not None:
-            with self._lines.rush.order():
+            with self._rush.order():
                 return await runner.first(lambda: job(Handle(runner.session(address), normaliser)))
         if not alone:
             raise LineDown(f"line {target.line.id} is not held by this process")

@@ -175,4 +175,4 @@ async def test_the_openapi_document_shows_what_a_receiver_is_sent(export: Export
     assert media[0] == "application/cloudevents+json"
     (example,) = media[1]["schema"]["examples"]
     assert example["type"] == "wattring.command.result.v1"
-    assert len(document["webhooks"]) == 13
+    assert len(document["webhooks"]) == 14
