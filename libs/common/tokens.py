@@ -100,7 +100,7 @@ def canonical(payload: Mapping[str, Any]) -> bytes:
 def _signable(value: Any) -> Any:
     if type(value) is str or value is None:  # nearly all of them
         return value
-    if isinstance(value, dict | Mapping):
+    if isinstance(value, Mapping):
         return {key: _signable(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_signable(part) for part in value]
