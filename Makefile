@@ -22,7 +22,7 @@ SPREAD := -n $(JOBS) --maxschedchunk=1
 RERUNS ?= 1
 T ?= tests
 # Tests that have a long form.
-LONG := tests/integration/control/test_control_chaos.py tests/e2e/test_api_as_described.py
+LONG := tests/integration/control/test_control_chaos.py tests/integration/export/test_export_away.py tests/e2e/test_api_as_described.py
 MINUTES ?= 5
 RUNS ?= 20
 UNITS ?= 1000
@@ -51,7 +51,7 @@ peers: setup ## set up real Kafka, PostgreSQL, a browser and the other peers of 
 test: peers ## run every test, against real peers
 	$(BIN)/pytest $(SPREAD) --reruns $(RERUNS) $(T)
 ifeq ($(T),tests)
-	deploy/setup/with-system-postgres $(BIN)/pytest $(SPREAD) --reruns $(RERUNS) -m "sql and not kafka" tests/contract tests/deploy tests/integration
+	deploy/setup/with-system-postgres $(BIN)/pytest $(SPREAD) --reruns $(RERUNS) -m "sql and not kafka and not spared" tests/contract tests/deploy tests/integration
 endif
 
 lint: setup ## check style, import rules and the lock file

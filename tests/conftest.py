@@ -31,11 +31,13 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import hypothesis
 import pytest
+import pytest_asyncio
 
 from libs.common.migrations import migrate
 from libs.suite.postgres import EXPENDABLE, EmbeddedPostgres, PostgresError
 
 ROOT = Path(__file__).parents[1]
+SPARED = ROOT / "tests" / "data" / "spared.txt"
 LONG = os.environ.get("WATTRING_TEST_LONG") == "1"
 IN_MEMORY = Path("/dev/shm")
 ROOM_BYTES = 6 << 30
@@ -75,6 +77,10 @@ def _has_room(folder: Path) -> bool:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the stories of whole processes: what takes a minute would otherwise end alone."""
     items.sort(key=lambda item: item.get_closest_marker("e2e") is None)
+    spared = set(SPARED.read_text(encoding="utf-8").splitlines())
+    for item in items:
+        if item.nodeid in spared:
+            item.add_marker("spared")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -134,6 +140,13 @@ def postgres_template(postgres_server: str) -> Iterator[str]:
 @pytest.fixture
 async def postgres_url(postgres_server: str, postgres_template: str) -> AsyncIterator[str]:
     """URL of a fresh database with the schemas of all services."""
+    async for url in _database(postgres_server, f'template "{postgres_template}" strategy file_copy'):
+        yield url
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def module_postgres_url(postgres_server: str, postgres_template: str) -> AsyncIterator[str]:
+    """URL of one database for all tests of a module, which empty what they use themselves."""
     async for url in _database(postgres_server, f'template "{postgres_template}" strategy file_copy'):
         yield url
 

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Self
 
 import httpx
@@ -76,15 +77,39 @@ class ServiceClient:
         *,
         timeout_s: float = CALL_TIMEOUT_S,
         idempotency_key: str | None = None,
+        take_by: datetime | None = None,
         centre: str | None = None,
     ) -> Any:
-        """Return the parsed answer of a POST of JSON; ``centre`` orders in the name of that one (export only)."""
+        """Return the parsed answer of a POST of JSON, or of bytes as they are (a file).
+
+        Args:
+            path: Where to.
+            body: What becomes JSON, or the bytes.
+            timeout_s: The answer must be there within this. [s]
+            idempotency_key: Makes the same request sent again one request.
+            take_by: When the request is worth nothing any more, for services that heed it.
+            centre: Orders in the name of that supervision centre (export only).
+        """
         headers = {} if idempotency_key is None else {"idempotency-key": idempotency_key}
-        return await self._call("POST", path, timeout_s, headers, centre=centre, content=orjson.dumps(body))
+        if take_by is not None:
+            headers["take-by"] = take_by.isoformat()
+        content = body if isinstance(body, bytes) else orjson.dumps(body)
+        return await self._call("POST", path, timeout_s, headers, centre=centre, content=content)
 
     async def put(self, path: str, body: Any, *, timeout_s: float = CALL_TIMEOUT_S) -> Any:
         """Return the parsed answer of a PUT of JSON."""
         return await self._call("PUT", path, timeout_s, content=orjson.dumps(body))
+
+    async def download(self, path: str, *, timeout_s: float = CALL_TIMEOUT_S, **params: Any) -> bytes:
+        """Return the answer of a GET as it is: a file."""
+        response = await self._response("GET", path, timeout_s, params=params)
+        if response.is_success:
+            return response.content
+        try:
+            detail = orjson.loads(response.content)
+        except orjson.JSONDecodeError:
+            detail = None
+        raise self._refusal(response.status_code, detail if isinstance(detail, dict) else {})
 
     async def _call(
         self,
@@ -96,6 +121,28 @@ class ServiceClient:
         centre: str | None = None,
         **arguments: Any,
     ) -> Any:
+        response = await self._response(method, path, timeout_s, further, centre=centre, **arguments)
+        if response.is_success and not response.content:
+            return None
+        try:
+            answer = orjson.loads(response.content)
+        except orjson.JSONDecodeError as exc:
+            status = response.status_code
+            raise self._away(f"it answered {status} without JSON", f"应答 {status} 不是 JSON") from exc
+        if response.is_success:
+            return answer
+        raise self._refusal(response.status_code, answer if isinstance(answer, dict) else {})
+
+    async def _response(
+        self,
+        method: str,
+        path: str,
+        timeout_s: float,
+        further: Mapping[str, str] | None = None,
+        *,
+        centre: str | None = None,
+        **arguments: Any,
+    ) -> httpx.Response:
         if self._client is None:
             raise self._away("it is not connected; is its address in WATTRING_SERVICE_URLS?", "尚未连接或未配置地址")
         headers = {"content-type": "application/json", "accept": "application/json", **(further or {})}
@@ -107,21 +154,11 @@ class ServiceClient:
         try:
             # The library's own bound is for each step; one byte now and then would keep it waiting for ever.
             async with asyncio.timeout(timeout_s):
-                response = await self._client.request(method, path, timeout=timeout_s, headers=headers, **arguments)
+                return await self._client.request(method, path, timeout=timeout_s, headers=headers, **arguments)
         except (TimeoutError, httpx.TimeoutException) as exc:
             raise self._away(f"no answer within {timeout_s:g} s", f"{timeout_s:g} 秒内无应答") from exc
         except (httpx.HTTPError, httpx.InvalidURL) as exc:
             raise self._away(str(exc) or type(exc).__name__, str(exc) or type(exc).__name__) from exc
-        if response.is_success and not response.content:
-            return None
-        try:
-            answer = orjson.loads(response.content)
-        except orjson.JSONDecodeError as exc:
-            status = response.status_code
-            raise self._away(f"it answered {status} without JSON", f"应答 {status} 不是 JSON") from exc
-        if response.is_success:
-            return answer
-        raise self._refusal(response.status_code, answer if isinstance(answer, dict) else {})
 
     def _token(self, centre: str | None) -> str:
         if centre is None:

@@ -3,7 +3,8 @@
 A full collection looks at every container that lives. With a registry in memory that is a quarter of a second, several
 times a minute under load, in which no device is asked and no command is taken. So what has survived a long one is set
 aside and not looked at again (``gc.freeze``), and the next ones are as short as what has come since is small. Objects
-set aside still go by their reference counts; only cycles among them stay. Once a day all is looked at again.
+set aside still go by their reference counts; only cycles among them stay. Once a day all is looked at again, and sooner
+when twice as much lies there: what thousands of orders held when it was set aside may be cycles by now.
 """
 
 import gc
@@ -19,6 +20,8 @@ that are under way, finds them alive and so calls them old, which makes the full
 LONG_S = 0.02
 """A full collection that takes more than this ends with setting aside what it found alive. [s of processor time]"""
 WHOLE_EVERY_S = 86400.0
+ASIDE_ANYWAY = 200_000
+"""So many more than twice as before may be set aside until all is looked at again: some tens of megabytes."""
 OLDEST = 2
 UNDISTURBED_AT_MOST_S = 20.0
 """What is garbage meanwhile stays: some ten megabytes when ten thousand are woken. [s]"""
@@ -45,6 +48,10 @@ class GarbageKeeper:
         self._thresholds = gc.get_threshold()
         self._began_at = 0.0
         self._whole_at = monotonic()
+        self._is_whole = True
+        """Whether the next full collection sees everything."""
+        self._aside = 0
+        """So many were set aside when everything had been looked at."""
 
     def begin(self) -> None:
         """Take charge of this process's collections."""
@@ -69,9 +76,13 @@ class GarbageKeeper:
             gc.freeze()
             # The interpreter waits until a quarter of what it last saw has come anew; now it sees how little is left.
             self.later(gc.collect)
-        if self._monotonic() - self._whole_at >= WHOLE_EVERY_S:
+        aside = gc.get_freeze_count()
+        if self._is_whole and aside:
+            self._is_whole, self._aside = False, aside
+        if self._monotonic() - self._whole_at >= WHOLE_EVERY_S or aside > 2 * self._aside + ASIDE_ANYWAY:
             # The next one sees everything, is long for that, and sets aside what it found alive.
             self._whole_at = self._monotonic()
+            self._is_whole = True
             gc.unfreeze()
 
 

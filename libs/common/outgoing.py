@@ -13,6 +13,7 @@ import ssl
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -26,6 +27,14 @@ MAX_ANSWER_BYTES = 32 << 20
 CUT_AFTER_S = 2.0
 """How long the body of an answer is waited for whose status is all that counts. [s]"""
 RESOLVE_WITHIN_S = 5.0
+URLS_KNOWN = 1024
+"""Whose parts are remembered: callbacks go to the same ones a thousand times a second."""
+DEFAULT_HEADERS = {
+    "accept": "*/*",
+    "accept-encoding": "gzip, deflate",
+    "connection": "keep-alive",
+    "user-agent": "Wattring",
+}
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -148,22 +157,40 @@ def is_outside(ip: Address) -> bool:
     return ip.is_global and not ip.is_multicast and not ip.is_unspecified
 
 
+@cache
+def _public_authorities() -> ssl.SSLContext:
+    """Return the context that trusts them, made once: each reads megabytes for hundredths of a second."""
+    return httpx.create_ssl_context(trust_env=False)
+
+
 class GuardedClient:
     """Calls over HTTP(S) to addresses that the guard lets through."""
 
-    def __init__(self, guard: AddressGuard, *, verify: ssl.SSLContext | bool = True, max_connections: int = 20) -> None:
+    def __init__(
+        self,
+        guard: AddressGuard,
+        *,
+        verify: ssl.SSLContext | bool = True,
+        max_connections: int = 20,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
         """Prepare; connections are opened when they are needed and kept for a while.
 
         Args:
             guard: Knows what may be called.
             verify: How the other side's certificate is checked; False is for tests.
             max_connections: At a time; a call beyond them waits, and fails when its time is over.
+            transport: Opens and keeps connections in place of the library's own, which the two before are for; it is
+                told addresses that were checked, and the name in the certificate as ``sni_hostname``.
         """
         self._guard = guard
         limits = httpx.Limits(
             max_connections=max_connections, max_keepalive_connections=max_connections, keepalive_expiry=20.0
         )
-        self._client = httpx.AsyncClient(trust_env=False, follow_redirects=False, limits=limits, verify=verify)
+        # The transport alone: it knows no redirections, proxies and cookies, and half of a call's work is not done.
+        self._transport = transport or httpx.AsyncHTTPTransport(
+            trust_env=False, limits=limits, verify=_public_authorities() if verify is True else verify
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -175,7 +202,7 @@ class GuardedClient:
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        await self._transport.aclose()
 
     async def request(
         self,
@@ -209,37 +236,29 @@ class GuardedClient:
         target = parse_url(url)
         try:
             async with asyncio.timeout(timeout_s):
-                return await self._request(method, target, headers, params, content, timeout_s, max_bytes, cut=cut)
+                address = await self._guard.address_of(target.host, _port_of(target))
+                place = _pinned(url, address) if not params else _at(target.copy_merge_params(params), address)
+                request = httpx.Request(
+                    method,
+                    place,
+                    headers=_headers(headers or {}, target),
+                    content=content,
+                    extensions={
+                        "sni_hostname": target.host,
+                        "timeout": dict.fromkeys(("connect", "read", "write", "pool"), timeout_s),
+                    },
+                )
+                return await self._send(request, target, timeout_s, max_bytes, cut=cut)
         except (TimeoutError, httpx.TimeoutException) as exc:
             raise _failed(target, f"no answer within {timeout_s:g} s", f"{timeout_s:g} 秒内无应答") from exc
         except (httpx.HTTPError, httpx.StreamError) as exc:
             reason = str(exc) or type(exc).__name__
             raise _failed(target, reason, reason, sent=not isinstance(exc, httpx.ConnectError)) from exc
 
-    async def _request(
-        self,
-        method: str,
-        target: httpx.URL,
-        headers: Mapping[str, str] | None,
-        params: Mapping[str, str] | None,
-        content: bytes | None,
-        timeout_s: float,
-        max_bytes: int,
-        *,
-        cut: bool,
+    async def _send(
+        self, request: httpx.Request, target: httpx.URL, timeout_s: float, max_bytes: int, *, cut: bool
     ) -> Answer:
-        port = target.port or (443 if target.scheme == "https" else 80)
-        address = await self._guard.address_of(target.host, port)
-        merged = target.copy_merge_params(params) if params else target
-        request = self._client.build_request(
-            method,
-            merged.copy_with(host=address),
-            headers={**(headers or {}), "host": target.netloc.decode()},
-            content=content,
-            timeout=timeout_s,
-            extensions={"sni_hostname": target.host},
-        )
-        response = await self._client.send(request, stream=True)
+        response = await self._transport.handle_async_request(request)
         body = bytearray()
         try:
             if cut:
@@ -264,6 +283,27 @@ async def _read_into(body: bytearray, response: httpx.Response, max_bytes: int) 
                 return
 
 
+def _port_of(target: httpx.URL) -> int:
+    return target.port or (443 if target.scheme == "https" else 80)
+
+
+def _headers(given: Mapping[str, str], target: httpx.URL) -> list[tuple[str, str]]:
+    names = {name.lower() for name in given}
+    usual = [(name, value) for name, value in DEFAULT_HEADERS.items() if name not in names]
+    return [("host", target.netloc.decode()), *usual, *given.items()]
+
+
+def _at(target: httpx.URL, address: str) -> httpx.URL:
+    return target.copy_with(host=address)
+
+
+@lru_cache(URLS_KNOWN)
+def _pinned(url: str, address: str) -> httpx.URL:
+    """Return a URL with an address that was checked in the place of its host."""
+    return _at(parse_url(url), address)
+
+
+@lru_cache(URLS_KNOWN)
 def parse_url(url: str) -> httpx.URL:
     """Return a URL that can be called.
 

@@ -17,6 +17,11 @@ MAX_NAME = 64
 VENDOR_POINT = re.compile(r"^x_[a-z0-9]+(_[a-z0-9]+)+$")
 """Points of one vendor that nobody has named yet; never used by rules or reports."""
 
+INTERVAL_ENERGY = "energy_active_import_interval"
+"""What was used within an interval that the device itself has formed; its profile says how long one is."""
+INTERVAL_POINTS = frozenset({INTERVAL_ENERGY})
+"""Points that are of an interval and not of an instant."""
+
 
 class PointKind(StrEnum):
     """How the values of a point behave."""

@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import secrets
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -38,6 +39,8 @@ TOKEN_TTL_MAX_S = 300.0
 """A token that says it lives longer is refused, whoever signed it. [s]"""
 LEEWAY_S = 30.0
 """Clocks of two machines may differ by this much. [s]"""
+MAX_KNOWN_TOKENS = 1000
+"""Tokens whose signature need not be checked again."""
 VOUCHES = "gateway"
 """The issuer that may speak for people, keys and services."""
 CENTRE: Final = "sc"
@@ -134,6 +137,8 @@ class KeyRing:
         """
         self._private = dict(private)
         self._public = dict(public)
+        self._known: OrderedDict[tuple[str, str], tuple[str, Mapping[str, Any]]] = OrderedDict()
+        """Audience and token whose signature was right, with issuer and claims: callers send one many times."""
         self._clock = clock
         self._unusable = dict(unusable or {})
 
@@ -243,12 +248,25 @@ class KeyRing:
         Raises:
             InvalidToken: Not signed by a key we know, not for us, or not now.
         """
+        key = audience, token
+        known = self._known.get(key)
+        if known is None:
+            known = self._decoded(token, audience)
+            self._known[key] = known
+            if len(self._known) > MAX_KNOWN_TOKENS:
+                self._known.popitem(last=False)
+        issuer, claims = known
+        self._check_times(claims)
+        return _principal(issuer, claims)
+
+    def _decoded(self, token: str, audience: str) -> tuple[str, Mapping[str, Any]]:
+        """Return issuer and claims of a token that one of ours has signed; its times are not looked at."""
         try:
             issuer = jwt.decode(token, options={"verify_signature": False}).get("iss")
             key = self._public.get(issuer) if isinstance(issuer, str) else None
             if key is None:
                 raise InvalidToken("the token's issuer is not known here", message_zh="令牌签发者未知")
-            # The library reads the machine's clock; ours is injected, so the times are checked here.
+            # The library reads the machine's clock; ours is injected, so the times are checked by us.
             claims = jwt.decode(
                 token, key, algorithms=["EdDSA"], audience=audience,
                 options={"require": ["exp", "iat", "sub"], "verify_exp": False, "verify_iat": False,
@@ -257,8 +275,7 @@ class KeyRing:
         except (jwt.InvalidTokenError, ValueError, RecursionError) as exc:
             reason = str(exc) if isinstance(exc, jwt.InvalidTokenError) else "it cannot be read"
             raise InvalidToken(f"the token is not valid: {reason}", message_zh="令牌无效") from None
-        self._check_times(claims)
-        return _principal(str(issuer), claims)
+        return str(issuer), claims
 
     def _check_times(self, claims: Mapping[str, Any]) -> None:
         issued_at, expires_at = claims["iat"], claims["exp"]

@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
+from importlib.resources.abc import Traversable
 from typing import Annotated, Any, Generic, TypeVar
 
 import orjson
@@ -32,6 +33,7 @@ from libs.common.problems import PROBLEM_TYPE, ProblemDetail, problem, problem_o
 from libs.common.redact import shown_path
 from libs.common.serving import Platform
 from libs.common.tokens import Principal
+from libs.common.yamlfile import parse_yaml
 
 __all__ = [
     "CALL_TIMEOUT_S",
@@ -67,20 +69,36 @@ class Page(BaseModel, Generic[Item]):
     next_cursor: str | None = None
 
 
-PROBLEMS = (400, 401, 403, 404, 409, 413, 422, 503)
-"""What any operation may answer in place of what was asked."""
-
-
 _REFERENCE = "#/components/schemas/{model}"
-# Not by its model: FastAPI makes each response of each operation a type of its own, which was most of what an
-# application cost to build.
-_PROBLEM: Mapping[str, Any] = {
-    "content": {PROBLEM_TYPE: {"schema": {"$ref": _REFERENCE.format(model=ProblemDetail.__name__)}}}
+_MEANING: Mapping[int, str] = {
+    400: "Understood, and refused by a rule; `detail` says what was expected",
+    401: "Nobody is signed in, or the key is none",
+    403: "The caller lacks the right, or the site is not among the caller's",
+    404: "There is no such thing, or the caller may not see it",
+    409: "In conflict with what is there; `detail` says with what",
+    413: "The body is larger than is taken",
+    422: "Not as this page describes it; `facts.problems` names each place with what was expected",
+    503: "Cannot answer now; `Retry-After` says when to ask again",
 }
 
 
+def _problem_answer(status: int, meaning: str) -> dict[str, Any]:
+    # Not by its model: FastAPI makes each response of each operation a type of its own, which was most of what an
+    # application cost to build.
+    schema = {"$ref": _REFERENCE.format(model=ProblemDetail.__name__)}
+    return {"description": meaning, "content": {PROBLEM_TYPE: {"schema": schema}}}
+
+
+PROBLEMS = {status: _problem_answer(status, meaning) for status, meaning in _MEANING.items()}
+"""What any operation may answer in place of what was asked."""
+
+
 class _Described(FastAPI):
-    """An application whose description says of problems that they are problem+json."""
+    """An application whose description says of problems that they are problem+json, and shows examples."""
+
+    examples: Traversable | None = None
+    """YAML: ``METHOD path`` to an example of the ``body`` and of the ``answer``. A body of several types has an example
+    by type."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -93,11 +111,34 @@ class _Described(FastAPI):
                     for status, answer in operation["responses"].items():
                         if status.startswith(("4", "5")) and "application/json" in answer.get("content", {}):
                             answer["content"] = {PROBLEM_TYPE: answer["content"]["application/json"]}
+            if self.examples is not None:
+                _show_examples(page["paths"], self.examples)
         return super().openapi()
 
 
+def _show_examples(paths: Mapping[str, Any], file: Traversable) -> None:
+    document: Any = parse_yaml(file.read_text(encoding="utf-8"), file.name).data
+    for place, shown in document.items():
+        method, path = place.split(" ")
+        operation = paths[path][method.lower()]
+        if "body" in shown:
+            content = operation["requestBody"]["content"]
+            by_type = shown["body"] if len(content) > 1 else {next(iter(content)): shown["body"]}
+            for media_type, example in by_type.items():
+                content[media_type]["example"] = example
+        if "answer" in shown:
+            status = min(status for status in operation["responses"] if status.startswith("2"))
+            operation["responses"][status]["content"]["application/json"]["example"] = shown["answer"]
+
+
 def create_app(
-    service: str, platform: Platform, health: Health, *, title: str, max_body_bytes: int = MAX_BODY_BYTES
+    service: str,
+    platform: Platform,
+    health: Health,
+    *,
+    title: str,
+    max_body_bytes: int = MAX_BODY_BYTES,
+    examples: Traversable | None = None,
 ) -> FastAPI:
     """Return the application of a service with its probes and error replies.
 
@@ -105,6 +146,7 @@ def create_app(
     ``/version`` names the build. Names, reasons and metrics are for those inside, see ``inside.py``. Until the service
     has started every other path answers 503 with the reason.
     A query parameter that an operation does not have is refused: a misspelt filter would answer with everything.
+    ``examples`` is what the description shows, see ``_Described``.
     """
     app = _Described(
         title=title,
@@ -112,10 +154,12 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         openapi_url="/openapi.json",
+        generate_unique_id_function=operation_id,
         redirect_slashes=False,  # behind the gateway the way back would name an address inside
         dependencies=[Depends(_as_described)],
-        responses={status: dict(_PROBLEM) for status in PROBLEMS},
+        responses={status: dict(answer) for status, answer in PROBLEMS.items()},
     )
+    app.examples = examples
     app.state.service = service
     app.state.query_parameters = {}
     app.state.platform = platform
@@ -163,6 +207,16 @@ def create_app(
         return {"service": service, "version": build_version(service)}
 
     return app
+
+
+def operation_id(route: APIRoute) -> str:
+    """Return the name that generated clients give to an operation: method and path.
+
+    The path is what was promised, and one service owns it; names of functions in our code are neither.
+    """
+    method = min(route.methods or {"GET"}).lower()
+    words = re.sub(r"\{(\w+)(:\w+)?\}", r"by_\1", route.path_format.removeprefix("/api/v1/"))
+    return re.sub(r"\W+", "_", f"{method}_{words}").strip("_").lower()
 
 
 def build_version(service: str) -> str:

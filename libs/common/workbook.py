@@ -1,4 +1,7 @@
-"""Excel workbooks in and out, within bounds: a workbook is a zip of XML and can be a bomb in both respects."""
+"""Excel workbooks in and out, within bounds: a workbook is a zip of XML and can be a bomb in both respects.
+
+Every service knows this module and few of its processes ever see a workbook, so openpyxl is loaded with the first one.
+"""
 
 import io
 import re
@@ -8,14 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import TypeVar
-
-import openpyxl
-from openpyxl.cell import Cell as BookCell
-from openpyxl.cell import WriteOnlyCell
-from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
-from openpyxl.styles import Alignment, Font, PatternFill
-from openpyxl.utils import get_column_letter
-from openpyxl.worksheet.worksheet import Worksheet
 
 from libs.common.errors import InvalidFile, Problem
 
@@ -40,8 +35,6 @@ _PIECE_BYTES = 1 << 20
 _ROW = re.compile(rb"<(?:[A-Za-z0-9]{1,16}:)?row[\s/>]")
 _ROW_MARK_BYTES = 24
 """Longest that ``_ROW`` finds, and some more: so much of a piece is looked at again with the next. [B]"""
-_HEAD = Font(bold=True)
-_HEAD_FILL = PatternFill("solid", fgColor="DDE7F0")
 
 _T = TypeVar("_T")
 
@@ -145,6 +138,8 @@ def _opened(
     read: Callable[[Iterable[object], str], Iterator[_T]],
     max_unpacked: int | None = None,
 ) -> list[_T]:
+    import openpyxl
+
     _check_size(body, source, MAX_UNPACKED_BYTES if max_unpacked is None else max_unpacked)
     try:
         book = openpyxl.load_workbook(io.BytesIO(body), read_only=True, data_only=True, keep_links=False)
@@ -165,6 +160,11 @@ def write_workbook(sheets: Iterable[Sheet], widths: Mapping[str, int] | None = N
 
     Texts stay texts: an address with leading zeros is not made a number, and nothing becomes a formula.
     """
+    import openpyxl
+    from openpyxl.utils import get_column_letter
+
+    from libs.common import workbook_cells as cells
+
     book = openpyxl.Workbook(write_only=True)
     for sheet in sheets:
         page = book.create_sheet(sheet.title)
@@ -173,9 +173,9 @@ def write_workbook(sheets: Iterable[Sheet], widths: Mapping[str, int] | None = N
             letter = get_column_letter(place)
             page.column_dimensions[letter].width = (widths or {}).get(column, max(12, min(len(column) + 4, 40)))
         page.auto_filter.ref = f"A1:{get_column_letter(max(len(sheet.columns), 1))}{len(sheet.rows) + 1}"
-        page.append([_head(page, column) for column in sheet.columns])
+        page.append([cells.head(page, column) for column in sheet.columns])
         for row in sheet.rows:
-            page.append([_cell(page, row.cells.get(column)) for column in sheet.columns])
+            page.append([cells.cell(page, row.cells.get(column)) for column in sheet.columns])
     found = io.BytesIO()
     book.save(found)
     return found.getvalue()
@@ -183,15 +183,20 @@ def write_workbook(sheets: Iterable[Sheet], widths: Mapping[str, int] | None = N
 
 def write_grid(title: str, heads: Sequence[Sequence[str]], rows: Iterable[Sequence[Cell]]) -> bytes:
     """Return a workbook of one sheet whose first rows are headings, frozen and bold; texts stay texts."""
+    import openpyxl
+    from openpyxl.utils import get_column_letter
+
+    from libs.common import workbook_cells as cells
+
     book = openpyxl.Workbook(write_only=True)
     page = book.create_sheet(title)
     page.freeze_panes = f"A{len(heads) + 1}"
     for place in range(1, max(map(len, heads), default=0) + 1):
         page.column_dimensions[get_column_letter(place)].width = 16
     for head in heads:
-        page.append([_head(page, text) for text in head])
+        page.append([cells.head(page, text) for text in head])
     for row in rows:
-        page.append([_cell(page, value) for value in row])
+        page.append([cells.cell(page, value) for value in row])
     found = io.BytesIO()
     book.save(found)
     return found.getvalue()
@@ -308,22 +313,3 @@ def _plain(value: object) -> Cell:
     if isinstance(value, str):
         return value.strip()
     return value if isinstance(value, bool | int | float | datetime | date | time) else str(value)
-
-
-def _head(page: Worksheet, text: str) -> BookCell:
-    cell = WriteOnlyCell(page, ILLEGAL_CHARACTERS_RE.sub("", text))
-    cell.data_type = "s"  # not a formula either
-    cell.font, cell.fill, cell.alignment = _HEAD, _HEAD_FILL, Alignment(vertical="center")
-    return cell
-
-
-def _cell(page: Worksheet, value: Cell) -> BookCell | None:
-    if value is None:
-        return None
-    if isinstance(value, datetime) and value.tzinfo is not None:
-        value = value.isoformat()
-    cell = WriteOnlyCell(page, ILLEGAL_CHARACTERS_RE.sub("", value) if isinstance(value, str) else value)  # type: ignore[arg-type]  # its stubs know no date
-    if isinstance(value, str):
-        cell.data_type = "s"  # a text that begins with = is no formula
-        cell.number_format = "@"
-    return cell

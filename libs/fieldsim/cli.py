@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import orjson
 import typer
@@ -20,7 +20,7 @@ from libs.common.settings import load_common
 from libs.fieldsim.aep.platform import Account, DevicePlatform, Oddities
 from libs.fieldsim.breaker import MOTOR_DELAY_S, Breaker
 from libs.fieldsim.cards import CardPlatform, SimulatedCard
-from libs.fieldsim.control_api import ControlServer, UnitCall, UnitCommand, answer_facts
+from libs.fieldsim.control_api import ControlServer, answer_facts
 from libs.fieldsim.demo import HISTORY_HOURS, HISTORY_PERIOD_S, Wishes, run_demo
 from libs.fieldsim.device import modbus_profile, spoken_profile
 from libs.fieldsim.dtu import Dialling, Terminal
@@ -34,7 +34,7 @@ from libs.fieldsim.modbus import Absent, Framing
 from libs.fieldsim.mqtt import BrokerPlace, MqttMeter, MqttMeters
 from libs.fieldsim.outstation import Outstation, Station, station_profile
 from libs.fieldsim.run import announcer, raise_file_limit, serve, stop_on_signals
-from libs.fieldsim.sc import messages
+from libs.fieldsim.sc.calls import NAMES_NO_UNIT, UnitCall, commands
 from libs.fieldsim.sc.client import UnitClient
 from libs.fieldsim.sc.command import check
 from libs.fieldsim.sc.faults import parse_order as parse_sc_order
@@ -689,18 +689,24 @@ def history(
 @app.command("poll-unit")
 def poll_unit(
     url: Annotated[str, typer.Argument(help="The unit's service, such as http://10.0.0.5:8080/services/FSUService")],
-    unit_id: Annotated[str, typer.Argument(help="FsuId, 14 characters.")],
+    unit_id: Annotated[str, typer.Argument(help="FsuId (T, 14 characters) or SUID (Y, 17).")],
     command: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            help="get-data, get-hisdata, get-fsuinfo, get-logininfo, get-ftp, get-threshold, "
-            "set-threshold, set-point, time-check or set-fsureboot."
+            help="T: get-data, get-hisdata, get-fsuinfo, get-logininfo, get-ftp, get-threshold, set-threshold, "
+            "set-point, time-check, set-fsureboot. Y: get-data, ask-todayhisdata, get-suinfo, get-activealarm, "
+            "get-suftp, get-spconfigoption, set-spconfigoption, set-rmctrlcmd, set-time, set-sureboot. "
+            "None: the heartbeat."
         ),
-    ] = "get-fsuinfo",
+    ] = None,
+    dialect: Annotated[str, typer.Option(help="T: China Tower 2016; Y: YD/T draft of 2024.")] = "T",
     point: Annotated[
         list[str] | None, typer.Option(help="DEVICE:POINT, may be repeated; none: everything, by the wildcard.")
     ] = None,
-    value: Annotated[float, typer.Option(help="Of set-point and set-threshold, for the one --point.")] = 0.0,
+    value: Annotated[
+        float, typer.Option(help="Of set-point, set-rmctrlcmd and set-threshold, for the one --point.")
+    ] = 0.0,
+    option: Annotated[str, typer.Option(help="Of set-spconfigoption, for the one --point.")] = "",
     last_h: Annotated[float, typer.Option(min=0, help="Of get-hisdata: how far back. [h]")] = 2.0,
     timeout_s: Annotated[float, typer.Option(min=0.1, help="For the answer. [s]")] = 5.0,
     raw: Annotated[bool, typer.Option(help="Print the payload as it came.")] = False,
@@ -709,30 +715,30 @@ def poll_unit(
 
     像监控中心一样调用一台 FSU，并指出应答中的问题。
     """
+    spec = spec_named(dialect)
     asked = [pair.partition(":") for pair in point or []]
     points: dict[str, tuple[str, ...]] = {}
     for device_id, _, point_id in asked:
-        points[device_id] = (*points.get(device_id, ()), point_id or messages.ALL_POINTS)
+        points[device_id] = (*points.get(device_id, ()), point_id or "9" * spec.point_digits)
     now = datetime.now(UTC)
-    name = command.upper().replace("-", "_")
-    if name not in get_args(UnitCommand):
+    name = spec.heartbeat if command is None else command.upper().replace("-", "_")
+    if name not in commands(spec):
         raise typer.BadParameter(f"unknown command {command}", param_hint="COMMAND")
-    call = UnitCall.model_validate(
-        {
-            "command": name,
-            "points": points or None,
-            "device_id": asked[0][0] if asked else "",
-            "point_id": asked[0][2] if asked else "",
-            "value": value,
-            "start": now - timedelta(hours=last_h),
-            "end": now,
-        }
+    call = UnitCall(
+        command=name,
+        points=points or None,
+        device_id=asked[0][0] if asked else "",
+        point_id=asked[0][2] if asked else "",
+        value=value,
+        option_id=option,
+        start=now - timedelta(hours=last_h),
+        end=now,
     )
 
     async def ask() -> int:
-        async with UnitClient(timeout_s) as client:
-            expected = None if name == "TIME_CHECK" else unit_id
-            answer = await client.call(url, name, call.payload(unit_id, now), unit_id=expected)
+        async with UnitClient(timeout_s, spec) as client:
+            expected = None if name in NAMES_NO_UNIT else unit_id
+            answer = await client.call(url, name, call.payload(spec, unit_id, now), unit_id=expected)
         text = answer.text if raw else orjson.dumps(answer_facts(answer), option=orjson.OPT_INDENT_2).decode()
         sys.stdout.write(text + "\n")
         return 0 if answer.result == "1" and not answer.findings else 1

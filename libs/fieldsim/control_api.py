@@ -11,14 +11,14 @@ import uvicorn
 from fastapi import Body, FastAPI, HTTPException, Query
 from pydantic import BaseModel, ConfigDict
 
-from libs.common.errors import NotFound
+from libs.common.errors import InvalidInput, NotFound
 from libs.fieldsim.breaker import Breaker
 from libs.fieldsim.device import Device
 from libs.fieldsim.electrical import total_energy, total_flow
 from libs.fieldsim.faults import EVERY_DEVICE, AnyOrder, Placed, TripReason
 from libs.fieldsim.field import Field
 from libs.fieldsim.sc import faults as sc_faults
-from libs.fieldsim.sc import messages
+from libs.fieldsim.sc.calls import UnitCall
 from libs.fieldsim.sc.client import Answer
 from libs.fieldsim.sc.report import Report
 from libs.fieldsim.sc.server import SupervisionCentre
@@ -42,60 +42,6 @@ class UnitUrl(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     url: str
-
-
-UnitCommand = Literal[
-    "GET_DATA",
-    "GET_HISDATA",
-    "GET_FSUINFO",
-    "GET_LOGININFO",
-    "GET_FTP",
-    "GET_THRESHOLD",
-    "SET_THRESHOLD",
-    "SET_POINT",
-    "TIME_CHECK",
-    "SET_FSUREBOOT",
-]
-
-
-class UnitCall(BaseModel):
-    """A call of a unit."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    command: UnitCommand
-    points: dict[str, tuple[str, ...]] | None = None
-    """Device id to point ids; none: everything."""
-    device_id: str = ""
-    point_id: str = ""
-    value: float = 0.0
-    start: datetime | None = None
-    end: datetime | None = None
-
-    def payload(self, unit_id: str, now: datetime) -> str:
-        """Return the request."""
-        points = self.points or messages.EVERYTHING
-        match self.command:
-            case "GET_DATA":
-                return messages.get_data(unit_id, points)
-            case "GET_HISDATA":
-                return messages.get_hisdata(unit_id, self.start or now, self.end or now, points)
-            case "GET_FSUINFO":
-                return messages.get_fsuinfo(unit_id)
-            case "GET_LOGININFO":
-                return messages.get_logininfo(unit_id)
-            case "GET_FTP":
-                return messages.get_ftp(unit_id)
-            case "GET_THRESHOLD":
-                return messages.get_threshold(unit_id, points)
-            case "SET_THRESHOLD":
-                return messages.set_threshold(unit_id, self.device_id, self.point_id, self.value)
-            case "SET_POINT":
-                return messages.set_point(unit_id, self.device_id, self.point_id, self.value)
-            case "TIME_CHECK":
-                return messages.time_check(now)
-            case "SET_FSUREBOOT":
-                return messages.reboot(unit_id)
 
 
 def build_app(
@@ -272,9 +218,11 @@ def _add_centre(app: FastAPI, centre: SupervisionCentre) -> None:
     async def call(unit_id: str, order: UnitCall) -> dict[str, object]:
         """Call a unit now and return what it answers."""
         try:
-            answer = await centre.call(unit_id, order.command, order.payload(unit_id, centre.now()))
+            answer = await centre.call(unit_id, order.command, order.payload(centre.spec, unit_id, centre.now()))
         except NotFound as exc:
             raise HTTPException(404, exc.message) from exc
+        except InvalidInput as exc:
+            raise HTTPException(422, exc.message) from exc
         return answer_facts(answer)
 
     @app.get("/sc/faults")

@@ -51,7 +51,9 @@ def add_attestations(app: typer.Typer, words: Words, settings: Settings, say: Sa
 
     @group.command(help=words("proof that something was committed", "某项内容已存证的证明"))
     def prove(
-        subject: Annotated[str, typer.Argument(help="circuit:<id>, factor:<id>, report:<id>")],
+        subject: Annotated[
+            str, typer.Argument(help="circuit:<id>, medium:<register>/<circuit>, factor:<id>, report:<id>")
+        ],
         at: Annotated[
             str | None, typer.Option(help=words("start of the interval, RFC 3339", "区间起始时间,RFC 3339"))
         ] = None,

@@ -442,6 +442,70 @@ def plans() -> list[Measurement]:
     ]  # fmt: skip
 
 
+def callbacks() -> list[Measurement]:
+    """How many signed callbacks a second one process makes, to a hundred receivers of which one never answers."""
+    command = [sys.executable, "-m", "libs.suite.bench_callbacks"]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    note = (
+        f"{found['callbacks']:,} in {found['seconds']:.1f} s, {found['cpu_ms_per_callback']:.2f} ms of processor each, "
+        f"and {found['database_cpu_ms_per_callback']:.2f} ms of the database"
+    )
+    return [
+        Measurement(
+            "callbacks to 100 endpoints, one of them dead", found["callbacks_per_s"], "1/s", "2,000",
+            found["callbacks_per_s"] >= 2000, note,
+        )
+    ]  # fmt: skip
+
+
+def feeds() -> list[Measurement]:
+    """How many points a second one process tells two parties, in batches that both acknowledge."""
+    command = [sys.executable, "-m", "libs.suite.bench_feeds"]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    note = f"{found['points']:,} in {found['seconds']:.1f} s, {found['cpu_us_per_point']:.2f} µs of processor each"
+    return [
+        Measurement(
+            "points told to two parties alike", found["points_per_s"], "1/s", "50,000",
+            found["points_per_s"] >= 50_000, note,
+        )
+    ]  # fmt: skip
+
+
+def export() -> list[Measurement]:
+    """An operator's units at their centre from one process: logged in, alarms acknowledged, 2,000 points polled."""
+    from libs.suite.bench_export import ALARMS_PER_S, CONCURRENCY, LOGINS_PER_S, POLLS, UNITS, measure
+
+    one = measure()
+    whole = one.logged_in == one.units > UNITS
+    logins = f"{LOGINS_PER_S:g} LOGINs/s, all in after {one.logins_s:.0f} s; most ever resident {one.peak_mb:,.0f} MB"
+    pace = (
+        f"{one.alarms_per_s:.0f} alarms/s, {one.alarms:,} of other units each, {CONCURRENCY} calls at once; "
+        f"{one.alarm_cpu_ms:.1f} ms of export's processor each"
+    )
+    good = (
+        f"{one.points:,} good values in each of {POLLS} replies, p50 {one.poll_p50_ms:.0f} ms, "
+        f"{one.poll_cpu_ms:.0f} ms of export's processor each"
+    )
+    return [
+        Measurement(
+            f"B interface: memory of the process with {one.logged_in:,} units logged in", one.memory_mb, "MB",
+            f"under 1,000 MB with {UNITS:,}", whole and one.memory_mb < 1000, logins,
+        ),
+        Measurement(
+            "B interface: alarm topic → centre's acknowledgement, p99", one.alarm_p99_ms, "ms",
+            f"under 300 ms at {ALARMS_PER_S}/s", one.alarm_p99_ms < 300 and one.alarms_per_s > 0.99 * ALARMS_PER_S,
+            f"{pace}; p50 {one.alarm_p50_ms:.0f} ms, worst {one.alarm_worst_ms:.0f} ms",
+        ),
+        Measurement(
+            "B interface: GET_DATA of 2,000 points, p99", one.poll_p99_ms, "ms", "under 100 ms",
+            one.poll_p99_ms < 100 and one.points == 2000, good,
+        ),
+        Measurement(
+            "  what the centre holds against all it has heard", one.findings, "findings", "0", one.findings == 0
+        ),
+    ]  # fmt: skip
+
+
 BENCHMARKS: Mapping[str, Benchmark] = {
     "start": start,
     "chain": chain,
@@ -457,6 +521,9 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "control": control,
     "plans": plans,
     "wakeup": wakeup,
+    "callbacks": callbacks,
+    "feeds": feeds,
+    "export": export,
 }
 
 

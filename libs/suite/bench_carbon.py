@@ -25,6 +25,7 @@ from libs.common.ids import CircuitId, DeviceId, SiteId
 from libs.common.migrations import migrate
 from libs.common.settings import DatabaseSettings
 from libs.suite.postgres import EmbeddedPostgres
+from libs.suite.sitereport import Span, gather, site_report
 from services.carbon.bus import reports
 from services.carbon.domain.booking import ENERGY_POINT, Binding, RegisterReading, Registers, series_of
 from services.carbon.domain.intervals import align
@@ -32,7 +33,6 @@ from services.carbon.domain.levels.cover import Term
 from services.carbon.domain.levels.emission import FACTORS
 from services.carbon.domain.levels.energy import Promise, node_intervals
 from services.carbon.domain.levels.periods import Step
-from services.carbon.domain.levels.report import Span, gather, site_report
 from services.carbon.domain.registers import accumulate
 from services.carbon.domain.tariff.grid import rate_grid
 from services.carbon.domain.tariff.periods import DayCalendar, build_tariffs
@@ -96,9 +96,8 @@ class Field:
         """Return the meter of a circuit."""
         return [Binding(DeviceId(f"m{circuit[1:]}"), LONG_AGO, None, None, None, 1e6)]
 
-    def is_by_power(self, device: DeviceId) -> bool:
-        """Return False: each has a register."""
-        return False
+    def stands_in(self, device: DeviceId) -> None:
+        """Return None: each has a register."""
 
     def site_of(self, circuit: CircuitId) -> SiteId:
         """Return the site of a circuit."""

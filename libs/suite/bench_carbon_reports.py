@@ -29,6 +29,7 @@ import polars as pl
 
 from libs.common.clock import CIVIL_ZONE
 from libs.common.ids import CircuitId, SiteId
+from libs.suite.sitereport import Span, gather, site_report
 from services.carbon.domain.factors import Choice, Use
 from services.carbon.domain.factors.places import Place
 from services.carbon.domain.intervals import Grade
@@ -36,7 +37,6 @@ from services.carbon.domain.levels.cover import Term
 from services.carbon.domain.levels.emission import FACTORS
 from services.carbon.domain.levels.energy import NODE_SCHEMA, Promise
 from services.carbon.domain.levels.periods import Step
-from services.carbon.domain.levels.report import Span, gather, site_report
 from services.carbon.domain.tariff.grid import RateGrid, rate_grid
 from services.carbon.domain.tariff.periods import DayCalendar, build_tariffs
 from services.carbon.library import load_library

@@ -108,7 +108,7 @@ class Control:
         async with self._db.write() as conn:
             await self._orders.wake(conn, order)
         began = self._note("order", began)
-        while await self._scheduler.run_due(self._steady.now()):
+        while await self._scheduler.waking.turn(self._steady.now()):
             pass
         began = self._note("dispatch", began)
         sent = await self._publish()

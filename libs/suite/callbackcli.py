@@ -63,10 +63,19 @@ def add_callbacks(app: typer.Typer, words: Words, settings: Settings, say: Say) 
             list[str] | None, typer.Option(help=words("only what this one ordered", "仅该主体下发的命令"))
         ] = None,
         owner: Annotated[str | None, typer.Option(help="key:<id>, user:<name>")] = None,
+        point: Annotated[
+            list[str] | None, typer.Option(help=words("of readings only this point", "读数仅含该测点"))
+        ] = None,
+        kind: Annotated[
+            list[str] | None, typer.Option(help=words("only devices of this kind", "仅该类型的设备"))
+        ] = None,
     ) -> None:
         from libs.suite.api import LocalApi
 
-        body = {"name": name, "url": url, "types": types, "sites": site, "actors": actor, "owner": owner}
+        body = {
+            "name": name, "url": url, "types": types, "sites": site, "actors": actor, "owner": owner,
+            "points": point or None, "kinds": kind or None,
+        }  # fmt: skip
         with LocalApi(settings()) as api:
             created = api.post("callbacks", body)
             say(words(f"created: {created['id']}", f"已新建:{created['id']}"))
@@ -103,6 +112,18 @@ def add_callbacks(app: typer.Typer, words: Words, settings: Settings, say: Say) 
 
         with LocalApi(settings()) as api:
             say(_line(api.post(f"callbacks/{callback_id}/resume"), words))
+
+    @group.command(
+        help=words("give a new secret, shown this once; both sign for a day", "更换密钥,仅显示一次;新旧密钥并用一天")
+    )
+    def rotate(callback_id: Annotated[str, one]) -> None:
+        from libs.suite.api import LocalApi
+
+        with LocalApi(settings()) as api:
+            found = api.post(f"callbacks/{callback_id}/rotate-secret", {})
+            say(words(f"secret, shown this once: {found['secret']}", f"密钥(仅显示一次):{found['secret']}"))
+            until = found["previous_until"]
+            say(words(f"the old one counts until {until}", f"旧密钥有效至 {until}"))
 
     @group.command(help=words("send once more what was given up since a time", "重发某时刻起放弃的事件"))
     def replay(

@@ -14,6 +14,7 @@ from libs.suite.attestcli import add_attestations
 from libs.suite.auditcli import add_audit
 from libs.suite.callbackcli import add_callbacks
 from libs.suite.commandcli import add_commands
+from libs.suite.feedcli import add_feeds
 from libs.suite.moneycli import add_money
 from libs.suite.plancli import add_plans
 from libs.suite.settingcli import add_settings
@@ -83,6 +84,7 @@ def build(words: Words) -> typer.Typer:
     add_apps(app, words, _settings, _say)
     add_plans(app, words, _settings, _say)
     add_callbacks(app, words, _settings, _say)
+    add_feeds(app, words, _settings, _say)
     add_wake(app, words, _settings, _say)
     _add_services(app, words)
     return app

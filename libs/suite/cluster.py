@@ -186,6 +186,10 @@ class Cluster:
             return str(exc) or type(exc).__name__
         return None if answer.status_code == 200 else answer.text
 
+    def pid(self, name: str) -> int:
+        """Return the process that runs under a name."""
+        return self._processes[name].pid
+
     def kill(self, name: str) -> None:
         """End a process as a crash does; it stays away until it is started or revived."""
         process = self._processes.pop(name)

@@ -3,6 +3,7 @@
 import logging
 import sys
 from datetime import timedelta
+from importlib.resources import files
 from typing import Self
 
 from libs.common.backoff import Backoff
@@ -199,7 +200,8 @@ def build(platform: Platform) -> Service:
     )
     rows = RuleRows(db=db, directory=directory, circuits=directory, clock=platform.clock, audit=audit)
     health = Health(platform.clock)
-    app = create_app("alarm", platform, health, title="Wattring alarm")
+    examples = files("services.alarm") / "api_examples.yaml"
+    app = create_app("alarm", platform, health, title="Wattring alarm", examples=examples)
     # Before the routes of a rule by its id, which would take these for one.
     app.include_router(build_rule_rows_router(rows))
     app.include_router(build_settings_router(db, directory))

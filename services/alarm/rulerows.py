@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Annotated, Any, Generic, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from libs.common.contracts.base import JsonObject
+from libs.common.contracts.base import Flag, JsonObject
 from libs.common.contracts.registry import CircuitRole, LoadKind
 from libs.common.errors import InvalidFile, Problem, WrongValue
 from services.alarm.domain.energy import UNITS, WINDOWED, Check, EnergyRule, EnergyScope
@@ -36,6 +36,17 @@ def _pattern(text: str) -> str:
 Pattern = Annotated[str, AfterValidator(_pattern)]
 
 
+def _no_flag(value: object) -> object:
+    if isinstance(value, bool):
+        raise WrongValue("a number", "数字")
+    return value
+
+
+def _repeatable(schema: dict[str, Any]) -> None:
+    """Describe a set as it is taken: what is named twice counts once."""
+    schema.pop("uniqueItems", None)
+
+
 class EventRow(BaseModel):
     """Which signal an event of devices is."""
 
@@ -50,12 +61,16 @@ class EventRow(BaseModel):
     occurrence: str | None = Field(
         default=None, pattern=RULE_ID, description="rows of the same one begin and end the same alarm; null: its own"
     )
-    level: Annotated[int, Field(ge=1, le=4)] | None = Field(
+    level: Annotated[int, BeforeValidator(_no_flag), Field(ge=1, le=4)] | None = Field(
         default=None, description="null: the signal's for the class of the site, else the device's own"
     )
-    needs: frozenset[Need] = Field(default=frozenset(), description="where one of these is lacking, that explains it")
+    needs: frozenset[Need] = Field(
+        default=frozenset(),
+        description="where one of these is lacking, that explains it",
+        json_schema_extra=_repeatable,
+    )
     takes: Need | None = Field(default=None, description="what its alarm says that the device lacks")
-    enabled: bool = True
+    enabled: Flag = True
     note: str | None = Field(default=None, max_length=1000)
 
     @model_validator(mode="after")
@@ -88,16 +103,24 @@ class EnergyRow(BaseModel):
 
     check: Check
     signal: str = Field(max_length=100, description="code of the signal table")
-    threshold: float | None = Field(
+    threshold: Annotated[float, BeforeValidator(_no_flag)] | None = Field(
         default=None, ge=0, description="kW, m3/h of a night's flow, or % of a balance; null: asleep"
     )
-    roles: frozenset[CircuitRole] = Field(default=frozenset(), description="of circuits; empty: all")
-    loads: frozenset[LoadKind] = Field(default=frozenset(), description="kinds of loads on the circuit; empty: any")
+    roles: frozenset[CircuitRole] = Field(
+        default=frozenset(), description="of circuits; empty: all", json_schema_extra=_repeatable
+    )
+    loads: frozenset[LoadKind] = Field(
+        default=frozenset(), description="kinds of loads on the circuit; empty: any", json_schema_extra=_repeatable
+    )
     window_from: str | None = Field(default=None, pattern=TIME_OF_DAY, description="local time, for standby and nights")
     window_to: str | None = Field(default=None, pattern=TIME_OF_DAY, description="not included; may be past midnight")
-    intervals: int = Field(default=1, ge=1, le=96, description="so many intervals, nights or days in a row")
-    level: Annotated[int, Field(ge=1, le=4)] | None = Field(default=None, description="null: the signal's")
-    enabled: bool = True
+    intervals: Annotated[int, BeforeValidator(_no_flag)] = Field(
+        default=1, ge=1, le=96, description="so many intervals, nights or days in a row"
+    )
+    level: Annotated[int, BeforeValidator(_no_flag), Field(ge=1, le=4)] | None = Field(
+        default=None, description="null: the signal's"
+    )
+    enabled: Flag = True
     note: str | None = Field(default=None, max_length=1000)
 
     @model_validator(mode="after")

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
 from libs.common.clock import Clock
 from libs.common.db import Database
-from libs.common.errors import InvalidInput
+from libs.common.errors import InvalidInput, NotFound
 from libs.common.ids import CircuitId, SiteId
 from services.carbon.domain.intervals import STEP_S
 from services.carbon.domain.levels.cover import Branch, Choose, Dimension, Term
@@ -22,10 +22,11 @@ from services.carbon.domain.levels.energy import (
     node_intervals,
 )
 from services.carbon.domain.levels.periods import Shift, Step, periods, step_count
-from services.carbon.domain.levels.virtual import virtual_intervals
+from services.carbon.domain.levels.virtual import virtual_by_site, virtual_intervals
 from services.carbon.domain.virtual import circuits_behind
 from services.carbon.store import levels as store
 from services.carbon.store.outages import fetch_outages
+from services.carbon.store.virtual import fetch_definitions
 from services.carbon.tree import Node, NodeKind, Tree
 
 WEIGHT_DAYS = 28
@@ -187,6 +188,31 @@ class Boundaries:
             return found
 
         return await asyncio.to_thread(combine)
+
+    async def virtual(self, meter: str) -> Node:
+        """Return a virtual meter as a node, whose energy is asked for as that of any other.
+
+        Raises:
+            NotFound: There is no such virtual meter.
+        """
+        async with self._db.read() as conn:
+            meters = {one.id: one for one, _, _ in await fetch_definitions(conn)}
+        if meter not in meters:
+            raise NotFound(f"there is no virtual meter {meter}", message_zh=f"没有虚拟表 {meter}")
+        return Node(NodeKind.VIRTUAL, meter, meters)
+
+    async def virtual_by_site(self, node: Node, start: datetime, end: datetime) -> pl.DataFrame:
+        """Return what of a virtual meter's energy is of which of its sites; see ``domain/levels/virtual.py``."""
+        start, end = start.astimezone(UTC), end.astimezone(UTC)
+        circuits = _behind(node)
+        self.check_size(len(circuits), start, end)
+        alone = [Node(NodeKind.CIRCUIT, circuit) for circuit in circuits]
+        terms = [replace(term, parts=()) for one in alone for term in self.tree.terms(one, start, end)]
+        async with self._db.read() as conn:
+            booked = await store.fetch_interval_frame(conn, circuits, start, end)
+        return await asyncio.to_thread(
+            lambda: virtual_by_site(node_intervals(booked, terms), node.id, node.meters, start, end)
+        )
 
     def sites(self, node: Node, start: datetime, end: datetime) -> list[tuple[SiteId, datetime, datetime]]:
         """Return the sites that a node lies in or consists of, and when; see ``Tree``."""

@@ -18,7 +18,8 @@ from libs.common.contracts.control import CommandAction, CommandState, ControlEv
 from libs.common.contracts.telemetry import HEARTBEAT_TYPE, Quality
 from libs.common.db import WriteConn
 from libs.common.ids import CircuitId, DeviceId, SiteId
-from services.carbon.domain.booking import ENERGY_POINT, POWER_POINT, BookedInterval, RegisterReading
+from services.carbon.domain.booking import ENERGY_POINT, INTERVAL_POINT, POWER_POINT, BookedInterval, RegisterReading
+from services.carbon.domain.intervals import Grade
 from services.carbon.domain.media import MEDIA, MediumPoint, consumed
 from services.carbon.domain.registers import Finding, FindingKind
 from services.carbon.domain.samples import POINTS as SAMPLED
@@ -33,7 +34,12 @@ _SAMPLED = frozenset(SAMPLED)
 _CONDITIONS = {
     FindingKind.UNEXPLAINED_DECREASE: ConditionKind.REGISTER_DECREASED,
     FindingKind.IMPOSSIBLE_JUMP: ConditionKind.IMPOSSIBLE_JUMP,
+    FindingKind.SUM_DIFFERS: ConditionKind.INTERVAL_SUM_DIFFERS,
 }
+_DETAIL, _DETAIL_ZH = "register {0:g} {2}, then {1:g} {2}", "表底由 {0:g} {2} 变为 {1:g} {2}"
+_DETAILS = {FindingKind.SUM_DIFFERS: "the register counted {0:g} {2} on that day, the meter's intervals are {1:g} {2}"}
+_DETAILS_ZH = {FindingKind.SUM_DIFFERS: "当日表底电量为 {0:g} {2},电表上送的时段电量合计为 {1:g} {2}"}
+_FLAGS = tuple(grade.flag for grade in Grade)
 _MANUAL = Quality.MANUAL.value
 _BAD = frozenset(quality.value for quality in Quality if quality.is_bad)
 
@@ -41,7 +47,8 @@ _BAD = frozenset(quality.value for quality in Quality if quality.is_bad)
 def reports(batch: Iterable[Received]) -> tuple[list[RegisterReading], list[Sample]]:
     """Return the registers in a batch, and what else meters say of their supply; heartbeats say nothing.
 
-    A report without a register of energy may say the power of a meter that has none.
+    A report without a register of energy may say the power of a meter that has none, and any report what was used
+    within an interval of the meter's own.
     The hot path reads the JSON directly: a full model costs three times as much and checks what ingest
     has already checked.
 
@@ -65,7 +72,10 @@ def reports(batch: Iterable[Received]) -> tuple[list[RegisterReading], list[Samp
             quality = qualities.get(point)
             counts = shown is not None and quality not in _BAD
             media = [] if _MEDIA.isdisjoint(points) else consumed(points)
-            if not counts and not said and not media:
+            told = points.get(INTERVAL_POINT)
+            if told is not None and qualities.get(INTERVAL_POINT) in _BAD:
+                told = None
+            if not counts and not said and not media and told is None:
                 continue
             device = DeviceId(body["device_id"])
             at = datetime.fromisoformat(body["source_time"])
@@ -81,6 +91,18 @@ def reports(batch: Iterable[Received]) -> tuple[list[RegisterReading], list[Samp
                         ratio=ratio if point is ENERGY_POINT else 1.0,
                         uncertain=quality is not None,
                         manual=quality == _MANUAL,
+                    )
+                )
+            if told is not None:
+                found.append(
+                    RegisterReading(
+                        device_id=device,
+                        point=INTERVAL_POINT,
+                        source_time=at,
+                        received_at=datetime.fromisoformat(body["received_at"]),
+                        shown=float(told),
+                        ratio=ratio,
+                        uncertain=INTERVAL_POINT in qualities,
                     )
                 )
             found += [
@@ -155,55 +177,62 @@ def switching_of(event: ControlEvent) -> Switching | None:
 def interval_messages(booked: Sequence[BookedInterval], medium: MediumPoint | None = None) -> list[Message]:
     """Return the messages that publish intervals; an interval's version has one event id for ever.
 
-    The JSON is written as the contract's ``Interval`` would write it: late data change thousands at once, and a
-    model of each would cost more than everything else.
+    The JSON is written as the contract's ``Interval`` would write it, field by field: late data change thousands at
+    once, and a model of each would cost more than everything else.
 
     Args:
         booked: Versions of intervals.
         medium: Of what they are; None for electricity.
     """
-    of = "" if medium is None else f"{medium.point}/"
+    of, quantity, before, after = "", "energy_kwh", "", ""
+    if medium is not None:
+        of, quantity = f"{medium.point}/", "quantity"
+        before, after = f',"medium":{_json(medium.medium.value)}', f',"unit":{_json(medium.unit)}'
+    heads: dict[tuple[CircuitId, SiteId], str] = {}
+    starts = [one.start.isoformat() for one in booked]
+    shown = [_zulu(at) for at in starts]
     found = []
     told_at: datetime | None = None
-    for one in booked:
-        if one.computed_at != told_at:
+    step_s, step = 0, timedelta()
+    last = len(booked) - 1
+    for place, one in enumerate(booked):
+        if one.computed_at is not told_at:
             told_at = one.computed_at
             first, _, *rest = envelope.headers(
                 event_type=topics.INTERVALS, source="carbon", event_id="", time=one.computed_at
             )
-        event_id = f"{one.circuit_id}/{of}{one.start.isoformat()}/{one.version}"
+        if one.step_s != step_s:
+            step_s, step = one.step_s, timedelta(seconds=one.step_s)
+        key = one.circuit_id, one.site_id
+        head = heads.get(key)
+        if head is None:
+            head = heads[key] = f'{{"circuit_id":{_json(one.circuit_id)},"site_id":{_json(one.site_id)},"start":"'
+        end = one.start + step
+        ends = shown[place + 1] if place < last and booked[place + 1].start == end else _zulu(end.isoformat())
+        energy = "" if one.energy_kwh is None else f',"{quantity}":{_json(one.energy_kwh)}'
+        lower = ',"lower_bound":true' if one.lower_bound else ""
+        value = (
+            f'{head}{shown[place]}","end":"{ends}","interval_flag":"{_FLAGS[one.grade]}","version":{one.version}'
+            f"{before}{energy}{after}{lower}}}"
+        )
         found.append(
             Message(
                 topic=topics.INTERVALS,
                 key=one.site_id,
-                value=orjson.dumps(_interval(one, medium), option=orjson.OPT_UTC_Z),
-                headers=(first, ("ce_id", event_id.encode()), *rest),
+                value=value.encode(),
+                headers=(first, ("ce_id", f"{one.circuit_id}/{of}{starts[place]}/{one.version}".encode()), *rest),
             )
         )
     return found
 
 
-def _interval(one: BookedInterval, medium: MediumPoint | None) -> dict[str, object]:
-    """Return the fields of an interval in the order of the contract; what is absent is left out."""
-    fields: dict[str, object] = {
-        "circuit_id": one.circuit_id,
-        "site_id": one.site_id,
-        "start": one.start,
-        "end": one.start + timedelta(seconds=one.step_s),
-        "interval_flag": one.grade.flag,
-        "version": one.version,
-    }
-    if medium is None:
-        if one.energy_kwh is not None:
-            fields["energy_kwh"] = one.energy_kwh
-    else:
-        fields["medium"] = medium.medium.value
-        if one.energy_kwh is not None:
-            fields["quantity"] = one.energy_kwh
-        fields["unit"] = medium.unit
-    if one.lower_bound:
-        fields["lower_bound"] = True
-    return fields
+def _json(value: str | float) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _zulu(at: str) -> str:
+    """Return a time as the contracts write it."""
+    return f"{at[:-6]}Z" if at.endswith("+00:00") else at
 
 
 def finding_messages(
@@ -224,8 +253,8 @@ def finding_messages(
                 circuit_id=circuit,
                 phase=Phase.ONCE,
                 at=now,
-                detail=f"register {one.previous_kwh:g} {unit}, then {one.shown_kwh:g} {unit}",
-                detail_zh=f"表底由 {one.previous_kwh:g} {unit} 变为 {one.shown_kwh:g} {unit}",
+                detail=_DETAILS.get(one.kind, _DETAIL).format(one.previous_kwh, one.shown_kwh, unit),
+                detail_zh=_DETAILS_ZH.get(one.kind, _DETAIL_ZH).format(one.previous_kwh, one.shown_kwh, unit),
             ),
             source="carbon",
             time=now,

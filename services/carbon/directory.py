@@ -10,7 +10,7 @@ from libs.common.contracts.registry import BindingRecord, EntityKind, Region
 from libs.common.ids import CircuitId, DeviceId, RegionId, SiteId
 from libs.common.profiles import DeviceProfile, ProfileCatalogue
 from libs.common.registry import RegistryView
-from services.carbon.domain.booking import POWER_POINT, Binding
+from services.carbon.domain.booking import INTERVAL_POINT, POWER_POINT, Binding, Told
 from services.carbon.domain.factors import Place
 from services.carbon.domain.media import consumed
 
@@ -64,15 +64,16 @@ class RegistryDirectory:
         previous: BindingEntity | None = None
         for version in self._view.index.binding_history(circuit):
             recorded = point == self._recorded_register(version.device, version.valid_from)
-            by_power = point == self._point and self.is_by_power(version.device, version.valid_from)
+            told = self.stands_in(version.device, version.valid_from) if point == self._point else None
             one = Binding(
                 device_id=version.device,
                 valid_from=version.valid_from,
                 valid_to=version.valid_to,
-                initial_register=version.initial_register if recorded else None,
-                final_register=version.final_register if recorded else None,
+                initial_register=version.initial_register if recorded and told is None else None,
+                final_register=version.final_register if recorded and told is None else None,
                 modulus_kwh=self._modulus(version.device, version.valid_from, point),
-                point=POWER_POINT if by_power else point,
+                point=point if told is None else told.point,
+                period_s=None if told is None else told.period_s,
             )
             before = found[-1] if found else None
             goes_on = (
@@ -80,7 +81,7 @@ class RegistryDirectory:
                 and before.device_id == one.device_id
                 and before.valid_to == one.valid_from
                 and before.final_register is None
-                and before.point == one.point
+                and (before.point, before.period_s) == (one.point, one.period_s)
             )
             # A later version of a record carries the initial register of the first along.
             carried = one.initial_register is None or (
@@ -96,10 +97,20 @@ class RegistryDirectory:
                 found.append(one)
         return found
 
-    def is_by_power(self, device: DeviceId, when: datetime | None = None) -> bool:
-        """Return whether the device's profile has power and no register of energy; without a profile nobody knows."""
+    def stands_in(self, device: DeviceId, when: datetime | None = None) -> Told | None:
+        """Return what of a device is booked whose profile has no register of energy: its own intervals, else power.
+
+        None is returned for one that has a register, and where there is no profile, for then nobody knows.
+        """
         profile = self._profile(device, when)
-        return profile is not None and POWER_POINT in profile.points and self._point not in profile.points
+        if profile is None or self._point in profile.points:
+            return None
+        return _intervals_of(profile) or (Told(POWER_POINT) if POWER_POINT in profile.points else None)
+
+    def tells_beside(self, device: DeviceId) -> Told | None:
+        """Return the intervals that a device tells beside its register of energy; None where it tells none."""
+        profile = self._profile(device, None)
+        return None if profile is None or self._point not in profile.points else _intervals_of(profile)
 
     def site_of(self, circuit: CircuitId) -> SiteId | None:
         """Return the circuit's site, None for a circuit that is not known."""
@@ -173,6 +184,13 @@ class RegistryDirectory:
         self._changed[circuit] = min(self._changed.get(circuit, since), since)
 
 
+def _intervals_of(profile: DeviceProfile) -> Told | None:
+    point = profile.points.get(INTERVAL_POINT)
+    if point is None or point.period_s is None:
+        return None
+    return Told(INTERVAL_POINT, point.period_s, point.stamped_at_start)
+
+
 class MediumDirectory:
     """The registry as the booking of another register than that of energy sees it."""
 
@@ -188,9 +206,9 @@ class MediumDirectory:
         """Return the circuit's meters in the order in which they served."""
         return self._directory.bindings_for(circuit, self._point)
 
-    def is_by_power(self, device: DeviceId) -> bool:
-        """Return False: nothing stands in for a register of a medium."""
-        return False
+    def stands_in(self, device: DeviceId) -> Told | None:
+        """Return None: nothing stands in for a register of a medium."""
+        return None
 
     def site_of(self, circuit: CircuitId) -> SiteId | None:
         """Return the circuit's site, None for a circuit that is not known."""

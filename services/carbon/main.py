@@ -2,14 +2,14 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.resources import files
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
 from libs.common.bus import topics
 from libs.common.bus.consumer import EffectsConsumer
 from libs.common.bus.outbox import OutboxRelay
+from libs.common.clock import Clock
 from libs.common.db import Database
 from libs.common.migrations import BUS, SchemaGate
 from libs.common.profiles import ProfileCatalogue
@@ -17,7 +17,6 @@ from libs.common.registry import RegistryView
 from libs.common.runtime import Beat, Check, Health, Platform, Service, Worker, group_check, run, wait_beating
 from libs.common.settings import load_common, load_section
 from libs.common.web import create_app
-from libs.common.workdays import china
 from services.carbon.api import build_router
 from services.carbon.api.attestations import build_attestations
 from services.carbon.api.levels import build_levels_router
@@ -31,60 +30,41 @@ from services.carbon.api.statements import build_statement_router
 from services.carbon.api.virtual import build_virtual_router
 from services.carbon.api.why import Explainers, build_why_router
 from services.carbon.attester import AttestingLoop, HeadPublisher
-from services.carbon.boundary import Boundaries, Limits
-from services.carbon.bus import audit, result
+from services.carbon.bus import audit
 from services.carbon.directory import RegistryDirectory
 from services.carbon.domain.booking import ENERGY_POINT
 from services.carbon.domain.factors import EmissionFactor
-from services.carbon.gridfactors import GridFactors
-from services.carbon.library import load_coal, load_library
-from services.carbon.loads import LoadDirectory
-from services.carbon.queries import Queries
 from services.carbon.reporter import ReportSchedule
 from services.carbon.settings import CarbonSettings
-from services.carbon.sites import Sites
 from services.carbon.store import attestation as attestation_store
-from services.carbon.store import intervals as store
-from services.carbon.store import inventories as inventory_store
-from services.carbon.store import outages as outages_store
-from services.carbon.store import switchings as switchings_store
-from services.carbon.store import temperatures as temperatures_store
-from services.carbon.tariff_file import shipped_rows
-from services.carbon.topology import Topology
-from services.carbon.tree import Tree
 from services.carbon.usecases.attestchecks import Checks
 from services.carbon.usecases.attesting import Attesting, Proofs
-from services.carbon.usecases.bills import Bills
-from services.carbon.usecases.costs import Costs
-from services.carbon.usecases.figures import Figures
-from services.carbon.usecases.gridprices import GridPrices
-from services.carbon.usecases.inventories import Inventories
-from services.carbon.usecases.levels import Levels
-from services.carbon.usecases.measurements import Measurements
-from services.carbon.usecases.media import MediaUses
-from services.carbon.usecases.meterends import MeterEnds
-from services.carbon.usecases.metering import Metering
 from services.carbon.usecases.outages import Outages
-from services.carbon.usecases.projects import Projects
 from services.carbon.usecases.reports import Reports
-from services.carbon.usecases.shutdowns import ShutdownSavings, civil_exceptions
-from services.carbon.usecases.statements import Statements
-from services.carbon.usecases.supply import Supply
-from services.carbon.usecases.targets import Targets
-from services.carbon.usecases.tariffs import Tariffs
 from services.carbon.usecases.temperatures import OutdoorTemperatures
-from services.carbon.usecases.virtual import VirtualMeters
 from services.carbon.usecases.why import (
     EnergyWhys,
+    FeeWhys,
     InventoryWhys,
+    LoadWhys,
+    MediaWhys,
     MoneyWhys,
     ProjectWhys,
     RatioWhys,
     SavingWhys,
     StatementWhys,
+    TargetWhys,
     VirtualWhys,
 )
-from services.carbon.worker import BookingHandler, Recomputation, SwitchingsHandler, TargetWatch, build_bookings
+from services.carbon.wiring import Answers, Savings, World
+from services.carbon.worker import (
+    BookingHandler,
+    Recomputation,
+    SwitchingsHandler,
+    TargetWatch,
+    build_bookings,
+    build_pushed,
+)
 
 
 def build(platform: Platform) -> Service:
@@ -104,7 +84,11 @@ def build(platform: Platform) -> Service:
         clock=platform.clock,
         group="carbon.intervals",
         topics=[topics.READINGS, topics.BACKFILL],
-        handler=BookingHandler(build_bookings(directory, platform.clock, point=ENERGY_POINT), relay),
+        handler=BookingHandler(
+            build_bookings(directory, platform.clock, point=ENERGY_POINT),
+            build_pushed(directory, platform.clock),
+            relay,
+        ),
         member_id=owner,
         max_batch=settings.max_batch,
     )
@@ -131,74 +115,29 @@ def build(platform: Platform) -> Service:
         await wait_beating(directory.ready, beat)
         await consumer.run(beat)
 
-    shipped = load_library()
-    boundaries = Boundaries(
-        db=db,
-        tree=Tree(view),
-        clock=platform.clock,
-        limits=Limits(
-            days=settings.query_days_max,
-            intervals=settings.query_intervals_max,
-            periods=settings.query_periods_max,
-        ),
-    )
-    queries = Queries(
-        db=db,
-        directory=directory,
-        boundaries=boundaries,
-        clock=platform.clock,
-        factors=shipped.rows,
-        point=ENERGY_POINT,
-    )
-    inventories = Inventories(
-        db=db,
-        books=inventory_store,
-        metering=Metering(
-            nodes=Topology(view),
-            energy=boundaries,
-            clock=platform.clock,
-            intervals_max=settings.inventory_intervals_max,
-        ),
-        clock=platform.clock,
-        shipped=shipped,
-        coal=load_coal(),
-        audit=audit,
-        software=version("wattring-carbon"),
+    answers = Answers.of(
+        World(db, platform.clock, view, directory), settings, intervals_max=settings.query_intervals_max
     )
     health = Health(platform.clock)
-    app = create_app("carbon", platform, health, title="Wattring carbon")
-    app.include_router(build_router(queries, inventories))
-    tariffs = Tariffs(db=db, clock=platform.clock, audit=audit, shipped=shipped_rows())
-    costs, targets = add_money(app, platform, db, Sites(boundaries.tree, view, platform.clock), queries, tariffs)
+    examples = files("services.carbon") / "api_examples.yaml"
+    app = create_app("carbon", platform, health, title="Wattring carbon", examples=examples)
+    reports = Reports(db=db, clock=platform.clock, audit=audit, sight=answers.sites)
+    for router in (
+        *energy_routers(answers),
+        *saving_routers(answers.savings, db, platform.clock, settings),
+        build_why_router(explainers(answers, db)),
+        build_report_router(reports),
+    ):
+        app.include_router(router)
     watch = TargetWatch(
-        targets=targets, directory=directory, relay=relay, clock=platform.clock, poll_s=settings.targets_poll_s
+        targets=answers.money.targets,
+        directory=directory,
+        relay=relay,
+        clock=platform.clock,
+        poll_s=settings.targets_poll_s,
     )
-    factors = GridFactors(shipped.rows, directory, platform.clock)
-    saved = add_savings(app, platform, db, view, factors, tariffs, settings)
-    levels = Levels(db=db, boundaries=boundaries, directory=directory, audit=audit)
-    supply = Supply(db=db, boundaries=boundaries, directory=directory)
-    app.include_router(build_levels_router(levels, supply))
-    virtual = VirtualMeters(db=db, circuits=directory, boundaries=boundaries, audit=audit)
-    explain = Explainers(
-        energy=EnergyWhys(queries),
-        ratios=RatioWhys(levels, supply),
-        money=MoneyWhys(costs, targets),
-        inventories=InventoryWhys(inventories),
-        savings=SavingWhys(saved.shutdowns, db),
-        projects=ProjectWhys(saved.projects),
-        statements=StatementWhys(saved.statements),
-        virtual=VirtualWhys(virtual),
-        boundaries=boundaries,
-        loads=saved.loads,
-    )
-    app.include_router(build_why_router(explain))
-    app.include_router(build_virtual_router(virtual, levels, queries))
-    media = MediaUses(db=db, boundaries=boundaries, directory=directory, factors=shipped.rows)
-    app.include_router(build_media_router(media))
-    reports = Reports(db=db, clock=platform.clock, audit=audit)
-    app.include_router(build_report_router(reports))
     schedule = ReportSchedule(reports=reports, clock=platform.clock, poll_s=settings.reports_poll_s)
-    attesting = add_attestation(app, platform, db, directory, shipped.rows, settings)
+    attesting = add_attestation(app, platform, db, directory, answers.shipped.rows, settings)
     return Service(
         name="carbon",
         app=app,
@@ -224,73 +163,50 @@ def build(platform: Platform) -> Service:
     )
 
 
-def add_money(
-    app: FastAPI, platform: Platform, db: Database, sites: Sites, queries: Queries, tariffs: Tariffs
-) -> tuple[Costs, Targets]:
-    """Add the routes of tariffs, accounts, bills, costs and targets; return the two last, which others ask too."""
-    bills = Bills(db=db, sites=sites, clock=platform.clock, audit=audit)
-    costs = Costs(db=db, tariffs=tariffs, bills=bills, sites=sites, boundaries=queries.boundaries, clock=platform.clock)
-    targets = Targets(
-        db=db, figures=Figures(queries, costs), sites=sites, clock=platform.clock, audit=audit, publish=result
-    )
-    app.include_router(build_money_router(tariffs, bills, costs, targets))
-    return costs, targets
+def energy_routers(answers: Answers) -> list[APIRouter]:
+    """Return the routes of energy, emissions, media, virtual meters and money."""
+    money = answers.money
+    return [
+        build_router(answers.queries, answers.inventories),
+        build_levels_router(answers.levels, answers.supply),
+        build_virtual_router(answers.virtual, answers.levels, answers.queries),
+        build_media_router(answers.media),
+        build_money_router(money.tariffs, money.bills, money.costs, money.targets),
+    ]
 
 
-@dataclass(frozen=True)
-class Savings:
-    """What traces ask of savings."""
-
-    loads: LoadDirectory
-    shutdowns: ShutdownSavings
-    projects: Projects
-    statements: Statements
-
-
-def add_savings(
-    app: FastAPI,
-    platform: Platform,
-    db: Database,
-    view: RegistryView,
-    factors: GridFactors,
-    tariffs: Tariffs,
-    settings: CarbonSettings,
-) -> Savings:
-    """Add the routes of savings; return what traces ask of them."""
-    loads = LoadDirectory(view, platform.clock)
-    days = china()
-    holidays = civil_exceptions(days.off, days.work)
-    shutdowns = ShutdownSavings(
-        switchings=switchings_store,
-        intervals=store,
-        outages=outages_store,
-        loads=loads,
-        factors=factors,
-        prices=GridPrices(tariffs, loads),
-        temperatures=temperatures_store,
-        holidays=holidays,
-    )
-    outages = Outages(db=db, clock=platform.clock, audit=audit)
-    measurements = Measurements(
-        intervals=store, temperatures=temperatures_store, shutdowns=shutdowns, circuits=loads, holidays=holidays
-    )
-    projects = Projects(db=db, clock=platform.clock, audit=audit, measurements=measurements)
-    temperatures = OutdoorTemperatures(db=db, clock=platform.clock, audit=audit)
-    statements = Statements(
-        db=db,
-        clock=platform.clock,
-        audit=audit,
-        measurements=measurements,
-        meter_ends=MeterEnds(meters=factors.directory, point=ENERGY_POINT),
-    )
-    for router in (
-        build_shutdown_router(shutdowns, outages, loads=loads, db=db, days_max=settings.query_days_max),
-        build_project_router(projects, temperatures, loads=loads, clock=platform.clock),
+def saving_routers(saved: Savings, db: Database, clock: Clock, settings: CarbonSettings) -> list[APIRouter]:
+    """Return the routes of savings by switching off, of projects and of contracts."""
+    loads = saved.loads
+    outages = Outages(db=db, clock=clock, audit=audit)
+    temperatures = OutdoorTemperatures(db=db, clock=clock, audit=audit)
+    return [
+        build_shutdown_router(saved.shutdowns, outages, loads=loads, db=db, days_max=settings.query_days_max),
+        build_project_router(saved.projects, temperatures, loads=loads, clock=clock),
         build_published_router(),
-        build_statement_router(statements, loads=loads),
-    ):
-        app.include_router(router)
-    return Savings(loads, shutdowns, projects, statements)
+        build_statement_router(saved.statements, loads=loads),
+    ]
+
+
+def explainers(answers: Answers, db: Database) -> Explainers:
+    """Return who answers why a figure is what it is."""
+    money, saved = answers.money, answers.savings
+    return Explainers(
+        energy=EnergyWhys(answers.queries),
+        ratios=RatioWhys(answers.levels, answers.supply),
+        supply=LoadWhys(answers.supply),
+        media=MediaWhys(answers.media),
+        money=MoneyWhys(money.costs),
+        fees=FeeWhys(money.costs),
+        targets=TargetWhys(money.targets),
+        inventories=InventoryWhys(answers.inventories, answers.nodes),
+        savings=SavingWhys(saved.shutdowns, db, saved.loads),
+        projects=ProjectWhys(saved.projects),
+        statements=StatementWhys(saved.statements),
+        virtual=VirtualWhys(answers.virtual, answers.queries),
+        boundaries=answers.queries.boundaries,
+        loads=saved.loads,
+    )
 
 
 def add_attestation(

@@ -20,12 +20,12 @@ from services.carbon.domain.factors import Absence, Choice, EmissionFactor, Fact
 from services.carbon.domain.intervals import STEP_S, align, long_gaps, partial
 from services.carbon.domain.levels.cover import Choose, Dimension
 from services.carbon.domain.levels.emission import FACTORS, emissions_by_period
-from services.carbon.domain.levels.energy import node_intervals, running_frame
+from services.carbon.domain.levels.energy import energy_of_years, node_intervals, running_frame
 from services.carbon.domain.levels.periods import Step
 from services.carbon.domain.registers import Cumulative, accumulate
 from services.carbon.store import intervals as store
 from services.carbon.store import inventories
-from services.carbon.tree import NAMES_ZH, Node
+from services.carbon.tree import NAMES_ZH, NOWHERE, Node, NodeKind
 
 RUNNING_MAX = 50
 """Of nodes with more feeds than this, what is running now is not looked at."""
@@ -50,6 +50,19 @@ class Emissions:
     energy: Energy
     frame: pl.DataFrame
     choices: Sequence[Choice]
+    by_site: Sequence["SiteEmission"] = ()
+    """Of a virtual meter over several sites: whose energy took which factor."""
+
+
+@dataclass(frozen=True, slots=True)
+class SiteEmission:
+    """One site's part of a virtual meter in a civil year."""
+
+    site: SiteId
+    year: int
+    energy_kwh: float
+    choice: Choice | None
+    """None where the site's grid has no factor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,18 +198,36 @@ class Queries:
         """Return the location-based emissions of a node: by the grid of each site, and each interval's civil year."""
         energy = await self.energy(node=node, start=start, end=end, step=step)
         first, last = (at.astimezone(CIVIL_ZONE).year for at in (energy.found.start, energy.found.end))
-        sites = sorted({term.site for term in energy.found.terms})
+        intervals, sites = await self.at_sites(energy.found)
         choices = await self.grid_choices(sites, range(first, last + 1))
         rows = [
             (site, year, float(choice.factor.value), choice.factor.factor_id)
             for (site, year), choice in choices.items()
         ]
         factors = pl.DataFrame(rows, schema=FACTORS, orient="row")
-        emitted = await asyncio.to_thread(emissions_by_period, energy.found.intervals, factors, step)
+        emitted = await asyncio.to_thread(emissions_by_period, intervals, factors, step)
         frame = energy.frame.join(emitted, on="start", how="left").sort("start")
         used = set(frame["factor_ids"].explode().drop_nulls().to_list())
         unique = {choice.factor.factor_id: choice for choice in choices.values() if choice.factor.factor_id in used}
-        return Emissions(energy, frame, [unique[factor_id] for factor_id in sorted(unique)])
+        used_here = [unique[factor_id] for factor_id in sorted(unique)]
+        if node.kind is not NodeKind.VIRTUAL:
+            return Emissions(energy, frame, used_here)
+        parts = [
+            SiteEmission(site, year, energy_kwh, choices.get((site, year)))
+            for site, year, energy_kwh in energy_of_years(intervals).iter_rows()
+        ]
+        return Emissions(energy, frame, used_here, parts)
+
+    async def at_sites(self, found: NodeEnergy) -> tuple[pl.DataFrame, list[SiteId]]:
+        """Return the intervals of a node by the site whose grid they draw from, and the sites.
+
+        A virtual meter over several sites is divided among them: there is no grid of their sum.
+        """
+        sites = sorted({term.site for term in found.terms})
+        if found.node.kind is not NodeKind.VIRTUAL or sites != [NOWHERE]:
+            return found.intervals, sites
+        inside = sorted({site for site, _, _ in self.boundaries.sites(found.node, found.start, found.end)})
+        return await self.boundaries.virtual_by_site(found.node, found.start, found.end), inside
 
     async def grid_choices(self, sites: Sequence[SiteId], years: Sequence[int]) -> dict[tuple[SiteId, int], Choice]:
         """Return the location-based factor of each site's grid in each civil year, where there is one."""

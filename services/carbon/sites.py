@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from libs.common.clock import Clock
-from libs.common.errors import Forbidden
+from libs.common.errors import Forbidden, NotFound
 from libs.common.ids import CircuitId, SiteId
 from libs.common.registry import RegistryView
 from libs.common.tokens import Principal
@@ -71,6 +71,20 @@ class Sites:
             return True
         limits = frozenset(who.sites)
         return bool(sites) and not any(self.tree.places_of(site, now).isdisjoint(limits) for site, *_ in sites)
+
+    def may_see_throughout(self, who: Principal, node: Node, start: datetime, end: datetime) -> bool:
+        """Return whether all of a node within ``[start, end)`` lies in somebody's part of the site tree.
+
+        A region may have had sites that it has no longer; one that nothing is known of is nobody's.
+        """
+        if who.sites is None:
+            return True
+        limits = frozenset(who.sites)
+        try:
+            sites = self.tree.sites(node, start, end)
+        except NotFound:
+            return False
+        return bool(sites) and not any(self.tree.places_of(site, at).isdisjoint(limits) for site, at, _ in sites)
 
     def check(self, who: Principal, node: Node) -> None:
         """Refuse whoever is limited to other sites.

@@ -100,7 +100,9 @@ class Tree:
         """
         found: list[Term] = []
         if node.kind is NodeKind.VIRTUAL:
-            return self._virtual(node, start, end)
+            # It has no circuits of its own that one could choose among.
+            is_part = callable(which) or (which is not None and not which.is_free)
+            return [] if is_part else self._virtual(node, start, end)
         for site, first, last in self.sites(node, start, end):
             found += clip(cover(self.history(site), self._choice(node, which)), first, last)
         return together(found)

@@ -17,7 +17,7 @@ from libs.common.ids import CircuitId, SiteId
 from libs.common.runtime import wait_beating
 from services.carbon.bus import finding_messages, interval_messages, reports, switchings
 from services.carbon.directory import MediumDirectory, RegistryDirectory
-from services.carbon.domain.booking import BookedInterval, RegisterReading
+from services.carbon.domain.booking import INTERVAL_POINT, BookedInterval, RegisterReading
 from services.carbon.domain.media import MEDIA, MediumPoint
 from services.carbon.domain.registers import Finding
 from services.carbon.domain.samples import Earliest
@@ -26,6 +26,7 @@ from services.carbon.store import levels as levels_store
 from services.carbon.store import switchings as switchings_store
 from services.carbon.store.media import MediumBooks
 from services.carbon.usecases.intervals import Booking
+from services.carbon.usecases.pushed import PushedIntervals
 from services.carbon.usecases.targets import Targets
 
 logger = logging.getLogger(__name__)
@@ -63,8 +64,9 @@ class OutboxPublisher:
 class BookingHandler:
     """Effects of readings: see ``consumer.EffectHandler``."""
 
-    def __init__(self, bookings: Sequence[Booking], relay: OutboxRelay) -> None:
+    def __init__(self, bookings: Sequence[Booking], pushed: PushedIntervals, relay: OutboxRelay) -> None:
         self._bookings = {point: one for one in bookings for point in one.points}
+        self._pushed = pushed
         self._relay = relay
         self._earliest = Earliest()
 
@@ -86,6 +88,8 @@ class BookingHandler:
             of.setdefault(self._bookings[one.point], []).append(one)
         for booking, found in of.items():
             await booking.take(conn, found)
+        if told := [one for one in readings if one.point == INTERVAL_POINT]:
+            await self._pushed.take(conn, told)
         if samples and (picked := self._earliest.pick(samples)):
             await levels_store.add_samples(conn, picked)
         REGISTERS.inc(len(readings))
@@ -212,6 +216,11 @@ class TargetWatch:
                     logger.warning("targets wait", extra={"reason": exc.message})
                 due = self._clock.monotonic() + self._poll_s
             await self._clock.sleep(min(self._poll_s, BEAT_S))
+
+
+def build_pushed(directory: RegistryDirectory, clock: Clock) -> PushedIntervals:
+    """Return what holds the intervals that meters form themselves against their registers."""
+    return PushedIntervals(directory=directory, books=store, publisher=OutboxPublisher(), clock=clock)
 
 
 def build_bookings(directory: RegistryDirectory, clock: Clock, *, point: str) -> list[Booking]:

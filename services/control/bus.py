@@ -1,6 +1,6 @@
 """Commands, results and events as they go over the bus; signing is done here, deciding is not."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -20,6 +20,7 @@ from libs.common.tokens import KeyRing, canonical
 from libs.common.tracing import current_traceparent
 from services.control.domain.audit import Entry, facts_text
 from services.control.domain.commands import Change, Command, Effect, Outcome, WireId
+from services.control.domain.plans import Plan
 from services.control.faultcodes import fault_codes
 from services.control.store.occurrences import Occurrence
 
@@ -243,6 +244,34 @@ def occurrence_event(
     return message(
         topics.CONTROL_EVENTS, site_id, payload, source=SOURCE, time=at, subject=occurrence.load_id,
         traceparent=current_traceparent(),
+    )  # fmt: skip
+
+
+MOST_SITES = 10_000
+"""Sites that an event of a plan names: with all 100,000 it would be larger than a message of Kafka may be."""
+
+
+def plan_event(plan: Plan, sites: Collection[SiteId], at: datetime, *, actor: str | None) -> Message:
+    """Return the event of a plan's new state.
+
+    Args:
+        plan: The plan, as it is now.
+        sites: Where its loads are.
+        at: When.
+        actor: Who brought it there, None for the clock.
+    """
+    payload = contract.PlanEvent.model_validate(
+        {
+            "plan_id": plan.plan_id, "state": plan.state.value, "at": at, "name": plan.name,
+            "load_count": len(plan.load_ids), "first_date": plan.schedule.first_date,
+            "last_date": plan.schedule.last_date, "zone": plan.schedule.zone,
+            "site_ids": sorted(sites) if len(sites) <= MOST_SITES else None, "actor": actor, "app": plan.app,
+            "created_by": plan.created_by, "reason": plan.end_reason,
+        }
+    )  # fmt: skip
+    return message(
+        topics.PLANS, plan.plan_id, payload, source=SOURCE, time=at,
+        event_id=f"plan/{plan.plan_id}/{plan.state.value}", traceparent=current_traceparent(),
     )  # fmt: skip
 
 

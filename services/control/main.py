@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from importlib.resources import files
 
 from libs.common.bus import topics
 from libs.common.bus.consumer import EffectsConsumer
@@ -56,6 +57,7 @@ from services.control.worker import (
     SchedulerLoop,
     SecondPath,
     Singleton,
+    StandByWaking,
 )
 
 
@@ -153,6 +155,15 @@ def build(platform: Platform) -> Service:
         await wait_beating(view.ready, beat)
         await loop.run(beat)
 
+    stand_by = StandByWaking(
+        clock=clock, steady=steady, waking=scheduler.waking, schedules=schedules, tick_s=settings.tick_s,
+        committed=relay.wake,
+    )  # fmt: skip
+
+    async def wake_standing_by(beat: Beat) -> None:
+        await wait_beating(view.ready, beat)
+        await stand_by.run(beat)
+
     async def consume(beat: Beat) -> None:
         await wait_beating(view.ready, beat)
         await results.run(beat)
@@ -162,7 +173,8 @@ def build(platform: Platform) -> Service:
         relay.wake()
 
     health = Health(clock)
-    app = create_app("control", platform, health, title="Wattring control")
+    examples = files("services.control") / "api_examples.yaml"
+    app = create_app("control", platform, health, title="Wattring control", examples=examples)
     orders = Orders(db=db, clock=steady, switching=switching, readings=board, scheduler=scheduler, guards=guards)
     plans = Plans(db=db, clock=steady, switching=switching, guards=guards, two_persons=settings.two_person_plans)
     isolations = Isolations(db=db, clock=steady, switching=switching)
@@ -199,6 +211,7 @@ def build(platform: Platform) -> Service:
     workers = [
         Worker("registry", view.run),
         Worker("scheduler", schedule),
+        Worker("wake-ups", wake_standing_by),
         Worker("results", consume),
         Worker("places", places.run),
         Worker("looks", looks.run),

@@ -28,6 +28,7 @@ from services.control.usecases.auditing import Linker
 from services.control.usecases.local import LocalActions
 from services.control.usecases.ports import SteadyClock
 from services.control.usecases.scheduler import Scheduler
+from services.control.usecases.waking import Waking
 
 logger = logging.getLogger(__name__)
 
@@ -215,6 +216,38 @@ class SchedulerLoop:
             self._undisturbed.for_s(UNDISTURBED_AT_MOST_S)
         self._committed()
         return busy
+
+
+class StandByWaking:
+    """Carries out wake-up orders while another replica schedules.
+
+    It may be one of a former release, which does not know of orders that have no commands yet.
+    """
+
+    def __init__(
+        self, *, clock: Clock, steady: SteadyClock, waking: Waking, schedules: Singleton, tick_s: float,
+        committed: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self._clock = clock
+        self._steady = steady
+        self._waking = waking
+        self._schedules = schedules
+        self._tick_s = tick_s
+        self._committed = committed
+
+    async def run(self, beat: Beat) -> None:
+        """Run for ever."""
+        while True:
+            beat()
+            busy = False
+            try:
+                if self._schedules.lease is None:
+                    busy = await self._waking.turn(self._steady.now())
+                    self._committed()
+            except TRANSIENT as exc:
+                logger.debug("wake-ups wait", extra={"reason": str(exc)})
+            if not busy:
+                await self._clock.sleep(self._tick_s)
 
 
 class LeasePusher:

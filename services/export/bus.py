@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from libs.common.bus import envelope, topics
 from libs.common.bus.port import Message, Received
+from libs.common.clock import CIVIL_ZONE
 from libs.common.contracts.alarm import AlarmEvent, Condition, ConditionKind
 from libs.common.contracts.audit import AuditEvent
 from libs.common.contracts.base import PLATFORM_SITE, Phase
@@ -17,6 +18,7 @@ from libs.common.ids import AlarmId, SiteId
 from services.export.domain.callbacks import Endpoint
 from services.export.domain.connection import Unit
 from services.export.domain.delivery import Delivery
+from services.export.domain.feeds import Destination
 
 SOURCE = "export"
 
@@ -123,6 +125,23 @@ def callback_finding(endpoint: Endpoint, phase: Phase, *, error: str | None, at:
     return envelope.message(topics.CONDITIONS, PLATFORM_SITE, payload, source=SOURCE, time=at)
 
 
+def feed_finding(destination: Destination, phase: Phase, *, error: str | None, at: datetime) -> Message:
+    """Return a finding about a destination of a feed, for alarm."""
+    name = destination.name
+    fails = phase is Phase.BEGIN
+    payload = Condition(
+        site_id=PLATFORM_SITE,
+        source=SOURCE,
+        kind=ConditionKind.CALLBACK_FAILING,
+        subject=f"feed-destination/{destination.id}",
+        phase=phase,
+        detail=f"batches to {name!r} fail: {error}" if fails else f"batches to {name!r} arrive",
+        detail_zh=f"向“{name}”的数据推送持续失败:{error}" if fails else f"向“{name}”的数据推送已恢复",
+        at=at,
+    )
+    return envelope.message(topics.CONDITIONS, PLATFORM_SITE, payload, source=SOURCE, time=at)
+
+
 def finding(unit: Unit, kind: ConditionKind, phase: Phase, *, detail: str, detail_zh: str, at: datetime) -> Message:
     """Return a finding about a unit's connection, for alarm."""
     site_id = SiteId(unit.site_id or PLATFORM_SITE)
@@ -137,6 +156,23 @@ def finding(unit: Unit, kind: ConditionKind, phase: Phase, *, detail: str, detai
         at=at,
     )
     return envelope.message(topics.CONDITIONS, site_id, payload, source=SOURCE, time=at)
+
+
+def files_finding(connection_id: str, phase: Phase, *, count: int, oldest_at: datetime | None, at: datetime) -> Message:
+    """Return a finding about files that wait too long for a connection's centre, for alarm."""
+    since = "" if oldest_at is None else oldest_at.astimezone(CIVIL_ZONE).strftime("%Y-%m-%d %H:%M:%S")
+    begins = phase is Phase.BEGIN
+    payload = Condition(
+        site_id=PLATFORM_SITE,
+        source=SOURCE,
+        kind=ConditionKind.FILES_WAITING,
+        subject=connection_id,
+        phase=phase,
+        detail=f"{count} files wait for the centre, the oldest since {since}" if begins else "no file waits too long",
+        detail_zh=f"{count} 个文件等待推送，最早生成于 {since}" if begins else "没有文件等待过久",
+        at=at,
+    )
+    return envelope.message(topics.CONDITIONS, PLATFORM_SITE, payload, source=SOURCE, time=at)
 
 
 def door_finding(peer: str, phase: Phase, *, detail: str, detail_zh: str, at: datetime) -> Message:

@@ -1,6 +1,7 @@
 """Export, wired."""
 
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 from libs.common.bus import topics
@@ -19,38 +20,65 @@ from libs.common.web import create_app
 from services.export.api import build_router
 from services.export.api.callbacks import build_callbacks_router, describe_webhooks
 from services.export.api.cards import build_cards_router
+from services.export.api.exports import build_exports_router
+from services.export.api.feeds import build_feeds_router
 from services.export.api.files import build_files_router
 from services.export.api.listener import build_listener
 from services.export.api.orders import build_orders_router
 from services.export.api.platforms import build_platforms_router
+from services.export.api.records import build_records_router
+from services.export.api.standard import build_standard_router
 from services.export.callbacks.outlet import Outlet
 from services.export.cards.client import CardPort, CmpClient, NoCardPlatform
 from services.export.dialects import Dialects
 from services.export.dialects.messages import UnitFacts
 from services.export.door.watch import Door
+from services.export.exports.outlet import FileOutlet
+from services.export.exports.sites import RegistrySites
+from services.export.exports.standard import StandardTables
 from services.export.files.server import FileServer, ServerLimits
 from services.export.host import HostMeter
+from services.export.jobs import exports_folder
 from services.export.master import RegistryMaster
 from services.export.orders.neighbours import AlarmThresholds, ControlSwitcher
 from services.export.platforms.aep import AepClient, NoDevicePlatform, PlatformPort
+from services.export.records.places import RegistryPlaces
 from services.export.secrets import Secrets
 from services.export.settings import CardSettings, ExportSettings, PlatformSettings
 from services.export.usecases.administration import Administration
 from services.export.usecases.answers import Answers
 from services.export.usecases.callbacks import CallbackAdministration
+from services.export.usecases.exports import ExportAdministration
+from services.export.usecases.feeds import FeedAdministration
 from services.export.usecases.files import FileAccounts
 from services.export.usecases.orders import Orders
 from services.export.usecases.permits import PermitAdministration
+from services.export.usecases.records import Deliveries
 from services.export.usecases.unitfiles import UnitFileAdministration
 from services.export.worker.alarm_queue import GROUP, AlarmQueue
+from services.export.worker.callback_batches import GROUP as BATCHES_GROUP
+from services.export.worker.callback_batches import MOST_MESSAGES, CallbackBatches
+from services.export.worker.callback_batches import TOPICS as BATCHES_TOPICS
 from services.export.worker.callback_keeping import CallbackKeeper
+from services.export.worker.callback_owners import GATHER_S as OWNERS_GATHER_S
+from services.export.worker.callback_owners import GROUP as OWNERS_GROUP
+from services.export.worker.callback_owners import TOPICS as OWNERS_TOPICS
+from services.export.worker.callback_owners import CallbackOwners
 from services.export.worker.callback_queue import GROUP as CALLBACKS_GROUP
 from services.export.worker.callback_queue import TOPICS as CALLBACKS_TOPICS
 from services.export.worker.callback_queue import CallbackQueue
 from services.export.worker.callbacks import Callbacks
+from services.export.worker.exports import Exports
+from services.export.worker.feed_cutter import GATHER_S as FEEDS_GATHER_S
+from services.export.worker.feed_cutter import GROUP as FEEDS_GROUP
+from services.export.worker.feed_cutter import MAX_BATCH as FEEDS_MAX_BATCH
+from services.export.worker.feed_cutter import TOPICS as FEEDS_TOPICS
+from services.export.worker.feed_cutter import FeedCutter
+from services.export.worker.feed_telling import FeedTelling
 from services.export.worker.files import FileService
 from services.export.worker.gauges import Gauges
 from services.export.worker.readings import ReadingsCache
+from services.export.worker.records import RecordWorker
 from services.export.worker.sessions import Centres
 from services.export.worker.unit_files import UnitFiles
 
@@ -68,10 +96,19 @@ def build(platform: Platform) -> Service:
     view = RegistryView(bus=bus, db=db, clock=clock)
     master = RegistryMaster(view, ProfileCatalogue.load(platform.settings.profile_dirs), clock)
     relay = OutboxRelay(bus=bus, db=db, clock=clock, owner=owner)
+    readings = ReadingsCache(
+        bus=bus,
+        db=db,
+        clock=clock,
+        look_back_s=settings.look_back_s,
+        sample_retention_s=settings.sample_retention_s,
+        delivery_retention_s=settings.delivery_retention_s,
+    )
     centres = Centres(
         db=db,
         clock=clock,
         secrets=secrets,
+        latest=readings.latest,
         dialects=dialects,
         owner=owner,
         lease_s=settings.lease_s,
@@ -89,6 +126,10 @@ def build(platform: Platform) -> Service:
         relay.wake()
         centres.wake()
 
+    def queued() -> None:
+        relay.wake()
+        centres.queued()
+
     def callbacks_changed() -> None:
         relay.wake()
         callbacks.changed()
@@ -99,7 +140,7 @@ def build(platform: Platform) -> Service:
         clock=clock,
         group=GROUP,
         topics=[topics.ALARM_EVENTS],
-        handler=AlarmQueue(clock, dialects, master, wake=wake),
+        handler=AlarmQueue(clock, dialects, master, wake=queued),
         member_id=owner,
     )
     news = EffectsConsumer(
@@ -111,20 +152,76 @@ def build(platform: Platform) -> Service:
         handler=CallbackQueue(clock, master, wake=callbacks.wake),
         member_id=owner,
     )
+    many = EffectsConsumer(
+        bus=bus,
+        db=db,
+        clock=clock,
+        group=BATCHES_GROUP,
+        topics=BATCHES_TOPICS,
+        handler=CallbackBatches(clock, master, wake=callbacks.wake),
+        member_id=owner,
+        max_batch=MOST_MESSAGES,
+        gather_s=settings.callbacks.batch_s,
+    )
+    feeds_guard = AddressGuard(settings.feeds.allowed, setting="WATTRING_EXPORT__FEEDS__ALLOWED")
+    telling = FeedTelling(
+        db=db,
+        clock=clock,
+        guard=feeds_guard,
+        secrets=secrets,
+        owner=owner,
+        lease_s=settings.lease_s,
+        poll_s=settings.poll_s,
+        max_bytes=settings.feeds.max_bytes,
+        committed=relay.wake,
+    )
+    cutter = EffectsConsumer(
+        bus=bus,
+        db=db,
+        clock=clock,
+        group=FEEDS_GROUP,
+        topics=FEEDS_TOPICS,
+        handler=FeedCutter(clock, master, wake=telling.wake),
+        member_id=owner,
+        max_batch=FEEDS_MAX_BATCH,
+        gather_s=FEEDS_GATHER_S,
+    )
+
+    def feeds_changed() -> None:
+        relay.wake()
+        telling.wake()
+
+    def owners_changed() -> None:
+        callbacks_changed()
+        telling.wake()
+
+    owners = EffectsConsumer(
+        bus=bus,
+        db=db,
+        clock=clock,
+        group=OWNERS_GROUP,
+        topics=OWNERS_TOPICS,
+        handler=CallbackOwners(clock, changed=owners_changed),
+        member_id=owner,
+        gather_s=OWNERS_GATHER_S,
+    )
+    feed_administration = FeedAdministration(
+        db=db,
+        clock=clock,
+        secrets=secrets,
+        guard=feeds_guard,
+        max_feeds=settings.feeds.max_feeds,
+        max_destinations=settings.feeds.max_destinations,
+        changed=feeds_changed,
+    )
     keeper = CallbackKeeper(
         db=db,
         clock=clock,
         max_age_s=settings.callbacks.max_age_s,
         max_waiting=settings.callbacks.max_waiting,
         retention_s=settings.callbacks.retention_s,
-    )
-    readings = ReadingsCache(
-        bus=bus,
-        db=db,
-        clock=clock,
-        look_back_s=settings.look_back_s,
-        sample_retention_s=settings.sample_retention_s,
-        delivery_retention_s=settings.delivery_retention_s,
+        batch_age_s=settings.callbacks.batch_age_s,
+        max_batches=settings.callbacks.max_batches,
     )
     door = Door(db=db, clock=clock, committed=relay.wake)
     control = ServiceClient(
@@ -139,12 +236,12 @@ def build(platform: Platform) -> Service:
     orders = Orders(
         db=db,
         clock=clock,
-        switcher=ControlSwitcher(control),
+        switcher=ControlSwitcher(control, clock),
         thresholds=thresholds,
         loads=master,
         committed=relay.wake,
     )
-    file_service = file_server(settings, platform, db, secrets, thresholds)
+    file_service = file_server(settings, platform, db, secrets, dialects, thresholds, door)
 
     def accounts_changed() -> None:
         relay.wake()
@@ -168,6 +265,48 @@ def build(platform: Platform) -> Service:
         owner=owner,
         lease_s=settings.lease_s,
         poll_s=settings.poll_s,
+        committed=relay.wake,
+    )
+    exports = Exports(
+        db=db,
+        clock=clock,
+        secrets=secrets,
+        outlet=FileOutlet(AddressGuard(settings.exports.allowed, setting="WATTRING_EXPORT__EXPORTS__ALLOWED")),
+        root=exports_folder(settings, platform.settings),
+        owner=owner,
+        lease_s=settings.lease_s,
+        poll_s=settings.poll_s,
+        retention_s=settings.exports.retention_s,
+    )
+    carbon = ServiceClient(
+        platform.keys, platform.settings.service_urls.get("carbon"),
+        caller="export", audience="carbon", scopes=("carbon:read",),
+    )  # fmt: skip
+    ingest = ServiceClient(
+        platform.keys, platform.settings.service_urls.get("ingest"),
+        caller="export", audience="ingest", scopes=("ingest:read",),
+    )  # fmt: skip
+    tables = StandardTables(carbon=carbon, ingest=ingest, registry=RegistrySites(view, clock))
+    export_administration = ExportAdministration(
+        db=db, clock=clock, secrets=secrets, max_exports=settings.exports.max_exports, changed=relay.wake
+    )
+    deliveries = Deliveries(
+        db=db,
+        clock=clock,
+        places=lambda: RegistryPlaces(view, clock),
+        senders=settings.records.senders,
+        changed=relay.wake,
+    )
+    records = RecordWorker(
+        db=db,
+        clock=clock,
+        deliveries=deliveries,
+        folder=settings.records.folder,
+        owner=owner,
+        lease_s=settings.lease_s,
+        poll_s=settings.poll_s,
+        settle_s=settings.records.settle_s,
+        retention_s=settings.records.retention_s,
     )
     answers = Answers(
         db=db,
@@ -193,11 +332,16 @@ def build(platform: Platform) -> Service:
     )
 
     health = Health(clock)
-    app = create_app("export", platform, health, title="Wattring export")
+    examples = files("services.export") / "api_examples.yaml"
+    app = create_app("export", platform, health, title="Wattring export", examples=examples)
     app.include_router(build_router(administration, db, master))
     app.include_router(build_orders_router(PermitAdministration(db=db, clock=clock, changed=relay.wake), db, master))
     app.include_router(build_files_router(accounts, unit_file_administration, db, master))
+    app.include_router(build_standard_router(tables, master, clock))
+    app.include_router(build_records_router(deliveries, db))
+    app.include_router(build_exports_router(export_administration, db))
     app.include_router(build_callbacks_router(callback_administration, db))
+    app.include_router(build_feeds_router(feed_administration, db))
     describe_webhooks(app)
     card_http = GuardedClient(AddressGuard(settings.cards.allowed))
     app.include_router(build_cards_router(card_platform(settings.cards, card_http, clock)))
@@ -222,20 +366,28 @@ def build(platform: Platform) -> Service:
             outlet,
             control,
             alarm,
+            carbon,
+            ingest,
         ],
         workers=[
             Worker("registry", view.run),
             Worker("alarms", alarms.run),
             Worker("centres", centres.run),
             Worker("news", news.run),
+            Worker("batches", many.run),
+            Worker("owners", owners.run),
             Worker("callbacks", callbacks.run),
             Worker("callback keeper", keeper.run),
+            Worker("feeds", cutter.run),
+            Worker("destinations", telling.run),
             Worker("readings", readings.follow),
             Worker("samples", readings.keep_samples),
             Worker("door", door.run),
             Worker("gauges", Gauges(db=db, clock=clock).run),
             Worker("outbox", relay.run),
             Worker("unit files", unit_files.run),
+            Worker("exports", exports.run),
+            Worker("records", records.run),
             *([] if file_service is None else [Worker("files", file_service.run)]),
         ],
         checks=[
@@ -243,6 +395,9 @@ def build(platform: Platform) -> Service:
             Check("bus", bus.check),
             group_check("alarms", lambda: alarms.ready, GROUP),
             group_check("callbacks", lambda: news.ready, CALLBACKS_GROUP),
+            group_check("batches", lambda: many.ready, BATCHES_GROUP),
+            group_check("owners", lambda: owners.ready, OWNERS_GROUP),
+            group_check("feeds", lambda: cutter.ready, FEEDS_GROUP),
             flag_check(
                 "readings", lambda: readings.ready, "the latest values are not read from the bus yet", "正在读取最新值"
             ),
@@ -257,7 +412,13 @@ def files_folder(settings: ExportSettings, platform: Platform) -> Path:
 
 
 def file_server(
-    settings: ExportSettings, platform: Platform, db: Database, secrets: Secrets, thresholds: AlarmThresholds
+    settings: ExportSettings,
+    platform: Platform,
+    db: Database,
+    secrets: Secrets,
+    dialects: Dialects,
+    thresholds: AlarmThresholds,
+    door: Door,
 ) -> FileService | None:
     """Return the units' file server as configured, None without a port."""
     files = settings.files
@@ -280,9 +441,11 @@ def file_server(
         db=db,
         clock=platform.clock,
         secrets=secrets,
+        dialects=dialects,
         thresholds=thresholds,
         folder=files_folder(settings, platform),
         always=settings.allowed_peers,
+        turned_away=door.refused,
     )
 
 

@@ -80,3 +80,14 @@ class RegistryMaster:
             return frozenset({site_id})
         regions = {site.region, *self._view.regions_above(site.region)}
         return frozenset({site_id, *(f"region:{region}" for region in regions)})
+
+    def kind_of(self, device_id: str) -> str | None:
+        """Return the kind of a device, None when the registry does not know it.
+
+        Raises:
+            RegistryNotReady: The registry has not been read to its end.
+        """
+        if not self._view.is_ready:
+            raise RegistryNotReady("the registry is being read", message_zh="正在读取台账")
+        device = self._view.device(DeviceId(device_id))
+        return None if device is None else device.kind

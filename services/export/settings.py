@@ -67,6 +67,35 @@ class CallbackSettings(SettingsModel):
     retention_s: float = Field(
         default=30 * 86400.0, gt=3600, description="age at which finished deliveries leave the log"
     )
+    batch_s: float = Field(
+        default=5.0, ge=0, le=30, description="how long readings and intervals wait for company in a batch"
+    )
+    batch_age_s: float = Field(
+        default=86400.0, gt=60, description="age at which batches are given up, and finished ones leave the log"
+    )
+    max_batches: int = Field(
+        default=10_000, ge=10, description="batches that may wait for one endpoint, besides all else; the oldest go"
+    )
+
+    @field_validator("allowed")
+    @classmethod
+    def _are_places(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        AddressGuard(value)
+        return value
+
+
+class FeedSettings(SettingsModel):
+    """Feeds of readings to third parties."""
+
+    allowed: tuple[str, ...] = Field(
+        default=(),
+        description="networks, addresses or names inside that may be called all the same, proxies among them",
+    )
+    max_feeds: int = Field(default=50, ge=0, le=1000, description="more are refused; 0 takes none")
+    max_destinations: int = Field(default=20, ge=1, le=200, description="of one feed; more are refused")
+    max_bytes: int = Field(
+        default=4 << 30, ge=1 << 20, description="of one feed, compressed; beyond it the oldest batches go, told or not"
+    )
 
     @field_validator("allowed")
     @classmethod
@@ -121,6 +150,44 @@ class FileSettings(SettingsModel):
         return int(first), int(last)
 
 
+class ScheduledFileSettings(SettingsModel):
+    """Files that are made again and again and brought to others (``/api/v1/exports``)."""
+
+    allowed: tuple[str, ...] = Field(
+        default=(), description="networks, addresses or names inside that files may be brought to all the same"
+    )
+    max_exports: int = Field(default=500, ge=0, le=10_000, description="more are refused; 0 takes none")
+    folder: Path | None = Field(
+        default=None,
+        description="where files lie until they are brought; none: <data_dir>/exports; replicas and the job worker "
+        "share it",
+    )
+    max_file_bytes: int = Field(default=4 << 30, ge=1 << 20, le=64 << 30, description="a larger file is not made")
+    retention_s: float = Field(
+        default=180 * 86400.0, gt=86400, description="age at which finished runs leave the database"
+    )
+
+    @field_validator("allowed")
+    @classmethod
+    def _are_places(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        AddressGuard(value)
+        return value
+
+
+class RecordSettings(SettingsModel):
+    """Records of tables 1 to 6 of the data-access standard that come in (``/api/v1/exports/standard/records``)."""
+
+    senders: tuple[str, ...] = Field(
+        default=(), max_length=1000,
+        description="who may deliver them beside administrators, with the right export:write: key:<id>, user:<name>",
+    )  # fmt: skip
+    folder: Path | None = Field(default=None, description="where files of them are dropped; none takes no files")
+    settle_s: float = Field(default=5.0, ge=0, le=600, description="a file that has not changed for this long is whole")
+    retention_s: float = Field(
+        default=180 * 86400.0, gt=86400, description="age at which finished deliveries leave the database"
+    )
+
+
 class ExportSettings(SettingsModel):
     """What export is told besides the common settings."""
 
@@ -154,7 +221,10 @@ class ExportSettings(SettingsModel):
     cards: CardSettings = CardSettings()
     platform: PlatformSettings = PlatformSettings()
     callbacks: CallbackSettings = CallbackSettings()
+    feeds: FeedSettings = FeedSettings()
     files: FileSettings = FileSettings()
+    exports: ScheduledFileSettings = ScheduledFileSettings()
+    records: RecordSettings = RecordSettings()
     lease_s: float = Field(default=9.0, gt=1, le=300, description="a dead replica's units are taken over after this")
     poll_s: float = Field(default=1.0, gt=0, le=60, description="how often the queues are looked at without a call")
     look_back_s: float = Field(

@@ -82,7 +82,7 @@ class CentreClient:
             return BadAnswer(f"answer larger than {MAX_REPLY_BYTES} bytes")
         try:
             text = soap.read_response(body, limit=MAX_REPLY_BYTES)
-            return Answered(self._dialect.read_reply(text, operation))
+            return Answered(self._dialect.read_reply(text, operation, getattr(request, "types", None)))
         except InvalidInput as exc:
             return BadAnswer((exc.message if status == 200 else f"HTTP {status}: {exc.message}")[:300])
 

@@ -133,6 +133,12 @@ async def lock_unit(conn: WriteConn, key: UnitKey) -> Unit | None:
     return None if row is None else _unit(row)
 
 
+async def lock_units(conn: WriteConn, keys: Collection[UnitKey]) -> dict[UnitKey, Unit]:
+    """Return units and hold their rows until the transaction ends; taken in one order, as everybody does."""
+    rows = await conn.fetch(_UNIT + " where key = any($1) order by key for update", list(keys))
+    return {UnitKey(row["key"]): _unit(row) for row in rows}
+
+
 async def units_named(conn: Conn, unit_id: str) -> list[Unit]:
     """Return the units of that id, of whatever connection."""
     rows = await conn.fetch(_UNIT + " where unit_id = $1 and phase not in ('leaving', 'left') order by key", unit_id)
@@ -166,11 +172,17 @@ async def leave_units(conn: WriteConn, connection_id: str, unit_id: str | None =
     """Take leave of one or all units of a connection; those that were never let in are gone at once."""
     rows = await conn.fetch(
         """
+        with going as (
+            select key from units
+             where connection_id = $1 and ($2::text is null or unit_id = $2) and phase not in ('leaving', 'left')
+             order by key
+               for update
+        )
         update units
            set phase = case when phase in ('registered', 'lost') then 'leaving' else 'left' end,
                login_failures = 0, login_not_before = null
-         where connection_id = $1 and ($2::text is null or unit_id = $2) and phase not in ('leaving', 'left')
-        returning key
+          from going where units.key = going.key
+        returning units.key
         """,
         connection_id,
         unit_id,
@@ -180,7 +192,12 @@ async def leave_units(conn: WriteConn, connection_id: str, unit_id: str | None =
 
 async def save_session(conn: WriteConn, unit: Unit) -> None:
     """Write what is known of a unit's session."""
-    await conn.execute(
+    await save_sessions(conn, [unit])
+
+
+async def save_sessions(conn: WriteConn, units: Iterable[Unit]) -> None:
+    """Write what is known of units' sessions."""
+    await conn.executemany(
         """
         update units
            set phase = $2, assigned_address = $3, access_right = $4, last_login_at = $5, login_not_before = $6,
@@ -188,26 +205,36 @@ async def save_session(conn: WriteConn, unit: Unit) -> None:
                clock_skew_s = $12, finding = $13
          where key = $1
         """,
-        unit.key,
-        unit.phase,
-        unit.assigned_address,
-        unit.right,
-        unit.last_login_at,
-        unit.login_not_before,
-        unit.login_failures,
-        unit.logged_in_at,
-        unit.heard_at,
-        unit.send_failures,
-        unit.error,
-        unit.clock_skew_s,
-        unit.finding,
+        [
+            (
+                unit.key,
+                unit.phase,
+                unit.assigned_address,
+                unit.right,
+                unit.last_login_at,
+                unit.login_not_before,
+                unit.login_failures,
+                unit.logged_in_at,
+                unit.heard_at,
+                unit.send_failures,
+                unit.error,
+                unit.clock_skew_s,
+                unit.finding,
+            )
+            for unit in units
+        ],
     )
 
 
 async def note_heard(conn: WriteConn, keys: Collection[UnitKey], now: datetime, *, not_since: datetime) -> None:
     """Note that the centre asked these units something, unless that was noted after ``not_since``."""
     await conn.execute(
-        "update units set heard_at = $2 where key = any($1) and (heard_at is null or heard_at < $3)",
+        """
+        with silent as (
+            select key from units where key = any($1) and (heard_at is null or heard_at < $3) order by key for update
+        )
+        update units set heard_at = $2 from silent where units.key = silent.key
+        """,
         list(keys),
         now,
         not_since,
@@ -219,9 +246,38 @@ async def save_heartbeat(conn: WriteConn, key: UnitKey, interval_s: float) -> No
     await conn.execute("update units set heartbeat_s = $2 where key = $1", key, interval_s)
 
 
+async def units_in(conn: Conn, connection_id: str, *, slots: Collection[int], slot_count: int) -> list[Unit]:
+    """Return the units of these slots that the centre has let in."""
+    rows = await conn.fetch(
+        _UNIT + " where connection_id = $1 and key % $3 = any($2) and phase = 'registered' order by key",
+        connection_id,
+        list(slots),
+        slot_count,
+    )
+    return [_unit(row) for row in rows]
+
+
+async def values_told_at(conn: Conn, key: UnitKey) -> datetime | None:
+    """Return up to when a unit's centre has been told its values; None when it was told none yet."""
+    found: datetime | None = await conn.fetchval("select values_told_at from units where key = $1", key)
+    return found
+
+
+async def note_values_told(conn: WriteConn, key: UnitKey, at: datetime) -> None:
+    """Write up to when a unit's centre has been told its values."""
+    await conn.execute("update units set values_told_at = $2 where key = $1", key, at)
+
+
 async def note_skew(conn: WriteConn, keys: Collection[UnitKey], skew_s: float) -> None:
     """Note how much a centre's clock differs from ours."""
-    await conn.execute("update units set clock_skew_s = $2 where key = any($1)", list(keys), skew_s)
+    await conn.execute(
+        """
+        with told as (select key from units where key = any($1) order by key for update)
+        update units set clock_skew_s = $2 from told where units.key = told.key
+        """,
+        list(keys),
+        skew_s,
+    )
 
 
 async def units_to_log_in(
@@ -319,6 +375,40 @@ async def claim_login(conn: WriteConn, key: UnitKey, *, now: datetime, interval_
         interval_s,
     )
     return bool(done == "UPDATE 1")
+
+
+async def claim_sending(conn: WriteConn, keys: Collection[UnitKey], owner: str, *, hold_s: float) -> set[UnitKey]:
+    """Reserve units' queues for one call of ``owner`` each; return those of which it may be made.
+
+    Whoever believes in a lease that has lapsed is held off by this as long as a call of the new holder may last, and
+    the other way round. Like leases it counts in the database's time, and an owner's own claim is its former self's.
+    """
+    rows = await conn.fetch(
+        """
+        with free as (
+            select key from units
+             where key = any($1) and (sending_until is null or sending_by = $2 or sending_until <= clock_timestamp())
+             order by key
+               for update
+        )
+        update units set sending_by = $2, sending_until = clock_timestamp() + make_interval(secs => $3)
+          from free where units.key = free.key
+        returning units.key
+        """,
+        list(keys),
+        owner,
+        hold_s,
+    )
+    return {UnitKey(row["key"]) for row in rows}
+
+
+async def release_sending(conn: WriteConn, keys: Collection[UnitKey], owner: str) -> None:
+    """Give units' queues free again, unless they are another's by now; their rows are locked before, in one order."""
+    await conn.execute(
+        "update units set sending_by = null, sending_until = null where key = any($1) and sending_by = $2",
+        list(keys),
+        owner,
+    )
 
 
 async def assigned_addresses(conn: Conn) -> list[str]:
@@ -586,32 +676,50 @@ async def lock_serials(conn: WriteConn, keys: Collection[UnitKey]) -> dict[UnitK
     return {UnitKey(row["key"]): row["next_serial"] for row in rows}
 
 
-async def open_serials(conn: Conn, key: UnitKey, *, first: int, count: int) -> set[int]:
-    """Return the numbers of a unit's alarms whose END the centre has not acknowledged, near the next number.
+async def open_serials(
+    conn: Conn, wanted: Mapping[UnitKey, int], first: Mapping[UnitKey, int]
+) -> dict[UnitKey, set[int]]:
+    """Return the numbers of units' alarms whose END the centre has not acknowledged, near the next number.
 
     "Near" covers twice as many numbers as are wanted plus all that can be open; without a wrap it is empty.
+
+    Args:
+        conn: Where.
+        wanted: How many numbers each unit wants.
+        first: The next number of each.
     """
     rows = await conn.fetch(
         """
-        select distinct b.serial
-          from deliveries b
-         where b.unit_key = $1 and b.step = 'begin' and b.state <> 'given_up'
-           and (b.serial - $2 + 4294967296) % 4294967296 < $3
+        select distinct u.key, b.serial
+          from unnest($1::bigint[], $2::bigint[], $3::bigint[]) as u (key, first, near)
+          join deliveries b on b.unit_key = u.key
+         where b.step = 'begin' and b.state <> 'given_up'
+           and (b.serial - u.first + 4294967296) % 4294967296 < u.near
            and not exists (select from deliveries e
                             where e.unit_key = b.unit_key and e.alarm_id = b.alarm_id
                               and e.sc_device_id = b.sc_device_id and e.point_id = b.point_id
                               and e.step = 'end' and e.state in ('delivered', 'given_up'))
         """,
-        key,
-        first,
-        2 * count + 1_000_000,
+        list(first),
+        list(first.values()),
+        [2 * wanted[key] + 1_000_000 for key in first],
     )
-    return {row["serial"] for row in rows}
+    found: dict[UnitKey, set[int]] = {}
+    for row in rows:
+        found.setdefault(UnitKey(row["key"]), set()).add(row["serial"])
+    return found
 
 
-async def save_next_serial(conn: WriteConn, key: UnitKey, number: int) -> None:
-    """Write where the unit's numbers go on."""
-    await conn.execute("update units set next_serial = $2 where key = $1", key, number)
+async def save_next_serials(conn: WriteConn, numbers: Mapping[UnitKey, int]) -> None:
+    """Write where units' numbers go on."""
+    await conn.execute(
+        """
+        update units set next_serial = n.number
+          from unnest($1::bigint[], $2::bigint[]) as n (key, number) where units.key = n.key
+        """,
+        list(numbers),
+        list(numbers.values()),
+    )
 
 
 async def insert_deliveries(conn: WriteConn, deliveries: Sequence[Delivery]) -> None:
@@ -655,9 +763,20 @@ async def active_reports(conn: Conn, key: UnitKey) -> list[Delivery]:
 
 
 async def units_with_due_alarms(
-    conn: Conn, connection_id: str, *, slots: Collection[int], slot_count: int, now: datetime
-) -> list[Unit]:
-    """Return units that have been let in once and have something due, those that have waited longest first."""
+    conn: Conn, connection_id: str, *, slots: Collection[int], slot_count: int, now: datetime,
+    besides: Collection[UnitKey], limit: int,
+) -> list[Unit]:  # fmt: skip
+    """Return units that have been let in once and have something due, those that have waited longest first.
+
+    Args:
+        conn: Where.
+        connection_id: Of which connection.
+        slots: Units are spread over slots by their key; those of these.
+        slot_count: How many slots there are.
+        now: What is due by then.
+        besides: Units that are left out.
+        limit: At most so many.
+    """
     rows = await conn.fetch(
         """
         with due as (
@@ -672,39 +791,58 @@ async def units_with_due_alarms(
                u.send_failures, u.error, u.clock_skew_s, u.finding, u.heartbeat_s
           from units u join due on due.unit_key = u.key
          where u.key % $3 = any($2) and u.phase in ('registered', 'lost') and u.logged_in_at is not null
+           and u.key <> all($5)
          order by due.first
+         limit $6
         """,
         connection_id,
         list(slots),
         slot_count,
         now,
+        list(besides),
+        limit,
     )
     return [_unit(row) for row in rows]
 
 
-async def due_heads(conn: Conn, key: UnitKey, *, now: datetime, limit: int) -> list[Delivery]:
-    """Return the first open delivery of each point of a unit, those that are due, oldest first."""
+async def due_heads(
+    conn: Conn, keys: Collection[UnitKey], *, now: datetime, limit: int
+) -> dict[UnitKey, list[Delivery]]:
+    """Return, by unit, the first open delivery of each point, those that are due, oldest first.
+
+    Args:
+        conn: Where.
+        keys: Of which units.
+        now: What is due by then.
+        limit: At most so many of a unit.
+    """
     rows = await conn.fetch(
         """
-        with heads as (
-            select distinct on (sc_device_id, point_id) seq, id, next_attempt_at
-              from deliveries
-             where unit_key = $1 and state in ('queued', 'retrying', 'refused')
-             order by sc_device_id, point_id, seq
-        )
         select d.id, d.connection_id, d.unit_key, d.alarm_id, d.event_id, d.site_id, d.device_id, d.step, d.serial,
                d.sc_device_id, d.sc_device_code, d.point_id, d.level, d.at, d.began_at, d.text, d.detail, d.value,
                d.traceparent, d.state, d.attempts, d.alone, d.queued_at, d.next_attempt_at, d.finished_at, d.error
-          from heads h join deliveries d on d.id = h.id
-         where h.next_attempt_at is null or h.next_attempt_at <= $2
-         order by h.seq
-         limit $3
+          from unnest($1::bigint[]) as wanted (key)
+         cross join lateral (
+            select h.id, h.seq
+              from (select distinct on (o.sc_device_id, o.point_id) o.seq, o.id, o.next_attempt_at
+                      from deliveries o
+                     where o.unit_key = wanted.key and o.state in ('queued', 'retrying', 'refused')
+                     order by o.sc_device_id, o.point_id, o.seq) as h
+             where h.next_attempt_at is null or h.next_attempt_at <= $2
+             order by h.seq
+             limit $3
+         ) as heads
+          join deliveries d on d.id = heads.id
+         order by heads.seq
         """,
-        key,
+        list(keys),
         now,
         limit,
     )
-    return [_delivery(row) for row in rows]
+    found: dict[UnitKey, list[Delivery]] = {}
+    for row in rows:
+        found.setdefault(UnitKey(row["unit_key"]), []).append(_delivery(row))
+    return found
 
 
 async def lock_open(conn: WriteConn, ids: Collection[str]) -> list[Delivery]:

@@ -27,7 +27,8 @@ SERVICE_OF: Mapping[str, str] = {
         "carbon",
     ),
     **dict.fromkeys(
-        ("sc-connections", "mappings", "callbacks", "subscriptions", "deliveries", "connectors", "exports"), "export"
+        ("sc-connections", "mappings", "callbacks", "feeds", "subscriptions", "deliveries", "connectors", "exports"),
+        "export",
     ),
 }  # fmt: skip
 """First segment after ``/api/v1/`` to the service that owns it."""

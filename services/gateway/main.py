@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from importlib.resources import files
 from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
@@ -66,7 +67,8 @@ def build(platform: Platform) -> Service:
             hub.close()
 
     health = Health(platform.clock)
-    app = create_app("gateway", platform, health, title="Wattring gateway")
+    examples = files("services.gateway") / "api_examples.yaml"
+    app = create_app("gateway", platform, health, title="Wattring gateway", examples=examples)
     identify = identify_by(accounts)
 
     async def describe() -> Mapping[str, Any]:

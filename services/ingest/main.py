@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
@@ -313,7 +314,8 @@ def build(platform: Platform) -> Service:
     )
     backfill = Backfill(db=db, lines=lines, clock=clock, settings=settings.gaps)
 
-    app = create_app(NAME, platform, health, title="Wattring ingest")
+    examples = files("services.ingest") / "api_examples.yaml"
+    app = create_app(NAME, platform, health, title="Wattring ingest", examples=examples)
     health.always_open = ("/direct/",)
     app.include_router(
         direct_api.build_router(

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -91,13 +92,16 @@ class Receiver:
     accepted: list[Call] = field(default_factory=list)
     """Those that were answered 2xx."""
     port: int = 0
+    scheme: str = "http"
+    callers: list[str] = field(default_factory=list)
+    """Addresses that connections came from."""
     connections: int = 0
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     _came: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/hooks"
+        return f"{self.scheme}://127.0.0.1:{self.port}/hooks"
 
     async def until(self, holds: Callable[[], bool]) -> None:
         """Wait until something is so; looked at after each call."""
@@ -117,6 +121,7 @@ class Receiver:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection."""
         self.connections += 1
+        self.callers.append(writer.get_extra_info("peername")[0])
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
                 call = await _read(reader)
@@ -138,7 +143,7 @@ async def _read(reader: asyncio.StreamReader) -> Call:
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head[1:] if line)}
     body = await reader.readexactly(int(headers["content-length"]))
     method, path, _ = head[0].split(" ")
-    assert method == "POST"
+    assert method in ("POST", "PUT")
     return Call(path, headers, body)
 
 
@@ -179,9 +184,11 @@ async def _slowly(writer: asyncio.StreamWriter, text: bytes) -> None:
 
 
 @asynccontextmanager
-async def receiver(script: Script = obedient, *, port: int = 0) -> AsyncIterator[Receiver]:
+async def receiver(
+    script: Script = obedient, *, port: int = 0, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Receiver]:
     """Serve until the block ends."""
-    found = Receiver(script)
+    found = Receiver(script, scheme="http" if tls is None else "https")
     tasks: set[asyncio.Task[None]] = set()
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -196,7 +203,7 @@ async def receiver(script: Script = obedient, *, port: int = 0) -> AsyncIterator
             tasks.discard(task)
             writer.transport.abort()
 
-    server = await asyncio.start_server(connected, "127.0.0.1", port)
+    server = await asyncio.start_server(connected, "127.0.0.1", port, ssl=tls)
     found.port = server.sockets[0].getsockname()[1]
     try:
         yield found

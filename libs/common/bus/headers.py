@@ -15,6 +15,12 @@ def pack_headers(headers: Sequence[Header]) -> str:
     return orjson.dumps([part for name, value in headers for part in (name, value.decode("latin-1"))]).decode()
 
 
+def pack_header(header: Header) -> str:
+    """Return one header as it stands within ``pack_headers``."""
+    name, value = header
+    return f"{orjson.dumps(name).decode()},{orjson.dumps(value.decode('latin-1')).decode()}"
+
+
 def unpack_headers(text: str) -> tuple[Header, ...]:
     """Return the headers that ``pack_headers`` wrote."""
     flat: list[str] = orjson.loads(text)

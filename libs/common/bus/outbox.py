@@ -15,7 +15,7 @@ from struct import Struct
 from libs.common import pgcopy
 from libs.common.backoff import Backoff
 from libs.common.bus import topics
-from libs.common.bus.headers import pack_headers, unpack_headers
+from libs.common.bus.headers import pack_header, pack_headers, unpack_headers
 from libs.common.bus.port import Bus, Header, Message, MessageRefused
 from libs.common.clock import Clock
 from libs.common.db import Database, WriteConn
@@ -37,6 +37,8 @@ POLL_S = 0.5
 MEASURE_S = 5.0
 COPIED_FROM = 100
 """So many messages are copied instead of inserted."""
+OF_ONE = "ce_id"
+"""The header that no two messages share."""
 _COLUMNS = ("topic", "key", "value", "headers", "partition_key", "partition")
 _BEGIN = pgcopy.begin(len(_COLUMNS))
 _PARTITION = Struct("!ii")
@@ -109,7 +111,9 @@ def _rows(messages: Sequence[Message]) -> list[bytes]:
         for header in message.headers:
             part = packed.get(header)
             if part is None:
-                part = packed[header] = pack_headers((header,))[1:-1]
+                part = pack_header(header)
+                if header[0] != OF_ONE:
+                    packed[header] = part
             parts.append(part)
         found.append(b"".join((
             head,

@@ -17,6 +17,7 @@ REGISTRY = "wattring.registry.entities.v1"
 COMMANDS = "wattring.control.commands.v1"
 RESULTS = "wattring.control.results.v1"
 CONTROL_EVENTS = "wattring.control.events.v1"
+PLANS = "wattring.control.plans.v1"
 CONDITIONS = "wattring.alarm.conditions.v1"
 ALARM_EVENTS = "wattring.alarm.events.v1"
 ALARM_ORDERS = "wattring.alarm.orders.v1"
@@ -38,6 +39,7 @@ EVENTS = (
     COMMANDS,
     RESULTS,
     CONTROL_EVENTS,
+    PLANS,
     CONDITIONS,
     ALARM_EVENTS,
     ALARM_ORDERS,

@@ -12,7 +12,7 @@ from libs.common.contracts.alarm import AlarmEvent, AlarmOrder, Condition, Diagn
 from libs.common.contracts.audit import AuditEvent
 from libs.common.contracts.base import Payload
 from libs.common.contracts.carbon import AttestationHead, CarbonResult, FinishedReport, Interval
-from libs.common.contracts.control import Command, ControlEvent, Result
+from libs.common.contracts.control import Command, ControlEvent, PlanEvent, Result
 from libs.common.contracts.delivery import DeliveryEvent
 from libs.common.contracts.device import DeviceEvent, DeviceStatus
 from libs.common.contracts.registry import RECORD_TYPES
@@ -127,6 +127,14 @@ CATALOGUE: tuple[TopicContract, ...] = (
         description="What became of commands and of the occurrences of plans.",
     ),
     TopicContract(
+        name=topics.PLANS,
+        key="plan_id",
+        writers=("control",),
+        readers=("export",),
+        payloads=(PlanEvent,),
+        description="Plans drafted, approved, begun and ended.",
+    ),
+    TopicContract(
         name=topics.CONDITIONS,
         key="site_id",
         writers=EVERY_SERVICE,
@@ -212,7 +220,7 @@ CATALOGUE: tuple[TopicContract, ...] = (
         name=topics.AUDIT,
         key="actor",
         writers=EVERY_SERVICE,
-        readers=("gateway",),
+        readers=("export", "gateway"),
         payloads=(AuditEvent,),
         description="Every change by a person, a key or a service.",
     ),

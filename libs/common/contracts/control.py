@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from enum import IntEnum, StrEnum
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import ConfigDict, Field, JsonValue, model_validator
 
-from libs.common.contracts.base import Code, Number, Payload, PointName, UtcTime, Value, needs
+from libs.common.contracts.base import CalendarDate, Code, Number, Payload, PointName, UtcTime, Value, needs
 from libs.common.ids import CommandId, DeviceId, LineId, LoadId, OccurrenceId, PlanId, SiteId
 
 
@@ -257,3 +257,29 @@ class ControlEvent(Payload):
         if self.load_id is None and self.device_id is None:
             raise ValueError("load_id or, where there is no load, device_id is needed")
         return self
+
+
+class PlanEvent(Payload):
+    """A change of state of a plan."""
+
+    plan_id: PlanId
+    """The key."""
+    state: Literal["draft", "approved", "active", "ended"]
+    """``active``: its first date has come."""
+    at: UtcTime
+    name: str
+    load_count: int = Field(ge=0)
+    """Loads that it has; of a draft's groups those that they have now."""
+    first_date: CalendarDate
+    last_date: CalendarDate
+    """Both are dates on which a window starts."""
+    zone: str
+    site_ids: tuple[SiteId, ...] | None = None
+    """Sites of its loads, in order of their ids; absent when there are more than 10,000."""
+    actor: str | None = None
+    """Who brought it there; absent for the clock."""
+    app: str | None = None
+    """The upstream app whose plan it is."""
+    created_by: str | None = None
+    reason: str | None = None
+    """Why it ended: ``finished`` after its last window, else in somebody's words."""

@@ -28,6 +28,12 @@ from libs.common.ids import (
     SiteId,
 )
 
+Archive = Mapping[
+    Annotated[str, Field(pattern=r"^t[1-6]_[a-z_]{1,40}$")], Annotated[str, Field(min_length=1, max_length=500)]
+]
+"""What others have on file, by table and item of the data-access standard: ``t2_nature_of_use``. Of what has a field of
+its own the field is the truth."""
+
 
 class EntityKind(StrEnum):
     """The kinds of entities."""
@@ -123,6 +129,7 @@ class Organisation(Entity):
 
     kind: OrganisationKind
     parent: OrganisationId | None = None
+    archive: Archive | None = None
 
 
 class SiteKind(StrEnum):
@@ -170,6 +177,7 @@ class Site(Entity):
     persons: int | None = Field(default=None, ge=0)
     sc_routing: tuple[str, ...] = ()
     """Ids of the SC connections it reports to; empty is local only."""
+    archive: Archive | None = None
 
     @field_validator("timezone")
     @classmethod
@@ -219,6 +227,7 @@ class Circuit(Entity):
     transformer: str | None = None
     line: str | None = None
     """Name of the supplying power line, for its load rate; not a communication line."""
+    archive: Archive | None = None
 
     @model_validator(mode="after")
     def _is_somewhere(self) -> Self:

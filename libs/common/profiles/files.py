@@ -89,6 +89,8 @@ class PointFile(FileModel):
     mask: int | None = Field(default=None, gt=0)
     map: dict[str, float] | None = Field(default=None, min_length=1)
     modulus: float | None = Field(default=None, gt=0)
+    period_s: float | None = Field(default=None, ge=60, le=86_400)
+    stamped: Literal["end", "start"] = "end"
     note: Text | None = None
 
 

@@ -11,7 +11,7 @@ from typing import get_args
 from pydantic import ValidationError
 
 from libs.common.errors import InvalidFile, Problem
-from libs.common.points import POINTS, PointKind, Quantity, is_point_name
+from libs.common.points import INTERVAL_POINTS, POINTS, PointKind, Quantity, is_point_name
 from libs.common.profiles.files import (
     AepControlFile,
     AepFile,
@@ -283,6 +283,13 @@ class _Checks:
                 self._refuse((*place, "scale"), "a number other than 0", "非 0 的数", point.scale)
             if point.modulus is not None and not _is_counter(point.name):
                 self._refuse((*place, "modulus"), "only on a counter", "仅用于累计量的模数", point.modulus)
+            of_interval = point.name in INTERVAL_POINTS
+            if of_interval and point.period_s is None:
+                self._refuse((*place, "period_s"), "how long each interval is, in seconds", "每个时段的秒数", None)
+            elif not of_interval and (point.period_s is not None or point.stamped != "end"):
+                only = f"only on {', '.join(sorted(INTERVAL_POINTS))}", f"仅用于 {'、'.join(sorted(INTERVAL_POINTS))}"
+                field = "stamped" if point.period_s is None else "period_s"
+                self._refuse((*place, field), *only, point.period_s or point.stamped)
             for key in point.map or {}:
                 if _integer(key) is None:
                     self._refuse((*place, "map", key), "an integer as the raw value", "整数原始值", key)
@@ -719,7 +726,7 @@ def _channel(relay: str) -> int:
 
 
 def _profile(file: AnyFile, *, name: str, version: str) -> DeviceProfile:
-    points = {point.name: _point(point, file) for point in file.points}
+    points = {point.name: _of_interval(_point(point, file), point) for point in file.points}
     if file.category == "meter_1p" or single_phase(points):
         points = _with_other_of_pair(points)
     controls = {control.name: _with_timer(control, _control(control, points)) for control in file.controls}
@@ -768,6 +775,13 @@ def _profile(file: AnyFile, *, name: str, version: str) -> DeviceProfile:
             common, address_hint=file.address, meter_type=int(file.meter_type, 16), read_di=int(file.read_di, 16)
         )
     return with_telling(common, file)
+
+
+def _of_interval(built: ProfilePoint, point: PointFile) -> ProfilePoint:
+    """Return a point with the length of the interval that it is the energy of."""
+    if point.period_s is None:
+        return built
+    return replace(built, period_s=point.period_s, stamped_at_start=point.stamped == "start")
 
 
 def _point(point: PointFile, file: ProfileFile) -> ProfilePoint:

@@ -176,6 +176,10 @@ class ProfilePoint:
     """Read at start-up and once a day."""
     modulus: float | None = None
     """Of a counter: first value that the register cannot show, in its unit; None is unknown."""
+    period_s: float | None = None
+    """Of an energy per interval: how long the interval is that each number is the energy of. [s]"""
+    stamped_at_start: bool = False
+    """Of the same: whether a report's time is the interval's start; else its end."""
     copy_of: str | None = None
     """A single-phase device's point that repeats another: total power and power of phase a."""
     note: str | None = None

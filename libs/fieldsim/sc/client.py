@@ -20,6 +20,8 @@ from libs.fieldsim.sc.soap import (
 )
 from libs.fieldsim.sc.spec import TOWER, Spec
 
+VALUES = ("TSemaphore", "TThreshold", "TConfigOption")
+"""What stands below a device in answers."""
 TIMEOUT_S = 5.0
 """What units in the field are given for one exchange. [s]"""
 
@@ -158,7 +160,7 @@ def _facts(info: etree._Element) -> dict[str, object]:
     devices = [
         {
             "device_id": device.get("Id") or device.get("DeviceID"),
-            "values": [dict(v.attrib) for v in device if v.tag in ("TSemaphore", "TThreshold")],
+            "values": [dict(v.attrib) for v in device if v.tag in VALUES],
             "done": _ids(device, "SuccessList"),
             "failed": _ids(device, "FailList"),
         }

@@ -232,7 +232,10 @@ class House:
             waking, leased, unfinished = [
                 {row["load_id"] for row in await conn.fetch(sql)}
                 for sql in (
-                    "select distinct load_id from control.commands where not is_final",
+                    """
+                    select load_id from control.commands where not is_final
+                     union select load_id from control.wake_up_todo
+                    """,
                     "select distinct load_id from control.off_leases where closed_at is null",
                     """
                     select distinct load_id from control.occurrences

@@ -139,7 +139,10 @@ def build_attestations(proofs: Proofs, checks: Checks, places: Places) -> APIRou
     @router.get("/inclusion", summary="Proof that an interval, a factor or a report was committed", responses=absent)
     async def inclusion(
         who: Reader,
-        subject: Annotated[str, Query(max_length=200, description="circuit:<id>, factor:<id>, report:<id>")],
+        subject: Annotated[
+            str,
+            Query(max_length=200, description="circuit:<id>, medium:<register>/<circuit>, factor:<id>, report:<id>"),
+        ],
         at: Annotated[UtcTime | None, Query(description="start of the interval; the last leaf without it")] = None,
         version: Annotated[int | None, Query(ge=1, le=2**31 - 1, description="the last one without it")] = None,
     ) -> InclusionDocument:

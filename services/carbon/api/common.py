@@ -1,5 +1,6 @@
 """What the routes of carbon share."""
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any
@@ -48,14 +49,22 @@ From = Annotated[UtcTime, Query(alias="from", description="start, RFC 3339 with 
 To = Annotated[UtcTime, Query(alias="to", description="end, not included")]
 
 
+AskedSite = Annotated[str | None, Query(description="id of a site: the sum of its feeds", max_length=64)]
+AskedCircuit = Annotated[str | None, Query(description="id of a circuit", max_length=64)]
+AskedRoom = Annotated[str | None, Query(description="id of a room: the sum of its feeds", max_length=64)]
+AskedRegion = Annotated[str | None, Query(description="id of a province, city or district", max_length=64)]
+AskedOrganisation = Annotated[
+    str | None, Query(description="id of an organisation, with those beneath it", max_length=64)
+]
+AskedVirtual = Annotated[str | None, Query(description="id of a virtual meter", max_length=64)]
+
+
 def asked_node(
-    site: Annotated[str | None, Query(description="id of a site: the sum of its feeds", max_length=64)] = None,
-    circuit: Annotated[str | None, Query(description="id of a circuit", max_length=64)] = None,
-    room: Annotated[str | None, Query(description="id of a room: the sum of its feeds", max_length=64)] = None,
-    region: Annotated[str | None, Query(description="id of a province, city or district", max_length=64)] = None,
-    organisation: Annotated[
-        str | None, Query(description="id of an organisation, with those beneath it", max_length=64)
-    ] = None,
+    site: AskedSite = None,
+    circuit: AskedCircuit = None,
+    room: AskedRoom = None,
+    region: AskedRegion = None,
+    organisation: AskedOrganisation = None,
 ) -> Node:
     """Return the one node that a request names.
 
@@ -82,6 +91,29 @@ def asked_node(
 
 
 AskedNode = Annotated[Node, Depends(asked_node)]
+
+
+def asked_place(boundaries: Boundaries) -> Callable[..., Awaitable[Node]]:
+    """Return what reads the one node that a request names, which may be a virtual meter too."""
+
+    async def place(
+        site: AskedSite = None,
+        circuit: AskedCircuit = None,
+        room: AskedRoom = None,
+        region: AskedRegion = None,
+        organisation: AskedOrganisation = None,
+        virtual: AskedVirtual = None,
+    ) -> Node:
+        if virtual is None:
+            return asked_node(site, circuit, room, region, organisation)
+        if any(one is not None for one in (site, circuit, room, region, organisation)):
+            raise InvalidInput(
+                "virtual: expected without site, circuit, room, region and organisation",
+                message_zh="virtual 不能与 site、circuit、room、region、organisation 同时使用",
+            )
+        return await boundaries.virtual(virtual)
+
+    return place
 
 
 def require_visible(who: Principal, boundaries: Boundaries, node: Node, start: datetime, end: datetime) -> None:

@@ -1,16 +1,17 @@
 """HTTP of energy and emissions by period."""
 
 from datetime import datetime
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
-from services.carbon.api.common import AskedNode, From, Reader, To, require_visible
+from services.carbon.api.common import From, Reader, To, asked_place, require_visible
 from services.carbon.api.factors import FactorReply, factor_fields
 from services.carbon.domain.factors import Choice
 from services.carbon.domain.levels.periods import Step
 from services.carbon.queries import Emissions, Energy, Queries
-from services.carbon.tree import NodeKind
+from services.carbon.tree import Node, NodeKind
 
 
 class PeriodEnergy(BaseModel):
@@ -70,14 +71,15 @@ class EmissionsReply(BaseModel):
 
 def add_energy_routes(router: APIRouter, queries: Queries) -> None:
     """Add the routes of energy and emissions."""
+    Place = Annotated[Node, Depends(asked_place(queries.boundaries))]  # noqa: N806  # a type
 
     @router.get("/energy", tags=["energy"], summary="Energy of any node of the tree by period")
-    async def energy(who: Reader, node: AskedNode, start: From, end: To, step: Step = Step.HOUR) -> EnergyReply:
+    async def energy(who: Reader, node: Place, start: From, end: To, step: Step = Step.HOUR) -> EnergyReply:
         require_visible(who, queries.boundaries, node, start, end)
         return _energy(await queries.energy(node=node, start=start, end=end, step=step))
 
     @router.get("/emissions", tags=["emissions"], summary="Location-based emissions of a node by period")
-    async def emissions(who: Reader, node: AskedNode, start: From, end: To, step: Step = Step.HOUR) -> EmissionsReply:
+    async def emissions(who: Reader, node: Place, start: From, end: To, step: Step = Step.HOUR) -> EmissionsReply:
         require_visible(who, queries.boundaries, node, start, end)
         return emissions_reply(await queries.emissions(node=node, start=start, end=end, step=step))
 

@@ -6,14 +6,14 @@ from decimal import Decimal
 from enum import Enum
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from pydantic import Field
 
 from libs.common.contracts.base import CalendarDate, Number, UtcTime
 from libs.common.contracts.registry import CircuitRole
 from libs.common.tokens import Principal
 from services.carbon.api.access import Body, View
-from services.carbon.api.common import AskedNode, From, Reader, To, Writer, require_visible
+from services.carbon.api.common import AskedNode, From, Reader, To, Writer, asked_place, require_visible
 from services.carbon.domain.levels.balance import PueCategory
 from services.carbon.domain.levels.comparison import Against, NoChange
 from services.carbon.domain.levels.cover import Dimension
@@ -356,6 +356,7 @@ Shifts = Annotated[
 def build_levels_router(levels: Levels, supply: Supply) -> APIRouter:
     """Return the routes of levels."""
     router = APIRouter(prefix="/api/v1")
+    Place = Annotated[Node, Depends(asked_place(levels.boundaries))]  # noqa: N806  # a type
 
     def check(who: Principal, node: Node, start: datetime, end: datetime) -> None:
         levels.boundaries.check_span(start, end)
@@ -363,7 +364,7 @@ def build_levels_router(levels: Levels, supply: Supply) -> APIRouter:
 
     @router.get("/energy/profile", tags=TAGS, summary="Energy, load curve and demand of a node or some of its circuits")
     async def profile(
-        who: Reader, node: AskedNode, start: From, end: To, step: Step = Step.DAY, role: Role = None, tag: Tag = None,
+        who: Reader, node: Place, start: From, end: To, step: Step = Step.DAY, role: Role = None, tag: Tag = None,
         use: UseName = None, level: Level = None, shifts: Shifts = None,
     ) -> ProfileReply:  # fmt: skip
         check(who, node, start, end)
@@ -384,7 +385,7 @@ def build_levels_router(levels: Levels, supply: Supply) -> APIRouter:
 
     @router.get("/energy/breakdown", tags=TAGS, summary="A node's energy by role, tag, use, level, shift or site")
     async def breakdown(
-        who: Reader, node: AskedNode, start: From, end: To, by: By, shifts: Shifts = None
+        who: Reader, node: Place, start: From, end: To, by: By, shifts: Shifts = None
     ) -> BreakdownReply:
         check(who, node, start, end)
         whole, parts = await levels.breakdown(node, start, end, by, _shifts(shifts))
@@ -396,9 +397,7 @@ def build_levels_router(levels: Levels, supply: Supply) -> APIRouter:
         )
 
     @router.get("/energy/balance", tags=TAGS, summary="Grid, photovoltaics, generators, self-use, export, clean share")
-    async def balance(
-        who: Reader, node: AskedNode, start: From, end: To, step: Step = Step.MONTH
-    ) -> Sequence[BalanceView]:
+    async def balance(who: Reader, node: Place, start: From, end: To, step: Step = Step.MONTH) -> Sequence[BalanceView]:
         check(who, node, start, end)
         return [
             BalanceView(
@@ -445,7 +444,7 @@ def build_levels_router(levels: Levels, supply: Supply) -> APIRouter:
 
     @router.get("/energy/intensity", tags=TAGS, summary="Energy per m2, person, output value and output")
     async def intensity(
-        who: Reader, node: AskedNode, start: From, end: To, step: Step = Step.MONTH
+        who: Reader, node: Place, start: From, end: To, step: Step = Step.MONTH
     ) -> Sequence[IntensityPeriodView]:
         check(who, node, start, end)
         kinds = (FactKind.AREA, FactKind.PERSONS, FactKind.OUTPUT_VALUE, FactKind.OUTPUT)
@@ -462,7 +461,7 @@ def build_levels_router(levels: Levels, supply: Supply) -> APIRouter:
     @router.get("/energy/comparison", tags=TAGS, summary="A period beside that of a year earlier and the one before")
     async def comparison(
         who: Reader,
-        node: AskedNode,
+        node: Place,
         at: Annotated[UtcTime, Query(description="a time within the period")],
         step: Step = Step.MONTH,
     ) -> Sequence[ComparisonView]:

@@ -1,5 +1,6 @@
 """HTTP of other media: what a node used of water, gas, heat, cold, steam and fuel, and what that emitted."""
 
+import math
 from enum import Enum
 from typing import Annotated, Any
 
@@ -147,7 +148,7 @@ def _emitted(found: Emitted) -> EmittedView:
         periods.append(
             EmittedPeriod(
                 **row,
-                emission_kg_co2e=sum(known) if known and len(known) == len(values) else None,
+                emission_kg_co2e=math.fsum(known) if known and len(known) == len(values) else None,
                 marks=sorted({mark.value for one in emissions for mark in one.figure.marks}),
             )
         )

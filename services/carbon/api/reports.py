@@ -10,14 +10,14 @@ from pydantic import Field
 
 from libs.common.contracts.base import CalendarDate, UtcTime
 from libs.common.jobs import Job
+from libs.common.recurrence import RULE_LENGTH_MAX, Schedule
 from services.carbon.api.access import Body, View
+from services.carbon.api.common import Reader, Writer
 from services.carbon.api.common import Text as Line
-from services.carbon.api.common import WholeReader, WholeWriter
 from services.carbon.api.figures import DIGEST, PAGE_MAX, AskedPage, statement_reply
 from services.carbon.domain.reports.content import Language, ReportKind, Text
 from services.carbon.domain.reports.definitions import STATED_MAX, Definition, FileFormat, SubjectKind
 from services.carbon.domain.reports.inventory import Stated
-from services.carbon.domain.reports.periods import RULE_LENGTH_MAX, Schedule
 from services.carbon.reports.frames import TableFormat, convert
 from services.carbon.store.reports import Edition, StoredDefinition
 from services.carbon.usecases.reports import Reports
@@ -163,16 +163,17 @@ def build_report_router(reports: Reports) -> APIRouter:
     router = APIRouter(prefix="/api/v1", tags=list(TAGS))
 
     @router.get("/reports/definitions", summary="What is reported, by id")
-    async def definitions(_: WholeReader, page: AskedPage) -> Sequence[DefinitionView]:
+    async def definitions(who: Reader, page: AskedPage) -> Sequence[DefinitionView]:
         after = "" if page.after is None else page.after[0]
-        return [_definition(one) for one in await reports.definitions(after=after, limit=page.limit)]
+        return [_definition(one) for one in await reports.definitions(after=after, limit=page.limit, who=who)]
 
     @router.get("/reports/definitions/{definition_id}", summary="A definition as it is")
-    async def definition(_: WholeReader, definition_id: DefinitionId) -> DefinitionView:
+    async def definition(who: Reader, definition_id: DefinitionId) -> DefinitionView:
+        await reports.check_definition(who, definition_id)
         return _definition(await reports.definition(definition_id))
 
     @router.put("/reports/definitions/{definition_id}", summary="Store the next version of a definition")
-    async def put(body: DefinitionBody, who: WholeWriter, definition_id: DefinitionId) -> DefinitionView:
+    async def put(body: DefinitionBody, who: Writer, definition_id: DefinitionId) -> DefinitionView:
         return _definition(await reports.put(body.definition(definition_id), who))
 
     @router.post(
@@ -180,33 +181,36 @@ def build_report_router(reports: Reports) -> APIRouter:
         summary="Make the next version of an edition; it becomes a job",
         status_code=202,
     )
-    async def request(who: WholeWriter, definition_id: DefinitionId, edition: EditionName) -> AskedView:
+    async def request(who: Writer, definition_id: DefinitionId, edition: EditionName) -> AskedView:
+        await reports.check_definition(who, definition_id)
         return AskedView(job_id=await reports.request(definition_id, edition, who))
 
     @router.get("/reports/jobs/{job_id}", summary="How far a report is, and what has come of it")
-    async def job(_: WholeReader, job_id: JobId) -> JobView:
+    async def job(who: Reader, job_id: JobId) -> JobView:
+        await reports.check_job(who, job_id)
         return _job(*await reports.job(job_id))
 
     @router.get("/reports/jobs", summary="How far reports are, the youngest first")
     async def jobs(
-        _: WholeReader,
+        who: Reader,
         before: Annotated[str | None, Query(max_length=64, description="older than this job")] = None,
         limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 100,
     ) -> Sequence[JobView]:
-        return [_job(one, None) for one in await reports.list_jobs(before=before, limit=limit)]
+        return [_job(one, None) for one in await reports.list_jobs(before=before, limit=limit, who=who)]
 
     @router.post("/reports/jobs/{job_id}/cancel", summary="End a report that waits or is being made")
-    async def cancel(who: WholeWriter, job_id: JobId) -> JobView:
+    async def cancel(who: Writer, job_id: JobId) -> JobView:
+        await reports.check_job(who, job_id)
         await reports.cancel(job_id, who)
         return _job(*await reports.job(job_id))
 
     @router.get("/reports", summary="Finished reports, by id and version")
     async def editions(
-        _: WholeReader,
+        who: Reader,
         page: AskedPage,
         definition: Annotated[str | None, Query(max_length=48, description="those of one definition")] = None,
     ) -> Sequence[EditionView]:
-        found = await reports.editions(definition_id=definition, after=page.after, limit=page.limit)
+        found = await reports.editions(definition_id=definition, after=page.after, limit=page.limit, who=who)
         return [_edition(one) for one in found]
 
     @router.get(
@@ -216,8 +220,9 @@ def build_report_router(reports: Reports) -> APIRouter:
         responses={200: {**_FILE[200], "content": {"application/json": {"schema": {"type": "object"}}}}},
     )
     async def content(
-        _: WholeReader, definition_id: DefinitionId, edition: EditionName, version: Version
+        who: Reader, definition_id: DefinitionId, edition: EditionName, version: Version
     ) -> Response:  # fmt: skip
+        await reports.check_report(who, definition_id, edition, version)
         return statement_reply(*await reports.content(definition_id, edition, version))
 
     @router.get(
@@ -227,13 +232,14 @@ def build_report_router(reports: Reports) -> APIRouter:
         responses=_FILE,
     )
     async def file(
-        _: WholeReader,
+        who: Reader,
         definition_id: DefinitionId,
         edition: EditionName,
         version: Version,
         form: FileFormat,
         lang: AskedLanguage = Language.CHINESE,
     ) -> Response:
+        await reports.check_report(who, definition_id, edition, version)
         found = await reports.file(definition_id, edition, version, form, lang)
         name = f"{definition_id}-{edition}-v{version}-{lang}.{form}"
         return Response(
@@ -249,7 +255,7 @@ def build_report_router(reports: Reports) -> APIRouter:
         responses=_FILE,
     )
     async def table(
-        _: WholeReader,
+        who: Reader,
         definition_id: DefinitionId,
         edition: EditionName,
         version: Version,
@@ -257,6 +263,7 @@ def build_report_router(reports: Reports) -> APIRouter:
         form: Annotated[TableFormat, Query(alias="format")] = TableFormat.CSV,
         lang: AskedLanguage = Language.CHINESE,
     ) -> Response:
+        await reports.check_report(who, definition_id, edition, version)
         found = await reports.table(definition_id, edition, version, table, lang)
         body = await asyncio.to_thread(convert, found, form)
         name = f"{definition_id}-{edition}-v{version}-{table}.{form}"

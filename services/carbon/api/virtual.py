@@ -1,5 +1,6 @@
 """HTTP of virtual meters: signed sums of circuits, with what is known of them."""
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import Enum
@@ -19,7 +20,7 @@ from services.carbon.domain.intervals import Grade
 from services.carbon.domain.levels.cover import Dimension
 from services.carbon.domain.levels.periods import Step
 from services.carbon.domain.virtual import FACTOR_MAX, TERMS_MAX, Term, VirtualMeter
-from services.carbon.queries import Queries
+from services.carbon.queries import Queries, SiteEmission
 from services.carbon.usecases.levels import Levels
 from services.carbon.usecases.ports import refuse_limited
 from services.carbon.usecases.virtual import Read, VirtualMeters
@@ -96,6 +97,26 @@ class VirtualReply(View):
     intervals: list[VirtualIntervalView]
 
 
+class SiteEmissionView(View):
+    """What of a virtual meter is of one site, in one civil year."""
+
+    site: str
+    year: int
+    energy_kwh: float
+    """Of the quarter hours that are known. [kWh]"""
+    share: float | None
+    """Of the meter's energy; null where that is zero. [1]"""
+    factor_id: str | None
+    """Of the site's own grid; null where it has none, and then the emission is unknown."""
+    emission_kg_co2: float | None
+
+
+class VirtualEmissionsReply(EmissionsReply):
+    """Location-based emissions of a virtual meter: each site's energy by the factor of its own grid."""
+
+    sites: list[SiteEmissionView]
+
+
 def build_virtual_router(meters: VirtualMeters, levels: Levels, queries: Queries) -> APIRouter:
     """Return the routes of virtual meters."""
     router = APIRouter(prefix="/api/v1")
@@ -136,12 +157,30 @@ def build_virtual_router(meters: VirtualMeters, levels: Levels, queries: Queries
         tags=["emissions"],
         summary="Location-based emissions of a virtual meter",
     )
-    async def emissions(who: Reader, meter_id: Id, start: From, end: To, step: Step = Step.MONTH) -> EmissionsReply:
+    async def emissions(
+        who: Reader, meter_id: Id, start: From, end: To, step: Step = Step.MONTH
+    ) -> VirtualEmissionsReply:
         node = await meters.node(meter_id)
         require_visible(who, queries.boundaries, node, start, end)
-        return emissions_reply(await queries.emissions(node=node, start=start, end=end, step=step))
+        found = await queries.emissions(node=node, start=start, end=end, step=step)
+        return VirtualEmissionsReply(**dict(emissions_reply(found)), sites=_sites(found.by_site))
 
     return router
+
+
+def _sites(parts: Sequence[SiteEmission]) -> list[SiteEmissionView]:
+    whole = math.fsum(one.energy_kwh for one in parts)
+    return [
+        SiteEmissionView(
+            site=one.site,
+            year=one.year,
+            energy_kwh=one.energy_kwh,
+            share=one.energy_kwh / whole if whole else None,
+            factor_id=None if one.choice is None else one.choice.factor.factor_id,
+            emission_kg_co2=None if one.choice is None else one.energy_kwh * float(one.choice.factor.value),
+        )
+        for one in parts
+    ]
 
 
 def _view(one: VirtualMeter, name: str, version: int) -> VirtualMeterView:

@@ -1,157 +1,60 @@
 """HTTP of traces: why a figure is what it is, one question at a time, down to the registers."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from decimal import Decimal
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Depends, Request
 
-from libs.common.contracts.base import CalendarDate, UtcTime
-from libs.common.contracts.registry import CircuitRole
 from libs.common.ids import CircuitId, LoadId, SiteId
 from libs.common.tokens import Principal
 from services.carbon.api.access import require_sites
-from services.carbon.api.common import Reader, asked_node, require_visible, whole_reader
-from services.carbon.api.costs import CostStep
-from services.carbon.api.figures import UsedFactor, used_reply
+from services.carbon.api.common import Reader, require_visible, whole_reader
 from services.carbon.api.levels import COMPARED_DAYS
 from services.carbon.api.projects import sites_of
+from services.carbon.api.whyasked import asked_inputs, asked_why
+from services.carbon.api.whyreply import TraceReply, trace_reply
 from services.carbon.boundary import Boundaries
-from services.carbon.domain.booking import floor
-from services.carbon.domain.levels.balance import PueCategory
-from services.carbon.domain.levels.comparison import Against
-from services.carbon.domain.levels.cover import Dimension
-from services.carbon.domain.levels.facts import FactKind
-from services.carbon.domain.why import Because, InputKind, Page, Rule, Why
+from services.carbon.domain.why import Page, Why
 from services.carbon.loads import LoadDirectory
 from services.carbon.queries import Trace
 from services.carbon.tree import Node, NodeKind
 from services.carbon.usecases.shutdowns import ShutdownReport
 from services.carbon.usecases.why import (
     EnergyWhys,
+    FeeWhys,
     Figure,
-    Flow,
     InventoryWhys,
-    Method,
+    LoadWhys,
+    MediaWhys,
     MoneyWhys,
     ProjectWhys,
     RatioWhys,
     SavingWhys,
     StatementWhys,
+    TargetWhys,
     VirtualWhys,
     Wanted,
     trace_link,
 )
-from services.carbon.usecases.why.energy import STEP
 
-INPUTS_MAX = 1_000
-"""Inputs of one page."""
-QUARTERS = frozenset({Figure.INTERVAL, Figure.PARTS, Figure.DELIVERED, Figure.VIRTUAL_INTERVAL})
-"""Figures of one quarter hour, which ``start`` lies in."""
-Name = Annotated[str | None, Query(max_length=64)]
-
-
-class InputReply(BaseModel):
-    """A number that went into a figure."""
-
-    name: str
-    value: float | Decimal | None = Field(description="null is unknown, not zero; money is exact and written as text")
-    unit: str
-    kind: InputKind
-    id: str = Field(description="of the circuit, register's meter, factor, price sheet, line")
-    version: int | None = Field(description="of the interval, factor, price sheet")
-    source: str = Field(description="document, notice, meter")
-    start: UtcTime | None = Field(description="of an interval or day; time of a register")
-    grade: str | None = Field(description="interval_flag; running; set_aside, uncertain or manual of a register")
-    trace: str | None = Field(description="what answers why this input is what it is; null where nothing stands behind")
-
-
-class QualityReply(BaseModel):
-    """How well what a figure rests on is known."""
-
-    interval_completeness: float | None
-    usable_share: float | None
-    estimated_share: float
-    from_parts_share: float
-    provisional: bool
-    lower_bound: bool
-    uncertain: bool
-
-
-class VersionRow(BaseModel):
-    """One version of an interval."""
-
-    version: int
-    energy_kwh: float | None
-    interval_flag: str
-    lower_bound: bool
-    uncertain: bool
-    computed_at: datetime
-
-
-class RegisterRow(BaseModel):
-    """A register as the meter showed it."""
-
-    device_id: str
-    source_time: datetime
-    shown_kwh: float = Field(description="kW where the binding's point is a power")
-    ratio: float
-    uncertain: bool
-    set_aside: bool
-    manual: bool = Field(description="whether a person has read it")
-
-
-class BindingRow(BaseModel):
-    """A meter that served a circuit."""
-
-    device_id: str
-    valid_from: UtcTime
-    valid_to: UtcTime | None
-    point: str = Field(description="what of the meter is booked: its register, or power where it has none")
-    initial_register: float | None
-    final_register: float | None
-    modulus_kwh: float | None = Field(description="first value that its register cannot show [kWh]")
-    resets: Sequence[UtcTime] = Field(description="when its register is on record to have been set to zero")
-
-
-class GapRow(BaseModel):
-    """Two registers far apart, with an interval between them."""
-
-    start: datetime
-    end: datetime
-    energy_kwh: float = Field(description="measured; laid over the gap's intervals as was usual before it, else flat")
-
-
-class TraceReply(BaseModel):
-    """A figure with everything that it was made of; the same document for every figure."""
-
-    figure: Figure
-    node: str = Field(description="node, account, or id of a target, inventory or occurrence")
-    start: UtcTime | None
-    end: UtcTime | None
-    value: float | Decimal | None = Field(description="null is unknown, not zero; money is exact and written as text")
-    unit: str
-    rule: Rule = Field(description="how the value follows from the inputs of all pages")
-    formula: str
-    source: str = Field(description="standard or method, with its clause")
-    marks: Sequence[str] = Field(description="what to know before relying on it, or why it is unknown")
-    recomputed: bool | None = Field(
-        description="whether the rule gave just this value again out of the inputs; null where a rule needs more than "
-        "numbers (registers, frozen formulas)"
-    )
-    quality: QualityReply | None
-    inputs: Sequence[InputReply]
-    inputs_total: int
-    next: str | None = Field(description="the next page of inputs")
-    factors: Sequence[UsedFactor]
-    versions: Sequence[VersionRow] = Field(description="of an interval, oldest first; the last one holds")
-    bindings: Sequence[BindingRow] = Field(description="meters behind an interval")
-    registers: Sequence[RegisterRow] = Field(description="registers behind an interval, of each meter by time")
-    gap: GapRow | None = Field(description="of an interval whose registers are far apart: what is known of its energy")
-    rated_kw: float | None = Field(description="of the circuit of an interval: the limit of possible steps [kW]")
+SHUTDOWNS = frozenset(figure for figure in Figure if figure is Figure.SAVING or figure.startswith("saving_"))
+FEES = frozenset(
+    {
+        Figure.BASIC_FEE, Figure.BASIC_MONTH, Figure.ACCOUNT_DEMAND, Figure.ACCRUAL, Figure.ACCRUED_ENERGY,
+        Figure.BILLED, Figure.BILLED_MONEY,
+    }
+)  # fmt: skip
+"""Figures of an account."""
+VIRTUAL = {Figure.ENERGY: Figure.VIRTUAL, Figure.EMISSION: Figure.VIRTUAL_EMISSION}
+"""What answers the same of a virtual meter, which has a definition and no circuits of its own."""
+CHANGES = frozenset({Figure.CHANGE, Figure.CHANGE_DAILY, Figure.LIKE_FOR_LIKE})
+TARGETS = frozenset(
+    {
+        Figure.TARGET, Figure.TARGET_MEASURED, Figure.FORECAST, Figure.FORECAST_HALF, Figure.FORECAST_LOW,
+        Figure.FORECAST_HIGH, Figure.TARGET_GAP, Figure.TARGET_PACE,
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +63,11 @@ class Explainers:
 
     energy: EnergyWhys
     ratios: RatioWhys
+    supply: LoadWhys
+    media: MediaWhys
     money: MoneyWhys
+    fees: FeeWhys
+    targets: TargetWhys
     inventories: InventoryWhys
     savings: SavingWhys
     projects: ProjectWhys
@@ -168,93 +75,6 @@ class Explainers:
     virtual: VirtualWhys
     boundaries: Boundaries
     loads: LoadDirectory
-
-
-def asked_why(
-    figure: Annotated[
-        Figure | None, Query(description="by default an interval where start is given, else energy")
-    ] = None,
-    site: Name = None,
-    circuit: Name = None,
-    room: Name = None,
-    region: Name = None,
-    organisation: Name = None,
-    account: Annotated[str | None, Query(max_length=64, description="of a cost, in place of a node")] = None,
-    begin: Annotated[UtcTime | None, Query(alias="from", description="start of the figure's span, with offset")] = None,
-    to: Annotated[UtcTime | None, Query(description="end of the span, not included, with offset")] = None,
-    start: Annotated[UtcTime | None, Query(description="a time in the interval that is asked about")] = None,
-    role: CircuitRole | None = None,
-    tag: Name = None,
-    use: Name = None,
-    level: Annotated[int | None, Query(ge=1, le=9)] = None,
-    category: Annotated[PueCategory | None, Query(description="of a PUE, or of the circuits that measure IT")] = None,
-    booked: Annotated[bool, Query(description="without what is running now, as figures of levels are")] = False,
-    part: Annotated[str | None, Query(max_length=64, description="only this circuit of the node")] = None,
-    of_site: Annotated[str | None, Query(max_length=64, description="only what the node has at this site")] = None,
-    kind: Annotated[FactKind | None, Query(description="what an intensity is per")] = None,
-    against: Annotated[Against, Query(description="what a change is against")] = Against.YEAR,
-    step: Annotated[CostStep, Query(description="of the lines of a cost")] = CostStep.MONTH,
-    line: Annotated[
-        str | None,
-        Query(
-            max_length=64,
-            description="number of a line of a cost, saving or statement, or of a bill; id of a line of an "
-            "inventory, of a measure, of a meter",
-        ),
-    ] = None,
-    flow: Annotated[Flow | None, Query(description="of a balance")] = None,
-    id: Annotated[
-        str | None, Query(max_length=64, description="of a target, an inventory, an occurrence, a project, a statement")
-    ] = None,
-    plan: Annotated[str | None, Query(max_length=64, description="of shutdowns, in place of an occurrence")] = None,
-    version: Annotated[
-        int | None, Query(ge=1, le=2_000_000_000, description="of an inventory or of avoided emissions")
-    ] = None,
-    scope2: Annotated[Method, Query(description="by which method an inventory is asked about")] = Method.LOCATION,
-    as_of: Annotated[CalendarDate | None, Query(description="of a target; by default today")] = None,
-) -> Wanted:
-    """Return what a request asks about.
-
-    Raises:
-        InvalidInput: It names several nodes.
-    """
-    node = None
-    if any(one is not None for one in (site, circuit, room, region, organisation)):
-        node = asked_node(site, circuit, room, region, organisation)
-    figure = figure or (Figure.INTERVAL if start is not None else Figure.ENERGY)
-    at = start or begin
-    if figure in QUARTERS and at is not None:
-        begin, to = floor(at), floor(at) + STEP
-    return Wanted(
-        figure=figure,
-        node=node,
-        account=account,
-        start=begin,
-        end=to,
-        dimension=Dimension(role=role, tag=tag, use=use, level=level),
-        category=category,
-        booked=booked,
-        part=None if part is None else CircuitId(part),
-        of_site=None if of_site is None else SiteId(of_site),
-        kind=kind,
-        against=against,
-        daily=step is CostStep.DAY,
-        flow=flow,
-        line=line,
-        id=id,
-        plan=plan,
-        version=version,
-        method=scope2,
-        as_of=as_of,
-    )
-
-
-def asked_inputs(
-    first: Annotated[int, Query(ge=0, le=100_000_000, description="the first input shown, counted from 0")] = 0,
-    limit: Annotated[int, Query(ge=1, le=INPUTS_MAX, description="inputs of a page")] = 100,
-) -> Page:
-    """Return which inputs a request asks for."""
-    return Page(first, limit)
 
 
 def build_why_router(explain: Explainers) -> APIRouter:
@@ -274,17 +94,20 @@ def build_why_router(explain: Explainers) -> APIRouter:
         following = page.following(len(found.inputs))
         here = dict(request.query_params)
         more = None if following is None else trace_link({**here, "first": str(following), "limit": str(page.most)})
-        return _reply(wanted, found, below, page, more)
+        return trace_reply(wanted, found, below, page, more)
 
     return router
 
 
 async def explained(explain: Explainers, who: Principal, wanted: Wanted) -> tuple[Why, Trace | None]:
     """Return what was asked about, after checking that the caller may see all of it."""
+    if wanted.node is not None and wanted.node.kind is NodeKind.VIRTUAL:
+        node = await explain.boundaries.virtual(wanted.node.id)
+        wanted = replace(wanted, node=node, id=node.id, figure=VIRTUAL.get(wanted.figure, wanted.figure))
     if wanted.node is not None:
         start, end = wanted.span
         # What a period is compared with may have had other sites.
-        before = timedelta(days=COMPARED_DAYS) if wanted.figure is Figure.CHANGE else timedelta()
+        before = timedelta(days=COMPARED_DAYS) if wanted.figure in CHANGES else timedelta()
         require_visible(who, explain.boundaries, wanted.node, start - before, end)
     explained = await _of_node(explain, who, wanted)
     if explained is not None:
@@ -299,6 +122,8 @@ async def _of_node(explain: Explainers, who: Principal, wanted: Wanted) -> tuple
             return await explain.energy.interval(wanted)
         case Figure.DELIVERED:
             return await explain.ratios.delivered(wanted)
+        case Figure.MEDIUM_INTERVAL:
+            return await explain.media.medium_interval(wanted)
         case Figure.PARTS:
             found = await explain.energy.parts(wanted)
             for one in found.inputs:  # what stands in may be of a tenant's site
@@ -335,9 +160,46 @@ async def _of_node(explain: Explainers, who: Principal, wanted: Wanted) -> tuple
             found = await explain.ratios.demand(wanted)
         case Figure.LOAD_FACTOR:
             found = await explain.ratios.load_factor(wanted)
+        case Figure.LOWEST:
+            found = await explain.ratios.lowest(wanted)
+        case Figure.MEAN_LOAD:
+            found = await explain.ratios.mean_load(wanted)
+        case Figure.CHANGE_DAILY:
+            found = await explain.ratios.change_daily(wanted)
+        case Figure.PER_DAY:
+            found = await explain.ratios.per_day(wanted)
+        case Figure.LIKE_FOR_LIKE:
+            found = await explain.ratios.like_for_like(wanted)
         case _:
-            return None
+            of_supply = await _of_supply(explain, wanted)
+            return None if of_supply is None else (of_supply, None)
     return found, None
+
+
+async def _of_supply(explain: Explainers, wanted: Wanted) -> Why | None:
+    """Return why of a load rate or of another medium; None for anything else."""
+    match wanted.figure:
+        case Figure.LOAD_RATE:
+            return await explain.supply.load_rate(wanted)
+        case Figure.LOAD_MEAN:
+            return await explain.supply.load_mean(wanted)
+        case Figure.LOAD_TIME:
+            return await explain.supply.load_time(wanted)
+        case Figure.LOAD_QUARTER:
+            return await explain.supply.load_quarter(wanted)
+        case Figure.APPARENT:
+            return await explain.supply.apparent(wanted)
+        case Figure.REACTIVE:
+            return await explain.supply.reactive(wanted)
+        case Figure.MEDIUM:
+            return await explain.media.medium(wanted)
+        case Figure.MEDIUM_CIRCUIT:
+            return await explain.media.medium_circuit(wanted)
+        case Figure.MEDIUM_EMISSION:
+            return await explain.media.medium_emission(wanted)
+        case Figure.MEDIUM_SITE:
+            return await explain.media.medium_site(wanted)
+    return None
 
 
 async def _of_document(explain: Explainers, who: Principal, wanted: Wanted) -> Why:
@@ -349,26 +211,36 @@ async def _of_document(explain: Explainers, who: Principal, wanted: Wanted) -> W
             return await explain.money.cost_line(who, wanted)
         case Figure.BAND_ENERGY:
             return await explain.money.band_energy(who, wanted)
+        case Figure.TARIFF_ENERGY:
+            return await explain.money.tariff_energy(who, wanted)
+        case Figure.TARIFF_COST:
+            return await explain.money.tariff_cost(who, wanted)
         case Figure.BILL:
             return await explain.money.bill(who, wanted)
         case Figure.METERED:
             return await explain.money.metered(who, wanted)
-        case Figure.TARGET:
-            return await explain.money.target(who, wanted)
-        case Figure.VIRTUAL | Figure.VIRTUAL_INTERVAL:
+        case Figure.VIRTUAL | Figure.VIRTUAL_INTERVAL | Figure.VIRTUAL_EMISSION:
             return await _of_virtual(explain, who, wanted)
-        case Figure.SAVING | Figure.SAVING_SHARE | Figure.SAVING_WINDOW:
+        case Figure.VIRTUAL_YEAR | Figure.VIRTUAL_SITE:
+            return await _of_virtual(explain, who, wanted)
+        case figure if figure in SHUTDOWNS:
             return await _of_shutdowns(explain, who, wanted)
         case Figure.PROJECT | Figure.MEASURE:
             return await _of_project(explain, who, wanted)
-        case Figure.STATEMENT | Figure.STATEMENT_LINE | Figure.STATEMENT_METER:
+        case Figure.STATEMENT | Figure.STATEMENT_LINE | Figure.STATEMENT_METER | Figure.STATEMENT_SAVING:
             return await _of_contract(explain, who, wanted)
+        case figure if figure in FEES:
+            return await _of_account(explain, who, wanted)
+        case figure if figure in TARGETS:
+            return await _of_target(explain, who, wanted)
     whole_reader(who)  # of boundaries that may name any site
     match wanted.figure:
         case Figure.INVENTORY:
             return await explain.inventories.inventory(wanted)
         case Figure.INVENTORY_LINE:
             return await explain.inventories.inventory_line(wanted)
+        case Figure.INVENTORY_USE:
+            return await explain.inventories.inventory_use(wanted)
         case Figure.STANDARD_COAL:
             return await explain.inventories.standard_coal(wanted)
         case Figure.AVOIDED:
@@ -380,9 +252,55 @@ async def _of_document(explain: Explainers, who: Principal, wanted: Wanted) -> W
 
 async def _of_virtual(explain: Explainers, who: Principal, wanted: Wanted) -> Why:
     require_visible(who, explain.boundaries, await explain.virtual.node(wanted), *wanted.span)
-    if wanted.figure is Figure.VIRTUAL:
-        return await explain.virtual.virtual(wanted)
-    return await explain.virtual.virtual_interval(wanted)
+    match wanted.figure:
+        case Figure.VIRTUAL:
+            return await explain.virtual.virtual(wanted)
+        case Figure.VIRTUAL_INTERVAL:
+            return await explain.virtual.virtual_interval(wanted)
+        case Figure.VIRTUAL_EMISSION:
+            return await explain.virtual.virtual_emission(wanted)
+        case Figure.VIRTUAL_YEAR:
+            return await explain.virtual.virtual_year(wanted)
+        case _:
+            return await explain.virtual.virtual_site(wanted)
+
+
+async def _of_account(explain: Explainers, who: Principal, wanted: Wanted) -> Why:
+    match wanted.figure:
+        case Figure.BASIC_FEE:
+            return await explain.fees.basic_fee(who, wanted)
+        case Figure.BASIC_MONTH:
+            return await explain.fees.basic_month(who, wanted)
+        case Figure.ACCOUNT_DEMAND:
+            return await explain.fees.account_demand(who, wanted)
+        case Figure.ACCRUAL:
+            return await explain.fees.accrual(who, wanted)
+        case Figure.ACCRUED_ENERGY:
+            return await explain.fees.accrued_energy(who, wanted)
+        case Figure.BILLED:
+            return await explain.fees.billed(who, wanted)
+        case _:
+            return await explain.fees.billed_money(who, wanted)
+
+
+async def _of_target(explain: Explainers, who: Principal, wanted: Wanted) -> Why:
+    match wanted.figure:
+        case Figure.TARGET:
+            return await explain.targets.target(who, wanted)
+        case Figure.TARGET_MEASURED:
+            return await explain.targets.target_measured(who, wanted)
+        case Figure.FORECAST:
+            return await explain.targets.forecast(who, wanted)
+        case Figure.FORECAST_HALF:
+            return await explain.targets.forecast_half(who, wanted)
+        case Figure.FORECAST_LOW:
+            return await explain.targets.forecast_low(who, wanted)
+        case Figure.FORECAST_HIGH:
+            return await explain.targets.forecast_high(who, wanted)
+        case Figure.TARGET_GAP:
+            return await explain.targets.target_gap(who, wanted)
+        case _:
+            return await explain.targets.target_pace(who, wanted)
 
 
 async def _of_shutdowns(explain: Explainers, who: Principal, wanted: Wanted) -> Why:
@@ -393,6 +311,22 @@ async def _of_shutdowns(explain: Explainers, who: Principal, wanted: Wanted) -> 
             return explain.savings.saving(wanted, report)
         case Figure.SAVING_SHARE:
             return explain.savings.saving_share(wanted, report)
+        case Figure.SAVING_BASELINE:
+            return explain.savings.saving_baseline(wanted, report)
+        case Figure.SAVING_EMISSION:
+            return explain.savings.saving_emission(wanted, report)
+        case Figure.SAVING_WINDOW_EMISSION:
+            return explain.savings.saving_window_emission(wanted, report)
+        case Figure.SAVING_MONEY:
+            return explain.savings.saving_money(wanted, report)
+        case Figure.SAVING_ERROR:
+            return explain.savings.saving_error(wanted, report)
+        case Figure.SAVING_REBOUND:
+            return explain.savings.saving_rebound(wanted, report)
+        case Figure.SAVING_USUAL:
+            return explain.savings.saving_usual(wanted, report)
+        case Figure.SAVING_USUAL_AFTER:
+            return explain.savings.saving_usual_after(wanted, report)
         case _:
             return explain.savings.saving_window(wanted, report)
 
@@ -413,6 +347,8 @@ async def _of_contract(explain: Explainers, who: Principal, wanted: Wanted) -> W
             return explain.statements.statement(wanted, shown)
         case Figure.STATEMENT_LINE:
             return explain.statements.statement_line(wanted, shown)
+        case Figure.STATEMENT_SAVING:
+            return explain.statements.statement_saving(wanted, shown)
         case _:
             return explain.statements.statement_meter(wanted, shown)
 
@@ -421,83 +357,3 @@ def _require_loads(loads: LoadDirectory, who: Principal, report: ShutdownReport)
     shown = {part.load_id for one in report.windows for part in one.window.parts}
     shown |= {part.load_id for part in report.running} | set(report.unmetered)
     require_sites(who, sorted({loads.site_of_load(LoadId(load)) or SiteId("") for load in shown}), loads)
-
-
-def _reply(wanted: Wanted, found: Why, below: Trace | None, page: Page, more: str | None) -> TraceReply:
-    by_numbers = found.rule not in (Rule.REGISTERS, Rule.STATED)
-    return TraceReply(
-        figure=wanted.figure,
-        node=found.node,
-        start=found.start,
-        end=found.end,
-        value=found.value,
-        unit=found.unit,
-        rule=found.rule,
-        formula=found.formula,
-        source=found.source,
-        marks=found.marks,
-        recomputed=found.again() == found.value if by_numbers else None,
-        quality=None if found.quality is None else QualityReply.model_validate(found.quality, from_attributes=True),
-        inputs=[_input(one) for one in page.of(found.inputs)],
-        inputs_total=len(found.inputs),
-        next=more,
-        factors=[used_reply(row) for row in found.factors],
-        versions=[] if below is None else _versions(below),
-        bindings=[] if below is None else _bindings(below),
-        registers=[] if below is None else _registers(below),
-        gap=None if below is None else _gap(below),
-        rated_kw=None if below is None else below.rated_kw,
-    )
-
-
-def _input(one: Because) -> InputReply:
-    return InputReply(
-        name=one.name,
-        value=one.value,
-        unit=one.unit,
-        kind=one.kind,
-        id=one.id,
-        version=one.version,
-        source=one.source,
-        start=one.start,
-        grade=one.grade,
-        trace=None if one.question is None else trace_link(one.question),
-    )
-
-
-def _versions(below: Trace) -> list[VersionRow]:
-    return [
-        VersionRow(
-            version=one.version,
-            energy_kwh=one.energy_kwh,
-            interval_flag=one.grade.flag,
-            lower_bound=one.lower_bound,
-            uncertain=one.uncertain,
-            computed_at=one.computed_at,
-        )
-        for one in below.versions
-    ]
-
-
-def _bindings(below: Trace) -> list[BindingRow]:
-    return [BindingRow.model_validate(one, from_attributes=True) for one in below.bindings]
-
-
-def _gap(below: Trace) -> GapRow | None:
-    gap = below.gap()
-    return None if gap is None else GapRow.model_validate(gap, from_attributes=True)
-
-
-def _registers(below: Trace) -> list[RegisterRow]:
-    return [
-        RegisterRow(
-            device_id=one.device_id,
-            source_time=one.source_time,
-            shown_kwh=one.shown,
-            ratio=one.ratio,
-            uncertain=one.uncertain,
-            set_aside=one.set_aside,
-            manual=one.manual,
-        )
-        for one in below.registers
-    ]

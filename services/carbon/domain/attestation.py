@@ -25,9 +25,11 @@ from typing import Any
 
 from libs.common.auditchain import GENESIS, digest_of
 from libs.common.clock import CIVIL_ZONE
+from libs.common.ids import CircuitId
 from libs.common.tokens import canonical
 from services.carbon.domain.booking import BookedInterval
 from services.carbon.domain.factors import EmissionFactor
+from services.carbon.domain.media import MediumPoint
 from services.carbon.domain.statements import Stated
 
 SALT_BYTES = 16
@@ -36,8 +38,8 @@ HEADS = "log:heads"
 """Subject of the heads that begin a tree."""
 FACTOR_TABLE = "factors:shipped"
 """Subject of the shipped factor library as a whole."""
-CIRCUIT, FACTOR, REPORT = "circuit:", "factor:", "report:"
-"""What the other subjects begin with; of a report follow its kind and its id."""
+CIRCUIT, MEDIUM, FACTOR, REPORT = "circuit:", "medium:", "factor:", "report:"
+"""What the other subjects begin with; of a medium follow register and circuit, of a report its kind and its id."""
 NAMELESS = datetime(1970, 1, 1, tzinfo=UTC)
 """Stands for the time of what is named by subject and version alone."""
 
@@ -188,17 +190,26 @@ def tree_of(now: datetime, running: date | None) -> date:
     return today if running is None else max(today, running)
 
 
-def interval_fact(booked: BookedInterval) -> Fact:
+def medium_subject(point: str, circuit: CircuitId) -> str:
+    """Return the subject of what a register of another medium than electricity says of a circuit."""
+    return f"{MEDIUM}{point}/{circuit}"
+
+
+def interval_fact(booked: BookedInterval, medium: MediumPoint | None = None) -> Fact:
     """Return the fact that a version of an interval was booked.
 
     The flag ``measured`` and the registers behind it are the platform's word; the leaf only fixes it.
+
+    Args:
+        booked: The version.
+        medium: Of what it is; None for electricity.
     """
     fields: dict[str, Any] = {
         "site": booked.site_id,
         "start": _time(booked.start),
         "end": _time(booked.start + timedelta(seconds=booked.step_s)),
         "value": None if booked.energy_kwh is None else decimal_text(booked.energy_kwh),
-        "unit": "kWh",
+        "unit": "kWh" if medium is None else medium.unit,
         "flag": booked.grade.flag,
         "lower_bound": booked.lower_bound,
         "uncertain": booked.uncertain,
@@ -207,7 +218,11 @@ def interval_fact(booked: BookedInterval) -> Fact:
     }
     if booked.version > 1:
         fields |= {"author": "service:carbon", "reason": "recomputed from registers"}
-    return Fact(Kind.INTERVAL, f"{CIRCUIT}{booked.circuit_id}", booked.start, booked.version, fields)
+    subject = f"{CIRCUIT}{booked.circuit_id}"
+    if medium is not None:
+        fields |= {"medium": medium.medium.value, "point": medium.point, "circuit": booked.circuit_id}
+        subject = medium_subject(medium.point, booked.circuit_id)
+    return Fact(Kind.INTERVAL, subject, booked.start, booked.version, fields)
 
 
 def changed_factors(factors: Iterable[EmissionFactor], known: Known, now: datetime) -> list[Fact]:

@@ -154,7 +154,7 @@ class _Flat:
         initial = np.array([one.initial_register is not None for one in bindings])
         final = np.array([one.final_register is not None for one in bindings])
         fits &= ~(initial & (head > begins)) & ~(final & (tail < ends) & np.isfinite(ends))
-        fits &= np.array([not one.resets and not one.by_power for one in bindings])
+        fits &= np.array([not one.resets and one.has_register for one in bindings])
         fits &= np.isnan(self.end) | (tail == self.end)
         self.first = np.maximum(self.start, np.ceil(head / STEP_S) * STEP_S)
         self.last = np.floor(tail / STEP_S) * STEP_S

@@ -148,6 +148,15 @@ class Reconciliation:
 
 
 @dataclass(frozen=True, slots=True)
+class BilledDay:
+    """One day's part of a bill."""
+
+    bill: Bill
+    energy_kwh: Decimal
+    amount_cny: Decimal
+
+
+@dataclass(frozen=True, slots=True)
 class Accrual:
     """What one account used in one civil month, billed and not billed yet."""
 
@@ -251,7 +260,7 @@ def accruals(
     """
     mine = [bill for bill in bills if bill.account_number == account_number]
     use = {day.day: day for day in days}
-    billed = _by_day(mine, use)
+    billed = by_day(mine, use)
     issued = {day: bill.issued_on for bill in mine for day in _days(bill.start, bill.end)}
     months: dict[date, list[date]] = defaultdict(list)
     for day in _days(first, asked_on):
@@ -269,8 +278,8 @@ def accruals(
                 account_number=account_number,
                 month=month,
                 metered_kwh=total(metered) if metered else None,
-                billed_kwh=total(billed[day][0] for day in within if day in billed),
-                billed_cny=total(billed[day][1] for day in within if day in billed),
+                billed_kwh=total(billed[day].energy_kwh for day in within if day in billed),
+                billed_cny=total(billed[day].amount_cny for day in within if day in billed),
                 open_days=len(open_days),
                 open_kwh=(total(open_kwh) if open_kwh else None) if open_days else Decimal(0),
                 open_cny=total(open_cny) if len(open_cny) == len(open_days) else None,
@@ -282,9 +291,9 @@ def accruals(
     return found
 
 
-def _by_day(bills: Iterable[Bill], use: Mapping[date, DayUse]) -> dict[date, tuple[Decimal, Decimal]]:
-    """Return each billed day's part of its bill (energy [kWh], amount [CNY]); the last day takes what is left."""
-    found: dict[date, tuple[Decimal, Decimal]] = {}
+def by_day(bills: Iterable[Bill], use: Mapping[date, DayUse]) -> dict[date, BilledDay]:
+    """Return each billed day's part of its bill; the last day takes what is left."""
+    found: dict[date, BilledDay] = {}
     for bill in bills:
         within = _days(bill.start, bill.end)
         weights = [use[day].energy_kwh if day in use else None for day in within]
@@ -295,10 +304,10 @@ def _by_day(bills: Iterable[Bill], use: Mapping[date, DayUse]) -> dict[date, tup
         left_kwh, left_cny = bill.energy_kwh, bill.amount_cny
         with exact():
             for day, share in zip(within[:-1], shares, strict=False):
-                part = (bill.energy_kwh * share / whole, bill.amount_cny * share / whole)
+                part = BilledDay(bill, bill.energy_kwh * share / whole, bill.amount_cny * share / whole)
                 found[day] = part
-                left_kwh, left_cny = left_kwh - part[0], left_cny - part[1]
-        found[within[-1]] = (left_kwh, left_cny)
+                left_kwh, left_cny = left_kwh - part.energy_kwh, left_cny - part.amount_cny
+        found[within[-1]] = BilledDay(bill, left_kwh, left_cny)
     return found
 
 

@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from libs.common.ids import CircuitId, DeviceId, SiteId
+from libs.common.points import INTERVAL_ENERGY
 from services.carbon.domain.intervals import STEP_S, Grade, Intervals
 from services.carbon.domain.registers import (
+    PERIOD_SLACK,
     BoolArray,
     Cumulative,
     Finding,
@@ -30,6 +32,8 @@ ENERGY_POINT = "energy_active_import"
 """The register of imported active energy; meters' sums of import and export are never booked."""
 POWER_POINT = "active_power_total"
 """Of a meter that has no register of energy: the power that is integrated instead. [kW]"""
+INTERVAL_POINT = INTERVAL_ENERGY
+"""The energy of intervals that a meter forms itself: booked where it has no register, else held against it. [kWh]"""
 TOLERANCE_KWH = 1e-9
 """Two computations of one interval that differ by less are the same. [kWh]"""
 FUTURE = timedelta(minutes=5)
@@ -74,6 +78,24 @@ class BookedInterval:
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """What a meter tells in place of a register, or beside it."""
+
+    point: str
+    """``INTERVAL_POINT`` or ``POWER_POINT``."""
+    period_s: float | None = None
+    """How long the meter's own intervals are. [s]"""
+    at_start: bool = False
+    """Whether it tells an interval with the time of its start."""
+
+    def moved(self, one: RegisterReading) -> RegisterReading:
+        """Return a reading at the end of its interval, where all of them are kept."""
+        if self.period_s is None or not self.at_start:
+            return one
+        return replace(one, source_time=one.source_time + timedelta(seconds=self.period_s))
+
+
+@dataclass(frozen=True, slots=True)
 class Binding:
     """When a meter measured a circuit, and what its register showed when it began and ended."""
 
@@ -86,12 +108,19 @@ class Binding:
     resets: tuple[datetime, ...] = ()
     """When its register is on record to have been set to zero while nobody wrote down what it showed before."""
     point: str = ENERGY_POINT
-    """What of the meter is booked: a register, or ``POWER_POINT`` of one that has none."""
+    """What of the meter is booked: a register, or of one that has none ``INTERVAL_POINT``, else ``POWER_POINT``."""
+    period_s: float | None = None
+    """How long the intervals are that the meter forms itself, where these are booked. [s]"""
 
     @property
     def by_power(self) -> bool:
         """Whether power is integrated."""
         return self.point == POWER_POINT
+
+    @property
+    def has_register(self) -> bool:
+        """Whether a register is booked, and not what stands in for one."""
+        return self.point not in (POWER_POINT, INTERVAL_POINT)
 
     def serves_in(self, start: datetime, end: datetime | None) -> bool:
         """Return whether it holds at some time of ``[start, end]``; None is no end."""
@@ -249,6 +278,11 @@ def series_of(binding: Binding, registers: Registers, rated_kw: float | None) ->
     if binding.by_power:
         best = np.full(at.size, Grade.INTERPOLATED, np.int8)
         return [Series(at=at, shown_kwh=shown, best=best, is_power=True)]
+    if binding.period_s is not None:
+        # An interval that began before the binding is of another circuit too, and nobody knows how much.
+        whole = at - binding.period_s >= begin - PERIOD_SLACK * binding.period_s
+        energy = shown[whole] * ratio[whole]
+        return [Series(at=at[whole], shown_kwh=energy, rated_kw=rated_kw, period_s=binding.period_s, since=begin)]
     best = np.where(registers.manual[inside], np.int8(Grade.ALLOCATED), np.int8(Grade.MEASURED)).astype(np.int8)
     if binding.initial_register is not None and at[0] > begin:
         at, shown, ratio, best = _with(0, begin, binding.initial_register, at, shown, ratio, best)
@@ -268,6 +302,19 @@ def series_of(binding: Binding, registers: Registers, rated_kw: float | None) ->
         )
         for first, last in pairwise(cuts)
     ]
+
+
+def uncertain_times(binding: Binding, registers: Registers) -> FloatArray:
+    """Return the times that what is uncertain of a meter is about. [s since the epoch]
+
+    An uncertain register is an instant, an uncertain interval all quarter hours that it touches.
+    """
+    at = registers.at[registers.uncertain]
+    if binding.period_s is None or not at.size:
+        return at
+    inside = np.append(np.arange(1.0, binding.period_s, STEP_S), binding.period_s - 1.0)
+    times: FloatArray = (at[:, None] - inside[None, :]).ravel()
+    return times
 
 
 def _with(

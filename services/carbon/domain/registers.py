@@ -7,7 +7,8 @@ order in which they came.
 
 What is called energy here may be a volume or a mass as well, in the unit of its medium (``domain/media.py``).
 
-A meter that has no register and tells its power is integrated by trapezoids, pair by pair.
+A meter that has no register and tells its power is integrated by trapezoids, pair by pair; one that tells what was
+used within intervals of its own has these added up.
 
 Source:
     The method follows ISO 50001 metering practice as described in the platform's energy methods,
@@ -38,6 +39,10 @@ GLITCH_SLACK = 1e-12
 """Two counts that were subtracted as floats may come out as a little more than two counts."""
 POWER_GAP_S = 1800.0
 """Two readings of power that lie further apart say nothing of what was used between them. [s]"""
+PERIOD_SLACK = 0.1
+"""Within this share of its length an interval of a device may end too early or too late."""
+INTERPOLATED = np.int8(1)
+"""``intervals.Grade.INTERPOLATED``: what was divided by time."""
 CONFIRMATIONS = 3
 """So many readings that agree with each other overrule a base they all contradict."""
 
@@ -53,6 +58,8 @@ class FindingKind(StrEnum):
     IMPOSSIBLE_JUMP = "impossible_jump"
     OUT_OF_RANGE = "out_of_range"
     """Below zero, or a value that the register cannot show."""
+    SUM_DIFFERS = "sum_differs"
+    """The intervals that a meter told of a day are not what its register counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +95,10 @@ class Series:
     """How well a boundary beside each reading can be known at best (``intervals.Grade``); None: measured. (n,)"""
     is_power: bool = False
     """Whether the numbers are mean power in kW, of a meter that has no register."""
+    period_s: float | None = None
+    """Each number is what was used within so long until its time, of a meter that has no register; else None. [s]"""
+    since: float = -np.inf
+    """Such an interval begins here at the earliest. [s since the epoch]"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +168,8 @@ def _correct(series: Series) -> Cumulative:
     """Correct one meter's registers: all at once where nothing is wrong, one by one where something is."""
     if series.is_power:
         return _integrated(series)
+    if series.period_s is not None:
+        return _added(series, series.period_s)
     possible = (series.shown_kwh >= 0.0) & (series.shown_kwh < (series.modulus_kwh or np.inf))
     impossible: tuple[Finding, ...] = ()
     if not possible.all():
@@ -192,6 +205,43 @@ def _integrated(series: Series) -> Cumulative:
         np.zeros(series.at.size, np.bool_),
         _best(series),
         (),
+    )
+
+
+def _added(series: Series, period_s: float) -> Cumulative:
+    """Return the sum of the intervals that a meter tells; what lies between two that do not meet is unknown.
+
+    Of one that overlaps the one before it only the rest counts, by time: most of it was counted already.
+    """
+    most = np.inf
+    if series.rated_kw is not None:
+        most = HEADROOM * series.rated_kw * period_s / 3600.0 + 2.0 * series.count_kwh
+    told = series.shown_kwh * series.ratio
+    kept = (told >= 0.0) & (told <= most)
+    findings = tuple(
+        Finding(
+            FindingKind.OUT_OF_RANGE if told[i] < 0.0 else FindingKind.SPIKE,
+            float(series.at[i]),
+            float(series.shown_kwh[i]),
+            float(series.shown_kwh[i]),
+        )
+        for i in np.flatnonzero(~kept)
+    )
+    at, told, best = series.at[kept], told[kept], _best(series)[kept]
+    since = np.diff(at, prepend=-np.inf)
+    apart = since > (1.0 + PERIOD_SLACK) * period_s
+    overlaps = since < (1.0 - PERIOD_SLACK) * period_s
+    steps = told * np.where(overlaps, since / period_s, 1.0)
+    best = np.where(overlaps, np.maximum(best, INTERPOLATED), best).astype(np.int8)
+    energy, run = np.cumsum(steps), np.cumsum(apart) - 1
+    first = np.flatnonzero(apart)
+    return Cumulative(
+        np.insert(at, first, np.maximum(at[first] - period_s, series.since)),
+        np.insert(energy, first, np.append(0.0, energy)[first]),
+        np.insert(run, first, run[first]),
+        np.zeros(at.size + first.size, np.bool_),
+        np.insert(best, first, best[first]),
+        findings,
     )
 
 

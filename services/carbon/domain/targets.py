@@ -108,6 +108,12 @@ class Forecast:
     low: float | None
     """None where history is too short to say how sure it is."""
     high: float | None
+    half: float | None
+    """Half the width between them."""
+    differences: tuple[float, ...]
+    """Of the known days so far to those of last year, of which low and high follow; none without that history."""
+    ahead: int
+    """Days that are expected, not measured."""
     by_day: tuple[float, ...]
     """Every day of the period: what was measured, or what is expected of it; they add up to ``value``."""
     method: str
@@ -273,17 +279,17 @@ def _forecast(measured: Sequence[float | None], days: int, last_year: Sequence[f
     by_day = tuple(
         expected[index] if index >= len(measured) or (one := measured[index]) is None else one for index in range(days)
     )
-    value = sum(by_day)
+    value = fsum(by_day)
     ahead = days - sum(one is not None for one in measured)
     if ahead == 0:
-        return Forecast(value, value, value, by_day, method)
+        return Forecast(value, value, value, 0.0, tuple(errors), ahead, by_day, method)
     if len(errors) < 2:
-        return Forecast(value, None, None, by_day, method)
+        return Forecast(value, None, None, None, tuple(errors), ahead, by_day, method)
     # A bias is repeated by every naive day: it adds up where the spread cancels out.
     bias = fmean(errors)
     spread = fmean([(error - bias) ** 2 for error in errors])
     half = INTERVAL_Z * sqrt(ahead * spread) + abs(bias) * ahead
-    return Forecast(value, value - half, value + half, by_day, method)
+    return Forecast(value, value - half, value + half, half, tuple(errors), ahead, by_day, method)
 
 
 def _status(allowed: float, forecast: Forecast | None) -> Status:

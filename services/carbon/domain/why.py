@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_FLOOR, Decimal
 from enum import StrEnum
+from statistics import fmean, median
 from typing import assert_never
 
 from services.carbon.domain.factors import EmissionFactor
@@ -41,6 +42,8 @@ class Rule(StrEnum):
     """The same, and no more than one."""
     QUOTIENT_OF_SUMS = "quotient_of_sums"
     """Sum of every other input from the first on, by the sum of every other from the second on."""
+    EXCESS = "excess"
+    """The first less the second, and no less than zero."""
     BALANCE = "balance"
     """First, second and third less the fourth, and no less than zero."""
     WEIGHTED = "weighted"
@@ -49,12 +52,33 @@ class Rule(StrEnum):
     """The first less all others, from left to right; exactly where all are decimals."""
     CHANGE = "change"
     """The first less the second, by the size of the second."""
+    CHANGE_OF_SUMS = "change_of_sums"
+    """The same of the sum of every other input from the first on, against that of every other from the second on."""
     DEVIATION = "deviation"
     """Three times the largest of three less their sum, by the sum, which is taken from left to right."""
     OVER_HYPOTENUSE = "over_hypotenuse"
     """The first by the root of both squares (``math.hypot``)."""
     BAND_COST = "band_cost"
     """energy * (base * ratio + fixed), in exact decimals."""
+    MEDIAN = "median"
+    """The middle one; of an even number the mean of the two in the middle."""
+    MEAN = "mean"
+    """Sum (``math.fsum``) by count."""
+    HIGHEST = "highest"
+    """The greatest of the known ones."""
+    APPARENT = "apparent"
+    """The first times the root of (P * P + Q * Q): P is the sum of every other input from the second on, Q that of
+    every other from the third on."""
+    BY_FACTOR = "by_factor"
+    """The first times the sum of all from the third on, by the second."""
+    CONTRACT_DEMAND = "contract_demand"
+    """price * (contract + multiple * max(demand - tolerance * contract, 0)), in exact decimals; the inputs are in the
+    order contract, multiple, demand, tolerance, price."""
+    ROOT_OF_SUM = "root_of_sum"
+    """The root of the sum (``math.fsum``)."""
+    HALF_WIDTH = "half_width"
+    """z * root(n * v) + n * |m| of the inputs z, n and differences: m is their mean, v the mean of their squared
+    deviations from it."""
     REGISTERS = "registers"
     """Corrected register at the end less the one at the start, times the ratio; of a meter without register, power by
     trapezoids; see ``domain/registers.py``."""
@@ -159,6 +183,8 @@ def recomputed(rule: Rule, values: Sequence[Number | None]) -> Number | None:
     known = [value for value in values if value is not None]
     if rule is Rule.SUM:
         return _sum(known) if known else None
+    if rule is Rule.HIGHEST:
+        return max(known, default=None)
     if rule in (Rule.REGISTERS, Rule.STATED):
         raise NotByInputs(f"{rule} is not computed from numbers alone")
     return _of_known(rule, known) if len(known) == len(values) else None
@@ -185,6 +211,9 @@ def _of_known(rule: Rule, values: Sequence[Number]) -> Number | None:
             return None if quotient is None else min(1.0, quotient)
         case Rule.QUOTIENT_OF_SUMS:
             return _quotient([_sum(values[::2]), _sum(values[1::2])]) if values else None
+        case Rule.EXCESS:
+            used, usual = (float(value) for value in values)
+            return max(0.0, used - usual)
         case Rule.BALANCE:
             imported, pv, generator, exported = (float(value) for value in values)
             return max(0.0, imported + pv + generator - exported)
@@ -205,6 +234,11 @@ def _of_known(rule: Rule, values: Sequence[Number]) -> Number | None:
         case Rule.CHANGE:
             value, base = (float(value) for value in values)
             return (value - base) / abs(base) if base else None
+        case Rule.CHANGE_OF_SUMS:
+            if not values:
+                return None
+            value, base = math.fsum(values[::2]), math.fsum(values[1::2])
+            return (value - base) / abs(base) if base else None
         case Rule.DEVIATION:
             phases = [float(value) for value in values]
             whole = sum(phases)
@@ -212,11 +246,32 @@ def _of_known(rule: Rule, values: Sequence[Number]) -> Number | None:
         case Rule.OVER_HYPOTENUSE:
             active, reactive = (float(value) for value in values)
             return active / math.hypot(active, reactive) if active > 0 else None
+        case Rule.MEDIAN:
+            return median(float(value) for value in values) if values else None
+        case Rule.MEAN:
+            return math.fsum(values) / len(values) if values else None
+        case Rule.APPARENT:
+            times, active, reactive = float(values[0]), math.fsum(values[1::2]), math.fsum(values[2::2])
+            return times * math.sqrt(active * active + reactive * reactive)
+        case Rule.BY_FACTOR:
+            times, factor = (float(value) for value in values[:2])
+            return times * math.fsum(values[2:]) / factor
+        case Rule.CONTRACT_DEMAND:
+            contract, multiple, demand, tolerance, price = (Decimal(value) for value in values)
+            with exact():
+                return price * (contract + multiple * max(demand - tolerance * contract, Decimal(0)))
+        case Rule.ROOT_OF_SUM:
+            return math.sqrt(math.fsum(values)) if values else None
+        case Rule.HALF_WIDTH:
+            z, count, *differences = (float(value) for value in values)
+            bias = fmean(differences)
+            spread = fmean([(one - bias) ** 2 for one in differences])
+            return z * math.sqrt(count * spread) + abs(bias) * count
         case Rule.BAND_COST:
             energy_kwh, floating, ratio, fixed = (Decimal(value) for value in values)
             with exact():
                 return energy_kwh * (floating * ratio + fixed)
-        case Rule.SUM | Rule.REGISTERS | Rule.STATED:
+        case Rule.SUM | Rule.HIGHEST | Rule.REGISTERS | Rule.STATED:
             raise AssertionError(rule)
         case _:
             assert_never(rule)
@@ -278,12 +333,16 @@ FORMULAS: Mapping[str, tuple[str, str]] = {
     "intensity": ("e = sum of E / sum of D", "energy methods, section 6"),
     "load_factor": ("LF = mean / max", "energy methods, section 11"),
     "change": ("change = (E - E_base) / |E_base|", "energy methods, section 7"),
+    "change_daily": ("change = (E/d - E_base/d_base) / |E_base/d_base|", "energy methods, section 7"),
+    "like_for_like": ("change = (sum of E - sum of E_base) / |sum of E_base|", "energy methods, section 7"),
+    "per_day": ("E/d = energy / days", "energy methods, section 7"),
     "share": ("s = E_part / E", "energy methods, section 9"),
     "clean_share": ("s = self-used photovoltaics / consumption", "energy methods, section 5"),
     "power_factor": ("PF = Wp / sqrt(Wp^2 + Wq^2)", "energy methods, section 12"),
     "demand": ("P = 4 * E_15min, the highest of the span", "energy methods, section 11"),
     "target": ("used = sum of the days", "energy methods, sections 16 and 17"),
     "inventory": ("E = sum of the lines", "GHG Protocol Corporate Standard; ISO 14064-1:2018, clauses 5 and 6"),
+    "inventory_use": ("A = energy of the node * share", "GHG Protocol Corporate Standard, ch. 3"),
     "completeness": (
         "c = sum of the circuits' measured weights / sum of their expected ones",
         "energy methods, section 2: weighed by what a circuit usually uses",
@@ -311,6 +370,56 @@ FORMULAS: Mapping[str, tuple[str, str]] = {
         "E = (register at the end - register at the start) * ratio, with at most one rollover",
         "energy methods, section 1.1",
     ),
+    "mean_load": ("P = 4 * mean of E_15min", "energy methods, section 11"),
+    "lowest": ("P = 4 * E_15min, the lowest of the span", "energy methods, section 11"),
+    "load_rate": ("beta = S / S_rated, the highest quarter hour", "energy methods, section 11"),
+    "load_mean": ("beta = mean of the quarter hours' S / S_rated", "energy methods, section 11"),
+    "load_time": ("t = quarter hours within the band / quarter hours", "energy methods, section 11"),
+    "load_quarter": ("beta = S / S_rated", "energy methods, section 11"),
+    "apparent": ("S = 4 * sqrt(E^2 + Q^2); 4 * E / PF where no reactive energy is known", "energy methods, section 11"),
+    "reactive": ("Q = sum of the meter's reactive registers", "energy methods, section 12"),
+    "basic_fee": ("F = sum of the months' fees", "energy methods, section 10"),
+    "basic_month": ("F = capacity or demand * price", "energy methods, section 10"),
+    "account_demand": ("P = 4 * E of the highest quarter hour", "energy methods, sections 10 and 11"),
+    "accrual": ("C = sum of the costs of days without a bill", "energy methods, section 9"),
+    "accrued_energy": ("E = sum of the energies of days without a bill", "energy methods, section 9"),
+    "tariff_energy": ("E = sum of the lines of the band", "energy methods, section 9"),
+    "tariff_cost": ("C = sum of the lines of the band", "energy methods, section 9"),
+    "billed_money": ("sum of the month's days' parts of bills", "energy methods, section 9"),
+    "billed": ("sum of the month's days' parts of bills", "energy methods, section 9"),
+    "medium": ("Q = sum of the circuits' quantities", "energy methods, sections 0 to 2"),
+    "medium_circuit": ("Q_c = sum of the intervals' quantities", "energy methods, section 1.2"),
+    "medium_interval": (
+        "Q_i = (corrected register at end - corrected register at start) * ratio",
+        "energy methods, sections 1.1 and 1.2",
+    ),
+    "medium_emission": ("E = sum over the sites", "GHG Protocol Corporate Standard; energy methods, section 4"),
+    "medium_site": ("E = A * EF", "GHG Protocol Corporate Standard; energy methods, section 4"),
+    "virtual_emission": ("E = sum of A * EF by site and civil year", "GHG Protocol Scope 2 Guidance (2015), ch. 6"),
+    "virtual_year": ("E = A * EF", "GHG Protocol Scope 2 Guidance (2015), ch. 6"),
+    "virtual_site": (
+        "A = sum over the site's circuits of factor * E, and its part of the constant",
+        "energy methods, section 1.3 (virtual meters)",
+    ),
+    "forecast": ("F = days known + days expected", "energy methods, section 16"),
+    "target_measured": ("used = sum of the days of which enough is known", "energy methods, sections 16 and 17"),
+    "forecast_low": ("F_low = F - h", "energy methods, section 16"),
+    "forecast_high": ("F_high = F + h", "energy methods, section 16"),
+    "forecast_half": (
+        "h = z * sqrt(n * v) + n * |m|, by the differences to last year's days so far",
+        "energy methods, section 16",
+    ),
+    "target_gap": ("gap = allowed - forecast", "energy methods, section 17"),
+    "target_pace": ("pace = measured / (allowed * expected share)", "energy methods, section 17"),
+    "saving_baseline": ("B = middle of the days + adjustment to the weather", "energy methods, section 15"),
+    "saving_emission": ("E = sum of the windows' savings * EF", "energy methods, section 15"),
+    "saving_window_emission": ("E = saving * EF * share", "energy methods, section 15"),
+    "saving_money": ("C = sum of the windows', each quarter hour at its own price", "energy methods, section 15"),
+    "saving_error": ("s = root of the sum of the windows' variances", "energy methods, section 15"),
+    "saving_usual": ("U = median of the clean days, or mean of days scaled by a group", "energy methods, section 15"),
+    "saving_usual_after": ("the same of the time after the window", "energy methods, section 15"),
+    "saving_rebound": ("R = max(used after - usual after, 0)", "energy methods, section 15"),
+    "statement_saving": ("S = baseline - used", "GB/T 24915; the contract's method"),
     "saving": ("S = sum of the windows' savings", "energy methods, section 15"),
     "saving_share": ("S = saving of the window * share", "energy methods, section 15, rule 6"),
     "saving_window": ("S = baseline - actual - rebound - control", "energy methods, section 15"),

@@ -29,6 +29,7 @@ from services.carbon.domain.reports.periods import STEPS, WHOLE_STEPS, Period
 from services.carbon.tree import Node
 from services.carbon.usecases.costs import NodeCost
 from services.carbon.usecases.levels import By, Comparison, Slice
+from services.carbon.usecases.why.asked import NO_TARIFF
 
 Row = Mapping[str, Any]
 KWH = "kWh"
@@ -161,13 +162,17 @@ def _emission(answers: EnergyAnswers, row: Row, why: str) -> Quantity:
 def _of_curve(answers: EnergyAnswers, row: Row, name: str, why: str) -> Quantity:
     """Return a figure of the load curve: as complete as the quarter hours that all feeds have."""
     quarters, expected = row.get("curve_quarters"), (row["end"] - row["start"]).total_seconds() / 900
-    figure = {"max_kw": "demand", "load_factor": "load_factor"}.get(name)
+    figure = _OF_CURVE[name]
     return Quantity(
         value=row.get(name),
         completeness=(quarters or 0) / expected,
         why=why,
-        trace="" if figure is None else _trace(answers, figure, row["start"], row["end"]),
+        trace=_trace(answers, figure, row["start"], row["end"]),
     )
+
+
+_OF_CURVE = {"max_kw": "demand", "min_kw": "lowest", "mean_kw": "mean_load", "load_factor": "load_factor"}
+"""Which trace explains a figure of the load curve."""
 
 
 def _summary(answers: EnergyAnswers, reasons: Reasons) -> Section:
@@ -211,8 +216,8 @@ def _comparisons(answers: EnergyAnswers, reasons: Reasons) -> Table:
         ),
     )
 
-    def changed(against: Against) -> str:
-        return _trace(answers, "change", answers.period.start_at, answers.period.end_at, against=against.value)
+    def changed(figure: str, against: Against) -> str:
+        return _trace(answers, figure, answers.period.start_at, answers.period.end_at, against=against.value)
 
     names = {Against.YEAR: Text("a year earlier", "同比"), Against.PERIOD: Text("the period before", "环比")}
     rows: list[tuple[Cell, ...]] = []
@@ -235,9 +240,14 @@ def _comparisons(answers: EnergyAnswers, reasons: Reasons) -> Table:
                     value=headline.relative,
                     completeness=complete,
                     why=why,
-                    trace="" if one.headline_is_daily else changed(one.against),
+                    trace=changed("change_daily" if one.headline_is_daily else "change", one.against),
                 ),
-                Quantity(value=one.like_for_like.relative, completeness=complete, why=why),
+                Quantity(
+                    value=one.like_for_like.relative,
+                    completeness=complete,
+                    why=why,
+                    trace=changed("like_for_like", one.against),
+                ),
             )
         )
     columns = (
@@ -351,9 +361,13 @@ def _parts(answers: EnergyAnswers, reasons: Reasons) -> Section:
 
 def _of_part(answers: EnergyAnswers, key: str, figure: str) -> str:
     """Return what answers why a part has its energy or share; nothing where no question names the part."""
-    if answers.by not in (By.ROLE, By.TAG, By.USE, By.LEVEL):
-        return ""
     period = answers.period
+    if answers.by is By.SITE:
+        if figure == "share":
+            return _trace(answers, figure, period.start_at, period.end_at, of_site=key)
+        return traced(figure, site=key, from_=civil(period.start_at), to=civil(period.end_at), booked="true")
+    if answers.by is By.SHIFT:
+        return ""
     booked = "true" if figure == "energy" else None
     return _trace(answers, figure, period.start_at, period.end_at, **{answers.by.value: key}, booked=booked)
 
@@ -387,6 +401,11 @@ def _cost_reason(answers: EnergyAnswers, cost: NodeCost, reasons: Reasons) -> st
 
 def _cost_trace(answers: EnergyAnswers) -> str:
     return _trace(answers, "cost", answers.period.start_at, answers.period.end_at)
+
+
+def _of_band(answers: EnergyAnswers, figure: str, band: str) -> str:
+    """Return what answers why a band has its energy or cost."""
+    return _trace(answers, figure, answers.period.start_at, answers.period.end_at, line=band or NO_TARIFF)
 
 
 def _money(amount: Decimal | None) -> float | None:
@@ -426,13 +445,14 @@ def _cost(answers: EnergyAnswers, cost: NodeCost, reasons: Reasons) -> Section:
                 words.BANDS.get(band, words.NO_BAND),
                 Quantity(
                     value=float(total(line.energy_kwh for line, _ in lines)), completeness=complete, why=why,
-                    marks=("incomplete",) if unknown else (),
+                    marks=("incomplete",) if unknown else (), trace=_of_band(answers, "tariff_energy", band),
                 ),
                 Quantity(
                     value=None if missing or not priced else _money(total(line.cost_cny for line in priced)),
                     completeness=complete,
                     why=why,
                     marks=("unknown_price",) if missing else (),
+                    trace=_of_band(answers, "tariff_cost", band),
                 ),
             )
         )  # fmt: skip

@@ -1,6 +1,7 @@
 """The contents of a report of what switching off saved, out of the answers of ``usecases/shutdowns.py``."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from services.carbon.domain.reports import words
 from services.carbon.domain.reports.building import Reasons, civil, facts, key_figures, path, traced
@@ -50,8 +51,22 @@ def savings_content(
             for one in found.factors
         ],
     )
-    sections = (_summary(found, why), _sums(found, names, why), _windows(found, names, reasons, told_at))
+    whole = _Asked(found, asked)
+    sections = (_summary(whole, why), _sums(whole, names, why), _windows(whole, names, reasons, told_at))
     return sections, reasons.all()
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a report is of, and how its figures are asked about."""
+
+    found: ShutdownReport
+    asked: Mapping[str, str]
+
+    def trace(self, figure: str, **more: str) -> str:
+        """Return what answers why a figure is what it is."""
+        span = {"from_": civil(self.found.start), "to": civil(self.found.end)}
+        return traced(figure, **{**self.asked, **span, **more})
 
 
 def _marks(one: Total) -> tuple[str, ...]:
@@ -65,31 +80,35 @@ def _marks(one: Total) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _saving(one: Total, why: str) -> Quantity:
-    return Quantity(value=one.saving_kwh, completeness=one.completeness, why=why, marks=_marks(one))
+def _saving(one: Total, why: str, trace: str) -> Quantity:
+    return Quantity(value=one.saving_kwh, completeness=one.completeness, why=why, marks=_marks(one), trace=trace)
 
 
-def _plain(value: float | None, one: Total, why: str, unknown: str) -> Quantity:
+def _plain(value: float | None, one: Total, why: str, unknown: str, trace: str) -> Quantity:
     return Quantity(
-        value=value, completeness=one.completeness, why=why, marks=(unknown,) if value is None else ()
+        value=value, completeness=one.completeness, why=why, marks=(unknown,) if value is None else (), trace=trace
     )  # fmt: skip
 
 
-def _summary(found: ShutdownReport, why: str) -> Section:
-    whole = found.total
+def _summary(of: _Asked, why: str) -> Section:
+    found, whole = of.found, of.found.total
     rows = [
-        (Text("saved energy", "节约电量"), _saving(whole, why), "kWh"),
+        (Text("saved energy", "节约电量"), _saving(whole, why, of.trace("saving")), "kWh"),
         (
             Text("standard error", "标准误差"),
-            _plain(whole.standard_error_kwh, whole, why, "uncertainty_unknown"),
+            _plain(whole.standard_error_kwh, whole, why, "uncertainty_unknown", of.trace("saving_error")),
             "kWh",
         ),
         (
             Text("emissions not caused, location-based", "减少的排放(基于位置)"),
-            _plain(whole.emission_kg, whole, why, "no_factor"),
+            _plain(whole.emission_kg, whole, why, "no_factor", of.trace("saving_emission")),
             "kgCO2",
         ),
-        (Text("worth", "节约电费"), _plain(whole.money_cny, whole, why, "unknown_price"), "CNY"),
+        (
+            Text("worth", "节约电费"),
+            _plain(whole.money_cny, whole, why, "unknown_price", of.trace("saving_money")),
+            "CNY",
+        ),
     ]
     counted = [
         (Text("windows", "时段数"), str(whole.windows)),
@@ -124,20 +143,21 @@ _FIGURES = (
 )
 
 
-def _sums(found: ShutdownReport, names: Mapping[str, str], why: str) -> Section:
+def _sums(of: _Asked, names: Mapping[str, str], why: str) -> Section:
     tables = []
-    groups: Sequence[tuple[str, Text, Mapping[str, Total]]] = (
-        ("by_site", Text("By site", "按局站"), found.by_site),
-        ("by_plan", Text("By plan", "按计划"), found.by_plan),
-        ("by_circuit", Text("By branch", "按回路"), found.by_circuit),
+    found = of.found
+    groups: Sequence[tuple[str, str, Text, Mapping[str, Total]]] = (
+        ("by_site", "of_site", Text("By site", "按局站"), found.by_site),
+        ("by_plan", "plan", Text("By plan", "按计划"), found.by_plan),
+        ("by_circuit", "part", Text("By branch", "按回路"), found.by_circuit),
     )
-    for key, title, sums in groups:
+    for key, asked, title, sums in groups:
         rows: list[tuple[Cell, ...]] = [
             (
                 names.get(name, name),
-                _saving(one, why),
-                _plain(one.emission_kg, one, why, "no_factor"),
-                _plain(one.money_cny, one, why, "unknown_price"),
+                _saving(one, why, of.trace("saving", **{asked: name})),
+                _plain(one.emission_kg, one, why, "no_factor", of.trace("saving_emission", **{asked: name})),
+                _plain(one.money_cny, one, why, "unknown_price", of.trace("saving_money", **{asked: name})),
                 one.windows,
                 one.windows_known,
             )
@@ -153,7 +173,8 @@ def _sums(found: ShutdownReport, names: Mapping[str, str], why: str) -> Section:
     return Section(key="sums", title=Text("Sums", "汇总"), tables=tuple(tables))
 
 
-def _windows(found: ShutdownReport, names: Mapping[str, str], reasons: Reasons, told_at: str) -> Section:
+def _windows(of: _Asked, names: Mapping[str, str], reasons: Reasons, told_at: str) -> Section:
+    found = of.found
     shown = found.windows[:WINDOWS_SHOWN]
     rows: list[tuple[Cell, ...]] = [
         (
@@ -161,7 +182,7 @@ def _windows(found: ShutdownReport, names: Mapping[str, str], reasons: Reasons, 
             civil(one.window.start),
             civil(one.window.end),
             words.UNKNOWN if one.method is None else words.METHODS[one.method.value],
-            *_figures(one, reasons, f"window {number}", told_at),
+            *_figures(of, one, number, reasons, told_at),
         )
         for number, one in enumerate(shown, start=1)
     ]
@@ -180,10 +201,10 @@ def _windows(found: ShutdownReport, names: Mapping[str, str], reasons: Reasons, 
     return Section(key="windows", title=Text("Windows", "时段明细"), paragraphs=told, tables=(table,))
 
 
-def _figures(one: WindowSaving, reasons: Reasons, key: str, told_at: str) -> tuple[Quantity, ...]:
+def _figures(of: _Asked, one: WindowSaving, number: int, reasons: Reasons, told_at: str) -> tuple[Quantity, ...]:
     occurrence = next((part.occurrence_id for part in one.window.parts if part.occurrence_id is not None), None)
     why = reasons.add(
-        key,
+        f"window {number}",
         Text("baseline - actual - rebound - control", "基线 - 实测 - 反弹 - 控制能耗"),
         source="carbon README, How a saving by shutdown comes about",
         path=told_at if occurrence is None else path(f"savings/shutdowns/{occurrence}"),
@@ -200,14 +221,14 @@ def _figures(one: WindowSaving, reasons: Reasons, key: str, told_at: str) -> tup
     marks = tuple(sorted(each.value for each in one.marks))
     reason = () if one.reason is None else (one.reason.value,)
     complete = one.interval_completeness
-    trace = "" if occurrence is None else traced("saving", id=occurrence)
+    saved, baseline = (of.trace(figure, line=str(number - 1)) for figure in ("saving_window", "saving_baseline"))
     used = traced(
         "energy", circuit=one.circuit_id, from_=civil(one.window.start), to=civil(one.window.end), booked="true"
     )
     return (
-        Quantity(value=one.baseline_kwh, completeness=complete, why=why, trace=trace),
+        Quantity(value=one.baseline_kwh, completeness=complete, why=why, trace=baseline),
         Quantity(value=one.actual_kwh, completeness=complete, why=why, trace=used),
-        Quantity(value=one.saving_kwh, completeness=complete, why=why, marks=(*reason, *marks), trace=trace),
+        Quantity(value=one.saving_kwh, completeness=complete, why=why, marks=(*reason, *marks), trace=saved),
     )
 
 

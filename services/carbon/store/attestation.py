@@ -14,7 +14,6 @@ from libs.common.ids import CircuitId, SiteId
 from libs.common.merkle import TileKey
 from libs.common.tokens import canonical
 from services.carbon.domain.attestation import (
-    CIRCUIT,
     FACTOR,
     REPORT,
     Fact,
@@ -29,18 +28,29 @@ from services.carbon.domain.attestation import (
 )
 from services.carbon.domain.booking import BookedInterval
 from services.carbon.domain.intervals import Grade
+from services.carbon.domain.media import MEDIA
 from services.carbon.store import inventories
 
 logger = logging.getLogger(__name__)
 
 # What is in the books is read there, so that a proof shows what stands there now; nearly all of it are intervals.
 FACTS = """
-    f.kind, f.subject, f.at, f.version, f.facts, i.circuit_id, i.site_id, i.start, i.step_s, i.energy_kwh, i.flag,
-    i.lower_bound, i.uncertain, i.computed_at
+    f.kind, f.subject, f.at, f.version, f.facts, m.point,
+    coalesce(i.circuit_id, m.circuit_id) as circuit_id, coalesce(i.site_id, m.site_id) as site_id,
+    coalesce(i.start, m.start) as start, coalesce(i.step_s, m.step_s) as step_s,
+    coalesce(i.energy_kwh, m.quantity) as energy_kwh, coalesce(i.flag, m.flag) as flag,
+    coalesce(i.lower_bound, m.lower_bound) as lower_bound, coalesce(i.uncertain, m.uncertain) as uncertain,
+    coalesce(i.computed_at, m.computed_at) as computed_at
 """
+# The name of a register has no slash, the id of a circuit may have some.
 INTERVAL = """
     left join intervals i
-      on f.kind = 'interval' and i.circuit_id = substring(f.subject from 9) and i.start = f.at and i.version = f.version
+      on f.kind = 'interval' and f.subject ^@ 'circuit:' and i.circuit_id = substring(f.subject from 9)
+     and i.start = f.at and i.version = f.version
+    left join medium_intervals m
+      on f.kind = 'interval' and f.subject ^@ 'medium:'
+     and m.circuit_id = substring(f.subject from position('/' in f.subject) + 1)
+     and m.point = split_part(substring(f.subject from 8), '/', 1) and m.start = f.at and m.version = f.version
 """
 
 
@@ -382,14 +392,18 @@ async def fetch_leaves(conn: ReadConn, tree: date, start: int, end: int) -> dict
 
 
 async def fetch_circuits(conn: ReadConn, after: str, limit: int) -> list[str]:
-    """Return circuits that have intervals, by id, from behind ``after`` on."""
+    """Return circuits that have intervals, of whatever medium, by id, from behind ``after`` on."""
     rows = await conn.fetch(
         """
         with recursive c as (
-            (select circuit_id from intervals where circuit_id > $1 order by circuit_id limit 1)
+            select least((select circuit_id from intervals where circuit_id > $1 order by circuit_id limit 1),
+                         (select circuit_id from medium_intervals where circuit_id > $1 order by circuit_id limit 1)
+                        ) as circuit_id
             union all
-            select (select i.circuit_id from intervals i
-                     where i.circuit_id > c.circuit_id order by i.circuit_id limit 1)
+            select least((select i.circuit_id from intervals i
+                           where i.circuit_id > c.circuit_id order by i.circuit_id limit 1),
+                         (select m.circuit_id from medium_intervals m
+                           where m.circuit_id > c.circuit_id order by m.circuit_id limit 1))
               from c where c.circuit_id is not null
         )
         select circuit_id from c where circuit_id is not null limit $2
@@ -404,22 +418,25 @@ async def fetch_stray_intervals(conn: ReadConn, circuits: Sequence[str], limit: 
     """Return intervals that are neither committed nor waiting for it, and those that hold without being the last."""
     rows = await conn.fetch(
         """
-        select b.circuit_id, b.start, b.version, l.subject is not null as committed
-          from (select circuit_id, start, version, current,
+        select b.subject, b.start, b.version, l.subject is not null as committed
+          from (select 'circuit:' || circuit_id as subject, circuit_id, start, version, current,
                        version = max(version) over (partition by circuit_id, start) as is_last
-                  from intervals where circuit_id = any($1::text[])) as b
-          left join attest_leaves l
-            on l.subject = 'circuit:' || b.circuit_id and l.at = b.start and l.version = b.version
+                  from intervals where circuit_id = any($1::text[])
+                union all
+                select 'medium:' || point || '/' || circuit_id, circuit_id, start, version, current,
+                       version = max(version) over (partition by circuit_id, point, start)
+                  from medium_intervals where circuit_id = any($1::text[])) as b
+          left join attest_leaves l on l.subject = b.subject and l.at = b.start and l.version = b.version
          where b.current <> b.is_last
             or (l.subject is null and not exists (
                 select from attest_pending p
-                 where p.subject = 'circuit:' || b.circuit_id and p.at = b.start and p.version = b.version))
-         order by b.circuit_id, b.start, b.version limit $2
+                 where p.subject = b.subject and p.at = b.start and p.version = b.version))
+         order by b.circuit_id, b.subject, b.start, b.version limit $2
         """,
         list(circuits),
         limit,
     )
-    return [Stray(f"{CIRCUIT}{row['circuit_id']}", row["start"], row["version"], row["committed"]) for row in rows]
+    return [Stray(row["subject"], row["start"], row["version"], row["committed"]) for row in rows]
 
 
 async def fetch_stray_others(conn: ReadConn, limit: int) -> list[Stray]:
@@ -563,7 +580,8 @@ def _interval_fact(row: Record) -> Fact:
             lower_bound=row["lower_bound"],
             uncertain=row["uncertain"],
             computed_at=row["computed_at"],
-        )
+        ),
+        None if row["point"] is None else MEDIA[row["point"]],
     )
 
 

@@ -1,7 +1,7 @@
 """SQL of registers, intervals and findings."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from struct import Struct
 
 import numpy as np
@@ -15,6 +15,7 @@ from libs.common.ids import CircuitId, DeviceId, SiteId
 from libs.common.pgcopy import copy_in
 from services.carbon.domain.batches import CurrentTable, RegisterTable
 from services.carbon.domain.booking import (
+    INTERVAL_POINT,
     BookedInterval,
     CircuitFinding,
     CircuitSpan,
@@ -25,7 +26,8 @@ from services.carbon.domain.booking import (
     Window,
 )
 from services.carbon.domain.intervals import STEP_S, Grade
-from services.carbon.domain.registers import CONFIRMATIONS, FindingKind
+from services.carbon.domain.pushed import AskedDay, PushedDay
+from services.carbon.domain.registers import CONFIRMATIONS, PERIOD_SLACK, FindingKind
 from services.carbon.store.binary import Rows, copy_rows, grouped, row_type, seconds
 
 FRAME: dict[str, pl.DataType | type[pl.DataType]] = {
@@ -54,7 +56,7 @@ _INTERVAL_BEGIN = pgcopy.begin(len(_INTERVAL_COLUMNS))
 _INTERVAL_ROW = Struct("!iqiiiii?")
 """From ``start`` to ``current``."""
 _ENERGY = Struct("!id")
-_FLAG_FIELDS = {grade: pgcopy.text(grade.flag) for grade in Grade}
+_FLAG_FIELDS = tuple(pgcopy.text(grade.flag) for grade in Grade)
 _INTERVAL_END = Struct("!i?i?iq")
 """From ``lower_bound`` on."""
 _PENDING_COLUMNS = ("kind", "subject", "at", "version")
@@ -324,7 +326,7 @@ async def fetch_current(
         start,
         end,
     )
-    return [_booked(row) for row in rows]
+    return [booked(row) for row in rows]
 
 
 async def fetch_frame(conn: ReadConn, circuits: Sequence[CircuitId], start: datetime, end: datetime) -> pl.DataFrame:
@@ -353,21 +355,22 @@ async def fetch_versions(conn: ReadConn, circuit: CircuitId, start: datetime) ->
         circuit,
         start,
     )
-    return [_booked(row) for row in rows]
+    return [booked(row) for row in rows]
 
 
 async def book(conn: WriteConn, intervals: Sequence[BookedInterval]) -> None:
     """Add versions of intervals, to be attested; the version before each stays and no longer holds."""
-    later = [one for one in intervals if one.version > 1]
+    later = runs_of([one for one in intervals if one.version > 1])
     if later:
         await conn.execute(
             """
             update intervals i set current = false
-              from unnest($1::text[], $2::timestamptz[]) as n(circuit_id, start)
-             where i.circuit_id = n.circuit_id and i.start = n.start and i.current
+              from unnest($1::text[], $2::timestamptz[], $3::timestamptz[]) as n(circuit_id, first, last)
+             where i.circuit_id = n.circuit_id and i.start between n.first and n.last and i.current
             """,
-            [one.circuit_id for one in later],
-            [one.start for one in later],
+            [circuit for circuit, _, _ in later],
+            [first for _, first, _ in later],
+            [last for _, _, last in later],
         )
     await copy_in(conn, "intervals", _INTERVAL_COLUMNS, _interval_rows(intervals))
     in_order = sorted(intervals, key=lambda one: (one.circuit_id, one.start, one.version))
@@ -379,6 +382,21 @@ async def book(conn: WriteConn, intervals: Sequence[BookedInterval]) -> None:
         _PENDING_COLUMNS,
         [subjects[one.circuit_id] + _PENDING_ROW.pack(8, pgcopy.micros(one.start), 4, one.version) for one in in_order],
     )
+
+
+def runs_of(intervals: Sequence[BookedInterval]) -> list[tuple[CircuitId, datetime, datetime]]:
+    """Return the first and the last start of intervals that follow each other without one between them."""
+    found: list[tuple[CircuitId, datetime, datetime]] = []
+    circuit, first, last, following = CircuitId(""), None, None, None
+    for one in intervals:
+        if one.start != following or one.circuit_id != circuit:
+            if first is not None and last is not None:
+                found.append((circuit, first, last))
+            circuit, first = one.circuit_id, one.start
+        last, following = one.start, one.start + timedelta(seconds=one.step_s)
+    if first is not None and last is not None:
+        found.append((circuit, first, last))
+    return found
 
 
 def _interval_rows(intervals: Sequence[BookedInterval]) -> list[bytes]:
@@ -424,6 +442,41 @@ async def add_findings(
         found_at,
     )
     return {(CircuitId(row["circuit_id"]), row["at"], FindingKind(row["kind"].removeprefix(prefix))) for row in rows}
+
+
+async def fetch_pushed_days(conn: ReadConn | WriteConn, asked: Sequence[AskedDay]) -> list[PushedDay]:
+    """Return what meters told of intervals of their own on civil days, and what their registers counted then."""
+    rows = await conn.fetch(
+        """
+        select t.told, t.told_kwh, c.counted, c.counted_kwh
+          from unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::float8[]) with ordinality
+            as w(circuit_id, device_id, start, until, slack, place)
+          cross join lateral (
+              select count(*) as told, coalesce(sum(r.shown * r.ratio), 0) as told_kwh
+                from register_readings r
+               where r.device_id = w.device_id and r.point = $6
+                 and r.source_time > w.start + w.slack * interval '1 second'
+                 and r.source_time <= w.until + w.slack * interval '1 second'
+          ) as t
+          cross join lateral (
+              select count(i.energy_kwh) as counted, coalesce(sum(i.energy_kwh), 0) as counted_kwh
+                from intervals i
+               where i.circuit_id = w.circuit_id and i.current and i.start >= w.start and i.start < w.until
+                 and not i.lower_bound
+          ) as c
+         order by w.place
+        """,
+        [one.circuit for one in asked],
+        [one.device for one in asked],
+        [one.start for one in asked],
+        [one.end for one in asked],
+        [PERIOD_SLACK * one.period_s for one in asked],
+        INTERVAL_POINT,
+    )
+    return [
+        PushedDay(one, row["told"], row["told_kwh"], row["counted"], row["counted_kwh"])
+        for one, row in zip(asked, rows, strict=True)
+    ]
 
 
 async def fetch_points(conn: ReadConn | WriteConn, devices: Sequence[DeviceId], points: Sequence[str]) -> set[str]:
@@ -481,7 +534,8 @@ async def fetch_last_starts(conn: ReadConn | WriteConn) -> dict[CircuitId, datet
     return {CircuitId(row["circuit_id"]): row["start"] for row in rows}
 
 
-def _booked(row: Record) -> BookedInterval:
+def booked(row: Record) -> BookedInterval:
+    """Return an interval as its row says it."""
     return BookedInterval(
         circuit_id=CircuitId(row["circuit_id"]),
         site_id=SiteId(row["site_id"]),

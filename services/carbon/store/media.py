@@ -5,6 +5,7 @@ from datetime import datetime
 
 from libs.common.db import ReadConn, WriteConn
 from libs.common.ids import CircuitId, DeviceId
+from services.carbon.domain.attestation import medium_subject
 from services.carbon.domain.batches import CurrentTable, RegisterTable
 from services.carbon.domain.booking import (
     BookedInterval,
@@ -18,7 +19,7 @@ from services.carbon.domain.intervals import Grade
 from services.carbon.domain.registers import FindingKind
 from services.carbon.store import intervals as registers
 from services.carbon.store.binary import copy_rows
-from services.carbon.store.intervals import CURRENT_ROW, current_of
+from services.carbon.store.intervals import CURRENT_ROW, booked, current_of
 
 
 class MediumBooks:
@@ -77,7 +78,7 @@ class MediumBooks:
         return current_of(rows, len(spans))
 
     async def book(self, conn: WriteConn, intervals: Sequence[BookedInterval]) -> None:
-        """Add versions of intervals; the version before each stays and no longer holds."""
+        """Add versions of intervals, to be attested; the version before each stays and no longer holds."""
         later = [one for one in intervals if one.version > 1]
         if later:
             await conn.execute(
@@ -112,12 +113,40 @@ class MediumBooks:
             [one.uncertain for one in intervals],
             [one.computed_at for one in intervals],
         )
+        in_order = sorted(intervals, key=lambda one: (one.circuit_id, one.start, one.version))
+        await conn.execute(
+            """
+            insert into attest_pending (kind, subject, at, version)
+            select 'interval', subject, at, version
+              from unnest($1::text[], $2::timestamptz[], $3::integer[]) with ordinality
+                as n(subject, at, version, number)
+             order by number
+            """,
+            [medium_subject(self._point, one.circuit_id) for one in in_order],
+            [one.start for one in in_order],
+            [one.version for one in in_order],
+        )
 
     async def add_findings(
         self, conn: WriteConn, findings: Sequence[CircuitFinding], found_at: datetime
     ) -> set[tuple[CircuitId, datetime, FindingKind]]:
         """Store findings that are not there yet; return the keys of the new ones."""
         return await registers.add_findings(conn, findings, found_at, point=self._point)
+
+
+async def fetch_versions(conn: ReadConn, circuit: CircuitId, point: str, start: datetime) -> list[BookedInterval]:
+    """Return all versions of one interval of a medium, oldest first; the quantity is in the medium's unit."""
+    rows = await conn.fetch(
+        """
+        select circuit_id, site_id, start, step_s, version, quantity as energy_kwh, flag, lower_bound, uncertain,
+               computed_at
+          from medium_intervals where circuit_id = $1 and point = $2 and start = $3 order by version
+        """,
+        circuit,
+        point,
+        start,
+    )
+    return [booked(row) for row in rows]
 
 
 async def fetch_metered(

@@ -227,6 +227,23 @@ async def fetch_edition_of_job(conn: ReadConn | WriteConn, job_id: str) -> Editi
     return None if row is None else _edition(row)
 
 
+async def fetch_edition(conn: ReadConn, statement_id: str, version: int) -> Edition | None:
+    """Return a finished report, None when there is none."""
+    row = await conn.fetchrow(
+        """
+        select e.statement_id, e.version, e.definition_id, e.definition_version, e.edition, e.kind, e.start_at,
+               e.end_at, e.completeness, e.job_id, p.digest, p.published_at, p.published_by
+          from report_editions e
+          join published_statements p
+            on (p.kind, p.statement_id, p.version) = (e.statement_kind, e.statement_id, e.version)
+         where e.statement_id = $1 and e.version = $2
+        """,
+        statement_id,
+        version,
+    )
+    return None if row is None else _edition(row)
+
+
 async def fetch_editions(
     conn: ReadConn, *, definition_id: str | None, after: tuple[str, int] | None, limit: int
 ) -> list[Edition]:

@@ -22,10 +22,12 @@ from services.carbon.domain.bills import (
     TOLERANCE,
     Accrual,
     Bill,
+    BilledDay,
     DayUse,
     Reconciliation,
     UnknownAccount,
     accruals,
+    by_day,
     reconcile,
 )
 from services.carbon.domain.booking import floor
@@ -172,6 +174,16 @@ class ReconciledBill:
 
 
 @dataclass(frozen=True)
+class Accrued:
+    """One row of the accrual list, with its days."""
+
+    row: Accrual
+    open: Mapping[date, DayUse | None]
+    """The days without a bill; None of one that nothing is known of."""
+    billed: Mapping[date, BilledDay]
+
+
+@dataclass(frozen=True)
 class BasicAnalysis:
     """Capacity or demand (容需分析) of one account."""
 
@@ -303,6 +315,53 @@ class Costs:
             cost = await self._cost(who, number, midnight(begin), midnight(end), daily=True)
             found += accruals(number, bills, _days(cost), first=first, asked_on=asked)
         return found, page[ACCOUNTS_AT_ONCE - 1] if len(page) > ACCOUNTS_AT_ONCE else None
+
+    async def accrued(self, who: Principal, *, account: str, month: date, asked_on: date | None) -> Accrued:
+        """Return one row of the accrual list with the days that it is the sum of.
+
+        Raises:
+            InvalidInput: The month has not begun.
+            UnknownAccount: No site has the account.
+            Forbidden: Its site is not among those of the asker.
+        """
+        today = self._clock.now().astimezone(CIVIL_ZONE).date()
+        asked = min(asked_on or today, today)
+        first, last = month, min(month_after(month), asked)
+        if last <= first:
+            raise InvalidInput("from: expected a month that has begun", message_zh="from:所查月份须已开始")
+        bills = await self._bills_of(account, first, last)
+        begin = min([first, *(bill.start for bill in bills)])
+        end = max([last, *(bill.end for bill in bills)])
+        cost = await self._cost(who, account, midnight(begin), midnight(end), daily=True)
+        use = _days(cost)
+        (row,) = accruals(account, bills, use, first=first, asked_on=last)
+        billed, by_date = by_day(bills, {one.day: one for one in use}), {one.day: one for one in use}
+        within = [first + timedelta(days=offset) for offset in range((last - first).days)]
+        return Accrued(
+            row=row,
+            open={day: by_date.get(day) for day in within if day not in billed},
+            billed={day: billed[day] for day in within if day in billed},
+        )
+
+    async def peak(
+        self, who: Principal, *, account: str, month: date
+    ) -> tuple[PeakDemand | None, list[tuple[str, float | None]]]:
+        """Return the highest demand of an account in a civil month, and each circuit's energy in that quarter hour.
+
+        Raises:
+            UnknownAccount: No site has the account.
+            Forbidden: Its site is not among those of the asker.
+        """
+        site, states = await self._account(who, account)
+        asked = _Asked(account, "account", Node(NodeKind.SITE, site), account, not states)
+        parts, frame = await self._supplied(asked, midnight(month), midnight(month_after(month)))
+        circuits = next((part.circuits for part in parts if part.first <= month < part.last), ())
+        found = await asyncio.to_thread(_month, frame, circuits, month)
+        if found is None:
+            return None, [(circuit, None) for circuit in circuits]
+        then = frame.filter((pl.col("start") == found.at) & pl.col("circuit_id").is_in(list(circuits)))
+        energies = dict(then.select("circuit_id", "energy_kwh").iter_rows())
+        return found, [(circuit, energies.get(circuit)) for circuit in circuits]
 
     async def basic(self, who: Principal, *, account: str, first: date, last: date, hold_months: int) -> BasicAnalysis:
         """Return what the basic fee of an account was by every mode in the civil months of ``[first, last)``.

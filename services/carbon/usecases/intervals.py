@@ -17,6 +17,7 @@ from libs.common.ids import CircuitId, DeviceId, SiteId
 from services.carbon.domain.batches import CurrentTable, Plain, RegisterTable, settle_plain
 from services.carbon.domain.booking import (
     ENERGY_POINT,
+    INTERVAL_POINT,
     POWER_POINT,
     Binding,
     BookedInterval,
@@ -27,11 +28,13 @@ from services.carbon.domain.booking import (
     RegisterReading,
     Registers,
     Span,
+    Told,
     Window,
     changes,
     floor,
     last_boundary,
     series_of,
+    uncertain_times,
     usable,
 )
 from services.carbon.domain.intervals import STEP_S, Grade, Intervals, align, long_gaps
@@ -53,8 +56,8 @@ class Directory(Protocol):
     def bindings_of(self, circuit: CircuitId) -> Sequence[Binding]:
         """Return the circuit's meters in the order in which they served."""
 
-    def is_by_power(self, device: DeviceId) -> bool:
-        """Return whether the device has no register that could be booked, and tells its power instead."""
+    def stands_in(self, device: DeviceId) -> Told | None:
+        """Return what of a device without a register that could be booked is booked in its place, else None."""
 
     def site_of(self, circuit: CircuitId) -> SiteId | None:
         """Return the circuit's site, None for a circuit that is not known (any more)."""
@@ -150,7 +153,7 @@ class Booking:
     @property
     def points(self) -> tuple[str, ...]:
         """Of what readings are taken: the register, and where a meter may have none, its power."""
-        return (self._point, POWER_POINT) if self._point == ENERGY_POINT else (self._point,)
+        return (self._point, INTERVAL_POINT, POWER_POINT) if self._point == ENERGY_POINT else (self._point,)
 
     def forget(self) -> None:
         """Drop what is remembered; the database has the truth."""
@@ -158,9 +161,7 @@ class Booking:
 
     async def take(self, conn: WriteConn, readings: Sequence[RegisterReading]) -> None:
         """Store registers and book the intervals that they close or change."""
-        readings = [
-            one for one in usable(readings) if one.point == self._point or self._directory.is_by_power(one.device_id)
-        ]
+        readings = [ours for one in usable(readings) if (ours := self._booked(one)) is not None]
         if not readings:
             return
         devices = {one.device_id: one.point for one in readings}
@@ -187,6 +188,13 @@ class Booking:
                 by_circuit[circuit] = by_circuit[circuit].with_(change) if circuit in by_circuit else change
         self._newest |= latest
         await self._recompute(conn, by_circuit)
+
+    def _booked(self, one: RegisterReading) -> RegisterReading | None:
+        """Return a reading as it is kept, or None: what stands in for a register counts of a meter without one."""
+        if one.point == self._point:
+            return one
+        told = self._directory.stands_in(one.device_id)
+        return None if told is None or told.point != one.point else told.moved(one)
 
     async def recompute(self, conn: WriteConn, circuit: CircuitId, since: datetime) -> int:
         """Compute a circuit's intervals from a time on and book what differs; return how many versions."""
@@ -235,7 +243,7 @@ class Booking:
             registers = [(one, loaded[begins[place] + i]) for i, one in enumerate(bindings)]
             rated_kw = self._directory.rated_kw(work.circuit)
             cumulative = accumulate([part for one, rows in registers for part in series_of(one, rows, rated_kw)])
-            turned = [mark for one, rows in registers if not one.by_power for mark in _marks(one, rows, cumulative)]
+            turned = [mark for one, rows in registers if one.has_register for mark in _marks(one, rows, cumulative)]
             if not _is_settled(work, cumulative, turned):
                 again.append(_Work(work.circuit, work.site, work.bindings, work.start, None, None))
                 continue
@@ -294,7 +302,7 @@ class Booking:
         if gaps and computed.start.size:
             shapes = await self._usual(conn, work.circuit, gaps, computed)
             computed = align(cumulative, first=first, last=last, shapes=shapes)
-        uncertain = [rows.at[rows.uncertain] for _, rows in registers]
+        uncertain = [uncertain_times(one, rows) for one, rows in registers]
         return changes(
             computed,
             held,

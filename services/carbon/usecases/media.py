@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import numpy as np
 import polars as pl
@@ -11,22 +11,26 @@ import polars as pl
 from libs.common.clock import CIVIL_ZONE
 from libs.common.contracts.carbon import Medium
 from libs.common.db import Database
+from libs.common.errors import InvalidInput, NotFound
 from libs.common.ids import CircuitId, SiteId
 from services.carbon.boundary import Boundaries
 from services.carbon.directory import RegistryDirectory
 from services.carbon.domain.batches import CurrentTable
-from services.carbon.domain.booking import CircuitSpan
+from services.carbon.domain.booking import CircuitSpan, floor
 from services.carbon.domain.emissions.fuels import burn
 from services.carbon.domain.emissions.heat import purchased_cold, purchased_heat, purchased_steam
 from services.carbon.domain.emissions.knowledge import Emission, Knowledge
 from services.carbon.domain.emissions.units import kind_of
 from services.carbon.domain.factors import EmissionFactor, FactorLibrary, Place
-from services.carbon.domain.levels.cover import only
-from services.carbon.domain.levels.energy import SCHEMA, Promise, energy_by_period, node_intervals
+from services.carbon.domain.intervals import STEP_S
+from services.carbon.domain.levels.cover import Term, only
+from services.carbon.domain.levels.energy import SCHEMA, Promise, energy_by_period, known_energy, node_intervals
 from services.carbon.domain.levels.periods import Step, period_of
 from services.carbon.domain.media import MEDIA, MediumPoint
+from services.carbon.queries import Trace, TracedRegister
 from services.carbon.store import inventories
-from services.carbon.store.media import MediumBooks, fetch_metered
+from services.carbon.store.intervals import fetch_trace
+from services.carbon.store.media import MediumBooks, fetch_metered, fetch_versions
 from services.carbon.tree import Node
 
 LITRES_PER_M3 = 1e3
@@ -57,6 +61,16 @@ class Use:
     """Columns of ``energy_by_period``, with ``quantity`` in place of ``energy_kwh``."""
     sites: pl.DataFrame = field(repr=False)
     """``start``, ``site_id``, ``quantity`` by period and site; null where nothing is known."""
+
+
+@dataclass(frozen=True)
+class Summed:
+    """The intervals that a node's use of one register is the sum of."""
+
+    of: MediumPoint
+    terms: Sequence[Term]
+    intervals: pl.DataFrame = field(repr=False)
+    """Frame of ``domain/levels/energy.py`` with the quantity as ``energy_kwh``."""
 
 
 @dataclass(frozen=True)
@@ -108,14 +122,61 @@ class MediaUses:
                 terms = self.boundaries.tree.terms(node, first, last, only(*circuits))
                 summed = node_intervals(_frame(circuits, held), terms)
                 whole = energy_by_period(summed, Promise(terms, now), step=step, start=first, end=last)
-                by_site = summed.group_by(period_of(step).alias("start"), "site_id").agg(
-                    pl.when(pl.col("energy_kwh").count() > 0).then(pl.col("energy_kwh").sum()).alias("quantity")
-                )
+                by_site = _by_site(summed, step)
                 named = sorted({term.circuit for term in terms})
                 found.append(Use(of, named, whole.rename({"energy_kwh": "quantity"}), by_site.sort("start", "site_id")))
             return found
 
         return await asyncio.to_thread(sums)
+
+    async def summed(self, node: Node, point: str, start: datetime, end: datetime) -> Summed:
+        """Return the intervals that a node's use of one register in ``[start, end)`` is the sum of.
+
+        Raises:
+            InvalidInput: An empty span, one that is too long, or no register of a medium.
+            NotFound: There never was such a node, or nothing of it has the register.
+        """
+        of = point_of(point)
+        self.boundaries.check_span(start, end)
+        inside = [one.circuit for one in self.boundaries.branches(node, start, end)]
+        self.boundaries.check_size(len(inside), start, end)
+        async with self._db.read() as conn:
+            circuits = (await fetch_metered(conn, inside, [point], start, end)).get(point, [])
+            if not circuits:
+                raise NotFound(
+                    f"{node.kind} {node.id} has nothing booked of {point} in the span",
+                    message_zh=f"{node.id} 在该时段没有 {point} 的计量数据",
+                )
+            spans = [CircuitSpan(circuit, start, end) for circuit in circuits]
+            held = await MediumBooks(point).fetch_current_of(conn, spans)
+        terms = self.boundaries.tree.terms(node, start, end, only(*circuits))
+        return Summed(of, terms, await asyncio.to_thread(lambda: node_intervals(_frame(circuits, held), terms)))
+
+    async def trace(self, circuit: CircuitId, point: str, start: datetime) -> Trace:
+        """Return the versions of one interval of a medium, its meters, and the registers that it was computed from.
+
+        Raises:
+            NotFound: The interval was never booked.
+        """
+        at = floor(start)
+        end = at + timedelta(seconds=STEP_S)
+        bindings = [
+            one
+            for one in self._directory.bindings_for(circuit, point)
+            if one.valid_from <= end and (one.valid_to is None or one.valid_to >= at)
+        ]
+        registers: list[TracedRegister] = []
+        async with self._db.read() as conn:
+            versions = await fetch_versions(conn, circuit, point, at)
+            if not versions:
+                raise NotFound(
+                    f"circuit {circuit} has no interval of {point} at {at.isoformat()}",
+                    message_zh=f"回路 {circuit} 在 {at.isoformat()} 没有 {point} 的区间用量",
+                )
+            for binding in bindings:
+                rows = await fetch_trace(conn, binding.device_id, point, at, end)
+                registers += [TracedRegister(binding.device_id, *row) for row in rows]
+        return Trace(circuit, at, end, versions, bindings, registers, None)
 
     async def emitted(self, uses: Sequence[Use], assumed: Assumed) -> list[Emitted]:
         """Return what uses emitted, by the factors of each site and the civil year in which a period begins.
@@ -137,6 +198,21 @@ class MediaUses:
                 year = start.astimezone(CIVIL_ZONE).year
                 found.setdefault(start, []).append(emission_of(knowledge, use.of, quantity, assumed, place, year))
         return Emitted(use, found, why)
+
+
+def point_of(point: str) -> MediumPoint:
+    """Return a register of a medium by its name.
+
+    Raises:
+        InvalidInput: There is none.
+    """
+    found = MEDIA.get(point)
+    if found is None:
+        raise InvalidInput(
+            f"point: expected one of {', '.join(MEDIA)}, found {point}",
+            message_zh=f"point:应为 {'、'.join(MEDIA)} 之一,实际为 {point}",
+        )
+    return found
 
 
 def missing(of: MediumPoint, assumed: Assumed) -> tuple[str, str] | None:
@@ -183,6 +259,14 @@ def emission_of(
         if unit == "m3":
             unit, amount = "L", None if quantity is None else quantity * LITRES_PER_M3
     return burn(knowledge, fuel=fuel, amount=amount, unit=unit, year=year, place=place, origin=origin)
+
+
+def _by_site(summed: pl.DataFrame, step: Step) -> pl.DataFrame:
+    """Return ``start``, ``site_id``, ``quantity`` by both, rounded once; null where nothing is known."""
+    rows = summed.with_columns(period_of(step).alias("period"))
+    groups = ["period", "site_id"]
+    known = known_energy(rows, groups).rename({"energy_kwh": "quantity"})
+    return rows.select(groups).unique().join(known, on=groups, how="left").rename({"period": "start"})
 
 
 def _frame(circuits: Sequence[CircuitId], held: CurrentTable) -> pl.DataFrame:

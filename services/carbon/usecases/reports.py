@@ -4,14 +4,14 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from libs.common import jobs
 from libs.common.clock import Clock
-from libs.common.db import Database, WriteConn
-from libs.common.errors import Conflict, NotFound
-from libs.common.jobs import Job, JobContext, JobId
+from libs.common.db import Database, ReadConn, WriteConn
+from libs.common.errors import Conflict, Forbidden, NotFound
+from libs.common.jobs import Job, JobContext, JobId, JobNotFound
 from libs.common.tokens import Principal
 from services.carbon.domain.factors import FactorLibrary
 from services.carbon.domain.reports.content import Language, Report
@@ -22,6 +22,7 @@ from services.carbon.reports.frames import write_arrow
 from services.carbon.store import inventories as statements
 from services.carbon.store import reports as store
 from services.carbon.store.reports import Edition, ReportFile, ReportTable, StoredDefinition
+from services.carbon.tree import Node, NodeKind
 from services.carbon.usecases.inventories import StatementAltered
 from services.carbon.usecases.ports import Audit, audit_event
 
@@ -32,6 +33,8 @@ MAKER = Principal("carbon", "service", frozenset({"carbon:read"}))
 """Who asks for what falls due, and reads the books for every report."""
 OPEN_MAX = 1_000
 """Reports that wait or are made at a time; at a minute each, more would be waited for till tomorrow."""
+COMPARED = timedelta(days=800)
+"""So far back a report looks for what it compares its period with: a year, and the year's own length."""
 DEFINITIONS_MAX = 10_000
 """Definitions of reports, each of which may have a schedule."""
 
@@ -88,13 +91,94 @@ class Publish(Protocol):
 Render = Callable[[Report, Language, str], bytes]
 
 
-class Reports:
-    """Keeps definitions, puts reports into the queue, and hands out finished ones."""
+class Sight(Protocol):
+    """Who may see which part of the site tree (``sites.Sites``)."""
 
-    def __init__(self, *, db: Database, clock: Clock, audit: Audit) -> None:
+    def may_see(self, who: Principal, node: Node) -> bool:
+        """Return whether somebody may see all of a node now."""
+
+    def may_see_throughout(self, who: Principal, node: Node, start: datetime, end: datetime) -> bool:
+        """Return whether somebody may see all that a node had within a span."""
+
+
+class Reports:
+    """Keeps definitions, puts reports into the queue, and hands out finished ones.
+
+    Whoever is limited to sites has to do with reports of energy of nodes that lie within these sites, and with no
+    others: what a report of savings, an inventory or a contract names may lie anywhere.
+    """
+
+    def __init__(self, *, db: Database, clock: Clock, audit: Audit, sight: Sight | None = None) -> None:
+        """Keep what is needed; without ``sight`` nobody who is limited to sites sees anything."""
         self._db = db
         self._clock = clock
         self._audit = audit
+        self._sight = sight
+
+    # Who may see what
+
+    async def check_definition(self, who: Principal, definition_id: str) -> None:
+        """Let nobody know of a definition who may not see its node.
+
+        Raises:
+            UnknownDefinition: There is none that the asker may see.
+        """
+        if who.sites is not None and not self._sees(who, (await self.definition(definition_id)).definition):
+            raise _unknown_definition(definition_id)
+
+    async def check_report(self, who: Principal, definition_id: str, edition: str, version: int) -> None:
+        """Let nobody know of a finished report who may not see all that its node had in its period.
+
+        Raises:
+            UnknownReport: There is none that the asker may see.
+        """
+        if who.sites is None:
+            return
+        statement_id = f"{definition_id}/{edition}"
+        async with self._db.read() as conn:
+            found = await store.fetch_edition(conn, statement_id, version)
+            visible = found is not None and await self._sees_edition(conn, who, found)
+        if not visible:
+            raise _unknown_report(statement_id, version)
+
+    async def check_job(self, who: Principal, job_id: str) -> None:
+        """Let nobody know of a job who may not see the node of its report.
+
+        Raises:
+            JobNotFound: There is none that the asker may see.
+        """
+        if who.sites is None:
+            return
+        async with self._db.read() as conn:
+            visible = await self._sees_job(conn, who, await jobs.fetch_job(conn, job_id))
+        if not visible:
+            raise JobNotFound(f"there is no job {job_id}", message_zh=f"任务 {job_id} 不存在")
+
+    def _sees(self, who: Principal, definition: Definition) -> bool:
+        """Return whether somebody may have to do with a definition as its node is now."""
+        node = _node_of(definition)
+        if who.sites is None:
+            return True
+        if node is None or self._sight is None:
+            return False
+        try:
+            return self._sight.may_see(who, node)
+        except NotFound:
+            return False
+
+    async def _sees_edition(self, conn: ReadConn, who: Principal, one: Edition) -> bool:
+        row = await store.fetch_definition_version(conn, one.definition_id, one.definition_version)
+        node = None if row is None else _node_of(row.definition)
+        if row is None or node is None or self._sight is None or not self._sees(who, row.definition):
+            return False
+        # What a period is compared with may have had other sites.
+        before = COMPARED if node.kind.is_group else timedelta()
+        return self._sight.may_see_throughout(who, node, one.start - before, one.end)
+
+    async def _sees_job(self, conn: ReadConn, who: Principal, job: Job) -> bool:
+        asked = job.payload
+        row = await store.fetch_definition_version(conn, asked["definition_id"], asked["version"])
+        return row is not None and self._sees(who, row.definition)
 
     # Definitions
 
@@ -103,12 +187,24 @@ class Reports:
 
         Raises:
             Conflict: It is another version.
+            Forbidden: Who is limited to sites may not see its node, or that of the version before.
         """
         row = StoredDefinition(definition=definition, changed_by=who.actor, changed_at=self._clock.now())
         name = definition.definition_id
+        if not self._sees(who, definition):
+            raise Forbidden(
+                f"{who.subject} is limited to sites, and {definition.kind} of {definition.subject_kind} "
+                f"{definition.subject_id} is not of these",
+                message_zh=f"{who.subject} 仅限部分局站,不能定义 {definition.subject_id} 的该类报表",
+            )
         async with self._db.write() as conn:
             await store.lock_definition(conn, name)
             before = await store.fetch_definition(conn, name)
+            if before is not None and not self._sees(who, before.definition):
+                raise Forbidden(
+                    f"definition {name} is of something that {who.subject} may not see; choose another id",
+                    message_zh=f"报表定义 {name} 不属于 {who.subject} 可见的范围,请使用其他编号",
+                )
             latest = 0 if before is None else before.definition.version
             if before is None and await store.count_definitions(conn) >= DEFINITIONS_MAX:
                 raise Conflict(
@@ -141,10 +237,16 @@ class Reports:
             raise _unknown_definition(definition_id)
         return found
 
-    async def definitions(self, *, after: str, limit: int) -> Sequence[StoredDefinition]:
-        """Return the definitions by id."""
+    async def definitions(self, *, after: str, limit: int, who: Principal | None = None) -> Sequence[StoredDefinition]:
+        """Return the definitions by id; those that ``who`` may see."""
+        found: list[StoredDefinition] = []
         async with self._db.read() as conn:
-            return await store.fetch_definitions(conn, after=after, limit=limit)
+            while page := await store.fetch_definitions(conn, after=after, limit=limit):
+                found += [one for one in page if who is None or self._sees(who, one.definition)]
+                after = page[-1].definition.definition_id
+                if len(found) >= limit or len(page) < limit:
+                    break
+        return found[:limit]
 
     # Making
 
@@ -196,10 +298,18 @@ class Reports:
                 ),
             )
 
-    async def list_jobs(self, *, before: str | None, limit: int) -> Sequence[Job]:
+    async def list_jobs(self, *, before: str | None, limit: int, who: Principal | None = None) -> Sequence[Job]:
         """Return how far reports are, the youngest first: those that were asked for and those that fell due."""
+        found: list[Job] = []
         async with self._db.read() as conn:
-            return await jobs.list_jobs(conn, before=before, limit=limit)
+            while page := await jobs.list_jobs(conn, before=before, limit=limit):
+                for one in page:
+                    if who is None or who.sites is None or await self._sees_job(conn, who, one):
+                        found.append(one)
+                before = page[-1].id
+                if len(found) >= limit or len(page) < limit:
+                    break
+        return found[:limit]
 
     async def enqueue_due(self) -> int:
         """Put what has fallen due into the queue; return how many reports that are.
@@ -225,11 +335,19 @@ class Reports:
     # Finished ones
 
     async def editions(
-        self, *, definition_id: str | None, after: tuple[str, int] | None, limit: int
+        self, *, definition_id: str | None, after: tuple[str, int] | None, limit: int, who: Principal | None = None
     ) -> Sequence[Edition]:
-        """Return finished reports by id and version."""
+        """Return finished reports by id and version; those that ``who`` may see."""
+        found: list[Edition] = []
         async with self._db.read() as conn:
-            return await store.fetch_editions(conn, definition_id=definition_id, after=after, limit=limit)
+            while page := await store.fetch_editions(conn, definition_id=definition_id, after=after, limit=limit):
+                for one in page:
+                    if who is None or who.sites is None or await self._sees_edition(conn, who, one):
+                        found.append(one)
+                after = (page[-1].statement_id, page[-1].version)
+                if len(found) >= limit or len(page) < limit:
+                    break
+        return found[:limit]
 
     async def content(self, definition_id: str, edition: str, version: int) -> tuple[str, str]:
         """Return the filed content of a finished report and its SHA-256.
@@ -418,6 +536,13 @@ class ReportMaker:
             result = _result(edition)
             await context.finish(conn, result)
         return result
+
+
+def _node_of(definition: Definition) -> Node | None:
+    """Return the node whose energy is reported; None for every other kind of report."""
+    if not definition.kind.is_energy:
+        return None
+    return Node(NodeKind(definition.subject_kind.value), definition.subject_id)
 
 
 def _tables(report: Report) -> list[ReportTable]:

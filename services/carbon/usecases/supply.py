@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -76,6 +76,33 @@ class PlaceLoad:
     rate: LoadRate
 
 
+@dataclass(frozen=True)
+class Loading:
+    """What a transformer or line of a site carried, or all of its transformers, with what that is known by."""
+
+    site: SiteId
+    what: Rating
+    name: str
+    """Empty for all transformers of the site."""
+    rated_kva: float | None
+    found: NodeEnergy
+    samples: Samples = field(repr=False)
+    directory: RegistryDirectory = field(repr=False)
+
+    def power(self) -> pl.DataFrame:
+        """Return what ``load_rate`` takes."""
+        return _power(self.found, self.samples, self.directory)
+
+    def by_circuit(self, at: datetime) -> list[tuple[CircuitId, float | None, float | None]]:
+        """Return of a quarter hour each circuit with its active [kWh] and reactive [kvarh] energy."""
+        frames = (self.found.intervals, _reactive(self.found, self.samples, self.directory))
+        active, reactive = (
+            dict(frame.filter(pl.col("start") == at).select("circuit_id", "energy_kwh").iter_rows()) for frame in frames
+        )
+        here = sorted({term.circuit for term in self.found.terms if term.start <= at < term.end})
+        return [(circuit, active.get(circuit), reactive.get(circuit)) for circuit in here]
+
+
 class Supply:
     """Reads only."""
 
@@ -91,7 +118,7 @@ class Supply:
         first, last = self.boundaries.whole_periods(start, end, step)
         found = await self.boundaries.energy(node, first, last)
         samples = await self._samples(circuits_of(found.terms), [*REACTIVE, REACTIVE_TOTAL], first, last)
-        power = await asyncio.to_thread(self._power, found, samples)
+        power = await asyncio.to_thread(_power, found, samples, self._directory)
         sums = {
             row["period"]: row
             for row in power.group_by(period_of(step).alias("period"))
@@ -158,6 +185,13 @@ class Supply:
 
         Of several transformers of a site together it is total over the sum of ratings, and unknown where one is.
         """
+        found = await self.loads(node, start, end)
+        return await asyncio.to_thread(
+            lambda: [PlaceLoad(one.site, load_rate(one.power(), one.rated_kva, one.what, one.name)) for one in found]
+        )
+
+    async def loads(self, node: Node, start: datetime, end: datetime) -> list[Loading]:
+        """Return the transformers and lines that a node's circuits name, with what they carried; ``load_rates``."""
         first, last = self.boundaries.whole_periods(start, end, Step.DAY)
         fed: dict[tuple[SiteId, Rating, str], list[CircuitId]] = {}
         branches = self.boundaries.tree.branches(node, first, last)
@@ -179,16 +213,26 @@ class Supply:
         async with self._db.read() as conn:
             rows = await store.fetch_facts(conn, sorted({site for site, _, _ in fed}), list(FACT_OF.values()), *days)
         ratings = [fact for fact, _ in rows]
+        return [
+            Loading(*key, _rated(key, fed, ratings, first, last), one, samples, self._directory)
+            for key, one in zip(fed, found, strict=True)
+        ]
 
-        def compute() -> list[PlaceLoad]:
-            return [
-                PlaceLoad(
-                    key[0], load_rate(self._power(one, samples), _rated(key, fed, ratings, first, last), *key[1:])
-                )
-                for key, one in zip(fed, found, strict=True)
-            ]
+    async def reactive_of(self, circuit: CircuitId, at: datetime) -> dict[str, float | None]:
+        """Return what the reactive registers of a circuit's meters counted in a quarter hour, by point. [kvarh]
 
-        return await asyncio.to_thread(compute)
+        That is each of import and export, or their total where the meter has neither.
+        """
+        end = at + timedelta(seconds=STEP_S)
+        points = [*REACTIVE, REACTIVE_TOTAL]
+        samples = await self._samples([circuit], points, at, end)
+        found: dict[str, float | None] = {}
+        for point in points:
+            frame = register_frame(self._directory, samples, [circuit], point, at, end)
+            if not frame.is_empty():
+                found[point] = frame["energy_kwh"][0]
+        both = {point: found[point] for point in REACTIVE if point in found}
+        return both or found
 
     async def _samples(
         self, circuits: Sequence[CircuitId], points: Sequence[str], first: datetime, last: datetime
@@ -201,37 +245,41 @@ class Supply:
         async with self._db.read() as conn:
             return await read_samples(conn, self._directory, circuits, points, first, last)
 
-    def _power(self, found: NodeEnergy, samples: Samples) -> pl.DataFrame:
-        """Return ``start``, ``energy_kwh``, ``reactive_kvarh`` of a node by quarter hour, null unless all have it."""
-        circuits = sorted({term.circuit for term in found.terms})
-        span = (found.start, found.end)
-        both = pl.concat([register_frame(self._directory, samples, circuits, point, *span) for point in REACTIVE])
-        rest = [circuit for circuit in circuits if circuit not in set(both["circuit_id"].to_list())]
-        reactive = pl.concat(
-            [
-                # A meter that has both registers is known where both are.
-                both.group_by("circuit_id", "start").agg(
-                    pl.when(pl.col("energy_kwh").is_not_null().all())
-                    .then(pl.col("energy_kwh").sum())
-                    .alias("energy_kwh"),
-                    pl.col("grade").max(),
-                    pl.col("lower_bound").any(),
-                    pl.col("uncertain").any(),
-                    pl.col("provisional").any(),
-                ),
-                register_frame(self._directory, samples, rest, REACTIVE_TOTAL, *span),
-            ]
-        )
-        terms = [replace(term, parts=()) for term in found.terms]
-        reacted = totals(node_intervals(reactive, terms), terms).select(
-            "start", pl.col("energy_kwh").alias("reactive_kvarh")
-        )
-        return (
-            totals(found.intervals, found.terms)
-            .select("start", "energy_kwh")
-            .join(reacted, on="start", how="left")
-            .sort("start")
-        )
+
+def _reactive(found: NodeEnergy, samples: Samples, directory: RegistryDirectory) -> pl.DataFrame:
+    """Return the reactive energy of a node's circuits as a frame of its intervals. [kvarh]"""
+    circuits = sorted({term.circuit for term in found.terms})
+    span = (found.start, found.end)
+    both = pl.concat([register_frame(directory, samples, circuits, point, *span) for point in REACTIVE])
+    rest = [circuit for circuit in circuits if circuit not in set(both["circuit_id"].to_list())]
+    reactive = pl.concat(
+        [
+            # A meter that has both registers is known where both are.
+            both.group_by("circuit_id", "start").agg(
+                pl.when(pl.col("energy_kwh").is_not_null().all()).then(pl.col("energy_kwh").sum()).alias("energy_kwh"),
+                pl.col("grade").max(),
+                pl.col("lower_bound").any(),
+                pl.col("uncertain").any(),
+                pl.col("provisional").any(),
+            ),
+            register_frame(directory, samples, rest, REACTIVE_TOTAL, *span),
+        ]
+    )
+    return node_intervals(reactive, [replace(term, parts=()) for term in found.terms])
+
+
+def _power(found: NodeEnergy, samples: Samples, directory: RegistryDirectory) -> pl.DataFrame:
+    """Return ``start``, ``energy_kwh``, ``reactive_kvarh`` of a node by quarter hour, null unless all have it."""
+    terms = [replace(term, parts=()) for term in found.terms]
+    reacted = totals(_reactive(found, samples, directory), terms).select(
+        "start", pl.col("energy_kwh").alias("reactive_kvarh")
+    )
+    return (
+        totals(found.intervals, found.terms)
+        .select("start", "energy_kwh")
+        .join(reacted, on="start", how="left")
+        .sort("start")
+    )
 
 
 def _rated(

@@ -26,7 +26,7 @@ from services.carbon.domain.virtual import (
 )
 from services.carbon.store import intervals as intervals_store
 from services.carbon.store import virtual as store
-from services.carbon.tree import Node, NodeKind
+from services.carbon.tree import Node
 from services.carbon.usecases.ports import Audit, audit_event
 
 METERS_MAX = 5000
@@ -168,7 +168,7 @@ class VirtualMeters:
         Raises:
             NotFound: There is no such virtual meter.
         """
-        return Node(NodeKind.VIRTUAL, meter, await self._meters(meter))
+        return await self.boundaries.virtual(meter)
 
     async def _meters(self, wanted: str) -> dict[str, VirtualMeter]:
         meters = {one.meter.id: one.meter for one in await self.all()}

@@ -21,6 +21,7 @@ from services.control.api.common import (
     ReadOrApp,
     Switch,
     SwitchOrApp,
+    TakeBy,
     View,
     actor_of,
     app_of,
@@ -194,9 +195,10 @@ def build_command_router(
 
     @router.post("", status_code=202, summary="Switch loads off or on",
                  responses={202: {"model": GroupView}, 422: {"model": ProblemDetail},
+                            409: {"model": ProblemDetail, "description": "Key in use, or `Take-By` is over"},
                             429: {"model": ProblemDetail, "description": "An upstream app ordered too often; "
                                   "`Retry-After` says when it may again"}})  # fmt: skip
-    async def switch(body: CommandIn, who: SwitchOrApp, key: IdempotencyKey = None) -> Response:
+    async def switch(body: CommandIn, who: SwitchOrApp, key: IdempotencyKey = None, take_by: TakeBy = None) -> Response:
         """Take an order.
 
         Of an upstream app (right `control:app`) its limits are asked first: `GET /api/v1/guards/apps/me`. Of places and
@@ -214,7 +216,7 @@ def build_command_router(
             action=CommandAction(body.action), load_ids=load_ids, actor=actor_of(who), door=door_of(who),
             priority=Priority.UPSTREAM_APP if is_app(who) or body.priority == "upstream_app" else Priority.OPERATOR,
             not_before=body.not_before, not_after=body.not_after, restore_at=body.restore_at, reason=body.reason,
-            by_app=is_app(who),
+            by_app=is_app(who), take_by=take_by,
         )  # fmt: skip
 
         async def work(conn: WriteConn) -> tuple[int, BaseModel]:

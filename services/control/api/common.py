@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import Depends, Header, Request, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, WithJsonSchema
 
+from libs.common.contracts.base import UtcTime
 from libs.common.db import Database, WriteConn
 from libs.common.errors import Conflict, Forbidden, NotFound
 from libs.common.tokens import CENTRE, Principal
@@ -27,6 +28,15 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         max_length=200,
         description="Any unique text: the same request sent again with it is answered again and done once",
+    ),
+]
+TakeBy = Annotated[
+    # Generators of clients know no times in headers.
+    Annotated[UtcTime, WithJsonSchema({"type": "string", "description": "RFC 3339 with offset"})] | None,
+    Header(
+        alias="Take-By",
+        description="Until when whoever sends the order waits for it to be taken: an OFF that control comes to later "
+        "is refused (409 `order_too_late`) and nothing of it is kept, not even its key. An ON is always taken",
     ),
 ]
 APP = "control:app"

@@ -121,7 +121,9 @@ async def fetch_off(conn: WriteConn, device_ids: Collection[str]) -> dict[str, s
         select device_id, min(load_id) as load_id
           from (select device_id, load_id from off_leases where closed_at is null and device_id = any($1::text[])
                 union all
-                select device_id, load_id from commands where not is_final and device_id = any($1::text[])) as o
+                select device_id, load_id from commands where not is_final and device_id = any($1::text[])
+                union all
+                select device_id, load_id from wake_up_todo where device_id = any($1::text[])) as o
          group by device_id
         """,
         sorted(device_ids),
@@ -143,6 +145,8 @@ async def fetch_busy(conn: WriteConn, device_ids: Collection[str], now: datetime
          where device_id = any($1::text[]) and not is_final
            and (state in ('dispatched', 'accepted', 'verifying', 'unknown')
                 or (action = 'close' and state = 'scheduled' and hold is null and not_before <= $3))
+        union
+        select device_id from wake_up_todo where device_id = any($1::text[])
         """,
         sorted(device_ids),
         sorted(state.value for state in IN_FLIGHT),

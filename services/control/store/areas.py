@@ -57,6 +57,8 @@ OFF = """
     select c.site_id, c.load_id from commands c
      where c.action = 'close' and not c.is_final and c.not_before <= $5 and $3 <= $5
        and ($1::text[] is null or c.site_id = any($1))
+    union
+    select t.site_id, t.load_id from wake_up_todo t where $3 <= $5 and ($1::text[] is null or t.site_id = any($1))
 """
 """Loads whose OFF is on its way, that are off under a lease, or that are being woken and not proven on."""
 

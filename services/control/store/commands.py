@@ -56,7 +56,8 @@ DUE = """
            exists (select from commands b
                     where b.device_id = c.device_id and b.command_id <> c.command_id and not b.is_final
                       and (b.state = 'unknown'
-                           or (b.load_id = c.load_id and b.action = 'close' and b.not_before <= $1))) as in_doubt,
+                           or (b.load_id = c.load_id and b.action = 'close' and b.not_before <= $1)))
+               or exists (select from wake_up_todo t where t.load_id = c.load_id) as in_doubt,
            exists (select from off_leases o join commands b using (command_id)
                     where o.load_id = c.load_id and o.closed_at is null and o.command_id <> c.command_id
                       and b.attempt > 0) as already_off,
@@ -322,7 +323,11 @@ async def newly_overdue(conn: WriteConn, before: datetime, limit: int) -> list[C
 async def count_overdue(conn: ReadConn, before: datetime) -> int:
     """Return how many wake-ups that were wanted before that time are not verified."""
     count: int = await conn.fetchval(
-        "select count(*) from commands where action = 'close' and not is_final and not_before < $1", before
+        """
+        select (select count(*) from commands where action = 'close' and not is_final and not_before < $1)
+             + (select count(*) from wake_up_todo where ordered_at < $1)
+        """,
+        before,
     )
     return count
 

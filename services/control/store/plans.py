@@ -107,20 +107,20 @@ async def update_state(conn: WriteConn, plan: Plan) -> None:
     )
 
 
-async def advance_states(conn: WriteConn, now: datetime) -> dict[PlanId, PlanState]:
+async def advance_states(conn: WriteConn, now: datetime) -> list[Plan]:
     """Make plans active whose first date has come, and end those whose last window is over; return what changed."""
     rows = await conn.fetch(
-        """
+        f"""
         update plans
            set state = case when ends_at <= $1 then 'ended' else 'active' end,
                ended_at = case when ends_at <= $1 then $1 end,
                end_reason = case when ends_at <= $1 then 'finished' end
          where (state = 'approved' and starts_at <= $1) or (state = 'active' and ends_at <= $1)
-        returning plan_id, state
-        """,
+        returning {COLUMNS}
+        """,  # noqa: S608
         now,
     )
-    return {PlanId(row["plan_id"]): PlanState(row["state"]) for row in rows}
+    return [_plan(row) for row in rows]
 
 
 async def lock_to_make(conn: WriteConn, until: datetime, limit: int) -> list[StoredPlan]:

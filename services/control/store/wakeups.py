@@ -23,6 +23,9 @@ FAULT = f"""
 """
 """What is the matter, also of a command whose answer is still waited for; by the time ``$2`` it should be there."""
 
+TODO_FAULT = "case when t.ordered_at < $2 then 'not_sent' end"
+"""The same of a load whose command is still to be made."""
+
 COUNTS = f"""
     select c.wake_up_id, {AWAKE} as awake, c.hold is not null and not c.is_final as held, {FAULT} as fault,
            count(*) as loads,
@@ -33,7 +36,13 @@ COUNTS = f"""
       from commands c
      where c.wake_up_id = any($1::text[])
      group by 1, 2, 3, 4
+    union all
+    select t.wake_up_id, false, false, {TODO_FAULT}, count(*), 0, 0
+      from wake_up_todo t
+     where t.wake_up_id = any($1::text[])
+     group by 1, 4
 """  # noqa: S608 - of constants
+"""A load whose command is still to be made is one that has not been commanded."""
 
 PAGE = f"""
     select c.load_id, c.site_id, c.device_id, c.channel, c.state, c.attempt, c.sent_at, c.changed_at, c.reason, c.hold,
@@ -44,6 +53,12 @@ PAGE = f"""
                    when 'held' then c.hold is not null and not c.is_final
                    when 'failed' then not ({AWAKE}) and {FAULT} is not null
                    else $4 = 'all' end
+    union all
+    select t.load_id, t.site_id, t.device_id, t.channel, 'scheduled', 0, null, t.ordered_at, '', null,
+           {TODO_FAULT}, false
+      from wake_up_todo t
+     where t.wake_up_id = $1 and t.load_id > $3
+       and ($4 in ('not_awake', 'all') or ($4 = 'failed' and {TODO_FAULT} is not null))
     union all
     select u.load_id, null, null, null, 'rejected', 0, null, w.created_at, 'no_breaker', null, 'no_breaker', false
       from wake_ups w, unnest(w.unreachable) as u(load_id)

@@ -25,6 +25,7 @@ from services.control.store import loads as load_store
 from services.control.store import lookup
 from services.control.store import orders as order_store
 from services.control.store import wakeups as progress_store
+from services.control.store import waking as waking_store
 from services.control.store.loads import LoadRow
 from services.control.store.orders import WakeUp
 from services.control.store.wakeups import Counted, WakeLoad, Which
@@ -61,6 +62,15 @@ class SwitchOrder:
     reason: str | None = None
     by_app: bool = False
     """The actor is an upstream app, which may do what its limits say and nothing else."""
+    take_by: datetime | None = None
+    """When whoever sent an OFF gives up waiting for it to be taken; what it orders after that must come after it."""
+
+
+class OrderTooLate(Conflict):
+    """Whoever sent the OFF has given up waiting for it to be taken."""
+
+    code = "order_too_late"
+    title_zh = "命令到达过晚"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +163,13 @@ class Orders:
 
         Raises:
             InvalidInput: No end is given for an OFF, or no load, or too many.
+            OrderTooLate: The loads of an OFF are ours only after its ``take_by``; nothing of it is kept.
         """
         now = self._clock.now()
         self._check(order, now)
         group_id = new_id()
         await load_store.lock_loads(conn, order.load_ids)
+        self._check_in_time(order)
         apps = await self._judge_app(conn, order, now)
         if order.action is CommandAction.OPEN:
             commands, refused = await self._switch_off(conn, order, group_id, now, apps)
@@ -234,6 +246,22 @@ class Orders:
                 message_zh=f"not_after 应晚于分闸时间且不超过其后 {grace_s:g} 秒(至 {latest.isoformat()}),"
                 f"实际为 {order.not_after.isoformat()}",
                 field="not_after",
+            )
+
+    def _check_in_time(self, order: SwitchOrder) -> None:
+        """Check, with the loads locked, that an OFF is not taken behind what its sender has ordered since.
+
+        Who got no answer has told somebody that the load was not switched off, and may have ordered an ON; that one
+        waits for the lock, or has had it.
+        """
+        if order.action is not CommandAction.OPEN or order.take_by is None:
+            return
+        now = self._clock.now()
+        if now > order.take_by:
+            logger.warning("OFF came too late", extra={"actor": order.actor, "loads": len(order.load_ids)})
+            raise OrderTooLate(
+                f"Take-By: nobody waits for this OFF since {order.take_by.isoformat()}, now it is {now.isoformat()}",
+                message_zh=f"Take-By:下令方已于 {order.take_by.isoformat()} 停止等待,当前为 {now.isoformat()}",
             )
 
     async def _switch_off(
@@ -434,22 +462,23 @@ class Orders:
     # Waking.
 
     async def wake(self, conn: WriteConn, order: WakeOrder) -> WakeProgress:
-        """Take a wake-up order in the caller's transaction: pending OFFs end, leases end, every load gets an ON."""
+        """Take a wake-up order in the caller's transaction: pending OFFs end, leases end, every load is to be woken.
+
+        The commands are made after it (``Waking``), so that nobody waits for those of ten thousand loads.
+        """
         now = self._clock.now()
         wake_up = WakeUp(
             wake_up_id=new_id(), scope=order.scope, target=order.target, reason=order.reason, actor=order.actor,
             created_at=now, suspends=order.suspends,
         )  # fmt: skip
         load_ids = [load.load_id for load in order.loads]
+        reachable = [load for load in order.loads if load.can_wake]
         unreachable = [load.load_id for load in order.loads if not load.can_wake]
         await load_store.lock_loads(conn, load_ids)
         await order_store.insert_wake_up(conn, wake_up, load_ids, unreachable)
         await self._switching.clear_the_way(conn, load_ids, Priority.EMERGENCY, wake_up.wake_up_id, now)
         await self._release_leases(conn, load_ids, now)
-        commands = await self._switching.wake(
-            conn, order.loads, now, priority=Priority.EMERGENCY, actor=order.actor, wake_up_id=wake_up.wake_up_id,
-            note=order.reason,
-        )  # fmt: skip
+        await waking_store.insert_todo(conn, wake_up.wake_up_id, reachable, now)
         facts = {"scope": order.scope, "target": order.target, "loads": len(load_ids), "suspends": order.suspends}
         entry = Entry(
             order.actor, order.door, "wake_up.order", f"wake_up:{wake_up.wake_up_id}", now, after=facts,
@@ -457,7 +486,7 @@ class Orders:
         )  # fmt: skip
         await record(conn, entry)
         logger.warning("wake-up ordered", extra={"wake_up_id": wake_up.wake_up_id, **facts})
-        counted = [Counted(False, False, None, len(commands), 0, 0)]
+        counted = [Counted(False, False, None, len(reachable), 0, 0)]
         if unreachable:
             counted.append(Counted(False, False, Fault.NO_BREAKER, len(unreachable), 0, 0))
         return _progress(wake_up, counted)

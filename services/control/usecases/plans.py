@@ -46,7 +46,7 @@ from services.control.usecases.auditing import record
 from services.control.usecases.calendars import fetch_days
 from services.control.usecases.guardfacts import GuardFacts
 from services.control.usecases.ports import SteadyClock
-from services.control.usecases.scheduler import make_occurrences
+from services.control.usecases.scheduler import make_occurrences, sites_of
 from services.control.usecases.switching import Switching
 
 PLAIN = PlanOptions()
@@ -142,6 +142,7 @@ class Plans:
             if app is not None and judge is not None:
                 require_spans(judge, app, found.instances)
             await plan_store.insert(conn, plan)
+            await self._tell(conn, plan, plan.created_at, actor)
             await record(conn, _entry(None, plan, actor, door, "plan.draft", plan.created_at))
         return plan, found
 
@@ -169,6 +170,7 @@ class Plans:
             self._check(plan)
             approved = replace(plan, state=PlanState.APPROVED, approved_by=actor, approved_at=now)
             await plan_store.update_state(conn, approved)
+            await self._tell(conn, approved, now, actor)
             await make_occurrences(conn, replace(stored, plan=approved), now, self._switching.policy)
             await record(conn, _entry(stored.plan, approved, actor, door, "plan.approve", now))
         return approved
@@ -191,6 +193,7 @@ class Plans:
             require_transition(plan_id, plan.state, PlanState.ENDED)
             ended = replace(plan, state=PlanState.ENDED, ended_by=actor, ended_at=now, end_reason=reason or "ended")
             await plan_store.update_state(conn, ended)
+            await self._tell(conn, ended, now, actor)
             called_off = await occurrence_store.call_off(conn, plan_id, now, "plan_ended", told_until=now + TOLD)
             await outbox.put(
                 conn, [bus.occurrence_event(one, None, self._site(one.load_id), now) for one in called_off]
@@ -384,6 +387,10 @@ class Plans:
             if overlap is not None:
                 found.append(overlap)
         return tuple(sorted(found, key=lambda one: (one.rank, one.first_at, one.plan_id)))
+
+    async def _tell(self, conn: WriteConn, plan: Plan, now: datetime, actor: str) -> None:
+        sites = sites_of(plan.load_ids, self._switching.loads)
+        await outbox.put(conn, [bus.plan_event(plan, sites, now, actor=actor)])
 
     def _site(self, load_id: str) -> SiteId:
         load = self._switching.loads.get(load_id)

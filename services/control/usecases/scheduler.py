@@ -5,7 +5,7 @@ step depends on is in the database, so that it can be killed between any two of 
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -43,6 +43,7 @@ from services.control.usecases.guardfacts import GuardFacts, Judge
 from services.control.usecases.isolations import end_isolation
 from services.control.usecases.ports import ClockSync, Loads, Readings, SteadyClock
 from services.control.usecases.switching import Switching, Wanted
+from services.control.usecases.waking import Waking
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +114,7 @@ class Scheduler:
         self._inrush = Inrush(inrush or InrushLimits())
         self._answers_come = answers_come
         self._housekept_at: datetime | None = None
+        self.waking = Waking(db=db, switching=switching, readings=readings, answers_come=answers_come)
 
     @property
     def _loads(self) -> Loads:
@@ -132,7 +134,8 @@ class Scheduler:
         """Do what is due; returns whether there may be more at once."""
         now = self._clock.now()
         # Wake-ups first: nothing that plans shutdowns may delay them.
-        busy = await self.run_due(now)
+        busy = await self.waking.turn(now)
+        busy |= await self.run_due(now)
         if not busy:
             await self.believe_clock(now)
         await self.note_overdue(now)
@@ -272,6 +275,10 @@ class Scheduler:
         """Activate and end plans, make the occurrences that the horizon has reached; returns whether more are due."""
         async with self._db.write() as conn:
             changed = await plan_store.advance_states(conn, now)
+            await outbox.put(
+                conn,
+                [bus.plan_event(one, sites_of(one.load_ids, self._loads), now, actor=None) for one in changed],
+            )
             to_make = await plan_store.lock_to_make(conn, now + HORIZON - HORIZON_STEP, PLANS_AT_A_TIME)
             if to_make:
                 await occurrence_store.make_lazily(conn)
@@ -286,8 +293,8 @@ class Scheduler:
                     logger.error(
                         "plan cannot be followed", extra={"plan_id": stored.plan.plan_id, "reason": exc.message}
                     )
-        for plan_id, state in changed.items():
-            logger.info("plan changes its state", extra={"plan_id": plan_id, "state": state.value})
+        for plan in changed:
+            logger.info("plan changes its state", extra={"plan_id": plan.plan_id, "state": plan.state.value})
         return room <= 0 or len(to_make) >= PLANS_AT_A_TIME
 
     async def bring_near(self, now: datetime) -> bool:
@@ -418,6 +425,11 @@ class Scheduler:
             await place_store.forget_alarms(conn, now - PLACES_KEPT)
             await place_store.forget_windows(conn, now - PLACES_KEPT)
         self._housekept_at = now
+
+
+def sites_of(load_ids: Collection[str], loads: Loads) -> set[SiteId]:
+    """Return where loads are; one that the registry does not know any more is nowhere."""
+    return {load.site_id for load_id in load_ids if (load := loads.get(load_id)) is not None}
 
 
 async def make_occurrences(

@@ -27,6 +27,7 @@ from services.control.store import commands as store
 from services.control.store import leases as lease_store
 from services.control.store import loads as load_store
 from services.control.store import occurrences as occurrence_store
+from services.control.store import waking as waking_store
 from services.control.store.commands import HistoryRow
 from services.control.store.occurrences import Occurrence
 from services.control.usecases.auditing import record_switchings
@@ -144,7 +145,6 @@ class Switching:
         *,
         priority: Priority,
         actor: str,
-        wake_up_id: str | None = None,
         group_id: str | None = None,
         at: datetime | None = None,
         note: str | None = None,
@@ -155,12 +155,12 @@ class Switching:
                 command_id=CommandId(new_id()), action=CommandAction.CLOSE, site_id=load.site_id,
                 device_id=load.device_id, line_id=load.line_id, load_id=load.load_id, channel=load.channel,
                 priority=priority, state=S.SCHEDULED, created_at=now, not_before=at or now, next_at=at or now,
-                wake_up_id=wake_up_id, group_id=group_id, actor=actor, note=note,
+                group_id=group_id, actor=actor, note=note,
             )
             for load in loads
             if load.device_id is not None and load.line_id is not None
         ]  # fmt: skip
-        await self._insert(conn, commands, now)
+        await self.store_new(conn, commands, now)
         return commands
 
     async def clear_the_way(
@@ -171,7 +171,27 @@ class Switching:
         yielding = [off for off in running if life.gives_way_to_on(off, priority)]
         await self.apply(conn, [life.superseded(off, by, now, Effect.DROP_WAKE_UP) for off in yielding], now)
 
-    async def _insert(self, conn: WriteConn, commands: Sequence[Command], now: datetime) -> None:
+    async def send_new(self, conn: WriteConn, changes: Sequence[Change], now: datetime) -> None:
+        """Store ONs of one order that are sent as soon as they are made, in the caller's transaction.
+
+        Nobody is told that such a command is scheduled: the first that is heard of it is that it was dispatched.
+
+        Args:
+            conn: The transaction; the loads are locked.
+            changes: From a new command to its first sending, all decided at ``now`` and by the same limits.
+            now: The time.
+        """
+        _, request = _birth(changes[0].before)[0]
+        await waking_store.insert_sent(conn, changes, request.evidence)
+        messages: list[Message] = []
+        for number, change in enumerate(changes):
+            await _breathe(number)
+            messages += self._messages(change, now)
+            metrics.note(change)
+        await outbox.put(conn, messages)
+
+    async def store_new(self, conn: WriteConn, commands: Sequence[Command], now: datetime) -> None:
+        """Store commands in the caller's transaction, begin their history and tell of them."""
         await store.insert(conn, commands)
         await self._announce(conn, commands, now)
 
@@ -282,7 +302,7 @@ class Switching:
             )
             for off in missing
         ]  # fmt: skip
-        await self._insert(conn, fresh, now)
+        await self.store_new(conn, fresh, now)
 
     async def _drop_wake_ups(
         self, conn: WriteConn, changes: Sequence[Change], now: datetime, following: dict[CommandId, Change]

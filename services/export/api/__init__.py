@@ -6,7 +6,7 @@ from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi import Path as ApiPath
-from pydantic import BaseModel, ConfigDict, Field, IPvAnyNetwork, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyNetwork, SecretStr
 
 from libs.common.contracts.base import Flag
 from libs.common.contracts.delivery import DeliveryState
@@ -41,6 +41,12 @@ class SiteTree(Protocol):
         """Return the sites of limits such as ``region:440100``."""
 
 
+def _as_text(value: object) -> object:
+    if isinstance(value, int):
+        raise ValueError("expected a network as text, such as 10.1.0.0/16")  # a number would be an address too
+    return value
+
+
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -55,6 +61,12 @@ class OptionsBody(_Body):
     batch_size: int = Field(default=_DEFAULT.batch_size, ge=1, le=500, description="alarms in one message")
     concurrency: int = Field(default=_DEFAULT.concurrency, ge=1, le=200, description="units at the same time")
     logins_per_s: float = Field(default=_DEFAULT.logins_per_s, gt=0, le=1000, description="LOGINs are spread to this")
+    push_values_s: float = Field(
+        default=_DEFAULT.push_values_s,
+        ge=1,
+        le=86_400,
+        description="latest values are pushed so often, in dialects whose units push them (U)",
+    )
     silence_s: float | None = Field(
         default=_DEFAULT.silence_s,
         gt=0,
@@ -68,7 +80,9 @@ class OptionsBody(_Body):
     allow_write_registration: Flag = Field(
         default=False, description="whether the centre may move its units to another address (SET_LOGININFO)"
     )
-    peers: tuple[IPvAnyNetwork, ...] = Field(default=(), description="networks the centre polls from")
+    peers: tuple[Annotated[IPvAnyNetwork, BeforeValidator(_as_text)], ...] = Field(
+        default=(), description="networks the centre polls from"
+    )
 
     def options(self) -> ConnectionOptions:
         """Return the domain's options."""

@@ -8,16 +8,20 @@ from fastapi import APIRouter, Body, Depends, FastAPI, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from libs.common.contracts.alarm import AlarmEvent, Diagnosis
-from libs.common.contracts.base import Flag, Number, Payload, UtcTime
-from libs.common.contracts.carbon import AttestationHead, FinishedReport
-from libs.common.contracts.control import ControlEvent
+from libs.common.contracts.base import Code, Flag, Number, Payload, PointName, UtcTime
+from libs.common.contracts.carbon import AttestationHead, CarbonResult, FinishedReport, Interval
+from libs.common.contracts.control import ControlEvent, PlanEvent
 from libs.common.contracts.delivery import DeliveryState
+from libs.common.contracts.device import DeviceStatus
 from libs.common.contracts.examples import EXAMPLES
+from libs.common.contracts.telemetry import Reading
 from libs.common.db import Database
 from libs.common.errors import NotFound
 from libs.common.tokens import Principal
 from libs.common.web import Cursor, Limit, Page, check_span, read_time_cursor, require, time_cursor
 from services.export.callbacks import endpoints, queues
+from services.export.callbacks.batches import KINDS, MOST_ITEMS
+from services.export.callbacks.sources import SOURCES
 from services.export.domain.callbacks import (
     TYPES,
     Choice,
@@ -26,6 +30,7 @@ from services.export.domain.callbacks import (
     NewsType,
     Verdict,
     is_open,
+    types_of,
 )
 from services.export.usecases.administration import Actor
 from services.export.usecases.callbacks import CallbackAdministration, Caller, Wish
@@ -61,6 +66,13 @@ class CallbackBody(_Body):
                     "types": ["alarm.begin", "alarm.end", "diagnosis.begin"],
                     "sites": ["region:440100"],
                 },
+                {
+                    "name": "load forecast",
+                    "url": "https://forecast.example.com/readings",
+                    "types": ["readings.batch", "intervals.batch"],
+                    "points": ["active_power_total", "energy_active_import"],
+                    "kinds": ["meter_3p"],
+                },
             ]
         }
     )
@@ -72,9 +84,22 @@ class CallbackBody(_Body):
         default=None, max_length=1000, description="only these sites or region:<id>; none: all that its owner may see"
     )
     actors: tuple[str, ...] | None = Field(
-        default=None, max_length=100, description="of commands and occurrences only what these ordered, such as key:abc"
+        default=None,
+        max_length=100,
+        description="of commands, occurrences and plans only what these ordered, such as key:abc",
     )
-    only_mine: Flag = Field(default=False, description="of commands and occurrences only what the caller ordered")
+    only_mine: Flag = Field(
+        default=False, description="of commands, occurrences and plans only what the caller ordered"
+    )
+    points: tuple[PointName, ...] | None = Field(
+        default=None, min_length=1, max_length=200, description="of readings only these points; none: all"
+    )
+    kinds: tuple[Code, ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100,
+        description="of readings and device.status only devices of these kinds, such as meter_3p; none: all",
+    )
     concurrency: int = Field(default=8, ge=1, le=32, description="calls at the same time")
     timeout_s: float = Field(default=15.0, ge=0.5, le=60, description="for one call")
 
@@ -89,7 +114,11 @@ class CallbackBody(_Body):
         """Return what the use case takes."""
         actors = (*(self.actors or ()), *([caller] if self.only_mine else []))
         choice = Choice(
-            types=frozenset(self.types), sites=self.sites, actors=tuple(dict.fromkeys(actors)) if actors else None
+            types=frozenset(self.types),
+            sites=self.sites,
+            actors=tuple(dict.fromkeys(actors)) if actors else None,
+            points=None if self.points is None else tuple(dict.fromkeys(self.points)),
+            kinds=None if self.kinds is None else tuple(dict.fromkeys(self.kinds)),
         )
         return Wish(name=self.name, url=self.url, choice=choice, concurrency=self.concurrency, timeout_s=self.timeout_s)
 
@@ -112,6 +141,8 @@ class CallbackView(BaseModel):
     types: list[NewsType]
     sites: tuple[str, ...] | None
     actors: tuple[str, ...] | None
+    points: tuple[str, ...] | None
+    kinds: tuple[str, ...] | None
     concurrency: int
     timeout_s: float
     state: EndpointState
@@ -327,6 +358,8 @@ def _view(endpoint: Endpoint, waiting: Mapping[tuple[str, Any], queues.Waiting])
         types=sorted(endpoint.choice.types),
         sites=endpoint.choice.sites,
         actors=endpoint.choice.actors,
+        points=endpoint.choice.points,
+        kinds=endpoint.choice.kinds,
         concurrency=endpoint.concurrency,
         timeout_s=endpoint.timeout_s,
         state=endpoint.state,
@@ -388,6 +421,12 @@ class ControlCallback(CloudEvent):
     data: ControlEvent
 
 
+class PlanCallback(CloudEvent):
+    """A plan was drafted or approved, has begun or ended; its loads are at ``GET /plans/{id}``."""
+
+    data: PlanEvent
+
+
 class AlarmCallback(CloudEvent):
     """A step in an alarm's life."""
 
@@ -412,6 +451,46 @@ class ReportCallback(CloudEvent):
     data: FinishedReport
 
 
+class StatusCallback(CloudEvent):
+    """The state of a device: whether it can be heard, its radio link, battery and SIM."""
+
+    data: DeviceStatus
+
+
+class ResultCallback(CloudEvent):
+    """A figure of a node and a period; the highest version holds."""
+
+    data: CarbonResult
+
+
+class ReadingsBatch(BaseModel):
+    """What devices of a site reported, in the order in which it came."""
+
+    site_id: str
+    count: int = Field(ge=1, le=MOST_ITEMS)
+    readings: list[Reading] = Field(description="drop what you know: device_id and source_time are its name")
+
+
+class ReadingsCallback(CloudEvent):
+    """Many readings of one site."""
+
+    data: ReadingsBatch
+
+
+class IntervalsBatch(BaseModel):
+    """Consumption of circuits of a site; of an interval the highest version holds."""
+
+    site_id: str
+    count: int = Field(ge=1, le=MOST_ITEMS)
+    intervals: list[Interval]
+
+
+class IntervalsCallback(CloudEvent):
+    """Many intervals of one site."""
+
+    data: IntervalsBatch
+
+
 class TestData(BaseModel):
     """Nothing to act on."""
 
@@ -431,6 +510,7 @@ _LIVES: Mapping[str, Mapping[str, object]] = {
     "occurrence.progress": {"state": "shut_down"},
     "occurrence.result": {"state": "awake"},
     "occurrence.overdue": {"state": "overdue", "reason": "overdue"},
+    **{f"plan.{state}": {"state": state, "site_ids": None} for state in ("draft", "approved", "active", "ended")},
     "alarm.update": {"phase": "update", "sequence": 2},
     "alarm.end": {
         "phase": "end", "sequence": 3, "ended_at": "2026-06-01T02:00:00Z", "end_reason": "recovered",
@@ -440,28 +520,41 @@ _LIVES: Mapping[str, Mapping[str, object]] = {
 }  # fmt: skip
 """What differs from the example of the topic."""
 
-_SHAPES: Sequence[tuple[str, str, type[CloudEvent], type[Payload]]] = (
-    ("command.", "control", ControlCallback, ControlEvent),
-    ("occurrence.", "control", ControlCallback, ControlEvent),
-    ("alarm.", "alarm", AlarmCallback, AlarmEvent),
-    ("diagnosis.", "alarm", DiagnosisCallback, Diagnosis),
-    ("attestation.", "carbon", HeadCallback, AttestationHead),
-    ("report.", "carbon", ReportCallback, FinishedReport),
+_SHAPES: Sequence[tuple[str, type[CloudEvent], type[Payload]]] = (
+    ("command", ControlCallback, ControlEvent),
+    ("occurrence", ControlCallback, ControlEvent),
+    ("plan", PlanCallback, PlanEvent),
+    ("alarm", AlarmCallback, AlarmEvent),
+    ("diagnosis", DiagnosisCallback, Diagnosis),
+    ("attestation", HeadCallback, AttestationHead),
+    ("report", ReportCallback, FinishedReport),
+    ("device", StatusCallback, DeviceStatus),
+    ("carbon", ResultCallback, CarbonResult),
+    ("readings", ReadingsCallback, Reading),
+    ("backfill", ReadingsCallback, Reading),
+    ("intervals", IntervalsCallback, Interval),
 )
+_LISTS: Mapping[type[CloudEvent], str] = {ReadingsCallback: "readings", IntervalsCallback: "intervals"}
+"""Of callbacks that carry many: what their list is called."""
+_SAID_BY: Mapping[NewsType, str] = {
+    **{each: source.said_by for source in SOURCES.values() for each in source.types},
+    **{kind.type: kind.source for kind in KINDS.values()},
+}
 
 
 def describe_webhooks(app: FastAPI) -> None:
     """Describe in the OpenAPI document what a receiver is sent, type by type."""
     for news_type in sorted(NewsType):
-        source = "export"
         shape: type[CloudEvent] = TestCallback
         data: object = {"message": "it works", "message_zh": "回调正常"}
-        for prefix, service, body, payload in _SHAPES:
-            if news_type.value.startswith(prefix):
-                source, shape = service, body
+        for subject, body, payload in _SHAPES:
+            if news_type in types_of(subject):
+                shape = body
                 example = {**EXAMPLES[payload].model_dump(mode="json"), **_LIVES.get(news_type.value, {})}
                 data = {name: value for name, value in example.items() if value is not None}
-        _describe(app, news_type, shape, _example(news_type, source, data))
+                if shape in _LISTS:
+                    data = {"site_id": example["site_id"], "count": 1, _LISTS[shape]: [data]}
+        _describe(app, news_type, shape, _example(news_type, _SAID_BY.get(news_type, "export"), data))
 
 
 def _example(news_type: NewsType, source: str, data: object) -> dict[str, object]:

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Protocol
 
 from fastapi import APIRouter, Depends, Path, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, WithJsonSchema
 
 from libs.common.contracts.base import Flag, Number
 from libs.common.db import Database
@@ -67,7 +67,10 @@ class TemplateBody(_Body):
     folder: str = Field(default="", max_length=160, description="below the unit's root, here and at the centre")
     heading: Flag = True
     separator: str = Field(default=",", min_length=1, max_length=1)
-    line_end: Literal["\r\n", "\n"] = "\r\n"
+    # Generators of clients make no name of it.
+    line_end: Annotated[
+        Literal["\r\n", "\n"], WithJsonSchema({"type": "string", "description": "CR LF, or LF alone"})
+    ] = "\r\n"
     encoding: Literal["utf-8", "utf-8-sig", "gb18030"] = "utf-8"
     no_value: str = Field(default="", max_length=20, description="stands where no value holds")
     invalid_too: Flag = Field(default=True, description="whether points without a value have a line")

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -70,6 +70,9 @@ async def _call(request: Request, answers: Answers, peer: str, limit: int) -> tu
     try:
         body = await _body(request, limit)
         incoming = open_message(soap.read_request(body, limit=limit))
+    except ClientDisconnect:  # nobody is there to be answered, and nothing was asked
+        _messages.labels("cut_off").inc()
+        return Response(status_code=400), None
     except _TooLarge:
         return _fault("Client", f"larger than {limit} bytes", "too_large"), "too_large"
     except InvalidInput as exc:

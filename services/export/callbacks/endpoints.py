@@ -10,8 +10,8 @@ from services.export.domain.callbacks import Choice, Endpoint, EndpointState, He
 Conn = ReadConn | WriteConn
 
 _ENDPOINT = """
-    select id, name, owner, limits, url, types, sites, actors, concurrency, timeout_s, state, state_reason, failures,
-           failing_since, not_before, error, secrets, created_at, updated_at
+    select id, name, owner, limits, url, types, sites, actors, points, kinds, concurrency, timeout_s, state,
+           state_reason, failures, failing_since, not_before, error, secrets, created_at, updated_at
       from callback_endpoints
 """
 
@@ -68,11 +68,12 @@ async def put(conn: WriteConn, endpoint: Endpoint) -> None:
     await conn.execute(
         """
         insert into callback_endpoints (id, name, owner, limits, url, types, sites, actors, concurrency, timeout_s,
-                                        state, secrets, created_at, updated_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+                                        state, secrets, created_at, updated_at, points, kinds)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
         on conflict (id) do update
            set name = excluded.name, owner = excluded.owner, limits = excluded.limits, url = excluded.url,
                types = excluded.types, sites = excluded.sites, actors = excluded.actors,
+               points = excluded.points, kinds = excluded.kinds,
                concurrency = excluded.concurrency, timeout_s = excluded.timeout_s, secrets = excluded.secrets,
                updated_at = excluded.updated_at
         """,
@@ -90,12 +91,50 @@ async def put(conn: WriteConn, endpoint: Endpoint) -> None:
         endpoint.secrets,
         endpoint.created_at,
         endpoint.updated_at,
+        _listed(endpoint.choice.points),
+        _listed(endpoint.choice.kinds),
     )
 
 
 async def remove(conn: WriteConn, endpoint_id: str, now: datetime) -> None:
     """Take an endpoint out of use; its rows go little by little."""
     await conn.execute("update callback_endpoints set removed_at = $2 where id = $1", endpoint_id, now)
+
+
+async def disable_of(conn: WriteConn, owner: str, reason: str) -> list[str]:
+    """Disable the endpoints of an owner; return the ids of those that were not."""
+    rows = await conn.fetch(
+        """
+        update callback_endpoints set state = 'disabled', state_reason = $2
+         where owner = $1 and removed_at is null and state <> 'disabled'
+        returning id
+        """,
+        owner,
+        reason,
+    )
+    return sorted(row["id"] for row in rows)
+
+
+async def limit_of(conn: WriteConn, owner: str, limits: tuple[str, ...] | None, at: datetime) -> list[str]:
+    """Set what the owner of endpoints may see, unless they were changed since; return the ids of those that differed.
+
+    Args:
+        conn: The transaction.
+        owner: Such as ``user:li``.
+        limits: What it may see of the site tree; None is all.
+        at: Since when; news of owners may come in another order than they happened.
+    """
+    rows = await conn.fetch(
+        """
+        update callback_endpoints set limits = $2, updated_at = $3
+         where owner = $1 and removed_at is null and updated_at < $3 and limits is distinct from $2
+        returning id
+        """,
+        owner,
+        _listed(limits),
+        at,
+    )
+    return sorted(row["id"] for row in rows)
 
 
 async def save_health(conn: WriteConn, health: Mapping[str, tuple[Health, bool]]) -> None:
@@ -150,6 +189,8 @@ def _endpoint(row: Mapping[str, Any]) -> Endpoint:
             types=frozenset(NewsType(each) for each in row["types"]),
             sites=_tuple(row["sites"]),
             actors=_tuple(row["actors"]),
+            points=_tuple(row["points"]),
+            kinds=_tuple(row["kinds"]),
         ),
         concurrency=row["concurrency"],
         timeout_s=row["timeout_s"],

@@ -1,29 +1,27 @@
 """The call itself: signed, to an address that may be called, within its time, whatever the receiver does."""
 
+import asyncio
 import math
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Self
 
-import httpx
+import h11
 
 from libs.common import metrics, webhooks
 from libs.common.clock import Clock
 from libs.common.errors import PlatformError
-from libs.common.outgoing import AddressGuard, Answer, CallFailed, GuardedClient, NotAllowed
+from libs.common.outgoing import AddressGuard, NotAllowed
 from libs.common.redact import redact
 from services.export.callbacks.bodies import CONTENT_TYPE
+from services.export.callbacks.wire import Answer, Wire
 from services.export.domain.callbacks import RETRY_AFTER_CAP_S, Outcome, Verdict, verdict_of
 
 USER_AGENT = "Wattring-Callbacks/1.0"
-MAX_ANSWER_BYTES = 4096
-"""More of an answer is not read; its status is what counts. [B]"""
 ERROR_CHARS = 300
-MAX_CONNECTIONS = 32
-"""To one endpoint: as many as the calls at a time that it may ask for."""
 
 ATTEMPTS = metrics.counter("webhook_attempts_total", "Attempts to call endpoints", ("outcome",))
 SECONDS = metrics.histogram("webhook_attempt_seconds", "Time that an attempt took", ("outcome",))
@@ -37,7 +35,7 @@ class Outlet:
         self._guard = guard
         self._clock = clock
         self._trust: ssl.SSLContext = ssl.create_default_context()
-        self._clients: dict[str, GuardedClient] = {}
+        self._wires: dict[str, Wire] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -49,14 +47,17 @@ class Outlet:
 
     async def close(self) -> None:
         """Close all connections."""
-        clients, self._clients = self._clients, {}
-        for client in clients.values():
-            await client.close()
+        wires, self._wires = self._wires, {}
+        for wire in wires.values():
+            wire.close()
+        await asyncio.sleep(0)  # sockets are closed in the loop's next turn
 
-    async def keep(self, endpoint_ids: Sequence[str]) -> None:
-        """Close the connections to endpoints that are not among these."""
-        for gone in self._clients.keys() - set(endpoint_ids):
-            await self._clients.pop(gone).close()
+    def keep(self, endpoint_ids: Collection[str]) -> None:
+        """Close the connections to endpoints that are not among these, and those that have been idle for long."""
+        for gone in self._wires.keys() - set(endpoint_ids):
+            self._wires.pop(gone).close()
+        for wire in self._wires.values():
+            wire.close_old()
 
     async def call(
         self, endpoint_id: str, url: str, *, message_id: str, body: bytes, keys: Sequence[bytes], timeout_s: float
@@ -71,24 +72,23 @@ class Outlet:
             keys: What it is signed with.
             timeout_s: For everything together. [s]
         """
-        client = self._clients.get(endpoint_id)
-        if client is None:
-            client = self._new_client(MAX_CONNECTIONS)
-            self._clients[endpoint_id] = client
-        return await self._call(client, url, message_id, body, keys, timeout_s)
+        wire = self._wires.get(endpoint_id)
+        if wire is None:
+            wire = self._wires[endpoint_id] = Wire(self._guard, self._trust)
+        return await self._call(wire, url, message_id, body, keys, timeout_s)
 
     async def call_once(
         self, url: str, *, message_id: str, body: bytes, keys: Sequence[bytes], timeout_s: float
     ) -> Outcome:
         """Make one attempt over a connection of its own, which nobody else closes; arguments as for ``call``."""
-        async with self._new_client(1) as client:
-            return await self._call(client, url, message_id, body, keys, timeout_s)
-
-    def _new_client(self, connections: int) -> GuardedClient:
-        return GuardedClient(self._guard, verify=self._trust, max_connections=connections)
+        wire = Wire(self._guard, self._trust)
+        try:
+            return await self._call(wire, url, message_id, body, keys, timeout_s)
+        finally:
+            wire.close()
 
     async def _call(
-        self, client: GuardedClient, url: str, message_id: str, body: bytes, keys: Sequence[bytes], timeout_s: float
+        self, wire: Wire, url: str, message_id: str, body: bytes, keys: Sequence[bytes], timeout_s: float
     ) -> Outcome:
         began_s, now = self._clock.monotonic(), self._clock.now()
         headers = {
@@ -97,26 +97,24 @@ class Outlet:
             **webhooks.signed_headers(message_id, now, body, keys),
         }
         try:
-            answer = await client.request(
-                "POST", url, headers=headers, content=body, timeout_s=timeout_s, max_bytes=MAX_ANSWER_BYTES, cut=True
-            )
+            answer = await wire.post(url, headers, body, timeout_s=timeout_s)
+        except TimeoutError:
+            outcome = self._without_answer(Verdict.TIMEOUT, f"no answer within {timeout_s:g} s", began_s)
+        except NotAllowed as exc:
+            outcome = self._without_answer(Verdict.NOT_ALLOWED, exc.message, began_s)
         except PlatformError as exc:
-            outcome = _not_answered(exc, self._clock.monotonic() - began_s)
+            verdict = Verdict.TIMEOUT if isinstance(exc.__cause__, TimeoutError) else Verdict.FAILED
+            outcome = self._without_answer(verdict, exc.message, began_s)
+        except (OSError, h11.ProtocolError) as exc:
+            outcome = self._without_answer(Verdict.FAILED, str(exc) or type(exc).__name__, began_s)
         else:
             outcome = _answered(answer, self._clock.monotonic() - began_s, now)
         ATTEMPTS.labels(outcome.verdict.value).inc()
         SECONDS.labels(outcome.verdict.value).observe(outcome.took_s)
         return outcome
 
-
-def _not_answered(exc: PlatformError, took_s: float) -> Outcome:
-    if isinstance(exc, NotAllowed):
-        verdict = Verdict.NOT_ALLOWED
-    elif isinstance(exc, CallFailed) and isinstance(exc.__cause__, TimeoutError | httpx.TimeoutException):
-        verdict = Verdict.TIMEOUT
-    else:
-        verdict = Verdict.FAILED
-    return Outcome(verdict, took_s, error=redact(exc.message)[:ERROR_CHARS])
+    def _without_answer(self, verdict: Verdict, error: str, began_s: float) -> Outcome:
+        return Outcome(verdict, self._clock.monotonic() - began_s, error=redact(error)[:ERROR_CHARS])
 
 
 def _answered(answer: Answer, took_s: float, now: datetime) -> Outcome:
@@ -132,7 +130,7 @@ def _answered(answer: Answer, took_s: float, now: datetime) -> Outcome:
 
 def _retry_after_s(answer: Answer, now: datetime) -> float | None:
     """Return how long the receiver wants to be left alone (RFC 9110, 10.2.3); None where it does not say. [s]"""
-    text = answer.headers.get("retry-after")
+    text = answer.retry_after
     if text is None or answer.status not in (429, 503):
         return None
     try:

@@ -410,27 +410,31 @@ async def replay(
     return len(again)
 
 
-async def give_up_old(conn: WriteConn, before: datetime, *, limit: int, reason: str, now: datetime) -> int:
-    """Give up what has waited since before a time, at most ``limit``; return how many."""
+async def give_up_old(
+    conn: WriteConn, before: datetime, *, batches: bool, limit: int, reason: str, now: datetime
+) -> int:
+    """Give up what has waited since before a time, batches or all else, at most ``limit``; return how many."""
     rows = await conn.fetch(
         """
         select endpoint_id, event_key, resource from callback_deliveries
-         where state in ('queued', 'retrying', 'refused') and queued_at < $1
+         where state in ('queued', 'retrying', 'refused') and queued_at < $1 and (lane = $3) = $4
          limit $2
         """,
         before,
         limit,
+        Lane.BULK.value,
+        batches,
     )
     return await _give_up(conn, rows, reason, now)
 
 
-async def give_up_beyond(conn: WriteConn, most: int, *, limit: int, reason: str, now: datetime) -> int:
-    """Give up the oldest of endpoints that more than ``most`` waits for, at most ``limit``; return how many."""
+async def give_up_beyond(conn: WriteConn, most: int, *, batches: bool, limit: int, reason: str, now: datetime) -> int:
+    """Give up the oldest of endpoints that more than ``most`` waits for, batches or all else; return how many."""
     rows = await conn.fetch(
         """
         with full_ones as (
             select endpoint_id, count(*) - $1 as surplus from callback_deliveries
-             where state in ('queued', 'retrying', 'refused')
+             where state in ('queued', 'retrying', 'refused') and (lane = $3) = $4
              group by endpoint_id having count(*) > $1
         )
         select d.endpoint_id, d.event_key, d.resource
@@ -438,10 +442,13 @@ async def give_up_beyond(conn: WriteConn, most: int, *, limit: int, reason: str,
          cross join lateral (
                select endpoint_id, event_key, resource from callback_deliveries
                 where endpoint_id = f.endpoint_id and state in ('queued', 'retrying', 'refused')
+                  and (lane = $3) = $4
                 order by queued_at, event_key limit least(f.surplus, $2)) d
         """,
         most,
         limit,
+        Lane.BULK.value,
+        batches,
     )
     return await _give_up(conn, rows, reason, now)
 
@@ -481,38 +488,51 @@ async def _give_up(conn: WriteConn, rows: Sequence[Mapping[str, Any]], reason: s
     return len(gone)
 
 
-async def prune(conn: WriteConn, *, before: datetime, limit: int) -> int:
+async def prune(conn: WriteConn, *, before: datetime, batches_before: datetime, limit: int) -> int:
     """Delete what has been over since before a time, and what is left of removed endpoints; return how many rows."""
     gone = 0
-    for statement in (
-        """
-        delete from callback_deliveries where ctid = any(array(
-            select d.ctid from callback_deliveries d join callback_endpoints e on e.id = d.endpoint_id
-             where d.finished_at < $1 or e.removed_at is not null limit $2))
-        """,
-        """
-        delete from callback_events where key in (
-            select key from callback_events e
-             where queued_at < $1 and not exists (select from callback_deliveries d where d.event_key = e.key) limit $2)
-        """,
-        """
-        delete from callback_queues where ctid = any(array(
-            select q.ctid from callback_queues q join callback_endpoints e on e.id = q.endpoint_id
-             where (q.waiting = 0 and q.last_at < $1 or e.removed_at is not null)
-               and not exists (select from callback_deliveries d
-                                where d.endpoint_id = q.endpoint_id and d.resource = q.resource)
-             limit $2 for update of q skip locked))
-        """,
-        """
-        delete from callback_endpoints where id in (
-            select id from callback_endpoints e
-             where removed_at < $1 and not exists (select from callback_deliveries d where d.endpoint_id = e.id)
-             limit $2)
-        """,
-    ):
-        done: str = await conn.execute(statement, before, limit)
+    for statement, times in _PRUNING.items():
+        ends = [batches_before if each == "batches" else before for each in times]
+        done: str = await conn.execute(statement, limit, *ends)
         gone += int(done.split()[-1])
     return gone
+
+
+_PRUNING: Mapping[str, tuple[str, ...]] = {
+    """
+    delete from callback_deliveries where ctid = any(array(
+        select d.ctid from callback_deliveries d join callback_endpoints e on e.id = d.endpoint_id
+         where d.finished_at < case when d.lane = 2 then $3::timestamptz else $2::timestamptz end
+            or e.removed_at is not null
+         limit $1))
+    """: ("all", "batches"),
+    """
+    delete from callback_events where key in (
+        select key from callback_events e
+         where queued_at < $2 and not exists (select from callback_deliveries d where d.event_key = e.key) limit $1)
+    """: ("all",),
+    """
+    delete from callback_events where key in (
+        select key from callback_events e
+         where queued_at < $2 and type like '%.batch'
+           and not exists (select from callback_deliveries d where d.event_key = e.key) limit $1)
+    """: ("batches",),
+    """
+    delete from callback_queues where ctid = any(array(
+        select q.ctid from callback_queues q join callback_endpoints e on e.id = q.endpoint_id
+         where (q.waiting = 0 and q.last_at < $2 or e.removed_at is not null)
+           and not exists (select from callback_deliveries d
+                            where d.endpoint_id = q.endpoint_id and d.resource = q.resource)
+         limit $1 for update of q skip locked))
+    """: ("all",),
+    """
+    delete from callback_endpoints where id in (
+        select id from callback_endpoints e
+         where removed_at < $2 and not exists (select from callback_deliveries d where d.endpoint_id = e.id)
+         limit $1)
+    """: ("all",),
+}
+"""Statements in their order, each with the times before which it deletes: of batches, or of all (else)."""
 
 
 @dataclass(frozen=True, slots=True)

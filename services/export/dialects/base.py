@@ -7,7 +7,7 @@ different dialects, and a unit that looked at the code alone was seen to take a 
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -120,6 +120,29 @@ class Mark:
     reason: str
 
 
+class FileShape(StrEnum):
+    """Configuration files that a unit's file server has."""
+
+    OPTIONS = "options"
+    """Dictionary, options and instance in three files, as Y's annexes E.2 to E.4 have them."""
+    DEVICES = "devices"
+    """One file with all devices and their signals, as M has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileLayout:
+    """Folders and files of a unit's file server, as far as the dialect's text says them."""
+
+    folders: tuple[str, ...] = ()
+    login: str = ""
+    """Where a session begins, below the account's root."""
+    uploads: str = ""
+    """Where firmware may be put, when that is permitted; empty is the account's root."""
+    shape: FileShape | None = None
+    shape_folder: str = ""
+    """Where the configuration files lie."""
+
+
 @dataclass(frozen=True)
 class Step:
     """Something that follows a registration that was accepted, before the unit works."""
@@ -194,20 +217,26 @@ class Dialect:
     accepted_by_right: bool
     """A registration is accepted by a right above 0, else by its result."""
     steps: tuple[Step, ...] = ()
+    files: FileLayout = FileLayout()
 
     # ---- commands --------------------------------------------------------------------------------
+
+    def spoken(self, operation: m.Operation) -> Sequence[Command]:
+        """Return the commands of an operation whose shape is known, one for each set of kinds of points."""
+        return [each for each in self.commands if each.operation is operation and each.request is not None]
 
     def has(self, operation: m.Operation) -> bool:
         """Return whether the dialect has a command for an operation."""
         return any(each.operation is operation for each in self.commands)
 
-    def command(self, operation: m.Operation) -> Command:
-        """Return the command of an operation.
+    def command(self, operation: m.Operation, types: Collection[m.PointType] | None = None) -> Command:
+        """Return the command of an operation; with ``types`` the one that is about these kinds of points.
 
         Raises:
             UnknownCommand: The dialect has none.
         """
-        found = next((each for each in self.commands if each.operation is operation), None)
+        fitting = (each for each in self.commands if types is None or each.types == types)
+        found = next((each for each in fitting if each.operation is operation), None)
         if found is None:
             raise UnknownCommand(f"dialect {self.name} has no command for {operation}")
         return found
@@ -262,16 +291,18 @@ class Dialect:
 
     def write_request(self, request: m.UnitRequest, operation: m.Operation) -> str:
         """Return our request."""
-        command = self.command(operation)
+        command = self.command(operation, getattr(request, "types", None))
         return self._message("Request", command.name, command.code, command.request or (), request)
 
-    def read_reply(self, text: str, operation: m.Operation) -> m.CentreReply:
-        """Return what the centre answered to a request of ours.
+    def read_reply(
+        self, text: str, operation: m.Operation, types: Collection[m.PointType] | None = None
+    ) -> m.CentreReply:
+        """Return what the centre answered to a request of ours; ``types`` are those of the request.
 
         Raises:
             MalformedXml, MalformedMessage: It is no answer to that request; an empty one counts as that.
         """
-        command = self.command(operation)
+        command = self.command(operation, types)
         if not text.strip():
             raise MalformedMessage(f"empty answer to {command.name}: the centre does not know the command")
         incoming = open_message(xml.parse_text(text))
@@ -328,6 +359,13 @@ class Dialect:
     def check_point_id(self, value: str) -> bool:
         """Return whether a point id has the dialect's form."""
         return bool(self.point_id_pattern.fullmatch(value)) and value != self.point_wildcard
+
+    def split_point(self, point_id: str) -> tuple[str, str]:
+        """Return a point's id and its running number apart; the number is empty where the dialect has none."""
+        if not self.number_separator:
+            return point_id, ""
+        base, _, running = point_id.partition(self.number_separator)
+        return base, running or self.no_number
 
     def type_of_point(self, point_id: str) -> m.PointType:
         """Return the kind that a point's id names; telemetry where it names none."""

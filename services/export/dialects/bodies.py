@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from libs.common.clock import CIVIL_ZONE
@@ -51,6 +52,10 @@ _ALARM = _says(
     *_UNIT, *_DEVICE, *_POINT, "alarm.serial", "alarm.at", "alarm.began_at", "alarm.ended_at", "alarm.level",
     "alarm.flag", "alarm.text", "alarm.detail", "alarm.value",
 )  # fmt: skip
+_RULE = _says(*_POINT, "point.type", "absolute", "relative", "interval", "reference")
+_DESCRIBED = _says(
+    *_DEVICE, "device.name", "device.signals", signals=_says(*_POINT, "point.type", "point.name", "threshold", "level")
+)
 _TIME = ("time.year", "time.month", "time.day", "time.hour", "time.minute", "time.second", "time.text")
 _FACTS = tuple(f"facts.{name}" for name in m.UnitFacts.__dataclass_fields__)
 
@@ -77,7 +82,7 @@ KINDS: Mapping[Operation, tuple[Vocabulary, Vocabulary]] = {
     Operation.READ_TIME: (_NAMED, _says(*_OUTCOME, *_TIME)),
     Operation.READ_REGISTRATION: (
         _NAMED,
-        _says(*_OUTCOME, "centre.address", "tunnel.address", devices=_says(*_DEVICE)),
+        _says(*_OUTCOME, *_FACTS, "centre.address", "tunnel.address", devices=_says(*_DEVICE)),
     ),
     Operation.WRITE_REGISTRATION: (_says(*_UNIT, "centre.address", devices=_says(*_DEVICE)), _DONE),
     Operation.READ_FILE_ACCOUNT: (_NAMED, _says(*_OUTCOME, *_ACCOUNT)),
@@ -86,6 +91,20 @@ KINDS: Mapping[Operation, tuple[Vocabulary, Vocabulary]] = {
     Operation.READ_ALARMS: (_NAMED, _says(*_OUTCOME, alarms=_ALARM)),
     Operation.SET_HEARTBEAT: (_says(*_UNIT, "interval"), _DONE),
     Operation.RESTART: (_NAMED, _DONE),
+    Operation.READ_OPTIONS: (
+        _says(*_UNIT, *_DEVICE, *_POINT),
+        _says(*_OUTCOME, devices=_says(*_DEVICE, options=_says(*_POINT, "point.type", "option"))),
+    ),
+    Operation.WRITE_OPTIONS: (
+        _says(*_UNIT, devices=_says(*_DEVICE, orders=_says(*_POINT, "point.type", "option"))),
+        _WRITTEN,
+    ),
+    Operation.READ_STORAGE: (_ASKED, _says(*_OUTCOME, devices=_says(*_DEVICE, rules=_RULE))),
+    Operation.WRITE_STORAGE: (_says(*_UNIT, devices=_says(*_DEVICE, orders=_RULE)), _WRITTEN),
+    Operation.READ_DEVICES: (_says(*_UNIT, *_DEVICE), _says(*_OUTCOME, devices=_DESCRIBED)),
+    Operation.SEND_DEVICES: (_says(*_UNIT, devices=_DESCRIBED), _DONE),
+    Operation.SEND_POINTS: (_says(*_UNIT, devices=_says(*_DEVICE, values=_VALUE)), _DONE),
+    Operation.SEND_HISTORY: (_says(*_UNIT, devices=_says(*_DEVICE, values=_VALUE)), _DONE),
     Operation.UNREGISTER: (_NAMED, _DONE),
     Operation.ASK_SCHEME: (_NAMED, _DONE),
     Operation.READY: (_NAMED, _DONE),
@@ -103,6 +122,8 @@ UPWARD = frozenset(
         Operation.SEND_FACTORY,
         Operation.SEND_DEVICES,
         Operation.SEND_POINTS,
+        Operation.SEND_HISTORY,
+        Operation.SEND_PAST_ALARMS,
     }
 )
 """What a unit asks of its centre; all else a centre asks of its units."""
@@ -135,7 +156,7 @@ def facts_of(dialect: "Dialect", message: m.UnitRequest | m.UnitReply) -> dict[s
 
 def _register(_: "Dialect", message: m.Register) -> Facts:
     return {
-        **{f"facts.{name}": str(getattr(message.facts, name)) for name in m.UnitFacts.__dataclass_fields__},
+        **_facts(message.facts),
         "account.username": message.username,
         "account.password": message.password,
         # The text of dialect M asks for it; it protects nothing.
@@ -166,7 +187,7 @@ def _alarm(dialect: "Dialect", unit: m.UnitRef, alarm: m.AlarmReport) -> Facts:
     }
 
 
-def _values(dialect: "Dialect", message: m.PointValues) -> Facts:
+def _values(dialect: "Dialect", message: m.PointValues | m.ReportPoints) -> Facts:
     return {
         "devices": [
             {**_device(each.device), "values": [_value(dialect, value) for value in each.values]}
@@ -220,8 +241,77 @@ def _write_outcome(dialect: "Dialect", message: m.WriteOutcome) -> Facts:
     }
 
 
+def _described(dialect: "Dialect", message: m.DeviceDescriptions | m.ReportDevices) -> Facts:
+    return {
+        "devices": [
+            {
+                **_device(each.device),
+                "device.name": each.name,
+                "device.signals": str(len(each.signals)),
+                "signals": [
+                    {
+                        **_point(dialect, one.point_id),
+                        "point.type": dialect.point_types[one.type],
+                        "point.name": one.name,
+                        "threshold": number(one.threshold, ""),
+                        "level": "" if one.level is None else dialect.levels[one.level],
+                    }
+                    for one in each.signals
+                ],
+            }
+            for each in message.devices
+        ]
+    }
+
+
+def _options(dialect: "Dialect", message: m.PointOptions) -> Facts:
+    return {
+        "devices": [
+            {
+                **_device(each.device),
+                "options": [
+                    {
+                        **_point(dialect, one.point_id),
+                        "point.type": dialect.point_types[one.type],
+                        "option": one.option_id,
+                    }
+                    for one in each.options
+                ],
+            }
+            for each in message.devices
+        ]
+    }
+
+
+def _rules(dialect: "Dialect", message: m.StorageRules) -> Facts:
+    return {
+        "devices": [
+            {
+                **_device(each.device),
+                "rules": [
+                    {
+                        **_point(dialect, one.point_id),
+                        "point.type": dialect.point_types[one.type],
+                        "absolute": None,
+                        "relative": None,
+                        "interval": str(one.interval_min),
+                        "reference": local_time(one.reference),
+                    }
+                    for one in each.rules
+                ],
+            }
+            for each in message.devices
+        ]
+    }
+
+
+def _facts(facts: m.UnitFacts) -> Facts:
+    return {f"facts.{name}": str(getattr(facts, name)) for name in m.UnitFacts.__dataclass_fields__}
+
+
 def _registration(_: "Dialect", message: m.Registration) -> Facts:
     return {
+        **_facts(message.facts),
         "centre.address": message.centre_address,
         "tunnel.address": message.tunnel_address,
         "devices": [_device(each) for each in message.devices],
@@ -262,9 +352,14 @@ _SAYS: Mapping[type, Callable[["Dialect", Any], Facts]] = {
     m.ReportAlarms: _alarms,
     m.ActiveAlarms: _alarms,
     m.PointValues: _values,
+    m.ReportPoints: _values,
     m.Thresholds: _thresholds,
     m.WriteOutcome: _write_outcome,
     m.Registration: _registration,
+    m.PointOptions: _options,
+    m.StorageRules: _rules,
+    m.DeviceDescriptions: _described,
+    m.ReportDevices: _described,
     m.FileAccount: _account,
     m.UnitStatus: _status,
     m.UnitTime: _unit_time,
@@ -279,8 +374,8 @@ def _device(device: m.DeviceRef) -> Facts:
 
 
 def _point(dialect: "Dialect", point_id: str) -> Facts:
-    base, _, running = point_id.partition(dialect.number_separator) if dialect.number_separator else (point_id, "", "")
-    return {"point.id": point_id, "point.base": base, "point.number": running or dialect.no_number}
+    base, running = dialect.split_point(point_id)
+    return {"point.id": point_id, "point.base": base, "point.number": running}
 
 
 # ---- what a centre says ---------------------------------------------------------------------------------
@@ -338,6 +433,13 @@ _ASKS: Mapping[Operation, Callable[["Dialect", m.UnitRef, Facts], m.CentreReques
     Operation.READ_ALARMS: lambda _, unit, __: m.ReadAlarms(unit),
     Operation.SET_HEARTBEAT: _heartbeat,
     Operation.RESTART: lambda _, unit, __: m.Restart(unit),
+    Operation.READ_OPTIONS: lambda dialect, unit, facts: m.ReadOptions(
+        unit, _selection(dialect, {"devices": [{**facts, "points": [facts]}]})
+    ),
+    Operation.READ_STORAGE: lambda dialect, unit, facts: m.ReadStorage(unit, _selection(dialect, facts)),
+    Operation.WRITE_STORAGE: lambda dialect, unit, facts: m.WriteStorage(unit, _rule_orders(dialect, facts)),
+    Operation.WRITE_OPTIONS: lambda dialect, unit, facts: m.WriteOptions(unit, _option_orders(dialect, facts)),
+    Operation.READ_DEVICES: lambda _, unit, facts: m.ReadDevices(unit, _device_ref(facts)),
 }
 
 
@@ -402,6 +504,29 @@ def _orders(dialect: "Dialect", facts: Facts) -> tuple[m.PointOrder, ...]:
     return tuple(orders)
 
 
+def _rule_orders(dialect: "Dialect", facts: Facts) -> tuple[m.RuleOrder, ...]:
+    orders = []
+    for each in facts["devices"]:
+        for order in each["orders"]:
+            point_id = _point_id(dialect, order)
+            if not point_id:
+                raise MalformedMessage("the id of a point whose storage is ordered: missing")
+            numbers = (_float(order.get(name)) for name in ("interval", "absolute", "relative"))
+            orders.append(m.RuleOrder(_device_ref(each), point_id, *numbers))
+    return tuple(orders)
+
+
+def _option_orders(dialect: "Dialect", facts: Facts) -> tuple[m.OptionOrder, ...]:
+    orders = []
+    for each in facts["devices"]:
+        for order in each["orders"]:
+            point_id = _point_id(dialect, order)
+            if not point_id:
+                raise MalformedMessage("the id of a point whose option is to be chosen: missing")
+            orders.append(m.OptionOrder(_device_ref(each), point_id, order.get("option") or ""))
+    return tuple(orders)
+
+
 def _time(facts: Facts) -> datetime:
     if facts.get("time.text"):
         return read_local_time(facts["time.text"], "time")
@@ -429,6 +554,7 @@ def number(value: float | None, missing: str) -> str:
     return "0" if text == "-0" else text
 
 
+@lru_cache(maxsize=1024)  # a device's values have one time, and a large answer has thousands of values
 def local_time(value: datetime) -> str:
     """Return ``YYYY-MM-DD hh:mm:ss`` in China's civil time."""
     return value.astimezone(CIVIL_ZONE).strftime("%Y-%m-%d %H:%M:%S")

@@ -29,7 +29,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 from libs.common.errors import InvalidFile, Problem
 from libs.common.yamlfile import Path, YamlDocument, parse_yaml, validate
 from services.export.dialects import messages as m
-from services.export.dialects.base import Command, Dialect, Evidence, Mark, Service, Step
+from services.export.dialects.base import Command, Dialect, Evidence, FileLayout, FileShape, Mark, Service, Step
 from services.export.dialects.bodies import KINDS, REFUSAL, UPWARD, Vocabulary
 from services.export.dialects.shapes import TEXT, Part
 
@@ -176,6 +176,27 @@ class CommandFile(_File):
     reason: str = ""
 
 
+class ConfigurationFile(_File):
+    """Configuration files that are made from the mapping."""
+
+    shape: FileShape
+    folder: str = ""
+
+
+_Folder = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,60}$")]
+
+
+class FilesFile(_File):
+    """The unit's file server."""
+
+    folders: list[_Folder] = Field(default=[], max_length=20)
+    login: str = ""
+    uploads: str = ""
+    configuration: ConfigurationFile | None = None
+    evidence: Evidence | None = None
+    reason: str = ""
+
+
 class DialectFile(_File):
     """A dialect; the commands are looked at one by one."""
 
@@ -192,6 +213,8 @@ class DialectFile(_File):
     words: WordsFile
     alarms: AlarmFile
     login: LoginFile
+    files: FilesFile | None = None
+    """None: no folder and no file is known."""
     pieces: dict[str, JsonValue] = {}
     """Lists of elements that several bodies have in common."""
     refusal: JsonValue
@@ -280,6 +303,13 @@ def _contradictions(document: YamlDocument, file: DialectFile, commands: Sequenc
             said = {part.fact for part in each.reply}
             if "result" not in said:
                 wrong(("commands", each.name, "reply"), "a part that holds result", "含 result 的部分")
+    if file.files is not None:
+        named = {"login": file.files.login, "uploads": file.files.uploads}
+        if file.files.configuration is not None:
+            named["configuration"] = file.files.configuration.folder
+        for field, folder in named.items():
+            if folder and folder not in file.files.folders:
+                wrong(("files", field), "empty, or one of folders", "为空或 folders 中的一个", folder)
     codes: dict[tuple[str, int | None], str] = {}
     for each in commands:
         other = codes.setdefault((each.name.casefold(), each.code), each.name)
@@ -333,17 +363,33 @@ def _dialect(file: DialectFile, commands: Sequence[Command], refusal: tuple[Part
         login_interval_s=file.login.interval_s,
         accepted_by_right=file.login.accepted_by == "right",
         steps=tuple(Step(each.operation, each.required) for each in file.login.then),
+        files=_layout(file.files),
+    )
+
+
+def _layout(file: FilesFile | None) -> FileLayout:
+    if file is None:
+        return FileLayout()
+    made = file.configuration
+    return FileLayout(
+        folders=tuple(file.folders),
+        login=file.login,
+        uploads=file.uploads,
+        shape=None if made is None else made.shape,
+        shape_folder="" if made is None else made.folder,
     )
 
 
 def _marks(file: DialectFile) -> tuple[Mark, ...]:
-    parts: Mapping[str, ServiceFile | IdsFile | WordsFile | LoginFile] = {
+    parts: dict[str, ServiceFile | IdsFile | WordsFile | LoginFile | FilesFile] = {
         "centre": file.centre,
         "unit": file.unit,
         "ids": file.ids,
         "words": file.words,
         "login": file.login,
     }
+    if file.files is not None:
+        parts["files"] = file.files
     return tuple(Mark(name, part.evidence or file.evidence, part.reason or file.reason) for name, part in parts.items())
 
 

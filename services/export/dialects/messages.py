@@ -54,6 +54,9 @@ class Operation(StrEnum):
     WRITE_STORAGE = "write_storage"
     SEND_POINTS = "send_points"
     """Values that the unit sends unasked."""
+    SEND_HISTORY = "send_history"
+    """Values of before that the centre has not been told, because it was away."""
+    SEND_PAST_ALARMS = "send_past_alarms"
     READ_PORT = "read_port"
 
 
@@ -211,6 +214,88 @@ class AlarmReport:
 
 
 @dataclass(frozen=True, slots=True)
+class PointOption:
+    """Which of its sets of thresholds a point uses."""
+
+    point_id: str
+    type: PointType
+    option_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOptions:
+    """Options of one device's points."""
+
+    device: DeviceRef
+    options: tuple[PointOption, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OptionOrder:
+    """The option that the centre wants a point to use."""
+
+    device: DeviceRef
+    point_id: str
+    option_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class StorageRule:
+    """How values of one point are stored."""
+
+    point_id: str
+    type: PointType
+    interval_min: int
+    """One value is stored each so often. [min]"""
+    reference: datetime
+    """From when the intervals are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRules:
+    """Storage rules of one device."""
+
+    device: DeviceRef
+    rules: tuple[StorageRule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RuleOrder:
+    """How the centre wants values of a point stored."""
+
+    device: DeviceRef
+    point_id: str
+    interval_min: float | None
+    """None when what stood there is no number."""
+    absolute: float | None = None
+    """Change of the value that is stored besides, in its unit; None for none."""
+    relative: float | None = None
+    """The same in percent."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignalDescription:
+    """One point of a device as its configuration describes it."""
+
+    point_id: str
+    type: PointType
+    name: str = ""
+    threshold: float | None = None
+    """None when it has none, or none is known."""
+    level: int | None = None
+    """Level of the alarm that it raises, 1 (worst) to 4."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceDescription:
+    """Configuration of one device, as far as a mapping tells."""
+
+    device: DeviceRef
+    name: str
+    signals: tuple[SignalDescription, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class UnitFacts:
     """What a unit says of itself when it registers."""
 
@@ -260,6 +345,24 @@ class ReportAlarms:
 
     unit: UnitRef
     alarms: tuple[AlarmReport, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReportPoints:
+    """The unit says values unasked: latest ones, or those of before."""
+
+    unit: UnitRef
+    devices: tuple[DeviceValues, ...]
+    types: frozenset[PointType] | None = None
+    """Kinds of points that they are of; None all."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportDevices:
+    """The unit says what devices it has."""
+
+    unit: UnitRef
+    devices: tuple[DeviceDescription, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,13 +491,53 @@ class ReadStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """Which options do these points use?"""
+
+    unit: UnitRef
+    selection: tuple[DeviceSelection, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOptions:
+    """Use these options."""
+
+    unit: UnitRef
+    orders: tuple[OptionOrder, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadStorage:
+    """How are values of these points stored?"""
+
+    unit: UnitRef
+    selection: tuple[DeviceSelection, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteStorage:
+    """Store them so."""
+
+    unit: UnitRef
+    orders: tuple[RuleOrder, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadDevices:
+    """Configuration of one device, please."""
+
+    unit: UnitRef
+    device: DeviceRef
+
+
+@dataclass(frozen=True, slots=True)
 class Restart:
     """Restart the unit."""
 
     unit: UnitRef
 
 
-UnitRequest = Register | Unregister | ReportAlarms | Announce
+UnitRequest = Register | Unregister | ReportAlarms | ReportDevices | ReportPoints | Announce
 CentreRequest = (
     ReadPoints
     | ReadHistory
@@ -411,6 +554,11 @@ CentreRequest = (
     | ReadAlarms
     | SetHeartbeat
     | ReadTime
+    | ReadDevices
+    | ReadOptions
+    | WriteOptions
+    | ReadStorage
+    | WriteStorage
 )
 
 
@@ -461,6 +609,24 @@ class Thresholds:
 
 
 @dataclass(frozen=True, slots=True)
+class PointOptions:
+    """Options in use."""
+
+    unit: UnitRef
+    ok: bool
+    devices: tuple[DeviceOptions, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StorageRules:
+    """Storage rules in force."""
+
+    unit: UnitRef
+    ok: bool
+    devices: tuple[DeviceRules, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ActiveAlarms:
     """Every alarm that holds now, as it began."""
 
@@ -505,6 +671,17 @@ class Registration:
     centre_address: str = ""
     tunnel_address: str = ""
     devices: tuple[DeviceRef, ...] = ()
+    facts: UnitFacts = UnitFacts()
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceDescriptions:
+    """Configuration of devices."""
+
+    unit: UnitRef
+    ok: bool
+    devices: tuple[DeviceDescription, ...] = ()
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -541,4 +718,7 @@ UnitReply = (
     | Thresholds
     | ActiveAlarms
     | UnitTime
+    | DeviceDescriptions
+    | PointOptions
+    | StorageRules
 )

@@ -131,7 +131,8 @@ def add(parent: Element, name: str, text: str | None = None, **attributes: str) 
 
 def clean(text: str) -> str:
     """Return the text without the characters that XML 1.0 forbids."""
-    return _FORBIDDEN_TEXT.sub("", text)
+    # What can be printed has none of them, and most is: ids and numbers, of which a large answer has ten thousand.
+    return text if text.isprintable() else _FORBIDDEN_TEXT.sub("", text)
 
 
 def document(root: Element) -> str:

@@ -24,6 +24,10 @@ class NewsType(StrEnum):
     OCCURRENCE_PROGRESS = "occurrence.progress"
     OCCURRENCE_RESULT = "occurrence.result"
     OCCURRENCE_OVERDUE = "occurrence.overdue"
+    PLAN_DRAFT = "plan.draft"
+    PLAN_APPROVED = "plan.approved"
+    PLAN_ACTIVE = "plan.active"
+    PLAN_ENDED = "plan.ended"
     ALARM_BEGIN = "alarm.begin"
     ALARM_UPDATE = "alarm.update"
     ALARM_END = "alarm.end"
@@ -33,6 +37,16 @@ class NewsType(StrEnum):
     ATTESTATION_HEAD = "attestation.head"
     """For witnesses: a signed head of the attestation log. It is of no site and tells of none, so every endpoint that
     has chosen it is told."""
+    DEVICE_STATUS = "device.status"
+    """The latest state of a device: whether it can be heard, its radio link, battery and SIM."""
+    READINGS_BATCH = "readings.batch"
+    """What devices of a site reported; many in one callback, as all that end in ``.batch``."""
+    BACKFILL_BATCH = "backfill.batch"
+    """Reports that came late: what a line had kept, what was imported or written by hand."""
+    INTERVALS_BATCH = "intervals.batch"
+    """Consumption of circuits of a site."""
+    CARBON_RESULT = "carbon.result"
+    """A figure of a node; of no site where the node lies above one: who is limited to some is not told."""
     REPORT_FINISHED = "report.finished"
     """A report of carbon was made and filed. It is of no site: who is limited to some is not told."""
     TEST = "callback.test"
@@ -46,11 +60,26 @@ class NewsType(StrEnum):
     @property
     def is_ordered_by_somebody(self) -> bool:
         """Whether it comes of an order, so that the one who gave it can be chosen."""
-        return self.value.startswith(("command.", "occurrence."))
+        return self.value.startswith(("command.", "occurrence.", "plan."))
+
+    @property
+    def is_of_points(self) -> bool:
+        """Whether it carries readings, of which points can be chosen."""
+        return self in (NewsType.READINGS_BATCH, NewsType.BACKFILL_BATCH)
+
+    @property
+    def is_of_devices(self) -> bool:
+        """Whether it is said by devices, so that kinds of devices can be chosen."""
+        return self.is_of_points or self is NewsType.DEVICE_STATUS
 
 
 TYPES = frozenset(NewsType) - {NewsType.TEST}
 """What can be chosen."""
+
+
+def types_of(*subjects: str) -> frozenset[NewsType]:
+    """Return the types that are news of these, such as ``alarm``."""
+    return frozenset(each for each in NewsType if each.value.partition(".")[0] in subjects)
 
 
 class Lane(IntEnum):
@@ -59,6 +88,8 @@ class Lane(IntEnum):
     FAST = 0
     """Alarms of level 1, and wake-ups that failed: somebody has to act."""
     NORMAL = 1
+    BULK = 2
+    """Batches: they go when nothing else is to be sent, and are kept for a shorter time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +110,10 @@ class News:
     lane: Lane = Lane.NORMAL
     actor: str | None = None
     """Who ordered what this came of."""
+    device_id: str | None = None
+    """Which device said it, where kinds of devices can be chosen."""
+    site_ids: tuple[str, ...] = ()
+    """All its sites, where it concerns several: who hears of one of them is told."""
     hushed: bool = False
     """Something else explains it: told only to who has been told of the resource before."""
     traceparent: str | None = None
@@ -144,7 +179,11 @@ class Choice:
     sites: tuple[str, ...] | None = None
     """Ids of sites, or ``region:<id>``."""
     actors: tuple[str, ...] | None = None
-    """Of commands and occurrences: only what these have ordered, such as ``key:abc``."""
+    """Of commands, occurrences and plans: only what these have ordered, such as ``key:abc``."""
+    points: tuple[str, ...] | None = None
+    """Of readings: only these points."""
+    kinds: tuple[str, ...] | None = None
+    """Of readings and states of devices: only devices of these kinds, such as ``meter_3p``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,22 +216,61 @@ class Endpoint:
     updated_at: datetime
 
 
-def wants(endpoint: Endpoint, news: News, places: Collection[str]) -> bool:
+def hears_of(endpoint: Endpoint, places: Collection[str]) -> bool:
+    """Return whether an endpoint has chosen a place, and its owner may see it.
+
+    Args:
+        endpoint: The endpoint.
+        places: A site, and ``region:<id>`` of each region that it lies in.
+    """
+    return all(
+        limits is None or any(one in places for one in limits) for limits in (endpoint.choice.sites, endpoint.limits)
+    )
+
+
+def wants(endpoint: Endpoint, news: News, places: Collection[str], kind: str | None = None) -> bool:
     """Return whether an endpoint is told some news.
 
     Args:
         endpoint: The endpoint.
-        news: What there is.
-        places: The news' site, and ``region:<id>`` of each region that it lies in.
+        news: What there is; no batch, see ``callbacks/batches.py``.
+        places: The news' sites, and ``region:<id>`` of each region that they lie in.
+        kind: Kind of the device that said it, None where there is none or nobody knows.
     """
     choice = endpoint.choice
     if endpoint.state is EndpointState.DISABLED or news.type not in choice.types:
         return False
     if news.type is NewsType.ATTESTATION_HEAD:
         return True
-    if not all(limits is None or any(one in places for one in limits) for limits in (choice.sites, endpoint.limits)):
+    if not hears_of(endpoint, places):
+        return False
+    if news.type.is_of_devices and choice.kinds is not None and kind not in choice.kinds:
         return False
     return not news.type.is_ordered_by_somebody or choice.actors is None or news.actor in choice.actors
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerChange:
+    """What became of the owner of endpoints."""
+
+    owner: str
+    """Such as ``key:abc``."""
+    ended: str | None = None
+    """Why nothing is told any more; None while the owner goes on."""
+    limits: tuple[str, ...] | None = None
+    """What of the site tree an owner who goes on may see; None is all."""
+
+
+def owner_change_of(action: str, subject: str, after: Mapping[str, object] | None) -> OwnerChange | None:
+    """Return what an entry of the gateway's audit log means for the endpoints of its subject; None for nothing."""
+    if action == "api_key.revoke":
+        return OwnerChange(subject, ended="the API key of its owner was revoked")
+    if action != "user.change" or after is None or "sites" not in after:
+        return None
+    if after.get("disabled") is True:
+        return OwnerChange(subject, ended="the account of its owner was closed")
+    sites = after["sites"]
+    return OwnerChange(subject, limits=tuple(str(each) for each in sites) if isinstance(sites, list) else None)
 
 
 # ---- what follows from an attempt ---------------------------------------------------------------------

@@ -56,6 +56,8 @@ class ConnectionOptions:
     """Wait after the first failed delivery; doubles from there. [s]"""
     retry_cap_s: float = 60.0
     """Longest wait between two attempts. [s]"""
+    push_values_s: float = 300.0
+    """Latest values are pushed so often, in dialects whose units push them. [s]"""
     time_tolerance_s: float = 300.0
     """A centre's clock that differs more is answered with a no. [s]"""
     allow_write_registration: bool = False

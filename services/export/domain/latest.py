@@ -6,11 +6,12 @@ freshness is counted from when it was received.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from libs.common.contracts.telemetry import Reading
 from libs.common.points import POINTS
+from services.export.dialects import Dialect
 from services.export.dialects.messages import (
     DeviceRef,
     DeviceSelection,
@@ -158,6 +159,29 @@ def selected(
         shown = ref if matches else asked.device
         ids = tuple(known) if asked.points is None else asked.points
         yield shown, [(point_id, known.get(point_id)) for point_id in ids]
+
+
+def with_numbers(
+    mapping: UnitMapping, selection: Sequence[DeviceSelection], dialect: Dialect
+) -> tuple[DeviceSelection, ...]:
+    """Return the selection with every repeated point of an id that is asked for without its running number."""
+    if not dialect.number_separator:
+        return tuple(selection)
+    numbered: dict[tuple[str, str], list[str]] = {}
+    for point in mapping.points:
+        base = dialect.split_point(point.point_id)[0]
+        numbered.setdefault((point.sc_device_id, base), []).append(point.point_id)
+
+    def every(device_id: str, points: tuple[str, ...]) -> tuple[str, ...]:
+        found = (each for point in points for each in numbered.get((device_id, point), (point,)))
+        return tuple(dict.fromkeys(found))
+
+    return tuple(
+        each
+        if each.device is None or each.points is None
+        else replace(each, points=every(each.device.device_id, each.points))
+        for each in selection
+    )
 
 
 def latest_values(

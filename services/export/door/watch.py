@@ -32,7 +32,7 @@ class Door:
         self._knocking = Knocking()
 
     async def refused(self, peer: str, outcome: str) -> None:
-        """Count a message that was turned away, and tell when it is one too many.
+        """Count a message or login that was turned away, and tell when it is one too many.
 
         Args:
             peer: Address that it came from.
@@ -41,8 +41,8 @@ class Door:
         if not self._knocking.refused(peer, self._clock.monotonic()):
             return
         now = self._clock.now()
-        english = f"{LIMIT} messages of {peer} were turned away within {WINDOW_S:g} s, the last as {outcome}"
-        chinese = f"{WINDOW_S:g} 秒内拒绝来自 {peer} 的报文 {LIMIT} 次，最近一次原因:{outcome}"
+        english = f"{LIMIT} messages or logins of {peer} were turned away within {WINDOW_S:g} s, the last as {outcome}"
+        chinese = f"{WINDOW_S:g} 秒内拒绝来自 {peer} 的报文或登录 {LIMIT} 次，最近一次原因:{outcome}"
         try:
             async with self._db.write() as conn:
                 if not await rows.note(conn, peer, now, at_most=MOST_PEERS):

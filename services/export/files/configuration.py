@@ -1,9 +1,10 @@
 """Configuration files of a unit, made from its mapping, in the shapes that the texts give.
 
-Y: ``StdSPDic.xml``, ``StdSPConfigOptionDic.xml`` and ``SUConfigInstance.xml`` (draft, annexes E.2 to E.4). A point has
-one option, whose threshold and level are those that hold in alarm. Where a point's id has twelve digits as in the
-draft, its device type is read from it (level, kind of point, type), as the only public sample has it.
-M: ``devices_<FSUID>.xml`` in ``Config``. What we do not know of a device or signal is left empty, never guessed.
+Options (dialect Y): ``StdSPDic.xml``, ``StdSPConfigOptionDic.xml`` and ``SUConfigInstance.xml`` (draft, annexes E.2 to
+E.4). A point has one option, whose threshold and level are those that hold in alarm. Where a point's id has twelve
+digits as in the draft, its device type is read from it (level, kind of point, type), as the only public sample has it.
+Devices (dialect M): ``devices_<FSUID>.xml``. What we do not know of a device or signal is left empty, never guessed.
+Which of them a unit has, and in which folder, its dialect's file says.
 """
 
 import re
@@ -12,16 +13,14 @@ from collections.abc import Mapping, Sequence
 from lxml import etree
 
 from libs.common.points import POINTS
+from services.export.dialects import Dialect
 from services.export.dialects import xmlsafe as xml
-from services.export.dialects.messages import PointType
+from services.export.dialects.base import FileShape
 from services.export.domain.mapping import MappedPoint, SourceKind
 from services.export.domain.mapping import Mapping as UnitMapping
+from services.export.domain.options import OPTION
 from services.export.orders.neighbours import Held
 
-OPTION = "1"
-"""Id of the only option of a point."""
-_Y_TYPES = {PointType.DI: "2", PointType.AI: "3", PointType.DO: "4", PointType.AO: "5"}
-_M_TYPES = {PointType.DI: "4", PointType.AI: "3", PointType.DO: "1", PointType.AO: "2"}
 _SPID = re.compile(r"^([0-9])[0-9]([0-9]{3})[0-9]{7}$")
 
 
@@ -30,26 +29,29 @@ Thresholds = Mapping[tuple[str, str], Held]
 
 
 def files_of(
-    dialect: str, unit_id: str, mapping: UnitMapping, thresholds: Thresholds
+    dialect: Dialect, unit_id: str, mapping: UnitMapping, thresholds: Thresholds
 ) -> Mapping[tuple[str, str], bytes]:
     """Return the files of a unit by folder and name; none for a dialect whose files are not public."""
-    if dialect == "Y":
-        return {
-            ("", "StdSPDic.xml"): _dictionary(mapping),
-            ("", "StdSPConfigOptionDic.xml"): _options(mapping, thresholds),
-            ("", "SUConfigInstance.xml"): _instance(unit_id, mapping),
-        }
-    if dialect == "M":
-        return {("Config", f"devices_{unit_id}.xml"): _devices(mapping, thresholds)}
-    return {}
+    folder = dialect.files.shape_folder
+    match dialect.files.shape:
+        case FileShape.OPTIONS:
+            return {
+                (folder, "StdSPDic.xml"): _dictionary(dialect, mapping),
+                (folder, "StdSPConfigOptionDic.xml"): _options(mapping, thresholds),
+                (folder, "SUConfigInstance.xml"): _instance(dialect, unit_id, mapping),
+            }
+        case FileShape.DEVICES:
+            return {(folder, f"devices_{unit_id}.xml"): _devices(dialect, mapping, thresholds)}
+        case None:
+            return {}
 
 
-def _dictionary(mapping: UnitMapping) -> bytes:
+def _dictionary(dialect: Dialect, mapping: UnitMapping) -> bytes:
     root = etree.Element("StdSPDic", Name="Wattring", Version="1.0")
     for (level, kind), points in _by_type(mapping).items():
         element = _child(root, "DeviceType", TypeID=kind, DeviceHLType=level, DeviceTypeName="")
         for point in points:
-            _child(element, "Signal", **_signal(point))
+            _child(element, "Signal", **_signal(dialect, point))
     return _document(root)
 
 
@@ -67,7 +69,7 @@ def _options(mapping: UnitMapping, thresholds: Thresholds) -> bytes:
     return _document(root)
 
 
-def _instance(unit_id: str, mapping: UnitMapping) -> bytes:
+def _instance(dialect: Dialect, unit_id: str, mapping: UnitMapping) -> bytes:
     root = etree.Element("SU", ID=unit_id)
     for device in mapping.devices:
         own = [point for point in mapping.points if point.sc_device_id == device.ref.device_id]
@@ -76,11 +78,11 @@ def _instance(unit_id: str, mapping: UnitMapping) -> bytes:
             DeviceHLType=device.ref.device_id[:1],
         )  # fmt: skip
         for point in own:
-            _child(element, "Signal", **_signal(point), OptionID=OPTION)
+            _child(element, "Signal", **_signal(dialect, point), OptionID=OPTION)
     return _document(root)
 
 
-def _devices(mapping: UnitMapping, thresholds: Thresholds) -> bytes:
+def _devices(dialect: Dialect, mapping: UnitMapping, thresholds: Thresholds) -> bytes:
     root = etree.Element("Devices", Count=str(len(mapping.devices)))
     for device in mapping.devices:
         own = [point for point in mapping.points if point.sc_device_id == device.ref.device_id]
@@ -92,9 +94,10 @@ def _devices(mapping: UnitMapping, thresholds: Thresholds) -> bytes:
         signals = _child(element, "Signals", Count=str(len(own)))
         for point in own:
             held = thresholds.get((point.device_id, point.source)) if point.kind is SourceKind.SIGNAL else None
+            base, number = dialect.split_point(point.point_id)
             _child(
-                signals, "Signal", Type=_M_TYPES[point.type], ID=point.point_id, SignalName=point.name or "",
-                SignalNumber="000", AlarmLevel=_level(point, held), Threshold=_number(held), NMAlarmID="",
+                signals, "Signal", Type=dialect.point_types[point.type], ID=base, SignalName=point.name or "",
+                SignalNumber=number, AlarmLevel=_level(point, held), Threshold=_number(held), NMAlarmID="",
             )  # fmt: skip
     return _document(root)
 
@@ -108,11 +111,11 @@ def _by_type(mapping: UnitMapping) -> Mapping[tuple[str, str], Sequence[MappedPo
     return {kind: list(points.values()) for kind, points in sorted(found.items())}
 
 
-def _signal(point: MappedPoint) -> dict[str, str]:
+def _signal(dialect: Dialect, point: MappedPoint) -> dict[str, str]:
     known = POINTS.get(point.source) if point.kind is SourceKind.POINT else None
     return {
         "SPID": point.point_id, "SPName": point.name or (known.name_zh if known else ""),
-        "SPType": _Y_TYPES[point.type], "AlarmMeanings": "", "NormalMeanings": "",
+        "SPType": dialect.point_types[point.type], "AlarmMeanings": "", "NormalMeanings": "",
         "Unit": known.unit if known else "",
     }  # fmt: skip
 

@@ -1,18 +1,18 @@
 """Puts a file at a centre's server: FTP, FTP over TLS or SFTP; under another name first, then renamed.
 
 The library for FTP is aioftp (Apache-2.0), for SFTP asyncssh (EPL-2.0): both are asynchronous, kept up, and may be
-used unmodified beside our licence. A centre that reads while we write sees no half file.
+used unmodified beside our licence. A centre that reads while we write sees no half file. The first target of SFTP loads
+asyncssh, which would be a tenth of what the whole service loads.
 """
 
 import asyncio
 import ssl
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 import aioftp
-import asyncssh
 
 from libs.common.errors import Unavailable
 
@@ -20,6 +20,8 @@ PORTS = {"ftp": 21, "ftps": 990, "sftp": 22}
 """Ports by kind; ``ftps`` is implicit TLS, the only kind that the library speaks as a client."""
 DRAFT = ".part"
 """What the name of an unfinished file ends with."""
+CHUNK_BYTES = 256 * 1024
+"""So much of a file on disk is in memory at a time. [B]"""
 
 
 class PushFailed(Unavailable):
@@ -37,6 +39,8 @@ class PushTarget:
     """``ftp://host:port/folder``, ``ftps://…`` or ``sftp://…``; without an account."""
     host_key: str | None = None
     """Public key of an SFTP server, as in ``known_hosts``: ``ssh-ed25519 AAAA…``; needed for one."""
+    trust: str | None = None
+    """PEM of the authorities that the certificate of an FTPS server is checked against; None: the machine's."""
     timeout_s: float = 30.0
     """For one file. [s]"""
     username: str = ""
@@ -54,9 +58,11 @@ class PushTarget:
         if parts.scheme not in PORTS or not parts.hostname or port == 0 or parts.username is not None:
             return "url: expected ftp://, ftps:// or sftp://host:port/folder without an account"
         if parts.scheme != "sftp":
-            return None
+            return None if self.trust is None else trust_problem(self.trust)
         if not self.host_key:
             return "host_key: needed for SFTP, or anybody could be the centre"
+        import asyncssh
+
         try:
             asyncssh.import_public_key(self.host_key)
             if self.private_key:
@@ -67,67 +73,126 @@ class PushTarget:
 
     def with_account(self, account: Mapping[str, str]) -> "PushTarget":
         """Return the target with the account that is stored apart."""
-        return PushTarget(
-            url=self.url, host_key=self.host_key, timeout_s=self.timeout_s, username=account.get("username", ""),
-            password=account.get("password", ""), private_key=account.get("private_key", ""),
+        return replace(
+            self, username=account.get("username", ""), password=account.get("password", ""),
+            private_key=account.get("private_key", ""),
         )  # fmt: skip
 
 
-async def push(target: PushTarget, folder: str, name: str, content: bytes) -> None:
+def trust_problem(pem: str) -> str | None:
+    """Return what is wrong with certificates, None when they can be read."""
+    try:
+        ssl.create_default_context(cadata=pem)
+    except (ssl.SSLError, ValueError):
+        return "trust: expected certificates in PEM"
+    return None
+
+
+async def push(target: PushTarget, folder: str, name: str, content: bytes | Path) -> None:
     """Put one file, or replace it.
+
+    Raises:
+        PushFailed: Nobody answered in time, refused, or does not show the key that was agreed.
+    """
+    await push_all(target, folder, [(name, content)])
+
+
+async def push_all(
+    target: PushTarget, folder: str, files: Sequence[tuple[str, bytes | Path]], *, address: str | None = None
+) -> None:
+    """Put files in their order over one connection, or replace them.
+
+    Args:
+        target: Where and as whom; its time is for each of them.
+        folder: Below the target's own folder.
+        files: What each will be called, and what stands in it or the file on disk that is sent piece by piece.
+        address: Of the host, where it was looked up and checked before; with TLS the name is looked up again, since
+            the certificate is of the name.
 
     Raises:
         PushFailed: Nobody answered in time, refused, or does not show the key that was agreed.
     """
     parts = urlsplit(target.url)
     host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
+    there = address or host
     place = PurePosixPath("/", unquote(parts.path).lstrip("/"), folder)
+    bound_s = target.timeout_s * len(files)
     try:
-        async with asyncio.timeout(target.timeout_s):
+        async with asyncio.timeout(bound_s):
             if parts.scheme == "sftp":
-                await _by_sftp(target, host, port, place, name, content)
+                await _by_sftp(target, there, port, place, files)
             else:
-                await _by_ftp(target, host, port, place, name, content, tls=parts.scheme == "ftps")
+                tls = parts.scheme == "ftps"
+                await _by_ftp(target, host if tls else there, port, place, files, tls=tls)
     except TimeoutError as exc:
-        raise _failed(f"no end within {target.timeout_s:g} s") from exc
-    except (aioftp.AIOFTPException, asyncssh.Error, OSError, ssl.SSLError) as exc:
+        raise _failed(f"no end within {bound_s:g} s") from exc
+    except (aioftp.AIOFTPException, OSError, ssl.SSLError) as exc:
         raise _failed(str(exc) or type(exc).__name__) from exc
 
 
 async def _by_ftp(
-    target: PushTarget, host: str, port: int, place: PurePosixPath, name: str, content: bytes, *, tls: bool
+    target: PushTarget,
+    host: str,
+    port: int,
+    place: PurePosixPath,
+    files: Sequence[tuple[str, bytes | Path]],
+    *,
+    tls: bool,
 ) -> None:
-    context = ssl.create_default_context() if tls else None
+    context = ssl.create_default_context(cadata=target.trust) if tls else None
     client = aioftp.Client(ssl=context, socket_timeout=target.timeout_s)
     try:
         await client.connect(host, port)
         await client.login(target.username or "anonymous", target.password)
         if place != PurePosixPath("/"):
             await client.make_directory(place)
-        async with client.upload_stream(place / (name + DRAFT)) as stream:
-            await stream.write(content)
-        await client.rename(place / (name + DRAFT), place / name)
+        for name, content in files:
+            async with client.upload_stream(place / (name + DRAFT)) as stream:
+                async for piece in _pieces(content):
+                    await stream.write(piece)
+            await client.rename(place / (name + DRAFT), place / name)
         await client.quit()
     finally:
         client.close()
 
 
-async def _by_sftp(target: PushTarget, host: str, port: int, place: PurePosixPath, name: str, content: bytes) -> None:
+async def _by_sftp(
+    target: PushTarget, host: str, port: int, place: PurePosixPath, files: Sequence[tuple[str, bytes | Path]]
+) -> None:
+    import asyncssh
+
     known = asyncssh.import_known_hosts(f"[{host}]:{port} {target.host_key}\n{host} {target.host_key}\n")
     options = asyncssh.SSHClientConnectionOptions(
         username=target.username, password=target.password or None, known_hosts=known, agent_path=None, config=None,
         client_keys=[asyncssh.import_private_key(target.private_key)] if target.private_key else None,
         login_timeout=target.timeout_s,
     )  # fmt: skip
-    async with asyncssh.connect(host, port, options=options) as connection, connection.start_sftp_client() as sftp:
-        await sftp.makedirs(str(place), exist_ok=True)
-        draft, final = str(place / (name + DRAFT)), str(place / name)
-        async with sftp.open(draft, "wb") as file:
-            await file.write(content)
-        try:
-            await sftp.posix_rename(draft, final)
-        except asyncssh.SFTPOpUnsupported:  # a server that is not OpenSSH: it renames onto nothing that is there
-            await sftp.rename(draft, final)
+    try:
+        async with asyncssh.connect(host, port, options=options) as connection, connection.start_sftp_client() as sftp:
+            await sftp.makedirs(str(place), exist_ok=True)
+            for name, content in files:
+                draft, final = str(place / (name + DRAFT)), str(place / name)
+                async with sftp.open(draft, "wb") as file:
+                    async for piece in _pieces(content):
+                        await file.write(piece)
+                try:
+                    await sftp.posix_rename(draft, final)
+                except asyncssh.SFTPOpUnsupported:  # not OpenSSH: it renames onto nothing that is there
+                    await sftp.rename(draft, final)
+    except asyncssh.Error as exc:
+        raise _failed(str(exc) or type(exc).__name__) from exc
+
+
+async def _pieces(content: bytes | Path) -> AsyncIterator[bytes]:
+    if isinstance(content, bytes):
+        yield content
+        return
+    file = await asyncio.to_thread(content.open, "rb")
+    try:
+        while piece := await asyncio.to_thread(file.read, CHUNK_BYTES):
+            yield piece
+    finally:
+        file.close()
 
 
 def _failed(reason: str) -> PushFailed:

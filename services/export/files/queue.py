@@ -225,12 +225,42 @@ async def fetch_page(
     return [_file(row) for row in rows]
 
 
-async def count_waiting(conn: Conn) -> dict[str, int]:
-    """Return how many files wait for each connection's centre."""
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits for one connection's centre."""
+
+    count: int
+    oldest_at: datetime | None
+    """When the oldest file that waits was made; None when none is to be brought."""
+    told_late: bool
+    """Whether alarm believes that files wait for too long."""
+
+
+async def measure_waiting(conn: Conn) -> dict[str, Waiting]:
+    """Return what waits for each connection's centre, and of which of them alarm believes that too much does.
+
+    Of a connection that is not in use, or whose files go nowhere, nothing is late.
+    """
     rows = await conn.fetch(
-        "select connection_id, count(*) as n from unit_files where state in ('queued', 'retrying') group by 1"
+        """
+        select f.connection_id, f.told_late, coalesce(w.n, 0) as count,
+               case when c.enabled and c.removed_at is null and jsonb_typeof(f.document -> 'push') = 'object'
+                    then w.oldest end as oldest_at
+          from sc_files f join sc_connections c on c.id = f.connection_id
+          left join (select connection_id, count(*) as n, min(made_at) as oldest from unit_files
+                      where state in ('queued', 'retrying') group by 1) w on w.connection_id = f.connection_id
+         where w.n is not null or f.told_late
+        """
     )
-    return {row["connection_id"]: row["n"] for row in rows}
+    return {row["connection_id"]: Waiting(row["count"], row["oldest_at"], row["told_late"]) for row in rows}
+
+
+async def note_late(conn: WriteConn, connection_id: str, *, late: bool) -> bool:
+    """Write down whether alarm is told that files wait too long; return whether that is news."""
+    done = await conn.execute(
+        "update sc_files set told_late = $2 where connection_id = $1 and told_late <> $2", connection_id, late
+    )
+    return bool(done == "UPDATE 1")
 
 
 async def make_room(conn: WriteConn, unit_key: UnitKey, template_id: str, keep: int) -> list[tuple[str, str]]:

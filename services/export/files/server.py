@@ -10,11 +10,12 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from libs.common import metrics
 from libs.common.errors import PlatformError
 
 with warnings.catch_warnings():
@@ -35,10 +36,16 @@ READ = frozenset("elr")
 UPLOAD = "w"
 STEP_S = 0.5
 """The server's thread looks so often whether it is to stop. [s]"""
+SOCKETS_PER_SESSION = 3
+"""The session itself, its passive listener, its transfer."""
 BACKLOG = 50
 """Connections that wait to be accepted."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+LoginRefused = Callable[[str], None]
+"""Told the address of each login that was refused, in the server's thread."""
+
+_logins = metrics.counter("export_file_logins_total", "Logins at the units' file server", ("outcome",))
 
 
 class FileServerFailed(PlatformError):
@@ -86,6 +93,7 @@ class _Authorizer:
 
     def __init__(self) -> None:
         self.accounts: Mapping[str, Account] = {}
+        self.refused: LoginRefused = lambda _: None
 
     def validate_authentication(self, username: str, password: str, handler: Any) -> None:
         account = self.accounts.get(username)
@@ -93,7 +101,10 @@ class _Authorizer:
         right = hmac.compare_digest(password.encode(), expected.encode())
         if account is None or not right or not _within(handler.remote_ip, account.networks):
             logger.warning("file account refused", extra={"account": username[:64], "peer": handler.remote_ip})
+            _logins.labels("refused").inc()
+            self.refused(handler.remote_ip)
             raise AuthenticationFailed("Authentication failed.")
+        _logins.labels("accepted").inc()
 
     def has_user(self, username: str) -> bool:
         return username in self.accounts
@@ -152,13 +163,17 @@ class FileServer:
         """Take these accounts from now on; the folders must exist."""
         self._authorizer.accounts = {account.username: account for account in accounts}
 
-    def start(self) -> None:
+    def start(self, refused: LoginRefused) -> None:
         """Listen.
+
+        Args:
+            refused: Called in the server's thread; must not block it.
 
         Raises:
             FileServerFailed: The address cannot be had, or the certificate cannot be read.
         """
         limits = self.limits
+        self._authorizer.refused = refused
         try:
             handler = _handler(limits, self._authorizer)
             self._server = FTPServer((limits.host, limits.port), handler, ioloop=IOLoop(), backlog=BACKLOG)
@@ -167,7 +182,8 @@ class FileServer:
                 f"WATTRING_EXPORT__FILES__PORT: {limits.host}:{limits.port} cannot be listened at: {exc}",
                 message_zh=f"WATTRING_EXPORT__FILES__PORT:无法监听 {limits.host}:{limits.port}:{exc}",
             ) from exc
-        self._server.max_cons = limits.max_sessions
+        # The library counts every socket, its own and those of transfers; sessions are counted as they connect.
+        self._server.max_cons = limits.max_sessions * SOCKETS_PER_SESSION + 1
         self._server.max_cons_per_ip = limits.max_sessions_per_address
         self._stopping.clear()
         self._thread = threading.Thread(target=self._serve, name="ftp", daemon=True)
@@ -203,6 +219,10 @@ def _handler(limits: ServerLimits, authorizer: _Authorizer) -> type:
         handle_read_event = handle_read
 
     class Session(TLS_FTPHandler if tls else FTPHandler):  # type: ignore[misc]
+        def on_connect(self) -> None:
+            if len(self.server.ip_map) > limits.max_sessions:
+                self.handle_max_cons()
+
         def on_login(self, username: str) -> None:
             account = authorizer.accounts.get(username)
             if account is not None and account.login_folder:

@@ -6,11 +6,13 @@ known to be taken.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Protocol
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from libs.common.client import ServiceClient
+from libs.common.clock import Clock
 from libs.common.contracts.control import CommandState
 from libs.common.errors import Conflict, NotFound, PlatformError, Unavailable
 from services.export.domain.permits import OrderKind, SwitchingOrder
@@ -114,9 +116,10 @@ class _Group(BaseModel):
 class ControlSwitcher:
     """Control's commands, ordered by ``sc:<connection>``: the limits set there for this caller hold."""
 
-    def __init__(self, client: ServiceClient) -> None:
-        """Keep the client; its scope is that of an upstream app."""
+    def __init__(self, client: ServiceClient, clock: Clock) -> None:
+        """Keep the client, whose scope is that of an upstream app, and the clock."""
         self._client = client
+        self._clock = clock
 
     async def order(self, order: SwitchingOrder, *, timeout_s: float) -> Progress:
         """See ``Switcher``."""
@@ -136,13 +139,15 @@ class ControlSwitcher:
         return await self._ask("/api/v1/commands", body, order, timeout_s)
 
     async def _ask(self, path: str, body: Mapping[str, Any], order: SwitchingOrder, timeout_s: float) -> Progress:
+        # After that the centre has been told no, and may have ordered otherwise: control heeds it for an OFF.
+        take_by = self._clock.now() + timedelta(seconds=timeout_s)
         try:
             answer = await self._client.post(
-                path, body, timeout_s=timeout_s, idempotency_key=order.id, centre=order.connection_id
+                path, body, timeout_s=timeout_s, idempotency_key=order.id, take_by=take_by, centre=order.connection_id
             )
         except Unavailable:
             raise
-        except Conflict as exc:  # our own question of before, which still runs
+        except Conflict as exc:  # our own question of before, which still runs, or one that came too late
             raise Unavailable(exc.message) from exc
         except PlatformError as exc:
             return Progress(None, CommandState.REJECTED, f"{exc.code}: {exc.message}"[:500])

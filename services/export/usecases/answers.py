@@ -29,11 +29,14 @@ from services.export.domain.connection import (
     split_address,
     valid_address,
 )
-from services.export.domain.latest import LatestReadings, latest_values, stored_values
+from services.export.domain.description import described
+from services.export.domain.latest import LatestReadings, latest_values, stored_values, with_numbers
 from services.export.domain.mapping import Mapping, SourceKind
+from services.export.domain.options import chosen, options_of
+from services.export.domain.storage import kept, rules_of
 from services.export.host import HostMeter
 from services.export.usecases.files import FileAccounts
-from services.export.usecases.orders import Orders
+from services.export.usecases.orders import MAX_ORDERS, Orders
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +44,10 @@ MAX_HEARTBEAT_S = 86_400.0
 """A centre that asks less often than this is not told from one that is gone. [s]"""
 HEARD_STEP_S = 30.0
 """Hearing from a centre is written down at most so often per unit. [s]"""
+MOST_CLOCKS = 1000
+"""Peers whose clocks are remembered; of more all are forgotten, and written down again."""
+SAME_CLOCK_S = 1.5
+"""Times are told in whole seconds: a clock that differs less from what it was is the same. [s]"""
 
 TurnedAway = Callable[[str, str], Awaitable[None]]
 """Told the peer and the outcome of a message that was refused for what it is."""
@@ -108,6 +115,8 @@ class Answers:
         self._always: tuple[Network, ...] = tuple(ipaddress.ip_network(each, strict=False) for each in allowed_peers)
         self._max_values = max_values
         self._turned_away = turned_away
+        self._noted: dict[tuple[str, str], tuple[float, float]] = {}
+        """When a peer's clock was last written down for a connection, by monotonic time, and how far off it was. [s]"""
 
     async def peer_allowed(self, peer: str) -> bool:
         """Return whether this address may speak to any unit at all."""
@@ -176,7 +185,8 @@ class Answers:
                     for each in candidates:
                         if each.name != connection.dialect or not connection.enabled:
                             continue
-                        if self._may_ask(peer, connection, await store.fetch_units(conn, connection.id)):
+                        known = self._may_ask(peer, connection, ())
+                        if known or self._may_ask(peer, connection, await store.fetch_units(conn, connection.id)):
                             return each
         return candidates[0]
 
@@ -245,6 +255,22 @@ class Answers:
                 return m.UnitTime(unit.ref, True, self._clock.now())
             case m.ReadAlarms():
                 return await self._active_alarms(unit)
+            case m.ReadOptions(selection=selection):
+                async with self._db.read() as conn:
+                    mapping = await store.fetch_mapping(conn, unit.key)
+                return m.PointOptions(unit.ref, True, options_of(mapping, selection))
+            case m.WriteOptions(orders=options):
+                named = [f"{each.device.device_id}/{each.point_id}={each.option_id}" for each in options]
+                return await self._agree(unit, "option.write", named, lambda mapping: chosen(mapping, options), peer)
+            case m.ReadStorage(selection=selection):
+                async with self._db.read() as conn:
+                    mapping = await store.fetch_mapping(conn, unit.key)
+                return m.StorageRules(unit.ref, True, rules_of(mapping, selection, self._clock.now()))
+            case m.WriteStorage(orders=rules):
+                named = [f"{each.device.device_id}/{each.point_id}={each.interval_min} min" for each in rules]
+                return await self._agree(unit, "storage.write", named, lambda mapping: kept(mapping, rules), peer)
+            case m.ReadDevices(device=device):
+                return await self._devices(unit, device)
             case m.SetHeartbeat(interval_s=interval_s):
                 return m.Outcome(unit.ref, await self._set_heartbeat(unit, interval_s))
 
@@ -255,7 +281,7 @@ class Answers:
             active = await store.active_alarms(conn, signalling)
         devices = latest_values(
             mapping,
-            request.selection,
+            with_numbers(mapping, request.selection, dialect),
             latest=self._latest,
             active=active,
             type_of=dialect.type_of_point,
@@ -291,6 +317,39 @@ class Answers:
             return m.ActiveAlarms(unit.ref, False)
         return m.ActiveAlarms(unit.ref, True, tuple(each.report() for each in begun))
 
+    async def _agree(
+        self,
+        unit: Unit,
+        action: str,
+        orders: Sequence[str],
+        judge: Callable[[Mapping], tuple[m.DeviceOutcome, ...]],
+        peer: str,
+    ) -> m.WriteOutcome:
+        """Answer which orders say what holds anyhow: nothing is changed by it, and it is audited like every order."""
+        if len(orders) > MAX_ORDERS:
+            await self._audit_refusal(unit, action, (), peer)
+            return m.WriteOutcome(unit.ref, False)
+        async with self._db.read() as conn:
+            mapping = await store.fetch_mapping(conn, unit.key)
+        outcomes = judge(mapping)
+        done = bool(orders) and not any(each.failed for each in outcomes)
+        audited = bus.order_audited(
+            unit, action, points=[text[:100] for text in orders], address=peer, succeeded=done, at=self._clock.now(),
+            reason="there is one way, and another was ordered",
+        )  # fmt: skip
+        async with self._db.write() as conn:
+            await outbox.put(conn, [audited])
+        return m.WriteOutcome(unit.ref, done, outcomes)
+
+    async def _devices(self, unit: Unit, device: m.DeviceRef) -> m.DeviceDescriptions:
+        """Describe one device; while alarm is away without thresholds."""
+        async with self._db.read() as conn:
+            mapping = await store.fetch_mapping(conn, unit.key)
+        held = await self._orders.read_thresholds(unit, (m.DeviceSelection(device, None),))
+        thresholds = {(each.device.device_id, one.point_id): one for each in held.devices for one in each.thresholds}
+        found = described(mapping, thresholds, only=device.device_id)
+        return m.DeviceDescriptions(unit.ref, bool(found), found, "" if found else "no such device")
+
     async def _set_heartbeat(self, unit: Unit, interval_s: float) -> bool:
         """Take in how often the centre asks; believed within a day, since silence is judged by it."""
         if interval_s > MAX_HEARTBEAT_S:
@@ -309,6 +368,7 @@ class Answers:
             centre_address=unit.assigned_address or connection.peers_and_host()[-1],
             tunnel_address=unit.facts.address,
             devices=(own, *(device.ref for device in mapping.devices if device.ref.device_id != own.device_id)),
+            facts=unit.facts,
         )
 
     async def _write_registration(self, found: _Found, address: str, peer: str) -> bool:
@@ -334,19 +394,40 @@ class Answers:
     async def _check_time_of_all(self, dialect: Dialect, incoming: Incoming, time: datetime, peer: str) -> str:
         """Answer a time check without a unit: it concerns every unit that the peer may ask."""
         concerned: list[tuple[Connection, list[Unit]]] = []
+        agrees: list[bool] = []
         async with self._db.read() as conn:
             for connection in await store.fetch_connections(conn):
+                if not connection.enabled or connection.dialect != dialect.name:
+                    continue
+                if self._just_noted(peer, connection, time):
+                    agrees.append(_tolerated(connection, self._skew_s(time)))
+                    continue
                 units = await store.fetch_units(conn, connection.id)
-                speaks = connection.enabled and connection.dialect == dialect.name
-                if speaks and self._may_ask(peer, connection, units):
+                if self._may_ask(peer, connection, units):
                     concerned.append((connection, units))
-        if not concerned:
+        if not concerned and not agrees:
             return await self._turn_away(dialect, incoming, "wrong_unit", peer)
-        agrees = [await self._time_agrees(units, connection, time) for connection, units in concerned]
-        for _, units in concerned:
+        for connection, units in concerned:
+            agrees.append(await self._time_agrees(units, connection, time))
             await self._note_heard([unit for unit in units if unit.phase is not Phase.NEW])
+            if len(self._noted) >= MOST_CLOCKS:
+                self._noted.clear()
+            self._noted[peer, connection.id] = (self._clock.monotonic(), self._skew_s(time))
         _count(dialect, incoming, "yes" if all(agrees) else "no")
         return dialect.write_reply(incoming, m.Outcome(None, all(agrees)))
+
+    def _just_noted(self, peer: str, connection: Connection, time: datetime) -> bool:
+        """Return whether the same clock was told for the connection a moment ago.
+
+        A centre tells the time to each unit that logs in; told without a unit's name it is written down for all of
+        them, which for ten thousand that log in one after the other would be a hundred million rows.
+        """
+        at, skew_s = self._noted.get((peer, connection.id), (float("-inf"), 0.0))
+        fresh = self._clock.monotonic() - at < HEARD_STEP_S
+        return fresh and abs(self._skew_s(time) - skew_s) < SAME_CLOCK_S
+
+    def _skew_s(self, time: datetime) -> float:
+        return (time - self._clock.now()).total_seconds()
 
     async def _time_agrees(self, units: Sequence[Unit], connection: Connection, time: datetime) -> bool:
         """Note a centre's clock and return whether it agrees with ours.
@@ -354,14 +435,18 @@ class Answers:
         Our clock is kept by the machine; a unit in software does not set it at a centre's word. A difference
         beyond the tolerance is answered with a no, so that the centre's operator sees it too.
         """
-        skew_s = (time - self._clock.now()).total_seconds()
+        skew_s = self._skew_s(time)
         keys: list[UnitKey] = [unit.key for unit in units]
         async with self._db.write() as conn:
             await store.note_skew(conn, keys, skew_s)
-        tolerated = abs(skew_s) <= connection.options.time_tolerance_s
+        tolerated = _tolerated(connection, skew_s)
         if not tolerated:
             logger.warning("a centre's clock differs", extra={"destination": connection.id, "skew_s": round(skew_s, 1)})
         return tolerated
+
+
+def _tolerated(connection: Connection, skew_s: float) -> bool:
+    return abs(skew_s) <= connection.options.time_tolerance_s
 
 
 def _most_points(mapping: Mapping) -> int:

@@ -313,4 +313,6 @@ def _shown(endpoint: Endpoint) -> dict[str, object]:
         "types": sorted(endpoint.choice.types),
         "sites": None if endpoint.choice.sites is None else list(endpoint.choice.sites),
         "actors": None if endpoint.choice.actors is None else list(endpoint.choice.actors),
+        "points": None if endpoint.choice.points is None else list(endpoint.choice.points),
+        "kinds": None if endpoint.choice.kinds is None else list(endpoint.choice.kinds),
     }

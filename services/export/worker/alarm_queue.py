@@ -105,9 +105,12 @@ class AlarmQueue:
         """
         now = self._clock.now()
         planned: list[Delivery] = []
+        went_to: dict[str, dict[store.PointKey, Target]] = {}
+        for key, (_, target) in begun.items():
+            went_to.setdefault(key[1], {})[key] = target
         for each in told:
             event = each.event
-            at_points = {key: target for key, (_, target) in begun.items() if key[1] == event.alarm_id}
+            at_points = dict(went_to.get(event.alarm_id, {}))
             for target in targets.get((event.device_id or "", event.signal), ()):
                 if not self._routing.routed(event.site_id, target.connection_id):
                     continue  # the site is local only, or another centre's; an END goes where its BEGIN went
@@ -121,6 +124,7 @@ class AlarmQueue:
                 planned.append(_delivery(each, target, dialect, step, known, now))
                 after = Begun(-1, planned[-1].level, given_up=False) if known is None else replace(known, ended=True)
                 begun[key] = (after, target)
+                went_to.setdefault(event.alarm_id, {})[key] = target
         return planned
 
 
@@ -184,11 +188,13 @@ async def _with_serials(conn: WriteConn, planned: Sequence[Delivery]) -> list[De
         if each.step is Step.BEGIN:
             wanted[each.unit_key] = wanted.get(each.unit_key, 0) + 1
     numbers: dict[UnitKey, list[int]] = {}
-    for key, first in (await store.lock_serials(conn, wanted)).items():
-        count = wanted[key]
-        taken = await store.open_serials(conn, key, first=first, count=count)
-        numbers[key], following = next_serials(first, count, taken)
-        await store.save_next_serial(conn, key, following)
+    if wanted:
+        firsts = await store.lock_serials(conn, wanted)
+        taken = await store.open_serials(conn, wanted, firsts)
+        following: dict[UnitKey, int] = {}
+        for key, first in firsts.items():
+            numbers[key], following[key] = next_serials(first, wanted[key], taken.get(key, set()))
+        await store.save_next_serials(conn, following)
     given: dict[store.PointKey, int] = {}
     numbered = []
     for each in planned:

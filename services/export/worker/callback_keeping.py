@@ -27,7 +27,17 @@ GIVEN_UP = metrics.counter("webhook_given_up_total", "Callbacks given up unsent"
 class CallbackKeeper:
     """Keeps the gauges, and the bounds."""
 
-    def __init__(self, *, db: Database, clock: Clock, max_age_s: float, max_waiting: int, retention_s: float) -> None:
+    def __init__(
+        self,
+        *,
+        db: Database,
+        clock: Clock,
+        max_age_s: float,
+        max_waiting: int,
+        retention_s: float,
+        batch_age_s: float,
+        max_batches: int,
+    ) -> None:
         """Prepare the worker.
 
         Args:
@@ -36,12 +46,16 @@ class CallbackKeeper:
             max_age_s: What could not be delivered for so long is given up. [s]
             max_waiting: What waits for one endpoint beyond this is given up, the oldest first.
             retention_s: Age at which the log is deleted. [s]
+            batch_age_s: Both for batches, since they are readings a second time. [s]
+            max_batches: So many batches may wait for one endpoint, besides everything else.
         """
         self._db = db
         self._clock = clock
         self._max_age = timedelta(seconds=max_age_s)
         self._max_waiting = max_waiting
         self._retention = timedelta(seconds=retention_s)
+        self._batch_age = timedelta(seconds=batch_age_s)
+        self._max_batches = max_batches
 
     async def run(self, beat: Callable[[], None]) -> None:
         """Measure and tidy for ever."""
@@ -75,16 +89,22 @@ class CallbackKeeper:
     async def tidy(self) -> None:
         """Give up what is too old or too much, and delete what has been kept long enough; a portion of each."""
         now = self._clock.now()
+        old = surplus = 0
+        bounds = ((False, self._max_age, self._max_waiting), (True, self._batch_age, self._max_batches))
+        for batches, max_age, max_waiting in bounds:
+            async with self._db.write() as conn:
+                old += await queues.give_up_old(
+                    conn, now - max_age, batches=batches, limit=ROWS,
+                    reason="it could not be delivered for too long", now=now,
+                )  # fmt: skip
+            async with self._db.write() as conn:
+                surplus += await queues.give_up_beyond(
+                    conn, max_waiting, batches=batches, limit=ROWS, reason="too much waited for the endpoint", now=now
+                )
         async with self._db.write() as conn:
-            old = await queues.give_up_old(
-                conn, now - self._max_age, limit=ROWS, reason="it could not be delivered for too long", now=now
+            gone = await queues.prune(
+                conn, before=now - self._retention, batches_before=now - self._batch_age, limit=ROWS
             )
-        async with self._db.write() as conn:
-            surplus = await queues.give_up_beyond(
-                conn, self._max_waiting, limit=ROWS, reason="too much waited for the endpoint", now=now
-            )
-        async with self._db.write() as conn:
-            gone = await queues.prune(conn, before=now - self._retention, limit=ROWS)
         GIVEN_UP.labels("age").inc(old)
         GIVEN_UP.labels("surplus").inc(surplus)
         if old or surplus:

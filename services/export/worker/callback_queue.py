@@ -5,28 +5,36 @@ is kept in memory, so that nothing has to be dropped.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from libs.common.bus.consumer import PoisonMessage
 from libs.common.bus.port import Received
 from libs.common.clock import Clock
 from libs.common.db import WriteConn
-from services.export.callbacks import endpoints, queues, sources
+from services.export.callbacks import endpoints, queues
 from services.export.callbacks.queues import Addition, QueueKey
+from services.export.callbacks.sources import SOURCES, news_of
 from services.export.domain.callbacks import Endpoint, Lane, News, wants
 
 CLOCKS_DIFFER = timedelta(seconds=5)
 """By so much the bus' clock may be behind ours."""
 GROUP = "export.callbacks"
-TOPICS = tuple(sources.SOURCES)
+TOPICS = tuple(SOURCES)
 
 
 class SitePlaces(Protocol):
-    """The site tree, for choices by region."""
+    """The registry, for choices by region and by kind of device."""
 
     def places_of(self, site_id: str) -> Collection[str]:
         """Return a site and ``region:<id>`` of each region that it lies in.
+
+        Raises:
+            Unavailable: The registry is not known yet.
+        """
+
+    def kind_of(self, device_id: str) -> str | None:
+        """Return the kind of a device, None when the registry does not know it.
 
         Raises:
             Unavailable: The registry is not known yet.
@@ -53,14 +61,17 @@ class CallbackQueue:
         self._wake()
 
     async def handle(self, conn: WriteConn, batch: Sequence[Received]) -> None:
-        """Queue a batch of events.
+        """Queue a batch of events; what nobody has chosen any of is not even read.
 
         Raises:
             PoisonMessage: One cannot be read.
             Unavailable: Somebody has chosen by region, and the registry is not known yet.
         """
-        told = [(received, _read(received)) for received in batch]
         listening = await endpoints.fetch_listening(conn)
+        wanted = {each for endpoint in listening for each in endpoint.choice.types}
+        told = [
+            (received, _read(received)) for received in batch if not wanted.isdisjoint(SOURCES[received.topic].types)
+        ]
         chosen = [
             (endpoint, news)
             for received, news in told
@@ -71,33 +82,39 @@ class CallbackQueue:
         ]
         chosen = await _without_hushed(conn, chosen)
         if chosen:
-            await self._queue(conn, chosen)
+            await queue_up(conn, chosen, self._clock.now())
 
     def _listeners(self, listening: Sequence[Endpoint], news: News) -> list[Endpoint]:
         by_place = any(each.limits is not None or each.choice.sites is not None for each in listening)
-        places = self._places.places_of(news.site_id) if by_place else ()
-        return [each for each in listening if wants(each, news, places)]
+        sites = news.site_ids or (news.site_id,)
+        places: set[str] = set()
+        if by_place:
+            places.update(*(self._places.places_of(site_id) for site_id in sites))
+        by_kind = news.device_id is not None and any(each.choice.kinds is not None for each in listening)
+        kind = self._places.kind_of(news.device_id) if by_kind and news.device_id is not None else None
+        return [each for each in listening if wants(each, news, places, kind)]
 
-    async def _queue(self, conn: WriteConn, chosen: Sequence[tuple[Endpoint, News]]) -> None:
-        now = self._clock.now()
-        news = {each.event_id: each for _, each in chosen}
-        keys, known = await queues.put_events(conn, list(news.values()), now)
-        before = await queues.fetch_known(conn, [keys[event_id] for event_id in known]) if known else set()
-        fresh: dict[tuple[str, str], tuple[Endpoint, News]] = {}
-        for endpoint, each in chosen:
-            if (endpoint.id, keys[each.event_id]) not in before:
-                fresh[endpoint.id, each.event_id] = (endpoint, each)
-        growth: dict[QueueKey, tuple[int, Lane]] = {}
-        for endpoint, each in fresh.values():
-            n, lane = growth.get((endpoint.id, each.resource), (0, Lane.NORMAL))
-            growth[endpoint.id, each.resource] = (n + 1, min(lane, each.lane))
-        last = await queues.grow(conn, growth, now) if growth else {}
-        await queues.insert(conn, _numbered(fresh.values(), last, keys), now)
+
+async def queue_up(conn: WriteConn, chosen: Sequence[tuple[Endpoint, News]], now: datetime) -> None:
+    """Queue news for endpoints that have chosen them, each for each endpoint once."""
+    news = {each.event_id: each for _, each in chosen}
+    keys, known = await queues.put_events(conn, list(news.values()), now)
+    before = await queues.fetch_known(conn, [keys[event_id] for event_id in known]) if known else set()
+    fresh: dict[tuple[str, str], tuple[Endpoint, News]] = {}
+    for endpoint, each in chosen:
+        if (endpoint.id, keys[each.event_id]) not in before:
+            fresh[endpoint.id, each.event_id] = (endpoint, each)
+    growth: dict[QueueKey, tuple[int, Lane]] = {}
+    for endpoint, each in fresh.values():
+        n, lane = growth.get((endpoint.id, each.resource), (0, each.lane))
+        growth[endpoint.id, each.resource] = (n + 1, min(lane, each.lane))
+    last = await queues.grow(conn, growth, now) if growth else {}
+    await queues.insert(conn, _numbered(fresh.values(), last, keys), now)
 
 
 def _read(received: Received) -> News | None:
     try:
-        return sources.news_of(received)
+        return news_of(received)
     except ValueError as exc:
         raise PoisonMessage(received, str(exc)) from exc
 

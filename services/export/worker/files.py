@@ -1,20 +1,25 @@
-"""Runs the units' file server: its thread, the accounts that it knows, and the configuration files in their folders."""
+"""Runs the units' file server: its thread, the accounts that it knows, and the configuration files in their folders.
+
+Addresses whose logins are refused there are watched like those that are turned away at the units' SOAP service.
+"""
 
 import asyncio
+import contextlib
 import ipaddress
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from libs.common.clock import Clock
 from libs.common.db import Database
 from libs.common.errors import PlatformError, Unavailable
 from services.export import store
+from services.export.dialects import Dialects
 from services.export.domain.connection import Connection, Unit, split_address
 from services.export.domain.mapping import SourceKind
 from services.export.files import accounts, shelf
 from services.export.files.configuration import files_of
-from services.export.files.layout import layout_of
 from services.export.files.server import Account, FileServer, FileServerFailed, Network
 from services.export.orders.neighbours import Held, ThresholdKeeper
 from services.export.secrets import Secrets
@@ -27,6 +32,10 @@ CONFIGURE_EVERY_S = 300.0
 """Configuration files follow mapping and thresholds within this. [s]"""
 ASK_WITHIN_S = 5.0
 """Alarm is asked for a device's thresholds no longer than this. [s]"""
+MOST_REFUSED = 1000
+"""Refused logins that are remembered until they are looked at; the oldest go first."""
+WRONG_LOGIN = "wrong_file_login"
+"""What a refused login is called where addresses that are turned away are told of."""
 
 
 class FileService:
@@ -39,9 +48,11 @@ class FileService:
         db: Database,
         clock: Clock,
         secrets: Secrets,
+        dialects: Dialects,
         thresholds: ThresholdKeeper,
         folder: Path,
         always: Sequence[str],
+        turned_away: Callable[[str, str], Awaitable[None]],
     ) -> None:
         """Prepare it.
 
@@ -50,18 +61,23 @@ class FileService:
             db: Where the accounts are.
             clock: For the pauses.
             secrets: Decrypts the passwords.
+            dialects: Say what folders and files there are.
             thresholds: What stands in configuration files.
             folder: Below it each unit has a folder.
             always: Networks that may use any account.
+            turned_away: Told the peer of each refused login, and that it was one.
         """
         self._server = server
         self._db = db
         self._clock = clock
         self._secrets = secrets
+        self._dialects = dialects
         self._thresholds = thresholds
         self._folder = folder
         self._configure_at = 0.0
         self._always: tuple[Network, ...] = tuple(ipaddress.ip_network(each, strict=False) for each in always)
+        self._turned_away = turned_away
+        self._refused: deque[str] = deque(maxlen=MOST_REFUSED)
         self._changed = asyncio.Event()
 
     def wake(self) -> None:
@@ -74,13 +90,23 @@ class FileService:
         Raises:
             FileServerFailed: It cannot listen, or its thread has ended.
         """
-        self._server.start()
+        loop = asyncio.get_running_loop()
+
+        def refused(peer: str) -> None:
+            """Remember a refused login; called in the server's thread."""
+            self._refused.append(peer)
+            with contextlib.suppress(RuntimeError):  # the loop has been closed: this process ends
+                loop.call_soon_threadsafe(self._changed.set)
+
+        self._server.start(refused)
         try:
             while True:
                 beat()
                 if not self._server.is_running:
                     raise FileServerFailed("the file server's thread has ended", message_zh="文件服务线程已退出")
                 self._changed.clear()
+                while self._refused:
+                    await self._turned_away(self._refused.popleft(), WRONG_LOGIN)
                 await self._refresh()
                 try:
                     async with asyncio.timeout(LOOK_EVERY_S):
@@ -117,12 +143,13 @@ class FileService:
         try:
             async with self._db.read() as conn:
                 mapping = await store.fetch_mapping(conn, unit.key)
+            dialect = self._dialects.named(connection.dialect)
             held: dict[tuple[str, str], Held] = {}
-            if files_of(connection.dialect, unit.ref.unit_id, mapping, {}):
+            if dialect.files.shape is not None:
                 for device_id in sorted({each.device_id for each in mapping.points if each.kind is SourceKind.SIGNAL}):
                     for one in await self._thresholds.thresholds(device_id, timeout_s=ASK_WITHIN_S):
                         held[one.device_id, one.signal] = one
-            made = files_of(connection.dialect, unit.ref.unit_id, mapping, held)
+            made = files_of(dialect, unit.ref.unit_id, mapping, held)
             await asyncio.to_thread(_write_changed, self._folder / str(unit.key), made)
         except (Unavailable, OSError) as exc:
             logger.warning(
@@ -132,7 +159,7 @@ class FileService:
     def _account(
         self, connection: Connection, unit: Unit, stored: accounts.StoredAccount
     ) -> tuple[Account, tuple[str, ...]]:
-        layout = layout_of(connection.dialect)
+        layout = self._dialects.named(connection.dialect).files
         assigned = split_address(unit.assigned_address)[0] if unit.assigned_address else ""
         own = (ipaddress.ip_network(assigned),) if assigned else ()
         account = Account(

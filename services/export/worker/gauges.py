@@ -9,6 +9,7 @@ from libs.common.db import Database
 from libs.common.errors import Unavailable
 from services.export import store
 from services.export.domain.delivery import values_by_state
+from services.export.feeds import destinations
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +17,9 @@ MEASURE_S = 5.0
 
 WAITING = metrics.gauge("export_deliveries_waiting", "Deliveries that wait, by state", ("destination", "state"))
 OLDEST = metrics.gauge("export_oldest_pending_seconds", "Age of the oldest delivery that waits", ("destination",))
+BATCHES = metrics.gauge(
+    "export_feed_batches_waiting", "Closed batches that a destination was not told", ("destination",)
+)
 UNITS = metrics.gauge("export_units", "Units of a centre, by phase", ("destination", "phase"))
 
 
@@ -42,6 +46,7 @@ class Gauges:
         async with self._db.read() as conn:
             waiting = await store.waiting(conn)
             units = await store.count_units(conn)
+            batches = await destinations.waiting(conn)
         self._destinations |= {connection_id for connection_id, _ in units}
         now = self._clock.now()
         for destination in self._destinations:
@@ -49,6 +54,9 @@ class Gauges:
             for state, count in values_by_state(counts).items():
                 WAITING.labels(destination, state).set(count)
             OLDEST.labels(destination).set(max((now - oldest).total_seconds(), 0.0))
+        BATCHES.clear()
+        for destination, count in batches.items():
+            BATCHES.labels(destination).set(max(count, 0))
         UNITS.clear()
         for (destination, phase), count in units.items():
             UNITS.labels(destination, phase).set(count)

@@ -2,16 +2,19 @@
 
 One runner per centre, so that a slow one delays nobody else; within a centre several units at a time, and
 one call at a time per unit, which is what keeps the order. Which replica works for a unit is decided by
-leases on slots (a unit's key modulo ``SLOTS``). A call is made outside any transaction; its outcome is
-written only to rows that are still open, so that a delivery is told of once, even if a former holder
-of the slot comes back with the same news.
+leases on slots (a unit's key modulo ``SLOTS``). A lease may lapse while its holder's call is under way, so each
+message with alarms is preceded by a claim on the unit's row: it keeps the next holder from sending the same alarms
+meanwhile, or an END past a BEGIN that is still on its way. A call is made outside any transaction; its outcome is
+written only to rows that are still open, so that a delivery is told of once. Claims and outcomes of many units go
+into one transaction, since with one unit's at a time the statements cost more than the calls.
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -31,18 +34,27 @@ from services.export.dialects import Dialect, Dialects
 from services.export.dialects.messages import (
     Announce,
     DeviceRef,
+    DeviceSelection,
     Operation,
     Outcome,
+    PointType,
     Register,
     Registered,
     ReportAlarms,
+    ReportDevices,
+    ReportPoints,
     UnitRequest,
     Unregister,
 )
 from services.export.domain import session
 from services.export.domain.connection import Connection, ConnectionId, Phase, Unit, UnitKey, service_url
 from services.export.domain.delivery import Delivery, batch_of
+from services.export.domain.description import described
+from services.export.domain.latest import LatestReadings, latest_values, stored_values
+from services.export.domain.mapping import Mapping as UnitMapping
+from services.export.domain.mapping import SourceKind
 from services.export.domain.pace import Pace
+from services.export.domain.pushing import Rhythm, known_values, missed
 from services.export.secrets import Secrets, SecretsUnreadable
 from services.export.soap_client import Answered, BadAnswer, CallOutcome, CentreClient, NoAnswer, NotSent
 
@@ -54,6 +66,12 @@ GRACE_S = 2.0
 """A call that is under way when we are stopped may still be answered within this. [s]"""
 SLOTS = 16
 """Units are spread over so many leases; replicas share the work in these portions."""
+
+CLAIM_SPARE_S = 5.0
+"""A claim outlasts the call that it is for by this; a call that would begin later than that is not made. [s]"""
+
+GATHER_S = 0.02
+"""While there is work, what is due or has ended is gathered for so long, to be claimed or written at once. [s]"""
 
 MISSED_HEARTBEATS = 2.5
 """A centre that has said how often it asks is given up after as many intervals."""
@@ -70,6 +88,25 @@ class _Task:
 
     unit: Unit
     operation: Operation
+    batch: tuple[Delivery, ...] = ()
+    """Of ``REPORT_ALARMS``: the next message of the unit's queue, which has been claimed."""
+    claimed_at: float = 0.0
+    """When the claim was asked for, by monotonic time. [s]"""
+
+
+@dataclass(slots=True)
+class _Told:
+    """A message with alarms whose call has ended."""
+
+    unit: Unit
+    batch: Sequence[Delivery]
+    outcome: CallOutcome
+    written: bool = False
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the centre has said yes."""
+        return isinstance(self.outcome, Answered) and isinstance(self.outcome.reply, Outcome) and self.outcome.reply.ok
 
 
 class Centres:
@@ -81,6 +118,7 @@ class Centres:
         db: Database,
         clock: Clock,
         secrets: Secrets,
+        latest: LatestReadings,
         dialects: Dialects,
         owner: str,
         lease_s: float,
@@ -93,6 +131,7 @@ class Centres:
             db: The service's database.
             clock: For times and leases.
             secrets: Opens the connections' credentials.
+            latest: Newest values, for dialects whose units push them.
             dialects: Those that can be spoken.
             owner: Name of this replica.
             lease_s: A dead replica's units are taken over after this. [s]
@@ -102,7 +141,9 @@ class Centres:
         self._db = db
         self._clock = clock
         self._secrets = secrets
+        self._latest = latest
         self._dialects = dialects
+        self._owner = owner
         self._keeper = LeaseKeeper(db, clock, owner, lease_s)
         self._lease_s = lease_s
         self._poll_s = poll_s
@@ -113,8 +154,13 @@ class Centres:
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
-        """Look at the queues and the connections now."""
+        """Look at the connections, their units and the queues now."""
         self._wake.set()
+        for runner in self._runners.values():
+            runner.look_at_units()
+
+    def queued(self) -> None:
+        """Look at the queues now: something was put into one."""
         for runner in self._runners.values():
             runner.wake()
 
@@ -175,7 +221,9 @@ class Centres:
                     db=self._db,
                     clock=self._clock,
                     secrets=self._secrets,
+                    latest=self._latest,
                     dialect=self._dialects.named(connection.dialect),
+                    owner=self._owner,
                     slots=self.slots,
                     poll_s=self._poll_s,
                     committed=self._committed,
@@ -202,7 +250,9 @@ class CentreRunner:
         db: Database,
         clock: Clock,
         secrets: Secrets,
+        latest: LatestReadings,
         dialect: Dialect,
+        owner: str,
         slots: Callable[[], Sequence[int]],
         poll_s: float,
         committed: Callable[[], None],
@@ -213,12 +263,19 @@ class CentreRunner:
         self._db = db
         self._clock = clock
         self._secrets = secrets
+        self._latest = latest
+        self._owner = owner
         self._slots = slots
         self._poll_s = poll_s
         self._committed = committed
         self._dialect = dialect
         self._wake = asyncio.Event()
         self._busy: set[UnitKey] = set()
+        self._units_at = float("-inf")
+        """When LOGINs and LOGOUTs are looked for next, by monotonic time. [s]"""
+        self._told: list[_Told] = []
+        self._writing = asyncio.Lock()
+        self._rhythm = Rhythm()
         self._pace = Pace(clock.monotonic())
         self._rng = random.Random()  # noqa: S311 - spreads load, protects nothing
 
@@ -235,6 +292,11 @@ class CentreRunner:
         """Look at the queues now."""
         self._wake.set()
 
+    def look_at_units(self) -> None:
+        """Look for LOGINs and LOGOUTs now, and at the queues."""
+        self._units_at = float("-inf")
+        self._wake.set()
+
     async def run(self) -> None:
         """Work until cancelled; calls that are under way then get a moment to be answered."""
         options = self.connection.options
@@ -245,7 +307,7 @@ class CentreRunner:
                 while True:
                     self._wake.clear()
                     try:
-                        due = await self._due()
+                        due = await self._due(options.concurrency - len(self._busy))
                     except Unavailable as exc:
                         if backoff.first:
                             logger.warning("centre waits for the database", extra={"reason": exc.message})
@@ -258,16 +320,39 @@ class CentreRunner:
                         if task.unit.key not in self._busy:
                             self._busy.add(task.unit.key)
                             group.create_task(self._do(client, task), name=f"{task.operation} {task.unit.ref.unit_id}")
+                    if due:
+                        await self._clock.sleep(GATHER_S)
                     await wait_for(self._wake, self._poll_s)
         finally:
             async with asyncio.timeout(2.0):
                 await client.close()
 
-    async def _due(self) -> list[_Task]:
-        """Return what is due, the more urgent first: a LOGIN lets everything else follow."""
-        slots, connection, now = self._slots(), self.connection, self._clock.now()
-        if not slots:
+    async def _due(self, free: int) -> list[_Task]:
+        """Return what is due, at most ``free`` but for pushes, the more urgent first: a LOGIN lets all else follow.
+
+        What is returned of alarms has been claimed.
+        """
+        slots = self._slots()
+        if not slots or free <= 0:
             return []
+        due = await self._units_due(slots) if self._units_at <= self._clock.monotonic() else []
+        due = due[:free]
+        if self.connection.removed or not self.connection.enabled:
+            return due
+        if len(due) < free:
+            besides = {*self._busy, *(task.unit.key for task in due)}
+            due += await self._claimed(slots, besides, free - len(due))
+        if self._dialect.spoken(Operation.SEND_POINTS):
+            async with self._db.read() as conn:
+                pushing = await store.units_in(conn, self.connection.id, slots=slots, slot_count=SLOTS)
+            now_s = self._clock.monotonic()
+            due += [_Task(unit, Operation.SEND_POINTS) for unit in pushing if self._rhythm.due(unit.key, now_s)]
+        return due
+
+    async def _units_due(self, slots: Sequence[int]) -> list[_Task]:
+        """Return the LOGOUTs and LOGINs that are due."""
+        connection, now = self.connection, self._clock.now()
+        self._units_at = self._clock.monotonic() + self._poll_s
         async with self._db.read() as conn:
             leaving = await store.units_to_log_out(conn, connection.id, slots=slots, slot_count=SLOTS, now=now)
             due = [_Task(unit, Operation.UNREGISTER) for unit in leaving]
@@ -282,10 +367,32 @@ class CentreRunner:
                 interval_s=self._login_interval_s,
                 limit=self._pace.allowed(self._clock.monotonic(), connection.options.logins_per_s),
             )
-            alarms = await store.units_with_due_alarms(conn, connection.id, slots=slots, slot_count=SLOTS, now=now)
-        due += [_Task(unit, Operation.REGISTER) for unit in logins]
-        due += [_Task(unit, Operation.REPORT_ALARMS) for unit in alarms]
-        return due
+        return due + [_Task(unit, Operation.REGISTER) for unit in logins]
+
+    async def _claimed(self, slots: Sequence[int], besides: Collection[UnitKey], limit: int) -> list[_Task]:
+        """Return the next messages of queues, each of which is ours alone for as long as its call may take.
+
+        The queues are read after the claim: what those before us were told stands in them by then.
+        """
+        connection, options, claimed_at = self.connection, self.connection.options, self._clock.monotonic()
+        async with self._db.read() as conn:
+            units = await store.units_with_due_alarms(
+                conn, connection.id, slots=slots, slot_count=SLOTS, now=self._clock.now(), besides=besides, limit=limit
+            )
+        if not units:
+            return []
+        async with self._db.write() as conn:
+            keys = [unit.key for unit in units]
+            ours = await store.claim_sending(conn, keys, self._owner, hold_s=options.timeout_s + CLAIM_SPARE_S)
+            heads = await store.due_heads(conn, ours, now=self._clock.now(), limit=options.batch_size)
+            await store.release_sending(conn, ours - heads.keys(), self._owner)
+        if len(ours) < len(units):
+            logger.debug("other processes tell the centre of units", extra={"units": len(units) - len(ours)})
+        return [
+            _Task(unit, Operation.REPORT_ALARMS, tuple(batch_of(heads[unit.key], options.batch_size)), claimed_at)
+            for unit in units
+            if unit.key in heads
+        ]
 
     async def lose_silent_units(self) -> None:
         """Mark the units as lost whose centre has not been heard of for too long; a LOGIN follows."""
@@ -313,22 +420,24 @@ class CentreRunner:
         return self._dialect.login_interval_s if own is None else own
 
     async def _do(self, client: CentreClient, task: _Task) -> None:
-        again = False
         try:
             # A LOGIN cut off in the middle would cost the unit an interval, an alarm would be sent twice.
             match task.operation:
                 case Operation.REGISTER:
-                    again = await to_its_end(self._log_in(client, task.unit))
+                    await to_its_end(self._log_in(client, task.unit))
+                    self._units_at = float("-inf")  # others may wait for their turn
                 case Operation.UNREGISTER:
                     await to_its_end(self._log_out(client, task.unit))
+                    self._units_at = float("-inf")
+                case Operation.SEND_POINTS:
+                    await self._push(client, task.unit)  # cut off, the values are said again with newer ones
                 case _:
-                    again = await to_its_end(self._report(client, task.unit))
+                    await to_its_end(self._report(client, task))
         except Unavailable as exc:
             logger.warning("call put off", extra={"unit": task.unit.ref.unit_id, "reason": exc.message})
         finally:
             self._busy.discard(task.unit.key)
-            if again:
-                self.wake()
+            self.wake()  # there may be more of this unit, and of others that waited for a place
 
     # ---- LOGIN and LOGOUT ------------------------------------------------------------------------
 
@@ -356,10 +465,12 @@ class CentreRunner:
         self._pace.took(self._clock.monotonic(), self.connection.options.logins_per_s)
         # Registration goes to the registration address, events to the one that is assigned there.
         outcome = await self._call(client, self.connection.url, request, Operation.REGISTER)
-        outcome = await self._prepared(client, unit, outcome)
+        outcome = await self._prepared(client, unit, mapping, outcome)
         return await self._persistently(partial(self._after_login, unit, outcome))
 
-    async def _prepared(self, client: CentreClient, unit: Unit, outcome: CallOutcome) -> CallOutcome:
+    async def _prepared(
+        self, client: CentreClient, unit: Unit, mapping: UnitMapping, outcome: CallOutcome
+    ) -> CallOutcome:
         """Go through what the dialect wants between the LOGIN and the work; return the LOGIN's outcome after it.
 
         A step without a yes that is required turns the LOGIN into a refusal, or into one without an answer.
@@ -371,7 +482,7 @@ class CentreRunner:
             return outcome
         url = service_url(self.connection, reply.centre_address)
         for step in self._dialect.steps:
-            done = await self._call(client, url, Announce(unit.ref), step.operation)
+            done = await self._call(client, url, _step_request(unit, mapping, step.operation), step.operation)
             if isinstance(done, Answered) and isinstance(done.reply, Outcome) and done.reply.ok:
                 continue
             logger.warning(
@@ -432,25 +543,30 @@ class CentreRunner:
         self._committed()
 
     async def _save(self, conn: WriteConn, unit: Unit, *, before: Unit) -> None:
-        """Write a session, and tell the platform when the connection's finding has changed."""
-        found = session.finding_of(unit, self.connection.options)
-        unit = replace(unit, finding=None if found is None else found.value)
-        await store.save_session(conn, unit)
-        if unit.phase is not before.phase:
-            logger.info(
-                "unit changed its phase",
-                extra={"unit": unit.ref.unit_id, "phase": unit.phase.value, "reason": unit.error},
-            )
-        if unit.finding == before.finding:
-            return
-        news = []
-        if before.finding is not None:
-            news.append((ConditionKind(before.finding), FindingPhase.END))
-        if found is not None:
-            news.append((found, FindingPhase.BEGIN))
-        await outbox.put(
-            conn,
-            [
+        """Write a session; see ``_save_all``."""
+        await self._save_all(conn, [(unit, before)])
+
+    async def _save_all(self, conn: WriteConn, changes: Sequence[tuple[Unit, Unit]]) -> None:
+        """Write sessions, each with what it was before, and tell the platform which findings have changed."""
+        saved, news = [], []
+        for after, before in changes:
+            found = session.finding_of(after, self.connection.options)
+            unit = replace(after, finding=None if found is None else found.value)
+            saved.append(unit)
+            if unit.phase is not before.phase:
+                self._units_at = float("-inf")  # a LOGIN may follow
+                logger.info(
+                    "unit changed its phase",
+                    extra={"unit": unit.ref.unit_id, "phase": unit.phase.value, "reason": unit.error},
+                )
+            if unit.finding == before.finding:
+                continue
+            kinds = []
+            if before.finding is not None:
+                kinds.append((ConditionKind(before.finding), FindingPhase.END))
+            if found is not None:
+                kinds.append((found, FindingPhase.BEGIN))
+            news += [
                 bus.finding(
                     unit,
                     kind,
@@ -459,58 +575,78 @@ class CentreRunner:
                     detail_zh=unit.error or "监控中心已接受注册",
                     at=self._clock.now(),
                 )
-                for kind, phase in news
-            ],
-        )
+                for kind, phase in kinds
+            ]
+        await store.save_sessions(conn, saved)
+        if news:
+            await outbox.put(conn, news)
 
     # ---- alarms ----------------------------------------------------------------------------------
 
-    async def _report(self, client: CentreClient, unit: Unit) -> bool:
-        """Send the next message of a unit's queue; return whether there may be more at once."""
-        options = self.connection.options
-        async with self._db.read() as conn:
-            heads = await store.due_heads(conn, unit.key, now=self._clock.now(), limit=options.batch_size)
-        batch = batch_of(heads, options.batch_size)
-        if not batch:
-            return False
+    async def _report(self, client: CentreClient, task: _Task) -> None:
+        """Send the claimed message of a unit's queue."""
+        if self._clock.monotonic() - task.claimed_at > CLAIM_SPARE_S:
+            return  # the machine stood still: the claim may end before the call; it is ours to be taken again
+        unit, batch = task.unit, task.batch
         request = ReportAlarms(unit.ref, tuple(each.report() for each in batch))
         url = service_url(self.connection, unit.assigned_address)
         with span("sc.report_alarms", traceparent=batch[0].traceparent, destination=self.connection.id):
             outcome = await self._call(client, url, request, Operation.REPORT_ALARMS)
-        accepted = isinstance(outcome, Answered) and isinstance(outcome.reply, Outcome) and outcome.reply.ok
-        await self._persistently(partial(self._after_report, unit, batch, outcome, accepted=accepted))
-        return accepted or len(batch) > 1
+        await self._write(_Told(unit, batch, outcome))
 
-    async def _after_report(
-        self, unit: Unit, batch: Sequence[Delivery], outcome: CallOutcome, *, accepted: bool
-    ) -> None:
-        """Write what became of a message with alarms."""
+    async def _write(self, told: _Told) -> None:
+        """Write what became of a message, with all others whose calls have ended meanwhile."""
+        self._told.append(told)
+        async with self._writing:
+            if told.written:
+                return
+            if len(self._busy) > 1:
+                await self._clock.sleep(GATHER_S)
+            chosen, self._told = self._told, []
+            try:
+                await self._persistently(partial(self._after_reports, chosen))
+            except BaseException:
+                self._told = chosen + self._told  # who waits behind us writes them
+                raise
+            for each in chosen:
+                each.written = True
+
+    async def _after_reports(self, told: Sequence[_Told]) -> None:
+        """Write what became of messages with alarms, one of each unit."""
         now = self._clock.now()
+        keys = [each.unit.key for each in told]
+        of_delivery = {delivery.id: each for each in told for delivery in each.batch}
         async with self._db.write() as conn:
-            current = await store.lock_unit(conn, unit.key)
-            still_open = await store.lock_open(conn, [each.id for each in batch])
-            after = [self._after(each, outcome, accepted=accepted, company=len(batch) > 1) for each in still_open]
+            units = await store.lock_units(conn, keys)
+            await store.release_sending(conn, keys, self._owner)
+            still_open = await store.lock_open(conn, list(of_delivery))
+            after = [self._after(each, of_delivery[each.id]) for each in still_open]
             await store.save_attempts(conn, after)
             changed = [new for old, new in zip(still_open, after, strict=True) if new.state is not old.state]
             await outbox.put(conn, [bus.delivery_event(each, at=now) for each in changed])
-            if current is not None and current.phase in (Phase.REGISTERED, Phase.LOST):
-                if accepted:
-                    session_after = session.alarms_acknowledged(current, now)
-                elif _log_in_again(outcome):
-                    session_after = session.forgotten(current)
-                elif isinstance(outcome, Answered):  # a no is an answer: the connection works
-                    session_after = current
-                else:
-                    session_after = session.alarms_failed(current, _reason(outcome), self.connection.options)
-                await self._save(conn, session_after, before=current)
+            sessions = [
+                (self._session_after(unit, each, now), unit)
+                for each in told
+                if (unit := units.get(each.unit.key)) is not None and unit.phase in (Phase.REGISTERED, Phase.LOST)
+            ]
+            await self._save_all(conn, sessions)
         self._committed()
         for each in after:
             if each.state is DeliveryState.DELIVERED:
                 _seconds.labels(self.connection.id).observe(max((now - each.queued_at).total_seconds(), 0.0))
 
-    def _after(self, delivery: Delivery, outcome: CallOutcome, *, accepted: bool, company: bool) -> Delivery:
-        now = self._clock.now()
-        if accepted:
+    def _session_after(self, unit: Unit, told: _Told, now: datetime) -> Unit:
+        if told.accepted:
+            return session.alarms_acknowledged(unit, now)
+        if _log_in_again(told.outcome):
+            return session.forgotten(unit)
+        if isinstance(told.outcome, Answered):  # a no is an answer: the connection works
+            return unit
+        return session.alarms_failed(unit, _reason(told.outcome), self.connection.options)
+
+    def _after(self, delivery: Delivery, told: _Told) -> Delivery:
+        now, outcome = self._clock.now(), told.outcome
+        if told.accepted:
             return session.acknowledged(delivery, now)
         answered = isinstance(outcome, Answered)
         return session.not_taken(
@@ -519,10 +655,91 @@ class CentreRunner:
             self.connection.options,
             refused=answered,
             # After a message that the centre could not digest each alarm goes alone; silence says nothing.
-            company=company and isinstance(outcome, Answered | BadAnswer),
+            company=len(told.batch) > 1 and isinstance(outcome, Answered | BadAnswer),
             reason="the centre answered Result 0" if answered else _reason(outcome),
             jitter=self._rng.random(),
         )
+
+    # ---- values ----------------------------------------------------------------------------------
+
+    async def _push(self, client: CentreClient, unit: Unit) -> None:
+        """Tell the centre the latest values, a message for each kind, and then what it has missed."""
+        every_s = self.connection.options.push_values_s
+        self._rhythm.pushed(unit.key, self._clock.monotonic(), every_s)
+        now = self._clock.now()
+        async with self._db.read() as conn:
+            mapping = await store.fetch_mapping(conn, unit.key)
+            told_at = await store.values_told_at(conn, unit.key)
+            signalling = {point.device_id for point in mapping.points if point.kind is SourceKind.SIGNAL}
+            active = await store.active_alarms(conn, signalling)
+        told = False
+        for command in self._dialect.spoken(Operation.SEND_POINTS):
+            devices = latest_values(
+                mapping,
+                (DeviceSelection(None, None),),
+                latest=self._latest,
+                active=active,
+                type_of=self._dialect.type_of_point,
+                now=now,
+                kinds=command.types,
+            )
+            request = ReportPoints(unit.ref, known_values(devices), command.types)
+            if not request.devices:
+                continue
+            if not await self._tell(client, unit, request, Operation.SEND_POINTS):
+                return
+            told = True
+        if not told:
+            return  # nothing is known, as after a start: what was missed stays missed until it is
+        while (span := missed(told_at, now, every_s)) is not None:
+            if not await self._tell_missed(client, unit, mapping, *span):
+                return
+            told_at = span[1]
+        async with self._db.write() as conn:
+            await store.note_values_told(conn, unit.key, now)
+
+    async def _tell_missed(
+        self, client: CentreClient, unit: Unit, mapping: UnitMapping, start: datetime, end: datetime
+    ) -> bool:
+        """Tell the hourly samples of a span of time; return whether they were taken."""
+        devices = {point.device_id for point in mapping.points if point.kind is SourceKind.POINT}
+        async with self._db.read() as conn:
+            found = await store.fetch_samples(conn, devices, start, end)
+        samples: dict[tuple[str, str], list[tuple[datetime, float]]] = {}
+        for sample in found:
+            samples.setdefault((sample.device_id, sample.point), []).append((sample.at, sample.value))
+        for command in self._dialect.spoken(Operation.SEND_HISTORY):
+            kinds = frozenset(PointType) if command.types is None else command.types
+            own = replace(mapping, points=tuple(point for point in mapping.points if point.type in kinds))
+            values = known_values(stored_values(own, (DeviceSelection(None, None),), samples))
+            request = ReportPoints(unit.ref, values, command.types)
+            if values and not await self._tell(client, unit, request, Operation.SEND_HISTORY):
+                return False
+        async with self._db.write() as conn:
+            await store.note_values_told(conn, unit.key, end)
+        return True
+
+    async def _tell(self, client: CentreClient, unit: Unit, request: ReportPoints, operation: Operation) -> bool:
+        """Say values; return whether the centre took them. Silence counts towards a lost connection as with alarms."""
+        url = service_url(self.connection, unit.assigned_address)
+        outcome = await self._call(client, url, request, operation)
+        taken = isinstance(outcome, Answered) and isinstance(outcome.reply, Outcome) and outcome.reply.ok
+        async with self._db.write() as conn:
+            current = await store.lock_unit(conn, unit.key)
+            if current is not None and current.phase is Phase.REGISTERED:
+                if taken:
+                    after = session.alarms_acknowledged(current, self._clock.now())
+                elif _log_in_again(outcome):
+                    after = session.forgotten(current)
+                elif isinstance(outcome, Answered):
+                    after = current
+                else:
+                    after = session.alarms_failed(current, _reason(outcome), self.connection.options)
+                await self._save(conn, after, before=current)
+        self._committed()
+        if not taken:
+            logger.info("values were not taken", extra={"unit": unit.ref.unit_id, "reason": _reason(outcome)})
+        return taken
 
     async def _persistently(self, write: Callable[[], Awaitable[T]]) -> T:
         """Write an outcome, again and again while the database is away: the call itself must not be made twice."""
@@ -540,6 +757,13 @@ class CentreRunner:
         kind = type(outcome).__name__
         _calls.labels(self.connection.id, operation.value, kind).inc()
         return outcome
+
+
+def _step_request(unit: Unit, mapping: UnitMapping, operation: Operation) -> UnitRequest:
+    """Return what a step after the LOGIN says; of devices without thresholds, which alarm is not asked for here."""
+    if operation is Operation.SEND_DEVICES:
+        return ReportDevices(unit.ref, described(mapping, {}))
+    return Announce(unit.ref)
 
 
 def _reason(outcome: CallOutcome) -> str:

@@ -14,11 +14,13 @@ from pathlib import Path
 from random import Random
 
 from libs.common import metrics
+from libs.common.bus import outbox
 from libs.common.clock import Clock
+from libs.common.contracts.base import Phase
 from libs.common.db import Database
 from libs.common.errors import PlatformError, Unavailable
 from libs.common.lease import Lease, LeaseKeeper
-from services.export import store
+from services.export import bus, store
 from services.export.dialects import messages as m
 from services.export.domain.connection import Unit, UnitKey
 from services.export.domain.latest import LatestReadings, latest_values, stored_values
@@ -26,7 +28,7 @@ from services.export.domain.mapping import Mapping, SourceKind
 from services.export.domain.unitfiles import Content, FileTemplate, Period, Row, file_name, period_before, render
 from services.export.files import queue, shelf
 from services.export.files.push import PushFailed, PushTarget, push
-from services.export.files.queue import FilePlan, FileState, PushPlace, UnitFile
+from services.export.files.queue import FilePlan, FileState, PushPlace, UnitFile, Waiting
 from services.export.secrets import Secrets
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,8 @@ BATCH = 100
 """Files that are looked at in one round of one centre."""
 MOST_BACK = timedelta(days=31)
 """Hourly files that are missing are made so far back; the samples are kept a little longer."""
+LATE_AFTER = timedelta(hours=1)
+"""A file that has waited for its centre so long is a finding, until none has any more."""
 READ_WAITS = timedelta(seconds=10)
 """A period's file is made so long after its end: its last readings are on their way."""
 
@@ -77,6 +81,7 @@ class UnitFiles:
         owner: str,
         lease_s: float,
         poll_s: float,
+        committed: Callable[[], None],
     ) -> None:
         """Prepare it.
 
@@ -89,6 +94,7 @@ class UnitFiles:
             owner: Of the lease.
             lease_s: A dead replica's work is taken over after this. [s]
             poll_s: How often is looked. [s]
+            committed: Called after a commit that has filled the outbox.
         """
         self._db = db
         self._clock = clock
@@ -98,6 +104,7 @@ class UnitFiles:
         self._keeper = LeaseKeeper(db, clock, owner, lease_s)
         self._lease_s = lease_s
         self._poll_s = poll_s
+        self._committed = committed
         self._lease: Lease | None = None
         self._made: dict[tuple[UnitKey, str], datetime] | None = None
         self._random = Random()  # noqa: S311 - spreads retries
@@ -115,17 +122,36 @@ class UnitFiles:
                             if known is None or known.done():
                                 name = f"files {plan.connection_id}"
                                 running[plan.connection_id] = group.create_task(self.bring(plan), name=name)
-                        await self._measure()
+                        await self.measure()
                 except Unavailable as exc:
                     logger.warning("files cannot be looked after", extra={"reason": exc.message})
                 await self._clock.sleep(self._poll_s)
 
-    async def _measure(self) -> None:
+    async def measure(self) -> None:
+        """Measure what waits, and tell alarm of a centre whose files begin or cease to wait for too long."""
         async with self._db.read() as conn:
-            waiting = await queue.count_waiting(conn)
+            waiting = await queue.measure_waiting(conn)
         WAITING.clear()
-        for destination, count in waiting.items():
-            WAITING.labels(destination).set(count)
+        now = self._clock.now()
+        for destination, found in waiting.items():
+            WAITING.labels(destination).set(found.count)
+            late = found.oldest_at is not None and now - found.oldest_at > LATE_AFTER
+            if late is not found.told_late:
+                await self._tell(destination, Phase.BEGIN if late else Phase.END, found, now)
+
+    async def _tell(self, destination: str, phase: Phase, found: Waiting, now: datetime) -> None:
+        async with self._db.write() as conn:
+            if not await queue.note_late(conn, destination, late=phase is Phase.BEGIN):
+                return  # another process was sooner
+            await outbox.put(
+                conn, [bus.files_finding(destination, phase, count=found.count, oldest_at=found.oldest_at, at=now)]
+            )
+        logger.log(
+            logging.WARNING if phase is Phase.BEGIN else logging.INFO,
+            "files wait too long for a centre" if phase is Phase.BEGIN else "no file waits too long any more",
+            extra={"destination": destination, "waiting": found.count},
+        )
+        self._committed()
 
     async def _hold(self) -> bool:
         if self._lease is not None and self._lease.valid_for_s() > self._lease_s / 2:

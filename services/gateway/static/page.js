@@ -309,6 +309,7 @@ function showDoor(problem) {
   state.timers.forEach(clearInterval);
   $("overview").hidden = true;
   $("site").hidden = $("link").hidden = $("sign-out").hidden = $("wake-open").hidden = $("audit-open").hidden = true;
+  $("callbacks-open").hidden = $("feeds-open").hidden = true;
   clearTimeout(wake.timer);
   $("door").hidden = false;
   $("sign-in").querySelector(".problem").textContent = problem ?? "";
@@ -317,7 +318,7 @@ function showDoor(problem) {
 async function showOverview() {
   $("door").hidden = true;
   $("overview").hidden = false;
-  $("sign-out").hidden = $("wake-open").hidden = $("audit-open").hidden = false;
+  $("sign-out").hidden = $("wake-open").hidden = $("audit-open").hidden = $("callbacks-open").hidden = $("feeds-open").hidden = false;
   while (!(await fetchMasterData())) {
     $("notice").textContent = text("nothing");
     await new Promise((resolve) => setTimeout(resolve, 1000));
@@ -357,5 +358,7 @@ watchRules();
 watchWakeUps();
 watchPlans();
 watchAudit();
+watchCallbacks();
+watchFeeds();
 translate();
 get("auth/me").then(showOverview, () => showDoor());

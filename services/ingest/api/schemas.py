@@ -11,6 +11,7 @@ SET_BY_US = ("version", "changed_by", "state")
 def entity_schema(kind: EntityKind) -> dict[str, Any]:
     """Return the JSON Schema of one entity, as the API shows it."""
     schema = ENTITY_TYPES[kind].model_json_schema(mode="serialization")
+    schema.setdefault("additionalProperties", True)  # so that FastAPI adds no words of its own
     inlined: dict[str, Any] = _inlined(schema, schema.pop("$defs", {}))
     return inlined
 
@@ -18,6 +19,7 @@ def entity_schema(kind: EntityKind) -> dict[str, Any]:
 def put_body(kind: EntityKind) -> dict[str, Any]:
     """Return what OpenAPI says about the body of a PUT."""
     schema = entity_schema(kind)
+    schema["title"] = f"{schema['title']}Body"
     schema["properties"] = {name: part for name, part in schema["properties"].items() if name not in SET_BY_US}
     optional = {*SET_BY_US, "id", "valid_from"}
     schema["required"] = [name for name in schema.get("required", ()) if name not in optional]
@@ -27,6 +29,7 @@ def put_body(kind: EntityKind) -> dict[str, Any]:
 def page_of(schema: dict[str, Any]) -> dict[str, Any]:
     """Return the schema of a page of items."""
     return {
+        "title": f"{schema['title']}Page",
         "type": "object",
         "required": ["items"],
         "properties": {

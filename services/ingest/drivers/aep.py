@@ -54,6 +54,8 @@ logger = logging.getLogger(__name__)
 CLOCK_EVERY_S = 300.0
 """The platform's clock is looked at this often: requests that are too far off are refused. [s]"""
 TIMEOUT_S = 10.0
+CALLS_AT_ONCE = 32
+"""Calls of the platform, and connections to it; the others wait, and their time begins with their turn."""
 NEWS_WITHIN_S = 5.0
 """A command waits this long for the platform to say what became of it, then its feedback decides. [s]"""
 FRESH_S = 60.0
@@ -284,14 +286,9 @@ class AepDevice:
 
     async def _news(self, task: str) -> TaskState | None:
         """Return how far a command is: at once when that is final, else after a while."""
-        pushes, line_id = self._line.means.pushes, self._line.line.id
         try:
             async with asyncio.timeout(self._line.news_within_s):
-                while True:
-                    state = pushes.task(line_id, task)
-                    if state is not None and state.is_final:
-                        return state
-                    await pushes.change()
+                return await self._line.means.pushes.final(self._line.line.id, task)
         except TimeoutError:
             return await self._state(task)
 
@@ -335,6 +332,7 @@ class PlatformApi:
         self._means = means
         self._timeout_s = timeout_s
         self._client: GuardedClient | None = None
+        self._room = asyncio.Semaphore(CALLS_AT_ONCE)
         self._offset_ms: float | None = None
 
     async def close(self) -> None:
@@ -397,10 +395,11 @@ class PlatformApi:
         """
         if self._offset_ms is None:
             await self.synchronise()
-        app = self._app() if master_key else replace(self._app(), master_key=None)
-        now_ms = int(self._clock.now().astimezone(UTC).timestamp() * 1000 + (self._offset_ms or 0.0))
-        headers = signed_headers(app, timestamp_ms=now_ms, version=version, params=params or {}, body=body)
-        answer = await self._send(method, path, headers, params or {}, body)
+        async with self._room:
+            app = self._app() if master_key else replace(self._app(), master_key=None)
+            now_ms = int(self._clock.now().astimezone(UTC).timestamp() * 1000 + (self._offset_ms or 0.0))
+            headers = signed_headers(app, timestamp_ms=now_ms, version=version, params=params or {}, body=body)
+            answer = await self._send(method, path, headers, params or {}, body)
         if answer.status >= 500:
             raise DeviceSilent(f"{path}: the platform answered {answer.status}")
         try:
@@ -426,7 +425,7 @@ class PlatformApi:
         self, method: str, path: str, headers: Mapping[str, str], params: Mapping[str, str], body: bytes
     ) -> Answer:
         if self._client is None:
-            self._client = GuardedClient(self._means.guard)
+            self._client = GuardedClient(self._means.guard, max_connections=CALLS_AT_ONCE)
         try:
             return await self._client.request(
                 method,

@@ -1,6 +1,6 @@
 """Which driver speaks over a line of the registry."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,19 +9,16 @@ from libs.common.contracts.registry import Line, LineKind
 from libs.common.errors import InvalidInput
 from libs.common.profiles import DeviceProfile, Protocol
 from libs.common.secretstore import SecretStore
-from services.ingest.drivers import aep, cdt, modbus_rtu, mqtt, opcua
+from services.ingest.drivers import aep, cdt, modbus_rtu, mqtt
 from services.ingest.drivers.channel import TcpChannel
 from services.ingest.drivers.cjt188 import Cjt188Device
 from services.ingest.drivers.dlt645 import ClockSetting, Dlt645Device
 from services.ingest.drivers.dtu import DtuHub, Registration
 from services.ingest.drivers.endpoint import parse_endpoint
-from services.ingest.drivers.iec60870 import iec101, iec103, iec104
-from services.ingest.drivers.iec61850 import line as iec61850
 from services.ingest.drivers.line_settings import flag, seconds
 from services.ingest.drivers.means import Means
 from services.ingest.drivers.modbus_tcp import ModbusTcpLine
 from services.ingest.drivers.mqtt_open import open_mqtt
-from services.ingest.drivers.opcua_open import open_opcua
 from services.ingest.drivers.port import Channel, LineDriver, Opening, TellingLine
 from services.ingest.drivers.stream import Sessions, StreamLine
 from services.ingest.drivers.wire import baud_of, serial_channel
@@ -48,22 +45,52 @@ class Telling:
     """Whether it understands devices of a profile."""
 
 
-TELLING: Mapping[LineKind, Telling] = {
-    LineKind.AEP: Telling(aep.open_aep, aep.supports),
-    LineKind.CDT: Telling(cdt.open_line, cdt.supports),
-    LineKind.IEC101: Telling(iec101.open_line, iec104.supports),
-    LineKind.IEC103: Telling(iec103.open_line, iec103.supports),
-    LineKind.IEC104: Telling(iec104.open_line, iec104.supports),
-    LineKind.IEC61850: Telling(iec61850.open_line, iec61850.supports),
-    LineKind.MQTT: Telling(open_mqtt, mqtt.supports),
-    LineKind.OPCUA: Telling(open_opcua, opcua.supports),
-}
+TELLING_KINDS = frozenset(
+    {
+        LineKind.AEP, LineKind.CDT, LineKind.IEC101, LineKind.IEC103, LineKind.IEC104, LineKind.IEC61850,
+        LineKind.MQTT, LineKind.OPCUA,
+    }
+)  # fmt: skip
 """Lines whose devices speak by themselves."""
+
+
+def _telling(kind: LineKind) -> Telling:
+    """Return the driver of a kind of ``TELLING_KINDS``.
+
+    The libraries of OPC UA and of the IEC protocols take a third of the time in which ingest is loaded, and few sites
+    have such lines: the first of them loads what it needs.
+    """
+    match kind:
+        case LineKind.AEP:
+            return Telling(aep.open_aep, aep.supports)
+        case LineKind.CDT:
+            return Telling(cdt.open_line, cdt.supports)
+        case LineKind.IEC101 | LineKind.IEC104:
+            from services.ingest.drivers.iec60870 import iec101, iec104
+
+            return Telling((iec101 if kind is LineKind.IEC101 else iec104).open_line, iec104.supports)
+        case LineKind.IEC103:
+            from services.ingest.drivers.iec60870 import iec103
+
+            return Telling(iec103.open_line, iec103.supports)
+        case LineKind.IEC61850:
+            from services.ingest.drivers.iec61850 import line as iec61850
+
+            return Telling(iec61850.open_line, iec61850.supports)
+        case LineKind.MQTT:
+            return Telling(open_mqtt, mqtt.supports)
+        case LineKind.OPCUA:
+            from services.ingest.drivers import opcua
+            from services.ingest.drivers.opcua_open import open_opcua
+
+            return Telling(open_opcua, opcua.supports)
+        case _:
+            raise ValueError(f"devices on lines of kind {kind} do not speak by themselves")
 
 
 def is_served(line: Line) -> bool:
     """Return whether there is a driver for lines of this kind."""
-    return line.kind in POLLED_KINDS or line.kind in TELLING
+    return line.kind in POLLED_KINDS or line.kind in TELLING_KINDS
 
 
 def open_line(
@@ -85,8 +112,8 @@ def open_line(
     Raises:
         InvalidInput: The line's kind has no driver, or its endpoint or settings are wrong.
     """
-    if line.kind in TELLING:
-        return TELLING[line.kind].open(Opening(line, clock, means, beside))
+    if line.kind in TELLING_KINDS:
+        return _telling(line.kind).open(Opening(line, clock, means, beside))
     if line.kind is LineKind.DTU:
         return _dtu(line, clock, _sessions(line, settings, means.secrets), means.hub)
     timeout_s = seconds(line, "timeout_s", settings.response_timeout_s)
@@ -120,8 +147,8 @@ def open_line(
 
 def supports(line: Line, profile: DeviceProfile) -> bool:
     """Return whether a device of the profile can be read or heard on the line."""
-    if line.kind in TELLING:
-        return TELLING[line.kind].supports(profile)
+    if line.kind in TELLING_KINDS:
+        return _telling(line.kind).supports(profile)
     match profile.protocol:
         case Protocol.MODBUS:
             return any(True for _ in profile.modbus_points())

@@ -39,22 +39,26 @@ class PushBoard:
         self._clock = clock
         self._said: OrderedDict[str, dict[str, Said]] = OrderedDict()
         self._tasks: OrderedDict[tuple[str, str], TaskState] = OrderedDict()
-        self._changed = asyncio.Condition()
+        self._awaited: dict[tuple[str, str], list[asyncio.Future[TaskState]]] = {}
 
-    async def note_values(self, device_id: str, raw: Raw, received_at: datetime) -> None:
+    def note_values(self, device_id: str, raw: Raw, received_at: datetime) -> None:
         """Take what a device has reported, after it was accepted."""
         points = self._said.setdefault(device_id, {})
         now = self._clock.monotonic()
         points.update({name: Said(value, received_at, now) for name, value in raw.items()})
         _keep_within(self._said, device_id, MAX_DEVICES)
-        await self._tell()
 
-    async def note_task(self, line_id: str, task: str, state: TaskState) -> None:
+    def note_task(self, line_id: str, task: str, state: TaskState) -> None:
         """Take news of a command; older ones than known change nothing."""
-        known = self._tasks.get((line_id, task))
-        self._tasks[line_id, task] = state if known is None else max(known, state)
-        _keep_within(self._tasks, (line_id, task), MAX_TASKS)
-        await self._tell()
+        key = line_id, task
+        known = self._tasks.get(key)
+        state = state if known is None else max(known, state)
+        self._tasks[key] = state
+        _keep_within(self._tasks, key, MAX_TASKS)
+        if state.is_final:
+            for waiting in self._awaited.pop(key, ()):
+                if not waiting.done():
+                    waiting.set_result(state)
 
     def said(self, device_id: str) -> Mapping[str, Said]:
         """Return the last values of a device's points, as far as they came to this process."""
@@ -64,14 +68,22 @@ class PushBoard:
         """Return how far a command is, None when nothing was pushed about it."""
         return self._tasks.get((line_id, task))
 
-    async def change(self) -> None:
-        """Return when something new has come."""
-        async with self._changed:
-            await self._changed.wait()
-
-    async def _tell(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
+    async def final(self, line_id: str, task: str) -> TaskState:
+        """Return what became of a command, as soon as it was pushed."""
+        key = line_id, task
+        known = self._tasks.get(key)
+        if known is not None and known.is_final:
+            return known
+        waiting: asyncio.Future[TaskState] = asyncio.get_running_loop().create_future()
+        self._awaited.setdefault(key, []).append(waiting)
+        try:
+            return await waiting
+        finally:
+            others = self._awaited.get(key, [])
+            if waiting in others:  # it was given up
+                others.remove(waiting)
+                if not others:
+                    del self._awaited[key]
 
 
 def _keep_within(kept: OrderedDict[Key, Kept], key: Key, most: int) -> None:

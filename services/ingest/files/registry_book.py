@@ -1,8 +1,8 @@
 """The registry as an Excel workbook: a sheet per kind, a column per field, a row per entity.
 
 The same fields and rules as the YAML file; a field within a field is named with a dot (``breaker.device``), a list is
-one cell with commas, free settings of a line are columns ``settings.<name>``. A cell that Excel holds as a date is
-local time of the country, because Excel knows no offset.
+one cell with commas, free settings of a line are columns ``settings.<name>``, what others have on file is
+``archive.<item>``. A cell that Excel holds as a date is local time of the country, because Excel knows no offset.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,6 +18,8 @@ from libs.common.registry.file import LISTS, NOT_IN_A_FILE, SCHEMA
 from libs.common.workbook import Cell, Sheet, SheetRow, read_workbook, write_workbook
 from libs.common.yamlfile import Path, YamlDocument, plain_scalar
 
+FREE = ("settings", "archive")
+"""Fields whose columns are those that somebody has filled in."""
 _LIST_SEPARATORS = str.maketrans({"\uff0c": ",", ";": ",", "\uff1b": ",", "\u3001": ","})
 
 
@@ -125,7 +127,7 @@ def _columns(model: type[Entity]) -> Iterable[str]:
         inner = next((part for part in (info.annotation, *get_args(info.annotation)) if _is_model(part)), None)
         if inner is not None:
             yield from (f"{name}.{field}" for field in inner.model_fields)
-        elif name != "settings":
+        elif name not in FREE:
             yield name
 
 

@@ -360,14 +360,24 @@ class Orders:
         self._tell(order, Stage.ACCEPTED)
         opened = await self._switcher.open(
             target, switch, channel=order.channel, meter=self._meter(command), settle_s=command.settle_s,
-            may_write=lambda: self._why_not_off(order) or why_not_now(command, self._clock.now()),
+            may_write=lambda: (
+                self._why_not_off(order) or why_not_now(command, self._clock.now()) or self._why_no_way_back(lease)
+            ),
             close_after_s=self._close_after_s(command),
             progress=lambda stage, evidence: self._tell(order, stage, evidence=evidence),
         )  # fmt: skip
-        if not opened.sent:
+        if not opened.sent and self._why_no_way_back(lease) is None:
             # Nothing was opened by this order; what stood in the book before it stands again.
             await (self._book.put(before) if before is not None else self._book.remove(lease))
         self._tell_end(order, opened)
+
+    def _why_no_way_back(self, lease: OffLease) -> str | None:
+        """Return why the way back of an OFF is not what was put on disk for it; None while it stands.
+
+        While the OFF waited for its switch an ON was proven there, which ends every lease of the switch, or one that
+        has failed goes on being tried.
+        """
+        return None if self._book.get(lease.device_id, lease.channel) == lease else "superseded"
 
     def _close_after_s(self, command: Command) -> float | None:
         """Return when a device that can closes by itself, behind everybody else; None (never) under a permit. [s]"""

@@ -287,7 +287,7 @@ class AepPushes:
             return
         (accepted,) = await self._acceptor.accept([report])
         if accepted.outcome is Outcome.ACCEPTED:
-            await self._pushes.note_values(device.id, decoded.raw, came.at)
+            self._pushes.note_values(device.id, decoded.raw, came.at)
 
     async def _event(self, device: Device, push: Push, reader: _Reader, now: datetime) -> None:
         events = [
@@ -313,7 +313,7 @@ class AepPushes:
         if state is None or push.task is None:
             logger.warning("unknown result of a command", extra={"line_id": line.id, "result": push.result})
             return
-        await self._pushes.note_task(line.id, push.task, state)
+        self._pushes.note_task(line.id, push.task, state)
 
     def _note_ids(self, device: Device, push: Push, now: datetime) -> None:
         ids = push.ids

@@ -7,7 +7,7 @@ where this one got.
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -40,11 +40,8 @@ FINDER = "gap-finder"
 class Memories(Protocol):
     """The lines that this process holds."""
 
-    def polled_devices(self) -> Collection[str]:
-        """Return the devices on them."""
-
-    def line_of(self, device_id: str) -> str | None:
-        """Return the line of a device that is on one of them."""
+    def polled_devices(self) -> Mapping[str, str]:
+        """Return the devices on them, and the line of each."""
 
     def memory(self, device_id: str) -> Memory | None:
         """Return what a device remembers, None when it does not."""
@@ -111,15 +108,13 @@ class Backfill:
 
     async def _begin(self, group: asyncio.TaskGroup) -> int:
         """Let what is due be asked for, one device of a line after the other; return how many gaps that is."""
-        line_of = {device_id: self._lines.line_of(device_id) for device_id in sorted(self._lines.polled_devices())}
-        idle = [name for name, line_id in line_of.items() if line_id is not None and line_id not in self._at_work]
+        line_of = self._lines.polled_devices()
+        idle = [device_id for device_id, line_id in line_of.items() if line_id not in self._at_work]
         async with self._db.read() as conn:
             due = await store.fetch_due(conn, idle, self._clock.now(), GAPS_AT_ONCE)
         by_line: dict[str, list[Gap]] = {}
         for gap in due:
-            line_id = line_of[gap.device_id]
-            if line_id is not None:
-                by_line.setdefault(line_id, []).append(gap)
+            by_line.setdefault(line_of[gap.device_id], []).append(gap)
         for line_id, gaps in by_line.items():
             self._at_work.add(line_id)
             group.create_task(self._line(line_id, gaps), name=f"backfill {line_id}")

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, TypeVar
@@ -128,9 +129,9 @@ class LineRunner:
         return self._driver
 
     @property
-    def device_ids(self) -> frozenset[str]:
+    def device_ids(self) -> AbstractSet[str]:
         """The devices that are polled."""
-        return frozenset(self._polled)
+        return self._polled.keys()
 
     def update(self, devices: Mapping[str, tuple[Device, DeviceProfile]]) -> None:
         """Learn which devices are on the line now; those that have not changed keep their state."""

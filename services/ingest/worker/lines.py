@@ -136,14 +136,9 @@ class LineManager:
         found = None if device is None or device.line is None else self.runner(device.line)
         return found if found is not None and device_id in found.device_ids else None
 
-    def polled_devices(self) -> frozenset[str]:
-        """Return the devices that this process polls or listens to."""
-        return frozenset(device_id for held in self._held.values() for device_id in held.runner.device_ids)
-
-    def line_of(self, device_id: str) -> str | None:
-        """Return the line over which this process polls a device or listens to it."""
-        runner = self.runner_of(device_id)
-        return None if runner is None else runner.line.id
+    def polled_devices(self) -> dict[str, str]:
+        """Return the devices that this process polls or listens to, and the line of each."""
+        return {device_id: line_id for line_id, held in self._held.items() for device_id in held.runner.device_ids}
 
     def memory(self, device_id: str) -> Memory | None:
         """Return what a device remembers, None when it does not or this process does not hold its line."""

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -198,9 +199,9 @@ class TellingRunner:
         self._job_waits = asyncio.Event()
 
     @property
-    def device_ids(self) -> frozenset[str]:
+    def device_ids(self) -> AbstractSet[str]:
         """The devices that are listened to."""
-        return frozenset(self._intake.devices)
+        return self._intake.devices.keys()
 
     def update(self, devices: Mapping[str, tuple[Device, DeviceProfile]]) -> None:
         """Learn which devices are on the line now; the connection is made anew only when an address has changed."""

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 CHANGED_AT_A_TIME = 500
 LOOKED_AT_ANYWAY = 50
 """Lines that are looked at though nobody said that they changed: what begins or ends by its own date."""
+LOOKED_AT_EVERY_S = 10.0
+"""As often as that at most: a line may have ten thousand devices. [s]"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,8 @@ class WantedLines:
         self._means = means
         self._changed: dict[str, None] = {}
         self._known: set[str] = set()
-        self._in_turn: deque[str] = deque()
+        self._in_turn: deque[tuple[float, str]] = deque()
+        """When a line was last looked at anyway, by the monotonic clock, and the line; the longest ago first."""
         self._line_of: dict[str, str] = {}
         self._said: dict[str, str] = {}
 
@@ -58,7 +61,7 @@ class WantedLines:
         if kind is EntityKind.LINE:
             if entity_id not in self._known:
                 self._known.add(entity_id)
-                self._in_turn.append(entity_id)
+                self._in_turn.append((self._clock.monotonic(), entity_id))
             self._changed[entity_id] = None
             return True
         if kind is not EntityKind.DEVICE:
@@ -75,9 +78,13 @@ class WantedLines:
         todo = list(self._changed)[:CHANGED_AT_A_TIME]
         for line_id in todo:
             del self._changed[line_id]
-        for _ in range(min(LOOKED_AT_ANYWAY, len(self._in_turn))):
-            todo.append(self._in_turn[0])
-            self._in_turn.rotate(-1)
+        now = self._clock.monotonic()
+        for _ in range(LOOKED_AT_ANYWAY):
+            if not self._in_turn or now - self._in_turn[0][0] < LOOKED_AT_EVERY_S:
+                break
+            _, line_id = self._in_turn.popleft()
+            self._in_turn.append((now, line_id))
+            todo.append(line_id)
         return {line_id for line_id in todo if self._refresh(line_id)}
 
     def _refresh(self, line_id: str) -> bool:

@@ -37,22 +37,15 @@ from libs.common.runtime import Health, Platform
 from libs.common.settings import BusSettings, CommonSettings, DatabaseSettings
 from libs.common.tokens import KeyRing
 from libs.common.web import create_app
-from services.carbon.api.why import Explainers, build_why_router
-from services.carbon.boundary import Boundaries, Limits
-from services.carbon.bus import audit
+from services.carbon.api.why import build_why_router
 from services.carbon.directory import RegistryDirectory
-from services.carbon.domain.booking import ENERGY_POINT, BookedInterval, RegisterReading
+from services.carbon.domain.booking import BookedInterval, RegisterReading
 from services.carbon.domain.intervals import Grade
-from services.carbon.gridfactors import GridFactors
-from services.carbon.library import load_library
-from services.carbon.main import add_savings
-from services.carbon.queries import Queries
+from services.carbon.main import explainers, saving_routers
 from services.carbon.settings import CarbonSettings
 from services.carbon.store import intervals as store
-from services.carbon.tariff_file import shipped_rows
-from services.carbon.tree import Tree
-from services.carbon.usecases.tariffs import Tariffs
-from services.carbon.usecases.why import EnergyWhys, ProjectWhys, SavingWhys, StatementWhys
+from services.carbon.wiring import Answers
+from services.carbon.wiring import World as Wired
 from services.carbon.worker import SwitchingsHandler
 
 LONG_AGO = datetime(2021, 1, 1, tzinfo=UTC)
@@ -297,27 +290,10 @@ async def open_world(postgres_url: str, tmp_path: Path, entities: Sequence[Entit
         health = Health(clock)
         health.starting = None
         app = create_app("carbon", platform, health, title="carbon")
-        tariffs = Tariffs(db=db, clock=clock, audit=audit, shipped=shipped_rows())
-        factors = load_library().rows
-        saved = add_savings(app, platform, db, view, GridFactors(factors, directory, clock), tariffs, CarbonSettings())
-        limits = Limits(days=400, intervals=1_000_000, periods=10_000)
-        boundaries = Boundaries(db=db, tree=Tree(view), clock=clock, limits=limits)
-        queries = Queries(
-            db=db, directory=directory, boundaries=boundaries, clock=clock, factors=factors, point=ENERGY_POINT
-        )
-        explain = Explainers(
-            energy=EnergyWhys(queries),
-            ratios=None,  # type: ignore[arg-type]  # nothing here asks for these
-            money=None,  # type: ignore[arg-type]
-            inventories=None,  # type: ignore[arg-type]
-            savings=SavingWhys(saved.shutdowns, db),
-            projects=ProjectWhys(saved.projects),
-            statements=StatementWhys(saved.statements),
-            virtual=None,  # type: ignore[arg-type]
-            boundaries=boundaries,
-            loads=saved.loads,
-        )
-        app.include_router(build_why_router(explain))
+        answers = Answers.of(Wired(db, clock, view, directory), CarbonSettings(), intervals_max=1_000_000)
+        routers = saving_routers(answers.savings, db, clock, CarbonSettings())
+        for router in (*routers, build_why_router(explainers(answers, db))):
+            app.include_router(router)
         async with running(view):
             async with asyncio.timeout(60):
                 await view.ready()

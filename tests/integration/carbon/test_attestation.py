@@ -18,6 +18,7 @@ from services.carbon.domain.factors import EmissionFactor, Family
 from services.carbon.domain.statements import Stated, StatementKind
 from services.carbon.library import load_shipped
 from services.carbon.store import inventories
+from services.carbon.store.media import MediumBooks
 from services.carbon.usecases.attestchecks import CIRCUITS_AT_ONCE
 from services.carbon.usecases.attesting import LogDamaged, NotAttested
 from tests.integration.carbon.attest_world import DAY, START, House, by_hand, flipped, interval, verdict
@@ -164,6 +165,45 @@ async def test_what_a_hand_adds_to_the_books_was_never_committed_and_is_named(ho
         ("circuit:c-19", "2026-03-02T04:00:00+00:00, version 1: it was never committed"),
     ]
     assert await house.faults() == [], "what was committed is as it was"
+
+
+async def test_water_is_committed_as_electricity_is_and_its_changes_are_found(house: House, postgres_url: str) -> None:
+    water = MediumBooks("water_volume")
+    of = "medium:water_volume/w/1"
+    async with house.db.write() as conn:
+        await water.book(conn, [interval(quarter, 0.5, circuit="w/1") for quarter in range(3)])
+    await house.commit(interval(0, 2.0, circuit="w/1"))
+    assert await house.strays() == []
+    kept = await house.proofs.latest()
+    async with house.db.write() as conn:
+        await water.book(conn, [interval(1, 0.7, circuit="w/1", version=2)])
+    assert await house.strays() == [], "what waits is on its way"
+    await house.commit(after=timedelta(hours=2))
+    since = await house.proofs.consistency((DAY, 4), None)
+    document = await house.proofs.inclusion(of, START + timedelta(minutes=15), None)
+    code, words = verdict(document, since, witness=kept)
+    assert code == 0, words
+    assert f"{of} #4: 0.7 m3 in [" in words
+    assert verdict(await house.proofs.chain(of, 0, 10))[0] == 0
+    assert len((await house.proofs.chain("circuit:w/1", 0, 10))["entries"]) == 1
+    assert await house.faults() == []
+    await by_hand(
+        postgres_url,
+        [
+            "update medium_intervals set quantity = 0.4 where start = (select min(start) from medium_intervals)",
+            "delete from medium_intervals where version = 2",
+            "insert into medium_intervals select 'a', point, site_id, start, step_s, version, current, 9, flag,"
+            " lower_bound, uncertain, computed_at from medium_intervals where version = 1 and quantity = 0.4",
+        ],
+    )
+    assert [(leaf, said[:30]) for leaf, said in await house.faults()] == [
+        (f"{DAY}/0", "2026-03-01T04:00:00+00:00, ver"),
+        (f"{DAY}/4", "what it was about is gone: lea"),
+    ]
+    assert await house.strays() == [
+        ("medium:water_volume/a", "2026-03-01T04:00:00+00:00, version 1: it was never committed"),
+        (of, "2026-03-01T04:15:00+00:00, version 1: another version holds than the last one"),
+    ]
 
 
 async def test_what_is_taken_out_of_the_books_before_it_is_committed_is_told(

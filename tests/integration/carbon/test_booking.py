@@ -5,7 +5,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 
 import pytest
 from pydantic import SecretStr
@@ -14,7 +14,7 @@ from libs.common.bus import envelope, topics
 from libs.common.bus.outbox import OutboxRelay
 from libs.common.bus.pglog import PgLogBus
 from libs.common.bus.port import Message, Received
-from libs.common.clock import SystemClock
+from libs.common.clock import CIVIL_ZONE, SystemClock
 from libs.common.contracts.carbon import Interval, Medium
 from libs.common.contracts.registry import (
     Binding,
@@ -30,14 +30,14 @@ from libs.common.contracts.registry import (
 from libs.common.contracts.telemetry import Quality, Reading
 from libs.common.db import Database
 from libs.common.ids import CircuitId, DeviceId, RegionId, SiteId
-from libs.common.profiles import ProfileCatalogue
+from libs.common.profiles import ProfileCatalogue, parse_profile
 from libs.common.registry import RegistryView
 from libs.common.settings import BusSettings, DatabaseSettings
 from libs.common.testing.bus import until
 from services.carbon.boundary import Boundaries, Limits
 from services.carbon.bus import reports
 from services.carbon.directory import RegistryDirectory
-from services.carbon.domain.booking import ENERGY_POINT, CircuitSpan, Span, Window
+from services.carbon.domain.booking import ENERGY_POINT, INTERVAL_POINT, CircuitSpan, Span, Window
 from services.carbon.domain.intervals import Grade
 from services.carbon.domain.levels.periods import Step
 from services.carbon.library import load_shipped
@@ -47,7 +47,7 @@ from services.carbon.store import levels as levels_store
 from services.carbon.store.media import MediumBooks
 from services.carbon.tree import Node, NodeKind, Tree
 from services.carbon.usecases.intervals import Booking
-from services.carbon.worker import BookingHandler, Recomputation, build_bookings
+from services.carbon.worker import BookingHandler, Recomputation, build_bookings, build_pushed
 from tests.unit.carbon.memory_books import FixedDirectory, MemoryBooks
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
@@ -95,16 +95,49 @@ def reading(
     )
 
 
+OWN_INTERVALS = """
+schema: device-profile/1
+vendor: Test
+vendor_zh: Test
+model: A meter that pushes what was used within a quarter hour
+category: meter_3p
+version: "1"
+protocol: mqtt
+transports: [mqtt]
+address: serial number
+confidence: high
+side: secondary
+reports:
+  - {topic: "m/{device}", time: {path: t, format: unix_ms}}
+points:
+  - {name: energy_active_import_interval, path: e, scale: 1, unit: kWh, period_s: 900, stamped: STAMPED}
+source: [test]
+"""
+REGISTER = "points:\n  - {name: energy_active_import, path: r, scale: 1, unit: kWh}"
+
+
+def profiles() -> ProfileCatalogue:
+    """The shipped ones, and two meters that form intervals themselves."""
+    beside = OWN_INTERVALS.replace("STAMPED", "end").replace("points:", REGISTER)
+    return ProfileCatalogue(
+        [
+            *ProfileCatalogue.load(),
+            parse_profile(OWN_INTERVALS.replace("STAMPED", "start"), name="own", source="own.yaml"),
+            parse_profile(beside, name="beside", source="beside.yaml"),
+        ]
+    )
+
+
 class Carbon:
     """Carbon without its loops: what they call, called by the test."""
 
     def __init__(self, db: Database, view: RegistryView, bus: PgLogBus) -> None:
         clock = SystemClock()
         self.db, self.bus, self.view = db, bus, view
-        self.directory = RegistryDirectory(view, ProfileCatalogue.load(), clock, point=ENERGY_POINT)
+        self.directory = RegistryDirectory(view, profiles(), clock, point=ENERGY_POINT)
         self.relay = OutboxRelay(bus=bus, db=db, clock=clock, owner="test")
         bookings = build_bookings(self.directory, clock, point=ENERGY_POINT)
-        self.handler = BookingHandler(bookings, self.relay)
+        self.handler = BookingHandler(bookings, build_pushed(self.directory, clock), self.relay)
         self.recomputation = Recomputation(
             db=db, directory=self.directory, bookings=bookings, relay=self.relay, clock=clock, poll_s=0.05
         )
@@ -429,6 +462,68 @@ async def test_a_breaker_without_a_register_is_booked_by_its_power(carbon: Carbo
         (1, 2.0, Grade.INTERPOLATED),
     ]
     assert [energy for _, _, energy, _ in await carbon.booked()] == [40.0]
+
+
+async def metered_by(carbon: Carbon, device: str, profile: str, circuit: str) -> None:
+    """Bind a meter of a profile to a new circuit, and wait until carbon knows of it."""
+    await publish(
+        carbon.bus,
+        [
+            Circuit(id=CircuitId(circuit), name=circuit, level=3, role=CircuitRole.LOAD, site=SITE, **COMMON),
+            Device(id=DeviceId(device), name=device, kind="meter", profile=profile, site=SITE, **COMMON),
+            Binding(id=f"b-{circuit}", name=circuit, device=DeviceId(device), circuit=CircuitId(circuit), **COMMON),
+        ],
+    )
+    await until(lambda: bool(carbon.directory.bindings_of(CircuitId(circuit))))
+
+
+def pushed(device: str, at: datetime, points: dict[str, float | None], ratio: float | None = None) -> Received:
+    payload = Reading(
+        device_id=DeviceId(device), site_id=SITE, source_time=at, received_at=at + timedelta(minutes=16),
+        driver="mqtt", points=points, energy_ratio=ratio,
+    )  # fmt: skip
+    return replace(reading(0, 1.0), value=payload.to_json())
+
+
+async def test_intervals_that_a_meter_forms_itself_are_booked_where_it_has_no_register(carbon: Carbon) -> None:
+    await metered_by(carbon, "own-1", "own", "branch-own")
+    quarter = timedelta(minutes=15)
+    told = [pushed("own-1", START + i * quarter, {INTERVAL_POINT: 0.1 * (i + 1)}, ratio=40.0) for i in range(4)]
+    await carbon.take(told[0], told[3])
+    await carbon.take(told[1])
+    async with carbon.db.read() as conn:
+        found = await store.fetch_current(conn, [CircuitId("branch-own")], START, START + timedelta(hours=2))
+    assert [one.start for one in found] == [START, START + quarter, START + 3 * quarter]
+    assert [one.energy_kwh for one in found] == pytest.approx([4.0, 8.0, 16.0])
+    assert {one.grade for one in found} == {Grade.MEASURED}
+    trace = await carbon.queries.trace("branch-own", START + quarter)
+    assert trace.again() == pytest.approx(8.0)
+    assert [(one.point, one.period_s) for one in trace.bindings] == [(INTERVAL_POINT, 900.0)]
+
+
+async def test_intervals_beside_a_register_are_held_against_it_when_their_day_is_over(carbon: Carbon) -> None:
+    await metered_by(carbon, "beside-1", "beside", "branch-beside")
+    today = SystemClock().now().astimezone(CIVIL_ZONE).date()
+    day = datetime.combine(today - timedelta(days=2), time(), CIVIL_ZONE)
+    said = [
+        pushed(
+            "beside-1",
+            day + i * timedelta(minutes=15),
+            {ENERGY_POINT: 100.0 + 0.25 * i, INTERVAL_POINT: 0.26 if i else 0.0},
+        )
+        for i in range(102)
+    ]
+    await carbon.take(*said[:97])
+    assert await findings(carbon) == ([], 0)
+    for _ in range(2):
+        await carbon.take(*said[97:])
+        carbon.handler.drop(frozenset({0}))
+    async with carbon.db.read() as conn:
+        (held,) = await conn.fetch("select at, previous_shown, shown from findings")
+        booked = await store.fetch_current(conn, [CircuitId("branch-beside")], day, day + timedelta(days=1))
+    assert (held["at"], held["previous_shown"], held["shown"]) == (day, pytest.approx(24.0), pytest.approx(24.96))
+    assert await findings(carbon) == (["sum_differs"], 1)
+    assert [one.energy_kwh for one in booked] == [pytest.approx(0.25)] * 96  # the register has the last word
 
 
 async def test_a_reset_is_on_record_when_a_binding_begins_anew_with_zero(carbon: Carbon) -> None:

@@ -301,6 +301,8 @@ async def test_a_statement_is_traced_to_its_prices_and_registers(world: World) -
     assert float(found["value"]) * 100 == one["money_fen"]
     assert float(found["inputs"][0]["value"]) == 111.6
     assert walk.seen.count("statement_line") == 2
+    saving = await walk.figure(figure="statement_saving", id=one["statement_id"])
+    assert (saving["rule"], saving["value"]) == ("difference", one["saving"]["saving_kwh"])
     meter = await walk.figure(figure="statement_meter", id=one["statement_id"], line="meter-1")
     assert meter["value"] == one["registers"][0]["energy_kwh"]
     assert [row["value"] for row in meter["inputs"]] == [1000.0, 1027.0]

@@ -297,7 +297,20 @@ async def test_a_saving_is_walked_down_to_the_intervals_of_its_windows(world: Wo
     saving = await walk.figure(figure="saving", id="o1")
     assert saving["value"] == found["total"]["saving_kwh"]
     assert [one["factor_id"] for one in saving["factors"]] == ["GRID-44-2022"]
-    assert {"saving_window", "energy", "circuit", "interval"} <= set(walk.seen)
+    assert {"saving_window", "saving_baseline", "saving_usual", "saving_rebound"} <= set(walk.seen)
+    assert {"energy", "circuit", "interval"} <= set(walk.seen)
+    for figure, name in (
+        ("saving_emission", "emission_kg_co2"), ("saving_money", "money_cny"), ("saving_error", "standard_error_kwh"),
+    ):  # fmt: skip
+        assert (await walk.figure(figure=figure, id="o1"))["value"] == found["total"][name]
+    baseline = await walk.figure(figure="saving_baseline", id="o1", line="0")
+    assert baseline["value"] == found["windows"][0]["baseline_kwh"]
+    days = await walk.figure(figure="saving_usual", id="o1", line="0")
+    assert (days["rule"], len(days["inputs"])) == ("median", len(found["windows"][0]["clean_days"]))
+    parts = [("part", found["windows"][0]["circuit_id"]), ("of_site", "site-1"), ("plan", "p1")]
+    for name, value in parts:
+        some = await walk.figure(figure="saving", site="site-1", **{name: value}, **span())
+        assert some["value"] is not None
     wholes: list[dict[str, Any]] = [{"plan": "p1"}, {"site": "site-1"}]
     for whole in wholes:
         report = await world.ask("GET", "/savings/shutdowns", **whole, **span())

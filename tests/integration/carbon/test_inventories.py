@@ -3,64 +3,28 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
+from datetime import timedelta
 
 import asyncpg
 import pytest
 
-from libs.common.clock import CIVIL_ZONE
 from libs.common.db import Database
 from libs.common.testing.clock import FakeClock
-from libs.common.tokens import Principal
 from services.carbon.bus import audit
-from services.carbon.domain.emissions.certificates import Certificate, CertificateUsedTwice, InstrumentKind
-from services.carbon.domain.factors import EmissionFactor, Family, Place
+from services.carbon.domain.emissions.certificates import CertificateUsedTwice
 from services.carbon.domain.factors.library import RevisionTaken
 from services.carbon.domain.figures import Mark
 from services.carbon.domain.inventory.boundary import Approach, Boundary, CountedTwice, Part, Span
-from services.carbon.domain.inventory.sources import ElectricityUse, Inputs, MeteredUse, Source
+from services.carbon.domain.inventory.sources import Inputs, MeteredUse
 from services.carbon.library import load_coal, load_library
 from services.carbon.store import inventories as books
 from services.carbon.topology import Topology
 from services.carbon.usecases.inventories import Inventories
 from services.carbon.usecases.metering import Metering
 from tests.integration.carbon.carbon_levels import START, City, city, open_city
+from tests.unit.carbon.inventory_data import GREEN, NOW, OWN, WANG, inputs
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
-
-WANG = Principal("wang", "user", frozenset({"carbon:write"}))
-NOW = datetime(2026, 11, 21, 4, tzinfo=UTC)
-YEAR = Span(datetime(2023, 1, 1, tzinfo=CIVIL_ZONE), datetime(2024, 1, 1, tzinfo=CIVIL_ZONE))
-GREEN = Certificate(
-    number="GEC-1",
-    kind=InstrumentKind.CERTIFICATE,
-    market="CN",
-    vintage=2023,
-    technology="wind",
-    beneficiary="org-1",
-    cancelled_on=date(2024, 2, 1),
-    sold_with_power=False,
-    evidence="scan.pdf",
-)
-OWN = EmissionFactor(
-    factor_id="MY-44-2023",
-    series="grid-average",
-    family=Family.AVERAGE,
-    category="electricity",
-    region="CN-44",
-    data_year=2023,
-    value=Decimal("0.4300"),
-    unit="kgCO2/kWh",
-    gas="CO2",
-    source="a correction",
-    source_year=None,
-    known_from=date(2026, 11, 21),
-    confidence="verified",
-    name_en="Guangdong",
-    name_zh="广东",
-    evidence="announcement.pdf",
-)
 
 
 @pytest.fixture
@@ -87,24 +51,6 @@ def inventories(town: City) -> Inventories:
         coal=load_coal(),
         audit=audit,
         software="0.1.0",
-    )
-
-
-def inputs(*certificates: Certificate) -> Inputs:
-    return Inputs(
-        boundary=Boundary("org-1", Approach.OPERATIONAL_CONTROL, [Part("site-1", YEAR)]),
-        sources=[
-            Source(
-                line_id="a",
-                node="site-1",
-                place=Place("44"),
-                category="electricity",
-                span=YEAR,
-                activity=ElectricityUse(imported_kwh=10_000.0),
-                origin="meter",
-            )
-        ],
-        certificates=list(certificates),
     )
 
 

@@ -35,8 +35,10 @@ from services.carbon.jobs import report_maker
 from services.carbon.library import load_coal, load_library
 from services.carbon.reports.encoding import decode_report
 from services.carbon.settings import CarbonSettings
+from services.carbon.sites import Sites
 from services.carbon.store import inventories as books
 from services.carbon.topology import Topology
+from services.carbon.tree import Node
 from services.carbon.usecases import reports as reports_module
 from services.carbon.usecases.inventories import Inventories
 from services.carbon.usecases.metering import Metering
@@ -151,6 +153,51 @@ async def test_a_day_becomes_a_report_with_its_files_which_stays(office: Office)
     }
 
 
+async def test_whoever_is_limited_to_sites_reports_their_own(postgres_url: str, tmp_path: Path) -> None:
+    clock = FakeClock(NOW)
+    body = {
+        "version": 1, "kind": "energy_daily", "name": "Day", "name_zh": "日报", "subject_kind": "site",
+        "subject_id": "site-1", "formats": [],
+    }  # fmt: skip
+    async with open_town(postgres_url, tmp_path) as town:
+        for circuit in ("feed", "tenant"):
+            await town.book(circuit, USED)
+        reports = Reports(
+            db=town.city.db, clock=clock, audit=audit, sight=Sites(town.city.boundaries.tree, town.city.view, clock)
+        )
+        (tmp_path / "door").mkdir()
+        async with open_door(town.city.db, tmp_path / "door", clock, [build_report_router(reports)]) as door:
+            ask = door.ask
+            mine: dict[str, Any] = {"sites": ("site-1",)}
+            kept = await ask("PUT", "/reports/definitions/one", body, **mine)
+            assert kept["subject_id"] == "site-1"
+            job_id = (await ask("POST", f"/reports/definitions/one/editions/{DAY}", status=202, **mine))["job_id"]
+            context = JobContext((await reports.job(job_id))[0], None, town.city.db, clock)
+            await (await report_maker(context, ProfileCatalogue.load(), CarbonSettings())).make(context)
+            version = f"/reports/one/{DAY}/versions/1"
+            for path in ("/reports/definitions/one", f"/reports/jobs/{job_id}", version, f"{version}/tables/summary"):
+                await ask("GET", path, **mine)
+                refused = await ask("GET", path, status=404, sites=("site-2",))
+                assert refused["detail_zh"]
+            for path in ("/reports/definitions", "/reports/jobs", "/reports"):
+                assert [one["definition_id"] for one in await ask("GET", path, **mine)] == ["one"]
+                assert await ask("GET", path, sites=("site-2",)) == []
+            # Another site's node, a region with more sites, and what is of no node are refused; so is taking over.
+            for other in (
+                {"subject_id": "site-2"}, {"subject_kind": "region", "subject_id": "gz"},
+                {"subject_id": "nowhere"}, {"kind": "savings"},
+            ):  # fmt: skip
+                await ask("PUT", "/reports/definitions/two", {**body, **other}, status=403, **mine)
+            taken = {**body, "version": 2, "subject_id": "site-2"}
+            await ask("PUT", "/reports/definitions/one", taken, status=403, sites=("site-2",))
+            await ask("POST", f"/reports/definitions/one/editions/{DAY}", status=404, sites=("site-2",))
+            await ask("POST", f"/reports/jobs/{job_id}/cancel", status=404, sites=("site-2",))
+            # A later version of another site's makes no earlier report theirs.
+            await ask("PUT", "/reports/definitions/one", taken)
+            await ask("GET", version, status=404, sites=("site-2",))
+            await ask("GET", version, **mine)
+
+
 async def test_what_a_report_prints_its_traces_answer(postgres_url: str, tmp_path: Path) -> None:
     clock = FakeClock(NOW)
     async with open_town(postgres_url, tmp_path) as town:
@@ -192,7 +239,10 @@ async def test_what_a_report_prints_its_traces_answer(postgres_url: str, tmp_pat
             told_at = urlsplit(reason.path)
             question: dict[str, Any] = dict(parse_qsl(told_at.query))
             await town.ask("GET", told_at.path.removeprefix("/api/v1"), **question)
-        assert kinds == {"energy", "emission", "demand", "load_factor", "cost", "change", "share"}
+        assert kinds == {
+            "energy", "emission", "demand", "lowest", "mean_load", "load_factor", "cost", "tariff_energy",
+            "tariff_cost", "change", "like_for_like", "share",
+        }  # fmt: skip
 
 
 async def test_made_again_it_is_the_next_version_and_late_data_show(office: Office) -> None:
@@ -373,10 +423,16 @@ async def test_who_may_ask_for_what(office: Office) -> None:
     )
     for path in reads:
         await office.door.ask("GET", path, scopes=("alarm:read",), status=403)
-        await office.door.ask("GET", path, sites=("site-1",), status=403)
     for method, path, body in changes:
         await office.door.ask(method, path, body, scopes=("carbon:read",), status=403)
-        await office.door.ask(method, path, body, sites=("site-1",), status=403)
+    # Nobody says here which sites are whose, so who is limited to some sees nothing.
+    for path in reads:
+        if path in ("/reports/definitions", "/reports", "/reports/jobs"):
+            assert await office.door.ask("GET", path, sites=("site-1",)) == []
+        else:
+            await office.door.ask("GET", path, sites=("site-1",), status=404)
+    for method, path, body in changes:
+        await office.door.ask(method, path, body, sites=("site-1",), status=403 if method == "PUT" else 404)
 
 
 async def test_what_is_not_there_is_said(office: Office) -> None:
@@ -483,7 +539,7 @@ async def test_a_published_inventory_becomes_a_report_of_its_own_figures(office:
                 line=asked.get("line"),
                 method=Method(asked["scope2"]),
             )
-            whys = InventoryWhys(inventories)
+            whys = InventoryWhys(inventories, nodes=Nowhere())
             answered = await (whys.inventory if wanted.line is None else whys.inventory_line)(wanted)
             assert answered.value == pytest.approx((figure.value or 0.0) * 1000, rel=1e-12)
     said = {row[0].zh: row[1] for row in tables["who"].rows}  # type: ignore[union-attr]
@@ -492,6 +548,13 @@ async def test_a_published_inventory_becomes_a_report_of_its_own_figures(office:
     sections = {one.key for one in report.sections}
     assert {row[2] for row in tables["required"].rows} <= sections
     await office.door.ask("POST", "/reports/definitions/ghg/editions/2026", status=400)
+
+
+class Nowhere:
+    """A registry that knows no node."""
+
+    def node(self, name: str) -> Node | None:
+        return None
 
 
 def authorised(door: Door) -> dict[str, str]:

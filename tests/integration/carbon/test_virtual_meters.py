@@ -82,7 +82,12 @@ async def test_it_is_a_node_like_any_other(town: Town) -> None:
     # MEE/NBS announcement 2025 No. 47: Guangdong, data year 2023, 0.4419 kgCO2/kWh.
     assert emitted["emission_kg_co2"] == pytest.approx((48 * 2.5 + 47 * 5.0) * 0.4419)
     whole = await town.door.ask("GET", "/energy/virtual-meters/own/emissions", **day)
-    assert [one["region"] for one in whole["factors"]] == ["CN"], "two sites have the country in common"
+    assert [one["region"] for one in whole["factors"]] == ["CN-44"], "each site has its own, which are of one province"
+    # What the feed used beside what is passed on: 95 quarter hours, of which the tenant's share is taken off.
+    assert [(one["site"], one["energy_kwh"]) for one in whole["sites"]] == [
+        ("site-1", 48 * 10.0 + 47 * 20.0), ("site-2", -95 * 4.0),
+    ]  # fmt: skip
+    assert sum(one["share"] for one in whole["sites"]) == pytest.approx(1.0)
     await town.door.ask("GET", "/energy/virtual-meters/own/profile", status=403, sites=("site-1",), **day)
     await town.door.ask("GET", "/energy/virtual-meters/nobody/emissions", status=404, **day)
 

@@ -293,6 +293,7 @@ async def test_an_inventory_is_traced_as_frozen(town: Town) -> None:
         found = await walk.figure(figure="inventory", id="inv-1", version=1, scope2=method)
         assert found["value"] == published["publication"][method]["kg_co2e"]
     assert walk.seen.count("inventory_line") >= 2
+    assert "inventory_use" in walk.seen  # the node's share of what its meters said
     coal = await town.walk().figure(figure="standard_coal", id="inv-1", version=1)
     assert coal["value"] == published["publication"]["summary"]["standard_coal"]["value"]
     line = await town.walk().figure(figure="inventory_line", id="inv-1", version=1, line=found["inputs"][0]["id"])

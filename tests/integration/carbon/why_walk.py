@@ -124,7 +124,7 @@ def same(one: Any, other: Any) -> bool:
 def again(rule: str, values: Sequence[Any]) -> Any:
     """Return what a rule says."""
     known = [value for value in values if value is not None]
-    if rule != "sum" and len(known) < len(values):
+    if rule not in ("sum", "highest") and len(known) < len(values):
         return None
     with localcontext() as context:
         context.prec = 60
@@ -165,9 +165,36 @@ def again(rule: str, values: Sequence[Any]) -> Any:
                 return known[0] / known[1]
             case "change":
                 return (known[0] - known[1]) / abs(known[1])
+            case "change_of_sums":
+                value, base = math.fsum(known[0::2]), math.fsum(known[1::2])
+                return (value - base) / abs(base)
             case "over_hypotenuse":
                 return known[0] / math.hypot(known[0], known[1])
+            case "excess":
+                return max(0.0, known[0] - known[1])
+            case "highest":
+                return max(known, default=None)
+            case "mean":
+                return math.fsum(known) / len(known)
+            case "median":
+                ordered = sorted(known)
+                return (ordered[(len(known) - 1) // 2] + ordered[len(known) // 2]) / 2
+            case "apparent":
+                active, reactive = math.fsum(known[1::2]), math.fsum(known[2::2])
+                return known[0] * math.sqrt(active * active + reactive * reactive)
+            case "by_factor":
+                return known[0] * math.fsum(known[2:]) / known[1]
+            case "contract_demand":
+                declared, multiple, demand, tolerance, price = (Decimal(str(value)) for value in known)
+                return price * (declared + multiple * max(demand - tolerance * declared, Decimal(0)))
+            case "root_of_sum":
+                return math.sqrt(math.fsum(known))
+            case "half_width":
+                z, count, *differences = known
+                mean = math.fsum(differences) / len(differences)
+                spread = math.fsum((one - mean) ** 2 for one in differences) / len(differences)
+                return z * math.sqrt(count * spread) + abs(mean) * count
             case "band_cost":
-                energy, base, ratio, fixed = (Decimal(str(value)) for value in known)
-                return energy * (base * ratio + fixed)
+                energy, floating, ratio, fixed = (Decimal(str(value)) for value in known)
+                return energy * (floating * ratio + fixed)
     raise AssertionError(f"a rule that no auditor knows: {rule}")

@@ -7,36 +7,16 @@ from pathlib import Path
 
 from libs.common.contracts.registry import Binding
 from libs.common.ids import CircuitId, DeviceId
-from services.carbon.api import build_router
-from services.carbon.api.levels import build_levels_router
-from services.carbon.api.money import build_money_router
-from services.carbon.api.virtual import build_virtual_router
-from services.carbon.api.why import Explainers, build_why_router
-from services.carbon.bus import audit, result
+from services.carbon.api.why import build_why_router
 from services.carbon.directory import RegistryDirectory
 from services.carbon.domain.booking import ENERGY_POINT, RegisterReading
 from services.carbon.domain.samples import EXPORT, Sample
-from services.carbon.library import load_coal, load_library
-from services.carbon.loads import LoadDirectory
-from services.carbon.queries import Queries
-from services.carbon.sites import Sites
+from services.carbon.main import energy_routers, explainers
+from services.carbon.settings import CarbonSettings
 from services.carbon.store import intervals as store
-from services.carbon.store import inventories as inventory_store
 from services.carbon.store import levels as levels_store
-from services.carbon.tariff_file import shipped_rows
-from services.carbon.topology import Topology
-from services.carbon.usecases.bills import Bills
-from services.carbon.usecases.costs import Costs
-from services.carbon.usecases.figures import Figures
 from services.carbon.usecases.intervals import Booking
-from services.carbon.usecases.inventories import Inventories
-from services.carbon.usecases.levels import Levels
-from services.carbon.usecases.metering import Metering
-from services.carbon.usecases.supply import Supply
-from services.carbon.usecases.targets import Targets
-from services.carbon.usecases.tariffs import Tariffs
-from services.carbon.usecases.virtual import VirtualMeters
-from services.carbon.usecases.why import EnergyWhys, InventoryWhys, MoneyWhys, RatioWhys, VirtualWhys
+from services.carbon.wiring import Answers, World
 from services.carbon.worker import OutboxPublisher
 from tests.integration.carbon.carbon_door import Door, open_door
 from tests.integration.carbon.carbon_levels import COMMON, QUARTER, START, City, city, open_city
@@ -94,49 +74,10 @@ async def open_town(postgres_url: str, tmp_path: Path) -> AsyncIterator[Town]:
     """Yield a small city with every figure's route."""
     entities = [*city(), *(bound(name) for name in ("feed", "roof", "it"))]
     async with open_city(postgres_url, [[one] for one in entities]) as found:
-        db, clock, boundaries = found.db, found.clock, found.boundaries
-        shipped = load_library()
+        db, clock = found.db, found.clock
         directory = RegistryDirectory(found.view, None, clock, point=ENERGY_POINT)  # type: ignore[arg-type]
-        queries = Queries(
-            db=db, directory=directory, boundaries=boundaries, clock=clock, factors=shipped.rows, point=ENERGY_POINT
-        )
-        levels = Levels(db=db, boundaries=boundaries, directory=directory, audit=audit)
-        sites = Sites(boundaries.tree, found.view, clock)
-        tariffs = Tariffs(db=db, clock=clock, audit=audit, shipped=shipped_rows())
-        bills = Bills(db=db, sites=sites, clock=clock, audit=audit)
-        costs = Costs(db=db, tariffs=tariffs, bills=bills, sites=sites, boundaries=boundaries, clock=clock)
-        targets = Targets(db=db, figures=Figures(queries, costs), sites=sites, clock=clock, audit=audit, publish=result)
-        inventories = Inventories(
-            db=db,
-            books=inventory_store,
-            metering=Metering(nodes=Topology(found.view), energy=boundaries, clock=clock, intervals_max=1_000_000),
-            clock=clock,
-            shipped=shipped,
-            coal=load_coal(),
-            audit=audit,
-            software="0.1.0",
-        )
-        virtual = VirtualMeters(db=db, circuits=directory, boundaries=boundaries, audit=audit)
-        supply = Supply(db=db, boundaries=boundaries, directory=directory)
-        explain = Explainers(
-            energy=EnergyWhys(queries),
-            ratios=RatioWhys(levels, supply),
-            money=MoneyWhys(costs, targets),
-            inventories=InventoryWhys(inventories),
-            savings=None,  # type: ignore[arg-type]  # have a world of their own
-            projects=None,  # type: ignore[arg-type]
-            statements=None,  # type: ignore[arg-type]
-            virtual=VirtualWhys(virtual),
-            boundaries=boundaries,
-            loads=LoadDirectory(found.view, clock),
-        )
-        routers = [
-            build_why_router(explain),
-            build_router(queries, inventories),
-            build_levels_router(levels, supply),
-            build_virtual_router(virtual, levels, queries),
-            build_money_router(tariffs, bills, costs, targets),
-        ]
+        answers = Answers.of(World(db, clock, found.view, directory), CarbonSettings(), intervals_max=1_000_000)
+        routers = [*energy_routers(answers), build_why_router(explainers(answers, db))]
         booking = Booking(
             directory=directory, books=store, publisher=OutboxPublisher(), clock=clock, point=ENERGY_POINT
         )

@@ -237,7 +237,12 @@ async def faults(night: Night) -> list[str]:
     """Return what is not as it has to be in the end; empty when all is well."""
     world = night.world
     async with world.db.read() as conn:
-        waking = {row["load_id"] for row in await conn.fetch("select load_id from commands where not is_final")}
+        waking = {
+            row["load_id"]
+            for row in await conn.fetch(
+                "select load_id from commands where not is_final union select load_id from wake_up_todo"
+            )
+        }
         leased = {row["load_id"] for row in await conn.fetch("select load_id from off_leases where closed_at is null")}
         isolated = {row["load_id"] for row in await conn.fetch("select load_id from isolations where state = 'active'")}
         open_ended = {

@@ -136,6 +136,11 @@ async def bad_commands(found: Installation) -> None:
     refused(await post(action="open", load_id="aau-1", restore_at="2020-01-01T00:00:00Z"), 400, "restore_at")
     refused(await post(action="open", load_id="aau-1", restore_at="2099-01-01T00:00:00"), 422, "restore_at")
     refused(await post(action="explode", load_id="aau-1"), 422, "action")
+    past = (found.platform.clock.now() - timedelta(seconds=1)).isoformat()
+    order = {"action": "open", "load_id": "aau-1", "restore_at": "2099-01-01T00:00:00Z"}
+    late = await found.call("POST", "/api/v1/commands", order, **{"take-by": past, "idempotency-key": "late"})
+    assert refused(late, 409, "Take-By")["code"] == "order_too_late"
+    refused(await found.call("POST", "/api/v1/commands", order, **{"take-by": "soon"}), 422, "Take-By")
     refused(await post(action="close"), 422, "exactly one")
     refused(await post(action="close", load_id="aau-1", site_id="site-1"), 422, "exactly one")
     refused(await post(action="close", device_ids=["brk-aau-1"], region_id="440100"), 422, "exactly one")

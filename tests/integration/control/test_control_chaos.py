@@ -1,7 +1,7 @@
 """The chaos of the night in virtual time: twenty nights, each from its seed, and two of them with a thousand units.
 
 What is killed and when comes from the seed alone, and many units mostly repeat what some of them meet: the other nights
-have a fifth of them, except in the long form.
+have a tenth of them, except in the long form.
 """
 
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ from tests.integration.control.control_world import database
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.timeout(300)]
 
-UNITS = 200
+UNITS = 100
 MANY_UNITS = 1000
 NIGHTS = 20
 OF_MANY = range(NIGHTS if LONG else 2)

@@ -1,5 +1,6 @@
 """Commands on a real database: who gives way to whom, one at a time, not before and not after, recovery, evidence."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
@@ -11,10 +12,12 @@ from libs.common.bus import topics
 from libs.common.contracts.control import CommandAction, Evidence, Priority, Result, Stage
 from libs.common.errors import InvalidInput
 from libs.common.ids import CommandId, DeviceId
+from services.control.store import loads as load_store
 from services.control.store import lookup
 from services.control.usecases.local import LocalActions
-from services.control.usecases.orders import Group, SwitchOrder
+from services.control.usecases.orders import Group, OrderTooLate, SwitchOrder
 from tests.integration.control.control_world import SITE, World, received
+from tests.integration.control.fake_ingest import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
@@ -41,6 +44,36 @@ async def history(world: World, command_id: str) -> list[Any]:
 def sent(world: World) -> list[tuple[object, object]]:
     """Return action and id of every command that has left since the last delivery."""
     return [(raw["action"], raw["command_id"]) for raw in world.commands]
+
+
+class TestTakenInTime:
+    """Whoever gave up waiting for an OFF to be taken may have ordered otherwise since."""
+
+    async def test_an_off_whose_load_was_somebody_else_s_for_too_long_is_not_taken(self, world: World) -> None:
+        world.add_load("aau-1")
+        take_by = world.clock.now() + timedelta(seconds=5)
+        async with world.db.write() as holder:
+            await load_store.lock_loads(holder, ["aau-1"])
+            late = asyncio.create_task(order(world, "open", "aau-1", take_by=take_by))
+
+            async def waits() -> bool:
+                async with world.db.read() as conn:
+                    return bool(await conn.fetchval("select count(*) from pg_locks where not granted"))
+
+            await until(waits, "waiting for the lock")
+            await world.clock.advance(5.1)
+        with pytest.raises(OrderTooLate, match="Take-By"):
+            await late
+        async with world.db.read() as conn:
+            assert await conn.fetchval("select count(*) from commands") == 0
+            assert await conn.fetchval("select count(*) from command_groups") == 0
+
+    async def test_until_then_it_is_taken_and_an_on_is_taken_always(self, world: World) -> None:
+        for name in ("aau-1", "aau-2"):
+            world.add_load(name)
+        now = world.clock.now()
+        assert len((await order(world, "open", "aau-1", take_by=now)).commands) == 1
+        assert len((await order(world, "close", "aau-2", take_by=now - timedelta(hours=1))).commands) == 1
 
 
 class TestPriorities:

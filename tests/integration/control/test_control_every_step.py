@@ -42,8 +42,8 @@ async def night(
     async with db.write() as conn:
         await conn.execute(
             """
-            truncate plans, occurrences, commands, command_history, command_groups, off_leases, load_switching, outbox
-            cascade
+            truncate plans, occurrences, commands, command_history, command_groups, off_leases, load_switching, outbox,
+                     wake_ups, wake_up_todo cascade
             """
         )
     (folder / "leases.journal").unlink(missing_ok=True)
@@ -71,6 +71,7 @@ async def all_is_well(world: MortalWorld) -> None:
     assert world.field.breakers["a"].closed
     assert await world.value("select count(*) from commands where not is_final") == 0
     assert await world.value("select count(*) from off_leases where closed_at is null") == 0
+    assert await world.value("select count(*) from wake_up_todo") == 0
     assert set(await world.occurrence_states()) <= {"awake", "skipped"}
     sent: dict[object, object] = {}
     for topic, payload in world.published:

@@ -60,7 +60,7 @@ class Nights(RuleBasedStateMachine):
             await conn.execute(
                 """
                 truncate plans, occurrences, commands, command_history, command_groups, off_leases, isolations,
-                         wake_ups, suspensions, load_switching, outbox cascade
+                         wake_ups, wake_up_todo, suspensions, load_switching, outbox cascade
                 """
             )
         keys = new_keys(Path(self.folder.name) / "keys", self.clock)
@@ -233,6 +233,19 @@ class Nights(RuleBasedStateMachine):
         assert self.do(self.value("select coalesce(max(attempt), 0) from commands where action = 'open'")) <= 2
 
     @invariant()
+    def an_order_wakes_each_of_its_loads_once(self) -> None:
+        doubled = self.do(self.value(
+            """
+            select count(*) from (
+                select wake_up_id, load_id
+                  from (select wake_up_id, load_id from commands where wake_up_id is not null
+                        union all select wake_up_id, load_id from wake_up_todo) t
+                 group by wake_up_id, load_id having count(*) > 1) d
+            """
+        ))  # fmt: skip
+        assert doubled == 0
+
+    @invariant()
     def each_sending_has_its_own_id(self) -> None:
         sent: dict[object, object] = {}
         for topic, payload in self.world.published:
@@ -277,6 +290,15 @@ class Nights(RuleBasedStateMachine):
         open_ones = await self.value("select count(*) from commands where not is_final")
         assert open_ones == 0, await self.value("select json_agg(c) from commands c where not is_final")
         assert await self.value("select count(*) from off_leases where closed_at is null") == 0
+        assert await self.value("select count(*) from wake_up_todo") == 0
+        forgotten = await self.value(
+            f"""
+            select count(*) from wake_ups w
+             where scope = 'all'
+               and (select count(*) from commands c where c.wake_up_id = w.wake_up_id) <> {len(LOADS)}
+            """
+        )
+        assert forgotten == 0
         unfinished = await self.value(
             "select count(*) from plan_occurrences where state not in ('awake', 'skipped', 'called_off')"
         )

@@ -38,6 +38,19 @@ async def test_a_load_goes_off_and_comes_back_with_proof(world: World) -> None:
         assert states.index(earlier) < states.index(later)
 
 
+async def test_a_plan_says_what_becomes_of_it(world: World) -> None:
+    world.add_load("aau-1")
+    world.add_load("aau-2", site_id="site-2")
+    plan_id = await plan_in(world, "aau-1", "aau-2")
+    await world.run(700, step_s=10)
+    told = world.events(topics.PLANS)
+    assert [one["state"] for one in told] == ["draft", "approved", "active", "ended"]
+    assert [one.get("actor") for one in told] == ["user:a", "user:b", None, None]
+    assert {one["plan_id"] for one in told} == {plan_id}
+    assert all(one["site_ids"] == ["site-1", "site-2"] and one["load_count"] == 2 for one in told)
+    assert told[-1]["reason"] == "finished"
+
+
 async def test_the_off_its_end_and_its_wake_up_are_one_transaction(world: World) -> None:
     world.add_load("aau-1")
     await plan_in(world, "aau-1")

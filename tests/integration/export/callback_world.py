@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from libs.common.bus import envelope, topics
+from libs.common.bus.consumer import EffectHandler
 from libs.common.bus.port import Received
 from libs.common.contracts.alarm import AlarmEvent
 from libs.common.contracts.base import Payload
@@ -28,7 +29,9 @@ from services.export.domain.callbacks import TYPES, Choice, Endpoint, NewsType
 from services.export.secrets import Secrets
 from services.export.usecases.administration import Actor
 from services.export.usecases.callbacks import CallbackAdministration, Caller, Wish
+from services.export.worker.callback_batches import CallbackBatches
 from services.export.worker.callback_keeping import CallbackKeeper
+from services.export.worker.callback_owners import CallbackOwners
 from services.export.worker.callback_queue import CallbackQueue
 from services.export.worker.callbacks import Callbacks
 
@@ -39,10 +42,13 @@ _numbers = itertools.count(1)
 
 
 class Places:
-    """A site tree."""
+    """A registry: a site tree, and devices whose ids begin with their kind."""
 
     def places_of(self, site_id: str) -> frozenset[str]:
         return REGIONS.get(site_id, frozenset({site_id}))
+
+    def kind_of(self, device_id: str) -> str | None:
+        return device_id.partition("-")[0]
 
 
 def control(
@@ -76,17 +82,22 @@ class World:
     outlet: Outlet
     secrets: Secrets
     keeper: CallbackKeeper
+    batches: CallbackBatches
+    owners: CallbackOwners
     senders: list[Callbacks] = field(default_factory=list)
     _tasks: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     async def endpoint(
         self, url: str, *types: NewsType, caller: Caller = KEY, sites: Sequence[str] | None = None,
         actors: Sequence[str] | None = None, concurrency: int = 8, timeout_s: float = 20.0,
+        points: Sequence[str] | None = None, kinds: Sequence[str] | None = None,
     ) -> tuple[Endpoint, str]:  # fmt: skip
         choice = Choice(
             frozenset(types or TYPES),
             None if sites is None else tuple(sites),
             None if actors is None else tuple(actors),
+            None if points is None else tuple(points),
+            None if kinds is None else tuple(kinds),
         )
         wish = Wish("test", url, choice, concurrency, timeout_s)
         return await self.administration.create(wish, caller, owner=None)
@@ -95,9 +106,13 @@ class World:
         """Hand events to the consumer's handler, in one transaction."""
         now = self.clock.now()
         batch = [each if isinstance(each, Received) else received(each, at=now) for each in payloads]
+        await self.hand(self.handler, *batch)
+
+    async def hand(self, handler: EffectHandler, *batch: Received) -> None:
+        """Hand messages to a consumer's handler, in one transaction."""
         async with self.db.effects() as conn:
-            await self.handler.handle(conn, batch)
-        self.handler.committed()
+            await handler.handle(conn, batch)
+        handler.committed()
 
     def start(self, owner: str = "export-a") -> Callbacks:
         """Run one more sender."""
@@ -204,7 +219,17 @@ async def world(url: str, folder: Path, *, allowed: Sequence[str] = ("127.0.0.1"
         ),
         outlet=outlet,
         secrets=secrets,
-        keeper=CallbackKeeper(db=db, clock=clock, max_age_s=5 * 86400.0, max_waiting=100, retention_s=30 * 86400.0),
+        keeper=CallbackKeeper(
+            db=db,
+            clock=clock,
+            max_age_s=5 * 86400.0,
+            max_waiting=100,
+            retention_s=30 * 86400.0,
+            batch_age_s=86400.0,
+            max_batches=10,
+        ),
+        batches=CallbackBatches(clock, Places(), wake=wake),
+        owners=CallbackOwners(clock, changed=wake),
     )
     try:
         yield found

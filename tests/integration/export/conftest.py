@@ -201,6 +201,8 @@ class Export:
         environ.setenv("WATTRING_EXPORT__POLL_S", "0.1")
         environ.setenv("WATTRING_EXPORT__LEASE_S", "2")
         environ.setenv("WATTRING_EXPORT__CALLBACKS__ALLOWED", '["127.0.0.1"]')
+        environ.setenv("WATTRING_EXPORT__CALLBACKS__BATCH_S", "0.1")
+        environ.setenv("WATTRING_EXPORT__FEEDS__ALLOWED", '["127.0.0.1"]')
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._events = 0

@@ -40,11 +40,15 @@ async def test_a_begin_and_its_end_reach_the_centre(export: Export, centre: Scri
     assert second == {**first, **changed}
     unit = await export.unit()
     assert (unit["phase"], unit["right"]) == ("registered", 2)
-    rows = await export.deliveries()
-    assert [(row["step"], row["state"], row["attempts"]) for row in rows] == [
-        ("end", "delivered", 1),
-        ("begin", "delivered", 1),
-    ]
+
+    async def written() -> bool:  # the centre has said yes a moment before export has heard it
+        rows = await export.deliveries()
+        return [(row["step"], row["state"], row["attempts"]) for row in rows] == [
+            ("end", "delivered", 1),
+            ("begin", "delivered", 1),
+        ]
+
+    await kit.until(written)
 
 
 async def test_each_change_of_a_delivery_is_told(export: Export, centre: ScriptedCentre, kit: Kit) -> None:

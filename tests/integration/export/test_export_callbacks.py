@@ -39,6 +39,11 @@ async def app() -> AsyncIterator[Receiver]:
         yield running
 
 
+async def findings(found: World) -> list[bytes]:
+    """Return what alarm has been told."""
+    return [value for topic, value in await found.outbox() if topic == topics.CONDITIONS]
+
+
 def alarm(alarm_id: str, level: int = 3, phase: Phase = Phase.BEGIN, **more: object) -> AlarmEvent:
     began = datetime(2026, 3, 8, 6, 2, 11, tzinfo=UTC)
     end = {"ended_at": began, "end_reason": EndReason.RECOVERED, "sequence": 2} if phase is Phase.END else {}
@@ -215,15 +220,13 @@ class TestFaults:
         )
         await found.tell(control(CommandState.SUCCEEDED, load="l-2"))
         assert len(await found.log(endpoint)) == 1
-        findings = [value for topic, value in await found.outbox() if topic == topics.CONDITIONS]
-        assert len(findings) == 1
-        assert b'"phase":"begin"' in findings[0]
+        (told,) = await findings(found)
+        assert b'"phase":"begin"' in told
         app.script = lambda _: Say()
         await found.administration.resume(endpoint.id, KEY)
         await found.advance(7)
         await found.settled(endpoint, "delivered")
-        findings = [value for topic, value in await found.outbox() if topic == topics.CONDITIONS]
-        assert b'"phase":"end"' in findings[-1]
+        assert b'"phase":"end"' in (await findings(found))[-1]
 
     async def test_retry_after_is_heeded_for_the_endpoint(self, found: World, app: Receiver) -> None:
         app.script = lambda _: Say(429, headers=(("retry-after", "120"),))
@@ -253,6 +256,46 @@ class TestFaults:
             logged = await found.attempted(endpoint, 1)
             assert logged.log[0]["outcome"] == "not_allowed"
             assert app.calls == []
+
+
+class TestHostileReceivers:
+    async def test_who_hangs_or_redirects_inwards_or_answers_slowly_is_bounded_and_visible(
+        self, found: World, app: Receiver
+    ) -> None:
+        async with (
+            receiver() as inside,
+            receiver(lambda _: Say(fault="hang")) as hangs,
+            receiver(lambda _: Say(fault="head")) as slow,
+            receiver(lambda _: Say(302, headers=(("location", inside.url),))) as leads,
+        ):
+            bad = [await found.endpoint(each.url, concurrency=2, timeout_s=0.5) for each in (hangs, slow, leads)]
+            await found.endpoint(app.url)
+            found.start()
+            await found.tell(*(control(CommandState.SUCCEEDED, load=f"l-{n}") for n in range(12)))
+            await app.took(12)
+            for endpoint, _ in bad:
+                async with asyncio.timeout(40):
+                    while (await found.now(endpoint)).failures < BREAKER_FAILURES:  # noqa: ASYNC110
+                        await asyncio.sleep(0.02)
+            # Each is called no more than twice at a time, and then only probed; nobody is called by what another says.
+            for each in (hangs, slow, leads):
+                assert len(each.calls) <= BREAKER_FAILURES + 1
+            assert inside.calls == []
+            outcomes = [(await found.attempted(endpoint, 1)).log[0] for endpoint, _ in bad]
+            assert [each["outcome"] for each in outcomes] == ["timeout", "timeout", "refused"]
+            # In the log an attempt says how long it took, and at the fields of the endpoint why it is not called.
+            assert [outcomes[0]["error"], outcomes[2]["status"]] == ["no answer within 0.5 s", 302]
+            assert [(await found.now(endpoint)).error for endpoint, _ in bad][2] == "the receiver answered 302"
+            assert 'wattring_webhook_attempts_total{outcome="timeout"}' in render().decode()
+            # After five minutes alarm is told of each.
+            await found.advance(301)
+            async with asyncio.timeout(40):
+                while len(told := await findings(found)) < len(bad):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            assert all(b'"phase":"begin"' in each and b'"callback_failing"' in each for each in told)
+            for endpoint, _ in bad:
+                assert any(endpoint.id.encode() in each for each in told)
+            await found.check_books()
 
 
 class TestBreaker:

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,10 @@ import httpx
 import pytest
 
 from libs.common.contracts.control import CommandState
+from libs.common.contracts.telemetry import Reading
+from libs.common.ids import DeviceId, SiteId
+from services.export.api.callbacks import ReadingsCallback
+from services.export.domain.callbacks import NewsType
 from tests.integration.export.callback_world import control
 from tests.integration.export.conftest import Export, Kit, free_port
 from tests.peers.callback_receiver import receiver
@@ -34,7 +39,7 @@ async def asked(export: Export, method: str, path: str, body: Any = None, **clai
 @asynccontextmanager
 async def readme_receiver(secret: str, port: int) -> AsyncIterator[asyncio.StreamReader]:
     """Run the example of the README; yield what it says."""
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    (code,) = re.findall(r"A receiver in Python.*?```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", code, env={"WEBHOOK_SECRET": secret, "PORT": str(port)}, stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
@@ -86,6 +91,31 @@ async def test_what_was_not_taken_before_a_restart_is_taken_after_it(export: Exp
         assert all(call.is_signed_with(created["secret"]) for call in app.calls)
 
 
+async def test_readings_come_from_the_bus_in_batches_with_the_points_that_were_chosen(export: Export) -> None:
+    async with receiver() as app:
+        body = {**NEW, "url": app.url, "types": ["readings.batch"], "points": ["voltage_a"], "sites": ["s-1"]}
+        created = (await asked(export, "POST", "/callbacks", body)).json()
+        assert (created["points"], created["kinds"]) == (["voltage_a"], None)
+        now = datetime.now(UTC)
+        await export.publish(
+            *(
+                Reading(
+                    device_id=DeviceId(f"m-{number}"), site_id=SiteId(site), source_time=now, received_at=now,
+                    driver="modbus", points={"voltage_a": 230.0 + number, "current_a": 1.0},
+                )
+                for number, site in enumerate(["s-1", "s-2", "s-1"])
+            )
+        )  # fmt: skip
+        async with asyncio.timeout(60):
+            while sum(call.event["data"]["count"] for call in app.accepted) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert all(call.is_signed_with(created["secret"]) for call in app.calls)
+        told = [one for call in app.accepted for one in ReadingsCallback.model_validate(call.event).data.readings]
+        assert [(one.device_id, one.points) for one in told] == [
+            ("m-0", {"voltage_a": 230.0}), ("m-2", {"voltage_a": 232.0}),
+        ]  # fmt: skip
+
+
 async def test_wrong_endpoints_are_refused_with_the_field(export: Export) -> None:
     wrong: list[tuple[dict[str, Any], int, str]] = [
         ({"url": "ftp://127.0.0.1/"}, 400, "http://"),
@@ -100,6 +130,9 @@ async def test_wrong_endpoints_are_refused_with_the_field(export: Export) -> Non
         ({"timeout_s": 0.1}, 422, "timeout_s"),
         ({"secret": "mine"}, 422, "secret"),
         ({"owner": "li"}, 422, "owner"),
+        ({"points": []}, 422, "points"),
+        ({"points": ["Voltage A"]}, 422, "points"),
+        ({"kinds": ["*"]}, 422, "kinds"),
     ]
     for changes, status, words in wrong:
         answer = await asked(export, "POST", "/callbacks", {**NEW, **changes})
@@ -175,4 +208,7 @@ async def test_the_openapi_document_shows_what_a_receiver_is_sent(export: Export
     assert media[0] == "application/cloudevents+json"
     (example,) = media[1]["schema"]["examples"]
     assert example["type"] == "wattring.command.result.v1"
-    assert len(document["webhooks"]) == 14
+    assert document["webhooks"].keys() == {each.value for each in NewsType}
+    batch = document["webhooks"]["readings.batch"]["post"]["requestBody"]["content"]["application/cloudevents+json"]
+    (example,) = batch["schema"]["examples"]
+    assert ReadingsCallback.model_validate(example).data.count == 1

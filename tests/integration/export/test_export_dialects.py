@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
+import orjson
 import pytest
 
 from libs.common.bus import envelope, topics
@@ -129,7 +131,7 @@ async def test_a_unit_of_dialect_y_lives_from_login_to_alarms(export: Export, ce
     assert status.findtext("Info/Result") == "1"
     assert status.findtext("Info/TSUStatus/SUDateTime")
     _, no = await ask(export, "SUService", "SET_SPCONFIGOPTION", 403, f"<SUID>{SU}</SUID>")
-    assert [child.tag for child in no[1]] == ["SUID", "Result", "FailureCode", "FailureCause"]
+    assert [child.tag for child in no[1]] == ["SUID", "Result", "FailureCode", "FailureCause", "DeviceList"]
     assert no.findtext("Info/Result") == "0"
     _, history = await ask(export, "SUService", "ASK_TODAYHISDATA", 503, everything)
     assert history.findtext("Info/Result") == "1"
@@ -164,12 +166,19 @@ async def test_a_strict_centre_of_dialect_y_finds_nothing_to_say(export: Export,
         await kit.until(all_seen)
         for name in ("ASK_TODAYHISDATA", "GET_DATA"):
             await centre.call(SU, name, draft.get_data(SU, name=name))
-        for name in ("GET_ACTIVEALARM", "GET_SUFTP", "SET_SUREBOOT", "GET_SPCONFIGOPTION"):
+        for name in ("GET_ACTIVEALARM", "GET_SUFTP", "SET_SUREBOOT"):
             await centre.call(SU, name, draft.about(name, SU))
+        options = await centre.call(SU, "GET_SPCONFIGOPTION", draft.get_options(SU))
+        chosen = [
+            await centre.call(SU, "SET_SPCONFIGOPTION", draft.set_option(SU, DEVICE, "230200050010", option))
+            for option in ("1", "2")
+        ]
     finally:
         polls.cancel()
         await asyncio.wait([polls])
         await centre.stop()
+    assert {one["OptionID"] for device in options.facts()["devices"] for one in device["values"]} == {"1"}  # type: ignore[attr-defined]
+    assert [each.result for each in chosen] == ["1", "0"], "a point has one option"
     # What is refused carries no FailureCode: the draft's list of them is not public, and none is made up.
     told: list[Any] = list(centre.journal.after(findings_only=True))
     objections = [
@@ -302,3 +311,63 @@ async def test_a_variant_of_the_operator_s_own_is_spoken(
 
     await kit.until(known)
     assert centre.named("LOGIN")[0].info.findtext("Internet_mode") == "1"
+
+
+def signals(heard: Heard) -> list[Any]:
+    """Return the values that a unit of dialect U has pushed."""
+    return list(heard.info.iter("Signal"))
+
+
+@pytest.mark.sql
+async def test_units_of_u_push_their_values_and_what_the_centre_has_missed(
+    export: Export, postgres_url: str, centre: ScriptedCentre, kit: Kit
+) -> None:
+    centre.namespace = "http://SUService.chinaunicom.com"
+
+    async def answers(heard: Heard) -> Answer:
+        return ack(heard.name, int(heard.code), "<Result>1</Result>")
+
+    centre.script = answers
+    await connect(export, centre, "U", "4401", mapping("41901", "10A", "101"), push_values_s=1)
+
+    async def told(name: str) -> bool:
+        return bool(centre.named(name))
+
+    async def told_values() -> bool:
+        await export.publish(kit.reading({"voltage_a": 228.4}))  # once the devices of the mapping are followed
+        return await told("SEND_AIDATA")
+
+    await kit.until(lambda: told("SEND_DIDATA"))
+    await kit.until(told_values)
+    pushed = centre.named("SEND_AIDATA")[-1]
+    assert (pushed.code, pushed.info.findtext("SUId")) == ("203", "4401")
+    [signal] = pushed.info.iter("Signal")
+    assert (signal.get("Id"), signal.text) == ("101", "228.4")
+    [signal] = centre.named("SEND_DIDATA")[-1].info.iter("Signal")
+    assert (signal.get("Id"), signal.text) == ("10A", "0")
+
+    # Told nothing for three hours, it is told what was sampled in them.
+    missed_at = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
+    database = await asyncpg.connect(postgres_url)
+    try:
+        points = orjson.dumps({"voltage_a": [221.5, missed_at.timestamp() + 60]}).decode()
+        await database.execute(
+            "insert into export.hourly_samples (device_id, hour, points) values ('m-1', $1, $2)", missed_at, points
+        )
+
+        async def told_of_before() -> bool:  # a push that is under way writes that it was told just now
+            await database.execute("update export.units set values_told_at = now() - interval '3 hours'")
+            return "221.5" in [signal.text for heard in centre.named("SEND_HISAIDATA") for signal in signals(heard)]
+
+        await kit.until(told_of_before)
+    finally:
+        await database.close()
+    for heard in centre.named("SEND_HISAIDATA"):  # one that was sent late may have what was read here meanwhile
+        assert all(signal.get("Id") == "101" and signal.get("RecordTime") for signal in signals(heard))
+    ids = "<SUId>4401</SUId><SURId>4401</SURId>"
+    await export.publish(kit.begin("a-1"))
+    await kit.until(lambda: told("SEND_ALARM"))
+    _, active = await ask(export, "SUService", "GET_ALARM", 601, ids)
+    assert [each.findtext("AlarmFlag") for each in active.iter("TAlarm")] == ["BEGIN"]
+    _, moved = await ask(export, "SUService", "SET_IP", 105, f"{ids}<SCIP>10.0.0.9</SCIP>")
+    assert moved.findtext("Info/Result") == "0", "nobody has permitted it"

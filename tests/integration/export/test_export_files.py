@@ -12,7 +12,9 @@ from typing import Any, TypeVar
 
 import pytest
 
+from services.export.domain.knocking import LIMIT
 from tests.integration.export.conftest import Export, Kit, ScriptedCentre, free_port
+from tests.integration.export.test_export_door import findings
 from tests.integration.export.test_export_polls import Poller, ids, request, result
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres]
@@ -180,6 +182,27 @@ async def test_the_centre_changes_the_account_only_when_it_may(shop: Shop) -> No
     with pytest.raises(ftplib.error_perm):
         await shop.by_hand(lambda ftp: ftp.pwd())
     assert (await shop.export.api("GET", ACCOUNT))["changed_by"] == "sc:gd"
+
+
+async def test_passwords_that_are_tried_one_after_the_other_are_told(shop: Shop) -> None:
+    await shop.account()
+
+    def guess() -> None:
+        with ftplib.FTP(timeout=20) as ftp:
+            ftp.connect("127.0.0.1", shop.port)
+            for number in range(2):
+                assert refused(partial(ftp.login, "scftp", f"guess-{number}")) == "530"
+
+    async def told() -> bool:
+        # Again as often as it takes, were the machine too slow for so many within the window.
+        await asyncio.gather(*(asyncio.to_thread(guess) for _ in range(LIMIT // 2)))
+        return bool(await findings(shop.export.bus))
+
+    await Kit.until(told)
+    [finding] = await findings(shop.export.bus)
+    assert (finding.kind, finding.phase.value, finding.subject) == ("auth_failed", "begin", "units-door/127.0.0.1")
+    assert "wrong_file_login" in finding.detail
+    assert "guess" not in finding.detail
 
 
 async def _is(value: bool) -> bool:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import pytest
 
@@ -203,10 +204,15 @@ async def audit(export: Export, complete: Callable[[list[dict[str, Any]]], bool]
 
 
 async def test_a_centre_orders_what_is_permitted_and_nothing_else(
-    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, centre: ScriptedCentre
+    postgres_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    centre: ScriptedCentre,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with suite(postgres_url, tmp_path, monkeypatch, centre) as place:
         await when_control_is_away_an_order_has_failed_and_is_still_one_command(place)
+        await an_off_that_control_comes_to_too_late_is_not_behind_an_on(place, postgres_url, caplog)
         await it_switches_only_what_both_export_and_control_permit(place)
         await it_adjusts_what_is_on_its_list_of_devices(place)
         await it_reads_and_sets_thresholds_by_way_of_alarm(place)
@@ -289,6 +295,27 @@ async def when_control_is_away_an_order_has_failed_and_is_still_one_command(plac
     await asyncio.gather(*(place.until_done(p0415202004=0) for _ in range(3)))
     assert [one["id"] for one in await place.orders("aau-3")] == [order["id"]]
     assert len(await place.offs("aau-3")) == 1
+
+
+async def an_off_that_control_comes_to_too_late_is_not_behind_an_on(
+    place: Place, postgres_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await place.permit({**OFF_AND_ON, "answer_within_s": 1.0})
+    await place.control.call("PUT", "/api/v1/guards/apps/sc:gd", {"limits": LIMITS, "source": "agreement 7"})
+    database = await asyncpg.connect(postgres_url)
+    try:
+        async with database.transaction():  # control stands still before it has the load
+            load = "insert into control.load_switching (load_id) values ('aau-2') on conflict (load_id) do nothing"
+            await database.execute(load)
+            await database.execute("select from control.load_switching where load_id = 'aau-2' for update")
+            assert lists(await place.set_points(p0415202002=0)) == ([], ["0415202002"])
+    finally:
+        await database.close()
+    await place.permit(OFF_AND_ON)
+    await place.until_done(p0415202002=1)
+    await Kit.until(lambda: _is("OFF came too late" in caplog.text))
+    assert await place.offs("aau-2") == []
+    assert place.closed("aau-2")
 
 
 async def it_adjusts_what_is_on_its_list_of_devices(place: Place) -> None:

@@ -5,6 +5,7 @@ import html
 import xml.etree.ElementTree as ET
 from datetime import UTC, datetime, timedelta
 
+import asyncpg
 import httpx
 import pytest
 
@@ -182,6 +183,28 @@ async def test_heartbeat_registration_and_time_are_answered(export: Export, cent
     assert result(await poller.ask(_time(datetime.now(UTC)))) == ("TIME_CHECK_ACK", "1302", "1")
     assert result(await poller.ask(_time(datetime.now(UTC) + timedelta(hours=2))))[2] == "0"
     assert 7100 < (await export.unit())["clock_skew_s"] < 7300
+
+
+async def test_the_same_clock_told_again_is_not_written_down_for_every_unit_again(
+    export: Export, postgres_url: str, centre: ScriptedCentre, kit: Kit
+) -> None:
+    await export.connect(centre)
+    poller = Poller(export.unit_port)
+    ahead = timedelta(seconds=100)
+    database = await asyncpg.connect(postgres_url)
+    try:
+
+        async def left_alone() -> bool:  # at the first telling it is not, nor where the way took some seconds
+            await database.execute("update export.units set clock_skew_s = 7")
+            assert result(await poller.ask(_time(datetime.now(UTC) + ahead)))[2] == "1"
+            return bool((await export.unit())["clock_skew_s"] == 7)
+
+        assert not await left_alone()
+        await kit.until(left_alone)
+        assert result(await poller.ask(_time(datetime.now(UTC) + 10 * ahead)))[2] == "0"
+        assert (await export.unit())["clock_skew_s"] > 900, "another time is written down"
+    finally:
+        await database.close()
 
 
 async def test_orders_are_refused_point_by_point_and_audited(export: Export, centre: ScriptedCentre, kit: Kit) -> None:

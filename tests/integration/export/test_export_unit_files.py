@@ -10,6 +10,8 @@ import pytest
 from cryptography.fernet import Fernet
 from pydantic import SecretStr
 
+from libs.common.bus import topics
+from libs.common.contracts.alarm import Condition
 from libs.common.db import Database
 from libs.common.errors import InvalidInput
 from libs.common.settings import DatabaseSettings
@@ -109,8 +111,9 @@ async def opened(url: str, folder: Path) -> AsyncIterator[World]:
         secrets, latest = Secrets(Fernet.generate_key().decode()), LatestReadings()
         latest.keep({"m-1"})
         files = UnitFiles(
-            db=db, clock=clock, secrets=secrets, latest=latest, folder=folder, owner="test", lease_s=9, poll_s=1
-        )
+            db=db, clock=clock, secrets=secrets, latest=latest, folder=folder, owner="test", lease_s=9, poll_s=1,
+            committed=lambda: None,
+        )  # fmt: skip
         administration = UnitFileAdministration(db=db, clock=clock, secrets=secrets, changed=lambda: None)
         yield World(db, clock, files, administration, latest, folder, key)
     finally:
@@ -169,6 +172,35 @@ async def test_files_reach_an_ftp_server_in_order_after_it_was_away(world: World
         inbox = server.root / "inbox" / "data" / "now"
         assert sorted(path.name for path in inbox.iterdir()) == [file.name for file in listed]
         assert [file.finished_at for file in listed] == sorted(file.finished_at or world.clock.now() for file in listed)
+
+
+async def test_files_that_wait_for_an_hour_are_told_until_they_are_gone(world: World, tmp_path: Path) -> None:
+    async def told() -> list[tuple[str, str, str]]:
+        await world.files.measure()
+        async with world.db.read() as conn:
+            rows = await conn.fetch("select value from outbox where topic = $1 order by id", topics.CONDITIONS)
+        found = [Condition.from_json(row["value"]) for row in rows]
+        return [(each.kind, each.subject, each.phase.value) for each in found]
+
+    begun, ended = (("files_waiting", "gd", phase) for phase in ("begin", "end"))
+    account = {"username": USER, "password": PASSWORD}
+    await world.plan(PushPlace(url=f"ftp://127.0.0.1:{free_port()}/inbox", retry_cap_s=3600), account)
+    await world.go()
+    await world.go(900)
+    await world.clock.advance(3590)
+    assert await told() == []
+    await world.clock.advance(30)
+    assert await told() == [begun]
+    assert await told() == [begun], "once"
+    await world.plan(None)
+    assert await told() == [begun, ended], "nothing is to be brought any more"
+    async with proftpd(tmp_path / "centre") as server:
+        await world.plan(ftp(server), account)
+        assert await told() == [begun, ended, begun]
+        await world.go(4000)
+        while FileState.QUEUED in await world.states():
+            await world.go(1)
+    assert await told() == [begun, ended, begun, ended]
 
 
 async def test_a_wrong_account_is_tried_again_until_a_person_gives_up(world: World, tmp_path: Path) -> None:

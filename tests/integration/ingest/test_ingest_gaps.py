@@ -313,11 +313,8 @@ class Lines:
         """Called before and after a record is accepted."""
         self._meters = {name.replace("_", "-"): meter for name, meter in meters.items()}
 
-    def polled_devices(self) -> list[str]:
-        return list(self._meters)
-
-    def line_of(self, device_id: str) -> str | None:
-        return f"line of {device_id}" if device_id in self._meters else None
+    def polled_devices(self) -> dict[str, str]:
+        return {device_id: f"line of {device_id}" for device_id in self._meters}
 
     def add(self, device_id: str, meter: Meter) -> None:
         self._meters[device_id] = meter

@@ -28,6 +28,8 @@ DIGESTS = {
     4: "4a063be00dabcb73149dde4e9849e1a5fa7ab75e1af9467229d2f3cda44cc7d5",
     5: "1cc63f0534a83b1215bfe56a4d2d9df765bb405472b50c5fb9e8105bd9d19ca3",
     6: "e24c8216d8dbdfcd752d4fe9d20f8462cf78156dcd309aff188d06740e5b9a5e",
+    7: "fa7e17000aa674fb6ad1969d9d86248c7cec941ada3980e3a44dfbbfeb5f713d",
+    8: "65a71fbb4774aa985ac23f867193d5427e2dcc874622d434fe0b30c870ed0cc9",
 }
 """Version of the shipped files to their hash: a change without a new version would reach no installation."""
 

@@ -20,6 +20,7 @@ from services.carbon.domain.booking import (
     RegisterReading,
     Registers,
     Span,
+    Told,
     Window,
     floor,
 )
@@ -214,6 +215,7 @@ class FixedDirectory:
 
     bindings: dict[CircuitId, list[Binding]]
     rated: float | None = None
+    at_start: bool = False
 
     def circuits_of(self, device: DeviceId) -> list[CircuitId]:
         return [circuit for circuit, served in self.bindings.items() if any(one.device_id == device for one in served)]
@@ -221,8 +223,13 @@ class FixedDirectory:
     def bindings_of(self, circuit: CircuitId) -> list[Binding]:
         return self.bindings[circuit]
 
-    def is_by_power(self, device: DeviceId) -> bool:
-        return any(one.by_power and one.device_id == device for served in self.bindings.values() for one in served)
+    def stands_in(self, device: DeviceId) -> Told | None:
+        served = (one for each in self.bindings.values() for one in each)
+        return next(
+            (Told(one.point, one.period_s, self.at_start)
+             for one in served if one.device_id == device and not one.has_register),
+            None,
+        )  # fmt: skip
 
     def site_of(self, circuit: CircuitId) -> SiteId | None:
         return SITE

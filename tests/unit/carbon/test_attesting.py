@@ -27,6 +27,7 @@ from services.carbon.domain.attestation import Fact, Kind, Leaf, Link, TreeHead,
 from services.carbon.domain.booking import BookedInterval
 from services.carbon.domain.factors import EmissionFactor, Family
 from services.carbon.domain.intervals import Grade
+from services.carbon.domain.media import MEDIA
 from services.carbon.domain.statements import Stated, StatementKind
 from services.carbon.store.attestation import Kept, LogRow
 from services.carbon.usecases.attesting import Attesting, LogDamaged, NotAttested, Proofs
@@ -204,6 +205,15 @@ def interval(circuit: str, quarter: int = 0, version: int = 1, energy_kwh: float
             CircuitId(circuit), SiteId("site-1"), start, 900, version, energy_kwh, grade, False, False, start
         )
     )
+
+
+def test_a_quantity_of_another_medium_says_which_and_has_a_chain_of_its_own() -> None:
+    water = BookedInterval(CircuitId("c/1"), SiteId("site-1"), START, 900, 2, 0.25, Grade.MEASURED, False, False, START)
+    fact = interval_fact(water, MEDIA["water_volume"])
+    assert (fact.kind, fact.subject) == (Kind.INTERVAL, "medium:water_volume/c/1")
+    said = {"value": "0.25", "unit": "m3", "medium": "water", "point": "water_volume", "circuit": "c/1"}
+    assert said.items() <= dict(fact.fields).items()
+    assert interval_fact(water).subject == "circuit:c/1"
 
 
 class House:

@@ -13,16 +13,18 @@ from hypothesis import strategies as st
 from libs.common.ids import CircuitId, DeviceId
 from libs.common.testing.clock import FakeClock
 from services.carbon.domain.batches import RegisterTable
-from services.carbon.domain.booking import POWER_POINT, Binding, RegisterReading, Registers, series_of
+from services.carbon.domain.booking import POWER_POINT, Binding, BookedInterval, RegisterReading, Registers, series_of
 from services.carbon.domain.intervals import STEP_S, Grade, Intervals, align
 from services.carbon.domain.registers import FindingKind, accumulate
+from services.carbon.store.intervals import runs_of
 from services.carbon.usecases.intervals import Booking
-from tests.unit.carbon.memory_books import EPOCH, POINT, SOME, Crash, FixedDirectory, MemoryBooks
+from tests.unit.carbon.memory_books import EPOCH, POINT, SITE, SOME, Crash, FixedDirectory, MemoryBooks
 
 START = datetime(2026, 3, 2, tzinfo=UTC)
 FEED, METER, NEXT = CircuitId("feed"), DeviceId("meter"), DeviceId("next")
 MODULUS, RATED = 10_000.0, 40.0
 NO_CONN: Any = None
+QUARTER = timedelta(minutes=15)
 T = TypeVar("T")
 
 
@@ -371,3 +373,22 @@ def test_gaps_are_laid_out_as_the_circuit_usually_uses_whether_told_at_once_or_b
     found = [whole.held()[(START + timedelta(minutes=15 * i)).timestamp()] for i in friday]
     assert {grade for _, grade, *_ in found} == {Grade.ALLOCATED}
     assert [energy for energy, *_ in found] == pytest.approx([office(i) for i in friday])
+
+
+@given(st.sets(st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 12))))
+def test_runs_of_intervals_hold_each_of_them_and_none_between(of: set[tuple[str, int]]) -> None:
+    rows = [
+        BookedInterval(
+            CircuitId(circuit), SITE, START + place * QUARTER, 900, 2, 1.0, Grade.MEASURED, False, False, START
+        )
+        for circuit, place in sorted(of)
+    ]
+    runs = runs_of(rows)
+    held = {
+        (circuit, place)
+        for circuit, first, last in runs
+        for place in range(13)
+        if first <= START + place * QUARTER <= last
+    }
+    assert held == of
+    assert len({(circuit, first) for circuit, first, _ in runs}) == len(runs)

@@ -1,5 +1,6 @@
 """Carbon's payloads: what a report says, and intervals as the contract writes them."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import orjson
@@ -9,13 +10,15 @@ from hypothesis import strategies as st
 
 from libs.common.bus import topics
 from libs.common.bus.port import Received
+from libs.common.contracts.alarm import Condition
 from libs.common.contracts.carbon import Interval, IntervalFlag
 from libs.common.contracts.telemetry import Quality, Reading
 from libs.common.ids import CircuitId, DeviceId, SiteId
-from services.carbon.bus import interval_messages, reports
-from services.carbon.domain.booking import ENERGY_POINT, POWER_POINT, BookedInterval
+from services.carbon.bus import finding_messages, interval_messages, reports
+from services.carbon.domain.booking import ENERGY_POINT, INTERVAL_POINT, POWER_POINT, BookedInterval
 from services.carbon.domain.intervals import Grade
 from services.carbon.domain.media import MEDIA, MediumPoint
+from services.carbon.domain.registers import Finding, FindingKind
 
 AT = datetime(2026, 3, 1, 16, tzinfo=UTC)
 
@@ -57,6 +60,28 @@ def test_power_stands_in_where_a_report_has_no_register_and_what_people_read_is_
     assert (power.point, power.shown, power.ratio) == (POWER_POINT, 3.0, 1.0)
     assert (register.point, register.ratio, register.manual) == (ENERGY_POINT, 40.0, False)
     assert (read.manual, read.uncertain) == (True, True)
+
+
+def test_what_was_used_within_a_meters_own_interval_is_told_beside_its_register_and_without_one() -> None:
+    both, _ = reports([received({ENERGY_POINT: 7.0, INTERVAL_POINT: 0.25})])
+    assert [(one.point, one.shown, one.ratio) for one in both] == [
+        (ENERGY_POINT, 7.0, 40.0),
+        (INTERVAL_POINT, 0.25, 40.0),
+    ]
+    (doubtful,), _ = reports([received({INTERVAL_POINT: 0.25}, {INTERVAL_POINT: Quality.SUSPECT})])
+    assert (doubtful.point, doubtful.uncertain, doubtful.received_at) == (
+        INTERVAL_POINT, True, AT + timedelta(seconds=2),
+    )  # fmt: skip
+    assert reports([received({INTERVAL_POINT: None}, {INTERVAL_POINT: Quality.INVALID})]) == ([], [])
+
+
+def test_a_day_whose_intervals_are_not_its_register_is_told_in_both_languages() -> None:
+    finding = Finding(FindingKind.SUM_DIFFERS, AT.timestamp(), 24.0, 23.0)
+    (message,) = finding_messages(SiteId("site-1"), CircuitId("feed-1"), [finding], AT)
+    told = Condition.from_json(message.value or b"")
+    assert told.kind == "interval_sum_differs"
+    assert "24 kWh" in told.detail
+    assert "23 kWh" in (told.detail_zh or "")
 
 
 def test_a_heat_meter_whose_heat_is_invalid_does_not_become_a_water_meter() -> None:
@@ -105,6 +130,15 @@ def test_intervals_are_written_as_the_contract_writes_them(
     assert Interval.from_json(message.value) == expected
     assert list(orjson.loads(message.value)) == list(orjson.loads(expected.to_json()))
     assert message.key == "site-1"
+
+
+@given(st.lists(booked, max_size=6))
+def test_an_interval_is_written_the_same_whatever_stands_beside_it(several: list[BookedInterval]) -> None:
+    following = [
+        replace(one, circuit_id=CircuitId('"next"'), start=one.start + timedelta(seconds=one.step_s)) for one in several
+    ]
+    rows = [one for pair in zip(several, following, strict=True) for one in pair]
+    assert interval_messages(rows) == [interval_messages([one])[0] for one in rows]
 
 
 def test_intervals_of_two_media_of_one_circuit_are_two_events() -> None:

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 
 from libs.common.clock import CIVIL_ZONE
 from libs.common.ids import CircuitId, SiteId
+from libs.suite.sitereport import Span, gather, site_report
 from services.carbon.domain.cells import AT_ONCE, gathered, lay_out, merged, span_of, summed
 from services.carbon.domain.intervals import Grade
 from services.carbon.domain.levels.cover import Term
 from services.carbon.domain.levels.emission import FACTORS, emissions_by_period
 from services.carbon.domain.levels.energy import Absence, Promise, energy_by_period, node_intervals
 from services.carbon.domain.levels.periods import Shift, Step, period_of
-from services.carbon.domain.levels.report import Span, gather, site_report
 from services.carbon.domain.tariff.grid import rate_grid, split
 from services.carbon.domain.tariff.periods import Band, DayCalendar
 from tests.unit.carbon.levels_data import HOUSEHOLD, QUARTER, START, frame, household

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from libs.common.clock import CIVIL_ZONE
 from libs.common.errors import InvalidInput
-from services.carbon.domain.emissions.certificates import Certificate, InstrumentKind
+from services.carbon.domain.emissions.certificates import Certificate
 from services.carbon.domain.emissions.knowledge import Knowledge
 from services.carbon.domain.emissions.refrigerants import TopUp
 from services.carbon.domain.factors import EmissionFactor, Family, Place, WrongFamily
@@ -49,6 +49,7 @@ from services.carbon.domain.inventory.uncertainty import (
     simulate,
 )
 from services.carbon.library import load_coal, load_library
+from tests.unit.carbon.inventory_data import GREEN, OWN, YEAR
 
 LIBRARY = load_library()
 COAL = load_coal()
@@ -58,9 +59,6 @@ NOW = Knowledge(LIBRARY, TODAY)
 
 def civil(year: int, month: int, day: int, hour: int = 0) -> datetime:
     return datetime(year, month, day, hour, tzinfo=CIVIL_ZONE)
-
-
-YEAR = Span(civil(2023, 1, 1), civil(2024, 1, 1))
 
 
 def part(node: str, span: Span = YEAR, share: float = 1.0) -> Part:
@@ -337,17 +335,7 @@ class TestUncertainty:
 
 
 def certificate(number: str) -> Certificate:
-    return Certificate(
-        number=number,
-        kind=InstrumentKind.CERTIFICATE,
-        market="CN",
-        vintage=2023,
-        technology="wind",
-        beneficiary="org-1",
-        cancelled_on=date(2024, 2, 1),
-        sold_with_power=False,
-        evidence="scan.pdf",
-    )
+    return replace(GREEN, number=number)
 
 
 class TestPublication:
@@ -407,22 +395,4 @@ class TestPublication:
 
 
 def own_factor() -> EmissionFactor:
-    return EmissionFactor(
-        factor_id="MY-44-2023",
-        series="grid-average",
-        family=Family.AVERAGE,
-        category="electricity",
-        region="CN-44",
-        data_year=2023,
-        value=Decimal("0.43"),
-        unit="kgCO2/kWh",
-        gas="CO2",
-        source="a correction",
-        source_year=2026,
-        known_from=date(2026, 10, 1),
-        confidence="verified",
-        name_en="Guangdong",
-        name_zh="广东",
-        evidence="announcement.pdf",
-        entered_by="zhang",
-    )
+    return replace(OWN, known_from=date(2026, 10, 1), entered_by="zhang")

@@ -4,8 +4,7 @@ import hashlib
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, date, datetime
-from decimal import Decimal
+from datetime import date, datetime
 from typing import Any, cast
 
 import polars as pl
@@ -17,27 +16,23 @@ from libs.common.db import ReadConn, WriteConn
 from libs.common.errors import Conflict, InvalidInput, NotFound
 from libs.common.ids import SiteId
 from libs.common.testing.clock import FakeClock
-from libs.common.tokens import Principal
 from services.carbon.domain.emissions.certificates import (
     Certificate,
     CertificateRefused,
     CertificateUsedTwice,
-    InstrumentKind,
     Registered,
 )
-from services.carbon.domain.factors import EmissionFactor, Family, Place
+from services.carbon.domain.factors import EmissionFactor, Place
 from services.carbon.domain.factors.library import RevisionTaken
 from services.carbon.domain.figures import Mark
 from services.carbon.domain.inventory.boundary import Approach, Boundary, CountedTwice, Part, Span
 from services.carbon.domain.inventory.sources import (
     Activity,
-    ElectricityUse,
     FuelUse,
     HeatUse,
     HotWaterUse,
     Inputs,
     MeteredUse,
-    Source,
     UnitUse,
 )
 from services.carbon.domain.levels.cover import Branch, Term
@@ -46,10 +41,7 @@ from services.carbon.library import load_coal, load_library
 from services.carbon.tree import Node, NodeKind
 from services.carbon.usecases.inventories import Inventories, StatementAltered
 from services.carbon.usecases.metering import Metering, OutsideBoundary, SpanNotOver, TooLargeInventory
-
-NOW = datetime(2026, 11, 21, 4, tzinfo=UTC)
-WANG = Principal("wang", "user", frozenset({"carbon:write"}))
-YEAR = Span(datetime(2023, 1, 1, tzinfo=CIVIL_ZONE), datetime(2024, 1, 1, tzinfo=CIVIL_ZONE))
+from tests.unit.carbon.inventory_data import GREEN, NOW, OWN, WANG, YEAR, inputs
 
 
 class MemoryBooks:
@@ -164,55 +156,6 @@ def inventories(books: MemoryBooks) -> Inventories:
         coal=load_coal(),
         audit=books.audit,
         software="0.1.0",
-    )
-
-
-GREEN = Certificate(
-    number="GEC-1",
-    kind=InstrumentKind.CERTIFICATE,
-    market="CN",
-    vintage=2023,
-    technology="wind",
-    beneficiary="org-1",
-    cancelled_on=date(2024, 2, 1),
-    sold_with_power=False,
-    evidence="scan.pdf",
-)
-OWN = EmissionFactor(
-    factor_id="MY-44-2023",
-    series="grid-average",
-    family=Family.AVERAGE,
-    category="electricity",
-    region="CN-44",
-    data_year=2023,
-    value=Decimal("0.43"),
-    unit="kgCO2/kWh",
-    gas="CO2",
-    source="a correction",
-    source_year=2026,
-    known_from=date(2020, 1, 1),
-    confidence="verified",
-    name_en="Guangdong",
-    name_zh="广东",
-    evidence="announcement.pdf",
-)
-
-
-def inputs(*certificates: Certificate, nodes: Sequence[str] = ("site-1",)) -> Inputs:
-    return Inputs(
-        boundary=Boundary("org-1", Approach.OPERATIONAL_CONTROL, [Part(node, YEAR) for node in nodes]),
-        sources=[
-            Source(
-                line_id="a",
-                node="site-1",
-                place=Place("44"),
-                category="electricity",
-                span=YEAR,
-                activity=ElectricityUse(imported_kwh=10_000.0),
-                origin="meter",
-            )
-        ],
-        certificates=certificates,
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from libs.common.clock import CIVIL_ZONE
 from libs.common.errors import InvalidInput
+from libs.common.recurrence import Schedule
 from services.carbon.domain.emissions.refrigerants import TopUp
 from services.carbon.domain.epc.contract import Contract
 from services.carbon.domain.epc.metering import Party
@@ -27,7 +28,6 @@ from services.carbon.domain.reports.content import (
 from services.carbon.domain.reports.contract import contract_content
 from services.carbon.domain.reports.definitions import Definition, FileFormat, SubjectKind, definition_of
 from services.carbon.domain.reports.inventory import REQUIRED, Stated, inventory_content
-from services.carbon.domain.reports.periods import Schedule
 from services.carbon.domain.savings.measurement.measured import Basis
 from services.carbon.domain.savings.measurement.plan import Period
 from services.carbon.domain.savings.measurement.prices import AgreedPrices, PriceBand

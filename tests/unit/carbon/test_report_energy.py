@@ -88,7 +88,8 @@ def answers(**more: Any) -> EnergyAnswers:
             Comparison(
                 against=Against.PERIOD, current=Span(WEEK.start_at, WEEK.end_at), base=base, energy=span(280.0),
                 base_energy=span(250.0, 0.9), raw=change(280.0, 250.0), daily=change(40.0, 250.0 / 7),
-                headline_is_daily=False, like_for_like=change(None, None), left_out=1, spring=None,
+                headline_is_daily=False, like_for_like=change(None, None), alike=(), left_out=1,
+                spring=None,
             )
         ],
         "by": By.USE,

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from libs.common.clock import CIVIL_ZONE
 from libs.common.errors import InvalidInput
-from services.carbon.domain.reports.periods import Length, Schedule, last_over, parse_period, period_around
+from libs.common.recurrence import Schedule
+from services.carbon.domain.reports.periods import Length, last_over, parse_period, period_around
 
 DAYS = st.dates(date(2000, 1, 3), date(2199, 12, 27))
 

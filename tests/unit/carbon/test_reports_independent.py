@@ -17,6 +17,7 @@ import pytest
 
 from libs.common.clock import CIVIL_ZONE
 from libs.common.ids import CircuitId, SiteId
+from libs.suite.sitereport import Span, gather, site_report
 from services.carbon.domain.factors import Choice, Use
 from services.carbon.domain.factors.places import Place
 from services.carbon.domain.intervals import align
@@ -24,7 +25,6 @@ from services.carbon.domain.levels.cover import Term
 from services.carbon.domain.levels.emission import FACTORS
 from services.carbon.domain.levels.energy import SCHEMA, Absence, Promise, node_intervals
 from services.carbon.domain.levels.periods import Step
-from services.carbon.domain.levels.report import Span, gather, site_report
 from services.carbon.domain.registers import Series, accumulate
 from services.carbon.domain.tariff.grid import rate_grid
 from services.carbon.domain.tariff.periods import DayCalendar, build_tariffs

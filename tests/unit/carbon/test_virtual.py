@@ -1,11 +1,16 @@
 """Virtual meters: signed sums, shares, losses; what is unknown stays unknown, and nothing is a part of itself."""
 
 import numpy as np
+import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from libs.common.ids import CircuitId, SiteId
 from services.carbon.domain.intervals import STEP_S, Grade, Intervals
+from services.carbon.domain.levels.cover import Term as Cover
+from services.carbon.domain.levels.energy import node_intervals
+from services.carbon.domain.levels.virtual import virtual_by_site, virtual_intervals
 from services.carbon.domain.virtual import (
     DEPTH_MAX,
     Term,
@@ -16,6 +21,7 @@ from services.carbon.domain.virtual import (
     compute,
     total,
 )
+from tests.unit.carbon.levels_data import QUARTER, START, frame, measured
 from tests.unit.carbon.memory_books import SOME
 
 NAN = float("nan")
@@ -161,3 +167,41 @@ def test_a_nested_sum_is_the_sum_over_its_circuits(
     np.testing.assert_allclose(found.energy_kwh, expected, rtol=1e-9, atol=1e-6)
     assert np.all(found.grade == Grade.MEASURED)
     np.testing.assert_allclose(found.present_share, 1.0)
+
+
+KNOWN = st.floats(0.0, 1e3) | st.none()
+
+
+@settings(max_examples=15)  # each makes frames
+@given(
+    st.lists(KNOWN, min_size=1, max_size=6), st.lists(KNOWN, min_size=1, max_size=6), st.floats(-2.0, 2.0),
+    st.booleans(), st.sampled_from([0.0, 0.4]),
+)  # fmt: skip
+def test_the_parts_of_its_sites_add_up_to_the_meter(
+    first: list[float | None], second: list[float | None], factor: float, partial: bool, constant_kw: float
+) -> None:
+    weight = factor or 1.0
+    defined = meters(
+        signed("inner", ("b", weight), allow_partial=partial),
+        signed("whole", ("a", 1.0), ("inner", -0.5), constant_kw=constant_kw, allow_partial=partial),
+    )
+    places = (("a", "s1"), ("b", "s2"))
+    terms = [Cover(CircuitId(circuit), SiteId(site), START, START + 8 * QUARTER) for circuit, site in places]
+    found = node_intervals(frame([*measured("a", first), *measured("b", second)]), terms)
+    span = (START, START + 8 * QUARTER)
+    whole = virtual_intervals(found, "whole", defined, *span).filter(pl.col("energy_kwh").is_not_null())
+    parts = virtual_by_site(found, "whole", defined, *span)
+    sums = dict(parts.group_by("start").agg(pl.col("energy_kwh").sum()).iter_rows())
+    assert sums.keys() == set(whole["start"].to_list())
+    for at, energy in whole.select("start", "energy_kwh").iter_rows():
+        assert sums[at] == pytest.approx(energy, abs=1e-9)
+    if not constant_kw:
+        energies = {START + number * QUARTER: energy or 0.0 for number, energy in enumerate(first)}
+        own = parts.filter(pl.col("site_id") == "s1").select("start", "energy_kwh")
+        assert all(energy == pytest.approx(energies.get(at, 0.0)) for at, energy in own.iter_rows())
+
+
+def test_a_meter_of_which_nothing_is_known_has_no_parts() -> None:
+    defined = meters(signed("whole", ("a", 1.0)))
+    nothing = node_intervals(frame([]), [])
+    assert virtual_by_site(nothing, "whole", defined, START, START + QUARTER).is_empty()

@@ -154,6 +154,22 @@ def test_a_line_of_a_cost_is_exact(energy: Decimal, base: Decimal, ratio: Decima
         (Rule.DIFFERENCE, [10.0, 4.0, 1.0, 0.5], 4.5),
         (Rule.DIFFERENCE, [1.0, 4.0, 0.0, 0.0], -3.0),
         (Rule.BALANCE, [1.0, 0.0, 0.0, 2.0], 0.0),
+        (Rule.EXCESS, [1.0, 2.0], 0.0),
+        (Rule.EXCESS, [3.0, None], None),
+        (Rule.MEDIAN, [3.0, 1.0, 2.0, 4.0], 2.5),
+        (Rule.MEDIAN, [3.0, 1.0, None], None),
+        (Rule.MEAN, [1.0, 2.0], 1.5),
+        (Rule.HIGHEST, [None, 2.0, 1.0], 2.0),
+        (Rule.HIGHEST, [], None),
+        (Rule.APPARENT, [4.0, 1.0, 4.0, 2.0, 0.0], 20.0),
+        (Rule.BY_FACTOR, [4.0, 0.5, 1.0, 1.0], 16.0),
+        # 250 kW declared, 400 kW used, 1.05 tolerated, what is above counts twice, 32 CNY/kW.
+        (Rule.CONTRACT_DEMAND, [*map(Decimal, ("250", "2", "400", "1.05", "32"))], Decimal("16800")),
+        (Rule.CONTRACT_DEMAND, [*map(Decimal, ("250", "2", "200", "1.05", "32"))], Decimal("8000")),
+        (Rule.HALF_WIDTH, [1.0, 4.0, 1.0, 3.0], 10.0),
+        (Rule.ROOT_OF_SUM, [9.0, 16.0], 5.0),
+        (Rule.CHANGE_OF_SUMS, [3.0, 1.0, 3.0, 3.0], 0.5),
+        (Rule.CHANGE_OF_SUMS, [], None),
     ],
 )
 def test_unknown_is_not_zero_in_any_rule(

@@ -19,7 +19,7 @@ from services.carbon.domain.levels.facts import Denominator, FactKind
 from services.carbon.domain.levels.periods import Step
 from services.carbon.domain.registers import accumulate
 from services.carbon.tree import Node, NodeKind
-from services.carbon.usecases.levels import _intensity
+from services.carbon.usecases.levels.intensities import sum_over_sum
 
 ROOT = Path(__file__).parents[3]
 NAMED = re.compile(r"`((?:carbon|common)/test_\w+\.py)::(test_\w+)`")
@@ -103,7 +103,7 @@ def test_an_intensity_of_a_group_is_sum_over_sum() -> None:
         (Node(NodeKind.SITE, "a"), 1000.0, Denominator(10.0, None)),
         (Node(NodeKind.SITE, "b"), 100.0, Denominator(100.0, None)),
     ]
-    found = _intensity(FactKind.AREA, parts, 0)
+    found = sum_over_sum(FactKind.AREA, parts, 0)
     assert (found.value, found.energy_kwh, found.denominator.value) == (10.0, 1100.0, 110.0)
 
 

@@ -15,7 +15,7 @@ def test_every_constant_is_created_once() -> None:
     constants = {value for value in vars(topics).values() if isinstance(value, str) and value.startswith("wattring.")}
     names = [spec.name for spec in topics.specs(EMBEDDED)]
     assert sorted(names) == sorted(constants)
-    assert len(names) == len(set(names)) == 20
+    assert len(names) == len(set(names)) == 21
     assert all(re.fullmatch(r"wattring\.[a-z]+\.[a-z]+\.v1", name) for name in names)
 
 

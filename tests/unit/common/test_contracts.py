@@ -65,6 +65,7 @@ REQUIRED: Mapping[str, set[str]] = {
     },
     topics.RESULTS: {"command_id", "stage", "evidence", "epoch", "at"},
     topics.CONTROL_EVENTS: {"state", "at", "reason"},
+    topics.PLANS: {"plan_id", "state", "at", "name", "load_count", "first_date", "last_date", "zone"},
     topics.CONDITIONS: {"source", "kind", "subject", "phase", "detail"},
     topics.ALARM_EVENTS: {"alarm_id", "sequence", "phase", "level", "signal", "began_at"},
     topics.ALARM_ORDERS: {"order_id", "alarm_id", "action", "actor", "at"},

@@ -52,7 +52,8 @@ def test_every_topic_has_a_released_schema() -> None:
 
 def test_drift_is_noticed_in_every_shape(tmp_path: Path) -> None:
     shutil.copytree(DOCS / "schemas", tmp_path / "schemas")
-    shutil.copy(DOCS / "asyncapi.yaml", tmp_path)
+    for document in ("asyncapi.yaml", "events.md"):
+        shutil.copy(DOCS / document, tmp_path)
     (tmp_path / "schemas" / f"{topics.READINGS}.json").unlink()
     (tmp_path / "schemas" / f"{topics.COMMANDS}.json").write_text("{}")
     (tmp_path / "schemas" / "wattring.old.v1.json").write_text("{}")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from libs.common.garbage import (
+    ASIDE_ANYWAY,
     LONG_S,
     OLDEST,
     UNDISTURBED_AT_MOST_S,
@@ -63,6 +64,18 @@ def test_once_a_day_all_is_looked_at_again(keeper: GarbageKeeper, times: Times) 
     assert gc.get_freeze_count() == 0
     collected(keeper, times, LONG_S * 2)
     assert gc.get_freeze_count() > 0
+
+
+def test_all_is_looked_at_again_when_twice_as_much_is_set_aside(keeper: GarbageKeeper, times: Times) -> None:
+    collected(keeper, times, LONG_S * 2)
+    before = gc.get_freeze_count()
+    held: list[list[object]] = [[] for _ in range(ASIDE_ANYWAY + before + 1)]
+    collected(keeper, times, LONG_S * 2)
+    assert gc.get_freeze_count() == 0
+    collected(keeper, times, LONG_S * 2)
+    assert gc.get_freeze_count() > len(held)
+    collected(keeper, times, LONG_S * 2)
+    assert gc.get_freeze_count() > len(held)
 
 
 def test_the_interpreter_tells_it_and_gets_its_own_ways_back() -> None:

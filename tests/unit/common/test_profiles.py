@@ -75,6 +75,10 @@ source: [manual]
 """
 VOLTAGE = "{name: voltage_a, area: holding, addr: 0x10, type: float32, scale: 1, unit: V}"
 SERIAL_NUMBER = '{name: x_maker_serial_number, area: holding, addr: 0x100, count: 8, type: string, scale: 1, unit: "1"}'
+OF_INTERVAL = (
+    "{name: energy_active_import_interval, area: holding, addr: 0x20, type: float32, scale: 1, unit: kWh, "
+    "period_s: 900}"
+)
 STATE = '{name: breaker_state, area: coil, addr: 0, type: bool, scale: 1, unit: "1"}'
 
 
@@ -341,6 +345,11 @@ class TestMistakes:
             (VOLTAGE.replace("}", ", mask: 255}"), "points[0].type", "an integer where mask or map is used"),
             (VOLTAGE.replace("}", ", optional: yes}"), "points[0].optional", "true or false"),
             (VOLTAGE.replace("}", ", modulus: 10}"), "points[0].modulus", "only on a counter"),
+            (VOLTAGE.replace("}", ", period_s: 900}"), "points[0].period_s", "only on energy_active_import_interval"),
+            (VOLTAGE.replace("}", ", stamped: start}"), "points[0].stamped", "only on energy_active_import_interval"),
+            (OF_INTERVAL.replace(", period_s: 900", ""), "points[0].period_s", "how long each interval is"),
+            (OF_INTERVAL.replace("period_s: 900", "period_s: 9"), "points[0].period_s", "60"),
+            (OF_INTERVAL.replace("}", ", stamped: middle}"), "points[0].stamped", "'end'"),
             (
                 VOLTAGE.replace("float32", "uint16").replace("}", ", encoding: schneider_4q_pf}"),
                 "points[0].encoding",

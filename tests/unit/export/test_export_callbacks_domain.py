@@ -7,19 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from libs.common.bus import topics
+from libs.common.bus import envelope, topics
 from libs.common.bus.port import Received
+from libs.common.contracts.catalogue import CATALOGUE
 from libs.common.contracts.control import CommandAction, CommandState, ControlEvent, OccurrenceState
 from libs.common.contracts.delivery import DeliveryState
+from libs.common.contracts.examples import EXAMPLES
 from libs.common.ids import CommandId, DeviceId, LoadId, OccurrenceId, SiteId
+from services.export.callbacks.batches import KINDS
 from services.export.callbacks.bodies import body_of
-from services.export.callbacks.sources import news_of
+from services.export.callbacks.sources import SOURCES, news_of
 from services.export.domain.callbacks import (
     BREAKER_FAILURES,
     FAST_RETRY_S,
     PROBE_CAP_S,
     REFUSALS,
     RETRY_S,
+    TYPES,
     EndpointState,
     Health,
     Lane,
@@ -138,7 +142,23 @@ def test_an_endpoint_fails_since_its_last_success(outcomes: list[Outcome], jitte
         assert health.not_before is None
 
 
-@given(st.binary(max_size=200), st.sampled_from([topics.CONTROL_EVENTS, topics.ALARM_EVENTS, topics.DIAGNOSES]))
+def test_what_can_be_chosen_comes_from_one_source_each() -> None:
+    told = [each for source in SOURCES.values() for each in source.types] + [kind.type for kind in KINDS.values()]
+    assert sorted(told) == sorted(TYPES)
+
+
+@pytest.mark.parametrize("topic", sorted(SOURCES))
+def test_each_source_tells_the_example_of_its_contract_as_one_of_its_types(topic: str) -> None:
+    (payload,) = next(each.payloads for each in CATALOGUE if each.name == topic)
+    message = envelope.message(topic, "key-1", EXAMPLES[payload], source="test", time=NOW)
+    news = news_of(Received(topic, 0, 7, message.key, message.value, message.headers, NOW))
+    assert news is not None
+    assert news.type in SOURCES[topic].types
+    assert news.resource.partition("/")[2]
+    assert orjson.loads(news.data).items() <= orjson.loads(message.value or b"").items()
+
+
+@given(st.binary(max_size=200), st.sampled_from(sorted(SOURCES)))
 def test_what_is_no_event_is_named_and_nothing_else_is_raised(value: bytes, topic: str) -> None:
     received = Received(topic, 0, 7, "k", value, (("ce_id", b"a.b"),), NOW)
     with pytest.raises(ValueError, match="no event of"):

@@ -1,7 +1,14 @@
 """Configuration files of Y and M: the shapes that the texts give, and nothing that is not known."""
 
 import xml.etree.ElementTree as ET
+from dataclasses import replace
+from pathlib import Path
 
+import pytest
+
+from libs.common.errors import InvalidFile
+from services.export.dialects import Dialect, Dialects
+from services.export.dialects.base import FileLayout
 from services.export.dialects.messages import DeviceRef, PointType
 from services.export.domain.mapping import MappedDevice, MappedPoint, Mapping, SourceKind
 from services.export.files.configuration import files_of
@@ -27,8 +34,12 @@ MAPPING = Mapping(
 HELD = {("m-1", "0s16002001"): Held("m-1", "0s16002001", 260.0, "V", 3)}
 
 
+def of(name: str) -> Dialect:
+    return Dialects.shipped().named(name)
+
+
 def parsed(dialect: str) -> dict[tuple[str, str], ET.Element]:
-    return {place: ET.fromstring(content) for place, content in files_of(dialect, UNIT, MAPPING, HELD).items()}
+    return {place: ET.fromstring(content) for place, content in files_of(of(dialect), UNIT, MAPPING, HELD).items()}
 
 
 def test_y_has_dictionary_options_and_instance() -> None:
@@ -67,4 +78,30 @@ def test_m_has_its_devices_in_config() -> None:
 
 
 def test_of_other_dialects_no_file_is_public() -> None:
-    assert files_of("T", UNIT, MAPPING, HELD) == {}
+    for name in ("T", "C", "U"):
+        assert files_of(of(name), UNIT, MAPPING, HELD) == {}
+
+
+def test_a_repeated_signal_of_m_has_its_number_apart() -> None:
+    repeated = replace(MAPPING, points=(replace(MAPPING.points[0], point_id="092301-002"),))
+    [content] = files_of(of("M"), UNIT, repeated, {}).values()
+    signal = ET.fromstring(content).find(".//Signal")
+    assert signal is not None
+    assert (signal.get("ID"), signal.get("SignalNumber")) == ("092301", "002")
+
+
+def test_a_variant_has_the_folders_and_files_of_its_base_unless_it_says_its_own(tmp_path: Path) -> None:
+    said = "evidence: field\nreason: agreed\n"
+    (tmp_path / "t.yaml").write_text(f"name: T-GD\ntitle: x\nbase: T\n{said}")
+    (tmp_path / "m.yaml").write_text(
+        f"name: M-GD\ntitle: x\nbase: M\n{said}"
+        "files: {folders: [Conf, up], uploads: up, configuration: {folder: Conf}}\n"
+    )
+    dialects = Dialects.load(tmp_path)
+    assert dialects.named("T-GD").files == of("T").files == FileLayout(folders=("PIC",), login="PIC")
+    own = dialects.named("M-GD")
+    assert (own.files.folders, own.files.uploads) == (("Conf", "up"), "up")
+    assert set(files_of(own, UNIT, MAPPING, HELD)) == {("Conf", f"devices_{UNIT}.xml")}
+    (tmp_path / "m.yaml").write_text(f"name: M-GD\ntitle: x\nbase: M\n{said}files: {{uploads: nowhere}}\n")
+    with pytest.raises(InvalidFile, match=r"files\.uploads"):
+        Dialects.load(tmp_path)

@@ -49,6 +49,7 @@ def test_history_of_one_device_to_a_file(tmp_path: Path) -> None:
         (["meter", "--units", "250-260"], "0 to 255"),
         (["poll-unit", "http://127.0.0.1:1/", "44010643800017", "dance"], "unknown command"),
         (["poll-unit", "http://127.0.0.1:1/", "44010643800017", "set-ftp"], "unknown command"),
+        (["poll-unit", "http://127.0.0.1:1/", "4" * 17, "get-hisdata", "--dialect", "Y"], "unknown command"),
     ],
 )
 def test_a_wrong_argument_is_refused_with_its_reason(arguments: list[str], reason: str) -> None:
@@ -64,6 +65,7 @@ def test_a_wrong_argument_is_refused_with_its_reason(arguments: list[str], reaso
         (["meter", "--profile", "dlt645_2007_meter"], "Modbus"),
         (["meter", "--fault", "melt"], "melt"),
         (["sc", "--fault", "melt"], "melt"),
+        (["poll-unit", "http://127.0.0.1:1/", "4", "--dialect", "Z"], "Z"),
         (["history", "--device", "nobody"], "nobody"),
         (["history", "--field", "nowhere.yaml"], "nowhere.yaml"),
     ],

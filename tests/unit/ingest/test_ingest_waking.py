@@ -395,6 +395,50 @@ async def test_write_without_an_answer_is_looked_at_and_not_repeated(tmp_path: P
         assert found.breaker.writes == ["breaker_open"]
 
 
+async def begun(found: Scene, *commands: Command) -> list[asyncio.Task[None]]:
+    """Begin orders one after the other, and return them while they are at work."""
+    tasks = []
+    for command in commands:
+        for order in await found.orders.take(found.on_the_topic(command)):
+            tasks.append(asyncio.create_task(found.orders.execute(order), name="order"))
+            await _files()
+    return tasks
+
+
+async def ended(found: Scene, tasks: Sequence[asyncio.Task[None]]) -> None:
+    while not all(task.done() for task in tasks):
+        await found.clock.advance(0.5)
+        await _files()
+
+
+async def test_off_that_waits_behind_an_on_is_not_done_without_its_way_back(tmp_path: Path) -> None:
+    """The ON that is proven takes the leases of its switch out of the book, that of the waiting OFF too."""
+    async with scene(tmp_path, closed=False) as found:
+        found.breaker.obeys = False
+        on, off = found.order(CommandAction.CLOSE), found.order(CommandAction.OPEN)
+        tasks = await begun(found, on, off)
+        assert [task.done() for task in tasks] == [False, False]
+        found.breaker.raw["breaker_state"] = 240
+        await ended(found, tasks)
+        assert found.told(on.command_id)[-1].stage is Stage.VERIFIED
+        last = found.told(off.command_id)[-1]
+        assert (last.stage, last.reason) == (Stage.REFUSED, "superseded")
+        assert found.breaker.writes == ["breaker_close"]
+        assert len(found.book) == 0
+        assert is_closed(found)
+
+
+async def test_off_that_waits_behind_an_on_that_fails_is_not_the_last_word(tmp_path: Path) -> None:
+    async with scene(tmp_path, closed=False) as found:
+        found.breaker.obeys = False
+        tasks = await begun(found, found.order(CommandAction.CLOSE), found.order(CommandAction.OPEN))
+        await ended(found, tasks)
+        assert len(found.book) == 1  # whatever became of the OFF
+        found.breaker.obeys = True
+        await found.until_proven()
+        assert is_closed(found)
+
+
 async def test_off_whose_outcome_cannot_be_seen_is_unknown_and_its_way_back_stays(tmp_path: Path) -> None:
     async with scene(tmp_path) as found:
         write = found.breaker.write

@@ -63,7 +63,7 @@ def test_what_cannot_be_polled_is_left_out() -> None:
         assert polled(wanted(topology(site(), *entities))) == {}
 
 
-def test_device_begins_and_ends_by_its_own_dates() -> None:
+async def test_device_begins_and_ends_by_its_own_dates() -> None:
     clock = FakeClock()
     begins, ends = clock.now() + timedelta(hours=1), clock.now() + timedelta(hours=2)
     lines = wanted(topology(site(), line(), device(installed_at=begins, decommissioned_at=ends)), clock)
@@ -71,7 +71,7 @@ def test_device_begins_and_ends_by_its_own_dates() -> None:
     for _ in range(4):
         lines.refresh()
         seen.append(polled(lines))
-        clock.set_wall(clock.now() + timedelta(minutes=40))
+        await clock.advance(40 * 60)
     assert seen == [{}, {}, {"line-1": ["breaker-1"]}, {}]
 
 

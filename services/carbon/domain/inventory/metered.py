@@ -23,6 +23,7 @@ from libs.common.clock import CIVIL_ZONE
 from services.carbon.domain.intervals import STEP_S, Grade
 from services.carbon.domain.inventory.boundary import Boundary, Span
 from services.carbon.domain.levels.cover import Term
+from services.carbon.domain.sums import rounded_sums
 
 LEAST_USABLE = 0.5
 """Below this share of the expected intervals there is no figure. [1]"""
@@ -85,19 +86,24 @@ def sums_of(intervals: pl.DataFrame, span: Span) -> dict[CircuitKey, CircuitSum]
         pl.min_horizontal(pl.col("start") + step, last) - pl.max_horizontal(pl.col("start"), first)
     ).dt.total_microseconds() / 1e6
     known = pl.col("energy_kwh").is_not_null() & ~pl.col("provisional")
-    part = pl.col("energy_kwh") * pl.col("inside_s") / STEP_S
-    rows = (
+    whole = pl.col("inside_s") == STEP_S
+    part = pl.when(whole).then(pl.col("energy_kwh")).otherwise(pl.col("energy_kwh") * pl.col("inside_s") / STEP_S)
+    keys = ["site_id", "circuit_id"]
+    inner = (
         intervals.with_columns(inside.alias("inside_s"))
         .filter((pl.col("inside_s") > 0) & known)
         .with_columns(part.alias("kwh"))
-        .group_by("site_id", "circuit_id")
+    )
+    rows = (
+        inner.group_by(keys)
         .agg(
-            pl.col("kwh").sum().alias("energy_kwh"),
             pl.col("kwh").filter(pl.col("grade") != int(Grade.MEASURED)).sum().alias("estimated_kwh"),
             pl.col("kwh").filter(pl.col("inside_s") < STEP_S).sum().alias("apportioned_kwh"),
             pl.col("inside_s").filter(pl.col("grade") == int(Grade.MEASURED)).sum().alias("measured_s"),
             pl.col("inside_s").sum().alias("usable_s"),
         )
+        .join(rounded_sums(inner, "kwh", keys), on=keys)
+        .select(*keys, "kwh", "estimated_kwh", "apportioned_kwh", "measured_s", "usable_s")
     )
     return {(site, circuit): CircuitSum(*sums) for site, circuit, *sums in rows.iter_rows()}
 

@@ -10,6 +10,7 @@ import polars as pl
 from services.carbon.domain.intervals import Grade
 from services.carbon.domain.levels.energy import STEPS_PER_HOUR
 from services.carbon.domain.levels.periods import Step, period_of
+from services.carbon.domain.sums import LAYERS, layers_of, rounded
 
 ROUNDING = 1e-12
 """A mean of equal numbers may come out above them by this share."""
@@ -39,20 +40,25 @@ def load_curve(total: pl.DataFrame, step: Step) -> pl.DataFrame:
     shaped = pl.col("kw").filter(pl.col("grade") < int(Grade.ALLOCATED))
     shaped_at = pl.col("start").filter(pl.col("grade") < int(Grade.ALLOCATED))
     positive = pl.col("max_kw") > 0
-    return (
+    known = (
         total.filter(pl.col("energy_kwh").is_not_null())
         .with_columns((pl.col("energy_kwh") * STEPS_PER_HOUR).alias("kw"), period_of(step).alias("period"))
         .sort("start")
+    )
+    layers = [layer.alias(label) for label, layer in zip(LAYERS, layers_of(known["kw"]), strict=True)]
+    return (
+        known.with_columns(layers)
         .group_by("period", maintain_order=True)
         .agg(
             shaped.max().alias("max_kw"),
             shaped_at.get(shaped.arg_max(), null_on_oob=True).alias("max_at"),
             shaped.min().alias("min_kw"),
             shaped_at.get(shaped.arg_min(), null_on_oob=True).alias("min_at"),
-            pl.col("kw").mean().alias("mean_kw"),
+            *(pl.col(layer).sum() for layer in LAYERS),
             pl.col("energy_kwh").sum().alias("known_kwh"),
             pl.len().cast(pl.UInt32).alias("curve_quarters"),
         )
+        .with_columns((rounded() / pl.col("curve_quarters")).alias("mean_kw"))
         .select(
             pl.col("period").alias("start"),
             "max_kw",

@@ -26,6 +26,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from libs.common.clock import CIVIL_ZONE
 from libs.common.ids import CircuitId, SiteId
 from services.carbon.domain.cells import Layout, gathered, lay_out, sum_of_circuits
 from services.carbon.domain.intervals import STEP_S, Grade
@@ -314,6 +315,12 @@ def known_energy(found: pl.DataFrame, by: Sequence[str]) -> pl.DataFrame:
     if "circuit_id" in by:
         return rounded_sums(found, "energy_kwh", by)
     return rounded_sums(rounded_sums(found, "energy_kwh", [*by, "circuit_id"]), "energy_kwh", by)
+
+
+def energy_of_years(found: pl.DataFrame) -> pl.DataFrame:
+    """Return the known energy of each site in each civil year, by both: ``site_id``, ``year``, ``energy_kwh``."""
+    year = pl.col("start").dt.convert_time_zone(CIVIL_ZONE.key).dt.year().alias("year")
+    return known_energy(found.with_columns(year), ["site_id", "year"]).sort("site_id", "year")
 
 
 def totals(found: pl.DataFrame, terms: Sequence[Term]) -> pl.DataFrame:

@@ -30,16 +30,18 @@ class FactKind(StrEnum):
     """Rating of the transformer ``subject``. [kVA]"""
     LINE = "line_kva"
     """Rating of the power line ``subject``. [kVA]"""
+    REPORTED_EMISSION = "reported_emission_kg_co2e"
+    """What an authority has on file for the whole span, beside what is calculated here; never added to it. [kgCO2e]"""
 
     @property
     def is_sum(self) -> bool:
         """Whether it is of the whole span, so that spans add up; the others hold throughout theirs."""
-        return self in (FactKind.OUTPUT_VALUE, FactKind.OUTPUT)
+        return self.needs_basis or self is FactKind.REPORTED_EMISSION
 
     @property
     def needs_basis(self) -> bool:
         """Whether series of different bases must not be mixed."""
-        return self.is_sum
+        return self in (FactKind.OUTPUT_VALUE, FactKind.OUTPUT)
 
     @property
     def needs_subject(self) -> bool:

@@ -8,7 +8,7 @@ from services.carbon.domain.epc.contract import Contract
 from services.carbon.domain.epc.metering import Agreement, Party, metered_kwh
 from services.carbon.domain.epc.statement import FEN_PER_CNY, Content, Statement
 from services.carbon.domain.reports import words
-from services.carbon.domain.reports.building import Reasons, civil, facts, key_figures, path
+from services.carbon.domain.reports.building import Reasons, civil, facts, key_figures, path, traced
 from services.carbon.domain.reports.content import Cell, Column, ColumnKind, Quantity, Reason, Section, Table, Text
 
 KWH = "kWh"
@@ -70,7 +70,13 @@ def _saving(content: Content, why: str) -> Section:
         (Text("measured", "实测电量"), Quantity(value=saving.actual_kwh, completeness=complete, why=why), KWH),
         (
             Text("saved", "节约电量"),
-            Quantity(value=saving.saving_kwh, completeness=complete, why=why, marks=marks),
+            Quantity(
+                value=saving.saving_kwh,
+                completeness=complete,
+                why=why,
+                marks=marks,
+                trace=traced("statement_saving", id=content.statement_id),
+            ),
             KWH,
         ),
         (
@@ -103,7 +109,12 @@ def _registers(content: Content, reasons: Reasons, told_at: str) -> Section:
             civil(one.end_at),
             Quantity(value=one.end_kwh, completeness=None, why=why),
             Quantity(value=one.ratio, completeness=None, why=why),
-            Quantity(value=one.energy_kwh, completeness=None, why=why),
+            Quantity(
+                value=one.energy_kwh,
+                completeness=None,
+                why=why,
+                trace=traced("statement_meter", id=content.statement_id, line=one.device_id),
+            ),
         )
         for one in content.registers
     ]
@@ -135,9 +146,14 @@ def _money(content: Content, reasons: Reasons, told_at: str) -> Section:
             words.BANDS.get(one.band, Text(one.band, one.band)),
             Quantity(value=one.energy_kwh, completeness=complete, why=why),
             Quantity(value=float(one.price_cny_per_kwh), completeness=None, why=why),
-            Quantity(value=float(one.money_cny), completeness=complete, why=why),
+            Quantity(
+                value=float(one.money_cny),
+                completeness=complete,
+                why=why,
+                trace=traced("statement_line", id=content.statement_id, line=str(number)),
+            ),
         )
-        for one in content.lines
+        for number, one in enumerate(content.lines)
     ]
     columns = (
         Column(key="band", title=Text("band", "时段")),
@@ -148,7 +164,12 @@ def _money(content: Content, reasons: Reasons, told_at: str) -> Section:
     shares: list[tuple[Text, Quantity, str]] = [
         (
             Text("saved money", "节约金额"),
-            Quantity(value=content.money_fen / FEN_PER_CNY, completeness=complete, why=why),
+            Quantity(
+                value=content.money_fen / FEN_PER_CNY,
+                completeness=complete,
+                why=why,
+                trace=traced("statement", id=content.statement_id),
+            ),
             "CNY",
         )
     ]

@@ -8,10 +8,11 @@ from enum import StrEnum
 from typing import Any
 
 from libs.common.errors import InvalidInput
+from libs.common.recurrence import Schedule
 from services.carbon.domain.reports import words
 from services.carbon.domain.reports.content import Language, ReportKind, Text
 from services.carbon.domain.reports.inventory import Stated
-from services.carbon.domain.reports.periods import LENGTHS, Length, Period, Schedule, last_over, parse_period
+from services.carbon.domain.reports.periods import LENGTHS, Length, Period, last_over, parse_period
 
 ID = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
 """Of a definition: it is part of addresses and file names."""

@@ -186,7 +186,7 @@ def basic_fees(one: DemandMonth) -> BasicFees:
     with exact():
         if prices.capacity_cny_per_kva is not None:
             fees[Mode.CAPACITY] = one.capacity_kva * prices.capacity_cny_per_kva
-        price = _demand_price(one, prices)
+        price = demand_price(one, prices)
         if price is not None and one.demand_kw is not None:
             fees[Mode.ACTUAL_DEMAND] = one.demand_kw * price
             if one.contract_kw is not None:
@@ -268,7 +268,7 @@ def recommend_contract(
     return contract_kw, billed_kw * price / len(demands_kw)
 
 
-def _demand_price(one: DemandMonth, prices: BasicPrices) -> Decimal | None:
+def demand_price(one: DemandMonth, prices: BasicPrices) -> Decimal | None:
     """Return the month's price of demand, reduced where its capacity was used well. [CNY/kW]"""
     if prices.demand_cny_per_kw is None:
         return None

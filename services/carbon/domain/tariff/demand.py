@@ -13,6 +13,7 @@ import polars as pl
 
 from libs.common.clock import CIVIL_ZONE
 from services.carbon.domain.intervals import STEP_S, Grade
+from services.carbon.domain.sums import rounded_sums
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +38,14 @@ def peak_demands(intervals: pl.DataFrame, circuits: Sequence[str]) -> list[PeakD
             when all of them have it.
     """
     known = pl.col("energy_kwh").is_not_null() & (pl.col("grade") < int(Grade.ALLOCATED))
+    mine = intervals.filter(pl.col("circuit_id").is_in(list(circuits)))
     together = (
-        intervals.filter(pl.col("circuit_id").is_in(list(circuits)))
-        .group_by("start")
-        .agg(
-            pl.when(known.sum() == len(circuits)).then(pl.col("energy_kwh").sum() * (3600 / STEP_S)).alias("kw"),
+        mine.group_by("start")
+        .agg(known.sum().alias("known"))
+        .join(rounded_sums(mine.filter(known), "energy_kwh", ["start"]), on="start", how="left")
+        .select(
+            "start",
+            pl.when(pl.col("known") == len(circuits)).then(pl.col("energy_kwh") * (3600 / STEP_S)).alias("kw"),
         )
         .sort("start")
         .with_columns(

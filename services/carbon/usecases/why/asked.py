@@ -13,11 +13,18 @@ from services.carbon.domain.factors import EmissionFactor
 from services.carbon.domain.levels.balance import PueCategory
 from services.carbon.domain.levels.comparison import Against
 from services.carbon.domain.levels.cover import Dimension
+from services.carbon.domain.levels.electrical import Rating
 from services.carbon.domain.levels.facts import FactKind
 from services.carbon.domain.levels.periods import Step, periods
+from services.carbon.domain.tariff.basic import Mode
 from services.carbon.domain.why import FORMULAS, Because, Number, Quality, Question, Rule, Why
 from services.carbon.tree import Node
+from services.carbon.usecases.media import Assumed
 
+NO_TARIFF = "none"
+"""The band of energy that no tariff is in force for."""
+HOLD_MONTHS = 3
+"""How long a choice of the basic tariff has to be kept, unless said otherwise. [months]"""
 TRACE_PATH = "/api/v1/energy/trace"
 
 
@@ -40,6 +47,11 @@ class Figure(StrEnum):
     """Of some circuits in the energy of a node (分项占比)."""
     CHANGE = "change"
     """Against a year or a period before (同比、环比)."""
+    CHANGE_DAILY = "change_daily"
+    """The same per day of each span."""
+    PER_DAY = "per_day"
+    LIKE_FOR_LIKE = "like_for_like"
+    """The same of the sites that are known well enough in both."""
     CLEAN_SHARE = "clean_share"
     FLOW = "flow"
     """What the photovoltaics or generators of a node delivered, or what went out of it."""
@@ -55,17 +67,63 @@ class Figure(StrEnum):
     POWER_FACTOR = "power_factor"
     DEMAND = "demand"
     LOAD_FACTOR = "load_factor"
+    LOAD_RATE = "load_rate"
+    """Of a transformer or line, the highest of a span (负载率)."""
+    LOAD_MEAN = "load_mean"
+    LOAD_TIME = "load_time"
+    """Share of the time in which it was loaded lightly, normally, heavily, too much."""
+    LOAD_QUARTER = "load_quarter"
+    APPARENT = "apparent"
+    REACTIVE = "reactive"
+    MEAN_LOAD = "mean_load"
+    """Mean power of the quarter hours of which all is known."""
+    LOWEST = "lowest"
+    """The lowest mean power of a quarter hour."""
+    MEDIUM = "medium"
+    """Of water, gas, heat, cold, steam or fuel."""
+    MEDIUM_CIRCUIT = "medium_circuit"
+    MEDIUM_INTERVAL = "medium_interval"
+    MEDIUM_EMISSION = "medium_emission"
+    MEDIUM_SITE = "medium_site"
+    VIRTUAL_EMISSION = "virtual_emission"
+    VIRTUAL_YEAR = "virtual_year"
+    VIRTUAL_SITE = "virtual_site"
+    """What of a virtual meter's energy is of one site."""
     COST = "cost"
     COST_LINE = "cost_line"
     BAND_ENERGY = "band_energy"
     """The energy of a line of a cost: slots of intervals that have its rate."""
+    TARIFF_ENERGY = "tariff_energy"
+    """The energy of a cost in one band of the tariff."""
+    TARIFF_COST = "tariff_cost"
     BILL = "bill"
     """A bill beside its meters."""
     METERED = "metered"
     """What an account's meters say of a span."""
     TARGET = "target"
+    FORECAST = "forecast"
+    """How a target's period will end."""
+    FORECAST_HALF = "forecast_half"
+    """Half of its interval."""
+    FORECAST_LOW = "forecast_low"
+    FORECAST_HIGH = "forecast_high"
+    TARGET_MEASURED = "target_measured"
+    TARGET_GAP = "target_gap"
+    TARGET_PACE = "target_pace"
+    BASIC_FEE = "basic_fee"
+    """The basic fee of an account over months (容需分析)."""
+    BASIC_MONTH = "basic_month"
+    ACCOUNT_DEMAND = "account_demand"
+    ACCRUAL = "accrual"
+    """What is used in a month and not billed yet (电费递延)."""
+    ACCRUED_ENERGY = "accrued_energy"
+    BILLED = "billed"
+    """A month's part of what bills say of energy."""
+    BILLED_MONEY = "billed_money"
     INVENTORY = "inventory"
     INVENTORY_LINE = "inventory_line"
+    INVENTORY_USE = "inventory_use"
+    """The metered electricity of a line."""
     AVOIDED = "avoided"
     AVOIDED_LINE = "avoided_line"
     STANDARD_COAL = "standard_coal"
@@ -74,12 +132,24 @@ class Figure(StrEnum):
     """Of an occurrence or a plan of shutdowns, or of a site."""
     SAVING_SHARE = "saving_share"
     SAVING_WINDOW = "saving_window"
+    SAVING_BASELINE = "saving_baseline"
+    """What a window would have used, by the days it was compared with."""
+    SAVING_REBOUND = "saving_rebound"
+    SAVING_EMISSION = "saving_emission"
+    SAVING_WINDOW_EMISSION = "saving_window_emission"
+    SAVING_MONEY = "saving_money"
+    SAVING_ERROR = "saving_error"
+    """Standard error of a saving."""
+    SAVING_USUAL = "saving_usual"
+    """What is used on other days at the clock time of a window."""
+    SAVING_USUAL_AFTER = "saving_usual_after"
     PROJECT = "project"
     MEASURE = "measure"
     STATEMENT = "statement"
     """The money of a statement of an energy performance contract (合同能源)."""
     STATEMENT_LINE = "statement_line"
     STATEMENT_METER = "statement_meter"
+    STATEMENT_SAVING = "statement_saving"
 
 
 class Flow(StrEnum):
@@ -97,8 +167,18 @@ class Method(StrEnum):
     MARKET = "market"
 
 
+class LoadBand(StrEnum):
+    """How far a transformer or line is loaded; the limits are ``electrical.BANDS``."""
+
+    LIGHT = "light"
+    NORMAL = "normal"
+    HEAVY = "heavy"
+    OVERLOAD = "overload"
+
+
 WHOLE = Dimension()
 """The node itself."""
+NOTHING_ASSUMED = Assumed()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +209,19 @@ class Wanted:
     id: str | None = None
     """Of a target, an inventory, an occurrence, a project, a statement."""
     plan: str | None = None
+    rating: Rating | None = None
+    """Of a load rate; ``line`` is the name of the transformer or line, none is all transformers of the site."""
+    band: LoadBand | None = None
+    at: datetime | None = None
+    """A time in the quarter hour of the span that is asked about."""
+    mode: Mode | None = None
+    """Of a basic fee; None is the best plan."""
+    hold_months: int = HOLD_MONTHS
+    """How long a plan keeps each mode."""
+    point: str | None = None
+    """Register of a medium, or of reactive energy."""
+    assumed: Assumed = NOTHING_ASSUMED
+    """What no meter says of a medium."""
     version: int | None = None
     method: Method = Method.LOCATION
     as_of: date | None = None

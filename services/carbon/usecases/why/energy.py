@@ -10,18 +10,20 @@ from libs.common.clock import CIVIL_ZONE
 from libs.common.errors import InvalidInput, NotFound
 from libs.common.ids import CircuitId, SiteId
 from services.carbon.boundary import NodeEnergy, SpanEnergy
-from services.carbon.domain.booking import floor
+from services.carbon.domain.booking import INTERVAL_POINT, POWER_POINT, floor
 from services.carbon.domain.factors import Choice
 from services.carbon.domain.intervals import STEP_S, Grade
 from services.carbon.domain.levels.balance import NoPue, it_circuits
 from services.carbon.domain.levels.cover import Choose, Dimension, only
-from services.carbon.domain.levels.energy import due_by_circuit, known_energy
+from services.carbon.domain.levels.energy import due_by_circuit, energy_of_years, known_energy
 from services.carbon.domain.why import Because, InputKind, Number, Quality, Rule, Why, recomputed
 from services.carbon.queries import Queries, Trace
 from services.carbon.tree import Node, NodeKind
 from services.carbon.usecases.why.asked import Figure, Wanted, question, stamp, why
 
 RUNNING = "running"
+NAMES = {POWER_POINT: "power", INTERVAL_POINT: "energy of the meter's own interval"}
+"""What stands in for a register; everything else that is booked is one."""
 REGISTER_GRADES = ("set_aside", "uncertain", "manual")
 """What is told of a register, the gravest first."""
 STEP = timedelta(seconds=STEP_S)
@@ -77,7 +79,7 @@ class EnergyWhys:
             for circuit, weight, measured, expected in counted
             for name, count in (("measured", measured), ("expected", expected))
         ]
-        value = _number(recomputed(Rule.QUOTIENT_OF_SUMS, [one.value for one in inputs]))
+        value = number(recomputed(Rule.QUOTIENT_OF_SUMS, [one.value for one in inputs]))
         quality = _quality(found, await self._whole(found))
         return why(wanted, value=value, unit="1", rule=Rule.QUOTIENT_OF_SUMS, inputs=inputs, quality=quality)
 
@@ -133,7 +135,7 @@ class EnergyWhys:
                     question=_of_interval(circuit, start, parts=False) if own.height else None,
                 )
             )
-        value = _number(recomputed(Rule.WHOLE_SUM, [one.value for one in inputs]))
+        value = number(recomputed(Rule.WHOLE_SUM, [one.value for one in inputs]))
         return why(wanted, value=value, unit="kWh", rule=Rule.WHOLE_SUM, inputs=inputs)
 
     async def interval(self, wanted: Wanted) -> tuple[Why, Trace]:
@@ -141,12 +143,12 @@ class EnergyWhys:
         start, _ = _quarter(wanted)
         trace = await self._queries.trace(wanted.place.id, start)
         newest = trace.versions[-1]
-        by_power = {one.device_id for one in trace.bindings if one.by_power}
+        named = {one.device_id: NAMES.get(one.point, "register") for one in trace.bindings}
         inputs = [
             Because(
-                name="power" if row.device_id in by_power else "register",
+                name=named[row.device_id],
                 value=row.shown,
-                unit="kW" if row.device_id in by_power else "kWh",
+                unit="kW" if named[row.device_id] == NAMES[POWER_POINT] else "kWh",
                 kind=InputKind.REGISTER,
                 id=row.device_id,
                 start=row.source_time,
@@ -172,7 +174,7 @@ class EnergyWhys:
         start, end = wanted.span
         choices = await self._choices(found)
         inputs = []
-        for site, year, energy in _site_years(found).iter_rows():
+        for site, year, energy in energy_of_years(found.intervals).iter_rows():
             choice = choices.get((site, year))
             inputs.append(
                 Because(
@@ -182,10 +184,10 @@ class EnergyWhys:
                     kind=InputKind.FIGURE,
                     id=site,
                     source="no factor of the grid" if choice is None else choice.factor.factor_id,
-                    question=question(Figure.SITE_YEAR, wanted.place, *_of_year(start, end, year), of_site=site),
+                    question=question(Figure.SITE_YEAR, wanted.place, *of_year(start, end, year), of_site=site),
                 )
             )
-        value = _number(recomputed(Rule.WHOLE_SUM, [one.value for one in inputs]))
+        value = number(recomputed(Rule.WHOLE_SUM, [one.value for one in inputs]))
         used = {choice.factor.factor_id: choice for choice in choices.values()}
         return why(
             wanted,
@@ -194,7 +196,7 @@ class EnergyWhys:
             rule=Rule.WHOLE_SUM,
             inputs=inputs,
             quality=_quality(found, await self._whole(found)),
-            marks=_marks(used.values()),
+            marks=marks_of(used.values()),
             factors=[used[name].factor for name in sorted(used)],
         )
 
@@ -207,7 +209,7 @@ class EnergyWhys:
         year = start.astimezone(CIVIL_ZONE).year
         if (end - timedelta(microseconds=1)).astimezone(CIVIL_ZONE).year != year:
             raise InvalidInput("from, to: expected one civil year", message_zh="from、to:应在同一自然年内")
-        rows = {(site, one): energy for site, one, energy in _site_years(found).iter_rows()}
+        rows = {(site, one): energy for site, one, energy in energy_of_years(found.intervals).iter_rows()}
         energy = rows.get((wanted.of_site, year))
         choice = (await self._choices(found)).get((wanted.of_site, year))
         inputs = [
@@ -219,15 +221,15 @@ class EnergyWhys:
                 id=wanted.of_site,
                 question=question(Figure.ENERGY, wanted.place, start, end, of_site=wanted.of_site),
             ),
-            _factor("EF", choice),
+            factor_of("EF", choice),
         ]
         return why(
             wanted,
-            value=_number(recomputed(Rule.PRODUCT, [one.value for one in inputs])),
+            value=number(recomputed(Rule.PRODUCT, [one.value for one in inputs])),
             unit="kgCO2",
             rule=Rule.PRODUCT,
             inputs=inputs,
-            marks=_marks([] if choice is None else [choice]),
+            marks=marks_of([] if choice is None else [choice]),
             factors=[] if choice is None else [choice.factor],
         )
 
@@ -271,7 +273,7 @@ def _quality(found: NodeEnergy, one: SpanEnergy) -> Quality:
     )
 
 
-def _factor(name: str, choice: Choice | None) -> Because:
+def factor_of(name: str, choice: Choice | None) -> Because:
     """Return a factor as an input."""
     if choice is None:
         return Because(name=name, value=None, unit="kgCO2/kWh", kind=InputKind.FACTOR, source="no factor of the grid")
@@ -287,7 +289,8 @@ def _factor(name: str, choice: Choice | None) -> Because:
     )
 
 
-def _marks(choices: Iterable[Choice]) -> list[str]:
+def marks_of(choices: Iterable[Choice]) -> list[str]:
+    """Return what has to be known of factors before relying on them."""
     found: set[str] = set()
     for choice in choices:
         found |= {"provisional_factor"} if choice.provisional else set()
@@ -312,13 +315,7 @@ def _selection(wanted: Wanted) -> dict[str, str | int | None]:
     }
 
 
-def _site_years(found: NodeEnergy) -> pl.DataFrame:
-    """Return the energy of each site in each civil year, by both: ``site_id``, ``year``, ``energy_kwh``."""
-    year = pl.col("start").dt.convert_time_zone(CIVIL_ZONE.key).dt.year().alias("year")
-    return known_energy(found.intervals.with_columns(year), ["site_id", "year"]).sort("site_id", "year")
-
-
-def _of_year(start: datetime, end: datetime, year: int) -> tuple[datetime, datetime]:
+def of_year(start: datetime, end: datetime, year: int) -> tuple[datetime, datetime]:
     """Return what of a span lies in a civil year."""
     first, last = (datetime(one, 1, 1, tzinfo=CIVIL_ZONE) for one in (year, year + 1))
     return max(start, first), min(end, last)
@@ -345,5 +342,12 @@ def _alone(circuit: str) -> Choose:
     return only(CircuitId(circuit))
 
 
-def _number(value: Number | None) -> float | None:
+def years_of(start: datetime, end: datetime) -> list[int]:
+    """Return the civil years that a span has a part of."""
+    last = (end - timedelta(microseconds=1)).astimezone(CIVIL_ZONE).year
+    return list(range(start.astimezone(CIVIL_ZONE).year, last + 1))
+
+
+def number(value: Number | None) -> float | None:
+    """Return what a rule gave as a float."""
     return None if value is None else float(value)

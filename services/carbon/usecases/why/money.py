@@ -1,26 +1,24 @@
-"""Traces of money, and of targets."""
+"""Traces of money."""
 
 from dataclasses import replace
-from datetime import date, timedelta
 
 from libs.common.clock import CIVIL_ZONE
 from libs.common.errors import NotFound
 from libs.common.tokens import Principal
+from services.carbon.domain.accounts import Supply
 from services.carbon.domain.money import total
-from services.carbon.domain.why import Because, InputKind, Quality, Rule, Why
+from services.carbon.domain.tariff.cost import CostLine
+from services.carbon.domain.why import Because, InputKind, Quality, Rule, Why, recomputed
 from services.carbon.tree import Node
-from services.carbon.usecases.costs import Costs, midnight
-from services.carbon.usecases.figures import Measure
-from services.carbon.usecases.targets import Targets
-from services.carbon.usecases.why.asked import Figure, Wanted, missing, question, stamp, why
+from services.carbon.usecases.costs import Costs, NodeCost, midnight
+from services.carbon.usecases.why.asked import NO_TARIFF, Figure, Wanted, missing, question, stamp, why
 
 
 class MoneyWhys:
-    """Traces of what energy cost, and of how targets stand."""
+    """Traces of what energy cost."""
 
-    def __init__(self, costs: Costs, targets: Targets) -> None:
+    def __init__(self, costs: Costs) -> None:
         self._costs = costs
-        self._targets = targets
 
     async def cost(self, who: Principal, wanted: Wanted) -> Why:
         """Return a cost as the sum of its lines: by account, month (or day) and rate."""
@@ -56,6 +54,53 @@ class MoneyWhys:
             marks=[f"{one.reason}: {one.subject}" for one in found.unknown],
             withheld=whole.cost_cny is None,
         )
+
+    async def tariff_energy(self, who: Principal, wanted: Wanted) -> Why:
+        """Return the energy of a cost in one band of the tariff, which ``line`` names, as the sum of its lines."""
+        found, lines = await self._of_band(who, wanted)
+        inputs = [
+            Because(
+                name=f"{line.period} {wanted.line}",
+                value=line.energy_kwh,
+                unit="kWh",
+                kind=InputKind.FIGURE,
+                id="" if supply.account is None else supply.account.account_number,
+                question=_of_line(Figure.BAND_ENERGY, wanted, number) if line.slots > line.unknown else None,
+            )
+            for number, supply, line in lines
+        ]
+        value = total(line.energy_kwh for _, _, line in lines) if lines else None
+        return why(wanted, value=value, unit="kWh", rule=Rule.SUM, inputs=inputs, quality=_usable(found))
+
+    async def tariff_cost(self, who: Principal, wanted: Wanted) -> Why:
+        """Return the cost of the same lines; unknown where one of them is that has energy."""
+        found, lines = await self._of_band(who, wanted)
+        counted = [(number, supply, line) for number, supply, line in lines if line.slots > line.unknown]
+        inputs = [
+            Because(
+                name=f"{line.period} {wanted.line}",
+                value=line.cost_cny,
+                unit="CNY",
+                kind=InputKind.FIGURE,
+                id="" if supply.account is None else supply.account.account_number,
+                question=_of_line(Figure.COST_LINE, wanted, number),
+            )
+            for number, supply, line in counted
+        ]
+        value = recomputed(Rule.CENTS, [one.value for one in inputs])
+        marks = [f"{one.reason}: {one.subject}" for one in found.unknown] if value is None else []
+        return why(wanted, value=value, unit="CNY", rule=Rule.CENTS, inputs=inputs, marks=marks, quality=_usable(found))
+
+    async def _of_band(self, who: Principal, wanted: Wanted) -> tuple[NodeCost, list[tuple[int, Supply, CostLine]]]:
+        start, end = wanted.span
+        band = wanted.text("line")
+        found = await self._costs.cost(who, _payer(wanted), start=start, end=end, daily=wanted.daily)
+        lines = [
+            (number, supply, line)
+            for number, (supply, line) in enumerate(found.lines)
+            if (NO_TARIFF if line.rate is None else line.rate.band.value) == band
+        ]
+        return found, lines
 
     async def cost_line(self, who: Principal, wanted: Wanted) -> Why:
         """Return one line of a cost: energy times the price of its band, with notice and price sheet."""
@@ -206,40 +251,15 @@ class MoneyWhys:
         value = total([line.energy_kwh for _, line in found.lines]) if found.lines else None
         return why(wanted, value=value, unit="kWh", rule=Rule.SUM, inputs=inputs)
 
-    async def target(self, who: Principal, wanted: Wanted) -> Why:
-        """Return what of a target is used for certain as the sum of its days."""
-        found = await self._targets.standing(who, wanted.text("id"), as_of=wanted.as_of)
-        target, place = found.stored.target, found.stored.place
-        measure = Measure(target.measure)
-        inputs = []
-        for offset, day in enumerate(found.days):
-            on = target.start + timedelta(days=offset)
-            inputs.append(
-                Because(
-                    name=on.isoformat(),
-                    value=day.at_least,
-                    unit=measure.unit,
-                    kind=InputKind.FIGURE,
-                    id=place.id,
-                    start=midnight(on),
-                    grade=None if day.value is not None else "incomplete",
-                    question=None if day.at_least is None else _of_day(measure, place, on),
-                )
-            )
-        return why(
-            wanted,
-            value=found.at_least,
-            unit=measure.unit,
-            rule=Rule.SUM,
-            inputs=inputs,
-            quality=Quality(
-                interval_completeness=None,
-                usable_share=found.interval_completeness,
-                estimated_share=0.0,
-                from_parts_share=0.0,
-                provisional=found.standing.as_of < target.end,
-            ),
-        )
+
+def _usable(found: NodeCost) -> Quality:
+    return Quality(
+        interval_completeness=None,
+        usable_share=found.interval_completeness,
+        estimated_share=0.0,
+        from_parts_share=0.0,
+        provisional=False,
+    )
 
 
 def _payer(wanted: Wanted) -> Node | str:
@@ -250,9 +270,3 @@ def _of_line(figure: Figure, wanted: Wanted, number: int) -> dict[str, str]:
     start, end = wanted.span
     step = "day" if wanted.daily else "month"
     return dict(question(figure, wanted.node, start, end, account=wanted.account, step=step, line=number))
-
-
-def _of_day(measure: Measure, place: Node, on: date) -> dict[str, str]:
-    figure = {Measure.ENERGY: Figure.ENERGY, Measure.EMISSION: Figure.EMISSION, Measure.COST: Figure.COST}[measure]
-    step = "day" if measure is Measure.COST else None
-    return dict(question(figure, place, midnight(on), midnight(on + timedelta(days=1)), step=step))

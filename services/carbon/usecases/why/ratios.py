@@ -7,18 +7,21 @@ from decimal import Decimal
 
 import polars as pl
 
+from libs.common.errors import InvalidInput, NotFound
 from libs.common.ids import CircuitId
 from services.carbon.boundary import NodeEnergy
 from services.carbon.domain.intervals import STEP_S, Grade
 from services.carbon.domain.levels.balance import PueCategory
+from services.carbon.domain.levels.comparison import Change, Span, per_day
 from services.carbon.domain.levels.cover import Dimension
 from services.carbon.domain.levels.electrical import IMBALANCE_LOAD_MIN
-from services.carbon.domain.levels.energy import STEPS_PER_HOUR, known_energy
+from services.carbon.domain.levels.energy import STEPS_PER_HOUR, known_energy, totals
 from services.carbon.domain.levels.facts import Denominator, FactKind
+from services.carbon.domain.samples import EXPORT, REGISTERS
 from services.carbon.domain.why import FORMULAS, Because, InputKind, Quality, Question, Rule, Why
 from services.carbon.queries import Trace, TracedRegister
 from services.carbon.tree import Node, NodeKind
-from services.carbon.usecases.levels import Flows, Levels
+from services.carbon.usecases.levels import Comparison, Flows, Levels
 from services.carbon.usecases.supply import Supply
 from services.carbon.usecases.why.asked import Figure, Flow, Wanted, missing, question, stamp, why
 
@@ -27,7 +30,7 @@ ANY_STANDARD = Decimal("0.90")
 
 
 class RatioWhys:
-    """Traces of what ``usecases/levels.py`` answers; each is of one civil period."""
+    """Traces of what ``usecases/levels`` answers; each is of one civil period."""
 
     def __init__(self, levels: Levels, supply: Supply) -> None:
         self._levels = levels
@@ -124,12 +127,22 @@ class RatioWhys:
         return why(wanted, value=whole.energy_kwh, unit="kWh", rule=Rule.SUM, inputs=inputs, quality=quality)
 
     async def delivered(self, wanted: Wanted) -> tuple[Why, Trace]:
-        """Return a quarter hour of a circuit by its meter's register of export, with the registers around it."""
+        """Return a quarter hour of a circuit by a sampled register, with what it showed around it.
+
+        That is its meter's register of export, or the reactive one that is named.
+        """
         if wanted.place.kind is not NodeKind.CIRCUIT:
             raise missing("circuit")
         start, end = wanted.span
         circuit = CircuitId(wanted.place.id)
-        found = await self._levels.export_of(circuit, start, end)
+        point = wanted.point or EXPORT
+        if point not in REGISTERS:
+            raise InvalidInput(
+                f"point: expected one of {', '.join(sorted(REGISTERS))}, found {point}",
+                message_zh=f"point:应为 {'、'.join(sorted(REGISTERS))} 之一,实际为 {point}",
+            )
+        unit = "kWh" if point == EXPORT else "kvarh"
+        found = await self._levels.counted_by(circuit, point, start, end)
         registers = [
             TracedRegister(
                 one.device_id, row.source_time, row.value, row.ratio, uncertain=False, set_aside=False, manual=False
@@ -139,9 +152,9 @@ class RatioWhys:
         ]
         inputs = [
             Because(
-                name="register of export",
+                name="register of export" if point == EXPORT else point,
                 value=row.shown,
-                unit="kWh",
+                unit=unit,
                 kind=InputKind.REGISTER,
                 id=row.device_id,
                 start=row.source_time,
@@ -152,7 +165,7 @@ class RatioWhys:
         grade = Grade.MISSING if found.intervals.is_empty() else Grade(found.intervals["grade"][0])
         value = None if found.intervals.is_empty() else found.intervals["energy_kwh"][0]
         below = Trace(circuit, start, end, [], [one for one, _ in found.samples], registers, found.rated_kw)
-        return why(wanted, value=value, unit="kWh", rule=Rule.REGISTERS, inputs=inputs, marks=[grade.flag]), below
+        return why(wanted, value=value, unit=unit, rule=Rule.REGISTERS, inputs=inputs, marks=[grade.flag]), below
 
     async def imbalance(self, wanted: Wanted) -> Why:
         """Return the highest current imbalance of a circuit in a period, by the currents of its quarter hour."""
@@ -208,15 +221,23 @@ class RatioWhys:
     async def share(self, wanted: Wanted) -> Why:
         """Return the energy of some circuits over that of their node."""
         start, end = wanted.grid
-        if wanted.dimension.is_free:
-            raise missing("role, tag, use, level")
+        if wanted.dimension.is_free and wanted.of_site is None:
+            raise missing("role, tag, use, level, of_site")
         boundaries = self._levels.boundaries
         boundaries.check_span(start, end)
-        found = await boundaries.energies([(wanted.place, wanted.dimension), (wanted.place, None)], start, end)
+        part_of = wanted.place
+        if wanted.of_site is not None:
+            if wanted.of_site not in {site for site, _, _ in boundaries.sites(wanted.place, start, end)}:
+                raise NotFound(
+                    f"of_site: {wanted.place.kind} {wanted.place.id} has no site {wanted.of_site}",
+                    message_zh=f"of_site:{wanted.place.id} 不包含局站 {wanted.of_site}",
+                )
+            part_of = Node(NodeKind.SITE, wanted.of_site)
+        found = await boundaries.energies([(part_of, wanted.dimension), (wanted.place, None)], start, end)
         now = boundaries.clock.now()
         part, whole = [await asyncio.to_thread(one.in_span, now) for one in found]
         inputs = [
-            _energy("E_part", part.energy_kwh, wanted.place, start, end, wanted.dimension),
+            _energy("E_part", part.energy_kwh, part_of, start, end, wanted.dimension),
             _energy("E", whole.energy_kwh, wanted.place, start, end),
         ]
         value = None
@@ -227,24 +248,75 @@ class RatioWhys:
 
     async def change(self, wanted: Wanted) -> Why:
         """Return the change of a period's energy against the same of a year earlier, or the period before."""
-        start, _ = wanted.span
-        compared = await self._levels.comparison(wanted.place, start, step=wanted.period)
-        found = next(one for one in compared if one.against is wanted.against)
+        found = await self._compared(wanted)
         inputs = [
             _energy("E", found.energy.energy_kwh, wanted.place, found.current.start, found.current.end),
             _energy("E_base", found.base_energy.energy_kwh, wanted.place, found.base.start, found.base.end),
         ]
-        reason = found.raw.reason
+        return _changed(wanted, found, found.raw, inputs)
+
+    async def change_daily(self, wanted: Wanted) -> Why:
+        """Return the same per day of each span, which is what counts where one of them has a leap day."""
+        found = await self._compared(wanted)
+        inputs = [
+            Because(
+                name=name,
+                value=per_day(energy.energy_kwh, span),
+                unit="kWh/d",
+                kind=InputKind.FIGURE,
+                id=wanted.place.id,
+                start=span.start,
+                question=None
+                if energy.energy_kwh is None
+                else question(Figure.PER_DAY, wanted.place, span.start, span.end),
+            )
+            for name, energy, span in (
+                ("E/d", found.energy, found.current),
+                ("E_base/d_base", found.base_energy, found.base),
+            )
+        ]
+        return _changed(wanted, found, found.daily, inputs)
+
+    async def like_for_like(self, wanted: Wanted) -> Why:
+        """Return the change of the sites whose energy is known well enough in both spans."""
+        found = await self._compared(wanted)
+        inputs = [
+            _energy(name, value, node, span.start, span.end)
+            for node, now, before in found.alike
+            for name, value, span in (("E", now, found.current), ("E_base", before, found.base))
+        ]
+        reason = found.like_for_like.reason
+        marks = [f"sites_left_out:{found.left_out}"] if found.left_out else []
         return why(
             wanted,
-            value=found.raw.relative,
+            value=found.like_for_like.relative,
             unit="1",
-            rule=Rule.CHANGE,
+            rule=Rule.CHANGE_OF_SUMS,
             inputs=inputs,
-            quality=_least(found.energy.usable_share, found.base_energy.usable_share),
-            marks=[] if reason is None else [reason.value],
+            marks=marks if reason is None else [*marks, reason.value],
             withheld=reason is not None,
         )
+
+    async def _compared(self, wanted: Wanted) -> Comparison:
+        start, _ = wanted.span
+        compared = await self._levels.comparison(wanted.place, start, step=wanted.period)
+        return next(one for one in compared if one.against is wanted.against)
+
+    async def per_day(self, wanted: Wanted) -> Why:
+        """Return the energy of a span per day of it."""
+        start, end = wanted.grid
+        boundaries = self._levels.boundaries
+        boundaries.check_span(start, end)
+        whole = await asyncio.to_thread(
+            (await boundaries.energy(wanted.place, start, end)).in_span, boundaries.clock.now()
+        )
+        span = Span(start, end)
+        inputs = [
+            _energy("E", whole.energy_kwh, wanted.place, start, end),
+            Because(name="days", value=span.days, unit="d", kind=InputKind.PARAMETER),
+        ]
+        value = per_day(whole.energy_kwh, span)
+        return why(wanted, value=value, unit="kWh/d", rule=Rule.QUOTIENT, inputs=inputs)
 
     async def clean_share(self, wanted: Wanted) -> Why:
         """Return self-used photovoltaics over consumption."""
@@ -292,13 +364,48 @@ class RatioWhys:
 
     async def demand(self, wanted: Wanted) -> Why:
         """Return the highest mean power of a quarter hour as four times its energy."""
+        return await self._extreme(wanted, "max")
+
+    async def lowest(self, wanted: Wanted) -> Why:
+        """Return the lowest mean power of a quarter hour likewise."""
+        return await self._extreme(wanted, "min")
+
+    async def mean_load(self, wanted: Wanted) -> Why:
+        """Return the mean power of a period as four times the mean of its known quarter hours."""
         start, end = wanted.span
         found = await self._levels.profile(wanted.place, start, end, step=wanted.period, dimension=wanted.dimension)
         (row,) = found.frame.to_dicts()
-        at, highest = row["max_at"], row["max_kw"]
+        every = await asyncio.to_thread(totals, found.found.intervals, found.found.terms)
+        known = every.filter(pl.col("energy_kwh").is_not_null())
+        inputs = [
+            Because(name="quarter hours", value=STEPS_PER_HOUR, unit="1/h", kind=InputKind.PARAMETER),
+            Because(
+                name="known quarter hours", value=float(known.height) or None, unit="1", kind=InputKind.PARAMETER,
+                source="those of which every circuit is known",
+            ),
+            *(
+                Because(
+                    name="energy of a quarter hour",
+                    value=energy,
+                    unit="kWh",
+                    kind=InputKind.FIGURE,
+                    id=wanted.place.id,
+                    start=at,
+                    question=_quarter(wanted, at),
+                )
+                for at, energy in known.select("start", "energy_kwh").iter_rows()
+            ),
+        ]  # fmt: skip
+        return why(wanted, value=row["mean_kw"], unit="kW", rule=Rule.BY_FACTOR, inputs=inputs)
+
+    async def _extreme(self, wanted: Wanted, which: str) -> Why:
+        start, end = wanted.span
+        found = await self._levels.profile(wanted.place, start, end, step=wanted.period, dimension=wanted.dimension)
+        (row,) = found.frame.to_dicts()
+        at, power = row[f"{which}_at"], row[f"{which}_kw"]
         energy = Because(
             name="energy of the quarter hour",
-            value=None if highest is None else highest / STEPS_PER_HOUR,
+            value=None if power is None else power / STEPS_PER_HOUR,
             unit="kWh",
             kind=InputKind.FIGURE,
             id=wanted.place.id,
@@ -306,7 +413,7 @@ class RatioWhys:
             question=None if at is None else _quarter(wanted, at),
         )
         hours = Because(name="quarter hours", value=STEPS_PER_HOUR, unit="1/h", kind=InputKind.PARAMETER)
-        return why(wanted, value=highest, unit="kW", rule=Rule.PRODUCT, inputs=[hours, energy])
+        return why(wanted, value=power, unit="kW", rule=Rule.PRODUCT, inputs=[hours, energy])
 
     async def load_factor(self, wanted: Wanted) -> Why:
         """Return mean over highest power of a period."""
@@ -322,6 +429,9 @@ class RatioWhys:
                 kind=InputKind.FIGURE,
                 id=wanted.place.id,
                 source=f"of {row['curve_quarters'] or 0} quarter hours of which all circuits are known",
+                question=None
+                if row["mean_kw"] is None
+                else question(Figure.MEAN_LOAD, wanted.place, start, end, wanted.dimension),
             ),
             Because(
                 name="max",
@@ -383,6 +493,20 @@ def _flow_of(wanted: Wanted, flows: Flows, found: NodeEnergy, circuit: CircuitId
     ]
     (value,) = known_energy(rows, ["circuit_id"])["energy_kwh"].to_list() or (None,)
     return why(wanted, value=value, unit="kWh", rule=Rule.SUM, inputs=inputs)
+
+
+def _changed(wanted: Wanted, found: Comparison, change: Change, inputs: Sequence[Because]) -> Why:
+    """Return a change of the whole node's energy, which is as good as the worse known of both spans."""
+    return why(
+        wanted,
+        value=change.relative,
+        unit="1",
+        rule=Rule.CHANGE,
+        inputs=inputs,
+        quality=_least(found.energy.usable_share, found.base_energy.usable_share),
+        marks=[] if change.reason is None else [change.reason.value],
+        withheld=change.reason is not None,
+    )
 
 
 def _energy(

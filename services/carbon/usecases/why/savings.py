@@ -4,17 +4,20 @@ import math
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
+from statistics import fmean, median
+from typing import Protocol
 
 from libs.common.db import Database
 from libs.common.errors import InvalidInput, NotFound
-from libs.common.ids import SiteId
+from libs.common.ids import CircuitId, SiteId
 from services.carbon.domain.epc.metering import Party
 from services.carbon.domain.epc.statement import FEN_PER_CNY
+from services.carbon.domain.savings.measurement.measured import Basis
 from services.carbon.domain.savings.projects.assessment import Yearly
 from services.carbon.domain.savings.projects.measures import Origin, Statement
 from services.carbon.domain.savings.shutdowns.executed import ExecutedPart
-from services.carbon.domain.savings.shutdowns.windows import WindowSaving
-from services.carbon.domain.why import Because, InputKind, Quality, Rule, Why
+from services.carbon.domain.savings.shutdowns.windows import Method, WindowSaving, day_of
+from services.carbon.domain.why import Because, InputKind, Quality, Question, Rule, Why, recomputed
 from services.carbon.tree import Node, NodeKind
 from services.carbon.usecases.projects import AssessedProject, Projects
 from services.carbon.usecases.shutdowns import ShutdownReport, ShutdownSavings
@@ -22,12 +25,20 @@ from services.carbon.usecases.statements import ShownStatement, Statements
 from services.carbon.usecases.why.asked import Figure, Wanted, missing, question, why
 
 
+class Sites(Protocol):
+    """Where circuits are (``loads.py``)."""
+
+    def site_of(self, circuit: CircuitId) -> SiteId | None:
+        """Return the site of a circuit, None for one that is not known."""
+
+
 class SavingWhys:
     """Traces of what shutdowns saved."""
 
-    def __init__(self, savings: ShutdownSavings, db: Database) -> None:
+    def __init__(self, savings: ShutdownSavings, db: Database, sites: Sites) -> None:
         self._savings = savings
         self._db = db
+        self._sites = sites
 
     async def report(self, wanted: Wanted) -> ShutdownReport:
         """Return what the traces of an occurrence, plan or site are of, for who asks to be checked against its sites.
@@ -39,17 +50,22 @@ class SavingWhys:
             if wanted.id is not None:
                 return await self._savings.of_occurrence(conn, wanted.id)
             start, end = wanted.span
-            if wanted.plan is not None:
-                return await self._savings.of_plan(conn, wanted.plan, start=start, end=end)
-            if wanted.node is None or wanted.node.kind is not NodeKind.SITE:
+            if wanted.node is not None and wanted.node.kind is NodeKind.SITE:
+                return await self._savings.of_site(conn, SiteId(wanted.node.id), start=start, end=end)
+            if wanted.plan is None:
                 raise missing("id, plan, site")
-            return await self._savings.of_site(conn, SiteId(wanted.node.id), start=start, end=end)
+            return await self._savings.of_plan(conn, wanted.plan, start=start, end=end)
 
     def saving(self, wanted: Wanted, found: ShutdownReport) -> Why:
-        """Return what an occurrence, plan or site saved as the sum of its shares of windows."""
+        """Return what an occurrence, plan or site saved as the sum of its shares of windows.
+
+        Of a site with a plan it is the plan's share there; ``part`` and ``of_site`` leave other branches out.
+        """
         inputs = []
         for number, one in enumerate(found.windows):
             share = _share(one, wanted)
+            if share == 0.0 or not self._is_of(one, wanted):
+                continue
             inputs.append(
                 Because(
                     name=f"saving of a window, share {share:g}",
@@ -64,29 +80,124 @@ class SavingWhys:
                 )
             )
         marks = [] if found.total.publishable else ["not_more_than_twice_its_standard_error"]
+        known = sum(one.value is not None for one in inputs)
         return why(
             wanted,
-            value=found.total.saving_kwh,
+            value=recomputed(Rule.SUM, [one.value for one in inputs]),
             unit="kWh",
             rule=Rule.SUM,
             inputs=inputs,
-            quality=_complete(found.total.completeness),
-            marks=marks,
+            quality=_complete(known / len(inputs) if inputs else None),
+            marks=marks if len(inputs) == len(found.windows) else [],
             factors=[one.factor for one in found.factors],
         )
+
+    def saving_emission(self, wanted: Wanted, found: ShutdownReport) -> Why:
+        """Return what was not emitted for a saving as the sum of its shares of windows that are known."""
+        inputs = [
+            Because(
+                name=f"emission of a window, share {share:g}",
+                value=None if one.emission_kg is None else one.emission_kg * share,
+                unit="kgCO2",
+                kind=InputKind.FIGURE,
+                id=one.circuit_id,
+                start=one.window.start,
+                source=one.factor_id or "no factor of the grid",
+                question=None if one.emission_kg is None else _of_window(Figure.SAVING_WINDOW_EMISSION, wanted, number),
+            )
+            for number, one, share in self._known(wanted, found)
+        ]
+        return why(
+            wanted,
+            value=recomputed(Rule.WHOLE_SUM, [one.value for one in inputs]),
+            unit="kgCO2",
+            rule=Rule.WHOLE_SUM,
+            inputs=inputs,
+            factors=[one.factor for one in found.factors],
+        )
+
+    def saving_window_emission(self, wanted: Wanted, found: ShutdownReport) -> Why:
+        """Return what was not emitted for the share of one window: saving times the factor of the site and year."""
+        one = _window_of(wanted, found)
+        factor = next((each.factor for each in found.factors if each.factor.factor_id == one.factor_id), None)
+        share = _share(one, wanted)
+        inputs = [
+            _saving_of_window(wanted, one),
+            Because(
+                name="EF",
+                value=None if factor is None else float(factor.value),
+                unit="kgCO2/kWh",
+                kind=InputKind.FACTOR,
+                id="" if factor is None else factor.factor_id,
+                version=None if factor is None else factor.revision,
+                source="no factor of the grid" if factor is None else factor.source,
+            ),
+            Because(
+                name="share", value=share, unit="1", kind=InputKind.PARAMETER, source="of the time that loads were off"
+            ),
+        ]
+        return why(
+            wanted,
+            value=None if one.emission_kg is None else one.emission_kg * share,
+            unit="kgCO2",
+            rule=Rule.PRODUCT,
+            inputs=inputs,
+            factors=[] if factor is None else [factor],
+        )
+
+    def saving_money(self, wanted: Wanted, found: ShutdownReport) -> Why:
+        """Return what the saved energy would have cost as the sum of the same windows."""
+        inputs = [
+            Because(
+                name=f"worth of a window, share {share:g}",
+                value=None if one.money_cny is None else one.money_cny * share,
+                unit="CNY",
+                kind=InputKind.FIGURE,
+                id=one.circuit_id,
+                start=one.window.start,
+                source="the window's saving by quarter hour, each at the price of its band and month",
+            )
+            for _, one, share in self._known(wanted, found)
+        ]
+        value = recomputed(Rule.WHOLE_SUM, [one.value for one in inputs])
+        return why(wanted, value=value, unit="CNY", rule=Rule.WHOLE_SUM, inputs=inputs)
+
+    def saving_error(self, wanted: Wanted, found: ShutdownReport) -> Why:
+        """Return the standard error of a saving: its windows are independent of each other."""
+        inputs = [
+            Because(
+                name=f"variance of a window, times {share:g} squared",
+                value=None if one.variance_kwh2 is None else one.variance_kwh2 * share**2,
+                unit="kWh2",
+                kind=InputKind.PARAMETER,
+                id=one.circuit_id,
+                start=one.window.start,
+                source="spread of the days behind the baseline, with that of the baseline itself",
+            )
+            for _, one, share in self._known(wanted, found)
+        ]
+        value = recomputed(Rule.ROOT_OF_SUM, [one.value for one in inputs])
+        return why(wanted, value=value, unit="kWh", rule=Rule.ROOT_OF_SUM, inputs=inputs)
+
+    def _known(self, wanted: Wanted, found: ShutdownReport) -> list[tuple[int, WindowSaving, float]]:
+        """Return the windows of what is asked for that have a saving, with their numbers and shares."""
+        every = ((number, one, _share(one, wanted)) for number, one in enumerate(found.windows))
+        return [
+            (number, one, share)
+            for number, one, share in every
+            if share and one.saving_kwh is not None and self._is_of(one, wanted)
+        ]
+
+    def _is_of(self, one: WindowSaving, wanted: Wanted) -> bool:
+        if wanted.part not in (None, one.circuit_id):
+            return False
+        return wanted.of_site is None or self._sites.site_of(CircuitId(one.circuit_id)) == wanted.of_site
 
     def saving_share(self, wanted: Wanted, found: ShutdownReport) -> Why:
         """Return what of a window's saving belongs to an occurrence or a plan: by how long its loads were off."""
         one = _window_of(wanted, found)
         inputs = [
-            Because(
-                name="saving of the window",
-                value=one.saving_kwh,
-                unit="kWh",
-                kind=InputKind.FIGURE,
-                id=one.circuit_id,
-                question=_of_window(Figure.SAVING_WINDOW, wanted, wanted.number),
-            ),
+            _saving_of_window(wanted, one),
             Because(
                 name="share",
                 value=_share(one, wanted),
@@ -101,12 +212,22 @@ class SavingWhys:
     def saving_window(self, wanted: Wanted, found: ShutdownReport) -> Why:
         """Return one window: baseline less what was used, the rebound and the control equipment."""
         one = _window_of(wanted, found)
-        node = Node(NodeKind.CIRCUIT, one.circuit_id)
         days = ", ".join(day.isoformat() for day in one.days)
-        parts: list[tuple[str, float | None, str, tuple[datetime, datetime] | None]] = [
-            ("baseline", one.baseline_kwh, f"{one.method} of {days or 'no days'}", None),
-            ("actual", one.actual_kwh, "", (one.window.start, one.window.end)),
-            ("rebound", one.rebound_kwh, f"until {one.post_end}", None),
+        number = wanted.number
+        parts: list[tuple[str, float | None, str, Question | None]] = [
+            (
+                "baseline",
+                one.baseline_kwh,
+                f"{one.method} of {days or 'no days'}",
+                _of_window(Figure.SAVING_BASELINE, wanted, number),
+            ),
+            ("actual", one.actual_kwh, "", _booked(one, one.window.start, one.window.end)),
+            (
+                "rebound",
+                one.rebound_kwh,
+                f"until {one.post_end}",
+                _of_window(Figure.SAVING_REBOUND, wanted, number),
+            ),
             ("control", one.control_kwh if one.saving_kwh is not None else None, "rated power while off", None),
         ]
         inputs = [
@@ -117,9 +238,9 @@ class SavingWhys:
                 kind=InputKind.FIGURE,
                 id=one.circuit_id,
                 source=source,
-                question=None if span is None or value is None else question(Figure.ENERGY, node, *span, booked="true"),
+                question=None if value is None else asked,
             )
-            for name, value, source, span in parts
+            for name, value, source, asked in parts
         ]
         reason = [] if one.reason is None else [one.reason.value]
         return why(
@@ -130,6 +251,89 @@ class SavingWhys:
             inputs=inputs,
             marks=[*reason, *sorted(mark.value for mark in one.marks)],
         )
+
+    def saving_baseline(self, wanted: Wanted, found: ShutdownReport) -> Why:
+        """Return what a window would have used: the middle of other days, adjusted to the weather."""
+        one = _window_of(wanted, found)
+        known = one.baseline_kwh is not None
+        inputs = [
+            Because(
+                name="usual",
+                value=_usual(one, one.days_kwh),
+                unit="kWh",
+                kind=InputKind.FIGURE,
+                id=one.circuit_id,
+                source=f"{one.method}",
+                question=_of_window(Figure.SAVING_USUAL, wanted, wanted.number) if known else None,
+            ),
+            Because(
+                name="adjustment to the weather",
+                value=one.adjustment_kwh if known else None,
+                unit="kWh",
+                kind=InputKind.PARAMETER,
+                id=one.circuit_id,
+                source="slope of the branch with cooling times the difference to the days' median temperature",
+            ),
+        ]
+        return why(wanted, value=one.baseline_kwh, unit="kWh", rule=Rule.WHOLE_SUM, inputs=inputs)
+
+    def saving_rebound(self, wanted: Wanted, found: ShutdownReport) -> Why:
+        """Return what was used more than usual in the time after a window."""
+        one = _window_of(wanted, found)
+        known = one.rebound_kwh is not None
+        is_time = one.window.end < one.post_end
+        inputs = [
+            Because(
+                name="used after",
+                value=one.post_actual_kwh,
+                unit="kWh",
+                kind=InputKind.FIGURE,
+                id=one.circuit_id,
+                question=_booked(one, one.window.end, one.post_end) if known and is_time else None,
+            ),
+            Because(
+                name="usual after",
+                value=one.post_baseline_kwh,
+                unit="kWh",
+                kind=InputKind.FIGURE,
+                id=one.circuit_id,
+                question=_of_window(Figure.SAVING_USUAL_AFTER, wanted, wanted.number) if known else None,
+            ),
+        ]
+        return why(wanted, value=one.rebound_kwh, unit="kWh", rule=Rule.EXCESS, inputs=inputs)
+
+    def saving_usual(self, wanted: Wanted, found: ShutdownReport) -> Why:
+        """Return the middle of what was used on other days at the clock time of a window."""
+        one = _window_of(wanted, found)
+        return self._days(wanted, one, one.days_kwh, one.window.start, one.window.end)
+
+    def saving_usual_after(self, wanted: Wanted, found: ShutdownReport) -> Why:
+        """Return the same of the time after it."""
+        one = _window_of(wanted, found)
+        return self._days(wanted, one, one.days_post_kwh, one.window.end, one.post_end)
+
+    def _days(
+        self, wanted: Wanted, one: WindowSaving, energies: Sequence[float], start: datetime, end: datetime
+    ) -> Why:
+        """Return the middle of the days; those that a control group has scaled are not what their intervals say."""
+        today = day_of(one.window)
+        is_clean = one.method is Method.CLEAN_DAYS
+        inputs = [
+            Because(
+                name=day.isoformat(),
+                value=energy,
+                unit="kWh",
+                kind=InputKind.FIGURE,
+                id=one.circuit_id,
+                start=start - (today - day),
+                source="booked intervals" if is_clean else f"booked intervals, each times {one.scale!r} of the group",
+                question=_booked(one, start - (today - day), end - (today - day)) if is_clean and end > start else None,
+            )
+            for day, energy in zip(one.days, energies, strict=True)
+        ]
+        marks = [f"control_group:{circuit}" for circuit in one.peers]
+        rule = Rule.MEDIAN if is_clean else Rule.MEAN
+        return why(wanted, value=_usual(one, energies), unit="kWh", rule=rule, inputs=inputs, marks=marks)
 
 
 class ProjectWhys:
@@ -274,7 +478,7 @@ class StatementWhys:
                 kind=InputKind.FIGURE,
                 id=content.statement_id,
                 version=content.version,
-                source=f"by {content.saving.basis.value}, {meters}",
+                source=f"by {content.saving.basis.value}, {meters}; the period's saving by its use in the bands before",
             ),
             Because(
                 name="price",
@@ -287,6 +491,46 @@ class StatementWhys:
             ),
         ]
         return why(wanted, value=line.money_cny, unit="CNY", rule=Rule.PRODUCT, inputs=inputs)
+
+    def statement_saving(self, wanted: Wanted, found: ShownStatement) -> Why:
+        """Return the measured saving of a statement: baseline less what was used, and adjustments by people."""
+        saving = found.statement.content.saving
+        meters = ", ".join(one.device_id for one in found.statement.content.registers)
+        entered = [
+            f"{one.energy_kwh:+g} kWh by {one.author}: {one.reason} ({one.evidence})" for one in saving.adjustments
+        ]
+        known = saving.saving_kwh is not None
+        is_difference = saving.basis is not Basis.SHUTDOWN
+        parts = [
+            ("baseline", saving.baseline_kwh, f"by {saving.basis.value}, of {saving.days_known} of {saving.days} days"),
+            ("used", saving.actual_kwh, f"meters {meters}"),
+            (
+                "taken off by people",
+                -math.fsum(one.energy_kwh for one in saving.adjustments) if known else None,
+                "; ".join(entered) or "no adjustment",
+            ),
+        ]
+        inputs = [
+            Because(
+                name=name,
+                value=value,
+                unit="kWh",
+                kind=InputKind.FIGURE if name != "taken off by people" else InputKind.FACT,
+                id=found.statement.content.statement_id,
+                version=found.statement.content.version,
+                source=source,
+            )
+            for name, value, source in parts
+        ]
+        return why(
+            wanted,
+            value=saving.saving_kwh,
+            unit="kWh",
+            rule=Rule.DIFFERENCE if is_difference else Rule.STATED,
+            inputs=inputs,
+            marks=[found.statement.state.value, *sorted(doubt.value for doubt in saving.doubts)],
+            quality=_complete(saving.completeness),
+        )
 
     def statement_meter(self, wanted: Wanted, found: ShownStatement) -> Why:
         """Return what a meter of a statement counted: its registers at the start and the end, and its ratio."""
@@ -338,6 +582,28 @@ def _beyond(wanted: Wanted, count: int) -> InvalidInput:
     )
 
 
+def _usual(one: WindowSaving, energies: Sequence[float]) -> float | None:
+    """Return the middle of days as the baseline has it."""
+    if one.baseline_kwh is None:
+        return None
+    return median(energies) if one.method is Method.CLEAN_DAYS else fmean(energies)
+
+
+def _booked(one: WindowSaving, start: datetime, end: datetime) -> Question:
+    return question(Figure.ENERGY, Node(NodeKind.CIRCUIT, one.circuit_id), start, end, booked="true")
+
+
+def _saving_of_window(wanted: Wanted, one: WindowSaving) -> Because:
+    return Because(
+        name="saving of the window",
+        value=one.saving_kwh,
+        unit="kWh",
+        kind=InputKind.FIGURE,
+        id=one.circuit_id,
+        question=_of_window(Figure.SAVING_WINDOW, wanted, wanted.number),
+    )
+
+
 def _of_window(figure: Figure, wanted: Wanted, number: int) -> dict[str, str]:
     span = (None, None) if wanted.id is not None else wanted.span
     return dict(question(figure, wanted.node, *span, id=wanted.id, plan=wanted.plan, line=number))
@@ -348,6 +614,8 @@ def _share(one: WindowSaving, wanted: Wanted) -> float:
     if wanted.id is None and wanted.plan is None:
         return 1.0
     key: Callable[[ExecutedPart], str | None] = _occurrence if wanted.id is not None else _plan
+    if all(key(part) != (wanted.id or wanted.plan) for part in one.window.parts):
+        return 0.0
     whole = sum(part.off_s for part in one.window.parts)
     mine = sum(part.off_s for part in one.window.parts if key(part) == (wanted.id or wanted.plan))
     return mine / whole if whole else 1 / len({key(part) for part in one.window.parts})

@@ -1,24 +1,38 @@
 """Traces of published inventories and statements of avoided emissions: frozen, as they were said."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from libs.common.errors import NotFound
+from services.carbon.domain.booking import floor
 from services.carbon.domain.factors import EmissionFactor
 from services.carbon.domain.figures import Input
 from services.carbon.domain.inventory.publication import AvoidedPublication, Frozen, FrozenFigure, Publication
-from services.carbon.domain.why import Because, InputKind, Rule, Why
+from services.carbon.domain.inventory.sources import ElectricityUse, Source
+from services.carbon.domain.why import Because, InputKind, Question, Rule, Why
+from services.carbon.tree import Node
 from services.carbon.usecases.inventories import Inventories
 from services.carbon.usecases.why.asked import Figure, Method, Wanted, missing, question, why
 
+IMPORTED = "imported"
+"""Name of the electricity that came in, in the figures of ``emissions/electricity.py``."""
 PRODUCTS = frozenset({"E = imported * EF"})
 """Formulas that are a product of their inputs as they stand; others convert units on their way."""
+
+
+class Nodes(Protocol):
+    """What kind of node an id is of (``topology.Topology``)."""
+
+    def node(self, name: str) -> Node | None:
+        """Return the node that has an id, None where there never was one."""
 
 
 class InventoryWhys:
     """Traces of published inventories: frozen, as they were said."""
 
-    def __init__(self, inventories: Inventories) -> None:
+    def __init__(self, inventories: Inventories, nodes: Nodes) -> None:
         self._inventories = inventories
+        self._nodes = nodes
 
     async def inventory(self, wanted: Wanted) -> Why:
         """Return the total of a published inventory as the sum of its lines."""
@@ -57,7 +71,61 @@ class InventoryWhys:
                 f"inventory {found.inventory_id} version {found.version} has no line {wanted_line}",
                 message_zh=f"清单 {found.inventory_id} 第 {found.version} 版没有明细 {wanted_line}",
             )
-        return _line(wanted, _figure(line, wanted.method), found.used)
+        asked = None
+        if _source_of(found, wanted_line) is not None:
+            asked = question(Figure.INVENTORY_USE, id=found.inventory_id, version=found.version, line=wanted_line)
+        return _line(wanted, _figure(line, wanted.method), found.used, asked)
+
+    async def inventory_use(self, wanted: Wanted) -> Why:
+        """Return the metered electricity of a line: what the meters said of its node, times the node's share.
+
+        The frozen amount counts; the question beneath answers what the intervals say now.
+        """
+        found = await self._published(wanted)
+        wanted_line = wanted.text("line")
+        line = next((one for one in found.lines if one.line_id == wanted_line), None)
+        source = _source_of(found, wanted_line)
+        if line is None or source is None or not isinstance(source.activity, ElectricityUse):
+            raise NotFound(
+                f"inventory {found.inventory_id} version {found.version} has no metered line {wanted_line}",
+                message_zh=f"清单 {found.inventory_id} 第 {found.version} 版没有计量明细 {wanted_line}",
+            )
+        energy = source.activity.imported_kwh
+        inputs = [
+            Because(
+                name="energy of the node",
+                value=energy,
+                unit="kWh",
+                kind=InputKind.FIGURE,
+                id=source.node,
+                start=source.span.start,
+                source=source.origin,
+                question=None if energy is None else self._metered(source),
+            ),
+            Because(
+                name="share",
+                value=line.share,
+                unit="1",
+                kind=InputKind.PARAMETER,
+                id=source.node,
+                source="of the node in the boundary, as declared",
+            ),
+        ]
+        return why(
+            wanted,
+            value=None if energy is None else energy * line.share,
+            unit="kWh",
+            rule=Rule.PRODUCT,
+            inputs=inputs,
+            marks=[f"interval_completeness:{source.completeness:g}"] if source.completeness is not None else [],
+        )
+
+    def _metered(self, source: Source) -> Question | None:
+        """Return what explains the energy of a metered line; nothing where its span cuts a quarter hour."""
+        span, node = source.span, self._nodes.node(source.node)
+        if node is None or (floor(span.start), floor(span.end)) != (span.start, span.end):
+            return None
+        return question(Figure.ENERGY, node, span.start, span.end, booked="true")
 
     async def standard_coal(self, wanted: Wanted) -> Why:
         """Return the comprehensive energy consumption of a published inventory as frozen with it."""
@@ -122,21 +190,27 @@ def _figure(line: Frozen, method: Method) -> FrozenFigure:
     return line.location if method is Method.LOCATION else line.market
 
 
-def _line(wanted: Wanted, figure: FrozenFigure, used: Sequence[EmissionFactor]) -> Why:
-    """Return a frozen line with what it was computed from."""
+def _source_of(found: Publication, line_id: str) -> Source | None:
+    """Return the metered source that a line is a piece of; None where somebody has entered its amount."""
+    metered = (one for one in found.inputs.sources if one.asked is not None)
+    return next((one for one in metered if line_id == one.line_id or line_id.startswith(f"{one.line_id}/")), None)
+
+
+def _line(wanted: Wanted, figure: FrozenFigure, used: Sequence[EmissionFactor], metered: Question | None = None) -> Why:
+    """Return a frozen line with what it was computed from; ``metered`` explains the electricity that meters told."""
     return why(
         wanted,
         value=figure.value,
         unit=figure.unit,
         rule=Rule.PRODUCT if figure.formula in PRODUCTS and len(figure.inputs) == 2 else Rule.STATED,
-        inputs=[_input(one, used) for one in figure.inputs],
+        inputs=[_input(one, used, metered) for one in figure.inputs],
         marks=[one.value for one in figure.marks],
         factors=[row for row in used if any(_names(one, row.factor_id) for one in figure.inputs)],
         formula=(figure.formula, figure.source),
     )
 
 
-def _input(one: Input, used: Sequence[EmissionFactor]) -> Because:
+def _input(one: Input, used: Sequence[EmissionFactor], metered: Question | None) -> Because:
     factor = next((row for row in used if _names(one, row.factor_id)), None)
     return Because(
         name=one.name,
@@ -146,6 +220,7 @@ def _input(one: Input, used: Sequence[EmissionFactor]) -> Because:
         id="" if factor is None else factor.factor_id,
         version=None if factor is None else factor.revision,
         source=one.origin,
+        question=metered if one.name == IMPORTED and one.value is not None else None,
     )
 
 

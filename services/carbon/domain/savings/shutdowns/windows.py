@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import StrEnum
+from statistics import fmean, median
 
 import numpy as np
 
@@ -143,6 +144,12 @@ class WindowSaving:
     control_kwh: float = 0.0
     days: tuple[date, ...] = ()
     """The clean days, newest first."""
+    days_kwh: tuple[float, ...] = ()
+    """What was used on each of them at the clock time of the window, scaled by the control group. [kWh]"""
+    days_post_kwh: tuple[float, ...] = ()
+    """The same of the time after it. [kWh]"""
+    scale: float = 1.0
+    """Of the control group, by which the days were multiplied. [1]"""
     peers: tuple[str, ...] = ()
     """The circuits of the control group that were used."""
     successful: bool | None = None
@@ -172,10 +179,13 @@ class _Reference:
     """Shape (days, intervals of the time after). [kWh]"""
     peers: tuple[str, ...] = ()
 
+    scale: float = 1.0
+    """By which the control group has moved since; it is in ``window`` and ``post``. [1]"""
+
     def middle(self, energy: FloatArray) -> float:
         """Return the middle of the days' sums: the median of clean days, the mean of scaled ones. [kWh]"""
-        sums = energy.sum(axis=1)
-        return float(np.median(sums) if self.method is Method.CLEAN_DAYS else sums.mean())
+        sums = _rounded(energy)
+        return median(sums) if self.method is Method.CLEAN_DAYS else fmean(sums)
 
     def variance(self) -> float | None:
         """Return the variance of one day's energy about the middle, with that of the middle itself. [kWh²]
@@ -232,7 +242,8 @@ def window_saving(
     used = math.fsum(actual)
     baseline = reference.middle(reference.window) + adjustment
     post_baseline = reference.middle(reference.post)
-    rebound = max(0.0, float(after.sum()) - post_baseline)
+    used_after = math.fsum(after)
+    rebound = max(0.0, used_after - post_baseline)
     off_h = sum(part.off_s for part in window.parts) / 3600
     control = branch.control_power_kw * off_h
     off = _wholly_off(window)
@@ -247,10 +258,13 @@ def window_saving(
         adjustment_kwh=adjustment,
         actual_kwh=used,
         post_baseline_kwh=post_baseline,
-        post_actual_kwh=float(after.sum()),
+        post_actual_kwh=used_after,
         rebound_kwh=rebound,
         control_kwh=control,
         days=reference.days,
+        days_kwh=_rounded(reference.window),
+        days_post_kwh=_rounded(reference.post),
+        scale=reference.scale,
         peers=reference.peers,
         successful=float(actual[off].sum()) <= rules.success_share * reference.middle(reference.window[:, off]),
         marks=marks,
@@ -356,7 +370,13 @@ def _group_reference(branch: Branch, window: MeasuredWindow, post_end: datetime,
         np.vstack([inside for _, inside, _ in found]) * scale,
         np.vstack([after for _, _, after in found]) * scale,
         tuple(used),
+        scale,
     )
+
+
+def _rounded(energy: FloatArray) -> tuple[float, ...]:
+    """Return the sum of each day, rounded once. [kWh]"""
+    return tuple(math.fsum(day) for day in energy)
 
 
 def _disturbed(branch: Branch, start: datetime, end: datetime) -> bool:

@@ -1,0 +1,265 @@
+"""HTTP/1.1 for callbacks: one write out, one wake-up when the answer is there, connections that are kept.
+
+A client library took most of what a callback costs, and callbacks go by the thousand a second. h11 knows the protocol;
+here are the sockets, and the bounds on a receiver that may do as it likes. A connection only ever leads to an address
+that was checked when it was opened, no redirection is followed, no proxy is heeded.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import cast
+
+import h11
+
+from libs.common.outgoing import CUT_AFTER_S, URLS_KNOWN, AddressGuard, parse_url
+
+MAX_ANSWER_BYTES = 4096
+"""More of an answer is not read; its status is what counts. [B]"""
+MAX_HEAD_BYTES = 16 * 1024
+"""Of an answer. [B]"""
+IDLE_S = 4.0
+"""A connection that was idle for longer is not used again: servers commonly close theirs after five seconds, and what
+is sent at that moment is lost. [s]"""
+AGE_S = 60.0
+"""A connection is used for no longer, so that a name that means another address is heeded. [s]"""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was answered, whatever its status."""
+
+    status: int
+    retry_after: str | None
+    body: bytes
+    """Its beginning, as far as it came."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """The parts of a URL."""
+
+    scheme: str
+    host: str
+    port: int
+    path: bytes
+    authority: bytes
+
+    @property
+    def place(self) -> tuple[str, str, int]:
+        """What a connection leads to."""
+        return self.scheme, self.host, self.port
+
+
+@lru_cache(URLS_KNOWN)
+def _target(url: str) -> _Target:
+    found = parse_url(url)
+    port = found.port or (443 if found.scheme == "https" else 80)
+    return _Target(found.scheme, found.raw_host.decode("ascii"), port, found.raw_path, found.netloc)
+
+
+class Connection(asyncio.Protocol):
+    """One connection, with one call on it at a time."""
+
+    def __init__(self, place: tuple[str, str, int]) -> None:
+        """Prepare one to a place: scheme, host and port."""
+        self.place = place
+        self._loop = asyncio.get_running_loop()
+        self.opened_s = self.idle_since_s = self._loop.time()
+        self.is_usable = True
+        """Whether it can take a call, or one more."""
+        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+        self._transport: asyncio.Transport | None = None
+        self._answer: asyncio.Future[Answer] | None = None
+        """What the call waits for."""
+        self._head: h11.Response | None = None
+        self._body = bytearray()
+        self._cut: asyncio.TimerHandle | None = None
+        self._cut_after_s = CUT_AFTER_S
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep what is written to."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the call; an answer whose head has come is one."""
+        self.is_usable = False
+        if self._head is not None:
+            self._say()
+        elif self._answer is not None and not self._answer.done():
+            self._answer.set_exception(exc or ConnectionResetError("the connection was closed without an answer"))
+
+    def data_received(self, data: bytes) -> None:
+        """Take in what has come, which is bounded: the call hears of it once it is whole or enough."""
+        if self._answer is None or self._answer.done():
+            self.close()  # nobody has asked
+            return
+        self._http.receive_data(data)
+        try:
+            self._read()
+        except h11.RemoteProtocolError as exc:
+            if self._head is not None:
+                self._say()  # the status has come, and it counts
+            else:
+                self._answer.set_exception(exc)
+
+    async def call(self, request: h11.Request, body: bytes, *, cut_after_s: float) -> Answer:
+        """Send a request and return its answer; a connection that cannot take another one is closed.
+
+        Args:
+            request: The head.
+            body: All of it.
+            cut_after_s: How long the rest of an answer is waited for whose head has come. [s]
+
+        Raises:
+            OSError: The connection was lost.
+            h11.ProtocolError: What came is no HTTP, or what was to be sent.
+        """
+        self.is_usable, self._head, self._cut_after_s = False, None, cut_after_s
+        self._body.clear()
+        answer: asyncio.Future[Answer] = self._loop.create_future()
+        self._answer = answer
+        try:
+            parts = (self._http.send(each) for each in (request, h11.Data(data=body), h11.EndOfMessage()))
+            assert self._transport is not None  # noqa: S101 - the connection was made
+            self._transport.write(b"".join(part for part in parts if part))
+            return await answer
+        finally:
+            self._answer = self._head = None
+            if self._cut is not None:
+                self._cut.cancel()
+                self._cut = None
+            if not self.is_usable:
+                self.close()
+
+    def close(self) -> None:
+        """Close it at once."""
+        self.is_usable = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _read(self) -> None:
+        """Take in what has come.
+
+        Raises:
+            h11.RemoteProtocolError: It is no answer.
+        """
+        while (event := self._http.next_event()) is not h11.NEED_DATA:
+            if isinstance(event, h11.Response):
+                self._head = event
+            elif isinstance(event, h11.Data):
+                self._body += event.data[: MAX_ANSWER_BYTES - len(self._body)]
+                if len(self._body) >= MAX_ANSWER_BYTES:
+                    self._say()
+                    return
+            elif isinstance(event, h11.EndOfMessage):
+                http = self._http
+                if http.our_state is h11.DONE and http.their_state is h11.DONE and not http.trailing_data[0]:
+                    http.start_next_cycle()
+                    self.is_usable = True
+                self._say()
+                return
+            elif not isinstance(event, h11.InformationalResponse):
+                raise h11.RemoteProtocolError("the receiver changes the protocol")
+        if self._head is not None and self._cut is None:
+            self._cut = self._loop.call_later(self._cut_after_s, self._say)
+
+    def _say(self) -> None:
+        """Tell the call what has come; once the head has."""
+        if self._answer is not None and not self._answer.done() and self._head is not None:
+            retry_after = next(
+                (value.decode("latin-1") for name, value in self._head.headers if name == b"retry-after"), None
+            )
+            self._answer.set_result(Answer(self._head.status_code, retry_after, bytes(self._body)))
+
+
+class Wire:
+    """Posts to one receiver; who uses it bounds how many calls there are at a time."""
+
+    def __init__(self, guard: AddressGuard, trust: ssl.SSLContext) -> None:
+        """Prepare; connections are opened when they are needed.
+
+        Args:
+            guard: Knows what may be called.
+            trust: How certificates are checked.
+        """
+        self._guard = guard
+        self._trust = trust
+        self._idle: list[Connection] = []
+        """The one that was used last is the last."""
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Close the connections: those that a call is on once it has ended."""
+        self._is_closed = True
+        idle, self._idle = self._idle, []
+        for each in idle:
+            each.close()
+
+    def close_old(self) -> None:
+        """Close those that would not be used again."""
+        now_s = asyncio.get_running_loop().time()
+        while self._idle and not _is_fresh(self._idle[0], now_s):
+            self._idle.pop(0).close()
+
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes, *, timeout_s: float) -> Answer:
+        """Post, and return what was answered.
+
+        Args:
+            url: ``http`` or ``https``.
+            headers: Besides those that HTTP needs.
+            body: What is said.
+            timeout_s: For everything together. [s]
+
+        Raises:
+            InvalidInput: No URL that can be called.
+            NotAllowed: It leads inside.
+            CallFailed: Its name has no address.
+            TimeoutError: No answer in time.
+            OSError: No connection, or it was lost.
+            h11.ProtocolError: No HTTP was answered.
+        """
+        target = _target(url)
+        request = h11.Request(
+            method="POST",
+            target=target.path,
+            headers=[
+                ("host", target.authority.decode()),
+                ("accept-encoding", "identity"),
+                ("content-length", str(len(body))),
+                *headers.items(),
+            ],
+        )
+        async with asyncio.timeout(timeout_s):
+            connection = self._kept(target) or await self._open(target)
+            answer = await connection.call(request, body, cut_after_s=min(CUT_AFTER_S, timeout_s / 4))
+        if self._is_closed:
+            connection.close()
+        elif connection.is_usable:
+            connection.idle_since_s = asyncio.get_running_loop().time()
+            self._idle.append(connection)
+        return answer
+
+    def _kept(self, target: _Target) -> Connection | None:
+        now_s = asyncio.get_running_loop().time()
+        while self._idle:
+            found = self._idle.pop()
+            if found.is_usable and found.place == target.place and _is_fresh(found, now_s):
+                return found
+            found.close()
+        return None
+
+    async def _open(self, target: _Target) -> Connection:
+        address = await self._guard.address_of(target.host, target.port)
+        is_tls = target.scheme == "https"
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: Connection(target.place), address, target.port,
+            ssl=self._trust if is_tls else None, server_hostname=target.host if is_tls else None,
+        )  # fmt: skip
+        return connection
+
+
+def _is_fresh(connection: Connection, now_s: float) -> bool:
+    return now_s - connection.idle_since_s < IDLE_S and now_s - connection.opened_s < AGE_S

@@ -1,0 +1,80 @@
+"""One connection handed to a library that only opens its own: over a Unix socket that nobody else can open.
+
+The libraries for MQTT and PostgreSQL know neither our proxies nor the check of addresses. So the connection is opened
+by the dialler, with TLS where it is wanted, and the library speaks plainly into a socket in a folder of our own (mode
+0700), which takes one connection and ends with it.
+"""
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpcore
+
+CHUNK_BYTES = 64 << 10
+_ENDED = (OSError, httpcore.NetworkError, httpcore.TimeoutException)
+
+
+@asynccontextmanager
+async def relay(stream: httpcore.AsyncNetworkStream, name: str) -> AsyncIterator[Path]:
+    """Give the path of a socket behind which the stream is; both are closed when the block ends.
+
+    Args:
+        stream: The open connection.
+        name: Of the socket, which some libraries dictate.
+    """
+    passing: list[asyncio.Task[None]] = []
+
+    def took(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if passing:
+            writer.transport.abort()
+        else:
+            passing.append(asyncio.create_task(_pass(reader, writer, stream), name="relay"))
+
+    try:
+        with tempfile.TemporaryDirectory(prefix="wattring-relay-") as folder:
+            path = Path(folder) / name
+            server = await asyncio.start_unix_server(took, path)
+            try:
+                yield path
+            finally:
+                server.close()
+    finally:
+        for task in passing:
+            task.cancel()
+        if passing:
+            await asyncio.wait(passing)
+        await stream.aclose()
+
+
+async def _pass(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stream: httpcore.AsyncNetworkStream
+) -> None:
+    both = [asyncio.create_task(_out(reader, stream)), asyncio.create_task(_in(stream, writer))]
+    try:
+        # The end of either way is the end: neither protocol goes on with half a connection.
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+    finally:
+        writer.transport.abort()
+        for task in both:
+            task.cancel()
+        await asyncio.wait(both)
+
+
+async def _out(reader: asyncio.StreamReader, stream: httpcore.AsyncNetworkStream) -> None:
+    with contextlib.suppress(*_ENDED):
+        while chunk := await reader.read(CHUNK_BYTES):
+            await stream.write(chunk)
+
+
+async def _in(stream: httpcore.AsyncNetworkStream, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(*_ENDED):
+        while chunk := await stream.read(CHUNK_BYTES):
+            writer.write(chunk)
+            await writer.drain()

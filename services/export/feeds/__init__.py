@@ -1,0 +1,1 @@
+"""Feeds in the database: batches, destinations, and what each was told."""

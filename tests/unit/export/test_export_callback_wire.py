@@ -1,0 +1,54 @@
+"""What a receiver may answer, byte by byte: it never does more than end the call."""
+
+import asyncio
+
+import h11
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.export.callbacks.wire import MAX_ANSWER_BYTES, Connection
+
+PLACE = ("http", "8.8.8.8", 80)
+HEADS = [
+    b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 103 X\r\n\r\n", b"HTTP/1.0 503 X\r\n", b"content-length: 3\r\n", b"\r\n",
+    b"transfer-encoding: chunked\r\n", b"retry-after: \xff\r\n", b"3\r\nabc\r\n", b"0\r\n\r\n", b"abc", b"x" * 5000,
+    b"connection: close\r\n", b"content-length: -1\r\n", b"HTTP/1.1 101 X\r\nupgrade: y\r\n\r\n",
+]  # fmt: skip
+
+
+class Socket(asyncio.Transport):
+    """Where the connection writes to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.is_aborted = False
+
+    def write(self, data: object) -> None:
+        assert isinstance(data, bytes)
+        self.written += data
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+@given(st.lists(st.sampled_from(HEADS) | st.binary(max_size=30), max_size=12))
+async def test_whatever_comes_the_call_ends_within_its_bounds(chunks: list[bytes]) -> None:
+    connection, socket = Connection(PLACE), Socket()
+    connection.connection_made(socket)
+    request = h11.Request(method="POST", target="/", headers=[("host", "a"), ("content-length", "2")])
+    call = asyncio.create_task(connection.call(request, b"{}", cut_after_s=0.0))
+    await asyncio.sleep(0)
+    assert socket.written.startswith(b"POST / HTTP/1.1\r\n")
+    for chunk in chunks:
+        connection.data_received(chunk)
+    connection.connection_lost(None)
+    try:
+        answer = await call
+    except (OSError, h11.RemoteProtocolError):
+        assert socket.is_aborted
+        return
+    assert 200 <= answer.status <= 999
+    assert len(answer.body) <= MAX_ANSWER_BYTES
+    assert socket.is_aborted  # it was lost in the end
+    assert not connection.is_usable
