@@ -16,8 +16,8 @@ from libs.common.clock import Clock
 from libs.common.errors import PlatformError
 from libs.common.outgoing import AddressGuard, NotAllowed
 from libs.common.redact import redact
+from libs.common.wire import Answer, Wire
 from services.export.callbacks.bodies import CONTENT_TYPE
-from services.export.callbacks.wire import Answer, Wire
 from services.export.domain.callbacks import RETRY_AFTER_CAP_S, Outcome, Verdict, verdict_of
 
 USER_AGENT = "Wattring-Callbacks/1.0"
@@ -130,7 +130,7 @@ def _answered(answer: Answer, took_s: float, now: datetime) -> Outcome:
 
 def _retry_after_s(answer: Answer, now: datetime) -> float | None:
     """Return how long the receiver wants to be left alone (RFC 9110, 10.2.3); None where it does not say. [s]"""
-    text = answer.retry_after
+    text = answer.header("retry-after")
     if text is None or answer.status not in (429, 503):
         return None
     try:

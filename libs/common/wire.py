@@ -1,13 +1,14 @@
-"""HTTP/1.1 for callbacks: one write out, one wake-up when the answer is there, connections that are kept.
+"""HTTP/1.1 for calls by the thousand: one write out, one wake-up when the answer is there, connections that are kept.
 
 A client library took most of what a callback costs, and callbacks go by the thousand a second. h11 knows the protocol;
 here are the sockets, and the bounds on a receiver that may do as it likes. A connection only ever leads to an address
-that was checked when it was opened, no redirection is followed, no proxy is heeded.
+that was checked when it was opened, no redirection is followed, no proxy is heeded. ``GuardedClient`` is for the calls
+that are few: it unpacks answers, and tells of failures in two languages.
 """
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast
@@ -17,14 +18,20 @@ import h11
 from libs.common.outgoing import CUT_AFTER_S, URLS_KNOWN, AddressGuard, parse_url
 
 MAX_ANSWER_BYTES = 4096
-"""More of an answer is not read; its status is what counts. [B]"""
+"""More of an answer is not read where its status is what counts. [B]"""
 MAX_HEAD_BYTES = 16 * 1024
 """Of an answer. [B]"""
 IDLE_S = 4.0
 """A connection that was idle for longer is not used again: servers commonly close theirs after five seconds, and what
 is sent at that moment is lost. [s]"""
+BODILESS = frozenset({"GET", "DELETE", "HEAD"})
+"""Methods whose requests say nothing of a body that is empty."""
 AGE_S = 60.0
 """A connection is used for no longer, so that a name that means another address is heeded. [s]"""
+
+
+class NotConnected(ConnectionError):
+    """There was no connection: nothing was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +39,17 @@ class Answer:
     """What was answered, whatever its status."""
 
     status: int
-    retry_after: str | None
+    headers: Sequence[tuple[bytes, bytes]]
+    """Names in lower case."""
     body: bytes
     """Its beginning, as far as it came."""
+    is_whole: bool
+    """Whether the body is all of it."""
+
+    def header(self, name: str) -> str | None:
+        """Return what a header says, None where there is none of that name, which is in lower case."""
+        wanted = name.encode()
+        return next((value.decode("latin-1") for found, value in self.headers if found == wanted), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +92,8 @@ class Connection(asyncio.Protocol):
         self._head: h11.Response | None = None
         self._body = bytearray()
         self._cut: asyncio.TimerHandle | None = None
-        self._cut_after_s = CUT_AFTER_S
+        self._cut_after_s: float | None = None
+        self._max_bytes = MAX_ANSWER_BYTES
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep what is written to."""
@@ -87,7 +103,7 @@ class Connection(asyncio.Protocol):
         """Tell the call; an answer whose head has come is one."""
         self.is_usable = False
         if self._head is not None:
-            self._say()
+            self._say(is_whole=exc is None and self._ends_here())
         elif self._answer is not None and not self._answer.done():
             self._answer.set_exception(exc or ConnectionResetError("the connection was closed without an answer"))
 
@@ -105,24 +121,29 @@ class Connection(asyncio.Protocol):
             else:
                 self._answer.set_exception(exc)
 
-    async def call(self, request: h11.Request, body: bytes, *, cut_after_s: float) -> Answer:
+    async def call(
+        self, request: h11.Request, body: bytes, *, cut_after_s: float | None, max_bytes: int = MAX_ANSWER_BYTES
+    ) -> Answer:
         """Send a request and return its answer; a connection that cannot take another one is closed.
 
         Args:
             request: The head.
             body: All of it.
-            cut_after_s: How long the rest of an answer is waited for whose head has come. [s]
+            cut_after_s: How long the rest of an answer is waited for whose head has come; None is for all of it. [s]
+            max_bytes: So much of an answer's body is read. [B]
 
         Raises:
             OSError: The connection was lost.
             h11.ProtocolError: What came is no HTTP, or what was to be sent.
         """
-        self.is_usable, self._head, self._cut_after_s = False, None, cut_after_s
+        self.is_usable, self._head = False, None
+        self._cut_after_s, self._max_bytes = cut_after_s, max_bytes
         self._body.clear()
         answer: asyncio.Future[Answer] = self._loop.create_future()
         self._answer = answer
         try:
-            parts = (self._http.send(each) for each in (request, h11.Data(data=body), h11.EndOfMessage()))
+            events = (request, h11.Data(data=body), h11.EndOfMessage()) if body else (request, h11.EndOfMessage())
+            parts = [self._http.send(each) for each in events]
             assert self._transport is not None  # noqa: S101 - the connection was made
             self._transport.write(b"".join(part for part in parts if part))
             return await answer
@@ -150,8 +171,9 @@ class Connection(asyncio.Protocol):
             if isinstance(event, h11.Response):
                 self._head = event
             elif isinstance(event, h11.Data):
-                self._body += event.data[: MAX_ANSWER_BYTES - len(self._body)]
-                if len(self._body) >= MAX_ANSWER_BYTES:
+                room = self._max_bytes - len(self._body)
+                self._body += event.data[:room]
+                if len(event.data) > room:
                     self._say()
                     return
             elif isinstance(event, h11.EndOfMessage):
@@ -159,24 +181,31 @@ class Connection(asyncio.Protocol):
                 if http.our_state is h11.DONE and http.their_state is h11.DONE and not http.trailing_data[0]:
                     http.start_next_cycle()
                     self.is_usable = True
-                self._say()
+                self._say(is_whole=True)
                 return
             elif not isinstance(event, h11.InformationalResponse):
                 raise h11.RemoteProtocolError("the receiver changes the protocol")
-        if self._head is not None and self._cut is None:
+        if self._head is not None and self._cut is None and self._cut_after_s is not None:
             self._cut = self._loop.call_later(self._cut_after_s, self._say)
 
-    def _say(self) -> None:
+    def _ends_here(self) -> bool:
+        """Return whether a body ends where the connection does: one that said no length."""
+        try:
+            self._http.receive_data(b"")
+            return isinstance(self._http.next_event(), h11.EndOfMessage)
+        except h11.RemoteProtocolError:
+            return False
+
+    def _say(self, *, is_whole: bool = False) -> None:
         """Tell the call what has come; once the head has."""
         if self._answer is not None and not self._answer.done() and self._head is not None:
-            retry_after = next(
-                (value.decode("latin-1") for name, value in self._head.headers if name == b"retry-after"), None
+            self._answer.set_result(
+                Answer(self._head.status_code, self._head.headers, bytes(self._body), is_whole=is_whole)
             )
-            self._answer.set_result(Answer(self._head.status_code, retry_after, bytes(self._body)))
 
 
 class Wire:
-    """Posts to one receiver; who uses it bounds how many calls there are at a time."""
+    """Calls one receiver; who uses it bounds how many calls there are at a time."""
 
     def __init__(self, guard: AddressGuard, trust: ssl.SSLContext) -> None:
         """Prepare; connections are opened when they are needed.
@@ -205,36 +234,59 @@ class Wire:
             self._idle.pop(0).close()
 
     async def post(self, url: str, headers: Mapping[str, str], body: bytes, *, timeout_s: float) -> Answer:
-        """Post, and return what was answered.
+        """Post what is only to arrive: the status is what counts, and little more of an answer is waited for.
+
+        Arguments and errors as for ``call``.
+        """
+        cut_after_s = min(CUT_AFTER_S, timeout_s / 4)
+        return await self.call("POST", url, headers, body, timeout_s=timeout_s, cut_after_s=cut_after_s)
+
+    async def call(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes = b"",
+        *,
+        timeout_s: float,
+        cut_after_s: float | None = None,
+        max_bytes: int = MAX_ANSWER_BYTES,
+    ) -> Answer:
+        """Call, and return what was answered.
 
         Args:
+            method: GET, POST …; not HEAD.
             url: ``http`` or ``https``.
             headers: Besides those that HTTP needs.
             body: What is said.
             timeout_s: For everything together. [s]
+            cut_after_s: How long the rest of an answer is waited for whose head has come; None is for all of it. [s]
+            max_bytes: So much of an answer's body is read. [B]
 
         Raises:
             InvalidInput: No URL that can be called.
             NotAllowed: It leads inside.
-            CallFailed: Its name has no address.
+            CallFailed: Its name has no address; nothing was sent.
+            NotConnected: No connection; nothing was sent.
             TimeoutError: No answer in time.
-            OSError: No connection, or it was lost.
+            OSError: The connection was lost.
             h11.ProtocolError: No HTTP was answered.
         """
         target = _target(url)
+        length = [("content-length", str(len(body)))] if body or method not in BODILESS else []
         request = h11.Request(
-            method="POST",
+            method=method,
             target=target.path,
             headers=[
                 ("host", target.authority.decode()),
                 ("accept-encoding", "identity"),
-                ("content-length", str(len(body))),
+                *length,
                 *headers.items(),
             ],
         )
         async with asyncio.timeout(timeout_s):
             connection = self._kept(target) or await self._open(target)
-            answer = await connection.call(request, body, cut_after_s=min(CUT_AFTER_S, timeout_s / 4))
+            answer = await connection.call(request, body, cut_after_s=cut_after_s, max_bytes=max_bytes)
         if self._is_closed:
             connection.close()
         elif connection.is_usable:
@@ -254,10 +306,13 @@ class Wire:
     async def _open(self, target: _Target) -> Connection:
         address = await self._guard.address_of(target.host, target.port)
         is_tls = target.scheme == "https"
-        _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: Connection(target.place), address, target.port,
-            ssl=self._trust if is_tls else None, server_hostname=target.host if is_tls else None,
-        )  # fmt: skip
+        try:
+            _, connection = await asyncio.get_running_loop().create_connection(
+                lambda: Connection(target.place), address, target.port,
+                ssl=self._trust if is_tls else None, server_hostname=target.host if is_tls else None,
+            )  # fmt: skip
+        except OSError as exc:
+            raise NotConnected(str(exc) or type(exc).__name__) from exc
         return connection
 
 

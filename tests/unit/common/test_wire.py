@@ -6,7 +6,7 @@ import h11
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.export.callbacks.wire import MAX_ANSWER_BYTES, Connection
+from libs.common.wire import MAX_ANSWER_BYTES, Connection
 
 PLACE = ("http", "8.8.8.8", 80)
 HEADS = [
@@ -32,12 +32,12 @@ class Socket(asyncio.Transport):
         self.is_aborted = True
 
 
-@given(st.lists(st.sampled_from(HEADS) | st.binary(max_size=30), max_size=12))
-async def test_whatever_comes_the_call_ends_within_its_bounds(chunks: list[bytes]) -> None:
+@given(st.lists(st.sampled_from(HEADS) | st.binary(max_size=30), max_size=12), st.sampled_from([0.0, None]))
+async def test_whatever_comes_the_call_ends_within_its_bounds(chunks: list[bytes], cut_after_s: float | None) -> None:
     connection, socket = Connection(PLACE), Socket()
     connection.connection_made(socket)
     request = h11.Request(method="POST", target="/", headers=[("host", "a"), ("content-length", "2")])
-    call = asyncio.create_task(connection.call(request, b"{}", cut_after_s=0.0))
+    call = asyncio.create_task(connection.call(request, b"{}", cut_after_s=cut_after_s))
     await asyncio.sleep(0)
     assert socket.written.startswith(b"POST / HTTP/1.1\r\n")
     for chunk in chunks:
@@ -52,3 +52,21 @@ async def test_whatever_comes_the_call_ends_within_its_bounds(chunks: list[bytes
     assert len(answer.body) <= MAX_ANSWER_BYTES
     assert socket.is_aborted  # it was lost in the end
     assert not connection.is_usable
+
+
+@given(st.lists(st.binary(min_size=1, max_size=40), max_size=9), st.integers(0, 200))
+async def test_an_answer_is_whole_exactly_when_all_of_it_came(chunks: list[bytes], missing: int) -> None:
+    connection, socket = Connection(PLACE), Socket()
+    connection.connection_made(socket)
+    request = h11.Request(method="GET", target="/", headers=[("host", "a")])
+    call = asyncio.create_task(connection.call(request, b"", cut_after_s=None))
+    await asyncio.sleep(0)
+    body = b"".join(chunks)
+    connection.data_received(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (len(body) + missing))
+    for chunk in chunks:
+        connection.data_received(chunk)
+    is_usable = connection.is_usable
+    connection.connection_lost(None)
+    answer = await call
+    assert (answer.body, answer.is_whole) == (body, not missing)
+    assert is_usable is answer.is_whole
