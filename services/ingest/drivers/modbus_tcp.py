@@ -79,7 +79,10 @@ class Hanging(asyncio.Protocol):
             while (found := self._next_frame()) is not None:
                 self._take(*found)
         except Unreadable as exc:
-            self._end(str(exc), exc)
+            # A transport lies in circles that last until they are collected: what came must not hang on them,
+            # neither here nor in the frames behind the caught exception, so it is a new one that is told.
+            self._data = b""
+            self._end(str(exc), Unreadable(str(exc)))
             self.abort()
 
     def eof_received(self) -> bool | None:

@@ -424,8 +424,11 @@ async def test_what_does_not_get_through_in_time_is_not_appended_later(place: Pl
     stream = await place.conn.fetchval("select id from streams where topic = 't'")
     async with place.conn.transaction():
         await place.conn.execute("select pg_advisory_xact_lock(1937010020, $1)", stream)
-        slow = asyncio.create_task(publish(bus, "t", 1))  # its append waits for the lock
-        await until(lambda: bool(bus._queue))
+        slow = asyncio.create_task(publish(bus, "t", 1))
+        # What is queued before its append waits for the lock would go with it.
+        waiting = "select count(*) from pg_locks where not granted and locktype = 'advisory' and objid = $1::int"
+        while not await place.conn.fetchval(waiting, stream):  # noqa: ASYNC110  # PostgreSQL tells nobody
+            await asyncio.sleep(0.01)
         with pytest.raises(BusUnavailable, match="not appended within"):
             await bus.publish([Message("t", "k", b"late")], timeout_s=0.2)
     await slow
