@@ -249,6 +249,8 @@ class Child:
                 failures = 0
                 continue
             why = await self._complaint()
+            if self._stopping:
+                return  # it has closed its doors and ends what it began: asked a second time it would break that off
             if why is None:
                 self._answered, failures = True, 0
                 continue
