@@ -88,6 +88,21 @@ class UnstorableText(InvalidInput):
     title_zh = "文本包含无法存储的字符"
 
 
+class _Session(asyncpg.Connection):
+    """A session of the pool. Setting it back is a round trip with every use; most uses leave nothing behind."""
+
+    is_changed = False
+    """Whether something may have been set, locked or listened to that outlasts a transaction."""
+
+    def expect_changes(self, are_expected: bool) -> None:
+        """Say whether the session has to be set back when it returns to the pool."""
+        self.is_changed = are_expected
+
+    def get_reset_query(self) -> str:
+        """Return what sets the session back; asyncpg itself ends a transaction that was left open."""
+        return str(super().get_reset_query()) if self.is_changed else ""
+
+
 class Database:
     """A service's pool. Open it before use; until then every use raises ``DatabaseUnavailable``."""
 
@@ -137,6 +152,7 @@ class Database:
                 command_timeout=self._settings.command_timeout_s,
                 server_settings=server_settings,
                 init=_set_codecs,
+                connection_class=_Session,
             )
             async with pool.acquire(timeout=self._settings.connect_timeout_s):
                 self._pool = pool
@@ -159,13 +175,16 @@ class Database:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[ReadConn]:
-        """Yield a connection for statements that change nothing."""
+        """Yield a connection for statements that change nothing, in the session neither."""
         async with self._acquire() as conn:
             yield ReadConn(conn)
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[WriteConn]:
-        """Yield a connection in one transaction, committed when the block ends without an error."""
+        """Yield a connection in one transaction, committed when the block ends without an error.
+
+        What it sets and locks has to end with the transaction: ``set local``, ``pg_advisory_xact_lock``.
+        """
         async with self._acquire() as conn, conn.transaction():
             yield WriteConn(conn)
 
@@ -182,14 +201,17 @@ class Database:
 
     @asynccontextmanager
     async def statements(self) -> AsyncIterator[WriteConn]:
-        """Yield a connection on which every statement is a transaction of its own, saving two round trips."""
-        async with self._acquire() as conn:
+        """Yield a connection on which every statement is a transaction of its own, saving two round trips.
+
+        The session may be changed too.
+        """
+        async with self._acquire(changes=True) as conn:
             yield WriteConn(conn)
 
     @asynccontextmanager
     async def listen(self) -> AsyncIterator[Connection]:
         """Yield a connection to LISTEN on; it is one of the pool's, held for as long as the block."""
-        async with self._acquire() as conn:
+        async with self._acquire(changes=True) as conn:
             yield conn
 
     async def check(self) -> None:
@@ -198,7 +220,7 @@ class Database:
             await conn.fetchval("select 1", timeout=self._settings.connect_timeout_s)
 
     @asynccontextmanager
-    async def _acquire(self) -> AsyncIterator[Connection]:
+    async def _acquire(self, *, changes: bool = False) -> AsyncIterator[Connection]:
         pool = self._pool
         if pool is None:
             raise DatabaseUnavailable(f"database {self.place}: not connected", message_zh="数据库尚未连接")
@@ -206,12 +228,15 @@ class Database:
             conn = await pool.acquire(timeout=self._settings.connect_timeout_s)
         except NOT_REACHED as exc:
             raise self._unavailable(exc, pool) from exc
+        conn.expect_changes(changes)
         ended = False
         try:
             try:
                 yield conn
             except BaseException:
                 ended = _has_ended(conn)
+                if not ended:  # whatever it was in the middle of
+                    conn.expect_changes(True)
                 raise
             finally:
                 await self._release(pool, conn)

@@ -39,6 +39,9 @@ DEFAULT_HEADERS = {
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+EVERYWHERE = ("0.0.0.0/0", "::/0")
+"""Networks for a guard of addresses that only an operator can set."""
+
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
 
@@ -103,7 +106,11 @@ class AddressGuard:
                 self._names.add(text.lower().rstrip("."))
 
     async def address_of(self, host: str, port: int) -> str:
-        """Return an address of a host that may be called.
+        """Return the first address of a host that may be called; errors as for ``addresses_of``."""
+        return (await self.addresses_of(host, port))[0]
+
+    async def addresses_of(self, host: str, port: int) -> list[str]:
+        """Return the addresses of a host that may be called, at least one.
 
         Raises:
             NotAllowed: One of its addresses lies inside and is not allowed.
@@ -115,7 +122,7 @@ class AddressGuard:
             pass  # a name, or a number that the system's resolver takes for an address
         else:
             self.check(literal)
-            return literal
+            return [literal]
         try:
             async with asyncio.timeout(RESOLVE_WITHIN_S):
                 found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -128,7 +135,7 @@ class AddressGuard:
         if host.lower().rstrip(".") not in self._names:
             for address in addresses:
                 self.check(address)
-        return addresses[0]
+        return addresses
 
     def check(self, address: str) -> None:
         """Return when an address may be called.
@@ -158,8 +165,8 @@ def is_outside(ip: Address) -> bool:
 
 
 @cache
-def _public_authorities() -> ssl.SSLContext:
-    """Return the context that trusts them, made once: each reads megabytes for hundredths of a second."""
+def public_authorities() -> ssl.SSLContext:
+    """Return the context that trusts public authorities, made once: each reads megabytes for hundredths of a second."""
     return httpx.create_ssl_context(trust_env=False)
 
 
@@ -189,7 +196,7 @@ class GuardedClient:
         )
         # The transport alone: it knows no redirections, proxies and cookies, and half of a call's work is not done.
         self._transport = transport or httpx.AsyncHTTPTransport(
-            trust_env=False, limits=limits, verify=_public_authorities() if verify is True else verify
+            trust_env=False, limits=limits, verify=public_authorities() if verify is True else verify
         )
 
     async def __aenter__(self) -> Self:

@@ -9,6 +9,7 @@ that are few: it unpacks answers, and tells of failures in two languages.
 import asyncio
 import ssl
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast
@@ -30,8 +31,16 @@ AGE_S = 60.0
 """A connection is used for no longer, so that a name that means another address is heeded. [s]"""
 
 
+CONNECT_S = 5.0
+"""A connection that takes longer to one address is not waited for; a host's next address is tried. [s]"""
+
+
 class NotConnected(ConnectionError):
     """There was no connection: nothing was sent."""
+
+
+class NotConnectedInTime(NotConnected, TimeoutError):
+    """Nobody has taken the connection within the time: nothing was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +276,7 @@ class Wire:
             InvalidInput: No URL that can be called.
             NotAllowed: It leads inside.
             CallFailed: Its name has no address; nothing was sent.
-            NotConnected: No connection; nothing was sent.
+            NotConnected: No connection; nothing was sent. With ``NotConnectedInTime`` nobody has said no.
             TimeoutError: No answer in time.
             OSError: The connection was lost.
             h11.ProtocolError: No HTTP was answered.
@@ -284,8 +293,9 @@ class Wire:
                 *headers.items(),
             ],
         )
-        async with asyncio.timeout(timeout_s):
-            connection = self._kept(target) or await self._open(target)
+        until_s = asyncio.get_running_loop().time() + timeout_s
+        connection = self._kept(target) or await self._open(target, until_s)
+        async with asyncio.timeout_at(until_s):
             answer = await connection.call(request, body, cut_after_s=cut_after_s, max_bytes=max_bytes)
         if self._is_closed:
             connection.close()
@@ -303,16 +313,27 @@ class Wire:
             found.close()
         return None
 
-    async def _open(self, target: _Target) -> Connection:
-        address = await self._guard.address_of(target.host, target.port)
-        is_tls = target.scheme == "https"
+    async def _open(self, target: _Target, until_s: float) -> Connection:
+        """Return a new connection, to the first of a host's addresses that takes one."""
         try:
+            async with asyncio.timeout_at(until_s):
+                *others, last = await self._guard.addresses_of(target.host, target.port)
+                for address in others:
+                    with suppress(OSError):
+                        return await self._open_to(address, target)
+                return await self._open_to(last, target)
+        except TimeoutError as exc:
+            raise NotConnectedInTime("nobody has taken the connection in time") from exc
+        except OSError as exc:
+            raise NotConnected(str(exc) or type(exc).__name__) from exc
+
+    async def _open_to(self, address: str, target: _Target) -> Connection:
+        is_tls = target.scheme == "https"
+        async with asyncio.timeout(CONNECT_S):
             _, connection = await asyncio.get_running_loop().create_connection(
                 lambda: Connection(target.place), address, target.port,
                 ssl=self._trust if is_tls else None, server_hostname=target.host if is_tls else None,
             )  # fmt: skip
-        except OSError as exc:
-            raise NotConnected(str(exc) or type(exc).__name__) from exc
         return connection
 
 

@@ -7,14 +7,19 @@ the interval), so the outcomes are values and no exceptions.
 import asyncio
 from dataclasses import dataclass
 
-import httpx
+import h11
 
-from libs.common.errors import InvalidInput
+from libs.common.errors import InvalidInput, PlatformError
+from libs.common.outgoing import EVERYWHERE, AddressGuard, public_authorities
+from libs.common.wire import NotConnected, Wire
 from services.export.dialects import Dialect, soap
 from services.export.dialects.messages import CentreReply, Operation, UnitRequest
 
 MAX_REPLY_BYTES = 1 << 20
 """A centre's replies are a few hundred bytes; more than this is none. [B]"""
+PLACES_KNOWN = 64
+"""Of a centre, to which connections are kept: where units register and where they were sent from there."""
+HEADERS = {"content-type": soap.CONTENT_TYPE, "soapaction": '""', "accept": "*/*", "user-agent": "Wattring"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,53 +54,55 @@ CallOutcome = Answered | NotSent | NoAnswer | BadAnswer
 
 
 class CentreClient:
-    """A client for one centre; its connections are its own, so that a slow centre delays nobody else."""
+    """A client for one centre; its connections are its own, so that a slow centre delays nobody else.
 
-    def __init__(self, dialect: Dialect, *, timeout_s: float, concurrency: int) -> None:
+    A centre may stand anywhere: its address is an administrator's, or one that it has assigned itself.
+    """
+
+    def __init__(self, dialect: Dialect, *, timeout_s: float) -> None:
         self._dialect = dialect
         self._timeout_s = timeout_s
-        self._http = httpx.AsyncClient(
-            # Four finite bounds; the whole call has one of its own, since a centre may trickle.
-            timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, 5.0)),
-            limits=httpx.Limits(max_connections=concurrency + 2, max_keepalive_connections=concurrency),
-            follow_redirects=False,
-            trust_env=False,
-        )
+        self._guard = AddressGuard(EVERYWHERE)
+        self._wires: dict[str, Wire] = {}
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._http.aclose()
+        self._forget()
+        await asyncio.sleep(0)  # sockets are closed in the loop's next turn
 
     async def call(self, url: str, request: UnitRequest, operation: Operation) -> CallOutcome:
         """Send a request and return what became of it; never raises for what the centre does."""
-        payload = self._dialect.write_request(request, operation)
+        body = soap.write_request(self._dialect.write_request(request, operation), self._dialect.centre)
         try:
-            async with asyncio.timeout(self._timeout_s):
-                status, body = await self._post(url, soap.write_request(payload, self._dialect.centre))
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.UnsupportedProtocol) as exc:
-            return NotSent(f"cannot connect: {exc or type(exc).__name__}"[:300])
+            answer = await self._wire(url).call(
+                "POST", url, HEADERS, body, timeout_s=self._timeout_s, max_bytes=MAX_REPLY_BYTES
+            )
+        except (NotConnected, PlatformError) as exc:  # before TimeoutError: it may be both
+            return NotSent(f"cannot connect: {exc}"[:300])
         except TimeoutError:
             return NoAnswer(f"no answer within {self._timeout_s:g} s")
-        except httpx.HTTPError as exc:
+        except (OSError, h11.ProtocolError) as exc:
             return NoAnswer(f"{type(exc).__name__}: {exc}"[:300])
-        except _TooLarge:
+        if not answer.is_whole:
+            if len(answer.body) < MAX_REPLY_BYTES:
+                return NoAnswer("the connection was lost within the answer")
             return BadAnswer(f"answer larger than {MAX_REPLY_BYTES} bytes")
         try:
-            text = soap.read_response(body, limit=MAX_REPLY_BYTES)
+            text = soap.read_response(answer.body, limit=MAX_REPLY_BYTES)
             return Answered(self._dialect.read_reply(text, operation, getattr(request, "types", None)))
         except InvalidInput as exc:
-            return BadAnswer((exc.message if status == 200 else f"HTTP {status}: {exc.message}")[:300])
+            return BadAnswer((exc.message if answer.status == 200 else f"HTTP {answer.status}: {exc.message}")[:300])
 
-    async def _post(self, url: str, body: bytes) -> tuple[int, bytes]:
-        headers = {"content-type": soap.CONTENT_TYPE, "soapaction": '""'}
-        async with self._http.stream("POST", url, content=body, headers=headers) as response:
-            received = bytearray()
-            async for chunk in response.aiter_bytes():
-                received += chunk
-                if len(received) > MAX_REPLY_BYTES:
-                    raise _TooLarge
-            return response.status_code, bytes(received)
+    def _wire(self, url: str) -> Wire:
+        """Return the connections to a place."""
+        wire = self._wires.get(url)
+        if wire is None:
+            if len(self._wires) >= PLACES_KNOWN:
+                self._forget()
+            wire = self._wires[url] = Wire(self._guard, public_authorities())
+        return wire
 
-
-class _TooLarge(Exception):
-    """The answer is longer than any answer."""
+    def _forget(self) -> None:
+        wires, self._wires = self._wires, {}
+        for wire in wires.values():
+            wire.close()

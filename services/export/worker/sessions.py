@@ -300,7 +300,7 @@ class CentreRunner:
     async def run(self) -> None:
         """Work until cancelled; calls that are under way then get a moment to be answered."""
         options = self.connection.options
-        client = CentreClient(self._dialect, timeout_s=options.timeout_s, concurrency=options.concurrency)
+        client = CentreClient(self._dialect, timeout_s=options.timeout_s)
         backoff = Backoff(first_s=0.2, cap_s=5.0)
         try:
             async with asyncio.TaskGroup() as group:

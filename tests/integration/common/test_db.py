@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import asyncpg
@@ -72,10 +73,13 @@ async def test_a_service_sees_its_own_schema_and_no_others(postgres_url: str) ->
                 await conn.execute("create table public.mine (id integer)")
 
 
-async def test_what_one_user_of_a_connection_sets_the_next_does_not_inherit(postgres_url: str) -> None:
+@pytest.mark.parametrize("use", [Database.statements, Database.listen])
+async def test_what_one_user_of_a_connection_sets_the_next_does_not_inherit(
+    postgres_url: str, use: Callable[[Database], AbstractAsyncContextManager[Any]]
+) -> None:
     db = Database(settings(postgres_url, pool_max=1), schema="alarm", role="wattring_alarm")
     async with opened(db):
-        async with db.read() as conn:
+        async with use(db) as conn:
             pid = await conn.fetchval("select pg_backend_pid()")
             await conn.execute("set search_path = public; set statement_timeout = 1234")
         async with db.read() as conn:

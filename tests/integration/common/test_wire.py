@@ -12,7 +12,7 @@ import pytest
 
 from libs.common import wire as wires
 from libs.common.outgoing import AddressGuard, NotAllowed
-from libs.common.wire import MAX_ANSWER_BYTES, NotConnected, Wire
+from libs.common.wire import MAX_ANSWER_BYTES, NotConnected, NotConnectedInTime, Wire
 from tests.peers.certificates import Authority
 
 pytestmark = pytest.mark.integration
@@ -262,3 +262,32 @@ async def test_where_nobody_listens_nothing_was_sent(wire: Wire) -> None:
         pass
     with pytest.raises(NotConnected):
         await post(wire, app.url)
+
+
+async def test_a_host_is_reached_at_the_address_that_takes_the_connection(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def resolved(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        return [(0, 0, 0, "", ("127.0.0.9", port)), (0, 0, 0, "", ("127.0.0.1", port))]
+
+    async with peer(OK) as app:
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolved)
+        assert (await post(wire, app.url.replace("127.0.0.1", "localhost"))).status == 204
+
+
+async def test_a_connection_that_is_not_there_in_time_is_told_from_an_answer_that_is_not(wire: Wire) -> None:
+    async def say_nothing(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+
+    writers: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    with pytest.raises(NotConnectedInTime):  # the greeting of TLS is never answered
+        await wire.post(url, {}, b"{}", timeout_s=0.1)
+    with pytest.raises(TimeoutError) as caught:
+        await wire.post(url.replace("https:", "http:"), {}, b"{}", timeout_s=0.1)
+    assert not isinstance(caught.value, NotConnected)
+    server.close()
+    for writer in writers:
+        writer.transport.abort()
+    await server.wait_closed()
