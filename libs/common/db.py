@@ -228,7 +228,7 @@ class Database:
             conn = await pool.acquire(timeout=self._settings.connect_timeout_s)
         except NOT_REACHED as exc:
             raise self._unavailable(exc, pool) from exc
-        conn.expect_changes(changes)
+        _expect_changes(conn, changes)
         ended = False
         try:
             try:
@@ -236,7 +236,7 @@ class Database:
             except BaseException:
                 ended = _has_ended(conn)
                 if not ended:  # whatever it was in the middle of
-                    conn.expect_changes(True)
+                    _expect_changes(conn, True)
                 raise
             finally:
                 await self._release(pool, conn)
@@ -332,6 +332,11 @@ _UNREACHED_ZH = {
 def _is_being_cancelled() -> bool:
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
+
+
+def _expect_changes(conn: Any, are_expected: bool) -> None:
+    """Pass on to the session what its proxy, as it is typed, does not know."""
+    conn.expect_changes(are_expected)
 
 
 def _has_ended(conn: PoolConnectionProxy) -> bool:
