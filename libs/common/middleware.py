@@ -53,11 +53,10 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"")
-        request_id = given if _HARMLESS.fullmatch(given) else new_id().encode()
+        request_id = request_id_of(headers.get(b"x-request-id", b""))
         kept = [(name, value) for name, value in scope["headers"] if name != b"x-request-id"]
         scope = {**scope, "headers": [*kept, (b"x-request-id", request_id)]}
-        answer = _Answer(send, request_id, self._health)
+        answer = Answer(send, request_id, self._health)
         if scope["path"] in PROBES:
             with log_context(request_id=request_id.decode()):
                 await self._respond(scope, receive, answer, declared=0)
@@ -72,12 +71,9 @@ class Envelope:
             ):
                 await self._respond(scope, receive, answer, declared=declared)
         finally:
-            self._health.streams.discard(answer.task)
-            _requests.labels(self._service, method, str(answer.status or CLIENT_GONE)).inc()
-            if answer.began_after_s is not None:
-                _seconds.labels(self._service).observe(answer.began_after_s)
+            answer.count(self._service, method)
 
-    async def _respond(self, scope: Scope, receive: Receive, answer: "_Answer", *, declared: int) -> None:
+    async def _respond(self, scope: Scope, receive: Receive, answer: "Answer", *, declared: int) -> None:
         limit = self._max_body_bytes
         too_large = f"the body is larger than {limit} bytes"
         taken = 0
@@ -111,22 +107,35 @@ class Envelope:
         except asyncio.CancelledError:
             if not self._health.draining or not await answer.finish(scope, receive):
                 raise
-        except Exception:
-            logger.exception(
-                "unexpected error in a request", extra={"path": shown_path(scope["path"]), "method": scope["method"]}
-            )
-            if not answer.status:
-                failure = problem(
-                    500, code="internal", title="Internal error", detail="unexpected error; it was logged",
-                    detail_zh="内部错误,已记录",
-                )  # fmt: skip
-                await failure(scope, receive, answer.send)
+        except Exception as exc:
+            await unforeseen(exc, scope, receive, answer)
 
 
-class _Answer:
+def request_id_of(given: bytes) -> bytes:
+    """Return the id of a request: the one that came with it when that is harmless, else a new one."""
+    return given if _HARMLESS.fullmatch(given) else new_id().encode()
+
+
+async def unforeseen(exc: Exception, scope: Scope, receive: Receive, answer: "Answer") -> None:
+    """Log an exception that nobody expected, and answer 500 unless an answer has begun."""
+    logger.error(
+        "unexpected error in a request",
+        exc_info=exc,
+        extra={"path": shown_path(scope["path"]), "method": scope["method"]},
+    )
+    if not answer.status:
+        failure = problem(
+            500, code="internal", title="Internal error", detail="unexpected error; it was logged",
+            detail_zh="内部错误,已记录",
+        )  # fmt: skip
+        await failure(scope, receive, answer.send)
+
+
+class Answer:
     """What has been answered so far."""
 
     def __init__(self, send: Send, request_id: bytes, health: Health) -> None:
+        """Begin; nothing is sent by that."""
         self._send = send
         self._request_id = request_id
         self._health = health
@@ -155,6 +164,13 @@ class _Answer:
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
             self._complete = True
         await self._send(message)
+
+    def count(self, service: str, method: str) -> None:
+        """Count it, once it is over."""
+        self._health.streams.discard(self.task)
+        _requests.labels(service, method, str(self.status or CLIENT_GONE)).inc()
+        if self.began_after_s is not None:
+            _seconds.labels(service).observe(self.began_after_s)
 
     async def finish(self, scope: Scope, receive: Receive) -> bool:
         """End an answer that the drain has cut short; return False when it cannot be ended decently."""

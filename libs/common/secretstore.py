@@ -5,13 +5,14 @@ that name lies in ``WATTRING_<SERVICE>__SECRETS_DIR``: a Kubernetes secret mount
 wrote. A file is either
 ``name=value`` lines (``user=``, ``password=`` …) or a text of its own, such as a key in PEM.
 
-A file is read each time it is needed, so a changed password counts from the next connection on. One that other
-accounts of the machine could read or change is not used: it is no secret.
+A file is looked at each time it is needed and read again when it has changed, so a changed password counts from the
+next connection on. One that other accounts of the machine could read or change is not used: it is no secret.
 """
 
 import os
 import re
 import stat
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,11 @@ from libs.common.errors import InvalidInput
 REF = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MAX_BYTES = 64 * 1024
 """A longer file is no credential. [B]"""
+SETTLED_S = 2.0
+"""A file that was changed less than this before it was read is read again: the machine's times of files are coarse, and
+another change in the same moment would not show. [s]"""
+MAX_KNOWN = 1_000
+"""Secrets that are kept in memory."""
 TOO_OPEN = stat.S_IRWXO | stat.S_IWGRP
 """What nobody may: others anything, the group write. Kubernetes mounts a secret readable by the pod's group."""
 
@@ -30,6 +36,10 @@ class SecretUnusable(InvalidInput):
 
     code = "secret_unusable"
     title_zh = "密钥文件不可用"
+
+
+Print = tuple[int, int, int, int, int, int]
+"""What shows that a file is the one that was read: device, inode, mode, size, times of content and inode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +89,7 @@ class SecretStore:
     def __init__(self, folder: Path) -> None:
         """Prepare; the folder need not exist while no line refers to a secret."""
         self._folder = folder
+        self._known: dict[str, tuple[Print, Secret]] = {}
 
     def read(self, ref: str) -> Secret:
         """Return the named values of a secret.
@@ -89,6 +100,29 @@ class SecretStore:
         Raises:
             SecretUnusable: It cannot be read, others could, or a line is none of these.
         """
+        known = self._known.get(ref)
+        if known is not None and known[0] == self._print(ref):
+            return known[1]
+        _check_name(ref)
+        # Looked at before it is read: a change in between shows at the next look.
+        before, now = self._print(ref), time.time()
+        secret = self._parsed(ref)
+        self._known.pop(ref, None)
+        if before is not None and now - max(before[-2:]) / 1e9 > SETTLED_S:
+            self._known[ref] = before, secret
+            if len(self._known) > MAX_KNOWN:
+                del self._known[next(iter(self._known))]
+        return secret
+
+    def _print(self, ref: str) -> Print | None:
+        """Return what the file looks like now, None where there is none."""
+        try:
+            found = os.stat(f"{self._folder}/{ref}")
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+    def _parsed(self, ref: str) -> Secret:
         values: dict[str, str] = {}
         for number, line in enumerate(self.text(ref).splitlines(), start=1):
             name, equals, value = (part.strip() for part in line.partition("="))
@@ -114,11 +148,7 @@ class SecretStore:
         return self._folder / ref
 
     def _content(self, ref: str) -> bytes:
-        if REF.fullmatch(ref) is None:
-            raise SecretUnusable(
-                f"{ref[:80]!r} is no name of a secret: expected letters, digits, '.', '_' and '-', at most 64",
-                message_zh=f"密钥名 {ref[:80]!r} 无效:应由字母、数字及 . _ - 组成,最多 64 个字符",
-            )
+        _check_name(ref)
         try:
             with (self._folder / ref).open("rb") as file:
                 # Of the file that is open, not of what the name means a moment later.
@@ -141,3 +171,12 @@ class SecretStore:
     def _unusable(self, ref: str, english: str, chinese: str) -> SecretUnusable:
         place = self._folder / ref
         return SecretUnusable(f"secret {place}: {english}", message_zh=f"密钥文件 {place}:{chinese}")
+
+
+def _check_name(ref: str) -> None:
+    """Return when a name is that of a secret. Raises ``SecretUnusable``."""
+    if REF.fullmatch(ref) is None:
+        raise SecretUnusable(
+            f"{ref[:80]!r} is no name of a secret: expected letters, digits, '.', '_' and '-', at most 64",
+            message_zh=f"密钥名 {ref[:80]!r} 无效:应由字母、数字及 . _ - 组成,最多 64 个字符",
+        )

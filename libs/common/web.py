@@ -21,6 +21,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from libs.common import errors, metrics
 from libs.common.client import CALL_TIMEOUT_S, ServiceClient, http_client
@@ -28,6 +29,7 @@ from libs.common.contracts.base import EARLIEST, LATEST, UtcTime
 from libs.common.expected import expected
 from libs.common.health import Health
 from libs.common.inside import came_inside
+from libs.common.lean import LeanDoor, LeanEntrance
 from libs.common.middleware import MAX_BODY_BYTES, Envelope
 from libs.common.problems import PROBLEM_TYPE, ProblemDetail, problem, problem_of, problem_response, status_of
 from libs.common.redact import shown_path
@@ -50,6 +52,7 @@ __all__ = [
     "create_app",
     "http_client",
     "key_cursor",
+    "open_lean_door",
     "problem",
     "read_key_cursor",
     "read_time_cursor",
@@ -99,6 +102,14 @@ class _Described(FastAPI):
     examples: Traversable | None = None
     """YAML: ``METHOD path`` to an example of the ``body`` and of the ``answer``. A body of several types has an example
     by type."""
+    entrance: LeanEntrance | None = None
+    """Takes what is plainly its own before all else, see ``open_lean_door``."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        entrance = self.entrance
+        if entrance is None or scope["type"] != "http" or not await entrance.answer(scope, receive, send):
+            await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -207,6 +218,18 @@ def create_app(
         return {"service": service, "version": build_version(service)}
 
     return app
+
+
+def open_lean_door(app: FastAPI, door: LeanDoor) -> None:
+    """Let requests of one path pass by the framework; what ``create_app`` returned has an operation of that path too.
+
+    Raises:
+        ValueError: It is no such application, or has a lean door already.
+    """
+    if not isinstance(app, _Described) or app.entrance is not None:
+        raise ValueError("expected an application of ours without a lean door")
+    platform: Platform = app.state.platform
+    app.entrance = LeanEntrance(door, service=app.state.service, health=app.state.health, keys=platform.keys)
 
 
 def operation_id(route: APIRoute) -> str:

@@ -414,7 +414,11 @@ def wakeup() -> list[Measurement]:
         command = [sys.executable, "-m", "libs.suite.bench_wakeup", str(BREAKERS), *arguments]
         took = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         key = f"one key, {BREAKERS:,} breakers, {way}"
-        note = f"order answered after {took['answered_s']:.1f} s, last contact closed after {took['closed_s']:.1f} s"
+        cpu = ", ".join(f"{name} {each:.2f}" for name, each in took["cpu_ms_per_closing"].items())
+        note = (
+            f"order answered after {took['answered_s']:.1f} s, last contact closed after {took['closed_s']:.1f} s; "
+            f"ms of processor a closing: {cpu}"
+        )
         found += [
             Measurement(
                 f"{key}: {what}", took[name], "s", f"{limit} s", took[name] <= limit, note

@@ -9,7 +9,6 @@ queues, claims, signatures, calls over HTTP, the delivery log.
 
 import asyncio
 import json
-import os
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from libs.common.ids import CommandId, LoadId, SiteId
 from libs.common.migrations import migrate
 from libs.common.outgoing import AddressGuard
 from libs.common.settings import DatabaseSettings
+from libs.suite import processor
 from libs.suite.postgres import EmbeddedPostgres
 from services.export.callbacks.outlet import Outlet
 from services.export.domain.callbacks import Choice, NewsType
@@ -118,7 +118,7 @@ async def _measure(url: str, server: int, folder: Path, events: int) -> dict[str
             caller = Caller(Actor("key:bench", None), None, sees_all=True)
             await administration.create(Wish(str(number), place, choice, 8, 15.0), caller, owner=None)
         working = asyncio.create_task(sender.run(lambda: None))
-        began, cpu, database_cpu = time.perf_counter(), time.process_time(), _cpu_s(server)
+        began, cpu, database_cpu = time.perf_counter(), time.process_time(), _database_s(server)
         for first in range(0, events, PORTION):
             batch = [_event(number) for number in range(first, min(first + PORTION, events))]
             async with db.effects() as conn:
@@ -133,7 +133,7 @@ async def _measure(url: str, server: int, folder: Path, events: int) -> dict[str
             peers.stdin.write(b"\n")
             made = int(await peers.stdout.readline())
         took_s = time.perf_counter() - began
-        used_s, database_s = time.process_time() - cpu, _cpu_s(server) - database_cpu
+        used_s, database_s = time.process_time() - cpu, _database_s(server) - database_cpu
         working.cancel()
         await asyncio.wait([working])
     finally:
@@ -148,17 +148,8 @@ async def _measure(url: str, server: int, folder: Path, events: int) -> dict[str
     }  # fmt: skip
 
 
-def _cpu_s(pid: int) -> float:
-    """Return the processor's time of a process, of its children and of those of them that have ended. [s]"""
-    ticks = 0
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-        except OSError:
-            continue  # it has ended
-        if pid in (int(stat.parent.name), int(fields[1])):
-            ticks += sum(int(each) for each in fields[11:15])
-    return ticks / os.sysconf("SC_CLK_TCK")
+def _database_s(pid: int) -> float:
+    return processor.used_s({"postgres": pid})["postgres"]
 
 
 def _event(number: int) -> Received:

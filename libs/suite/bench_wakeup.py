@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import asyncpg
 import orjson
 import uvloop
 
+from libs.suite import processor
 from libs.suite.breakers import BreakerField, load_id, registry_of, write_profile
 from libs.suite.breakers_aep import SECRET, AepBreakerField
 from libs.suite.breakers_aep import registry_of as aep_registry_of
@@ -65,6 +66,10 @@ class WakeUp:
     """Every living one was read back closed, and the progress said so."""
     dead_reported_s: float
     """The progress named every dead one."""
+    cpu_s: Mapping[str, float] = field(default_factory=dict)
+    """The processor's time from the order until then, by process; ``field`` is this one, with the breakers. [s]"""
+    cpu_ms_per_closing: Mapping[str, float] = field(default_factory=dict)
+    """The same for each breaker that was closed. [ms]"""
 
 
 async def measure(count: int, *, aep: bool = False) -> WakeUp:
@@ -75,8 +80,8 @@ async def measure(count: int, *, aep: bool = False) -> WakeUp:
         aep: They are behind a device platform, and begin open; else each has a Modbus TCP connection, and all are
             switched off first.
     """
-    field = AepBreakerField(count) if aep else BreakerField(count)
-    await field.start()
+    breakers = AepBreakerField(count) if aep else BreakerField(count)
+    await breakers.start()
     with tempfile.TemporaryDirectory(prefix="wattring-bench-") as place:
         folder = Path(place)
         write_profile(folder / "profiles")
@@ -91,21 +96,31 @@ async def measure(count: int, *, aep: bool = False) -> WakeUp:
                 await asyncio.to_thread(cluster.prepare)
                 await asyncio.to_thread(cluster.start)
                 await asyncio.to_thread(cluster.wait_ready)
+                assert server.pid is not None  # noqa: S101 - it has been started
+                carriers = {"postgres": server.pid, "kafka": node.pid}
                 conn = await asyncpg.connect(server.url)
                 try:
-                    return await _Night(field, cluster, conn).live()
+                    return await _Night(breakers, cluster, conn, carriers).live()
                 finally:
                     await conn.close()
-                    await field.stop()
+                    await breakers.stop()
 
 
 class _Night:
     """All off, some dead, all awake."""
 
-    def __init__(self, field: BreakerField | AepBreakerField, cluster: Cluster, conn: asyncpg.Connection) -> None:
+    def __init__(
+        self,
+        field: BreakerField | AepBreakerField,
+        cluster: Cluster,
+        conn: asyncpg.Connection,
+        carriers: Mapping[str, int],
+    ) -> None:
         self._field = field
         self._cluster = cluster
         self._conn = conn
+        self._processes = {"ingest": cluster.pid("ingest"), "control": cluster.pid("control"), **carriers}
+        """Whose processor's time is told besides our own."""
 
     async def live(self) -> WakeUp:
         breakers = self._field.breakers
@@ -113,13 +128,24 @@ class _Night:
         dead = {load_id(n) for n in range(0, len(breakers), round(1 / DEAD))}
         for n, one in enumerate(breakers):
             one.reachable = load_id(n) not in dead
+        used = self._used_s()
         began = time.perf_counter()
         order = await self._call("control", "POST", "/api/v1/wake-ups", json={"scope": "all", "reason": "bench"})
         answered_s = time.perf_counter() - began
         async with asyncio.TaskGroup() as group:
             closed = group.create_task(self._closed(began))
             progress = group.create_task(self._progress(order["wake_up_id"], dead, began))
-        return WakeUp(len(breakers), len(dead), off_s, answered_s, closed.result(), *progress.result())
+        cpu_s = {name: round(until - used[name], 2) for name, until in self._used_s().items()}
+        each_ms = {name: round(1000 * one / (len(breakers) - len(dead)), 2) for name, one in cpu_s.items()}
+        return WakeUp(
+            len(breakers), len(dead), off_s, answered_s, closed.result(), *progress.result(),
+            cpu_s=cpu_s, cpu_ms_per_closing=each_ms,
+        )  # fmt: skip
+
+    def _used_s(self) -> dict[str, float]:
+        """Return the processor's time of each process so far. [s]"""
+        used = processor.used_s(self._processes)
+        return {**used, "field": time.process_time()}
 
     async def _all_off(self) -> float:
         """Register all, wait until each was heard of, and see that all are off; return how long the last took. [s]"""

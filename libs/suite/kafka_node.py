@@ -50,6 +50,11 @@ class KafkaNode:
         """Address of the node."""
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        """Its process, once it was started."""
+        return int((self.folder / "pid").read_text())
+
     def start(self) -> None:
         """Start the node and wait until it answers.
 
@@ -76,15 +81,12 @@ class KafkaNode:
     def signal(self, number: signal.Signals) -> None:
         """Send the node a signal: SIGSTOP lets it hang, SIGCONT go on."""
         if self._alive():
-            os.kill(self._pid(), number)
-
-    def _pid(self) -> int:
-        return int((self.folder / "pid").read_text())
+            os.kill(self.pid, number)
 
     def _alive(self) -> bool:
         """Return whether the process of the pid file is this node."""
         try:
-            command = Path(f"/proc/{self._pid()}/cmdline").read_bytes().replace(b"\0", b" ")
+            command = Path(f"/proc/{self.pid}/cmdline").read_bytes().replace(b"\0", b" ")
         except (OSError, ValueError):
             return False
         return f"kafka.Kafka {self.folder}/".encode() in command  # a dead one that nobody has waited for has none

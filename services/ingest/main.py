@@ -27,7 +27,7 @@ from libs.common.profiles import ProfileCatalogue
 from libs.common.runtime import Check, Health, Platform, Service, Worker, run
 from libs.common.secretstore import SecretStore
 from libs.common.settings import load_common, load_section
-from libs.common.web import create_app
+from libs.common.web import create_app, open_lean_door
 from services.ingest.api import devices as devices_api
 from services.ingest.api import direct as direct_api
 from services.ingest.api import fieldwork as fieldwork_api
@@ -346,6 +346,7 @@ def build(platform: Platform) -> Service:
     app.include_router(imports_api.build_router(imports=imports, submissions=submissions, topology=topology))
 
     app.include_router(push_api.build_router(aep=aep))
+    open_lean_door(app, push_api.lean_door(aep=aep))
     app.include_router(pulls_api.build_router(db=db, topology=topology))
 
     async def registry_read() -> None:

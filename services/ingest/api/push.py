@@ -1,15 +1,20 @@
 """Pushes of platforms that cannot sign in: the gateway passes them on and says where they come from."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Depends, Request, Response
 
 from libs.common.contracts.registry import Line
+from libs.common.lean import LeanDoor, LeanRequest
 from libs.common.tokens import Principal
 from libs.common.web import require
 
-Pusher = Annotated[Principal, Depends(require("ingest:push"))]
+SCOPE = "ingest:push"
+LEAN_BODY_BYTES = 256 * 1024
+"""Longer ones take the usual way, and are refused there. [B]"""
+Pusher = Annotated[Principal, Depends(require(SCOPE))]
 """The gateway; its subject is the address of the sender."""
 
 
@@ -21,6 +26,19 @@ class Pushes(Protocol):
 
     async def take(self, line: Line, body: bytes, headers: Mapping[str, str]) -> None:
         """Take one message; on return it is safe, or on record as refused. Raises ``SpoolFull``."""
+
+
+AEP_PATH = re.compile(r"/push/aep/(?P<line_id>[^/]+)/(?P<token>[^/]+)")
+
+
+def lean_door(*, aep: Pushes) -> LeanDoor:
+    """Return the way that pushes of the device platform take: they come four to a command."""
+
+    async def take(request: LeanRequest) -> None:
+        line = aep.line_of(request.parts["line_id"], request.parts["token"], request.principal.subject)
+        await aep.take(line, request.body, request.headers)
+
+    return LeanDoor(AEP_PATH, SCOPE, LEAN_BODY_BYTES, take)
 
 
 def build_router(*, aep: Pushes) -> APIRouter:

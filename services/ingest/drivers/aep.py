@@ -16,15 +16,18 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import quote, urlencode
 
+import h11
 import orjson
 
 from libs.common.clock import Clock
 from libs.common.contracts.registry import Line
 from libs.common.ctwing import AppKey, signed_headers
 from libs.common.errors import InvalidInput, PlatformError
-from libs.common.outgoing import Answer, CallFailed, GuardedClient, NotAllowed, parse_url
+from libs.common.outgoing import CallFailed, NotAllowed, parse_url, public_authorities
 from libs.common.profiles import AepControl, AepPoint, Control, DeviceProfile, ProfilePoint, Protocol
+from libs.common.wire import Answer, NotConnected, Wire
 from services.ingest.domain.aep import (
     Interface,
     PushDecoder,
@@ -61,6 +64,7 @@ NEWS_WITHIN_S = 5.0
 FRESH_S = 60.0
 """What a device said longer ago is no state that one could switch by. [s]"""
 OPERATOR = "wattring"
+USUAL_HEADERS = {"accept": "*/*", "user-agent": "Wattring"}
 MAX_ANSWER_BYTES = 1 << 20
 HISTORY_SPAN = timedelta(hours=6)
 """The platform pages backwards: what is wanted oldest first is in memory for so long a span."""
@@ -331,15 +335,16 @@ class PlatformApi:
         self._clock = clock
         self._means = means
         self._timeout_s = timeout_s
-        self._client: GuardedClient | None = None
+        self._wire: Wire | None = None
         self._room = asyncio.Semaphore(CALLS_AT_ONCE)
         self._offset_ms: float | None = None
 
     async def close(self) -> None:
         """Close the connections."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.close()
+            await asyncio.sleep(0)  # sockets are closed in the loop's next turn
 
     async def synchronise(self) -> None:
         """Learn how far the platform's clock is from ours.
@@ -347,8 +352,10 @@ class PlatformApi:
         Raises:
             LineDown: It does not answer, or may not be called.
         """
+        if self._wire is not None:
+            self._wire.close_old()
         answer = await self._send("GET", "/echo", {}, {}, b"")
-        stamp = answer.headers.get("x-ag-timestamp", "")
+        stamp = answer.header("x-ag-timestamp") or ""
         if not stamp.isdigit():
             raise LineDown(f"line {self._line.id}: {self._line.endpoint}/echo gave no x-ag-timestamp")
         self._offset_ms = int(stamp) - self._clock.now().timestamp() * 1000
@@ -403,12 +410,12 @@ class PlatformApi:
         if answer.status >= 500:
             raise DeviceSilent(f"{path}: the platform answered {answer.status}")
         try:
-            found = answer.json()
+            found = orjson.loads(answer.body)
         except orjson.JSONDecodeError as exc:
             raise BadAnswer(f"{path}: answered {answer.status} without JSON", raw=answer.body[:512]) from exc
         if not isinstance(found, dict):
             raise BadAnswer(f"{path}: expected an object", raw=answer.body[:512])
-        if not answer.is_success or str(found.get("code")) != "0":
+        if not 200 <= answer.status < 300 or str(found.get("code")) != "0":
             raise DeviceRefused(f"{path}: code {found.get('code')}: {str(found.get('msg') or found.get('desc'))[:200]}")
         return found
 
@@ -424,24 +431,34 @@ class PlatformApi:
     async def _send(
         self, method: str, path: str, headers: Mapping[str, str], params: Mapping[str, str], body: bytes
     ) -> Answer:
-        if self._client is None:
-            self._client = GuardedClient(self._means.guard, max_connections=CALLS_AT_ONCE)
+        if self._wire is None:
+            self._wire = Wire(self._means.guard, public_authorities())
+        url = self._line.endpoint.rstrip("/") + path
+        if params:
+            url = f"{url}?{urlencode(params, quote_via=quote)}"
         try:
-            return await self._client.request(
-                method,
-                self._line.endpoint.rstrip("/") + path,
-                headers=headers,
-                params=params,
-                content=body or None,
-                timeout_s=self._timeout_s,
-                max_bytes=MAX_ANSWER_BYTES,
+            answer = await self._wire.call(
+                method, url, {**USUAL_HEADERS, **headers}, body, timeout_s=self._timeout_s, max_bytes=MAX_ANSWER_BYTES
             )
-        except NotAllowed as exc:
-            raise LineDown(f"line {self._line.id}: {exc.message}", message_zh=exc.message_zh) from exc
-        except CallFailed as exc:
-            if exc.facts.get("sent") and method != "GET":
-                raise DeviceSilent(f"line {self._line.id}: {exc.message}", message_zh=exc.message_zh) from exc
-            raise LineDown(f"line {self._line.id}: {exc.message}", message_zh=exc.message_zh) from exc
+        except (NotAllowed, CallFailed, NotConnected) as exc:
+            raise self._failed(exc, sent=False) from exc
+        except (TimeoutError, OSError, h11.ProtocolError) as exc:
+            raise self._failed(exc, sent=method != "GET") from exc
+        if not answer.is_whole:
+            raise BadAnswer(f"{path}: the answer broke off, or is longer than {MAX_ANSWER_BYTES} bytes")
+        return answer
+
+    def _failed(self, exc: Exception, *, sent: bool) -> LineDown | DeviceSilent:
+        """Return what it means that a call had no answer; ``sent``: whether it may have been done all the same."""
+        if isinstance(exc, PlatformError):
+            reason, reason_zh = exc.message, exc.message_zh or exc.message
+        elif isinstance(exc, TimeoutError):
+            reason, reason_zh = f"no answer within {self._timeout_s:g} s", f"{self._timeout_s:g} 秒内无应答"
+        else:
+            reason = reason_zh = str(exc) or type(exc).__name__
+        place = self._line.endpoint
+        kind = DeviceSilent if sent else LineDown
+        return kind(f"line {self._line.id}: {place}: {reason}", message_zh=f"线路 {self._line.id}:{place}:{reason_zh}")
 
 
 def open_aep(opening: Opening) -> AepLine:

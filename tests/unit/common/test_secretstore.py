@@ -1,12 +1,15 @@
 """Stored secrets: read strictly, refused when others could read them, never shown."""
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from libs.common.secretstore import MAX_BYTES, SecretStore, SecretUnusable
+from libs.common import secretstore
+from libs.common.secretstore import MAX_BYTES, SETTLED_S, SecretStore, SecretUnusable
 
 
 def write(folder: Path, name: str, content: str | bytes, mode: int = 0o600) -> SecretStore:
@@ -55,6 +58,74 @@ def test_a_link_is_judged_by_what_it_leads_to(tmp_path: Path) -> None:
     (tmp_path / "..data" / "ref").chmod(0o644)
     with pytest.raises(SecretUnusable):
         SecretStore(tmp_path).read("ref")
+
+
+def settle(file: Path) -> None:
+    """Let a file be one that was written some time ago: its inode's own time cannot be set."""
+    os.utime(file, (1_000_000_000, 1_000_000_000))
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return what was read from disk, with a clock that is well past whatever was written."""
+    found: list[str] = []
+    content = SecretStore._content
+
+    def noted(store: SecretStore, ref: str) -> bytes:
+        found.append(ref)
+        return content(store, ref)
+
+    monkeypatch.setattr(SecretStore, "_content", noted)
+    monkeypatch.setattr(secretstore, "time", SimpleNamespace(time=lambda: 1e11))
+    return found
+
+
+def test_a_file_is_read_once_and_again_when_it_has_changed(tmp_path: Path, reads: list[str]) -> None:
+    store = write(tmp_path, "ref", "password=a")
+    for _ in range(3):
+        assert store.read("ref").require("password") == "a"
+    assert reads == ["ref"]
+    (tmp_path / "ref").write_text("password=b")
+    settle(tmp_path / "ref")
+    assert [store.read("ref").require("password") for _ in range(2)] == ["b", "b"]
+    assert reads == ["ref"] * 2
+    new = tmp_path / "new"
+    new.write_text("password=c")
+    new.chmod(0o600)
+    settle(new)
+    new.replace(tmp_path / "ref")  # as Kubernetes and editors do; size and time are those of the one before
+    assert store.read("ref").require("password") == "c"
+    (tmp_path / "ref").chmod(0o604)
+    with pytest.raises(SecretUnusable, match="expected 0600"):
+        store.read("ref")
+    (tmp_path / "ref").unlink()
+    with pytest.raises(SecretUnusable, match="No such file"):
+        store.read("ref")
+
+
+def test_a_file_that_was_just_written_is_not_taken_for_settled(
+    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = write(tmp_path, "ref", "password=a")
+    just_now = (tmp_path / "ref").stat().st_mtime + SETTLED_S
+    monkeypatch.setattr(secretstore, "time", SimpleNamespace(time=lambda: just_now))
+    assert store.read("ref").require("password") == "a"
+    stamp = (tmp_path / "ref").stat().st_mtime_ns
+    (tmp_path / "ref").write_text("password=b")
+    os.utime(tmp_path / "ref", ns=(stamp, stamp))  # the same size in the same moment
+    assert store.read("ref").require("password") == "b"
+    assert reads == ["ref"] * 2
+
+
+def test_so_many_secrets_are_kept_and_no_more(
+    tmp_path: Path, reads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secretstore, "MAX_KNOWN", 2)
+    store = SecretStore(tmp_path)
+    for ref in ("a", "b", "c", "c", "b", "a"):
+        write(tmp_path, ref, "x=y") if ref not in reads else None
+        assert store.read(ref).require("x") == "y"
+    assert reads == ["a", "b", "c", "a"]
 
 
 def test_missing_and_impossible(tmp_path: Path) -> None:
