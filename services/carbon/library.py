@@ -1,4 +1,4 @@
-"""The tables that ship with Wattring: emission factors and standard coal coefficients, checked line by line."""
+"""The tables that ship with Wattring: emission factors, standard coal, efficiency schemes; checked line by line."""
 
 import csv
 from collections.abc import Callable
@@ -9,10 +9,12 @@ from typing import TypeVar
 
 from libs.common.errors import InvalidFile, Problem
 from services.carbon.domain.coal import Basis, CoalCoefficient
+from services.carbon.domain.efficiency import Kind, Standard
 from services.carbon.domain.factors import EmissionFactor, FactorLibrary, family_of, series_of_id
 
 SHIPPED = "emission_factors.csv"
 COAL = "standard_coal.csv"
+EFFICIENCY = "efficiency_standards.csv"
 
 Row = TypeVar("Row")
 
@@ -38,6 +40,15 @@ def load_coal() -> list[CoalCoefficient]:
         InvalidFile: A row is wrong; the message names line and column.
     """
     return parse_coal(_text(COAL), source=COAL)
+
+
+def load_standards() -> list[Standard]:
+    """Return the shipped schemes of carbon efficiency codes: limits of levels and classes, without sector averages.
+
+    Raises:
+        InvalidFile: A row is wrong; the message names line and column.
+    """
+    return parse_standards(_text(EFFICIENCY), source=EFFICIENCY)
 
 
 def parse(text: str, *, source: str) -> list[EmissionFactor]:
@@ -116,6 +127,45 @@ def parse_coal(text: str, *, source: str) -> list[CoalCoefficient]:
         )
 
     return _rows(text, source=source, key="coeff_id", row_of=row_of)
+
+
+def parse_standards(text: str, *, source: str) -> list[Standard]:
+    """Return the efficiency standards of a CSV file; limits are separated by ``;``.
+
+    Raises:
+        InvalidFile: A row is wrong; nothing is taken.
+    """
+
+    def row_of(row: dict[str, str], refuse: Callable[[str, str], None]) -> Standard | None:
+        first = _day(row["valid_from"])
+        limits = {name: [_number(one) for one in row[name].split(";") if one] for name in ("levels", "classes")}
+        benchmark = _number(row["benchmark"]) if row["benchmark"] else None
+        if row["benchmark"] and benchmark is None:
+            refuse("benchmark", "a number")
+        for name, found in limits.items():
+            if None in found:
+                refuse(name, "numbers with ; between them")
+        if first is None:
+            refuse("valid_from", "a day such as 2021-01-01")
+        if row["kind"] not in list(Kind):
+            refuse("kind", f"one of {', '.join(Kind)}")
+        if first is None or row["kind"] not in list(Kind):
+            return None
+        return Standard(
+            standard_id=row["standard_id"],
+            kind=Kind(row["kind"]),
+            name=row["name_en"],
+            name_zh=row["name_zh"],
+            valid_from=first,
+            valid_to=_day(row["valid_to"]) if row["valid_to"] else None,
+            benchmark=None if benchmark is None else float(benchmark),
+            levels=tuple(float(one) for one in limits["levels"] if one is not None),
+            classes=tuple(float(one) for one in limits["classes"] if one is not None),
+            source=row["source_title"],
+            confidence=row["confidence"],
+        )
+
+    return _rows(text, source=source, key="standard_id", row_of=row_of)
 
 
 def _rows(

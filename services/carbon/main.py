@@ -19,6 +19,8 @@ from libs.common.settings import load_common, load_section
 from libs.common.web import create_app
 from services.carbon.api import build_router
 from services.carbon.api.attestations import build_attestations
+from services.carbon.api.efficiency import build_efficiency_router
+from services.carbon.api.footprints import build_footprint_router
 from services.carbon.api.levels import build_levels_router
 from services.carbon.api.media import build_media_router
 from services.carbon.api.money import build_money_router
@@ -43,8 +45,10 @@ from services.carbon.usecases.outages import Outages
 from services.carbon.usecases.reports import Reports
 from services.carbon.usecases.temperatures import OutdoorTemperatures
 from services.carbon.usecases.why import (
+    EfficiencyWhys,
     EnergyWhys,
     FeeWhys,
+    FootprintWhys,
     InventoryWhys,
     LoadWhys,
     MediaWhys,
@@ -164,13 +168,15 @@ def build(platform: Platform) -> Service:
 
 
 def energy_routers(answers: Answers) -> list[APIRouter]:
-    """Return the routes of energy, emissions, media, virtual meters and money."""
+    """Return the routes of energy, emissions, media, virtual meters, efficiency codes, footprints and money."""
     money = answers.money
     return [
         build_router(answers.queries, answers.inventories),
         build_levels_router(answers.levels, answers.supply),
         build_virtual_router(answers.virtual, answers.levels, answers.queries),
         build_media_router(answers.media),
+        build_efficiency_router(answers.efficiency),
+        build_footprint_router(answers.footprints, loads=answers.savings.loads),
         build_money_router(money.tariffs, money.bills, money.costs, money.targets),
     ]
 
@@ -203,6 +209,8 @@ def explainers(answers: Answers, db: Database) -> Explainers:
         savings=SavingWhys(saved.shutdowns, db, saved.loads),
         projects=ProjectWhys(saved.projects),
         statements=StatementWhys(saved.statements),
+        efficiency=EfficiencyWhys(answers.efficiency),
+        footprints=FootprintWhys(answers.footprints),
         virtual=VirtualWhys(answers.virtual, answers.queries),
         boundaries=answers.queries.boundaries,
         loads=saved.loads,

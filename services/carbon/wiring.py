@@ -17,7 +17,7 @@ from services.carbon.directory import RegistryDirectory
 from services.carbon.domain.booking import ENERGY_POINT
 from services.carbon.domain.factors import FactorLibrary
 from services.carbon.gridfactors import GridFactors
-from services.carbon.library import load_coal, load_library
+from services.carbon.library import load_coal, load_library, load_standards
 from services.carbon.loads import LoadDirectory
 from services.carbon.queries import Queries
 from services.carbon.settings import CarbonSettings
@@ -32,7 +32,9 @@ from services.carbon.topology import Topology
 from services.carbon.tree import Tree
 from services.carbon.usecases.bills import Bills
 from services.carbon.usecases.costs import Costs
+from services.carbon.usecases.efficiency import Efficiency
 from services.carbon.usecases.figures import Figures
+from services.carbon.usecases.footprints import Footprints
 from services.carbon.usecases.gridprices import GridPrices
 from services.carbon.usecases.inventories import Inventories
 from services.carbon.usecases.levels import Levels
@@ -135,6 +137,8 @@ class Answers:
     supply: Supply
     virtual: VirtualMeters
     media: MediaUses
+    efficiency: Efficiency
+    footprints: Footprints
     nodes: Topology
     inventories: Inventories
     sites: Sites
@@ -157,6 +161,7 @@ class Answers:
         queries = Queries(
             db=db, directory=directory, boundaries=boundaries, clock=clock, factors=shipped.rows, point=ENERGY_POINT
         )
+        media = MediaUses(db=db, boundaries=boundaries, directory=directory, factors=shipped.rows)
         nodes = Topology(world.view)
         metering = Metering(nodes=nodes, energy=boundaries, clock=clock, intervals_max=settings.inventory_intervals_max)
         inventories = Inventories(
@@ -177,7 +182,11 @@ class Answers:
             levels=Levels(db=db, boundaries=boundaries, directory=directory, audit=audit),
             supply=Supply(db=db, boundaries=boundaries, directory=directory),
             virtual=VirtualMeters(db=db, circuits=directory, boundaries=boundaries, audit=audit),
-            media=MediaUses(db=db, boundaries=boundaries, directory=directory, factors=shipped.rows),
+            media=media,
+            efficiency=Efficiency(
+                db=db, queries=queries, media=media, directory=directory, shipped=load_standards(), audit=audit
+            ),
+            footprints=Footprints(db=db, clock=clock, audit=audit, factors=shipped.rows),
             nodes=nodes,
             inventories=inventories,
             sites=sites,

@@ -21,9 +21,11 @@ from services.carbon.queries import Trace
 from services.carbon.tree import Node, NodeKind
 from services.carbon.usecases.shutdowns import ShutdownReport
 from services.carbon.usecases.why import (
+    EfficiencyWhys,
     EnergyWhys,
     FeeWhys,
     Figure,
+    FootprintWhys,
     InventoryWhys,
     LoadWhys,
     MediaWhys,
@@ -49,6 +51,8 @@ FEES = frozenset(
 VIRTUAL = {Figure.ENERGY: Figure.VIRTUAL, Figure.EMISSION: Figure.VIRTUAL_EMISSION}
 """What answers the same of a virtual meter, which has a definition and no circuits of its own."""
 CHANGES = frozenset({Figure.CHANGE, Figure.CHANGE_DAILY, Figure.LIKE_FOR_LIKE})
+EFFICIENCY = frozenset(figure for figure in Figure if figure.startswith("efficiency"))
+FOOTPRINT = frozenset(figure for figure in Figure if figure.startswith("footprint"))
 TARGETS = frozenset(
     {
         Figure.TARGET, Figure.TARGET_MEASURED, Figure.FORECAST, Figure.FORECAST_HALF, Figure.FORECAST_LOW,
@@ -72,6 +76,8 @@ class Explainers:
     savings: SavingWhys
     projects: ProjectWhys
     statements: StatementWhys
+    efficiency: EfficiencyWhys
+    footprints: FootprintWhys
     virtual: VirtualWhys
     boundaries: Boundaries
     loads: LoadDirectory
@@ -177,7 +183,7 @@ async def _of_node(explain: Explainers, who: Principal, wanted: Wanted) -> tuple
 
 
 async def _of_supply(explain: Explainers, wanted: Wanted) -> Why | None:
-    """Return why of a load rate or of another medium; None for anything else."""
+    """Return why of a load rate, of another medium or of a carbon efficiency code; None for anything else."""
     match wanted.figure:
         case Figure.LOAD_RATE:
             return await explain.supply.load_rate(wanted)
@@ -199,7 +205,25 @@ async def _of_supply(explain: Explainers, wanted: Wanted) -> Why | None:
             return await explain.media.medium_emission(wanted)
         case Figure.MEDIUM_SITE:
             return await explain.media.medium_site(wanted)
+        case figure if figure in EFFICIENCY:
+            return await _of_efficiency(explain, wanted)
     return None
+
+
+async def _of_efficiency(explain: Explainers, wanted: Wanted) -> Why:
+    match wanted.figure:
+        case Figure.EFFICIENCY:
+            return await explain.efficiency.efficiency(wanted)
+        case Figure.EFFICIENCY_INTENSITY:
+            return await explain.efficiency.efficiency_intensity(wanted)
+        case Figure.EFFICIENCY_NET:
+            return await explain.efficiency.efficiency_net(wanted)
+        case Figure.EFFICIENCY_GROSS:
+            return await explain.efficiency.efficiency_gross(wanted)
+        case Figure.EFFICIENCY_DEDUCTED:
+            return await explain.efficiency.efficiency_deducted(wanted)
+        case _:
+            return await explain.efficiency.efficiency_covered(wanted)
 
 
 async def _of_document(explain: Explainers, who: Principal, wanted: Wanted) -> Why:
@@ -229,6 +253,8 @@ async def _of_document(explain: Explainers, who: Principal, wanted: Wanted) -> W
             return await _of_project(explain, who, wanted)
         case Figure.STATEMENT | Figure.STATEMENT_LINE | Figure.STATEMENT_METER | Figure.STATEMENT_SAVING:
             return await _of_contract(explain, who, wanted)
+        case figure if figure in FOOTPRINT:
+            return await _of_product(explain, who, wanted)
         case figure if figure in FEES:
             return await _of_account(explain, who, wanted)
         case figure if figure in TARGETS:
@@ -351,6 +377,23 @@ async def _of_contract(explain: Explainers, who: Principal, wanted: Wanted) -> W
             return explain.statements.statement_saving(wanted, shown)
         case _:
             return explain.statements.statement_meter(wanted, shown)
+
+
+async def _of_product(explain: Explainers, who: Principal, wanted: Wanted) -> Why:
+    row = await explain.footprints.product(wanted)
+    require_sites(who, sites_of(explain.loads, row.document["nodes"]), explain.loads)
+    known = await explain.footprints.known(wanted, row)
+    match wanted.figure:
+        case Figure.FOOTPRINT:
+            return explain.footprints.footprint(wanted, known)
+        case Figure.FOOTPRINT_FLOW:
+            return explain.footprints.footprint_flow(wanted, known)
+        case Figure.FOOTPRINT_INPUT:
+            return explain.footprints.footprint_input(wanted, known)
+        case Figure.FOOTPRINT_PRIMARY:
+            return explain.footprints.footprint_primary(wanted, known)
+        case _:
+            return explain.footprints.footprint_quality(wanted, known)
 
 
 def _require_loads(loads: LoadDirectory, who: Principal, report: ShutdownReport) -> None:

@@ -124,19 +124,31 @@ def asked_why(
         Query(
             max_length=64,
             description="number of a line of a cost, saving or statement, or of a bill; id of a line of an "
-            "inventory, of a measure, of a meter; name of a transformer or line",
+            "inventory, of a measure, of a meter, of a flow; name of a transformer or line; stage or "
+            "account of a footprint",
         ),
     ] = None,
     flow: Annotated[Flow | None, Query(description="of a balance")] = None,
     id: Annotated[
-        str | None, Query(max_length=64, description="of a target, an inventory, an occurrence, a project, a statement")
+        str | None,
+        Query(
+            max_length=64,
+            description="of a target, an inventory, an occurrence, a project, a statement, a product, a standard of "
+            "efficiency",
+        ),
     ] = None,
     plan: Annotated[str | None, Query(max_length=64, description="of shutdowns, in place of an occurrence")] = None,
     version: Annotated[
-        int | None, Query(ge=1, le=2_000_000_000, description="of an inventory or of avoided emissions")
+        int | None, Query(ge=1, le=2_000_000_000, description="of an inventory, of avoided emissions or of a product")
     ] = None,
     scope2: Annotated[Method, Query(description="by which method an inventory is asked about")] = Method.LOCATION,
-    as_of: Annotated[CalendarDate | None, Query(description="of a target or an accrual; by default today")] = None,
+    as_of: Annotated[
+        CalendarDate | None,
+        Query(
+            description="of a target or an accrual, by default today; of a footprint the day as of which its factors "
+            "are, by default that of its version"
+        ),
+    ] = None,
 ) -> Wanted:
     """Return what a request asks about.
 

@@ -422,6 +422,23 @@ FORMULAS: Mapping[str, tuple[str, str]] = {
     "statement_saving": ("S = baseline - used", "GB/T 24915; the contract's method"),
     "saving": ("S = sum of the windows' savings", "energy methods, section 15"),
     "saving_share": ("S = saving of the window * share", "energy methods, section 15, rule 6"),
+    "efficiency": ("K = L / average of the sector, or quota per area", "energy methods, section 18"),
+    "efficiency_intensity": ("L = net / value added, or net / area", "energy methods, section 18"),
+    "efficiency_net": ("net = max(emitted - zero-carbon electricity - sinks, 0)", "energy methods, section 18"),
+    "efficiency_gross": ("E = electricity by location + all other media", "energy methods, sections 4 and 18"),
+    "efficiency_deducted": ("D = zero-carbon electricity + sinks", "energy methods, section 18"),
+    "efficiency_covered": ("E = covered energy * emission / energy of the period", "energy methods, section 18"),
+    "footprint": ("PCF = sum of the flows", "ISO 14067:2018; energy methods, section 19"),
+    "footprint_flow": ("E = input * share of this product * EF", "ISO 14067:2018; energy methods, section 19"),
+    "footprint_input": ("input = net / (1 - scrap rate)", "ISO 14067:2018; energy methods, section 19"),
+    "footprint_primary": (
+        "p = sum of the flows of primary data / sum of the flows",
+        "ISO 14067:2018; energy methods, section 19",
+    ),
+    "footprint_quality": (
+        "q = sum of E * data quality / sum of E, from 1 (best) to 5",
+        "ISO 14067:2018; energy methods, section 19",
+    ),
     "saving_window": ("S = baseline - actual - rebound - control", "energy methods, section 15"),
 }
 """Formula and source of each kind of figure."""

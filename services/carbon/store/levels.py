@@ -152,9 +152,9 @@ async def add_fact(conn: WriteConn, one: Fact, *, version: int, by: str, at: dat
     """Store a version of a fact."""
     await conn.execute(
         """
-        insert into node_facts (node, kind, subject, first_day, end_day, version, value, basis, source, recorded_at,
-                                recorded_by)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+        insert into node_facts (node, kind, subject, first_day, end_day, version, value, negative, basis, source,
+                                recorded_at, recorded_by)
+        values ($1, $2, $3, $4, $5, $6, abs($7::float8), $7::float8 < 0, $8, $9, $10, $11)
         """,
         one.node,
         one.kind.value,
@@ -177,7 +177,8 @@ async def fetch_facts(
     rows = await conn.fetch(
         """
         select distinct on (node, kind, subject, first_day)
-               node, kind, subject, first_day, end_day, version, value, basis, source
+               node, kind, subject, first_day, end_day, version,
+               case when negative then -value else value end as value, basis, source
           from node_facts
          where node = any($1::text[]) and kind = any($2::text[]) and first_day < $4 and end_day > $3
          order by node, kind, subject, first_day, version desc

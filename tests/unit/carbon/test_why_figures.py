@@ -53,6 +53,25 @@ TRACED: dict[str, set[Figure] | str] = {
     "/energy/cost": {F.COST, F.COST_LINE, F.BAND_ENERGY, F.TARIFF_ENERGY, F.TARIFF_COST},
     "/energy/trace": {F.CIRCUIT, F.PARTS, F.INTERVAL},
     "/emissions": {F.EMISSION, F.SITE_YEAR},
+    "/emissions/efficiency": {
+        F.EFFICIENCY,
+        F.EFFICIENCY_INTENSITY,
+        F.EFFICIENCY_NET,
+        F.EFFICIENCY_GROSS,
+        F.EFFICIENCY_DEDUCTED,
+        F.EFFICIENCY_COVERED,
+    },
+    "/emissions/efficiency/standards": ENTERED,
+    "/emissions/products": ENTERED,
+    "/emissions/products/{product_id}": ENTERED,
+    "/emissions/products/{product_id}/history": ENTERED,
+    "/emissions/products/{product_id}/footprint": {
+        F.FOOTPRINT,
+        F.FOOTPRINT_FLOW,
+        F.FOOTPRINT_INPUT,
+        F.FOOTPRINT_PRIMARY,
+        F.FOOTPRINT_QUALITY,
+    },
     "/emissions/avoided": {F.AVOIDED},
     "/emissions/avoided/{statement_id}/versions/{version}": {F.AVOIDED, F.AVOIDED_LINE},
     "/emissions/avoided/{statement_id}/versions/{version}/statement": {F.AVOIDED, F.AVOIDED_LINE},
@@ -135,6 +154,7 @@ def test_every_figure_is_explained_by_somebody(figure: Figure) -> None:
     whys["savings"] = MagicMock(report=AsyncMock())
     whys["projects"] = MagicMock(nodes=AsyncMock(return_value=[]), assessed=AsyncMock())
     whys["statements"] = MagicMock(shown=AsyncMock())
+    whys["footprints"] = MagicMock(product=AsyncMock(), known=AsyncMock())
     assert asyncio.run(explained(Explainers(**whys), who, asked)) is not None
 
 

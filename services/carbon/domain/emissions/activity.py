@@ -7,10 +7,12 @@ Source:
     GHG Protocol Corporate Value Chain Standard (2011), chapter 7.
 """
 
+from collections.abc import Sequence
+
 from libs.common.errors import InvalidInput
 from services.carbon.domain.emissions.knowledge import Chosen, Emission, Knowledge, product
 from services.carbon.domain.emissions.units import convert, not_negative
-from services.carbon.domain.factors import Choice, Place, Use
+from services.carbon.domain.factors import Choice, EmissionFactor, Place, Use
 
 SOURCE = "GHG Protocol Corporate Value Chain Standard (2011)"
 
@@ -54,13 +56,22 @@ def activity(
     in_unit = amount
     gas = "CO2e"
     if isinstance(found, Choice):
-        mass, _, per = found.factor.unit.partition("/")
-        if mass not in ("kgCO2", "kgCO2e") or not per:
-            raise InvalidInput(
-                f"factor {found.factor.factor_id}: expected a unit in kgCO2e per something, found {found.factor.unit}",
-                message_zh=f"排放因子 {found.factor.factor_id}:单位应为 kgCO2e/…,实际为 {found.factor.unit}",
-            )
-        in_unit = None if amount is None else convert(amount, unit, per)
+        in_unit = None if amount is None else convert(amount, unit, per_of(found.factor))
         gas = found.factor.gas
     total = product(in_unit, factor)
     return chosen.emission({gas: total}, total, "E = AD * EF", SOURCE)
+
+
+def per_of(factor: EmissionFactor, masses: Sequence[str] = ("kgCO2", "kgCO2e")) -> str:
+    """Return what a factor is per.
+
+    Raises:
+        InvalidInput: Its unit is not one of the masses per something.
+    """
+    mass, _, per = factor.unit.partition("/")
+    if mass not in masses or not per:
+        raise InvalidInput(
+            f"factor {factor.factor_id}: expected a unit in {masses[-1]} per something, found {factor.unit}",
+            message_zh=f"排放因子 {factor.factor_id}:单位应为 {masses[-1]}/…,实际为 {factor.unit}",
+        )
+    return per

@@ -4,6 +4,7 @@ Source:
     The platform's energy methods, sections 6 and 11.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -32,21 +33,35 @@ class FactKind(StrEnum):
     """Rating of the power line ``subject``. [kVA]"""
     REPORTED_EMISSION = "reported_emission_kg_co2e"
     """What an authority has on file for the whole span, beside what is calculated here; never added to it. [kgCO2e]"""
+    VALUE_ADDED = "value_added"
+    """Of the whole span (工业增加值); the only one that may be negative. [10^4 CNY]"""
+    ZERO_CARBON_ELECTRICITY = "zero_carbon_kwh"
+    """Of what was imported in the whole span, what certificates or contracts make free of carbon. [kWh]"""
+    SINK = "sink_kg_co2e"
+    """What was taken out of the air in the whole span, by evidence. [kgCO2e]"""
 
     @property
     def is_sum(self) -> bool:
         """Whether it is of the whole span, so that spans add up; the others hold throughout theirs."""
-        return self.needs_basis or self is FactKind.REPORTED_EMISSION
+        return self.needs_basis or self in _OF_WHOLE_SPANS
 
     @property
     def needs_basis(self) -> bool:
         """Whether series of different bases must not be mixed."""
-        return self in (FactKind.OUTPUT_VALUE, FactKind.OUTPUT)
+        return self in (FactKind.OUTPUT_VALUE, FactKind.OUTPUT, FactKind.VALUE_ADDED)
+
+    @property
+    def lowest(self) -> float:
+        """The lowest value that it may have: a loss makes a value added negative."""
+        return -VALUE_MAX if self is FactKind.VALUE_ADDED else 0.0
 
     @property
     def needs_subject(self) -> bool:
         """Whether a node can have several."""
         return self in (FactKind.TRANSFORMER, FactKind.LINE)
+
+
+_OF_WHOLE_SPANS = (FactKind.REPORTED_EMISSION, FactKind.ZERO_CARBON_ELECTRICITY, FactKind.SINK)
 
 
 class FactsOverlap(Conflict):
@@ -82,10 +97,10 @@ class Fact:
                 f"end_day: expected a day after {self.first_day}, found {self.end_day}",
                 message_zh=f"end_day:应晚于 {self.first_day},实际为 {self.end_day}",
             )
-        if not 0 <= self.value <= VALUE_MAX:
+        if not self.kind.lowest <= self.value <= VALUE_MAX:
             raise InvalidInput(
-                f"value: expected 0 to {VALUE_MAX:g}, found {self.value:g}",
-                message_zh=f"value:应为 0 至 {VALUE_MAX:g},实际为 {self.value:g}",
+                f"value: expected {self.kind.lowest:g} to {VALUE_MAX:g}, found {self.value:g}",
+                message_zh=f"value:应为 {self.kind.lowest:g} 至 {VALUE_MAX:g},实际为 {self.value:g}",
             )
         if self.kind.needs_basis and not self.basis:
             raise InvalidInput(
@@ -160,7 +175,15 @@ def weighted(spans: Sequence[tuple[datetime, datetime, float | None]], start: da
 
 
 def summed(facts: Sequence[Fact], first_day: date, end_day: date) -> Denominator:
-    """Return the sum of facts that tile the days ``[first_day, end_day)``."""
+    """Return the sum of facts that tile the days ``[first_day, end_day)``, to divide by."""
+    found = tiled(facts, first_day, end_day)
+    if found.value is not None and found.value <= 0:
+        return Denominator(None, NoDenominator.ZERO, found.basis)
+    return found
+
+
+def tiled(facts: Sequence[Fact], first_day: date, end_day: date) -> Denominator:
+    """Return the same sum, which may be zero or less."""
     inside = sorted((one for one in facts if one.first_day < end_day and one.end_day > first_day), key=_first_day)
     if len({one.basis for one in inside}) > 1:
         return Denominator(None, NoDenominator.MIXED_BASES)
@@ -169,9 +192,7 @@ def summed(facts: Sequence[Fact], first_day: date, end_day: date) -> Denominator
     covered = sum((one.end_day - one.first_day).days for one in inside)
     if covered < (end_day - first_day).days:
         return Denominator(None, NoDenominator.NOT_ENTERED)
-    total = sum(one.value for one in inside)
-    basis = inside[0].basis
-    return Denominator(total, None, basis) if total > 0 else Denominator(None, NoDenominator.ZERO, basis)
+    return Denominator(math.fsum(one.value for one in inside), None, inside[0].basis if inside else "")
 
 
 def _first_day(one: Fact) -> date:

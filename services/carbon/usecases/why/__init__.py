@@ -1,8 +1,10 @@
 """Why a figure is what it is: one way to ask, for every figure that carbon answers (``domain/why.py``)."""
 
 from services.carbon.usecases.why.asked import Figure, Flow, LoadBand, Method, Wanted, question, trace_link
+from services.carbon.usecases.why.efficiency import EfficiencyWhys
 from services.carbon.usecases.why.energy import EnergyWhys
 from services.carbon.usecases.why.fees import FeeWhys
+from services.carbon.usecases.why.footprints import FootprintWhys
 from services.carbon.usecases.why.loads import LoadWhys
 from services.carbon.usecases.why.media import MediaWhys
 from services.carbon.usecases.why.money import MoneyWhys
@@ -13,7 +15,7 @@ from services.carbon.usecases.why.targets import TargetWhys
 from services.carbon.usecases.why.virtual import VirtualWhys
 
 __all__ = [
-    "EnergyWhys", "FeeWhys", "Figure", "Flow", "InventoryWhys", "LoadBand", "LoadWhys", "MediaWhys", "Method",
-    "MoneyWhys", "ProjectWhys", "RatioWhys", "SavingWhys", "StatementWhys", "TargetWhys", "VirtualWhys", "Wanted",
-    "question", "trace_link",
+    "EfficiencyWhys", "EnergyWhys", "FeeWhys", "Figure", "Flow", "FootprintWhys", "InventoryWhys", "LoadBand",
+    "LoadWhys", "MediaWhys", "Method", "MoneyWhys", "ProjectWhys", "RatioWhys", "SavingWhys", "StatementWhys",
+    "TargetWhys", "VirtualWhys", "Wanted", "question", "trace_link",
 ]  # fmt: skip

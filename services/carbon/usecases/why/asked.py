@@ -150,6 +150,22 @@ class Figure(StrEnum):
     STATEMENT_LINE = "statement_line"
     STATEMENT_METER = "statement_meter"
     STATEMENT_SAVING = "statement_saving"
+    EFFICIENCY = "efficiency"
+    """K of a carbon efficiency code (碳效码)."""
+    EFFICIENCY_INTENSITY = "efficiency_intensity"
+    EFFICIENCY_NET = "efficiency_net"
+    EFFICIENCY_GROSS = "efficiency_gross"
+    """Electricity and every other medium."""
+    EFFICIENCY_DEDUCTED = "efficiency_deducted"
+    EFFICIENCY_COVERED = "efficiency_covered"
+    """What zero-carbon electricity would have emitted."""
+    FOOTPRINT = "footprint"
+    """Of a product (产品碳足迹), of a stage of its life, or what stands beside it."""
+    FOOTPRINT_FLOW = "footprint_flow"
+    FOOTPRINT_INPUT = "footprint_input"
+    FOOTPRINT_PRIMARY = "footprint_primary"
+    """Share that rests on primary data."""
+    FOOTPRINT_QUALITY = "footprint_quality"
 
 
 class Flow(StrEnum):
@@ -205,9 +221,9 @@ class Wanted:
     flow: Flow | None = None
     line: str | None = None
     """Number of a line of a cost or statement, of a window of a saving, of a bill; id of a line of an inventory, of a
-    measure, of a meter."""
+    measure, of a meter, of a flow; stage or account of a footprint."""
     id: str | None = None
-    """Of a target, an inventory, an occurrence, a project, a statement."""
+    """Of a target, an inventory, an occurrence, a project, a statement, a product, a standard of efficiency."""
     plan: str | None = None
     rating: Rating | None = None
     """Of a load rate; ``line`` is the name of the transformer or line, none is all transformers of the site."""

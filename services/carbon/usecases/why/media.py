@@ -113,7 +113,7 @@ class MediaWhys:
                 kind=InputKind.FIGURE,
                 id=site,
                 question=dict(question(Figure.MEDIUM_SITE, wanted.place, start, end, point=wanted.point, of_site=site))
-                | _assumed(wanted),
+                | assumed_of(wanted),
             )
             for site, one in sorted(by_site.items())
         ]
@@ -192,7 +192,8 @@ def _rows(intervals: pl.DataFrame, site: SiteId | None) -> pl.DataFrame:
     return intervals if site is None else intervals.filter(pl.col("site_id") == site)
 
 
-def _assumed(wanted: Wanted) -> dict[str, str]:
+def assumed_of(wanted: Wanted) -> dict[str, str]:
+    """Return what a question assumes of a medium, as query parameters."""
     one = wanted.assumed
     numbers = {"cop": one.cop, "steam_kj_per_kg": one.steam_kj_per_kg}
     said = {name: None if value is None else repr(value) for name, value in numbers.items()}

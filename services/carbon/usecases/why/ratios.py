@@ -533,7 +533,12 @@ def _quarter(wanted: Wanted, at: datetime) -> Question:
     return question(Figure.ENERGY, wanted.place, at, end, wanted.dimension, booked="true")
 
 
-_UNITS = {FactKind.AREA: "m2", FactKind.PERSONS: "person", FactKind.OUTPUT_VALUE: "1e4 CNY"}
+_UNITS = {
+    FactKind.AREA: "m2",
+    FactKind.PERSONS: "person",
+    FactKind.OUTPUT_VALUE: "1e4 CNY",
+    FactKind.VALUE_ADDED: "1e4 CNY",
+}
 
 
 def _unit(kind: FactKind, den: Denominator) -> str:
