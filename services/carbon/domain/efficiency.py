@@ -1,5 +1,5 @@
-"""The carbon efficiency code (碳效码): what an enterprise or a building emits per value added or area, and which of five
-levels and three classes that is.
+"""The carbon efficiency code (碳效码): what an enterprise or a building emits per value added or area, and which of
+five levels and three classes that is.
 
     net = max(emission - zero-carbon electricity - sinks, 0)
     L   = net / value added [t per 10^4 CNY], of a building net / area [kg per m2 in a year]
