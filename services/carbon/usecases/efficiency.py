@@ -8,7 +8,7 @@ from typing import Any
 
 from libs.common.contracts.carbon import Medium
 from libs.common.db import Database
-from libs.common.errors import Conflict, NotFound
+from libs.common.errors import Conflict, InvalidInput, NotFound
 from libs.common.tokens import Principal
 from services.carbon.directory import RegistryDirectory
 from services.carbon.domain.efficiency import (
@@ -103,8 +103,14 @@ class Efficiency(Asking):
 
         Raises:
             NotFound: There is no such node or standard, or nothing of the node can be metered.
-            InvalidInput: The span is empty or too long, or what is assumed of a medium does not fit it.
+            InvalidInput: The node is a virtual meter, the span is empty or too long, or what is assumed of a medium
+                does not fit it.
         """
+        if node.kind is NodeKind.VIRTUAL:
+            raise InvalidInput(
+                "virtual: expected another node; a sum of circuits has neither value added nor area",
+                message_zh="virtual:虚拟表没有增加值或面积,请改用其他节点",
+            )
         rows = await self.standards_of(standard_id)
         kind = rows[0].kind
         first, last = self.boundaries.whole_periods(start, end, step)
