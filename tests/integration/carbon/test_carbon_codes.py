@@ -126,7 +126,7 @@ async def test_a_code_that_cannot_be_said_gives_its_reason(town: Town) -> None:
     said = await code(town, gas="NATGAS")
     assert said["reason"] == "too_little_known"  # a quarter hour of gas in a day
     assert said["media"][0]["emission_kg_co2e"] == pytest.approx(2 * 2.1622, rel=1e-4)
-    year = {"from": "2026-01-01T00:00:00+08:00", "to": "2027-01-01T00:00:00+08:00"}
+    year: dict[str, Any] = {"from": "2026-01-01T00:00:00+08:00", "to": "2027-01-01T00:00:00+08:00"}
     (running,) = (await town.ask("GET", "/emissions/efficiency", site="site-1", **year))["periods"]
     assert (running["reason"], running["provisional"]) == ("not_over", True)
     await town.ask("PUT", "/energy/virtual-meters/v", {"name": "V", "terms": [{"child": "feed"}]}, status=200)
@@ -293,5 +293,5 @@ async def test_products_that_iso_14067_does_not_allow_are_refused(town: Town) ->
         assert refused["code"] == code, refused
         assert refused["detail_zh"]
     await town.ask("POST", PRODUCTS, {**BOARD, "nodes": ["nowhere"]}, status=404)
-    for wrong in ({"functional_unit": ""}, {"offsets": 3}, {"flows": [{**fibre, "primary": 1}]}, {"year": "2024"}):
-        await town.ask("POST", PRODUCTS, {**BOARD, **wrong}, status=422)
+    for shape in ({"functional_unit": ""}, {"offsets": 3}, {"flows": [{**fibre, "primary": 1}]}, {"year": "2024"}):
+        await town.ask("POST", PRODUCTS, {**BOARD, **shape}, status=422)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import date
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -73,7 +74,7 @@ def code(
 
 def fact(value: float, first: date, end: date, kind: FactKind = FactKind.VALUE_ADDED, **more: str) -> Fact:
     basis = "current" if kind.needs_basis else ""
-    return Fact(node="n", kind=kind, first_day=first, end_day=end, value=value, source="book", basis=basis, **more)  # type: ignore[arg-type]
+    return Fact(node="n", kind=kind, first_day=first, end_day=end, value=value, source="book", basis=basis, **more)
 
 
 def test_the_code_of_a_factory_by_hand() -> None:
@@ -138,9 +139,7 @@ def test_without_a_positive_value_added_there_is_no_level(denominator: Denominat
         (replace(FACTORY, media=(("heat_energy", None),)), {}, NoCode.EMISSION_UNKNOWN),
     ],
 )
-def test_an_emission_that_is_not_known_gives_no_figure(
-    balance: Balance, found: dict[str, object], reason: NoCode
-) -> None:
+def test_an_emission_that_is_not_known_gives_no_figure(balance: Balance, found: dict[str, Any], reason: NoCode) -> None:
     one = code(balance, **found)
     assert (one.intensity, one.level, one.reason) == (None, None, reason)
 
