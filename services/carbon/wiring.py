@@ -11,13 +11,13 @@ from libs.common.clock import Clock
 from libs.common.db import Database
 from libs.common.registry import RegistryView
 from libs.common.workdays import china
+from services.carbon import library
 from services.carbon.boundary import Boundaries, Limits
 from services.carbon.bus import audit, result
 from services.carbon.directory import RegistryDirectory
 from services.carbon.domain.booking import ENERGY_POINT
 from services.carbon.domain.factors import FactorLibrary
 from services.carbon.gridfactors import GridFactors
-from services.carbon.library import load_coal, load_library, load_standards
 from services.carbon.loads import LoadDirectory
 from services.carbon.queries import Queries
 from services.carbon.settings import CarbonSettings
@@ -155,7 +155,7 @@ class Answers:
             intervals_max: Intervals that one question may read.
         """
         db, clock, directory = world.db, world.clock, world.directory
-        shipped = load_library()
+        shipped = library.load_library()
         limits = Limits(days=settings.query_days_max, intervals=intervals_max, periods=settings.query_periods_max)
         boundaries = Boundaries(db=db, tree=Tree(world.view), clock=clock, limits=limits)
         queries = Queries(
@@ -170,7 +170,7 @@ class Answers:
             metering=metering,
             clock=clock,
             shipped=shipped,
-            coal=load_coal(),
+            coal=library.load_coal(),
             audit=audit,
             software=SOFTWARE,
         )
@@ -184,7 +184,7 @@ class Answers:
             virtual=VirtualMeters(db=db, circuits=directory, boundaries=boundaries, audit=audit),
             media=media,
             efficiency=Efficiency(
-                db=db, queries=queries, media=media, directory=directory, shipped=load_standards(), audit=audit
+                db=db, queries=queries, media=media, directory=directory, shipped=library.load_standards(), audit=audit
             ),
             footprints=Footprints(db=db, clock=clock, audit=audit, factors=shipped.rows),
             nodes=nodes,

@@ -16,13 +16,23 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from enum import StrEnum
 
 from libs.common.errors import InvalidInput
 from services.carbon.domain.emissions.activity import per_of
-from services.carbon.domain.emissions.knowledge import Knowledge, marks_of
+from services.carbon.domain.emissions.knowledge import marks_of
 from services.carbon.domain.emissions.units import convert, kind_of
-from services.carbon.domain.factors import Absence, Choice, EmissionFactor, Family, Place, Use, WrongFamily
+from services.carbon.domain.factors import (
+    Absence,
+    Choice,
+    EmissionFactor,
+    FactorLibrary,
+    Family,
+    Place,
+    Use,
+    WrongFamily,
+)
 from services.carbon.domain.why import Number, Rule, recomputed
 
 AMOUNT_MAX = 1e9
@@ -372,14 +382,14 @@ class Footprint:
         ]
 
 
-def footprint(knowledge: Knowledge, product: Product) -> Footprint:
+def footprint(library: FactorLibrary, known_on: date, product: Product) -> Footprint:
     """Return what one functional unit of a product emits, as known on a day.
 
     Raises:
         InvalidInput: A flow's unit does not fit its factor's, or the factor is not in kgCO2e; there is no such series.
         WrongFamily: A series is not made for products; electricity has another than a life-cycle factor.
     """
-    flows = [_emitted(knowledge, product, flow) for flow in product.flows]
+    flows = [_emitted(library, known_on, product, flow) for flow in product.flows]
     found = Footprint(product=product, flows=flows, left_out=())
     masses = [
         convert(one.input * one.share, one.unit, MASS)
@@ -414,8 +424,8 @@ def require_negligible(found: Footprint) -> None:
     )
 
 
-def _emitted(knowledge: Knowledge, product: Product, flow: Flow) -> FlowEmission:
-    rows = knowledge.library.series(flow.series)
+def _emitted(library: FactorLibrary, known_on: date, product: Product, flow: Flow) -> FlowEmission:
+    rows = library.series(flow.series)
     _expect(
         bool(rows),
         f"{flow.flow_id}: there is no factor of series {flow.series}",
@@ -424,11 +434,12 @@ def _emitted(knowledge: Knowledge, product: Product, flow: Flow) -> FlowEmission
     for row in rows:
         row.require(Use.PRODUCT)
         _require_life_cycle(flow, row)
-    choice = knowledge.choose(
+    choice = library.choose(
         flow.series,
         use=Use.PRODUCT,
         place=Place.of_code(flow.province),
         year=flow.year or product.year,
+        known_on=known_on,
         supplier=flow.supplier,
     )
     net, unit = flow.amount, flow.unit

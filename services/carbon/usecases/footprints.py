@@ -10,7 +10,6 @@ from libs.common.db import Database, WriteConn
 from libs.common.errors import Conflict, InvalidInput, NotFound
 from libs.common.tokens import Principal
 from services.carbon.documents.products import product_of
-from services.carbon.domain.emissions.knowledge import Knowledge
 from services.carbon.domain.factors import EmissionFactor, FactorLibrary
 from services.carbon.domain.footprint import Footprint, Product, footprint, require_negligible
 from services.carbon.store import inventories
@@ -142,18 +141,18 @@ class Footprints:
         So a footprint that was told once stays what it was, whatever is published later.
         """
         day = known_on or row.changed_at.astimezone(CIVIL_ZONE).date()
-        found = footprint(await self._knowledge(day), product_of(row.document))
+        found = footprint(await self._every_factor(), day, product_of(row.document))
         return KnownFootprint(row, found, day)
 
     async def _require_sound(self, document: Mapping[str, Any]) -> Product:
         product = product_of(document)
         today = self._clock.now().astimezone(CIVIL_ZONE).date()
-        require_negligible(footprint(await self._knowledge(today), product))
+        require_negligible(footprint(await self._every_factor(), today, product))
         return product
 
-    async def _knowledge(self, day: date) -> Knowledge:
+    async def _every_factor(self) -> FactorLibrary:
         async with self._db.read() as conn:
-            return Knowledge(FactorLibrary([*self._factors, *await inventories.fetch_factors(conn)]), day)
+            return FactorLibrary([*self._factors, *await inventories.fetch_factors(conn)])
 
     async def _told(
         self, conn: WriteConn, action: str, row: ProductRow, before: ProductRow | None, who: Principal

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.common.errors import InvalidFile, InvalidInput
+from services.carbon import library
 from services.carbon.domain.efficiency import (
     Balance,
     CarbonClass,
@@ -28,9 +29,8 @@ from services.carbon.domain.efficiency import (
     yardstick,
 )
 from services.carbon.domain.levels.facts import Denominator, Fact, FactKind, NoDenominator, summed, tiled
-from services.carbon.library import load_standards, parse_standards
 
-SHIPPED = load_standards()
+SHIPPED = library.load_standards()
 LEVELS, CLASSES = SHIPPED[0].levels, SHIPPED[0].classes
 FIRST, LAST = date(2025, 1, 1), date(2025, 12, 31)
 SECTOR = Standard(
@@ -236,7 +236,7 @@ def test_shipped_schemes_have_limits_and_no_average() -> None:
     assert (LEVELS, CLASSES) == ((0.6, 0.8, 1.2, 2.0), (0.6, 2.0))
     head = "standard_id,kind,name_en,name_zh,valid_from,valid_to,benchmark,levels,classes,source_title,confidence"
     with pytest.raises(InvalidFile) as refused:
-        parse_standards(f"{head}\nx,factory,X,X,yesterday,,much,0.6;a,,s,verified", source="own.csv")
+        library.parse_standards(f"{head}\nx,factory,X,X,yesterday,,much,0.6;a,,s,verified", source="own.csv")
     assert {one.field for one in refused.value.problems} == {"kind", "valid_from", "benchmark", "levels"}
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.common.errors import InvalidInput
-from services.carbon.domain.emissions.knowledge import Knowledge
+from services.carbon import library
 from services.carbon.domain.factors import EmissionFactor, Family, WrongFamily
 from services.carbon.domain.footprint import (
     Account,
@@ -27,7 +27,6 @@ from services.carbon.domain.footprint import (
     footprint,
     require_negligible,
 )
-from services.carbon.library import load_library
 
 TODAY = date(2026, 11, 22)
 
@@ -50,7 +49,7 @@ OWN = [
     factor("OWN-CO2", "0.5", "kgCO2/kg"),
     factor("OWN-LATER", "0.5", "kgCO2e/kg", data_year=2030),
 ]
-KNOWLEDGE = Knowledge(load_library().with_rows(OWN), TODAY)
+LIBRARY = library.load_library().with_rows(OWN)
 GOOD, POOR = (DataQuality(technology=n, time=n, geography=n, completeness=n, reliability=n) for n in (1, 4))
 
 
@@ -76,7 +75,7 @@ BOARD = Product(
 
 
 def known(product: Product = BOARD) -> Footprint:
-    return footprint(KNOWLEDGE, product)
+    return footprint(LIBRARY, TODAY, product)
 
 
 def test_a_square_metre_of_board_by_hand() -> None:
