@@ -103,13 +103,18 @@ class Efficiency(Asking):
 
         Raises:
             NotFound: There is no such node or standard, or nothing of the node can be metered.
-            InvalidInput: The node is a virtual meter, the span is empty or too long, or what is assumed of a medium
+            InvalidInput: The node is a virtual meter, a period is shorter than a day, the span is empty or too long, or what is assumed of a medium
                 does not fit it.
         """
         if node.kind is NodeKind.VIRTUAL:
             raise InvalidInput(
                 "virtual: expected another node; a sum of circuits has neither value added nor area",
                 message_zh="virtual:虚拟表没有增加值或面积,请改用其他节点",
+            )
+        if step in (Step.QUARTER_HOUR, Step.HOUR):
+            raise InvalidInput(
+                f"step: expected day, week, month or year, found {step}",
+                message_zh=f"step:应为 day、week、month 或 year,实际为 {step}",
             )
         rows = await self.standards_of(standard_id)
         kind = rows[0].kind
@@ -123,11 +128,16 @@ class Efficiency(Asking):
         async with self._db.read() as conn:
             found = await levels_store.fetch_facts(conn, names, [kind.per, *DEDUCTIONS], day_of(first), day_of(last))
         facts = [fact for fact, _ in found]
+        by_start = [
+            (one, {row["start"]: row for row in one.use.frame.to_dicts()})
+            for one in emitted
+            if one.use.of.medium is not Medium.WATER
+        ]
         codes = []
         for row in emissions.frame.to_dicts():
             span = Span(row["start"], row["end"])
             days = day_of(span.start), day_of(span.end)
-            media = [_medium(one, span.start) for one in emitted if one.use.of.medium is not Medium.WATER]
+            media = [_medium(one, periods.get(span.start), span.start) for one, periods in by_start]
             used = [one for one in media if one is not None]
             nodes, denominator = self._denominator(node, parts, kind, span, facts)
             balance = Balance(
@@ -244,9 +254,8 @@ class Efficiency(Asking):
         return tiled(mine, day_of(span.start), day_of(span.end))
 
 
-def _medium(found: Emitted, start: datetime) -> UsedMedium | None:
+def _medium(found: Emitted, row: Mapping[str, Any] | None, start: datetime) -> UsedMedium | None:
     """Return what a medium emitted in a period; None where nothing of it was used or expected."""
-    row = next((one for one in found.use.frame.to_dicts() if one["start"] == start), None)
     if row is None or row["quantity"] == 0.0 or (row["quantity"] is None and row["usable_share"] is None):
         return None
     values = [one.figure.value for one in found.by_period.get(start, ())]

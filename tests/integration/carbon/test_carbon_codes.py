@@ -131,6 +131,7 @@ async def test_a_code_that_cannot_be_said_gives_its_reason(town: Town) -> None:
     assert (running["reason"], running["provisional"]) == ("not_over", True)
     await town.ask("PUT", "/energy/virtual-meters/v", {"name": "V", "terms": [{"child": "feed"}]}, status=200)
     await town.ask("GET", "/energy/trace", status=400, figure="efficiency", virtual="v", id="electronics", **SPAN)
+    await town.ask("GET", "/emissions/efficiency", status=400, site="site-1", step="hour", **SPAN)
     await town.ask("GET", "/emissions/efficiency", status=404, site="site-1", standard="none", **SPAN)
     await town.ask("GET", "/emissions/efficiency", status=403, sites=("site-2",), site="site-1", **SPAN)
 
