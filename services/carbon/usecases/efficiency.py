@@ -103,8 +103,8 @@ class Efficiency(Asking):
 
         Raises:
             NotFound: There is no such node or standard, or nothing of the node can be metered.
-            InvalidInput: The node is a virtual meter, a period is shorter than a day, the span is empty or too long, or what is assumed of a medium
-                does not fit it.
+            InvalidInput: The node is a virtual meter, a period is shorter than a day, the span is empty or too long, or
+                what is assumed of a medium does not fit it.
         """
         if node.kind is NodeKind.VIRTUAL:
             raise InvalidInput(
