@@ -46,7 +46,7 @@ from services.ingest.settings import IngestSettings
 from services.ingest.spool import Spool
 from services.ingest.store import history as history_store
 from services.ingest.store.coldfiles import open_cold_files
-from services.ingest.store.commands import PgCommandStore, PgLatestPower
+from services.ingest.store.commands import PgCommandStore, PgLatest
 from services.ingest.store.instances import PgInstances
 from services.ingest.store.offbook import OffBook
 from services.ingest.store.snapshot import load_snapshot
@@ -110,7 +110,7 @@ def build(platform: Platform) -> Service:
     folder = platform.settings.data_dir / NAME / instance
     cold = open_cold_files(settings.history.cold)
     readings = Readings(db, cold)
-    power = PgLatestPower(readings)
+    power = PgLatest(readings)
     means = Means(
         secrets=SecretStore(settings.secrets_dir or platform.settings.data_dir / "secrets"),
         guard=AddressGuard(settings.outgoing_allowed),

@@ -86,7 +86,7 @@ class Order:
 
 
 class AepLine:
-    """One product; implements ``TellingLine``."""
+    """One product; implements ``TellingLine`` and ``ListeningLine``."""
 
     protocol = "aep"
 
@@ -144,6 +144,10 @@ class AepLine:
             InvalidInput: The device has no id on the platform.
         """
         return AepDevice(self, address)
+
+    def listen(self, device_id: str, since: float) -> asyncio.Event:
+        """Return what is set as soon as a device has pushed anything after a moment of the monotonic clock. [s]"""
+        return self.means.pushes.listen(device_id, since)
 
     async def close(self) -> None:
         """Close the connections."""

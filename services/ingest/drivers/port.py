@@ -5,6 +5,7 @@ told by devices that speak by themselves. Both turn the protocol's words into ra
 into the ones below; when to ask or to connect again is decided by whoever calls.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -281,6 +282,14 @@ class TellingLine(Protocol):
 
     async def close(self) -> None:
         """Close the connection."""
+
+
+@runtime_checkable
+class ListeningLine(Protocol):
+    """A telling line that hears of a device the moment it speaks, so that nobody has to look again and again."""
+
+    def listen(self, device_id: str, since: float) -> asyncio.Event:
+        """Return what is set as soon as a device has said anything after a moment of the monotonic clock. [s]"""
 
 
 @dataclass(frozen=True, slots=True)

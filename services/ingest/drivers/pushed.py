@@ -40,6 +40,8 @@ class PushBoard:
         self._said: OrderedDict[str, dict[str, Said]] = OrderedDict()
         self._tasks: OrderedDict[tuple[str, str], TaskState] = OrderedDict()
         self._awaited: dict[tuple[str, str], list[asyncio.Future[TaskState]]] = {}
+        self._listened: OrderedDict[str, asyncio.Event] = OrderedDict()
+        """By device of which somebody waits to hear."""
 
     def note_values(self, device_id: str, raw: Raw, received_at: datetime) -> None:
         """Take what a device has reported, after it was accepted."""
@@ -47,6 +49,9 @@ class PushBoard:
         now = self._clock.monotonic()
         points.update({name: Said(value, received_at, now) for name, value in raw.items()})
         _keep_within(self._said, device_id, MAX_DEVICES)
+        listened = self._listened.pop(device_id, None)
+        if listened is not None:
+            listened.set()
 
     def note_task(self, line_id: str, task: str, state: TaskState) -> None:
         """Take news of a command; older ones than known change nothing."""
@@ -63,6 +68,16 @@ class PushBoard:
     def said(self, device_id: str) -> Mapping[str, Said]:
         """Return the last values of a device's points, as far as they came to this process."""
         return self._said.get(device_id, {})
+
+    def listen(self, device_id: str, since: float) -> asyncio.Event:
+        """Return what is set as soon as a device has reported anything after a moment of the monotonic clock. [s]"""
+        if any(one.monotonic > since for one in self.said(device_id).values()):
+            heard = asyncio.Event()
+            heard.set()
+            return heard
+        listened = self._listened.setdefault(device_id, asyncio.Event())
+        _keep_within(self._listened, device_id, MAX_DEVICES)
+        return listened
 
     def task(self, line_id: str, task: str) -> TaskState | None:
         """Return how far a command is, None when nothing was pushed about it."""

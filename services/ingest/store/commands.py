@@ -12,6 +12,8 @@ from libs.common.errors import Unavailable
 from services.ingest.usecases.readings import Readings
 
 LOOK_TIMEOUT_S = 1.0
+LOOKED_UP_TOGETHER = 500
+"""Devices whose latest reports are asked for at once."""
 KEPT = timedelta(days=30)
 
 
@@ -63,17 +65,56 @@ class PgCommandStore:
             await conn.execute("delete from executed_commands where accepted_at < $1", now - KEPT)
 
 
-class PgLatestPower:
-    """The latest report of a meter out of the history; implements ``LatestPower``."""
+Latest = tuple[Mapping[str, float | None], datetime] | None
+"""The points of a device's latest report, and when it was received."""
+
+
+class PgLatest:
+    """The latest reports of devices out of the history; implements ``LatestPower``.
+
+    Whoever asks while another question is under way is asked for together with all others that came meanwhile: when
+    thousands switch, their looks take one connection of the database, and not all of them.
+    """
 
     def __init__(self, readings: Readings) -> None:
         self._readings = readings
+        self._wanted: dict[str, asyncio.Future[Latest]] = {}
+        """By device; not asked for yet."""
+        self._waiting = 0
+        self._asking: asyncio.Task[None] | None = None
 
-    async def latest(self, device_id: str) -> tuple[Mapping[str, float | None], datetime] | None:
+    async def latest(self, device_id: str) -> Latest:
         """Return the points of a device's latest report; None when there is none or it cannot be known."""
+        answer = self._wanted.get(device_id)
+        if answer is None:
+            answer = self._wanted[device_id] = asyncio.get_running_loop().create_future()
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask(), name="latest reports")
+        self._waiting += 1
+        try:
+            return await asyncio.shield(answer)
+        finally:
+            self._waiting -= 1
+            if not self._waiting and self._asking is not None:
+                self._asking.cancel()  # nobody is there to hear it, or it is over anyway
+                self._asking = None
+
+    async def _ask(self) -> None:
+        while self._wanted:
+            some = dict(list(self._wanted.items())[:LOOKED_UP_TOGETHER])
+            for device_id in some:
+                del self._wanted[device_id]
+            found: Mapping[str, Latest] = {}
+            try:
+                found = await self._look(list(some))
+            finally:
+                for device_id, answer in some.items():
+                    answer.set_result(found.get(device_id))
+
+    async def _look(self, device_ids: Sequence[str]) -> Mapping[str, Latest]:
         try:
             async with asyncio.timeout(LOOK_TIMEOUT_S):
-                found = await self._readings.latest(sites=None, devices=[device_id], after=None, limit=1)
+                found = await self._readings.latest(sites=None, devices=device_ids, after=None, limit=len(device_ids))
         except (Unavailable, TimeoutError):
-            return None
-        return (found[0].points, found[0].received_at) if found else None
+            return {}
+        return {one.device_id: (one.points, one.received_at) for one in found}

@@ -69,5 +69,14 @@ class Reach(Protocol):
     async def read_polled(self, device_id: str, names: Collection[str]) -> tuple[Points, datetime] | None:
         """Read points of a device that this process polls, now; None when it does not, or gets no answer."""
 
+    async def pause(self, target: Target, delay_s: float, *, since: float) -> None:
+        """Wait before the next look at a device.
+
+        Args:
+            target: Which device.
+            delay_s: How long. Where the device tells by itself it is waited for, for some seconds at most. [s]
+            since: When it was looked at, by the monotonic clock. [s]
+        """
+
     def poll_soon(self, line_id: str, device_ids: Collection[str]) -> None:
         """Let the next polls of these devices be now: something about them has changed."""

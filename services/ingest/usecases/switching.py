@@ -289,6 +289,7 @@ class Switcher:
         give_up_at = self._clock.monotonic() + (control.verify_within_s or self._settings.verify_within_s)
         await self._clock.sleep(self._settle_s(control, settle_s))
         while True:
+            looked_at = self._clock.monotonic()
             try:
                 points, at = await self._reach.use(target, lambda handle: handle.read(wanted), alone=alone)
             except (LineDown, DeviceSilent, DeviceRefused, BadAnswer) as exc:
@@ -308,7 +309,7 @@ class Switcher:
                 stage = Stage.UNKNOWN if state is None else Stage.FAILED
                 evidence = _evidence(switch, look, meter, await self._power_now(meter, self._clock.now()))
                 return Switched(stage, evidence, "no_answer" if state is None else "not_followed")
-            await self._clock.sleep(self._settings.read_back_every_s)
+            await self._reach.pause(target, self._settings.read_back_every_s, since=looked_at)
 
     async def _proven(
         self, target: Target, switch: Switch, look: _Look, meter: str | None, *, closed: bool, detail: str | None = None

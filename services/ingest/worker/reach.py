@@ -19,7 +19,7 @@ from services.ingest.settings import PollingSettings
 from services.ingest.usecases.reach import Handle, Points, Target
 from services.ingest.worker.lines import LineManager
 from services.ingest.worker.rush import Rush
-from services.ingest.worker.telling import connected
+from services.ingest.worker.telling import TellingRunner, connected
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +73,14 @@ class LineReach:
         except PlatformError as exc:
             logger.debug("meter does not answer", extra={"device_id": device_id, "reason": exc.message})
             return None
+
+    async def pause(self, target: Target, delay_s: float, *, since: float) -> None:
+        """Wait before the next look at a device, or until it has spoken."""
+        runner = self._lines.runner(target.line.id)
+        if isinstance(runner, TellingRunner):
+            await runner.pause(target.device_id, delay_s, since=since)
+        else:
+            await self._clock.sleep(delay_s)
 
     def poll_soon(self, line_id: str, device_ids: Collection[str]) -> None:
         """Let the next polls of these devices be soon: at once, unless so many are asked for that they would be in

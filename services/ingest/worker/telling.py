@@ -33,6 +33,7 @@ from services.ingest.drivers.port import (
     DeviceSession,
     DeviceSilent,
     LineDown,
+    ListeningLine,
     NotLetIn,
     RawReport,
     TellingLine,
@@ -59,6 +60,8 @@ RERUN_EVERY_S = 5.0
 """Changes of the line's devices are taken over at most this often, since each makes the connection anew. [s]"""
 CONNECT_WITHIN_S = 10.0
 """How long an order waits for a line that is not connected. [s]"""
+HEARD_WITHIN_S = 5.0
+"""What a device says at once is looked for elsewhere after this: it may have said it to another process. [s]"""
 JOBS_AT_ONCE = 512
 """Orders at work on one line; the others wait for their turn. Each waits for seconds for what its device says."""
 
@@ -287,6 +290,19 @@ class TellingRunner:
             InvalidInput: The address is none of this line's protocol.
         """
         return self._driver.session(address)
+
+    async def pause(self, device_id: str, delay_s: float, *, since: float) -> None:
+        """Wait before the next look at a device, or until it has spoken.
+
+        Args:
+            device_id: Which.
+            delay_s: How long. [s]
+            since: When it was looked at, by the monotonic clock. [s]
+        """
+        if isinstance(self._driver, ListeningLine):
+            await wait_for(self._driver.listen(device_id, since), self._clock, max(delay_s, HEARD_WITHIN_S))
+        else:
+            await self._clock.sleep(delay_s)
 
     def poll_soon(self, device_ids: Collection[str], *, after_s: float = 0.0) -> None:
         """Do nothing: what has changed is told by the devices."""

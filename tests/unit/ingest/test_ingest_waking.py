@@ -57,9 +57,10 @@ NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 class FakeReach:
     """Everything is one fake breaker away, whether the line is held or not."""
 
-    def __init__(self, found: FakeDevice) -> None:
+    def __init__(self, found: FakeDevice, clock: FakeClock) -> None:
         self.device = found
         self.alone: list[bool] = []
+        self._clock = clock
 
     async def use(self, target: Target, job: Any, *, alone: bool) -> Any:
         self.alone.append(alone)
@@ -67,6 +68,9 @@ class FakeReach:
 
     async def read_polled(self, device_id: str, names: Any) -> None:
         return None
+
+    async def pause(self, target: Target, delay_s: float, *, since: float) -> None:
+        await self._clock.sleep(delay_s)
 
     def poll_soon(self, line_id: str, device_ids: Any) -> None: ...
 
@@ -171,7 +175,7 @@ async def scene(
     keys = KeyRing.open(keys_dir, clock)
     state = 240 if closed else 15
     breaker = FakeDevice(clock, breaker_state=state, breaker_local_lock=0, breaker_trip_reason=0, active_power_a=1200)
-    reach, holder, store, bus = FakeReach(breaker), FakeHolder(clock, "line-1"), FakeCommandStore(), FakeBus()
+    reach, holder, store, bus = FakeReach(breaker, clock), FakeHolder(clock, "line-1"), FakeCommandStore(), FakeBus()
     book = OffBook(tmp_path / "off")
     seen = LastSeen(clock)
     findings = Findings(bus=bus, clock=clock, instance="0")
