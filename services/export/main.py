@@ -48,6 +48,7 @@ from services.export.settings import CardSettings, ExportSettings, PlatformSetti
 from services.export.usecases.administration import Administration
 from services.export.usecases.answers import Answers
 from services.export.usecases.callbacks import CallbackAdministration
+from services.export.usecases.configuration import Configuration
 from services.export.usecases.exports import ExportAdministration
 from services.export.usecases.feeds import FeedAdministration
 from services.export.usecases.files import FileAccounts
@@ -308,6 +309,7 @@ def build(platform: Platform) -> Service:
         settle_s=settings.records.settle_s,
         retention_s=settings.records.retention_s,
     )
+    configuration = Configuration(db=db, clock=clock, secrets=secrets, orders=orders, committed=relay.wake)
     answers = Answers(
         db=db,
         clock=clock,
@@ -315,6 +317,7 @@ def build(platform: Platform) -> Service:
         host=HostMeter(),
         orders=orders,
         accounts=accounts,
+        configuration=configuration,
         dialects=dialects,
         allowed_peers=settings.allowed_peers,
         max_values=settings.max_values,

@@ -11,14 +11,16 @@ from typing import TypeVar
 
 from libs.common.errors import InvalidFile, Problem
 from libs.common.workbook import Cell, Sheet, SheetRow, read_workbook, write_workbook
-from services.export.dialects.messages import DeviceRef, PointType
+from services.export.dialects.messages import DeviceDetail, DeviceRef, PointType
 from services.export.domain.mapping import MappedDevice, MappedPoint, SourceKind
 from services.export.domain.mapping import Mapping as UnitMapping
 
 DEVICES = "devices"
 POINTS = "points"
-DEVICE_COLUMNS = ("unit_id", "sc_device_id", "sc_device_code", "name")
-POINT_COLUMNS = ("unit_id", "device_id", "kind", "source", "sc_device_id", "point_id", "type", "name", "level")
+DEVICE_COLUMNS = ("unit_id", "sc_device_id", "sc_device_code", "name", *DeviceDetail)
+POINT_COLUMNS = (
+    "unit_id", "device_id", "kind", "source", "sc_device_id", "point_id", "type", "name", "level", "network_alarm",
+)  # fmt: skip
 
 Word = TypeVar("Word", bound=StrEnum)
 
@@ -62,6 +64,7 @@ def write_mapping_book(units: Mapping[str, UnitMapping]) -> bytes:
                 "sc_device_id": device.ref.device_id,
                 "sc_device_code": device.ref.device_code or None,
                 "name": device.name or None,
+                **{detail.value: device.details.get(detail) for detail in DeviceDetail},
             }
             devices.append(SheetRow(len(devices) + 2, cells))
         for point in mapping.points:
@@ -109,7 +112,9 @@ class _Reader:
         unit_id, device_id = self._text(row, DEVICES, "unit_id"), self._text(row, DEVICES, "sc_device_id")
         unit = self.units.setdefault(unit_id, BookUnit())
         code = _plain(row.cells.get("sc_device_code")) or device_id
-        unit.devices.append(MappedDevice(ref=DeviceRef(device_id, code), name=_plain(row.cells.get("name"))))
+        details = {detail: text for detail in DeviceDetail if (text := _plain(row.cells.get(detail)))}
+        ref = DeviceRef(device_id, code)
+        unit.devices.append(MappedDevice(ref=ref, name=_plain(row.cells.get("name")), details=details))
         unit.device_rows.append(row.number)
 
     def point(self, row: SheetRow) -> None:
@@ -121,7 +126,10 @@ class _Reader:
         if kind is None or type_ is None:
             return
         name = _plain(row.cells.get("name")) or None
-        unit.points.append(MappedPoint(kind=kind, type=type_, name=name, level=level, **texts))
+        network_alarm = _plain(row.cells.get("network_alarm")) or None
+        unit.points.append(
+            MappedPoint(kind=kind, type=type_, name=name, level=level, network_alarm=network_alarm, **texts)
+        )
         unit.point_rows.append(row.number)
 
     def _text(self, row: SheetRow, sheet: str, column: str) -> str:

@@ -7,12 +7,13 @@ from typing import Any
 
 from libs.common.contracts.delivery import DeliveryState
 from libs.common.db import ReadConn, WriteConn
-from services.export.dialects.messages import DeviceRef, PointType, UnitFacts, UnitRef
+from services.export.dialects.messages import DeviceDetail, DeviceRef, PointType, UnitFacts, UnitRef
 from services.export.domain.connection import Connection, ConnectionId, ConnectionOptions, Phase, Unit, UnitKey
 from services.export.domain.delivery import Begun, Delivery, Step, Target
 from services.export.domain.latest import ActiveAlarm, Sample
 from services.export.domain.mapping import MappedDevice, MappedPoint, SourceKind
 from services.export.domain.mapping import Mapping as UnitMapping
+from services.export.domain.pushing import Held
 
 Conn = ReadConn | WriteConn
 
@@ -79,6 +80,13 @@ async def fetch_credentials(conn: Conn, connection_id: str) -> bytes | None:
     """Return a connection's credentials as they are stored: encrypted."""
     sealed: bytes | None = await conn.fetchval("select credentials from sc_connections where id = $1", connection_id)
     return sealed
+
+
+async def save_credentials(conn: WriteConn, connection_id: str, credentials: bytes, now: datetime) -> None:
+    """Replace a connection's credentials, which are encrypted."""
+    await conn.execute(
+        "update sc_connections set credentials = $2, updated_at = $3 where id = $1", connection_id, credentials, now
+    )
 
 
 def _connection(row: Mapping[str, Any]) -> Connection:
@@ -241,9 +249,9 @@ async def note_heard(conn: WriteConn, keys: Collection[UnitKey], now: datetime, 
     )
 
 
-async def save_heartbeat(conn: WriteConn, key: UnitKey, interval_s: float) -> None:
-    """Write how often the centre says that it asks for a unit's status."""
-    await conn.execute("update units set heartbeat_s = $2 where key = $1", key, interval_s)
+async def save_heartbeats(conn: WriteConn, keys: Collection[UnitKey], interval_s: float) -> None:
+    """Write how often the centre says that it asks for units' status."""
+    await conn.execute("update units set heartbeat_s = $2 where key = any($1)", list(keys), interval_s)
 
 
 async def units_in(conn: Conn, connection_id: str, *, slots: Collection[int], slot_count: int) -> list[Unit]:
@@ -455,18 +463,24 @@ def _unit(row: Mapping[str, Any]) -> Unit:
 async def fetch_mapping(conn: Conn, key: UnitKey) -> UnitMapping:
     """Return a unit's mapping in its own order."""
     devices = await conn.fetch(
-        "select sc_device_id, sc_device_code, name from mapping_devices where unit_key = $1 order by place", key
+        "select sc_device_id, sc_device_code, name, details from mapping_devices where unit_key = $1 order by place",
+        key,
     )
     points = await conn.fetch(
         """
-        select sc_device_id, point_id, device_id, kind, source, type, name, level
+        select sc_device_id, point_id, device_id, kind, source, type, name, level, network_alarm
           from mapping_points where unit_key = $1 order by place
         """,
         key,
     )
     return UnitMapping(
         devices=tuple(
-            MappedDevice(ref=DeviceRef(row["sc_device_id"], row["sc_device_code"]), name=row["name"]) for row in devices
+            MappedDevice(
+                ref=DeviceRef(row["sc_device_id"], row["sc_device_code"]),
+                name=row["name"],
+                details={DeviceDetail(name): text for name, text in row["details"].items()},
+            )
+            for row in devices
         ),
         points=tuple(
             MappedPoint(
@@ -478,6 +492,7 @@ async def fetch_mapping(conn: Conn, key: UnitKey) -> UnitMapping:
                 type=PointType(row["type"]),
                 name=row["name"],
                 level=row["level"],
+                network_alarm=row["network_alarm"],
             )
             for row in points
         ),
@@ -498,21 +513,25 @@ async def put_mapping(conn: WriteConn, key: UnitKey, mapping: UnitMapping) -> No
     )
     await conn.execute("delete from mapping_devices where unit_key = $1", key)
     await conn.executemany(
-        "insert into mapping_devices (unit_key, sc_device_id, sc_device_code, name, place) values ($1, $2, $3, $4, $5)",
+        """
+        insert into mapping_devices (unit_key, sc_device_id, sc_device_code, name, details, place)
+        values ($1, $2, $3, $4, $5, $6)
+        """,
         [
-            (key, device.ref.device_id, device.ref.device_code, device.name, place)
+            (key, device.ref.device_id, device.ref.device_code, device.name, dict(device.details), place)
             for place, device in enumerate(mapping.devices)
         ],
     )
     await conn.executemany(
         """
-        insert into mapping_points (unit_key, sc_device_id, point_id, device_id, kind, source, type, name, level, place)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+        insert into mapping_points
+               (unit_key, sc_device_id, point_id, device_id, kind, source, type, name, level, network_alarm, place)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
         """,
         [
             (
                 key, point.sc_device_id, point.point_id, point.device_id, point.kind, point.source, point.type,
-                point.name, point.level, place,
+                point.name, point.level, point.network_alarm, place,
             )
             for place, point in enumerate(mapping.points)
         ],
@@ -553,7 +572,7 @@ async def alarm_targets(
     rows = await conn.fetch(
         """
         select p.device_id, p.source, p.unit_key, u.connection_id, c.dialect, p.sc_device_id, d.sc_device_code,
-               d.name as device_name, p.point_id, p.name, p.level
+               d.name as device_name, p.point_id, p.name, p.level, p.network_alarm
           from mapping_points p
           join mapping_devices d on d.unit_key = p.unit_key and d.sc_device_id = p.sc_device_id
           join units u on u.key = p.unit_key
@@ -577,6 +596,7 @@ async def alarm_targets(
                 name=row["name"],
                 device_name=row["device_name"] or "",
                 level=row["level"],
+                network_alarm=row["network_alarm"] or "",
             )
         )
     return found
@@ -618,12 +638,27 @@ async def active_alarms(conn: Conn, devices: Collection[str]) -> list[ActiveAlar
     return [ActiveAlarm(row["device_id"], row["signal"], row["level"]) for row in rows]
 
 
+async def alarms_within(conn: Conn, devices: Collection[str], start: datetime, end: datetime) -> list[Held]:
+    """Return the alarms that held at these devices at some time within a span, in the order in which they began."""
+    rows = await conn.fetch(
+        """
+        select device_id, signal, level, began_at, ended_at from alarm_states
+         where device_id = any($1) and not historical and began_at <= $3 and (ended_at is null or ended_at > $2)
+         order by began_at
+        """,
+        list(devices),
+        start,
+        end,
+    )
+    return [Held(row["device_id"], row["signal"], row["level"], row["began_at"], row["ended_at"]) for row in rows]
+
+
 # ---- deliveries -------------------------------------------------------------------------------------
 
 _DELIVERY = """
     select id, connection_id, unit_key, alarm_id, event_id, site_id, device_id, step, serial, sc_device_id,
            sc_device_code, point_id, level, at, began_at, text, detail, value, traceparent, state, attempts, alone,
-           queued_at, next_attempt_at, finished_at, error
+           queued_at, next_attempt_at, finished_at, error, network_alarm
       from deliveries
 """
 
@@ -637,6 +672,7 @@ async def fetch_begun(conn: Conn, alarms: Collection[str]) -> dict[PointKey, tup
         """
         select b.unit_key, b.alarm_id, b.sc_device_id, b.sc_device_code, b.point_id, b.serial, b.level,
                b.state = 'given_up' as given_up, b.connection_id, c.dialect, p.name, d.name as device_name,
+               b.network_alarm,
                exists (select from deliveries e
                         where e.unit_key = b.unit_key and e.alarm_id = b.alarm_id and e.sc_device_id = b.sc_device_id
                           and e.point_id = b.point_id and e.step = 'end') as ended
@@ -662,6 +698,7 @@ async def fetch_begun(conn: Conn, alarms: Collection[str]) -> dict[PointKey, tup
                 name=row["name"],
                 device_name=row["device_name"] or "",
                 level=row["level"],
+                network_alarm=row["network_alarm"],
             ),
         )
         for row in rows
@@ -729,16 +766,16 @@ async def insert_deliveries(conn: WriteConn, deliveries: Sequence[Delivery]) -> 
         insert into deliveries
                (id, connection_id, unit_key, alarm_id, event_id, site_id, device_id, step, serial, sc_device_id,
                 sc_device_code, point_id, level, at, began_at, text, value, traceparent, state, queued_at,
-                next_attempt_at, finished_at, detail)
+                next_attempt_at, finished_at, detail, network_alarm)
         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
-                $23)
+                $23, $24)
         on conflict on constraint deliveries_once do nothing
         """,
         [
             (
                 d.id, d.connection_id, d.unit_key, d.alarm_id, d.event_id, d.site_id, d.device_id, d.step, d.serial,
                 d.sc_device.device_id, d.sc_device.device_code, d.point_id, d.level, d.at, d.began_at, d.text, d.value,
-                d.traceparent, d.state, d.queued_at, d.next_attempt_at, d.finished_at, d.detail,
+                d.traceparent, d.state, d.queued_at, d.next_attempt_at, d.finished_at, d.detail, d.network_alarm,
             )
             for d in deliveries
         ],
@@ -820,7 +857,8 @@ async def due_heads(
         """
         select d.id, d.connection_id, d.unit_key, d.alarm_id, d.event_id, d.site_id, d.device_id, d.step, d.serial,
                d.sc_device_id, d.sc_device_code, d.point_id, d.level, d.at, d.began_at, d.text, d.detail, d.value,
-               d.traceparent, d.state, d.attempts, d.alone, d.queued_at, d.next_attempt_at, d.finished_at, d.error
+               d.traceparent, d.state, d.attempts, d.alone, d.queued_at, d.next_attempt_at, d.finished_at, d.error,
+               d.network_alarm
           from unnest($1::bigint[]) as wanted (key)
          cross join lateral (
             select h.id, h.seq
@@ -893,7 +931,8 @@ async def lock_with_end(conn: WriteConn, delivery_id: str) -> list[Delivery]:
         """
         select d.id, d.connection_id, d.unit_key, d.alarm_id, d.event_id, d.site_id, d.device_id, d.step, d.serial,
                d.sc_device_id, d.sc_device_code, d.point_id, d.level, d.at, d.began_at, d.text, d.detail, d.value,
-               d.traceparent, d.state, d.attempts, d.alone, d.queued_at, d.next_attempt_at, d.finished_at, d.error
+               d.traceparent, d.state, d.attempts, d.alone, d.queued_at, d.next_attempt_at, d.finished_at, d.error,
+               d.network_alarm
           from deliveries d join deliveries named
             on d.unit_key = named.unit_key and d.alarm_id = named.alarm_id and d.sc_device_id = named.sc_device_id
            and d.point_id = named.point_id
@@ -916,7 +955,7 @@ async def list_deliveries(
         select d.id, d.connection_id, d.unit_key, d.alarm_id, d.event_id, d.site_id, d.device_id, d.step, d.serial,
                d.sc_device_id, d.sc_device_code, d.point_id, d.level, d.at, d.began_at, d.text, d.detail, d.value,
                d.traceparent, d.state, d.attempts, d.alone, d.queued_at, d.next_attempt_at, d.finished_at,
-               d.error, u.unit_id
+               d.error, d.network_alarm, u.unit_id
           from deliveries d join units u on u.key = d.unit_key
          where ($1::text is null or d.connection_id = $1)
            and ($2::text is null or u.unit_id = $2)
@@ -1016,6 +1055,7 @@ def _delivery(row: Mapping[str, Any]) -> Delivery:
         began_at=row["began_at"],
         text=row["text"],
         detail=row["detail"],
+        network_alarm=row["network_alarm"],
         value=row["value"],
         traceparent=row["traceparent"],
         state=DeliveryState(row["state"]),

@@ -18,7 +18,7 @@ from libs.common.workbook import MEDIA_TYPE
 from services.export import store
 from services.export.dialects import Dialect
 from services.export.dialects.base import Evidence
-from services.export.dialects.messages import DeviceRef, PointType, UnitFacts, UnitRef
+from services.export.dialects.messages import DeviceDetail, DeviceRef, PointType, UnitFacts, UnitRef
 from services.export.domain.completeness import TEXTS_ZH, Gap
 from services.export.domain.connection import Connection, ConnectionId, ConnectionOptions, Phase, Unit, service_url
 from services.export.domain.delivery import Delivery, Step
@@ -207,6 +207,10 @@ class MappedDeviceBody(_Body):
     device_id: str
     device_code: str | None = Field(default=None, description="default: the id")
     name: str = ""
+    details: dict[DeviceDetail, str] = Field(
+        default={}, max_length=len(DeviceDetail),
+        description="what else the centre is told of it, in its own words (dialect M: GET_DEV_CONF)",
+    )  # fmt: skip
 
 
 class MappedPointBody(_Body):
@@ -220,6 +224,9 @@ class MappedPointBody(_Body):
     type: PointType
     name: str | None = None
     level: int | None = None
+    network_alarm: str | None = Field(
+        default=None, max_length=40, description="id of the alarm in the network's own table (dialect M: NMAlarmID)"
+    )
 
 
 class MappingBody(_Body):
@@ -232,7 +239,11 @@ class MappingBody(_Body):
         """Return the domain's mapping."""
         return UnitMapping(
             devices=tuple(
-                MappedDevice(ref=DeviceRef(each.device_id, each.device_code or each.device_id), name=each.name)
+                MappedDevice(
+                    ref=DeviceRef(each.device_id, each.device_code or each.device_id),
+                    name=each.name,
+                    details={name: text for name, text in each.details.items() if text},
+                )
                 for each in self.devices
             ),
             points=tuple(MappedPoint(**each.model_dump()) for each in self.points),
@@ -618,7 +629,12 @@ def _unit_view(connection: Connection, unit: Unit) -> UnitView:
 def _mapping_body(mapping: UnitMapping) -> MappingBody:
     return MappingBody(
         devices=tuple(
-            MappedDeviceBody(device_id=each.ref.device_id, device_code=each.ref.device_code or None, name=each.name)
+            MappedDeviceBody(
+                device_id=each.ref.device_id,
+                device_code=each.ref.device_code or None,
+                name=each.name,
+                details=dict(each.details),
+            )
             for each in mapping.devices
         ),
         points=tuple(
@@ -631,6 +647,7 @@ def _mapping_body(mapping: UnitMapping) -> MappingBody:
                 type=each.type,
                 name=each.name,
                 level=each.level,
+                network_alarm=each.network_alarm,
             )
             for each in mapping.points
         ),

@@ -47,15 +47,16 @@ _POINT = ("point.id", "point.base", "point.number")
 _DEVICE = ("device.id", "device.code")
 _OUTCOME = (*_UNIT, "result", "failure.code", "failure.cause")
 _VALUE = _says(*_POINT, "point.type", "value", "state", "recorded_at")
-_THRESHOLD = _says(*_POINT, "point.type", "threshold", "absolute", "relative", "level")
+_THRESHOLD = _says(*_POINT, "point.type", "threshold", "absolute", "relative", "level", "alarm.network_id")
 _ALARM = _says(
     *_UNIT, *_DEVICE, *_POINT, "alarm.serial", "alarm.at", "alarm.began_at", "alarm.ended_at", "alarm.level",
-    "alarm.flag", "alarm.text", "alarm.detail", "alarm.value",
+    "alarm.flag", "alarm.text", "alarm.detail", "alarm.value", "alarm.network_id",
 )  # fmt: skip
 _RULE = _says(*_POINT, "point.type", "absolute", "relative", "interval", "reference")
 _DESCRIBED = _says(
-    *_DEVICE, "device.name", "device.signals", signals=_says(*_POINT, "point.type", "point.name", "threshold", "level")
-)
+    *_DEVICE, "device.name", "device.signals", *(f"device.{detail}" for detail in m.DeviceDetail),
+    signals=_says(*_POINT, "point.type", "point.name", "threshold", "level", "alarm.network_id"),
+)  # fmt: skip
 _TIME = ("time.year", "time.month", "time.day", "time.hour", "time.minute", "time.second", "time.text")
 _FACTS = tuple(f"facts.{name}" for name in m.UnitFacts.__dataclass_fields__)
 
@@ -85,6 +86,7 @@ KINDS: Mapping[Operation, tuple[Vocabulary, Vocabulary]] = {
         _says(*_OUTCOME, *_FACTS, "centre.address", "tunnel.address", devices=_says(*_DEVICE)),
     ),
     Operation.WRITE_REGISTRATION: (_says(*_UNIT, "centre.address", devices=_says(*_DEVICE)), _DONE),
+    Operation.WRITE_LOGIN_ACCOUNT: (_says(*_UNIT, "account.username", "account.password"), _DONE),
     Operation.READ_FILE_ACCOUNT: (_NAMED, _says(*_OUTCOME, *_ACCOUNT)),
     Operation.WRITE_FILE_ACCOUNT: (_says(*_UNIT, *_ACCOUNT), _DONE),
     Operation.READ_STATUS: (_NAMED, _says(*_OUTCOME, "status.cpu", "status.memory", "status.time")),
@@ -102,6 +104,10 @@ KINDS: Mapping[Operation, tuple[Vocabulary, Vocabulary]] = {
     Operation.READ_STORAGE: (_ASKED, _says(*_OUTCOME, devices=_says(*_DEVICE, rules=_RULE))),
     Operation.WRITE_STORAGE: (_says(*_UNIT, devices=_says(*_DEVICE, orders=_RULE)), _WRITTEN),
     Operation.READ_DEVICES: (_says(*_UNIT, *_DEVICE), _says(*_OUTCOME, devices=_DESCRIBED)),
+    Operation.WRITE_DEVICES: (
+        _says(*_UNIT, devices=_DESCRIBED),
+        _says(*_OUTCOME, done=_says(*_DEVICE), failed=_says(*_DEVICE)),
+    ),
     Operation.SEND_DEVICES: (_says(*_UNIT, devices=_DESCRIBED), _DONE),
     Operation.SEND_POINTS: (_says(*_UNIT, devices=_says(*_DEVICE, values=_VALUE)), _DONE),
     Operation.SEND_HISTORY: (_says(*_UNIT, devices=_says(*_DEVICE, values=_VALUE)), _DONE),
@@ -184,6 +190,7 @@ def _alarm(dialect: "Dialect", unit: m.UnitRef, alarm: m.AlarmReport) -> Facts:
         "alarm.text": alarm.text,
         "alarm.detail": alarm.detail or alarm.text,
         "alarm.value": number(alarm.value, dialect.no_value),
+        "alarm.network_id": alarm.network_alarm,
     }
 
 
@@ -219,6 +226,7 @@ def _thresholds(dialect: "Dialect", message: m.Thresholds) -> Facts:
                         "absolute": number(one.absolute, dialect.no_value),
                         "relative": number(one.relative, dialect.no_value),
                         "level": str(one.level),
+                        "alarm.network_id": one.network_alarm,
                     }
                     for one in each.thresholds
                 ],
@@ -248,6 +256,7 @@ def _described(dialect: "Dialect", message: m.DeviceDescriptions | m.ReportDevic
                 **_device(each.device),
                 "device.name": each.name,
                 "device.signals": str(len(each.signals)),
+                **{f"device.{detail}": each.details.get(detail, "") for detail in m.DeviceDetail},
                 "signals": [
                     {
                         **_point(dialect, one.point_id),
@@ -255,6 +264,7 @@ def _described(dialect: "Dialect", message: m.DeviceDescriptions | m.ReportDevic
                         "point.name": one.name,
                         "threshold": number(one.threshold, ""),
                         "level": "" if one.level is None else dialect.levels[one.level],
+                        "alarm.network_id": one.network_alarm,
                     }
                     for one in each.signals
                 ],
@@ -262,6 +272,10 @@ def _described(dialect: "Dialect", message: m.DeviceDescriptions | m.ReportDevic
             for each in message.devices
         ]
     }
+
+
+def _devices_written(_: "Dialect", message: m.DevicesWritten) -> Facts:
+    return {"done": [_device(each) for each in message.done], "failed": [_device(each) for each in message.failed]}
 
 
 def _options(dialect: "Dialect", message: m.PointOptions) -> Facts:
@@ -360,6 +374,7 @@ _SAYS: Mapping[type, Callable[["Dialect", Any], Facts]] = {
     m.StorageRules: _rules,
     m.DeviceDescriptions: _described,
     m.ReportDevices: _described,
+    m.DevicesWritten: _devices_written,
     m.FileAccount: _account,
     m.UnitStatus: _status,
     m.UnitTime: _unit_time,
@@ -387,8 +402,15 @@ def request_of(dialect: "Dialect", command: "Command", facts: Facts) -> m.Centre
     Raises:
         MalformedMessage: A part is missing or cannot be read.
     """
-    if command.operation is Operation.CHECK_TIME:
-        return m.CheckTime(_unit(dialect, facts) if facts.get("unit.id") else None, _time(facts))
+    named = facts.get("unit.id") not in (None, "", dialect.no_value)
+    match command.operation:  # what may name no unit
+        case Operation.CHECK_TIME:
+            return m.CheckTime(_unit(dialect, facts) if named else None, _time(facts))
+        case Operation.SET_HEARTBEAT:
+            return _heartbeat(_unit(dialect, facts) if named else None, facts)
+        case Operation.WRITE_LOGIN_ACCOUNT:
+            account = facts.get("account.username") or "", facts.get("account.password") or ""
+            return m.WriteLoginAccount(_unit(dialect, facts) if named else None, *account)
     unit = _unit(dialect, facts)
     if command.operation is Operation.READ_POINTS:
         return m.ReadPoints(unit, _selection(dialect, facts), command.types)
@@ -402,7 +424,7 @@ def _read_history(dialect: "Dialect", unit: m.UnitRef, facts: Facts) -> m.ReadHi
     return m.ReadHistory(unit, _selection(dialect, facts), start, end)
 
 
-def _heartbeat(_: "Dialect", unit: m.UnitRef, facts: Facts) -> m.SetHeartbeat:
+def _heartbeat(unit: m.UnitRef | None, facts: Facts) -> m.SetHeartbeat:
     seconds = _float(facts.get("interval"))
     if seconds is None or seconds <= 0:
         raise MalformedMessage(f"interval: expected seconds above 0, found {facts.get('interval')!r}")
@@ -431,7 +453,6 @@ _ASKS: Mapping[Operation, Callable[["Dialect", m.UnitRef, Facts], m.CentreReques
     Operation.WRITE_FILE_ACCOUNT: _write_account,
     Operation.READ_STATUS: lambda _, unit, __: m.ReadStatus(unit),
     Operation.READ_ALARMS: lambda _, unit, __: m.ReadAlarms(unit),
-    Operation.SET_HEARTBEAT: _heartbeat,
     Operation.RESTART: lambda _, unit, __: m.Restart(unit),
     Operation.READ_OPTIONS: lambda dialect, unit, facts: m.ReadOptions(
         unit, _selection(dialect, {"devices": [{**facts, "points": [facts]}]})
@@ -440,6 +461,7 @@ _ASKS: Mapping[Operation, Callable[["Dialect", m.UnitRef, Facts], m.CentreReques
     Operation.WRITE_STORAGE: lambda dialect, unit, facts: m.WriteStorage(unit, _rule_orders(dialect, facts)),
     Operation.WRITE_OPTIONS: lambda dialect, unit, facts: m.WriteOptions(unit, _option_orders(dialect, facts)),
     Operation.READ_DEVICES: lambda _, unit, facts: m.ReadDevices(unit, _device_ref(facts)),
+    Operation.WRITE_DEVICES: lambda dialect, unit, facts: m.WriteDevices(unit, _device_orders(dialect, facts)),
 }
 
 
@@ -525,6 +547,49 @@ def _option_orders(dialect: "Dialect", facts: Facts) -> tuple[m.OptionOrder, ...
                 raise MalformedMessage("the id of a point whose option is to be chosen: missing")
             orders.append(m.OptionOrder(_device_ref(each), point_id, order.get("option") or ""))
     return tuple(orders)
+
+
+def _device_orders(dialect: "Dialect", facts: Facts) -> tuple[m.DeviceOrder, ...]:
+    orders = []
+    for each in facts["devices"]:
+        if not each.get("device.id"):
+            raise MalformedMessage("the id of a device that is to be described: missing")
+        details = {
+            detail: text for detail in m.DeviceDetail if (text := _said(dialect, each, f"device.{detail}")) is not None
+        }
+        signals = tuple(_signal_order(dialect, one) for one in each["signals"])
+        orders.append(m.DeviceOrder(_device_ref(each), _said(dialect, each, "device.name"), details, signals))
+    return tuple(orders)
+
+
+def _signal_order(dialect: "Dialect", facts: Facts) -> m.SignalOrder:
+    point_id = _point_id(dialect, facts)
+    if not point_id:
+        raise MalformedMessage("the id of a signal that is to be described: missing")
+    types = {text: kind for kind, text in dialect.point_types.items()}
+    levels = {text: level for level, text in dialect.levels.items()}
+    type_, threshold, level = (_said(dialect, facts, name) for name in ("point.type", "threshold", "level"))
+    number_said = _float(threshold)
+    wrong = {
+        "type": bool(type_) and type_ not in types,
+        "threshold": bool(threshold) and number_said is None,
+        "level": bool(level) and level not in levels,
+    }
+    return m.SignalOrder(
+        point_id=point_id,
+        type=types.get(type_ or ""),
+        name=_said(dialect, facts, "point.name"),
+        threshold=number_said,
+        level=levels.get(level or ""),
+        network_alarm=_said(dialect, facts, "alarm.network_id"),
+        unreadable=next((name for name, found in wrong.items() if found), ""),
+    )
+
+
+def _said(dialect: "Dialect", facts: Facts, name: str) -> str | None:
+    """Return a text that may be left out; what stands for a value that there is none of is an empty one."""
+    text: str | None = facts.get(name)
+    return "" if text is not None and text == dialect.no_value else text
 
 
 def _time(facts: Facts) -> datetime:

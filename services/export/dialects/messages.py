@@ -5,6 +5,7 @@ alarms), requests of a centre come down (polls and orders); every request has on
 centre's ids; which of our devices and points they stand for is the mapping's business.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum, IntEnum, StrEnum
@@ -24,6 +25,8 @@ class Operation(StrEnum):
     CHECK_TIME = "check_time"
     READ_REGISTRATION = "read_registration"
     WRITE_REGISTRATION = "write_registration"
+    WRITE_LOGIN_ACCOUNT = "write_login_account"
+    """The account that units log in with, as their centre gives it."""
     READ_FILE_ACCOUNT = "read_file_account"
     WRITE_FILE_ACCOUNT = "write_file_account"
     READ_STATUS = "read_status"
@@ -65,6 +68,7 @@ PRIVILEGED = frozenset(
         Operation.WRITE_POINTS,
         Operation.WRITE_THRESHOLDS,
         Operation.WRITE_REGISTRATION,
+        Operation.WRITE_LOGIN_ACCOUNT,
         Operation.WRITE_FILE_ACCOUNT,
         Operation.RESTART,
         Operation.WRITE_SCHEME,
@@ -182,6 +186,8 @@ class ThresholdValue:
     """Change of the value that is worth a report, in its unit."""
     relative: float = 0.0
     """The same in percent."""
+    network_alarm: str = ""
+    """Id of that alarm in the network's own table, where the centre has said one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +217,8 @@ class AlarmReport:
     value: float | None = None
     detail: str = ""
     """The same at more length, where the dialect has room: device, signal, value."""
+    network_alarm: str = ""
+    """Id of the alarm in the network's own table, where the centre has said one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +292,26 @@ class SignalDescription:
     """None when it has none, or none is known."""
     level: int | None = None
     """Level of the alarm that it raises, 1 (worst) to 4."""
+    network_alarm: str = ""
+    """Id of that alarm in the network's own table."""
+
+
+class DeviceDetail(StrEnum):
+    """What a centre wants to know of a device besides its name; texts of its own, which mean nothing here."""
+
+    SITE_ID = "site_id"
+    ROOM_ID = "room_id"
+    SITE_NAME = "site_name"
+    ROOM_NAME = "room_name"
+    TYPE = "type"
+    SUBTYPE = "subtype"
+    MODEL = "model"
+    BRAND = "brand"
+    RATED_CAPACITY = "rated_capacity"
+    VERSION = "version"
+    IN_USE_SINCE = "in_use_since"
+    DESCRIPTION = "description"
+    REMARK = "remark"
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +321,33 @@ class DeviceDescription:
     device: DeviceRef
     name: str
     signals: tuple[SignalDescription, ...] = ()
+    details: Mapping[DeviceDetail, str] = field(default_factory=dict)
+    """What is not there is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class SignalOrder:
+    """How the centre wants one point of a device described; None is what it does not say."""
+
+    point_id: str
+    type: PointType | None = None
+    name: str | None = None
+    threshold: float | None = None
+    level: int | None = None
+    network_alarm: str | None = None
+    unreadable: str = ""
+    """Field that could not be read; empty when all could."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOrder:
+    """How the centre wants one device described; signals that it does not name stay as they are."""
+
+    device: DeviceRef
+    name: str | None = None
+    details: Mapping[DeviceDetail, str] = field(default_factory=dict)
+    """What is not there is not said."""
+    signals: tuple[SignalOrder, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,6 +499,15 @@ class WriteRegistration:
 
 
 @dataclass(frozen=True, slots=True)
+class WriteLoginAccount:
+    """Log in with this account from now on; some dialects name no unit."""
+
+    unit: UnitRef | None
+    username: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class ReadAlarms:
     """Alarms that hold now, please."""
 
@@ -454,7 +518,8 @@ class ReadAlarms:
 class SetHeartbeat:
     """The centre will ask for the status so often."""
 
-    unit: UnitRef
+    unit: UnitRef | None
+    """None means every unit of the centre."""
     interval_s: float
 
 
@@ -531,6 +596,14 @@ class ReadDevices:
 
 
 @dataclass(frozen=True, slots=True)
+class WriteDevices:
+    """Describe these devices so."""
+
+    unit: UnitRef
+    orders: tuple[DeviceOrder, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Restart:
     """Restart the unit."""
 
@@ -547,6 +620,7 @@ CentreRequest = (
     | CheckTime
     | ReadRegistration
     | WriteRegistration
+    | WriteLoginAccount
     | ReadFileAccount
     | WriteFileAccount
     | ReadStatus
@@ -555,6 +629,7 @@ CentreRequest = (
     | SetHeartbeat
     | ReadTime
     | ReadDevices
+    | WriteDevices
     | ReadOptions
     | WriteOptions
     | ReadStorage
@@ -685,6 +760,17 @@ class DeviceDescriptions:
 
 
 @dataclass(frozen=True, slots=True)
+class DevicesWritten:
+    """What became of descriptions; every device stands in exactly one of the two lists."""
+
+    unit: UnitRef
+    ok: bool
+    done: tuple[DeviceRef, ...] = ()
+    failed: tuple[DeviceRef, ...] = ()
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class FileAccount:
     """The account of the unit's file server."""
 
@@ -719,6 +805,7 @@ UnitReply = (
     | ActiveAlarms
     | UnitTime
     | DeviceDescriptions
+    | DevicesWritten
     | PointOptions
     | StorageRules
 )

@@ -56,6 +56,8 @@ class Target:
     """The centre's name of the device."""
     level: int | None
     """Level that the centre wants for it; None keeps the alarm's."""
+    network_alarm: str = ""
+    """Id of the alarm in the network's own table; of an END its BEGIN's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +81,7 @@ class Delivery:
     began_at: datetime
     text: str
     detail: str = ""
+    network_alarm: str = ""
     value: float | None
     traceparent: str | None = None
     state: DeliveryState
@@ -103,6 +106,7 @@ class Delivery:
             began_at=self.began_at,
             value=self.value,
             detail=self.detail,
+            network_alarm=self.network_alarm,
         )
 
 

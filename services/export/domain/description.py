@@ -36,7 +36,8 @@ def described(
                     name=point.name or "",
                     threshold=None if held is None else held.value,
                     level=point.level or (None if held is None else held.level or None),
+                    network_alarm=point.network_alarm or "",
                 )
             )
-        found.append(DeviceDescription(device.ref, device.name, tuple(signals)))
+        found.append(DeviceDescription(device.ref, device.name, tuple(signals), device.details))
     return tuple(found)

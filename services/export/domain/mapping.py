@@ -7,13 +7,14 @@ monitoring equipment.
 """
 
 import re
+from collections import abc
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from libs.common.errors import Problem
 from services.export.dialects import Dialect
-from services.export.dialects.messages import DeviceRef, PointType
+from services.export.dialects.messages import DeviceDetail, DeviceRef, PointType
 
 
 class SourceKind(StrEnum):
@@ -31,6 +32,8 @@ class MappedDevice:
 
     ref: DeviceRef
     name: str = ""
+    details: abc.Mapping[DeviceDetail, str] = field(default_factory=dict)
+    """What the centre wants said of it besides, in its own words; empty texts are not kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,8 @@ class MappedPoint:
     """The centre's name of the signal; used in alarm texts."""
     level: int | None = None
     """Alarm level that the centre wants; None keeps the alarm's."""
+    network_alarm: str | None = None
+    """Id of the alarm in the network's own table (NMAlarmID of dialect M)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,10 @@ class OrderKind(StrEnum):
     """Remote adjustment: a set point inside a device."""
     THRESHOLD = "threshold"
     FILE_ACCOUNT = "file_account"
+    DEVICE_CONFIG = "device_config"
+    """Names, details, levels and network alarm ids of mapped devices; thresholds need their own permit besides."""
+    LOGIN_ACCOUNT = "login_account"
+    """The account that the connection's units log in with."""
 
 
 class Success(StrEnum):

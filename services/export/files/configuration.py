@@ -16,11 +16,27 @@ from libs.common.points import POINTS
 from services.export.dialects import Dialect
 from services.export.dialects import xmlsafe as xml
 from services.export.dialects.base import FileShape
+from services.export.dialects.messages import DeviceDetail
 from services.export.domain.mapping import MappedPoint, SourceKind
 from services.export.domain.mapping import Mapping as UnitMapping
 from services.export.domain.options import OPTION
 from services.export.orders.neighbours import Held
 
+_DETAILS = {
+    "SiteID": DeviceDetail.SITE_ID,
+    "RoomID": DeviceDetail.ROOM_ID,
+    "SiteName": DeviceDetail.SITE_NAME,
+    "RoomName": DeviceDetail.ROOM_NAME,
+    "DeviceType": DeviceDetail.TYPE,
+    "DeviceSubType": DeviceDetail.SUBTYPE,
+    "Model": DeviceDetail.MODEL,
+    "Brand": DeviceDetail.BRAND,
+    "RatedCapacity": DeviceDetail.RATED_CAPACITY,
+    "Version": DeviceDetail.VERSION,
+    "BeginRunTime": DeviceDetail.IN_USE_SINCE,
+    "DevDescribe": DeviceDetail.DESCRIPTION,
+    "ConfRemark": DeviceDetail.REMARK,
+}
 _SPID = re.compile(r"^([0-9])[0-9]([0-9]{3})[0-9]{7}$")
 
 
@@ -86,18 +102,16 @@ def _devices(dialect: Dialect, mapping: UnitMapping, thresholds: Thresholds) -> 
     root = etree.Element("Devices", Count=str(len(mapping.devices)))
     for device in mapping.devices:
         own = [point for point in mapping.points if point.sc_device_id == device.ref.device_id]
-        empty = dict.fromkeys(
-            ("SiteID", "RoomID", "SiteName", "RoomName", "DeviceType", "DeviceSubType", "Model", "Brand",
-             "RatedCapacity", "Version", "BeginRunTime", "DevDescribe", "ConfRemark"), ""
-        )  # fmt: skip
-        element = _child(root, "Device", DeviceID=device.ref.device_id, DeviceName=device.name, **empty)
+        details = {name: device.details.get(detail, "") for name, detail in _DETAILS.items()}
+        element = _child(root, "Device", DeviceID=device.ref.device_id, DeviceName=device.name, **details)
         signals = _child(element, "Signals", Count=str(len(own)))
         for point in own:
             held = thresholds.get((point.device_id, point.source)) if point.kind is SourceKind.SIGNAL else None
             base, number = dialect.split_point(point.point_id)
             _child(
                 signals, "Signal", Type=dialect.point_types[point.type], ID=base, SignalName=point.name or "",
-                SignalNumber=number, AlarmLevel=_level(point, held), Threshold=_number(held), NMAlarmID="",
+                SignalNumber=number, AlarmLevel=_level(point, held), Threshold=_number(held),
+                NMAlarmID=point.network_alarm or "",
             )  # fmt: skip
     return _document(root)
 

@@ -35,6 +35,7 @@ from services.export.domain.mapping import Mapping, SourceKind
 from services.export.domain.options import chosen, options_of
 from services.export.domain.storage import kept, rules_of
 from services.export.host import HostMeter
+from services.export.usecases.configuration import Configuration
 from services.export.usecases.files import FileAccounts
 from services.export.usecases.orders import MAX_ORDERS, Orders
 
@@ -86,6 +87,7 @@ class Answers:
         host: HostMeter,
         orders: Orders,
         accounts: FileAccounts,
+        configuration: Configuration,
         dialects: Dialects,
         allowed_peers: Sequence[str],
         max_values: int,
@@ -100,6 +102,7 @@ class Answers:
             host: How busy the machine is.
             orders: Carries out what may be ordered.
             accounts: Of the units' file server.
+            configuration: Takes descriptions of devices and accounts of LOGINs.
             dialects: Those that can be spoken.
             allowed_peers: Networks that may ask any unit.
             max_values: Values in one answer, at most.
@@ -111,6 +114,7 @@ class Answers:
         self._host = host
         self._orders = orders
         self._accounts = accounts
+        self._configuration = configuration
         self._dialects = dialects
         self._always: tuple[Network, ...] = tuple(ipaddress.ip_network(each, strict=False) for each in allowed_peers)
         self._max_values = max_values
@@ -162,10 +166,10 @@ class Answers:
         except MalformedMessage as exc:
             logger.warning("malformed request", extra={"command": incoming.name, "reason": exc.message, "peer": peer})
             return await self._turn_away(dialect, incoming, "malformed", peer)
-        if isinstance(request, m.CheckTime) and request.unit is None:
+        if isinstance(request, m.CheckTime | m.SetHeartbeat | m.WriteLoginAccount) and request.unit is None:
             if found is None:
-                return await self._check_time_of_all(dialect, incoming, request.time, peer)
-            request = m.CheckTime(found.unit.ref, request.time)  # it came to the unit's own path
+                return await self._answer_for_all(dialect, incoming, request, peer)
+            request = replace(request, unit=found.unit.ref)  # it came to the unit's own path
         if found is None or request.unit != found.unit.ref:
             return await self._turn_away(dialect, incoming, "wrong_unit", peer)
         reply = await self._reply(dialect, request, found, peer)
@@ -271,8 +275,13 @@ class Answers:
                 return await self._agree(unit, "storage.write", named, lambda mapping: kept(mapping, rules), peer)
             case m.ReadDevices(device=device):
                 return await self._devices(unit, device)
+            case m.WriteDevices(orders=devices):
+                return await self._configuration.write_devices(unit, devices, peer)
+            case m.WriteLoginAccount(username=username, password=password):
+                done = await self._configuration.write_login_account(unit, username, password, peer)
+                return m.Outcome(unit.ref, done)
             case m.SetHeartbeat(interval_s=interval_s):
-                return m.Outcome(unit.ref, await self._set_heartbeat(unit, interval_s))
+                return m.Outcome(unit.ref, await self._set_heartbeat([unit], interval_s))
 
     async def _points(self, dialect: Dialect, unit: Unit, request: m.ReadPoints) -> m.PointValues:
         async with self._db.read() as conn:
@@ -350,12 +359,12 @@ class Answers:
         found = described(mapping, thresholds, only=device.device_id)
         return m.DeviceDescriptions(unit.ref, bool(found), found, "" if found else "no such device")
 
-    async def _set_heartbeat(self, unit: Unit, interval_s: float) -> bool:
+    async def _set_heartbeat(self, units: Sequence[Unit], interval_s: float) -> bool:
         """Take in how often the centre asks; believed within a day, since silence is judged by it."""
         if interval_s > MAX_HEARTBEAT_S:
             return False
         async with self._db.write() as conn:
-            await store.save_heartbeat(conn, unit.key, interval_s)
+            await store.save_heartbeats(conn, [unit.key for unit in units], interval_s)
         return True
 
     async def _registration(self, unit: Unit, connection: Connection) -> m.Registration:
@@ -388,6 +397,43 @@ class Answers:
         audited = bus.order_audited(unit, action, points=points, address=peer, succeeded=False, at=self._clock.now())
         async with self._db.write() as conn:
             await outbox.put(conn, [audited])
+
+    # ---- what names no unit ------------------------------------------------------------------------
+
+    async def _answer_for_all(
+        self,
+        dialect: Dialect,
+        incoming: Incoming,
+        request: m.CheckTime | m.SetHeartbeat | m.WriteLoginAccount,
+        peer: str,
+    ) -> str:
+        """Answer what concerns every unit of a centre."""
+        if isinstance(request, m.CheckTime):
+            return await self._check_time_of_all(dialect, incoming, request.time, peer)
+        concerned = await self._concerned(dialect, peer)
+        if not concerned:
+            return await self._turn_away(dialect, incoming, "wrong_unit", peer)
+        units = [unit for _, each in concerned for unit in each]
+        if isinstance(request, m.SetHeartbeat):
+            done = await self._set_heartbeat(units, request.interval_s)
+        elif len(concerned) > 1:  # whose account it is cannot be told; at a unit's own path it can
+            return _no(dialect, incoming, "which_connection")
+        else:
+            done = await self._configuration.write_login_account(units[0], request.username, request.password, peer)
+        await self._note_heard([unit for unit in units if unit.phase is not Phase.NEW])
+        _count(dialect, incoming, "yes" if done else "no")
+        return dialect.write_reply(incoming, m.Outcome(None, done))
+
+    async def _concerned(self, dialect: Dialect, peer: str) -> list[tuple[Connection, list[Unit]]]:
+        """Return the connections in a dialect whose units the peer may ask, with these units; those without none."""
+        found: list[tuple[Connection, list[Unit]]] = []
+        async with self._db.read() as conn:
+            for connection in await store.fetch_connections(conn):
+                if connection.enabled and connection.dialect == dialect.name:
+                    units = await store.fetch_units(conn, connection.id)
+                    if units and self._may_ask(peer, connection, units):
+                        found.append((connection, units))
+        return found
 
     # ---- time ------------------------------------------------------------------------------------
 

@@ -258,7 +258,13 @@ class Orders:
                 m.DeviceThresholds(
                     device,
                     tuple(
-                        m.ThresholdValue(point.point_id, point.type, one.threshold, point.level or one.level or 0)
+                        m.ThresholdValue(
+                            point.point_id,
+                            point.type,
+                            one.threshold,
+                            point.level or one.level or 0,
+                            network_alarm=point.network_alarm or "",
+                        )
                         for point in points
                         if (one := held.get((point.device_id, point.source))) is not None
                     ),

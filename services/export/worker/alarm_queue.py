@@ -173,6 +173,7 @@ def _delivery(
         began_at=event.began_at,
         text=alarm_text(event, target, dialect),
         detail=alarm_detail(event, target, dialect),
+        network_alarm=target.network_alarm,
         value=event.value,
         traceparent=told.traceparent,
         state=DeliveryState.GIVEN_UP if given_up else DeliveryState.QUEUED,

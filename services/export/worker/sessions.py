@@ -54,7 +54,7 @@ from services.export.domain.latest import LatestReadings, latest_values, stored_
 from services.export.domain.mapping import Mapping as UnitMapping
 from services.export.domain.mapping import SourceKind
 from services.export.domain.pace import Pace
-from services.export.domain.pushing import Rhythm, known_values, missed
+from services.export.domain.pushing import SIGNALS_BACK, Rhythm, changes, known_values, missed, together
 from services.export.secrets import Secrets, SecretsUnreadable
 from services.export.soap_client import Answered, BadAnswer, CallOutcome, CentreClient, NoAnswer, NotSent
 
@@ -701,10 +701,13 @@ class CentreRunner:
     async def _tell_missed(
         self, client: CentreClient, unit: Unit, mapping: UnitMapping, start: datetime, end: datetime
     ) -> bool:
-        """Tell the hourly samples of a span of time; return whether they were taken."""
+        """Tell the hourly samples and the changes of signals of a span of time; return whether they were taken."""
         devices = {point.device_id for point in mapping.points if point.kind is SourceKind.POINT}
+        signalling = {point.device_id for point in mapping.points if point.kind is SourceKind.SIGNAL}
+        since = max(start, self._clock.now() - SIGNALS_BACK)
         async with self._db.read() as conn:
             found = await store.fetch_samples(conn, devices, start, end)
+            alarms = await store.alarms_within(conn, signalling, since, end) if since < end else []
         samples: dict[tuple[str, str], list[tuple[datetime, float]]] = {}
         for sample in found:
             samples.setdefault((sample.device_id, sample.point), []).append((sample.at, sample.value))
@@ -712,6 +715,7 @@ class CentreRunner:
             kinds = frozenset(PointType) if command.types is None else command.types
             own = replace(mapping, points=tuple(point for point in mapping.points if point.type in kinds))
             values = known_values(stored_values(own, (DeviceSelection(None, None),), samples))
+            values = together(values, changes(own, alarms, since, end))
             request = ReportPoints(unit.ref, values, command.types)
             if values and not await self._tell(client, unit, request, Operation.SEND_HISTORY):
                 return False

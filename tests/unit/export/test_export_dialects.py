@@ -361,6 +361,63 @@ def test_m_describes_its_devices_and_says_no_account() -> None:
     )  # fmt: skip
 
 
+DETAILS = (
+    'SiteID="{}" RoomID="" SiteName="" RoomName="{}" DeviceType="" DeviceSubType="" Model="" Brand="{}" '
+    'RatedCapacity="" Version="" BeginRunTime="" DevDescribe="" ConfRemark=""'
+)
+
+
+def test_m_s_centre_describes_devices_and_hears_of_each() -> None:
+    signal = '<Signal Type="{}" ID="092004" SignalName="过压" SignalNumber="001" AlarmLevel="{}" {} NMAlarmID="{}"/>'
+    signals = signal.format(4, 2, 'Thresbhold="265"', "6" * 14) + signal.format(9, 7, 'Threshold="high"', "NULL")
+    details = DETAILS.format("440106", "NULL", "")
+    described = f"""<FSUID>1</FSUID><Values><Device DeviceID="00001" DeviceName="一号柜" {details}>
+        <Signals Count="2">{signals}</Signals></Device><Device DeviceID="00002"/></Values>"""
+    known = m.SignalOrder("092004-001", m.PointType.DI, "过压", 265.0, 2, "6" * 14)
+    unread = m.SignalOrder("092004-001", None, "过压", None, None, "", unreadable="type")
+    asked = read(M, "SET_DEV_CONF_DATA", None, described)
+    assert isinstance(asked, m.WriteDevices)
+    first, second = asked.orders
+    assert (first.device, first.name, first.signals) == (m.DeviceRef("00001"), "一号柜", (known, unread))
+    assert first.details == dict.fromkeys(m.DeviceDetail, "") | {m.DeviceDetail.SITE_ID: "440106"}
+    assert second == m.DeviceOrder(m.DeviceRef("00002"))
+    outcome = m.DevicesWritten(m.UnitRef("1"), False, (first.device,), (second.device,), "not mapped")
+    assert replied(M, "SET_DEV_CONF_DATA", None, described, outcome) == shape(
+        message("Response", "SET_DEV_CONF_DATA_ACK", None, """<FSUID>1</FSUID><Result>0</Result>
+        <FailureCause>not mapped</FailureCause><SuccessList><Device ID="00001"/></SuccessList>
+        <FailList><Device ID="00002"/></FailList>""")
+    )  # fmt: skip
+    for wrong in (described.replace('DeviceID="00002"', ""), described.replace('ID="092004"', 'ID=""')):
+        with pytest.raises(MalformedMessage):
+            read(M, "SET_DEV_CONF_DATA", None, wrong)
+
+
+def test_m_s_centre_gives_an_account_and_an_interval_to_all_its_units() -> None:
+    account = "<UserName>cmcc</UserName><PassWord>se&lt;cret</PassWord>"
+    given = read(M, "SET_LOGININFO", None, account)
+    assert given == m.WriteLoginAccount(None, "cmcc", "se<cret")
+    assert "se<cret" not in repr(given)
+    named = read(M, "SET_LOGININFO", None, f"<FSUID>1</FSUID>{account}")
+    assert named == m.WriteLoginAccount(m.UnitRef("1"), "cmcc", "se<cret")
+    assert replied(M, "SET_LOGININFO", None, account, m.Outcome(None, True)) == shape(
+        message("Response", "SET_LOGININFO_ACK", None, "<Result>1</Result><FailureCause>NULL</FailureCause>")
+    )
+    for nobody in ("<FSUID>NULL</FSUID>", "<FSUID/>", ""):
+        every = f"{nobody}<Interval>300</Interval>"
+        assert read(M, "UPDATE_FSUINFO_INTERVAL", None, every) == m.SetHeartbeat(None, 300.0)
+
+
+@pytest.mark.parametrize("dialect", [M, C], ids=["M", "C"])
+def test_the_network_s_id_of_an_alarm_is_said_where_the_dialect_has_one(dialect: Dialect) -> None:
+    one = alarm(m.AlarmFlag.END, m.DeviceRef("00001"), "092004", network_alarm="60000000000001")
+    value = m.ThresholdValue("092004", m.PointType.DI, 260.0, 3, network_alarm="60000000000001")
+    thresholds = m.Thresholds(m.UnitRef("1"), True, (m.DeviceThresholds(m.DeviceRef("00001"), (value,)),))
+    asked = open_message(xml.parse_text(message("Request", "GET_THRESHOLD", None, "<FSUID>1</FSUID>")))
+    sent = dialect.write_request(m.ReportAlarms(m.UnitRef("1"), (one,)), m.Operation.REPORT_ALARMS)
+    for text in (sent, dialect.write_reply(asked, thresholds)):
+        assert ("60000000000001" in text) == (dialect is M)
+
+
 def test_m_s_storage_rules_are_asked_and_ordered_by_id_and_number() -> None:
     device = '<Device ID="00001">{}</Device>'
     listed = device.format('<TSignalMeasurementId ID="092301" SignalNumber="002"/>')
@@ -426,6 +483,7 @@ def test_u_pushes_values_by_kind_and_those_of_before_with_their_times() -> None:
         (m.PointType.AI, m.Operation.SEND_POINTS, "SEND_AIDATA", 203),
         (m.PointType.DI, m.Operation.SEND_POINTS, "SEND_DIDATA", 303),
         (m.PointType.AI, m.Operation.SEND_HISTORY, "SEND_HISAIDATA", 205),
+        (m.PointType.DI, m.Operation.SEND_HISTORY, "SEND_HISDIDATA", 305),
     ):
         value = m.PointValue("101", kind, 228.4, m.ValueState.NORMAL, AT)
         request = m.ReportPoints(unit, (m.DeviceValues(device, (value,)),), frozenset({kind}))
@@ -434,7 +492,7 @@ def test_u_pushes_values_by_kind_and_those_of_before_with_their_times() -> None:
             <Signal Id="101" RecordTime="2025-03-08 14:02:11">228.4</Signal></Device></DeviceList>"""))  # fmt: skip
         text = message("Response", f"{name}_ACK", code + 1, "<Result>1</Result>")
         assert U.read_reply(text, operation, frozenset({kind})) == m.Outcome(None, True)
-    assert [each.name for each in U.spoken(m.Operation.SEND_HISTORY)] == ["SEND_HISAIDATA"]
+    assert [each.name for each in U.spoken(m.Operation.SEND_HISTORY)] == ["SEND_HISAIDATA", "SEND_HISDIDATA"]
     assert U.command(m.Operation.SEND_PAST_ALARMS).request is None
 
 
@@ -472,6 +530,20 @@ def test_what_was_made_up_says_so_and_why() -> None:
         mark.reason for dialect in (Y, M, C, U) for mark in dialect.marks if mark.evidence is Evidence.RECONSTRUCTED
     )
     assert not [command for command in ALL.named("T").commands if command.evidence is not Evidence.SPECIFICATION]
+
+
+REFUSED = {
+    "Y": {"GET_SCHEMECONFIG", "SET_SCHEMECONFIG", "ASK_FACTORYCONFIG", "SEND_FACTORYCONFIG", "GET_FACTORYCONFIG",
+          "SET_FACTORYCONFIG"},
+    "U": {"SEND_HISALARM", "GET_SUPORT", "GET_AlarmProperty", "SET_AlarmProperty"},
+}  # fmt: skip
+
+
+def test_what_has_no_shape_is_named_with_the_reason_and_all_else_is_spoken() -> None:
+    for dialect in ALL:
+        bare = {each for each in dialect.commands if each.request is None}
+        assert {each.name for each in bare} == REFUSED.get(dialect.name, set())
+        assert all(each.reason for each in bare)
 
 
 def test_the_same_number_is_another_command_elsewhere() -> None:
