@@ -518,7 +518,14 @@ async def put_mapping(conn: WriteConn, key: UnitKey, mapping: UnitMapping) -> No
         values ($1, $2, $3, $4, $5, $6)
         """,
         [
-            (key, device.ref.device_id, device.ref.device_code, device.name, dict(device.details), place)
+            (
+                key,
+                device.ref.device_id,
+                device.ref.device_code,
+                device.name,
+                {detail.value: text for detail, text in device.details.items()},
+                place,
+            )
             for place, device in enumerate(mapping.devices)
         ],
     )

@@ -207,7 +207,7 @@ class MappedDeviceBody(_Body):
     device_id: str
     device_code: str | None = Field(default=None, description="default: the id")
     name: str = ""
-    details: dict[DeviceDetail, str] = Field(
+    details: dict[DeviceDetail, Annotated[str, Field(max_length=200)]] = Field(
         default={}, max_length=len(DeviceDetail),
         description="what else the centre is told of it, in its own words (dialect M: GET_DEV_CONF)",
     )  # fmt: skip

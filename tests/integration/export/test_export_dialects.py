@@ -14,7 +14,7 @@ import pytest
 
 from libs.common.bus import envelope, topics
 from libs.common.client import http_client
-from libs.common.clock import SystemClock
+from libs.common.clock import CIVIL_ZONE, SystemClock
 from libs.common.contracts.registry import EntityKind, EntityState, Site, SiteRecord
 from libs.common.workbook import Sheet, SheetRow, read_workbook, write_workbook
 from libs.fieldsim.sc import draft
@@ -360,13 +360,33 @@ async def test_units_of_u_push_their_values_and_what_the_centre_has_missed(
             return "221.5" in [signal.text for heard in centre.named("SEND_HISAIDATA") for signal in signals(heard)]
 
         await kit.until(told_of_before)
+        # So are the changes of its signals, each with its own time.
+        began, ended = (missed_at + timedelta(minutes=minutes) for minutes in (10, 25))
+        await export.publish(kit.begin("a-0", began_at=began), kit.end("a-0", began_at=began, ended_at=ended))
+
+        async def told_of_changes() -> bool:
+            await database.execute("update export.units set values_told_at = now() - interval '3 hours'")
+            heard = [signals(each) for each in centre.named("SEND_HISDIDATA")]
+            return [signal.text for signal in (heard[-1] if heard else [])] == ["0", "1", "0"]
+
+        await kit.until(told_of_changes)
+        changed = signals(centre.named("SEND_HISDIDATA")[-1])
+        assert {signal.get("Id") for signal in changed} == {"10A"}
+        times = [signal.get("RecordTime") for signal in changed[1:]]
+        local = [at.astimezone(CIVIL_ZONE).strftime("%Y-%m-%d %H:%M:%S") for at in (began, ended)]
+        assert times == local
     finally:
         await database.close()
     for heard in centre.named("SEND_HISAIDATA"):  # one that was sent late may have what was read here meanwhile
         assert all(signal.get("Id") == "101" and signal.get("RecordTime") for signal in signals(heard))
     ids = "<SUId>4401</SUId><SURId>4401</SURId>"
     await export.publish(kit.begin("a-1"))
-    await kit.until(lambda: told("SEND_ALARM"))
+
+    async def begun() -> bool:
+        alarms = [alarm["AlarmFlag"] for heard in centre.named("SEND_ALARM") for alarm in heard.alarms()]
+        return alarms.count("BEGIN") == 2
+
+    await kit.until(begun)
     _, active = await ask(export, "SUService", "GET_ALARM", 601, ids)
     assert [each.findtext("AlarmFlag") for each in active.iter("TAlarm")] == ["BEGIN"]
     _, moved = await ask(export, "SUService", "SET_IP", 105, f"{ids}<SCIP>10.0.0.9</SCIP>")

@@ -10,17 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import httpx
 import pytest
 
 from libs.common.bus import envelope, topics
-from libs.common.bus.pglog import PgLogBus
-from libs.common.client import http_client
-from libs.common.contracts.registry import Device, DeviceRecord
-from libs.common.runtime import Listener, Platform, serve
-from services.alarm.main import build as build_alarm
-from tests.integration.control.fake_ingest import START
 from tests.integration.control.test_control_process import Installation, installation
+from tests.integration.export.alarm_process import meter, running_alarm
 from tests.integration.export.conftest import Export, Kit, ScriptedCentre
 from tests.integration.export.test_export_polls import Poller, ids, request, result
 
@@ -118,52 +112,13 @@ def mapping() -> dict[str, Any]:
     }
 
 
-def meter() -> DeviceRecord:
-    version = Device(
-        id="m-1", name="Meter", kind="meter_3p", profile="chint_dtsu666", site="site-1", line="line-1", address="9",
-        valid_from=START, version=1, changed_by="import:test",
-    )  # fmt: skip
-    return DeviceRecord(kind="device", id="m-1", state="active", versions=(version,))
-
-
-@asynccontextmanager
-async def running_alarm(found: Installation) -> AsyncIterator[str]:
-    """Run alarm on the same database and bus; yields its address."""
-    common = found.platform
-    settings = common.settings
-    bus = PgLogBus(settings.database, settings.bus, common.clock)
-    platform = Platform(settings, common.clock, bus, common.keys)
-    service = build_alarm(platform)
-    stop = asyncio.Event()
-    url = f"unix:{found.folder}/alarm.sock"
-    task = asyncio.create_task(
-        serve([service], platform, stop, [Listener(service.app, uds=found.folder / "alarm.sock")])
-    )
-    try:
-        async with http_client(url, "alarm") as http:
-
-            async def ready() -> bool:
-                if task.done():
-                    task.result()
-                try:
-                    return (await http.get("/readyz")).status_code == 200
-                except httpx.HTTPError:
-                    return False
-
-            await Kit.until(ready)
-        yield url
-    finally:
-        stop.set()
-        await task
-
-
 @asynccontextmanager
 async def suite(
     postgres_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, centre: ScriptedCentre
 ) -> AsyncIterator[Place]:
     async with (
         installation(postgres_url, folder, monkeypatch, watchdog=False) as found,
-        running_alarm(found) as url,
+        running_alarm(found.platform, found.folder) as url,
         _export(found, monkeypatch, centre, {"alarm": url}) as place,
     ):
         yield place
