@@ -24,6 +24,7 @@ from services.export.api.exports import build_exports_router
 from services.export.api.feeds import build_feeds_router
 from services.export.api.files import build_files_router
 from services.export.api.listener import build_listener
+from services.export.api.options import build_options_router
 from services.export.api.orders import build_orders_router
 from services.export.api.platforms import build_platforms_router
 from services.export.api.records import build_records_router
@@ -52,6 +53,7 @@ from services.export.usecases.configuration import Configuration
 from services.export.usecases.exports import ExportAdministration
 from services.export.usecases.feeds import FeedAdministration
 from services.export.usecases.files import FileAccounts
+from services.export.usecases.options import OptionBooks, PointOptionDesk
 from services.export.usecases.orders import Orders
 from services.export.usecases.permits import PermitAdministration
 from services.export.usecases.records import Deliveries
@@ -310,6 +312,7 @@ def build(platform: Platform) -> Service:
         retention_s=settings.records.retention_s,
     )
     configuration = Configuration(db=db, clock=clock, secrets=secrets, orders=orders, committed=relay.wake)
+    options = PointOptionDesk(db=db, clock=clock, orders=orders, thresholds=thresholds, committed=relay.wake)
     answers = Answers(
         db=db,
         clock=clock,
@@ -318,6 +321,7 @@ def build(platform: Platform) -> Service:
         orders=orders,
         accounts=accounts,
         configuration=configuration,
+        options=options,
         dialects=dialects,
         allowed_peers=settings.allowed_peers,
         max_values=settings.max_values,
@@ -339,6 +343,7 @@ def build(platform: Platform) -> Service:
     app = create_app("export", platform, health, title="Wattring export", examples=examples)
     app.include_router(build_router(administration, db, master))
     app.include_router(build_orders_router(PermitAdministration(db=db, clock=clock, changed=relay.wake), db, master))
+    app.include_router(build_options_router(OptionBooks(db=db, clock=clock, dialects=dialects, changed=relay.wake)))
     app.include_router(build_files_router(accounts, unit_file_administration, db, master))
     app.include_router(build_standard_router(tables, master, clock))
     app.include_router(build_records_router(deliveries, db))

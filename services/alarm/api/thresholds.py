@@ -23,7 +23,10 @@ class OrderBody(BaseModel):
 
     device_id: Name
     signal: Name = Field(description="code as the signal table writes it")
-    threshold: Number
+    threshold: Number | None = Field(default=None, description="null: stays as it is, like all below")
+    hysteresis: Number | None = None
+    start_delay_s: Number | None = None
+    end_delay_s: Number | None = None
     unit: Name | None = Field(default=None, description="refused when it is not the rule's; null: not checked")
 
 
@@ -43,6 +46,9 @@ class ThresholdReply(BaseModel):
     signal: str
     rule_id: str
     threshold: float | None
+    hysteresis: float
+    start_delay_s: float
+    end_delay_s: float
     unit: str
     level: int | None
     active: bool

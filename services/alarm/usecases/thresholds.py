@@ -1,7 +1,7 @@
 """Thresholds as a supervision centre (SC) reads and writes them: of a device and a signal, one number.
 
 What a centre writes is an override of the device like any other: versioned, checked, shown with its origin, and read
-back as it was written. It changes the threshold only; level and delays that people gave the device stay.
+back as it was written. It changes what it says only; what people gave the device besides stays, and so does the level.
 """
 
 import asyncio
@@ -10,14 +10,17 @@ from dataclasses import dataclass, replace
 
 from libs.common.clock import Clock
 from libs.common.db import Database
-from libs.common.errors import Forbidden, NotFound, PlatformError
+from libs.common.errors import Forbidden, InvalidInput, NotFound, PlatformError
 from libs.common.tokens import Principal
-from services.alarm.domain.model import EffectiveRule
+from services.alarm.domain.model import SECOND_US, EffectiveRule
 from services.alarm.domain.rulebook import Override, RuleBook, Scope, Target, scopes_of
 from services.alarm.store import rulebook as store
 from services.alarm.usecases.ports import Audit, Directory, actor_of
 from services.alarm.usecases.rules import InvalidRule, Rules
 from services.alarm.views import StoredOverride
+
+ORDERED = ("threshold", "hysteresis", "start_delay_s", "end_delay_s")
+"""What an order can say."""
 
 
 class NoThreshold(NotFound):
@@ -34,7 +37,11 @@ class ThresholdOrder:
     device_id: str
     signal: str
     """Code as the table writes it."""
-    threshold: float
+    threshold: float | None = None
+    """None, here and below, leaves it as it is."""
+    hysteresis: float | None = None
+    start_delay_s: float | None = None
+    end_delay_s: float | None = None
     unit: str | None = None
     """Checked, never converted; None is the rule's."""
 
@@ -47,6 +54,9 @@ class Threshold:
     signal: str
     rule_id: str
     threshold: float | None
+    hysteresis: float
+    start_delay_s: float
+    end_delay_s: float
     unit: str
     level: int | None
     active: bool
@@ -179,7 +189,12 @@ class Thresholds:
         rule = self._rule(book, target, order.signal).rule
         before = book.overrides.get((rule.rule_id, Scope.DEVICE, order.device_id))
         bare = Override(rule.rule_id, Scope.DEVICE, order.device_id, book.version)
-        override = replace(before or bare, threshold=order.threshold)
+        said = {name: value for name in ORDERED if (value := getattr(order, name)) is not None}
+        if not said:
+            raise InvalidInput(
+                f"orders: expected one of {', '.join(ORDERED)}", message_zh=f"至少给出 {', '.join(ORDERED)} 之一"
+            )
+        override = replace(before or bare, **said)
         faults = self._rules.faults(book, rule, override, order.unit)
         if faults:
             raise InvalidRule(faults)
@@ -243,6 +258,9 @@ def _shown(rule: EffectiveRule, target: Target) -> Threshold:
         signal=rule.signal,
         rule_id=rule.rule.rule_id,
         threshold=rule.threshold,
+        hysteresis=rule.hysteresis,
+        start_delay_s=rule.start_delay_us / SECOND_US,
+        end_delay_s=rule.end_delay_us / SECOND_US,
         unit=rule.rule.unit,
         level=rule.level,
         active=rule.active,

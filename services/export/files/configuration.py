@@ -1,8 +1,10 @@
 """Configuration files of a unit, made from its mapping, in the shapes that the texts give.
 
 Options (dialect Y): ``StdSPDic.xml``, ``StdSPConfigOptionDic.xml`` and ``SUConfigInstance.xml`` (draft, annexes E.2 to
-E.4). A point has one option, whose threshold and level are those that hold in alarm. Where a point's id has twelve
-digits as in the draft, its device type is read from it (level, kind of point, type), as the only public sample has it.
+E.4). A point has one option, whose threshold and level are those that hold in alarm, unless templates of the centre's
+own are of it: these then stand there as the centre has them, and the instance names the one in use. Where a point's
+id has twelve digits as in the draft, its device type is read from it (level, kind of point, type), as the only public
+sample has it.
 Devices (dialect M): ``devices_<FSUID>.xml``. What we do not know of a device or signal is left empty, never guessed.
 Which of them a unit has, and in which folder, its dialect's file says.
 """
@@ -16,10 +18,11 @@ from libs.common.points import POINTS
 from services.export.dialects import Dialect
 from services.export.dialects import xmlsafe as xml
 from services.export.dialects.base import FileShape
+from services.export.dialects.bodies import number
 from services.export.dialects.messages import DeviceDetail
 from services.export.domain.mapping import MappedPoint, SourceKind
 from services.export.domain.mapping import Mapping as UnitMapping
-from services.export.domain.options import OPTION
+from services.export.domain.options import NO_BOOK, OPTION, Option, OptionBook, in_use
 from services.export.orders.neighbours import Held
 
 _DETAILS = {
@@ -45,7 +48,7 @@ Thresholds = Mapping[tuple[str, str], Held]
 
 
 def files_of(
-    dialect: Dialect, unit_id: str, mapping: UnitMapping, thresholds: Thresholds
+    dialect: Dialect, unit_id: str, mapping: UnitMapping, thresholds: Thresholds, book: OptionBook = NO_BOOK
 ) -> Mapping[tuple[str, str], bytes]:
     """Return the files of a unit by folder and name; none for a dialect whose files are not public."""
     folder = dialect.files.shape_folder
@@ -53,8 +56,8 @@ def files_of(
         case FileShape.OPTIONS:
             return {
                 (folder, "StdSPDic.xml"): _dictionary(dialect, mapping),
-                (folder, "StdSPConfigOptionDic.xml"): _options(mapping, thresholds),
-                (folder, "SUConfigInstance.xml"): _instance(dialect, unit_id, mapping),
+                (folder, "StdSPConfigOptionDic.xml"): _options(mapping, thresholds, book),
+                (folder, "SUConfigInstance.xml"): _instance(dialect, unit_id, mapping, thresholds, book),
             }
         case FileShape.DEVICES:
             return {(folder, f"devices_{unit_id}.xml"): _devices(dialect, mapping, thresholds)}
@@ -71,21 +74,29 @@ def _dictionary(dialect: Dialect, mapping: UnitMapping) -> bytes:
     return _document(root)
 
 
-def _options(mapping: UnitMapping, thresholds: Thresholds) -> bytes:
+def _options(mapping: UnitMapping, thresholds: Thresholds, book: OptionBook) -> bytes:
     root = etree.Element("StdSPConfigOptionDic", Name="Wattring", Version="1.0")
     for (level, kind), points in _by_type(mapping).items():
         element = _child(root, "DeviceType", TypeID=kind, DeviceHLType=level)
         for point in points:
-            held = thresholds.get((point.device_id, point.source)) if point.kind is SourceKind.SIGNAL else None
-            _child(
-                _child(element, "Signal", SPID=point.point_id), "Option", OptionID=OPTION,
-                AlarmLevel=_level(point, held), AlarmThreshold=_number(held), StartDelay="", EndDelay="", Period="",
-                AbsoluteVal="", RelativeVal="", Hysteresis="",
+            signal = _child(element, "Signal", SPID=point.point_id)
+            held = _held(thresholds, point)
+            own = Option(
+                option_id=OPTION, level=point.level or (None if held is None else held.level),
+                threshold=None if held is None else held.threshold,
             )  # fmt: skip
+            for one in book.of(point.point_id).values() or (own,):
+                _child(
+                    signal, "Option", OptionID=one.option_id, AlarmLevel="" if one.level is None else str(one.level),
+                    AlarmThreshold=number(one.threshold, ""), StartDelay=number(one.start_delay_s, ""),
+                    EndDelay=number(one.end_delay_s, ""), Period=number(one.period_s, ""),
+                    AbsoluteVal=number(one.absolute, ""), RelativeVal=number(one.relative, ""),
+                    Hysteresis=number(one.hysteresis, ""),
+                )  # fmt: skip
     return _document(root)
 
 
-def _instance(dialect: Dialect, unit_id: str, mapping: UnitMapping) -> bytes:
+def _instance(dialect: Dialect, unit_id: str, mapping: UnitMapping, thresholds: Thresholds, book: OptionBook) -> bytes:
     root = etree.Element("SU", ID=unit_id)
     for device in mapping.devices:
         own = [point for point in mapping.points if point.sc_device_id == device.ref.device_id]
@@ -94,7 +105,8 @@ def _instance(dialect: Dialect, unit_id: str, mapping: UnitMapping) -> bytes:
             DeviceHLType=device.ref.device_id[:1],
         )  # fmt: skip
         for point in own:
-            _child(element, "Signal", **_signal(dialect, point), OptionID=OPTION)
+            used = in_use(book, point, _held(thresholds, point))
+            _child(element, "Signal", **_signal(dialect, point), OptionID=used)
     return _document(root)
 
 
@@ -106,11 +118,12 @@ def _devices(dialect: Dialect, mapping: UnitMapping, thresholds: Thresholds) -> 
         element = _child(root, "Device", DeviceID=device.ref.device_id, DeviceName=device.name, **details)
         signals = _child(element, "Signals", Count=str(len(own)))
         for point in own:
-            held = thresholds.get((point.device_id, point.source)) if point.kind is SourceKind.SIGNAL else None
-            base, number = dialect.split_point(point.point_id)
+            held = _held(thresholds, point)
+            base, running = dialect.split_point(point.point_id)
             _child(
                 signals, "Signal", Type=dialect.point_types[point.type], ID=base, SignalName=point.name or "",
-                SignalNumber=number, AlarmLevel=_level(point, held), Threshold=_number(held),
+                SignalNumber=running, AlarmLevel=_level(point, held),
+                Threshold="" if held is None else number(held.threshold, ""),
                 NMAlarmID=point.network_alarm or "",
             )  # fmt: skip
     return _document(root)
@@ -139,8 +152,8 @@ def _level(point: MappedPoint, held: Held | None) -> str:
     return "" if level is None else str(level)
 
 
-def _number(held: Held | None) -> str:
-    return "" if held is None or held.threshold is None else f"{held.threshold:g}"
+def _held(thresholds: Thresholds, point: MappedPoint) -> Held | None:
+    return thresholds.get((point.device_id, point.source)) if point.kind is SourceKind.SIGNAL else None
 
 
 def _child(parent: xml.Element, name: str, **attributes: str) -> xml.Element:

@@ -5,7 +5,7 @@ known to be taken.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -59,16 +59,22 @@ class Held:
     threshold: float | None
     unit: str
     level: int | None
+    hysteresis: float = 0.0
+    start_delay_s: float = 0.0
+    end_delay_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class ThresholdWish:
-    """What a threshold shall be."""
+    """What a threshold shall be, and what goes with it; None leaves it as it is."""
 
     device_id: str
     signal: str
-    threshold: float
+    threshold: float | None
     unit: str | None
+    hysteresis: float | None = None
+    start_delay_s: float | None = None
+    end_delay_s: float | None = None
 
 
 class ThresholdKeeper(Protocol):
@@ -185,6 +191,9 @@ class _Threshold(BaseModel):
     threshold: float | None
     unit: str
     level: int | None
+    hysteresis: float = 0.0
+    start_delay_s: float = 0.0
+    end_delay_s: float = 0.0
 
 
 class _Thresholds(BaseModel):
@@ -217,16 +226,13 @@ class AlarmThresholds:
             found = _Thresholds.model_validate(answer).thresholds
         except ValidationError as exc:
             raise _unreadable("alarm") from exc
-        return [Held(one.device_id, one.signal, one.threshold, one.unit, one.level) for one in found]
+        return [Held(**one.model_dump()) for one in found]
 
     async def set_thresholds(
         self, connection_id: str, wishes: Sequence[ThresholdWish], *, timeout_s: float
     ) -> Sequence[str | None]:
         """See ``ThresholdKeeper``."""
-        orders = [
-            {"device_id": one.device_id, "signal": one.signal, "threshold": one.threshold, "unit": one.unit}
-            for one in wishes
-        ]
+        orders = [{name: value for name, value in asdict(one).items() if value is not None} for one in wishes]
         body = {"connection": connection_id, "orders": orders}
         answer = await self._client.put("/api/v1/alarm-rules/thresholds", body, timeout_s=timeout_s)
         try:

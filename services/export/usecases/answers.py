@@ -32,11 +32,11 @@ from services.export.domain.connection import (
 from services.export.domain.description import described
 from services.export.domain.latest import LatestReadings, latest_values, stored_values, with_numbers
 from services.export.domain.mapping import Mapping, SourceKind
-from services.export.domain.options import chosen, options_of
 from services.export.domain.storage import kept, rules_of
 from services.export.host import HostMeter
 from services.export.usecases.configuration import Configuration
 from services.export.usecases.files import FileAccounts
+from services.export.usecases.options import PointOptionDesk
 from services.export.usecases.orders import MAX_ORDERS, Orders
 
 logger = logging.getLogger(__name__)
@@ -88,6 +88,7 @@ class Answers:
         orders: Orders,
         accounts: FileAccounts,
         configuration: Configuration,
+        options: PointOptionDesk,
         dialects: Dialects,
         allowed_peers: Sequence[str],
         max_values: int,
@@ -103,6 +104,7 @@ class Answers:
             orders: Carries out what may be ordered.
             accounts: Of the units' file server.
             configuration: Takes descriptions of devices and accounts of LOGINs.
+            options: Which options points use, and who may choose.
             dialects: Those that can be spoken.
             allowed_peers: Networks that may ask any unit.
             max_values: Values in one answer, at most.
@@ -115,6 +117,7 @@ class Answers:
         self._orders = orders
         self._accounts = accounts
         self._configuration = configuration
+        self._options = options
         self._dialects = dialects
         self._always: tuple[Network, ...] = tuple(ipaddress.ip_network(each, strict=False) for each in allowed_peers)
         self._max_values = max_values
@@ -260,12 +263,9 @@ class Answers:
             case m.ReadAlarms():
                 return await self._active_alarms(unit)
             case m.ReadOptions(selection=selection):
-                async with self._db.read() as conn:
-                    mapping = await store.fetch_mapping(conn, unit.key)
-                return m.PointOptions(unit.ref, True, options_of(mapping, selection))
+                return await self._options.read(unit, selection)
             case m.WriteOptions(orders=options):
-                named = [f"{each.device.device_id}/{each.point_id}={each.option_id}" for each in options]
-                return await self._agree(unit, "option.write", named, lambda mapping: chosen(mapping, options), peer)
+                return await self._options.write(unit, options, peer)
             case m.ReadStorage(selection=selection):
                 async with self._db.read() as conn:
                     mapping = await store.fetch_mapping(conn, unit.key)

@@ -7,7 +7,7 @@ repeats, that two replicas get, or that a crash cut short is one command. An ans
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -243,14 +243,9 @@ class Orders:
             (device, [point for _, point in points if point is not None and point.kind is SourceKind.SIGNAL])
             for device, points in selected(mapping, selection)
         ]
-        devices = sorted({point.device_id for _, points in chosen for point in points})
-        if len(devices) > MAX_DEVICES:
+        held = await self.held({point.device_id for _, points in chosen for point in points})
+        if held is None:
             return m.Thresholds(unit.ref, False)
-        until = self._clock.monotonic() + READ_WITHIN_S
-        answers = await _at_most(AT_A_TIME, [partial(self._held, device_id, until) for device_id in devices])
-        if any(answer is None for answer in answers):
-            return m.Thresholds(unit.ref, False)
-        held = {(one.device_id, one.signal): one for answer in answers for one in answer or ()}
         return m.Thresholds(
             unit.ref,
             True,
@@ -272,6 +267,16 @@ class Orders:
                 for device, points in chosen
             ),
         )
+
+    async def held(self, devices: Collection[str]) -> Mapping[tuple[str, str], Held] | None:
+        """Return what holds for devices of ours, by device and signal; None when alarm cannot be asked in time."""
+        if len(devices) > MAX_DEVICES:
+            return None
+        until = self._clock.monotonic() + READ_WITHIN_S
+        answers = await _at_most(AT_A_TIME, [partial(self._held, device_id, until) for device_id in sorted(devices)])
+        if any(answer is None for answer in answers):
+            return None
+        return {(one.device_id, one.signal): one for answer in answers for one in answer or ()}
 
     async def _held(self, device_id: str, until: float) -> Sequence[Held] | None:
         left_s = until - self._clock.monotonic()

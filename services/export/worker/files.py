@@ -21,6 +21,7 @@ from services.export.domain.mapping import SourceKind
 from services.export.files import accounts, shelf
 from services.export.files.configuration import files_of
 from services.export.files.server import Account, FileServer, FileServerFailed, Network
+from services.export.orders import option_books
 from services.export.orders.neighbours import Held, ThresholdKeeper
 from services.export.secrets import Secrets
 
@@ -143,13 +144,14 @@ class FileService:
         try:
             async with self._db.read() as conn:
                 mapping = await store.fetch_mapping(conn, unit.key)
+                book = await option_books.fetch_book(conn, connection.id)
             dialect = self._dialects.named(connection.dialect)
             held: dict[tuple[str, str], Held] = {}
             if dialect.files.shape is not None:
                 for device_id in sorted({each.device_id for each in mapping.points if each.kind is SourceKind.SIGNAL}):
                     for one in await self._thresholds.thresholds(device_id, timeout_s=ASK_WITHIN_S):
                         held[one.device_id, one.signal] = one
-            made = files_of(dialect, unit.ref.unit_id, mapping, held)
+            made = files_of(dialect, unit.ref.unit_id, mapping, held, book)
             await asyncio.to_thread(_write_changed, self._folder / str(unit.key), made)
         except (Unavailable, OSError) as exc:
             logger.warning(

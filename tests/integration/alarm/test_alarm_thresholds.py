@@ -74,6 +74,19 @@ async def test_what_people_gave_the_device_besides_stays(door: Door) -> None:
     assert (override["level"], override["start_delay_s"], override["threshold"]) == (1, 5, 255)
 
 
+async def test_delays_and_hysteresis_come_with_a_threshold_or_alone(door: Door) -> None:
+    before = await read(door, HIGH)
+    [outcome] = await write(door, {"signal": HIGH, "threshold": 255, "hysteresis": 3, "start_delay_s": 45})
+    now = outcome["now"]
+    assert (now["threshold"], now["hysteresis"], now["start_delay_s"]) == (255, 3, 45)
+    assert (now["end_delay_s"], now["level"]) == (before["end_delay_s"], before["level"])
+    [outcome] = await write(door, {"signal": HIGH, "end_delay_s": 15})
+    assert outcome["now"] == await read(door, HIGH)
+    assert (outcome["now"]["threshold"], outcome["now"]["end_delay_s"]) == (255, 15)
+    outcomes = await write(door, {"signal": HIGH, "start_delay_s": -1}, {"signal": LOW})
+    assert [one["code"] for one in outcomes] == ["invalid_rule", "invalid_input"]
+
+
 async def test_each_order_is_answered_by_itself(door: Door) -> None:
     outcomes = await write(
         door,

@@ -7,6 +7,11 @@ from typing import Any
 
 import pytest
 
+from libs.common.client import http_client
+from libs.common.clock import SystemClock
+from libs.fieldsim.sc import draft
+from libs.fieldsim.sc.server import Policy, SupervisionCentre
+from libs.fieldsim.sc.spec import DRAFT
 from tests.integration.export.alarm_process import export_with_alarm
 from tests.integration.export.conftest import Answer, Export, Heard, Kit, ScriptedCentre
 from tests.integration.export.test_export_dialects import ask, connect, mapping
@@ -167,3 +172,88 @@ async def _sets_the_heartbeat_of_all(export: Export) -> None:
         export, "FSUService", "UPDATE_FSUINFO_INTERVAL", None, "<FSUID>NULL</FSUID><Interval>999999</Interval>"
     )
     assert answer.findtext("Info/Result") == "0"
+
+
+SUID, FEEDER = "44010600000000001", "2020001"
+OVER, MEASURED = "220200010010", "230200050020"
+OPTIONS = f"""<StdSPConfigOptionDic Name="province" Version="3"><DeviceType TypeID="020" DeviceHLType="2">
+    <Signal SPID="{OVER}">
+        <Option OptionID="1" AlarmLevel="2" AlarmThreshold="170" StartDelay="45" EndDelay="15" Hysteresis="3"/>
+        <Option OptionID="2" AlarmLevel="3" AlarmThreshold="165" StartDelay="30" EndDelay="15" Hysteresis="3"/>
+        <Option OptionID="3" AlarmThreshold="1000000"/>
+        <Option OptionID="4" AlarmThreshold="160" Period="300"/>
+    </Signal>
+    <Signal SPID="{MEASURED}"><Option OptionID="5" Period="3600"/></Signal>
+</DeviceType></StdSPConfigOptionDic>"""
+
+
+async def test_a_centre_of_y_chooses_among_its_own_options(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = Policy(spec=DRAFT, strict=True, time_check_at_login=False)
+    centre = SupervisionCentre(clock=SystemClock(), policy=policy)
+    await centre.start()
+    try:
+        async with export_with_alarm(postgres_url, tmp_path, monkeypatch) as export:
+            centre.unit_urls["*"] = f"http://127.0.0.1:{export.unit_port}/services/SUService"
+            await connect(export, centre, "Y", SUID, mapping(FEEDER, OVER, MEASURED))
+            await _chooses(export, centre)
+    finally:
+        await centre.stop()
+
+
+async def _chooses(export: Export, centre: SupervisionCentre) -> None:
+    async def used() -> dict[str, str] | None:
+        answer = await centre.call(SUID, "GET_SPCONFIGOPTION", draft.get_options(SUID))
+        if answer.message is None or answer.result != "1":
+            return None
+        found = answer.message.info.iter("TConfigOption")
+        return {one.get("SPID", ""): one.get("OptionID", "") for one in found}
+
+    async def choose(option: str, point: str = OVER) -> str | None:
+        answer = await centre.call(SUID, "SET_SPCONFIGOPTION", draft.set_option(SUID, FEEDER, point, option))
+        return answer.result
+
+    assert await used() == {OVER: "1", MEASURED: "1"}, "without templates each point has its own one"
+    assert [await choose("1"), await choose("2")] == ["1", "0"]
+    place = "/sc-connections/y/options"
+    assert (await _put(export, place, OPTIONS.replace('"45"', '"soon"')))["code"] == "invalid_file"
+    stored = await _put(export, place, OPTIONS)
+    assert (stored["name"], len(stored["options"][OVER])) == ("province", 4)
+    assert (await export.api("GET", place))["source"] == "letter of 2026-11-22"
+
+    async def nothing_in_use() -> bool:
+        return await used() == {MEASURED: "5"}
+
+    await Kit.until(nothing_in_use)  # alarm holds what no template says
+    assert [await choose("1"), await choose("5", MEASURED)] == ["0", "1"], "what is in use needs no permit"
+    await permit(export, "y", "threshold", points=[{"point": OVER, "unit": "V"}])
+
+    async def taken() -> bool:
+        return await choose("1") == "1"
+
+    await Kit.until(taken)
+    assert await used() == {OVER: "1", MEASURED: "5"}
+    points = {one["point_id"]: one for one in (await export.api("GET", f"/mappings/y/{SUID}"))["points"]}
+    assert points[OVER]["level"] == 2
+    # Another one, the same again; what alarm refuses, what is stored otherwise, and what there is not.
+    assert [await choose(option) for option in ("2", "2", "3", "4", "9")] == ["1", "1", "0", "0", "0"]
+    assert (await used() or {})[OVER] == "2"
+    await _put(export, place, OPTIONS, ignores_storage="true")
+    assert await choose("4") == "1"
+    assert (await used() or {})[OVER] == "4"
+    reasons = {one["reason"] for one in await audited(export, "option.write") if not one["succeeded"]}
+    assert {"not_permitted", "no_such_option", "cannot_be"} <= reasons
+    await export.api("DELETE", place)
+    assert await used() == {OVER: "1", MEASURED: "1"}
+    await export.api("GET", place, status=404)
+
+
+async def _put(export: Export, path: str, text: str, **params: str) -> Any:
+    token = export.keys.sign_token("gateway", audience="export", subject="wang", kind="user", scopes=["export:*"])
+    async with http_client(f"http://127.0.0.1:{export.api_port}", "export") as http:
+        answer = await http.put(
+            f"/api/v1{path}", content=text.encode(), params={"source": "letter of 2026-11-22", **params},
+            headers={"authorization": f"Bearer {token}", "content-type": "application/xml"}, timeout=10,
+        )  # fmt: skip
+    return answer.json()

@@ -11,7 +11,6 @@ from services.export.dialects.messages import (
     DeviceRef,
     DeviceSelection,
     DeviceValues,
-    OptionOrder,
     PointType,
     PointValue,
     RuleOrder,
@@ -21,7 +20,7 @@ from services.export.dialects.messages import (
 from services.export.domain.connection import UnitKey
 from services.export.domain.description import described
 from services.export.domain.mapping import MappedDevice, MappedPoint, Mapping, SourceKind
-from services.export.domain.options import chosen, options_of
+from services.export.domain.options import options_of
 from services.export.domain.pushing import AT_ONCE, MOST_BACK, Rhythm, known_values, missed
 from services.export.domain.storage import kept, rules_of
 
@@ -67,7 +66,7 @@ def test_all_that_was_missed_follows_in_order_without_gaps_and_ends(away: timede
         assert NOW - spans[-1][1] <= timedelta(seconds=2.5 * every_s)
 
 
-def test_a_point_uses_its_only_option_and_no_other() -> None:
+def test_a_point_without_templates_uses_its_only_option() -> None:
     one = MappedPoint(device_id="m-1", kind=SourceKind.SIGNAL, source="x", sc_device_id="a", point_id="1",
                       type=PointType.DI)  # fmt: skip
     mapping = Mapping(devices=(MappedDevice(ref=DeviceRef("a")),), points=(one,))
@@ -75,10 +74,6 @@ def test_a_point_uses_its_only_option_and_no_other() -> None:
     [found] = options_of(mapping, (DeviceSelection(a, ("1", "2")),))
     assert [(each.point_id, each.option_id) for each in found.options] == [("1", "1")]
     assert options_of(mapping, (DeviceSelection(None, None),)) == (found,)
-    assert chosen(mapping, [OptionOrder(a, "1", "1")]) == (DeviceOutcome(a, ("1",), ()),)
-    refused = [OptionOrder(a, "1", "1"), OptionOrder(a, "1", "2"), OptionOrder(a, "2", "1")]
-    assert chosen(mapping, refused) == (DeviceOutcome(a, (), ("1", "2")),)
-    assert chosen(mapping, []) == ()
 
 
 def test_measured_points_are_stored_by_the_hour_and_in_no_other_way() -> None:
