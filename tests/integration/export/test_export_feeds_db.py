@@ -22,7 +22,7 @@ from libs.common.ids import DeviceId, SiteId
 from libs.common.outgoing import AddressGuard
 from libs.common.settings import DatabaseSettings
 from libs.common.testing.clock import FakeClock
-from services.export.api.feeds import WrittenStatementView
+from services.export.api.feed_views import WrittenStatementView
 from services.export.domain.callbacks import Verdict
 from services.export.domain.feeds import (
     Destination,
