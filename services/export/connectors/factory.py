@@ -111,7 +111,7 @@ def _bare(destination: Destination, secrets: Mapping[str, str], *, guard: Addres
         case DestinationKind.FILE:
             return FileConnector(
                 address=address, secrets=secrets, format_=format_, egress=egress, timeout_s=timeout_s, guard=guard,
-                clock=clock,
+                dialler=dialler, clock=clock,
             )  # fmt: skip
         case _:
             assert_never(destination.kind)

@@ -4,19 +4,25 @@
 ``host_key`` of an SFTP server. ``secrets``: ``username``, ``password``, ``private_key``. A file that is told again
 replaces itself.
 
-The libraries open their own connections, so a way of one's own (proxy, source address, trust store) is refused here
-rather than not gone. They are given the address that was checked; but FTP over TLS goes by the name, which its
-certificate has to show.
+SFTP goes any way: the library is given a connection that the dialler has opened. FTP opens a second connection for each
+file, where the server says, so a proxy or an address of ours is refused for it rather than not used; FTP over TLS takes
+a trust store. Without a way of its own a library is given the address that was checked; but FTP over TLS goes by the
+name, which its certificate has to show.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
+
+import httpcore
 
 from libs.common.clock import Clock
 from libs.common.errors import PlatformError
 from libs.common.outgoing import AddressGuard
+from libs.common.redact import redact
+from services.export.connectors.dial import Dialler
 from services.export.connectors.http import not_told
-from services.export.connectors.port import BadAddress, known_only, text_of
+from services.export.connectors.port import ERROR_CHARS, BadAddress, known_only, text_of
+from services.export.connectors.relay import joined
 from services.export.domain.callbacks import Outcome, Verdict
 from services.export.domain.feeds import Egress, Format
 from services.export.domain.rendering import EXTENSIONS, Batch, render
@@ -38,17 +44,25 @@ class FileConnector:
         egress: Egress,
         timeout_s: float,
         guard: AddressGuard,
+        dialler: Dialler,
         clock: Clock,
     ) -> None:
         """Prepare; the arguments are those of ``HttpConnector``, and the way. Raises ``BadAddress``."""
         known_only(address, "url", "name", "host_key")
-        if egress != Egress():
-            raise BadAddress("egress: a file's server is reached directly; expected none")
         host_key = text_of(address, "host_key") if "host_key" in address else None
-        target = PushTarget(url=text_of(address, "url"), host_key=host_key, timeout_s=timeout_s).with_account(secrets)
+        target = PushTarget(
+            url=text_of(address, "url"), host_key=host_key, trust=egress.trust, timeout_s=timeout_s
+        ).with_account(secrets)
         found = target.problem()
         if found is not None:
-            raise BadAddress(f"address.{found}")
+            raise BadAddress(f"egress.{found}" if found.startswith("trust") else f"address.{found}")
+        scheme = urlsplit(target.url).scheme
+        own_way = egress.proxy is not None or egress.source_address is not None
+        if own_way and scheme != "sftp":
+            raise BadAddress("egress: FTP goes directly to its server; through a proxy or from an address go by SFTP")
+        if egress.trust is not None and scheme != "ftps":
+            raise BadAddress("egress.trust: only FTP over TLS (ftps://) shows a certificate; SFTP has host_key")
+        self._dialler = dialler if own_way else None
         self._target = target
         self._format = format_
         self._name = text_of(address, "name", "{feed}-{batch}")
@@ -68,13 +82,25 @@ class FileConnector:
         """Put a batch there; see ``Connector.tell``."""
         began_s = self._clock.monotonic()
         try:
-            parts = urlsplit(self._target.url)
-            address = await self._guard.address_of(parts.hostname or "", parts.port or PORTS[parts.scheme])
             name = self._file_name(batch.feed_id, batch.number)
-            await push_all(self._target, "", [(name, render(self._format, batch))], address=address)
+            await self._put([(name, render(self._format, batch))])
         except PlatformError as exc:
             return not_told(exc, self._clock.monotonic() - began_s)
+        except (httpcore.ConnectError, httpcore.ConnectTimeout) as exc:
+            took_s = self._clock.monotonic() - began_s
+            return Outcome(Verdict.FAILED, took_s, error=redact(str(exc) or type(exc).__name__)[:ERROR_CHARS])
         return Outcome(Verdict.DELIVERED, self._clock.monotonic() - began_s)
+
+    async def _put(self, files: Sequence[tuple[str, bytes]]) -> None:
+        parts = urlsplit(self._target.url)
+        host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
+        address = await self._guard.address_of(host, port)
+        if self._dialler is None:
+            await push_all(self._target, "", files, address=address)
+            return
+        stream = await self._dialler.dial(address, port, self._target.timeout_s)
+        async with joined(stream) as sock:
+            await push_all(self._target, "", files, address=address, sock=sock)
 
     def _file_name(self, feed_id: str, number: int) -> str:
         name = self._name.format(feed=feed_id, batch=f"{number:0{NUMBER_DIGITS}d}")

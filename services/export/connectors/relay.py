@@ -1,12 +1,13 @@
-"""One connection handed to a library that only opens its own: over a Unix socket that nobody else can open.
+"""One connection handed to a library that only opens its own, or only takes a socket.
 
-The libraries for MQTT and PostgreSQL know neither our proxies nor the check of addresses. So the connection is opened
-by the dialler, with TLS where it is wanted, and the library speaks plainly into a socket in a folder of our own (mode
-0700), which takes one connection and ends with it.
+The libraries for MQTT, PostgreSQL and SFTP know neither our proxies nor the check of addresses. So the connection is
+opened by the dialler, with TLS where it is wanted, and the library speaks plainly into a Unix socket: one in a folder
+of our own (mode 0700), which takes one connection and ends with it, or one end of a pair.
 """
 
 import asyncio
 import contextlib
+import socket
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -47,6 +48,30 @@ async def relay(stream: httpcore.AsyncNetworkStream, name: str) -> AsyncIterator
             task.cancel()
         if passing:
             await asyncio.wait(passing)
+        await stream.aclose()
+
+
+@asynccontextmanager
+async def joined(stream: httpcore.AsyncNetworkStream) -> AsyncIterator[socket.socket]:
+    """Give a connected socket behind which the stream is; both are closed when the block ends.
+
+    The socket belongs to whoever takes it, such as a library that closes what it was given.
+    """
+    theirs, ours = socket.socketpair()
+    passing: asyncio.Task[None] | None = None
+    try:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        reader, writer = await asyncio.open_connection(sock=ours)
+        passing = asyncio.create_task(_pass(reader, writer, stream), name="relay")
+        yield theirs
+    finally:
+        if passing is None:
+            ours.close()
+        else:
+            passing.cancel()
+            await asyncio.wait([passing])
+        theirs.close()
         await stream.aclose()
 
 

@@ -6,6 +6,7 @@ asyncssh, which would be a tenth of what the whole service loads.
 """
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -98,7 +99,12 @@ async def push(target: PushTarget, folder: str, name: str, content: bytes | Path
 
 
 async def push_all(
-    target: PushTarget, folder: str, files: Sequence[tuple[str, bytes | Path]], *, address: str | None = None
+    target: PushTarget,
+    folder: str,
+    files: Sequence[tuple[str, bytes | Path]],
+    *,
+    address: str | None = None,
+    sock: socket.socket | None = None,
 ) -> None:
     """Put files in their order over one connection, or replace them.
 
@@ -108,6 +114,7 @@ async def push_all(
         files: What each will be called, and what stands in it or the file on disk that is sent piece by piece.
         address: Of the host, where it was looked up and checked before; with TLS the name is looked up again, since
             the certificate is of the name.
+        sock: Connected to the server by a way of its own, for SFTP; None opens a connection.
 
     Raises:
         PushFailed: Nobody answered in time, refused, or does not show the key that was agreed.
@@ -120,7 +127,7 @@ async def push_all(
     try:
         async with asyncio.timeout(bound_s):
             if parts.scheme == "sftp":
-                await _by_sftp(target, there, port, place, files)
+                await _by_sftp(target, there, port, place, files, sock)
             else:
                 tls = parts.scheme == "ftps"
                 await _by_ftp(target, host if tls else there, port, place, files, tls=tls)
@@ -157,7 +164,12 @@ async def _by_ftp(
 
 
 async def _by_sftp(
-    target: PushTarget, host: str, port: int, place: PurePosixPath, files: Sequence[tuple[str, bytes | Path]]
+    target: PushTarget,
+    host: str,
+    port: int,
+    place: PurePosixPath,
+    files: Sequence[tuple[str, bytes | Path]],
+    sock: socket.socket | None,
 ) -> None:
     import asyncssh
 
@@ -168,7 +180,10 @@ async def _by_sftp(
         login_timeout=target.timeout_s,
     )  # fmt: skip
     try:
-        async with asyncssh.connect(host, port, options=options) as connection, connection.start_sftp_client() as sftp:
+        async with (
+            asyncssh.connect(host, port, options=options, sock=sock) as connection,
+            connection.start_sftp_client() as sftp,
+        ):
             await sftp.makedirs(str(place), exist_ok=True)
             for name, content in files:
                 draft, final = str(place / (name + DRAFT)), str(place / name)

@@ -40,6 +40,7 @@ LINES = (
     "s-1\tm-1\tvoltage_b\t2026-03-08T06:02:11.000000Z\t0.1\t",
 )
 BATCH = Batch("feed-1", 7, tally_of(LINES).hash, LINES)
+TRUSTED = Authority().pem.decode()
 LOOPBACK = AddressGuard(["127.0.0.0/8", "localhost"], setting="X")
 
 
@@ -244,6 +245,36 @@ class TestFiles:
         with (folder / "000000000007.csv").open(newline="") as file:
             assert [row["device_id"] for row in csv.DictReader(file)] == ["m-1", "m-2", "m-1"]
 
+    @pytest.mark.parametrize("scheme", ["socks5", "http"])
+    async def test_sftp_goes_through_a_proxy_and_from_an_address(self, scheme: str, tmp_path: Path) -> None:
+        folder = tmp_path / "of-the-party"
+        async with sshd(tmp_path / "sshd") as server, proxy(scheme, account=("me", "secret-of-mine")) as between:
+            address = {"url": f"sftp://127.0.0.1:{server.port}{folder}", "host_key": server.host_key, "name": "{batch}"}
+            own = {"username": getpass.getuser(), "private_key": server.client_key or ""}
+            account = {**own, "proxy_username": "me", "proxy_password": "secret-of-mine"}
+
+            async def outcome(secrets: Mapping[str, str], **egress: str) -> Outcome:
+                place = destination(DestinationKind.FILE, address, timeout_s=30.0, egress=Egress(**egress))
+                [found] = await told(place, secrets)
+                return found
+
+            direct = await outcome(own, source_address="127.0.0.5")
+            assert (direct.verdict, between.asked) == (Verdict.DELIVERED, [])
+            through = await outcome(account, proxy=between.url, source_address="127.0.0.6")
+            assert through.verdict is Verdict.DELIVERED, through
+            assert (between.asked, between.callers) == ([f"127.0.0.1:{server.port}"], ["127.0.0.6"])
+            stranger = await outcome({**account, "proxy_password": "another-one"}, proxy=between.url)
+            assert stranger.verdict is not Verdict.DELIVERED
+            assert between.url in (stranger.error or "")
+            forged = {
+                **address,
+                "host_key": "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ7Hn1S7m7VQZ6F0c0o0q2Zr2m2tqkQ8mQm0n3b5m9aB",
+            }
+            place = destination(DestinationKind.FILE, forged, timeout_s=30.0, egress=Egress(proxy=between.url))
+            [refused] = await told(place, account)
+            assert refused.verdict is not Verdict.DELIVERED, "the key is checked behind a proxy too"
+        assert [file.name for file in folder.iterdir()] == ["000000000007.json"]
+
 
 # ---- addresses ----------------------------------------------------------------------------------------
 
@@ -269,7 +300,11 @@ class TestFiles:
         ("file", {"url": "ftp://x/", "name": "../{batch}"}, {}, "address.name"),
         ("file", {"url": "ftp://x/", "name": "{batch.__class__}"}, {}, "address.name"),
         ("file", {"url": "ftp://x/", "name": "one"}, {}, "address.name"),
-        ("file", {"url": "ftp://x/"}, {"proxy": "http://p"}, "egress"),
+        ("file", {"url": "ftp://x/"}, {"proxy": "http://p"}, "egress: FTP goes directly"),
+        ("file", {"url": "ftps://x/"}, {"source_address": "127.0.0.1"}, "egress: FTP goes directly"),
+        ("file", {"url": "ftp://x/"}, {"trust": TRUSTED}, "egress.trust: only FTP over TLS"),
+        ("file", {"url": "ftps://x/"}, {"trust": "no PEM"}, "egress.trust"),
+        ("kafka", {"bootstrap": ["x:1"], "topic": "a"}, {"source_address": "127.0.0.1"}, "egress: Kafka goes directly"),
     ],
 )
 def test_an_address_that_cannot_be_used_says_which_field(
