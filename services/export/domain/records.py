@@ -285,8 +285,10 @@ def _entity(row: Row, places: Places) -> str:
 def _bill(row: Row, places: Places, *, billed: bool) -> Placed:
     if row.record.key != COST:
         raise _of(
-            row, "item", "a bill of electricity; no others are kept here", "电费账单(其他费用暂不入账)", row.record.key
-        )
+            row, "item",
+            "a bill of electricity: carbon's bills are in kWh; of water, cooling and heating the quantities are taken",
+            "电费账单:碳账单仅以千瓦时计;水、供冷、供热仅接收用量,不接收费用", row.record.key,
+        )  # fmt: skip
     if not billed:
         expected = f"{ENERGY} of the same account and month with it"
         raise _of(row, "item", expected, "同户号、同月的用电量与之一并提供", "the cost alone")
