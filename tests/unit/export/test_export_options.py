@@ -89,7 +89,7 @@ def test_the_file_is_read_as_the_notes_have_it() -> None:
         ((f'SPID="{ALARM}"', 'SPID="22"'), "4: SPID: expected a SUID has 17 characters"),
         (('OptionID="B"', 'OptionID="1"'), "7: OptionID: expected each option of a signal once"),
         (('OptionID="B"', ""), "7: OptionID: expected 1 to 20 characters"),
-        (('AlarmLevel="2"', 'AlarmLevel="URGENT"'), "5: AlarmLevel: expected one of 1, 2, 3, 4, or nothing"),
+        (('AlarmLevel="2"', 'AlarmLevel="URGENT"'), "AlarmLevel: expected one of 1, 2, 3, 4, or nothing"),
         (('AlarmThreshold="430"', 'AlarmThreshold="nan"'), "7: AlarmThreshold: expected a number, or nothing"),
         (('StartDelay="60"', 'StartDelay="soon"'), "StartDelay: expected a number, or nothing, found 'soon'"),
         ((f'SPID="{MEASURED}"', f'SPID="{ALARM}"'), "9: SPID: expected the same options wherever the signal stands"),
