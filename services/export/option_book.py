@@ -60,7 +60,7 @@ class _Reader:
         self._count = 0
 
     def wrong(self, element: xml.Element, name: str, expected: str, found: object, expected_zh: str = "") -> None:
-        line = element.sourceline
+        line = getattr(element, "sourceline", None)  # the stubs do not say what it is
         self.problems.append(
             Problem(line=line, field=name, expected=expected, expected_zh=expected_zh or expected, found=found)
         )
