@@ -1,6 +1,7 @@
 """Export, wired."""
 
 import sys
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from services.export.callbacks.outlet import Outlet
 from services.export.cards.client import CardPort, CmpClient, NoCardPlatform
 from services.export.dialects import Dialects
 from services.export.dialects.messages import UnitFacts
+from services.export.domain.connection import ConnectionId, UnitKey
 from services.export.door.watch import Door
 from services.export.exports.outlet import FileOutlet
 from services.export.exports.sites import RegistrySites
@@ -58,6 +60,7 @@ from services.export.usecases.orders import Orders
 from services.export.usecases.permits import PermitAdministration
 from services.export.usecases.records import Deliveries
 from services.export.usecases.unitfiles import UnitFileAdministration
+from services.export.worker.alarm_queue import GATHER_S as ALARMS_GATHER_S
 from services.export.worker.alarm_queue import GROUP, AlarmQueue
 from services.export.worker.callback_batches import GROUP as BATCHES_GROUP
 from services.export.worker.callback_batches import MOST_MESSAGES, CallbackBatches
@@ -129,9 +132,9 @@ def build(platform: Platform) -> Service:
         relay.wake()
         centres.wake()
 
-    def queued() -> None:
+    def queued(units: Mapping[ConnectionId, Iterable[UnitKey]]) -> None:
         relay.wake()
-        centres.queued()
+        centres.queued(units)
 
     def callbacks_changed() -> None:
         relay.wake()
@@ -145,6 +148,7 @@ def build(platform: Platform) -> Service:
         topics=[topics.ALARM_EVENTS],
         handler=AlarmQueue(clock, dialects, master, wake=queued),
         member_id=owner,
+        gather_s=ALARMS_GATHER_S,
     )
     news = EffectsConsumer(
         bus=bus,

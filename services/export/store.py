@@ -1,6 +1,6 @@
 """All SQL of export: rows to domain objects and back. Decisions are made elsewhere."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +10,7 @@ from libs.common.db import ReadConn, WriteConn
 from services.export.dialects.messages import DeviceDetail, DeviceRef, PointType, UnitFacts, UnitRef
 from services.export.domain.connection import Connection, ConnectionId, ConnectionOptions, Phase, Unit, UnitKey
 from services.export.domain.delivery import Begun, Delivery, Step, Target
-from services.export.domain.latest import ActiveAlarm, Sample
+from services.export.domain.latest import ActiveAlarm, AlarmState, Sample
 from services.export.domain.mapping import MappedDevice, MappedPoint, SourceKind
 from services.export.domain.mapping import Mapping as UnitMapping
 from services.export.domain.pushing import Held
@@ -104,12 +104,11 @@ def _connection(row: Mapping[str, Any]) -> Connection:
 
 # ---- units ------------------------------------------------------------------------------------------
 
-_UNIT = """
-    select key, connection_id, unit_id, unit_code, name, sites, facts, phase, assigned_address, access_right,
-           last_login_at, login_not_before, login_failures, logged_in_at, heard_at, send_failures, error,
-           clock_skew_s, finding, heartbeat_s
-      from units
+_UNIT_COLUMNS = """
+    key, connection_id, unit_id, unit_code, name, sites, facts, phase, assigned_address, access_right, last_login_at,
+    login_not_before, login_failures, logged_in_at, heard_at, send_failures, error, clock_skew_s, finding, heartbeat_s
 """
+_UNIT = f"select {_UNIT_COLUMNS} from units"  # noqa: S608 - our own words
 
 
 async def fetch_units(conn: Conn, connection_id: str) -> list[Unit]:
@@ -203,34 +202,44 @@ async def save_session(conn: WriteConn, unit: Unit) -> None:
     await save_sessions(conn, [unit])
 
 
-async def save_sessions(conn: WriteConn, units: Iterable[Unit]) -> None:
-    """Write what is known of units' sessions."""
-    await conn.executemany(
+async def save_sessions(conn: WriteConn, units: Collection[Unit], *, released_by: str | None = None) -> None:
+    """Write what is known of units' sessions, whose rows are locked.
+
+    Args:
+        conn: Where.
+        units: As they are now.
+        released_by: Who gives their queues free, unless these are another's by now.
+    """
+    await conn.execute(
         """
-        update units
-           set phase = $2, assigned_address = $3, access_right = $4, last_login_at = $5, login_not_before = $6,
-               login_failures = $7, logged_in_at = $8, heard_at = $9, send_failures = $10, error = $11,
-               clock_skew_s = $12, finding = $13
-         where key = $1
+        update units u
+           set phase = n.phase, assigned_address = n.assigned_address, access_right = n.access_right,
+               last_login_at = n.last_login_at, login_not_before = n.login_not_before,
+               login_failures = n.login_failures, logged_in_at = n.logged_in_at, heard_at = n.heard_at,
+               send_failures = n.send_failures, error = n.error, clock_skew_s = n.clock_skew_s, finding = n.finding,
+               sending_by = nullif(u.sending_by, $14),
+               sending_until = case when u.sending_by = $14 then null else u.sending_until end
+          from unnest($1::bigint[], $2::text[], $3::text[], $4::integer[], $5::timestamptz[], $6::timestamptz[],
+                      $7::integer[], $8::timestamptz[], $9::timestamptz[], $10::integer[], $11::text[],
+                      $12::double precision[], $13::text[])
+            as n (key, phase, assigned_address, access_right, last_login_at, login_not_before, login_failures,
+                  logged_in_at, heard_at, send_failures, error, clock_skew_s, finding)
+         where u.key = n.key
         """,
-        [
-            (
-                unit.key,
-                unit.phase,
-                unit.assigned_address,
-                unit.right,
-                unit.last_login_at,
-                unit.login_not_before,
-                unit.login_failures,
-                unit.logged_in_at,
-                unit.heard_at,
-                unit.send_failures,
-                unit.error,
-                unit.clock_skew_s,
-                unit.finding,
-            )
-            for unit in units
-        ],
+        [unit.key for unit in units],
+        [unit.phase for unit in units],
+        [unit.assigned_address for unit in units],
+        [unit.right for unit in units],
+        [unit.last_login_at for unit in units],
+        [unit.login_not_before for unit in units],
+        [unit.login_failures for unit in units],
+        [unit.logged_in_at for unit in units],
+        [unit.heard_at for unit in units],
+        [unit.send_failures for unit in units],
+        [unit.error for unit in units],
+        [unit.clock_skew_s for unit in units],
+        [unit.finding for unit in units],
+        released_by,
     )
 
 
@@ -385,29 +394,33 @@ async def claim_login(conn: WriteConn, key: UnitKey, *, now: datetime, interval_
     return bool(done == "UPDATE 1")
 
 
-async def claim_sending(conn: WriteConn, keys: Collection[UnitKey], owner: str, *, hold_s: float) -> set[UnitKey]:
-    """Reserve units' queues for one call of ``owner`` each; return those of which it may be made.
+async def claim_sending(
+    conn: WriteConn, keys: Collection[UnitKey], owner: str, *, hold_s: float
+) -> dict[UnitKey, Unit]:
+    """Reserve units' queues for one call of ``owner`` each; return the units of which it may be made.
 
-    Whoever believes in a lease that has lapsed is held off by this as long as a call of the new holder may last, and
-    the other way round. Like leases it counts in the database's time, and an owner's own claim is its former self's.
+    That is those that have been let in once. Whoever believes in a lease that has lapsed is held off by this as long as
+    a call of the new holder may last, and the other way round. Like leases it counts in the database's time, and an
+    owner's own claim is its former self's.
     """
     rows = await conn.fetch(
-        """
+        f"""
         with free as (
-            select key from units
+            select key as free_key from units
              where key = any($1) and (sending_until is null or sending_by = $2 or sending_until <= clock_timestamp())
+               and phase in ('registered', 'lost') and logged_in_at is not null
              order by key
                for update
         )
         update units set sending_by = $2, sending_until = clock_timestamp() + make_interval(secs => $3)
-          from free where units.key = free.key
-        returning units.key
-        """,
+          from free where key = free_key
+        returning {_UNIT_COLUMNS}
+        """,  # noqa: S608 - our own words
         list(keys),
         owner,
         hold_s,
     )
-    return {UnitKey(row["key"]) for row in rows}
+    return {UnitKey(row["key"]): _unit(row) for row in rows}
 
 
 async def release_sending(conn: WriteConn, keys: Collection[UnitKey], owner: str) -> None:
@@ -612,25 +625,28 @@ async def alarm_targets(
 # ---- alarms -----------------------------------------------------------------------------------------
 
 
-async def save_alarm_states(conn: WriteConn, states: Sequence[Mapping[str, Any]]) -> None:
-    """Write the last known step of alarms; an older step than the one known changes nothing."""
-    await conn.executemany(
+async def save_alarm_states(conn: WriteConn, states: Collection[AlarmState]) -> None:
+    """Write the last known step of alarms, one each; an older step than the one known changes nothing."""
+    await conn.execute(
         """
         insert into alarm_states
                (alarm_id, site_id, device_id, signal, level, sequence, began_at, ended_at, historical)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+        select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::integer[], $6::bigint[],
+                             $7::timestamptz[], $8::timestamptz[], $9::boolean[])
         on conflict (alarm_id) do update
            set level = excluded.level, sequence = excluded.sequence, ended_at = excluded.ended_at
          where alarm_states.sequence < excluded.sequence
         """,
-        [
-            (
-                state["alarm_id"], state["site_id"], state["device_id"], state["signal"], state["level"],
-                state["sequence"], state["began_at"], state["ended_at"], state["historical"],
-            )
-            for state in states
-        ],
-    )  # fmt: skip
+        [state.alarm_id for state in states],
+        [state.site_id for state in states],
+        [state.device_id for state in states],
+        [state.signal for state in states],
+        [state.level for state in states],
+        [state.sequence for state in states],
+        [state.began_at for state in states],
+        [state.ended_at for state in states],
+        [state.historical for state in states],
+    )
 
 
 async def active_alarms(conn: Conn, devices: Collection[str]) -> list[ActiveAlarm]:
@@ -732,13 +748,14 @@ async def open_serials(
         wanted: How many numbers each unit wants.
         first: The next number of each.
     """
+    # Two ranges, so that an index finds them: those before a wrap and those after it.
     rows = await conn.fetch(
         """
         select distinct u.key, b.serial
           from unnest($1::bigint[], $2::bigint[], $3::bigint[]) as u (key, first, near)
-          join deliveries b on b.unit_key = u.key
+         cross join lateral (values (u.first, u.first + u.near), (0, u.first + u.near - 4294967296)) as r (low, past)
+          join deliveries b on b.unit_key = u.key and b.serial >= r.low and b.serial < r.past
          where b.step = 'begin' and b.state <> 'given_up'
-           and (b.serial - u.first + 4294967296) % 4294967296 < u.near
            and not exists (select from deliveries e
                             where e.unit_key = b.unit_key and e.alarm_id = b.alarm_id
                               and e.sc_device_id = b.sc_device_id and e.point_id = b.point_id
@@ -768,24 +785,43 @@ async def save_next_serials(conn: WriteConn, numbers: Mapping[UnitKey, int]) -> 
 
 async def insert_deliveries(conn: WriteConn, deliveries: Sequence[Delivery]) -> None:
     """Queue deliveries, in this order; one that is queued already is left as it is."""
-    await conn.executemany(
+    if not deliveries:
+        return
+    await conn.execute(
         """
         insert into deliveries
                (id, connection_id, unit_key, alarm_id, event_id, site_id, device_id, step, serial, sc_device_id,
                 sc_device_code, point_id, level, at, began_at, text, value, traceparent, state, queued_at,
                 next_attempt_at, finished_at, detail, network_alarm)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22,
-                $23, $24)
+        select id, connection_id, unit_key, alarm_id, event_id, site_id, device_id, step, serial, sc_device_id,
+               sc_device_code, point_id, level, at, began_at, text, value, traceparent, state, queued_at,
+               next_attempt_at, finished_at, detail, network_alarm
+          from unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[],
+                      $9::bigint[], $10::text[], $11::text[], $12::text[], $13::integer[], $14::timestamptz[],
+                      $15::timestamptz[], $16::text[], $17::double precision[], $18::text[], $19::text[],
+                      $20::timestamptz[], $21::timestamptz[], $22::timestamptz[], $23::text[],
+                      $24::text[]) with ordinality
+            as n (id, connection_id, unit_key, alarm_id, event_id, site_id, device_id, step, serial, sc_device_id,
+                  sc_device_code, point_id, level, at, began_at, text, value, traceparent, state, queued_at,
+                  next_attempt_at, finished_at, detail, network_alarm, place)
+         order by place
         on conflict on constraint deliveries_once do nothing
         """,
-        [
-            (
-                d.id, d.connection_id, d.unit_key, d.alarm_id, d.event_id, d.site_id, d.device_id, d.step, d.serial,
-                d.sc_device.device_id, d.sc_device.device_code, d.point_id, d.level, d.at, d.began_at, d.text, d.value,
-                d.traceparent, d.state, d.queued_at, d.next_attempt_at, d.finished_at, d.detail, d.network_alarm,
-            )
-            for d in deliveries
-        ],
+        *map(
+            list,
+            zip(
+                *(
+                    (
+                        d.id, d.connection_id, d.unit_key, d.alarm_id, d.event_id, d.site_id, d.device_id, d.step,
+                        d.serial, d.sc_device.device_id, d.sc_device.device_code, d.point_id, d.level, d.at, d.began_at,
+                        d.text, d.value, d.traceparent, d.state, d.queued_at, d.next_attempt_at, d.finished_at,
+                        d.detail, d.network_alarm,
+                    )
+                    for d in deliveries
+                ),
+                strict=True,
+            ),
+        ),
     )  # fmt: skip
 
 
@@ -809,8 +845,10 @@ async def active_reports(conn: Conn, key: UnitKey) -> list[Delivery]:
 async def units_with_due_alarms(
     conn: Conn, connection_id: str, *, slots: Collection[int], slot_count: int, now: datetime,
     besides: Collection[UnitKey], limit: int,
-) -> list[Unit]:  # fmt: skip
+) -> list[UnitKey]:  # fmt: skip
     """Return units that have been let in once and have something due, those that have waited longest first.
+
+    All that is open is looked through, so it is not to be asked with every alarm.
 
     Args:
         conn: Where.
@@ -830,9 +868,7 @@ async def units_with_due_alarms(
                and (next_attempt_at is null or next_attempt_at <= $4)
              group by unit_key
         )
-        select u.key, u.connection_id, u.unit_id, u.unit_code, u.name, u.sites, u.facts, u.phase, u.assigned_address,
-               u.access_right, u.last_login_at, u.login_not_before, u.login_failures, u.logged_in_at, u.heard_at,
-               u.send_failures, u.error, u.clock_skew_s, u.finding, u.heartbeat_s
+        select u.key
           from units u join due on due.unit_key = u.key
          where u.key % $3 = any($2) and u.phase in ('registered', 'lost') and u.logged_in_at is not null
            and u.key <> all($5)
@@ -846,7 +882,22 @@ async def units_with_due_alarms(
         list(besides),
         limit,
     )
-    return [_unit(row) for row in rows]
+    return [UnitKey(row["key"]) for row in rows]
+
+
+async def units_with_more(conn: Conn, keys: Collection[UnitKey], now: datetime) -> list[UnitKey]:
+    """Return those of the units in whose queues something is due, be it behind what is not."""
+    rows = await conn.fetch(
+        """
+        select key from unnest($1::bigint[]) as wanted (key)
+         where exists (select from deliveries
+                        where unit_key = wanted.key and state in ('queued', 'retrying', 'refused')
+                          and (next_attempt_at is null or next_attempt_at <= $2))
+        """,
+        list(keys),
+        now,
+    )
+    return [UnitKey(row["key"]) for row in rows]
 
 
 async def due_heads(
@@ -890,25 +941,35 @@ async def due_heads(
     return found
 
 
-async def lock_open(conn: WriteConn, ids: Collection[str]) -> list[Delivery]:
-    """Return those of the deliveries that are still open, and hold their rows until the transaction ends."""
+async def save_attempts(conn: WriteConn, deliveries: Collection[Delivery]) -> set[str]:
+    """Write what became of deliveries that are still open; return the ids of these."""
     rows = await conn.fetch(
-        _DELIVERY + " where id = any($1) and state in ('queued', 'retrying', 'refused') order by seq for update",
-        list(ids),
-    )
-    return [_delivery(row) for row in rows]
-
-
-async def save_attempts(conn: WriteConn, deliveries: Iterable[Delivery]) -> None:
-    """Write what became of deliveries."""
-    await conn.executemany(
         """
-        update deliveries
-           set state = $2, attempts = $3, alone = $4, next_attempt_at = $5, finished_at = $6, error = $7
-         where id = $1
+        with still as (
+            select id as still_id from deliveries
+             where id = any($1) and state in ('queued', 'retrying', 'refused')
+             order by seq
+               for update
+        )
+        update deliveries d
+           set state = n.state, attempts = n.attempts, alone = n.alone, next_attempt_at = n.next_attempt_at,
+               finished_at = n.finished_at, error = n.error
+          from still
+          join unnest($1::text[], $2::text[], $3::integer[], $4::boolean[], $5::timestamptz[], $6::timestamptz[],
+                      $7::text[]) as n (id, state, attempts, alone, next_attempt_at, finished_at, error)
+            on n.id = still_id
+         where d.id = still_id
+        returning d.id
         """,
-        [(d.id, d.state, d.attempts, d.alone, d.next_attempt_at, d.finished_at, d.error) for d in deliveries],
+        [d.id for d in deliveries],
+        [d.state for d in deliveries],
+        [d.attempts for d in deliveries],
+        [d.alone for d in deliveries],
+        [d.next_attempt_at for d in deliveries],
+        [d.finished_at for d in deliveries],
+        [d.error for d in deliveries],
     )
+    return {row["id"] for row in rows}
 
 
 async def hurry(conn: WriteConn, key: UnitKey, now: datetime) -> None:

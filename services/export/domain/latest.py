@@ -136,6 +136,21 @@ class ActiveAlarm:
     level: int
 
 
+@dataclass(frozen=True, slots=True)
+class AlarmState:
+    """The last known step of an alarm."""
+
+    alarm_id: str
+    site_id: str
+    device_id: str | None
+    signal: str
+    level: int
+    sequence: int
+    began_at: datetime
+    ended_at: datetime | None
+    historical: bool
+
+
 def selected(
     mapping: UnitMapping, selection: Sequence[DeviceSelection]
 ) -> Iterable[tuple[DeviceRef, Sequence[tuple[str, MappedPoint | None]]]]:

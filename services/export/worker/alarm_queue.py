@@ -1,10 +1,10 @@
 """Alarm events into the queues of units: the handler of group ``export.alarms``.
 
 Everything happens in the consumer's transaction: state of the alarm, serial number, delivery, news of it.
-Nothing is kept in memory, so that nothing has to be dropped.
+What is kept in memory is only whom to wake after it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
@@ -19,7 +19,7 @@ from libs.common.db import WriteConn
 from libs.common.ids import new_id
 from services.export import bus, store
 from services.export.dialects import Dialect, Dialects
-from services.export.domain.connection import UnitKey
+from services.export.domain.connection import ConnectionId, UnitKey
 from services.export.domain.delivery import (
     Begun,
     Delivery,
@@ -31,8 +31,11 @@ from services.export.domain.delivery import (
     next_serials,
     step_for,
 )
+from services.export.domain.latest import AlarmState
 
 GROUP = "export.alarms"
+GATHER_S = 0.03
+"""While alarms keep coming, they are gathered for so long: ten in a transaction cost little more than one. [s]"""
 
 
 class Routing(Protocol):
@@ -58,22 +61,32 @@ class _Told:
 class AlarmQueue:
     """Queues what centres are to be told."""
 
-    def __init__(self, clock: Clock, dialects: Dialects, routing: Routing, *, wake: Callable[[], None]) -> None:
-        """Prepare the handler; ``wake`` is called after a commit that may have queued something."""
+    def __init__(
+        self,
+        clock: Clock,
+        dialects: Dialects,
+        routing: Routing,
+        *,
+        wake: Callable[[Mapping[ConnectionId, Iterable[UnitKey]]], None],
+    ) -> None:
+        """Prepare the handler; ``wake`` is told after a commit which units' queues may have become longer."""
         self._clock = clock
         self._dialects = dialects
         self._routing = routing
         self._wake = wake
+        self._queued: dict[ConnectionId, set[UnitKey]] = {}
+        """By the last batch."""
 
     async def load(self, conn: WriteConn, partitions: frozenset[int]) -> None:
-        """Nothing is kept in memory."""
+        """Nothing is kept in memory that a partition needs."""
 
     def drop(self, partitions: frozenset[int]) -> None:
-        """Nothing is kept in memory."""
+        """Nothing is kept in memory that a partition needs."""
 
     def committed(self) -> None:
         """Let the senders look at once."""
-        self._wake()
+        queued, self._queued = self._queued, {}
+        self._wake(queued)
 
     async def handle(self, conn: WriteConn, batch: Sequence[Received]) -> None:
         """Queue a batch of alarm events.
@@ -82,7 +95,7 @@ class AlarmQueue:
             PoisonMessage: One is no alarm event.
         """
         told = [_read(received) for received in batch]
-        await store.save_alarm_states(conn, [_state(each.event) for each in told])
+        await store.save_alarm_states(conn, last_states(each.event for each in told))
         devices = {each.event.device_id for each in told if each.event.device_id is not None}
         targets = await store.alarm_targets(conn, devices, {each.event.signal for each in told})
         begun = await store.fetch_begun(conn, {each.event.alarm_id for each in told})
@@ -92,6 +105,9 @@ class AlarmQueue:
         deliveries = await _with_serials(conn, planned)
         await store.insert_deliveries(conn, deliveries)
         await outbox.put(conn, [bus.delivery_event(each, at=self._clock.now()) for each in deliveries])
+        self._queued = {}
+        for each in deliveries:
+            self._queued.setdefault(each.connection_id, set()).add(each.unit_key)
 
     def _plan(
         self,
@@ -136,18 +152,32 @@ def _read(received: Received) -> _Told:
     return _Told(event, bus.event_identity(received, event), envelope.traceparent(received))
 
 
-def _state(event: AlarmEvent) -> Mapping[str, object]:
-    return {
-        "alarm_id": event.alarm_id,
-        "site_id": event.site_id,
-        "device_id": event.device_id,
-        "signal": event.signal,
-        "level": int(event.level),
-        "sequence": event.sequence,
-        "began_at": event.began_at,
-        "ended_at": event.ended_at,
-        "historical": bool(event.historical),
-    }
+def last_states(events: Iterable[AlarmEvent]) -> list[AlarmState]:
+    """Return the last step of each alarm among events, whatever order they have."""
+    found: dict[str, AlarmState] = {}
+    for event in events:
+        known = found.get(event.alarm_id)
+        if known is None:
+            found[event.alarm_id] = _state(event)
+        elif known.sequence < event.sequence:
+            found[event.alarm_id] = replace(
+                known, level=int(event.level), sequence=event.sequence, ended_at=event.ended_at
+            )
+    return list(found.values())
+
+
+def _state(event: AlarmEvent) -> AlarmState:
+    return AlarmState(
+        alarm_id=event.alarm_id,
+        site_id=event.site_id,
+        device_id=event.device_id,
+        signal=event.signal,
+        level=int(event.level),
+        sequence=event.sequence,
+        began_at=event.began_at,
+        ended_at=event.ended_at,
+        historical=bool(event.historical),
+    )
 
 
 def _delivery(

@@ -7,15 +7,20 @@ message with alarms is preceded by a claim on the unit's row: it keeps the next 
 meanwhile, or an END past a BEGIN that is still on its way. A call is made outside any transaction; its outcome is
 written only to rows that are still open, so that a delivery is told of once. Claims and outcomes of many units go
 into one transaction, since with one unit's at a time the statements cost more than the calls.
+
+Whose queue is worth a look is mostly known without looking: who puts something into a queue says whose it is, and after
+a call its unit's queue is looked at in the transaction of the outcome. All queues are looked through only now and then,
+for what became due by time or was put there by another process.
 """
 
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 from libs.common import metrics
@@ -72,6 +77,9 @@ CLAIM_SPARE_S = 5.0
 
 GATHER_S = 0.02
 """While there is work, what is due or has ended is gathered for so long, to be claimed or written at once. [s]"""
+
+LOOK = 500
+"""So many units with something due are remembered from one look at all queues."""
 
 MISSED_HEARTBEATS = 2.5
 """A centre that has said how often it asks is given up after as many intervals."""
@@ -159,10 +167,11 @@ class Centres:
         for runner in self._runners.values():
             runner.look_at_units()
 
-    def queued(self) -> None:
-        """Look at the queues now: something was put into one."""
-        for runner in self._runners.values():
-            runner.wake()
+    def queued(self, units: Mapping[ConnectionId, Iterable[UnitKey]]) -> None:
+        """Look at queues now: something was put into those of these units."""
+        for connection_id, keys in units.items():
+            if (runner := self._runners.get(connection_id)) is not None:
+                runner.look_at(keys)
 
     def slots(self) -> list[int]:
         """Return the slots that are ours at this moment."""
@@ -271,8 +280,16 @@ class CentreRunner:
         self._dialect = dialect
         self._wake = asyncio.Event()
         self._busy: set[UnitKey] = set()
+        self._ready: dict[UnitKey, None] = {}
+        """Units whose queues are worth a look, those that have waited longest first."""
+        self._look_s = float("-inf")
+        """When all queues are looked through next, by monotonic time. [s]"""
+        self._there_are_more = False
+        """Whether the last look through all queues had more units than it remembered."""
         self._units_at = float("-inf")
         """When LOGINs and LOGOUTs are looked for next, by monotonic time. [s]"""
+        self._pushes_s = float("-inf")
+        """When units that push values are looked for next, by monotonic time. [s]"""
         self._told: list[_Told] = []
         self._writing = asyncio.Lock()
         self._rhythm = Rhythm()
@@ -288,13 +305,14 @@ class CentreRunner:
             new.options.concurrency,
         )
 
-    def wake(self) -> None:
-        """Look at the queues now."""
+    def look_at(self, keys: Iterable[UnitKey]) -> None:
+        """Look at the queues of these units now."""
+        self._ready |= dict.fromkeys(keys)
         self._wake.set()
 
     def look_at_units(self) -> None:
-        """Look for LOGINs and LOGOUTs now, and at the queues."""
-        self._units_at = float("-inf")
+        """Look for LOGINs and LOGOUTs now, and through all queues."""
+        self._units_at = self._look_s = float("-inf")
         self._wake.set()
 
     async def run(self) -> None:
@@ -342,11 +360,18 @@ class CentreRunner:
         if len(due) < free:
             besides = {*self._busy, *(task.unit.key for task in due)}
             due += await self._claimed(slots, besides, free - len(due))
-        if self._dialect.spoken(Operation.SEND_POINTS):
-            async with self._db.read() as conn:
-                pushing = await store.units_in(conn, self.connection.id, slots=slots, slot_count=SLOTS)
-            now_s = self._clock.monotonic()
-            due += [_Task(unit, Operation.SEND_POINTS) for unit in pushing if self._rhythm.due(unit.key, now_s)]
+        return due + await self._pushes_due(slots)
+
+    async def _pushes_due(self, slots: Sequence[int]) -> list[_Task]:
+        """Return the units that are to push their values, however many."""
+        now_s = self._clock.monotonic()
+        if now_s < self._pushes_s or not self._dialect.spoken(Operation.SEND_POINTS):
+            return []
+        async with self._db.read() as conn:
+            units = await store.units_in(conn, self.connection.id, slots=slots, slot_count=SLOTS)
+        due = [_Task(unit, Operation.SEND_POINTS) for unit in units if self._rhythm.due(unit.key, now_s)]
+        if not due:
+            self._pushes_s = now_s + self._poll_s
         return due
 
     async def _units_due(self, slots: Sequence[int]) -> list[_Task]:
@@ -374,25 +399,60 @@ class CentreRunner:
 
         The queues are read after the claim: what those before us were told stands in them by then.
         """
-        connection, options, claimed_at = self.connection, self.connection.options, self._clock.monotonic()
-        async with self._db.read() as conn:
-            units = await store.units_with_due_alarms(
-                conn, connection.id, slots=slots, slot_count=SLOTS, now=self._clock.now(), besides=besides, limit=limit
-            )
-        if not units:
+        if self._look_s <= self._clock.monotonic():
+            await self._look(slots, besides)
+        chosen = self._next(slots, besides, limit)
+        if not chosen and self._there_are_more:
+            await self._look(slots, besides)
+            chosen = self._next(slots, besides, limit)
+        if not chosen:
             return []
-        async with self._db.write() as conn:
-            keys = [unit.key for unit in units]
-            ours = await store.claim_sending(conn, keys, self._owner, hold_s=options.timeout_s + CLAIM_SPARE_S)
-            heads = await store.due_heads(conn, ours, now=self._clock.now(), limit=options.batch_size)
-            await store.release_sending(conn, ours - heads.keys(), self._owner)
-        if len(ours) < len(units):
-            logger.debug("other processes tell the centre of units", extra={"units": len(units) - len(ours)})
+        options, claimed_at = self.connection.options, self._clock.monotonic()
+        try:
+            async with self._db.write() as conn:
+                ours = await store.claim_sending(conn, chosen, self._owner, hold_s=options.timeout_s + CLAIM_SPARE_S)
+                heads = await store.due_heads(conn, ours.keys(), now=self._clock.now(), limit=options.batch_size)
+                if len(heads) < len(ours):
+                    await store.release_sending(conn, ours.keys() - heads.keys(), self._owner)
+        except BaseException:
+            self._look_s = float("-inf")
+            raise
+        if len(ours) < len(chosen):
+            logger.debug("other processes tell the centre of units", extra={"units": len(chosen) - len(ours)})
         return [
-            _Task(unit, Operation.REPORT_ALARMS, tuple(batch_of(heads[unit.key], options.batch_size)), claimed_at)
-            for unit in units
-            if unit.key in heads
+            _Task(ours[key], Operation.REPORT_ALARMS, tuple(batch_of(heads[key], options.batch_size)), claimed_at)
+            for key in chosen
+            if key in heads
         ]
+
+    def _next(self, slots: Sequence[int], besides: Collection[UnitKey], limit: int) -> list[UnitKey]:
+        """Return the next units to be looked at, which are none of ``besides``; they are to be named again.
+
+        Whose slots are another process's are forgotten: it looks through all queues itself.
+        """
+        ours = frozenset(slots)
+        for key in [key for key in self._ready if key % SLOTS not in ours]:
+            del self._ready[key]
+        chosen = list(islice((key for key in self._ready if key not in besides), limit))
+        for key in chosen:
+            del self._ready[key]
+        return chosen
+
+    async def _look(self, slots: Sequence[int], besides: Collection[UnitKey]) -> None:
+        """Look through all queues."""
+        async with self._db.read() as conn:
+            found = await store.units_with_due_alarms(
+                conn,
+                self.connection.id,
+                slots=slots,
+                slot_count=SLOTS,
+                now=self._clock.now(),
+                besides={*besides, *self._ready},
+                limit=LOOK,
+            )
+        self._ready |= dict.fromkeys(found)
+        self._there_are_more = len(found) >= LOOK
+        self._look_s = self._clock.monotonic() + self._poll_s
 
     async def lose_silent_units(self) -> None:
         """Mark the units as lost whose centre has not been heard of for too long; a LOGIN follows."""
@@ -437,7 +497,7 @@ class CentreRunner:
             logger.warning("call put off", extra={"unit": task.unit.ref.unit_id, "reason": exc.message})
         finally:
             self._busy.discard(task.unit.key)
-            self.wake()  # there may be more of this unit, and of others that waited for a place
+            self._wake.set()  # there may be more of this unit, and of others that waited for a place
 
     # ---- LOGIN and LOGOUT ------------------------------------------------------------------------
 
@@ -515,6 +575,7 @@ class CentreRunner:
             await self._save(conn, after, before=current)
             if after.phase is Phase.REGISTERED:
                 await store.hurry(conn, unit.key, now)
+                self._ready[unit.key] = None
         self._committed()
         return after.phase is Phase.REGISTERED
 
@@ -546,8 +607,13 @@ class CentreRunner:
         """Write a session; see ``_save_all``."""
         await self._save_all(conn, [(unit, before)])
 
-    async def _save_all(self, conn: WriteConn, changes: Sequence[tuple[Unit, Unit]]) -> None:
-        """Write sessions, each with what it was before, and tell the platform which findings have changed."""
+    async def _save_all(
+        self, conn: WriteConn, changes: Sequence[tuple[Unit, Unit]], *, released_by: str | None = None
+    ) -> None:
+        """Write sessions, each with what it was before, and tell the platform which findings have changed.
+
+        With ``released_by`` the claim on their queues is given up, if it is still that owner's.
+        """
         saved, news = [], []
         for after, before in changes:
             found = session.finding_of(after, self.connection.options)
@@ -577,7 +643,7 @@ class CentreRunner:
                 )
                 for kind, phase in kinds
             ]
-        await store.save_sessions(conn, saved)
+        await store.save_sessions(conn, saved, released_by=released_by)
         if news:
             await outbox.put(conn, news)
 
@@ -615,23 +681,26 @@ class CentreRunner:
         """Write what became of messages with alarms, one of each unit."""
         now = self._clock.now()
         keys = [each.unit.key for each in told]
-        of_delivery = {delivery.id: each for each in told for delivery in each.batch}
+        before = {delivery.id: delivery for each in told for delivery in each.batch}
+        after = [self._after(delivery, each) for each in told for delivery in each.batch]
         async with self._db.write() as conn:
             units = await store.lock_units(conn, keys)
-            await store.release_sending(conn, keys, self._owner)
-            still_open = await store.lock_open(conn, list(of_delivery))
-            after = [self._after(each, of_delivery[each.id]) for each in still_open]
-            await store.save_attempts(conn, after)
-            changed = [new for old, new in zip(still_open, after, strict=True) if new.state is not old.state]
+            still_open = await store.save_attempts(conn, after)
+            written = [each for each in after if each.id in still_open]
+            changed = [each for each in written if each.state is not before[each.id].state]
             await outbox.put(conn, [bus.delivery_event(each, at=now) for each in changed])
             sessions = [
                 (self._session_after(unit, each, now), unit)
                 for each in told
                 if (unit := units.get(each.unit.key)) is not None and unit.phase in (Phase.REGISTERED, Phase.LOST)
             ]
-            await self._save_all(conn, sessions)
+            await self._save_all(conn, sessions, released_by=self._owner)
+            if len(sessions) < len(told):  # the others were taken leave of meanwhile
+                await store.release_sending(conn, set(keys) - {unit.key for unit, _ in sessions}, self._owner)
+            more = await store.units_with_more(conn, keys, now)
+        self._ready |= dict.fromkeys(more)
         self._committed()
-        for each in after:
+        for each in written:
             if each.state is DeliveryState.DELIVERED:
                 _seconds.labels(self.connection.id).observe(max((now - each.queued_at).total_seconds(), 0.0))
 

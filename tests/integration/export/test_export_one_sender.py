@@ -145,7 +145,7 @@ async def test_a_unit_is_its_senders_until_the_call_has_ended_one_way_or_the_oth
 
         async def claim(owner: str) -> bool:
             async with db.write() as conn:
-                return await store.claim_sending(conn, [key], owner, hold_s=3600) == {key}
+                return set(await store.claim_sending(conn, [key], owner, hold_s=3600)) == {key}
 
         first = await asyncio.gather(*(claim(owner) for owner in ("a", "b", "c")))
         assert sorted(first) == [False, False, True]
