@@ -88,6 +88,9 @@ from services.export.worker.records import RecordWorker
 from services.export.worker.sessions import Centres
 from services.export.worker.unit_files import UnitFiles
 
+NEWS_GATHER_S = 0.05
+"""What export tells others is news of alarms by the hundred a second, and nobody waits for it. [s]"""
+
 
 def build(platform: Platform) -> Service:
     """Return the service, not yet started."""
@@ -101,7 +104,7 @@ def build(platform: Platform) -> Service:
     dialects = Dialects.load(settings.dialects_dir)
     view = RegistryView(bus=bus, db=db, clock=clock)
     master = RegistryMaster(view, ProfileCatalogue.load(platform.settings.profile_dirs), clock)
-    relay = OutboxRelay(bus=bus, db=db, clock=clock, owner=owner)
+    relay = OutboxRelay(bus=bus, db=db, clock=clock, owner=owner, gather_s=NEWS_GATHER_S)
     readings = ReadingsCache(
         bus=bus,
         db=db,

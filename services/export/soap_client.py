@@ -6,6 +6,7 @@ the interval), so the outcomes are values and no exceptions.
 
 import asyncio
 from dataclasses import dataclass
+from functools import lru_cache
 
 import h11
 
@@ -13,12 +14,16 @@ from libs.common.errors import InvalidInput, PlatformError
 from libs.common.outgoing import EVERYWHERE, AddressGuard, public_authorities
 from libs.common.wire import NotConnected, Wire
 from services.export.dialects import Dialect, soap
-from services.export.dialects.messages import CentreReply, Operation, UnitRequest
+from services.export.dialects.messages import CentreReply, Operation, PointType, UnitRequest
 
 MAX_REPLY_BYTES = 1 << 20
 """A centre's replies are a few hundred bytes; more than this is none. [B]"""
 PLACES_KNOWN = 64
 """Of a centre, to which connections are kept: where units register and where they were sent from there."""
+REPLIES_KNOWN = 64
+"""Of a centre, each with what it means."""
+SHORT_BYTES = 2048
+"""A reply that is longer is not remembered. [B]"""
 HEADERS = {"content-type": soap.CONTENT_TYPE, "soapaction": '""', "accept": "*/*", "user-agent": "Wattring"}
 
 
@@ -63,6 +68,8 @@ class CentreClient:
         self._dialect = dialect
         self._timeout_s = timeout_s
         self._guard = AddressGuard(EVERYWHERE)
+        # A centre says yes to thousands of alarms in the same bytes.
+        self._read = lru_cache(REPLIES_KNOWN)(self._read_anew)
         self._wires: dict[str, Wire] = {}
 
     async def close(self) -> None:
@@ -88,10 +95,13 @@ class CentreClient:
                 return NoAnswer("the connection was lost within the answer")
             return BadAnswer(f"answer larger than {MAX_REPLY_BYTES} bytes")
         try:
-            text = soap.read_response(answer.body, limit=MAX_REPLY_BYTES)
-            return Answered(self._dialect.read_reply(text, operation, getattr(request, "types", None)))
+            read = self._read if len(answer.body) <= SHORT_BYTES else self._read_anew
+            return Answered(read(answer.body, operation, getattr(request, "types", None)))
         except InvalidInput as exc:
             return BadAnswer((exc.message if answer.status == 200 else f"HTTP {answer.status}: {exc.message}")[:300])
+
+    def _read_anew(self, body: bytes, operation: Operation, types: frozenset[PointType] | None) -> CentreReply:
+        return self._dialect.read_reply(soap.read_response(body, limit=MAX_REPLY_BYTES), operation, types)
 
     def _wire(self, url: str) -> Wire:
         """Return the connections to a place."""

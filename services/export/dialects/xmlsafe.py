@@ -75,19 +75,23 @@ def _without_dtd(root: Element) -> Element:
     info = root.getroottree().docinfo
     if info.internalDTD is not None or info.doctype:
         raise MalformedXml("a DTD is not allowed")
-    if any(not isinstance(node.tag, str) for node in root.iter()):
+    if next(root.iter(etree.Entity, etree.Comment, etree.ProcessingInstruction), None) is not None:
         raise MalformedXml("entities are not allowed")
     return root
 
 
 def local(element: Element) -> str:
     """Return the element's name without namespace, as written."""
-    return etree.QName(element).localname
+    return _without_namespace(element.tag)
+
+
+def _without_namespace(name: object) -> str:
+    return str(name).rpartition("}")[2]
 
 
 def same(name: str, wanted: str) -> bool:
     """Return whether two names differ in case at most."""
-    return name.casefold() == wanted.casefold()
+    return name == wanted or name.casefold() == wanted.casefold()
 
 
 def children(parent: Element, name: str) -> Iterator[Element]:
@@ -99,12 +103,20 @@ def child(parent: Element | None, *names: str) -> Element | None:
     """Return the first child that has one of the names; names are tried in order."""
     if parent is None:
         return None
-    return next((found for name in names for found in children(parent, name)), None)
+    for name in names:
+        for each in parent:
+            if same(local(each), name):
+                return each
+    return None
 
 
 def text_of(element: Element | None) -> str | None:
     """Return the text of an element without surrounding blanks; None when there is no element."""
-    return None if element is None else "".join(str(part) for part in element.itertext()).strip()
+    if element is None:
+        return None
+    if not len(element):
+        return (element.text or "").strip()
+    return "".join(str(part) for part in element.itertext()).strip()
 
 
 def field(element: Element | None, *names: str) -> str | None:
@@ -112,8 +124,8 @@ def field(element: Element | None, *names: str) -> str | None:
     if element is None:
         return None
     for name in names:
-        for key, value in element.attrib.items():
-            if same(etree.QName(str(key)).localname, name):
+        for key, value in element.items():
+            if same(_without_namespace(key), name):
                 return str(value).strip()
         found = child(element, name)
         if found is not None:
