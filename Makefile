@@ -22,7 +22,7 @@ SPREAD := -n $(JOBS) --maxschedchunk=1
 RERUNS ?= 1
 T ?= tests
 # Tests that have a long form.
-LONG := tests/integration/control/test_control_chaos.py tests/integration/export/test_export_away.py tests/e2e/test_api_as_described.py
+LONG := tests/integration/control/test_control_chaos.py tests/e2e/test_api_as_described.py
 MINUTES ?= 5
 RUNS ?= 20
 UNITS ?= 1000

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from services.export.domain.delivery import Delivery, Step
 from services.export.domain.latest import LatestReadings
 from services.export.domain.mapping import MappedDevice, Mapping
 from services.export.secrets import Secrets
+from services.export.worker import sessions
 from services.export.worker.sessions import SLOTS, CentreRunner
 from tests.integration.export.conftest import FSU, METER, Answer, Heard, Kit, ScriptedCentre, ack, until
 
@@ -73,11 +74,11 @@ def queued(key: UnitKey, step: Step) -> Delivery:
 class Replica:
     """The runner of one process, which believes that every slot is its own, as after a lapse that it has not seen."""
 
-    def __init__(self, name: str, connection: Connection, db: Database, folder: Path) -> None:
+    def __init__(self, name: str, connection: Connection, db: Database, folder: Path, *, poll_s: float = 0.02) -> None:
         self.looks = 0
-        self._runner = CentreRunner(
+        self.runner = CentreRunner(
             connection, db=db, clock=SystemClock(), secrets=Secrets.open(Fernet.generate_key().decode(), folder),
-            latest=LatestReadings(), dialect=Dialects.shipped().named("T"), owner=name, slots=self._slots, poll_s=0.02,
+            latest=LatestReadings(), dialect=Dialects.shipped().named("T"), owner=name, slots=self._slots, poll_s=poll_s,
             committed=lambda: None,
         )  # fmt: skip
         self._task: asyncio.Task[None] | None = None
@@ -87,7 +88,7 @@ class Replica:
         return range(SLOTS)
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._runner.run(), name="replica")
+        self._task = asyncio.create_task(self.runner.run(), name="replica")
 
     async def stop(self) -> None:
         if self._task is not None:
@@ -203,3 +204,80 @@ async def test_many_units_are_told_of_at_once_each_in_its_own_order(
     assert len(flags) == len(keys)
     assert set(map(tuple, flags.values())) == {("BEGIN", "END")}
     assert len(refused) == 10
+
+
+async def told_of_each(centre: ScriptedCentre, count: int) -> None:
+    """Wait until the centre has said yes to so many alarms."""
+
+    async def all_told() -> bool:
+        return len(centre.acknowledged) >= count
+
+    await until(all_told)
+
+
+@pytest.mark.sql
+async def test_a_queue_that_is_named_is_emptied_without_a_look_through_all(
+    postgres_url: str, centre: ScriptedCentre, kit: Kit, tmp_path: Path
+) -> None:
+    async with database(postgres_url) as db:
+        connection, keys = await registered_units(db, centre.url, 3)
+        sender = Replica("export-a", connection, db, tmp_path, poll_s=3600)
+
+        async def queue(key: UnitKey) -> None:
+            async with db.write() as conn:
+                await store.insert_deliveries(conn, [queued(key, Step.BEGIN), queued(key, Step.END)])
+
+        await queue(keys[0])
+        try:
+            sender.start()
+            await told_of_each(centre, 2)  # found by the one look through all queues, which is over now
+            await queue(keys[1])
+            await queue(keys[2])
+            sender.runner.look_at([keys[1]])
+            await told_of_each(centre, 4)
+            assert {alarm["FsuId"] for alarm in centre.acknowledged} == {FSU, str(int(FSU) + 1)}
+            sender.runner.look_at([keys[2]])
+            await told_of_each(centre, 6)
+        finally:
+            await sender.stop()
+    assert centre.too_early == []
+
+
+@pytest.mark.sql
+async def test_one_look_through_all_queues_leads_to_every_unit_however_many_it_remembers(
+    postgres_url: str, centre: ScriptedCentre, kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "LOOK", 2)
+    async with database(postgres_url) as db:
+        connection, keys = await registered_units(db, centre.url, 7)
+        async with db.write() as conn:
+            for key in keys:
+                await store.insert_deliveries(conn, [queued(key, Step.BEGIN), queued(key, Step.END)])
+        sender = Replica("export-a", connection, db, tmp_path, poll_s=3600)
+        try:
+            sender.start()
+            await told_of_each(centre, 2 * len(keys))
+        finally:
+            await sender.stop()
+    assert centre.too_early == []
+
+
+@pytest.mark.sql
+async def test_an_outcome_is_written_only_to_what_is_still_open(postgres_url: str) -> None:
+    async with database(postgres_url) as db:
+        _, [key, idle] = await registered_units(db, "http://127.0.0.1/", 2)
+        begin, end = queued(key, Step.BEGIN), queued(key, Step.END)
+        async with db.write() as conn:
+            await store.insert_deliveries(conn, [begin, end, begin])
+            assert await store.units_with_more(conn, [key, idle], NOW) == [key]
+            given_up = replace(begin, state=DeliveryState.GIVEN_UP, finished_at=NOW, error="by a person")
+            assert await store.save_attempts(conn, [given_up]) == {begin.id}
+            late = [
+                replace(begin, state=DeliveryState.DELIVERED, attempts=1, finished_at=NOW),
+                replace(end, state=DeliveryState.RETRYING, attempts=1, next_attempt_at=NOW + timedelta(seconds=9)),
+            ]
+            assert await store.save_attempts(conn, late) == {end.id}
+            assert await store.units_with_more(conn, [key, idle], NOW) == []
+            assert await store.units_with_more(conn, [key, idle], NOW + timedelta(seconds=9)) == [key]
+            states = await conn.fetch("select step, state, attempts, error from deliveries order by seq")
+    assert [tuple(row) for row in states] == [("begin", "given_up", 0, "by a person"), ("end", "retrying", 1, None)]

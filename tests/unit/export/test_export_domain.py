@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -49,6 +50,7 @@ from services.export.domain.mapping import (
     propose,
 )
 from services.export.domain.pace import Pace
+from services.export.worker.alarm_queue import last_states
 
 TOWER = Dialects.shipped().named("T")
 
@@ -161,13 +163,24 @@ def event(**changes: Any) -> AlarmEvent:
 
 def ended(**changes: Any) -> AlarmEvent:
     later = NOW + timedelta(minutes=5)
-    return event(phase=AlarmPhase.END, sequence=2, ended_at=later, end_reason=EndReason.RECOVERED, **changes)
+    fields = {"phase": AlarmPhase.END, "sequence": 2, "ended_at": later, "end_reason": EndReason.RECOVERED}
+    return event(**{**fields, **changes})
 
 
 TARGET = Target(
     unit_key=UnitKey(1), connection_id=ConnectionId("gd"), dialect="T", sc_device=DeviceRef("1", "1"),
     point_id="0416001001", name=None, level=None,
 )  # fmt: skip
+
+
+class TestStates:
+    def test_of_many_steps_of_an_alarm_the_last_is_its_state_in_whatever_order_they_come(self) -> None:
+        other = event(alarm_id=AlarmId("a-2"), device_id=None)
+        for steps in permutations([event(), event(phase=AlarmPhase.UPDATE, sequence=2, level=1), ended(sequence=3)]):
+            one, two = last_states([*steps, other, other])
+            assert (one.alarm_id, one.sequence, one.ended_at) == ("a-1", 3, NOW + timedelta(minutes=5))
+            assert (one.level, one.site_id, one.began_at, one.historical) == (AlarmLevel.MINOR, "s-1", NOW, False)
+            assert (two.alarm_id, two.sequence, two.device_id, two.ended_at) == ("a-2", 1, None, None)
 
 
 class TestSteps:
