@@ -78,8 +78,8 @@ class Replica:
         self.looks = 0
         self.runner = CentreRunner(
             connection, db=db, clock=SystemClock(), secrets=Secrets.open(Fernet.generate_key().decode(), folder),
-            latest=LatestReadings(), dialect=Dialects.shipped().named("T"), owner=name, slots=self._slots, poll_s=poll_s,
-            committed=lambda: None,
+            latest=LatestReadings(), dialect=Dialects.shipped().named("T"), owner=name, slots=self._slots,
+            poll_s=poll_s, committed=lambda: None,
         )  # fmt: skip
         self._task: asyncio.Task[None] | None = None
 
