@@ -417,6 +417,8 @@ class CentreRunner:
         except BaseException:
             self._look_s = float("-inf")
             raise
+        if self._ready:
+            self._wake.set()  # should these have nothing, the next ones are not to wait for it
         if len(ours) < len(chosen):
             logger.debug("other processes tell the centre of units", extra={"units": len(chosen) - len(ours)})
         return [
