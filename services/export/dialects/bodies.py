@@ -52,6 +52,7 @@ _ALARM = _says(
     *_UNIT, *_DEVICE, *_POINT, "alarm.serial", "alarm.at", "alarm.began_at", "alarm.ended_at", "alarm.level",
     "alarm.flag", "alarm.text", "alarm.detail", "alarm.value", "alarm.network_id",
 )  # fmt: skip
+_DELAY = _says(*_POINT, "point.type", "delay.begin", "delay.end")
 _RULE = _says(*_POINT, "point.type", "absolute", "relative", "interval", "reference")
 _DESCRIBED = _says(
     *_DEVICE, "device.name", "device.signals", *(f"device.{detail}" for detail in m.DeviceDetail),
@@ -101,6 +102,8 @@ KINDS: Mapping[Operation, tuple[Vocabulary, Vocabulary]] = {
         _says(*_UNIT, devices=_says(*_DEVICE, orders=_says(*_POINT, "point.type", "option"))),
         _WRITTEN,
     ),
+    Operation.READ_DELAYS: (_ASKED, _says(*_OUTCOME, devices=_says(*_DEVICE, delays=_DELAY))),
+    Operation.WRITE_DELAYS: (_says(*_UNIT, devices=_says(*_DEVICE, orders=_DELAY)), _WRITTEN),
     Operation.READ_STORAGE: (_ASKED, _says(*_OUTCOME, devices=_says(*_DEVICE, rules=_RULE))),
     Operation.WRITE_STORAGE: (_says(*_UNIT, devices=_says(*_DEVICE, orders=_RULE)), _WRITTEN),
     Operation.READ_DEVICES: (_says(*_UNIT, *_DEVICE), _says(*_OUTCOME, devices=_DESCRIBED)),
@@ -297,6 +300,26 @@ def _options(dialect: "Dialect", message: m.PointOptions) -> Facts:
     }
 
 
+def _delays(dialect: "Dialect", message: m.Delays) -> Facts:
+    return {
+        "devices": [
+            {
+                **_device(each.device),
+                "delays": [
+                    {
+                        **_point(dialect, one.point_id),
+                        "point.type": dialect.point_types[one.type],
+                        "delay.begin": number(one.begin_s, ""),
+                        "delay.end": number(one.end_s, ""),
+                    }
+                    for one in each.delays
+                ],
+            }
+            for each in message.devices
+        ]
+    }
+
+
 def _rules(dialect: "Dialect", message: m.StorageRules) -> Facts:
     return {
         "devices": [
@@ -372,6 +395,7 @@ _SAYS: Mapping[type, Callable[["Dialect", Any], Facts]] = {
     m.Registration: _registration,
     m.PointOptions: _options,
     m.StorageRules: _rules,
+    m.Delays: _delays,
     m.DeviceDescriptions: _described,
     m.ReportDevices: _described,
     m.DevicesWritten: _devices_written,
@@ -457,6 +481,8 @@ _ASKS: Mapping[Operation, Callable[["Dialect", m.UnitRef, Facts], m.CentreReques
     Operation.READ_OPTIONS: lambda dialect, unit, facts: m.ReadOptions(
         unit, _selection(dialect, {"devices": [{**facts, "points": [facts]}]})
     ),
+    Operation.READ_DELAYS: lambda dialect, unit, facts: m.ReadDelays(unit, _selection(dialect, facts)),
+    Operation.WRITE_DELAYS: lambda dialect, unit, facts: m.WriteDelays(unit, _delay_orders(dialect, facts)),
     Operation.READ_STORAGE: lambda dialect, unit, facts: m.ReadStorage(unit, _selection(dialect, facts)),
     Operation.WRITE_STORAGE: lambda dialect, unit, facts: m.WriteStorage(unit, _rule_orders(dialect, facts)),
     Operation.WRITE_OPTIONS: lambda dialect, unit, facts: m.WriteOptions(unit, _option_orders(dialect, facts)),
@@ -535,6 +561,20 @@ def _rule_orders(dialect: "Dialect", facts: Facts) -> tuple[m.RuleOrder, ...]:
                 raise MalformedMessage("the id of a point whose storage is ordered: missing")
             numbers = (_float(order.get(name)) for name in ("interval", "absolute", "relative"))
             orders.append(m.RuleOrder(_device_ref(each), point_id, *numbers))
+    return tuple(orders)
+
+
+def _delay_orders(dialect: "Dialect", facts: Facts) -> tuple[m.DelayOrder, ...]:
+    orders = []
+    for each in facts["devices"]:
+        for order in each["orders"]:
+            point_id = _point_id(dialect, order)
+            if not point_id:
+                raise MalformedMessage("the id of a signal whose delays are ordered: missing")
+            texts = [order.get(name) for name in ("delay.begin", "delay.end")]
+            begin_s, end_s = (_float(text) for text in texts)
+            unreadable = any(text and _float(text) is None for text in texts)
+            orders.append(m.DelayOrder(_device_ref(each), point_id, begin_s, end_s, unreadable))
     return tuple(orders)
 
 

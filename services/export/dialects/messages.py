@@ -49,6 +49,9 @@ class Operation(StrEnum):
     READ_OPTIONS = "read_options"
     """Which of several sets of thresholds a point uses."""
     WRITE_OPTIONS = "write_options"
+    READ_DELAYS = "read_delays"
+    """How long a value is waited for before its alarm begins, and ends."""
+    WRITE_DELAYS = "write_delays"
     READ_DEVICES = "read_devices"
     """Description of the unit's devices."""
     SEND_DEVICES = "send_devices"
@@ -74,6 +77,7 @@ PRIVILEGED = frozenset(
         Operation.WRITE_SCHEME,
         Operation.WRITE_FACTORY,
         Operation.WRITE_OPTIONS,
+        Operation.WRITE_DELAYS,
         Operation.WRITE_DEVICES,
         Operation.WRITE_STORAGE,
     }
@@ -245,6 +249,38 @@ class OptionOrder:
     device: DeviceRef
     point_id: str
     option_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SignalDelays:
+    """Delays in force of one signal's alarm."""
+
+    point_id: str
+    type: PointType
+    begin_s: float
+    """Before it begins. [s]"""
+    end_s: float
+    """Before it ends. [s]"""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceDelays:
+    """Delays of one device's signals."""
+
+    device: DeviceRef
+    delays: tuple[SignalDelays, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DelayOrder:
+    """Delays that the centre wants a signal's alarm to have; None is what it does not say."""
+
+    device: DeviceRef
+    point_id: str
+    begin_s: float | None
+    end_s: float | None
+    unreadable: bool = False
+    """Something stood there that is no number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -572,6 +608,22 @@ class WriteOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadDelays:
+    """Delays of these signals, please."""
+
+    unit: UnitRef
+    selection: tuple[DeviceSelection, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteDelays:
+    """Wait so long."""
+
+    unit: UnitRef
+    orders: tuple[DelayOrder, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ReadStorage:
     """How are values of these points stored?"""
 
@@ -632,6 +684,8 @@ CentreRequest = (
     | WriteDevices
     | ReadOptions
     | WriteOptions
+    | ReadDelays
+    | WriteDelays
     | ReadStorage
     | WriteStorage
 )
@@ -690,6 +744,15 @@ class PointOptions:
     unit: UnitRef
     ok: bool
     devices: tuple[DeviceOptions, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Delays:
+    """Delays in force."""
+
+    unit: UnitRef
+    ok: bool
+    devices: tuple[DeviceDelays, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -807,5 +870,6 @@ UnitReply = (
     | DeviceDescriptions
     | DevicesWritten
     | PointOptions
+    | Delays
     | StorageRules
 )

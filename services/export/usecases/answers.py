@@ -266,6 +266,10 @@ class Answers:
                 return await self._options.read(unit, selection)
             case m.WriteOptions(orders=options):
                 return await self._options.write(unit, options, peer)
+            case m.ReadDelays(selection=selection):
+                return await self._orders.read_delays(unit, selection)
+            case m.WriteDelays(orders=delays):
+                return await self._orders.write_delays(unit, delays, peer)
             case m.ReadStorage(selection=selection):
                 async with self._db.read() as conn:
                     mapping = await store.fetch_mapping(conn, unit.key)

@@ -299,6 +299,71 @@ class Orders:
             for wish in judged
             if isinstance(wish, Wish)
         }
+        answers = await self._set(unit, judged, wishes, permits)
+        await self._audit(unit, "threshold.write", orders, answers, peer)
+        return _outcome(unit, orders, answers)
+
+    # ---- delays ----------------------------------------------------------------------------------
+
+    async def read_delays(self, unit: Unit, selection: Sequence[m.DeviceSelection]) -> m.Delays:
+        """Return the delays that hold, from alarm; Result 0 when alarm cannot be asked, or too much is asked for."""
+        async with self._db.read() as conn:
+            mapping = await store.fetch_mapping(conn, unit.key)
+        chosen = [
+            (device, [point for _, point in points if point is not None and point.kind is SourceKind.SIGNAL])
+            for device, points in selected(mapping, selection)
+        ]
+        held = await self.held({point.device_id for _, points in chosen for point in points})
+        if held is None:
+            return m.Delays(unit.ref, False)
+        return m.Delays(
+            unit.ref,
+            True,
+            tuple(
+                m.DeviceDelays(
+                    device,
+                    tuple(
+                        m.SignalDelays(point.point_id, point.type, one.start_delay_s, one.end_delay_s)
+                        for point in points
+                        if (one := held.get((point.device_id, point.source))) is not None
+                    ),
+                )
+                for device, points in chosen
+            ),
+        )
+
+    async def write_delays(self, unit: Unit, orders: Sequence[m.DelayOrder], peer: str) -> m.WriteOutcome:
+        """Set the delays that the centre orders and may order, by the permits of thresholds."""
+        permits, mapping = await self._facts(unit)
+        # For the permits a delay is the number that is said of the point.
+        as_points = [
+            m.PointOrder(one.device, one.point_id, one.end_s if one.begin_s is None else one.begin_s) for one in orders
+        ]
+        judged = self._within_bounds(as_points) or [
+            Refused.NO_NUMBER if one.unreadable and isinstance(found, Wish) else found
+            for one, found in zip(orders, judge_thresholds(as_points, mapping, permits), strict=True)
+        ]
+        wishes: dict[tuple[str, str], ThresholdWish] = {}
+        for place, (one, found) in enumerate(zip(orders, judged, strict=True)):
+            if not isinstance(found, Wish):
+                continue
+            wish = ThresholdWish(
+                found.point.device_id, found.point.source, None, None, start_delay_s=one.begin_s, end_delay_s=one.end_s
+            )
+            if wishes.setdefault((wish.device_id, wish.signal), wish) != wish:
+                judged[place] = Refused.CONTRADICTORY
+        answers = await self._set(unit, judged, wishes, permits)
+        await self._audit(unit, "delay.write", as_points, answers, peer)
+        return _outcome(unit, as_points, answers)
+
+    async def _set(
+        self,
+        unit: Unit,
+        judged: Sequence[Judged],
+        wishes: Mapping[tuple[str, str], ThresholdWish],
+        permits: Permits,
+    ) -> list[Answer]:
+        """Let alarm set what is wished, by device and signal; return of each order what became of it."""
         refusals: Sequence[str | None] = ()
         if wishes:
             try:
@@ -309,14 +374,12 @@ class Orders:
                 logger.warning("thresholds cannot be set", extra={"unit": unit.ref.unit_id, "reason": exc.message})
                 refusals = ["not_known"] * len(wishes)
         said = dict(zip(wishes, refusals, strict=True))
-        answers = [
+        return [
             _threshold_answer(one, said[one.point.device_id, one.point.source])
             if isinstance(one, Wish)
             else Answer(False, one.value)
             for one in judged
         ]
-        await self._audit(unit, "threshold.write", orders, answers, peer)
-        return _outcome(unit, orders, answers)
 
     # ---- what both need --------------------------------------------------------------------------
 

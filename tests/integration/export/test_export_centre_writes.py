@@ -13,7 +13,7 @@ from libs.fieldsim.sc import draft
 from libs.fieldsim.sc.server import Policy, SupervisionCentre
 from libs.fieldsim.sc.spec import DRAFT
 from tests.integration.export.alarm_process import export_with_alarm
-from tests.integration.export.conftest import Answer, Export, Heard, Kit, ScriptedCentre
+from tests.integration.export.conftest import Answer, Export, Heard, Kit, ScriptedCentre, ack
 from tests.integration.export.test_export_dialects import ask, connect, mapping
 from tests.integration.export.test_export_polls import _audit
 
@@ -257,3 +257,58 @@ async def _put(export: Export, path: str, text: str, **params: str) -> Any:
             headers={"authorization": f"Bearer {token}", "content-type": "application/xml"}, timeout=10,
         )  # fmt: skip
     return answer.json()
+
+
+async def test_a_centre_of_u_reads_and_sets_delays(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    centre = ScriptedCentre(script=says_yes, namespace="http://SUService.chinaunicom.com")
+    await centre.start()
+    try:
+        async with export_with_alarm(postgres_url, tmp_path, monkeypatch) as export:
+            await connect(export, centre, "U", "4401", mapping("41901", "10A", "101"))
+            await _delays(export)
+    finally:
+        await centre.stop()
+
+
+async def says_yes(heard: Heard) -> Answer:
+    return ack(heard.name, int(heard.code), "<Result>1</Result>")
+
+
+async def _delays(export: Export) -> None:
+    ids = "<SUId>4401</SUId><SURId>4401</SURId>"
+
+    async def held() -> dict[str | None, tuple[str | None, str | None]]:
+        _, answer = await ask(export, "SUService", "GET_AlarmProperty", 1101, ids)
+        return {one.get("Id"): (one.findtext("BDelay"), one.findtext("EDelay")) for one in answer.iter("Signal")}
+
+    async def order(*signals: str) -> tuple[str | None, list[str | None]]:
+        listed = f'<DeviceList><Device Id="41901" Rid="41901">{"".join(signals)}</Device></DeviceList>'
+        _, answer = await ask(export, "SUService", "SET_AlarmProperty", 1103, ids + listed)
+        done = [each.get("Id") for each in answer.findall("Info/DeviceList/Device/SuccessList/Signal")]
+        return answer.findtext("Info/Result"), done
+
+    async def known() -> bool:
+        return set(await held()) == {"10A"}
+
+    await Kit.until(known)
+    before = (await held())["10A"]
+    wanted = '<Signal Id="10A"><BDelay>45</BDelay></Signal>'
+    assert await order(wanted) == ("0", []), "nobody has permitted it"
+    await permit(export, "u", "threshold")
+
+    async def taken() -> bool:
+        return await order(wanted) == ("1", ["10A"])
+
+    await Kit.until(taken)
+    assert await held() == {"10A": ("45", before[1])}
+    assert await order('<Signal Id="10A"><EDelay>15</EDelay></Signal>') == ("1", ["10A"])
+    assert await held() == {"10A": ("45", "15")}
+    for wrong in ('BDelay="soon"', 'BDelay="-1"', 'BDelay="1e9"', ""):
+        assert await order(f'<Signal Id="10A" {wrong}/>') == ("0", [])
+    assert await order(wanted, '<Signal Id="10A"><BDelay>46</BDelay></Signal>') == ("0", [])
+    assert await order('<Signal Id="101"><BDelay>1</BDelay></Signal>') == ("0", [])
+    assert await held() == {"10A": ("45", "15")}
+    records = await audited(export, "delay.write")
+    assert {one["succeeded"] for one in records} == {True, False}

@@ -496,6 +496,26 @@ def test_u_pushes_values_by_kind_and_those_of_before_with_their_times() -> None:
     assert U.command(m.Operation.SEND_PAST_ALARMS).request is None
 
 
+def test_u_s_alarm_properties_are_delays() -> None:
+    unit, device = m.UnitRef("1", "2"), m.DeviceRef("41901", "r")
+    listed = '<SUId>1</SUId><SURId>2</SURId><DeviceList><Device Id="41901" Rid="r">{}</Device></DeviceList>'
+    asked = listed.format('<Signal Id="10A"/>')
+    assert read(U, "GET_AlarmProperty", 1101, asked) == m.ReadDelays(unit, (m.DeviceSelection(device, ("10A",)),))
+    held = m.Delays(unit, True, (m.DeviceDelays(device, (m.SignalDelays("10A", m.PointType.DI, 60.0, 20.0),)),))
+    told = """<SUId>1</SUId><SURId>2</SURId><Result>1</Result><DeviceList><Device Id="41901" Rid="r">
+        <Signal Id="10A"><BDelay>60</BDelay><EDelay>20</EDelay></Signal></Device></DeviceList>"""
+    expected_reply = shape(message("Response", "GET_AlarmProperty_ACK", 1102, told))
+    assert replied(U, "GET_AlarmProperty", 1101, asked, held) == expected_reply
+    for signal, expected in (
+        ('<Signal Id="10A"><BDelay>45</BDelay><EDelay/></Signal>', m.DelayOrder(device, "10A", 45.0, None)),
+        ('<Signal Id="10A" EDelay="15"/>', m.DelayOrder(device, "10A", None, 15.0)),
+        ('<Signal Id="10A" BDelay="soon" EDelay="1"/>', m.DelayOrder(device, "10A", None, 1.0, unreadable=True)),
+    ):
+        assert read(U, "SET_AlarmProperty", 1103, listed.format(signal)) == m.WriteDelays(unit, (expected,))
+    with pytest.raises(MalformedMessage):
+        read(U, "SET_AlarmProperty", 1103, listed.format("<Signal/>"))
+
+
 def test_u_s_alarms_are_read_and_its_centre_s_address_is_set() -> None:
     one = alarm(m.AlarmFlag.BEGIN, m.DeviceRef("41901", "r"), "101", level=3, text="过压")
     reply = m.ActiveAlarms(m.UnitRef("1", "2"), True, (one,))
@@ -535,7 +555,7 @@ def test_what_was_made_up_says_so_and_why() -> None:
 REFUSED = {
     "Y": {"GET_SCHEMECONFIG", "SET_SCHEMECONFIG", "ASK_FACTORYCONFIG", "SEND_FACTORYCONFIG", "GET_FACTORYCONFIG",
           "SET_FACTORYCONFIG"},
-    "U": {"SEND_HISALARM", "GET_SUPORT", "GET_AlarmProperty", "SET_AlarmProperty"},
+    "U": {"SEND_HISALARM", "GET_SUPORT"},
 }  # fmt: skip
 
 
