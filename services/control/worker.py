@@ -52,7 +52,7 @@ SECOND_PATH_EVERY_S = 1.0
 SECOND_PATH_BATCH = 100
 UNANSWERED = timedelta(seconds=2)
 """An emergency that is not answered within this goes by the second path as well."""
-UNANSWERED_IN_A_FLOOD = timedelta(seconds=10)
+UNANSWERED_IN_A_FLOOD = timedelta(seconds=15)
 """The same while answers to others come in: ten thousand of them take their time, and asking twice makes it longer."""
 LAST_RESORT_S = 600.0
 """How long a wake-up that nothing but memory knows of is tried. [s]"""

@@ -64,8 +64,10 @@ IN_FLIGHT = frozenset({S.DISPATCHED, S.ACCEPTED, S.VERIFYING})
 ENDS = frozenset({Stage.VERIFIED, Stage.REFUSED, Stage.FAILED, Stage.UNKNOWN})
 """Stages with which the line's holder is done; only these are worth recording when they come late."""
 
-IN_LINE = timedelta(seconds=20)
+IN_LINE = timedelta(seconds=30)
 """So long an ON that nobody has taken is waited for while the lines answer others."""
+IN_TURN = timedelta(seconds=90)
+"""The same of an ON that was taken up: its holder has it in line, and does the others before it."""
 
 OPEN, CLOSED = 0, 1
 """Values of the point ``breaker_state``."""
@@ -450,9 +452,10 @@ def _is_in_line(command: Command, facts: Facts, now: datetime) -> bool:
 
     Sending ten thousand again because the answers to them take longer than ten seconds would make it twenty thousand.
     """
-    if command.is_off or command.state is not S.DISPATCHED or command.sent_at is None:
+    at_most = {S.DISPATCHED: IN_LINE, S.ACCEPTED: IN_TURN}.get(command.state)
+    if command.is_off or at_most is None or command.sent_at is None:
         return False
-    return facts.answers_come and timedelta() <= now - command.sent_at < IN_LINE
+    return facts.answers_come and timedelta() <= now - command.sent_at < at_most
 
 
 def _overrun(command: Command, now: datetime, policy: Policy) -> Change:

@@ -33,6 +33,8 @@ MAX_SAMPLES = 5000
 """Reports of one device in one answer: more than four hours of one every 5 s."""
 CALLERS = frozenset({"watchdog", "control", "cli"})
 """``cli`` is the command line of this machine, whose key only the account that runs the suite can read."""
+IN_LINE_S = 30.0
+"""So long an ON that was taken up is waited for before the door does the same beside it. [s]"""
 LOADS_AT_A_TIME = 500
 """Written before the event loop gets its turn: some milliseconds."""
 
@@ -78,6 +80,9 @@ class OnAnswer(BaseModel):
     reason: str | None
     detail: str | None
     evidence: Evidence
+    in_line_s: float | None = None
+    """An ON for this switch was taken up so long ago and is waiting for its turn, or at work: nothing was added to it.
+    None otherwise. [s]"""
 
 
 class OffLeaseOut(BaseModel):
@@ -176,11 +181,21 @@ def build_router(
 
     @router.post("/on")
     async def on(body: OnRequest, principal: Waker) -> OnAnswer:
-        """Close, whatever else is the matter, and answer what the switch reads then."""
+        """Close, whatever else is the matter, and answer what the switch reads then.
+
+        An ON that was taken up a moment ago and is still in line is not joined by a second one; how long it has been
+        there is the answer.
+        """
         _check(principal)
         device_id, channel = _switch(body)
         await _leave_to_holder(device_id)
         request_id = body.request_id or new_id()
+        waits_s = orders.waits_s(device_id, channel)
+        if waits_s is not None and waits_s < IN_LINE_S:
+            return OnAnswer(
+                request_id=request_id, device_id=device_id, channel=channel, stage=Stage.ACCEPTED, verified=False,
+                reason="in_line", detail=f"taken up {waits_s:.1f} s ago", evidence=Evidence(), in_line_s=waits_s,
+            )  # fmt: skip
         closed = await orders.close_now(
             device_id=device_id,
             channel=channel,

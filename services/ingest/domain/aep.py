@@ -79,16 +79,21 @@ class Push:
     result: str | None = None
     """Code of a command's result."""
     detail: str | None = None
+    key: str = field(init=False)
+    """What repetitions of one message have in common; the platform's own sequence numbers are not reliable."""
 
-    @property
-    def key(self) -> str:
-        """What repetitions of one message have in common; the platform's own sequence numbers are not reliable."""
+    def __post_init__(self) -> None:
+        """Make the key.
+
+        Raises:
+            orjson.JSONEncodeError: It is nested too deeply.
+        """
         what = orjson.dumps(
             [self.kind, self.device, self.at, self.service, self.payload, self.event_type, self.online, self.task,
              self.result, None if self.app_data is None else self.app_data.hex()],
             option=orjson.OPT_SORT_KEYS,
         )  # fmt: skip
-        return hashlib.sha256(what).hexdigest()[:32]
+        object.__setattr__(self, "key", hashlib.sha256(what).hexdigest()[:32])
 
 
 def parse_push(raw: bytes) -> Push | Refused:
@@ -131,13 +136,10 @@ def parse_push(raw: bytes) -> Push | Refused:
         "ids": _sim_ids(message),
         "service": text_of(message.get("serviceId")),
     }
-    push = _READERS[kind](common, message)
     try:
-        if isinstance(push, Push):
-            _ = push.key  # what has no key cannot be told from its repetitions
-    except orjson.JSONEncodeError:
+        return _READERS[kind](common, message)
+    except orjson.JSONEncodeError:  # what has no key cannot be told from its repetitions
         return _refused(RejectReason.UNDECODABLE, "payload: nested too deeply", "payload 嵌套过深")
-    return push
 
 
 def _data(common: Mapping[str, Any], message: Mapping[str, Any]) -> Push | Refused:

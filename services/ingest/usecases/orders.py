@@ -134,6 +134,8 @@ class Orders:
         self._clock_synchronised = clock_synchronised
         self._elsewhere: deque[tuple[float, _Parsed]] = deque(maxlen=MAX_REMEMBERED)
         self._taken_up: dict[str, None] = {}
+        self._on_waits: dict[str, dict[str, float]] = {}
+        """By switch: the ONs that were taken up and have not ended, with when they were, by the monotonic clock. [s]"""
 
     def moment(self) -> Moment:
         """Return now, by every clock there is."""
@@ -158,6 +160,25 @@ class Orders:
             # One order's unforeseen trouble must neither vanish nor stop the others.
             logger.exception("command failed unexpectedly", extra={"command_id": order.command.command_id})
             self._tell(order, Stage.UNKNOWN, reason="internal")
+        finally:
+            self._no_longer_waits(order)
+
+    def give_back(self, order: Order) -> None:
+        """Tell of an order that will not be begun here, because this process stops: nothing was done for it.
+
+        An ON is sent again by control at once, to whoever holds the line then; an OFF has ended.
+        """
+        self._no_longer_waits(order)
+        is_on = order.command.action is CommandAction.CLOSE
+        self._tell(
+            order, Stage.FAILED if is_on else Stage.REFUSED, reason="line_down" if is_on else "lease_lost",
+            detail="the process stopped before its turn",
+        )  # fmt: skip
+
+    def waits_s(self, device_id: str, channel: int | None) -> float | None:
+        """Return for how long an ON that was taken up has been in line or at work for a switch; None for none. [s]"""
+        since = self._on_waits.get(switch_key(device_id, channel), {}).values()
+        return max((self._clock.monotonic() - at for at in since), default=None)
 
     async def close_now(
         self, *, device_id: str, channel: int | None, command_id: str, reason: str, released_trip: int | None = None
@@ -241,7 +262,17 @@ class Orders:
             if order.command.action is CommandAction.CLOSE and order.switch is not None:
                 # Nothing refuses it any more; with ten thousand its turn at the line may be seconds away.
                 self._tell(order, Stage.ACCEPTED)
+                waiting = self._on_waits.setdefault(switch_key(order.target.device_id, order.channel), {})
+                waiting[order.command.command_id] = self._clock.monotonic()
         return orders
+
+    def _no_longer_waits(self, order: Order) -> None:
+        key = switch_key(order.target.device_id, order.channel)
+        waiting = self._on_waits.get(key)
+        if waiting is not None:
+            waiting.pop(order.command.command_id, None)
+            if not waiting:
+                del self._on_waits[key]
 
     def _note_taken_up(self, command_id: str) -> None:
         self._taken_up[command_id] = None

@@ -28,6 +28,10 @@ BATCH = 2_000
 ON_THE_WAY = frozenset({Stage.ACCEPTED, Stage.EXECUTED})
 QUIETLY = ON_THE_WAY | {Stage.VERIFIED}
 """They are in the command's history, and control logs how a command ended; this log needs what did not work."""
+FLOOD = 300
+"""So many closings are on their way untold: it is a flood."""
+HELD_IN_A_FLOOD_S = 12.0
+"""What is told instead of ``HELD_S`` as long as closings of the flood are proven. [s]"""
 HELD_S = 2.0
 """What a closing is at on its way is told after this, unless it is proven by then: of ten thousand at once that leaves
 one message of three, and each costs both sides. Of an opening everything is told at once. [s]"""
@@ -54,7 +58,9 @@ class Results:
         self._published = published
         self._waiting: list[Message] = []
         self._held: dict[str, tuple[float, Result]] = {}
-        """By command, the oldest first: until when it is held, and the latest of what it is at."""
+        """By command, the oldest first: since when it is held, and the latest of what it is at."""
+        self._proven_at = float("-inf")
+        """When a closing was last proven, by the monotonic clock. [s]"""
         self._wake = asyncio.Event()
 
     def emit(
@@ -95,8 +101,10 @@ class Results:
         )
         _, before = self._held.pop(command_id, (0.0, None))
         if action is CommandAction.CLOSE and stage in ON_THE_WAY:
-            self._held[command_id] = (self._clock.monotonic() + HELD_S, result)
+            self._held[command_id] = (self._clock.monotonic(), result)
             return
+        if action is CommandAction.CLOSE and stage is Stage.VERIFIED:
+            self._proven_at = self._clock.monotonic()
         if before is not None and stage is not Stage.VERIFIED:
             self._waiting.append(_message(before))
         self._waiting.append(_message(result))
@@ -108,7 +116,8 @@ class Results:
             try:
                 await self._run(beat)
             finally:
-                # Whoever starts next tells what we could not.
+                # Whoever starts next tells what we could not, also what others have to tell as they stop.
+                await asyncio.sleep(0)
                 self._let_go(float("inf"))
                 await self._keep(self._waiting)
 
@@ -132,8 +141,11 @@ class Results:
 
     def _let_go(self, now: float) -> None:
         """Tell what has been held for long enough."""
-        for command_id, (until, result) in list(self._held.items()):
-            if until > now:
+        is_flood = len(self._held) >= FLOOD and now - self._proven_at < HELD_S
+        held_s = HELD_IN_A_FLOOD_S if is_flood else HELD_S
+        while self._held:
+            command_id, (since, result) = next(iter(self._held.items()))
+            if since + held_s > now:
                 return
             del self._held[command_id]
             self._waiting.append(_message(result))
@@ -146,6 +158,9 @@ class Results:
         if not self._kept.records:
             try:
                 await self._outbox.publish(batch)
+            except asyncio.CancelledError:
+                self._waiting = [*batch, *self._waiting]  # twice is harmless, never is not
+                raise
             except (Unavailable, TimeoutError):
                 logger.warning("the database is away, results are kept on disk", extra={"results": len(batch)})
             else:

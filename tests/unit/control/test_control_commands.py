@@ -276,9 +276,22 @@ class TestOn:
         assert (waiting.after.state, waiting.effects) == (S.DISPATCHED, frozenset())
         assert waiting.after.next_at is not None
         assert waiting.after.next_at > later(12)
-        assert on_due(sent_on(), facts(answers_come=True), later(21), POLICY).after.state is S.SCHEDULED
+        assert on_due(sent_on(), facts(answers_come=True), later(31), POLICY).after.state is S.SCHEDULED
         # A clock that was put back since proves nothing about how long it has waited.
         assert on_due(sent_on(), facts(answers_come=True), later(-1), POLICY).after.state is S.SCHEDULED
+
+    def test_one_that_was_taken_up_waits_for_its_turn_while_others_are_answered_and_not_for_ever(self) -> None:
+        accepted = sent_on(state=S.ACCEPTED)
+        for at_s in (46, 89):
+            waiting = on_due(accepted, facts(answers_come=True), later(at_s), POLICY).after
+            assert waiting.state is S.ACCEPTED
+            assert waiting.next_at is not None
+            assert waiting.next_at > later(at_s)
+        assert on_due(accepted, facts(answers_come=True), later(91), POLICY).after.state is S.UNKNOWN
+        assert on_due(accepted, facts(answers_come=False), later(46), POLICY).after.state is S.UNKNOWN
+        # What its breaker was switched by already is not in line any more.
+        verifying = sent_on(state=S.VERIFYING)
+        assert on_due(verifying, facts(answers_come=True), later(46), POLICY).after.state is S.UNKNOWN
 
     def test_what_others_are_answered_says_nothing_of_an_off(self) -> None:
         assert on_due(sent_off(), facts(answers_come=True), later(12), POLICY).after.state is S.UNKNOWN

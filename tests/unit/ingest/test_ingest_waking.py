@@ -22,6 +22,7 @@ from libs.common.ids import new_id
 from libs.common.profiles import ProfileCatalogue
 from libs.common.testing.clock import FakeClock, settle
 from libs.common.tokens import KeyRing, canonical
+from services.ingest.bus import unpack
 from services.ingest.domain.normalise import Normaliser
 from services.ingest.domain.switching import Moment, OffLease, switch_of
 from services.ingest.settings import SwitchingSettings
@@ -32,7 +33,7 @@ from services.ingest.usecases.caring import Caretaker
 from services.ingest.usecases.findings import Findings
 from services.ingest.usecases.orders import Order, Orders
 from services.ingest.usecases.reach import Handle, Target
-from services.ingest.usecases.results import HELD_S, Results
+from services.ingest.usecases.results import HELD_IN_A_FLOOD_S, HELD_S, Results
 from services.ingest.usecases.switching import Switcher
 from services.ingest.worker.waking import WakeKeeper
 from tests.unit.ingest.ingest_fakes import (
@@ -553,6 +554,110 @@ async def test_what_a_closing_is_at_is_told_after_a_moment_and_all_of_an_opening
                 found.results.emit("c-1", Stage(stage), site_id="s", device_id="d", line_id="l", epoch=1, action=action)
         found.results._let_go(found.clock.monotonic())
         assert [one.stage for one in found.told("c-1")] == [Stage(stage) for stage in told.split()]
+
+
+async def test_in_a_flood_what_closings_are_at_is_told_later_while_closings_are_proven(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.ingest.usecases.results.FLOOD", 3)
+    async with scene(tmp_path) as found:
+
+        def say(number: int, stage: Stage) -> None:
+            found.results.emit(
+                f"c-{number}", stage, site_id="s", device_id="d", line_id="l", epoch=1, action=CommandAction.CLOSE
+            )
+
+        for number in range(5):
+            say(number, Stage.ACCEPTED)
+        for number in (0, 1):
+            await found.clock.advance(HELD_S - 0.1)
+            say(number, Stage.VERIFIED)
+            found.results._let_go(found.clock.monotonic())
+            assert [one.stage for one in found.told("c-4")] == []
+        assert [one.stage for one in found.told("c-0")] == [Stage.VERIFIED]
+        await found.clock.advance(HELD_S)  # nothing is proven any more
+        found.results._let_go(found.clock.monotonic())
+        assert [one.stage for one in found.told("c-4")] == [Stage.ACCEPTED]
+
+
+async def test_in_a_flood_too_it_is_told_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.ingest.usecases.results.FLOOD", 1)
+    async with scene(tmp_path) as found:
+        for stage, number in ((Stage.ACCEPTED, 1), (Stage.VERIFIED, 2)):
+            found.results.emit(
+                f"c-{number}", stage, site_id="s", device_id="d", line_id="l", epoch=1, action=CommandAction.CLOSE
+            )
+        for second in range(int(HELD_IN_A_FLOOD_S)):
+            found.results.emit(
+                f"v-{second}", Stage.VERIFIED, site_id="s", device_id="d", line_id="l", epoch=1,
+                action=CommandAction.CLOSE,
+            )  # fmt: skip
+            found.results._let_go(found.clock.monotonic())
+            assert found.told("c-1") == []
+            await found.clock.advance(1.0)
+        found.results._let_go(found.clock.monotonic())
+        assert [one.stage for one in found.told("c-1")] == [Stage.ACCEPTED]
+
+
+async def test_an_on_in_line_is_known_until_it_has_ended(tmp_path: Path) -> None:
+    async with scene(tmp_path, closed=False) as found:
+        assert found.orders.waits_s("breaker-1", None) is None
+        orders = await found.orders.take(found.on_the_topic(found.order(CommandAction.CLOSE)))
+        await found.clock.advance(3.0)
+        assert found.orders.waits_s("breaker-1", None) == pytest.approx(3.0)
+        assert found.orders.waits_s("breaker-1", 2) is None
+        await found.through(orders)
+        assert found.orders.waits_s("breaker-1", None) is None
+        assert is_closed(found)
+        off = await found.orders.take(found.on_the_topic(found.order(CommandAction.OPEN)))
+        assert found.orders.waits_s("breaker-1", None) is None
+        await found.through(off)
+
+
+async def test_what_is_given_back_has_ended_and_nothing_was_done(tmp_path: Path) -> None:
+    async with scene(tmp_path) as found:
+        on, off = found.order(CommandAction.CLOSE), found.order(CommandAction.OPEN)
+        for order in await found.orders.take(found.on_the_topic(on, off)):
+            found.orders.give_back(order)
+        assert [(one.stage, one.reason) for one in found.told(on.command_id)] == [
+            (Stage.ACCEPTED, None), (Stage.FAILED, "line_down"),
+        ]  # fmt: skip
+        assert [(one.stage, one.reason) for one in found.told(off.command_id)] == [(Stage.REFUSED, "lease_lost")]
+        assert (found.breaker.writes, len(found.book)) == ([], 0)
+        assert found.orders.waits_s("breaker-1", None) is None
+
+
+async def test_what_a_stop_cuts_short_is_on_disk_and_so_is_what_others_tell_as_they_stop(tmp_path: Path) -> None:
+    async with scene(tmp_path) as found:
+        publishing = asyncio.Event()
+
+        async def publish(messages: Sequence[Any]) -> None:
+            publishing.set()
+            await asyncio.Event().wait()
+
+        found.store.publish = publish  # type: ignore[method-assign]
+
+        def say(command_id: str) -> None:
+            found.results.emit(
+                command_id, Stage.FAILED, site_id="s", device_id="d", line_id="l", epoch=1, action=CommandAction.CLOSE
+            )
+
+        async def other() -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                say("c-2")
+
+        tasks = [asyncio.create_task(found.results.run(lambda: None)), asyncio.create_task(other())]
+        say("c-1")
+        await publishing.wait()
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        kept = Spool(tmp_path / "results", max_bytes=1 << 20, wall=lambda: found.clock.now().timestamp())
+        async with kept:
+            records = [unpack(record.payload).value or b"" for record in await kept.read(10)]
+        assert [Result.from_json(one).command_id for one in records] == ["c-1", "c-2"]
 
 
 async def until_idle(found: Scene) -> None:
