@@ -678,6 +678,18 @@ async def alarms_within(conn: Conn, devices: Collection[str], start: datetime, e
 
 # ---- deliveries -------------------------------------------------------------------------------------
 
+
+async def plan_by_index(conn: WriteConn) -> None:
+    """Have the statements of this transaction planned for few rows of large tables.
+
+    A plan is kept with its connection. One that was made while there were hardly any deliveries reads all of them for
+    each unit, and goes on to do so when there are thousands.
+    """
+    await conn.execute(
+        "set local enable_seqscan = off; set local enable_hashjoin = off; set local enable_mergejoin = off"
+    )
+
+
 _DELIVERY = """
     select id, connection_id, unit_key, alarm_id, event_id, site_id, device_id, step, serial, sc_device_id,
            sc_device_code, point_id, level, at, began_at, text, detail, value, traceparent, state, attempts, alone,

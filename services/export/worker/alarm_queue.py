@@ -95,6 +95,7 @@ class AlarmQueue:
             PoisonMessage: One is no alarm event.
         """
         told = [_read(received) for received in batch]
+        await store.plan_by_index(conn)
         await store.save_alarm_states(conn, last_states(each.event for each in told))
         devices = {each.event.device_id for each in told if each.event.device_id is not None}
         targets = await store.alarm_targets(conn, devices, {each.event.signal for each in told})

@@ -410,6 +410,7 @@ class CentreRunner:
         options, claimed_at = self.connection.options, self._clock.monotonic()
         try:
             async with self._db.write() as conn:
+                await store.plan_by_index(conn)
                 ours = await store.claim_sending(conn, chosen, self._owner, hold_s=options.timeout_s + CLAIM_SPARE_S)
                 heads = await store.due_heads(conn, ours.keys(), now=self._clock.now(), limit=options.batch_size)
                 if len(heads) < len(ours):
@@ -686,6 +687,7 @@ class CentreRunner:
         before = {delivery.id: delivery for each in told for delivery in each.batch}
         after = [self._after(delivery, each) for each in told for delivery in each.batch]
         async with self._db.write() as conn:
+            await store.plan_by_index(conn)
             units = await store.lock_units(conn, keys)
             still_open = await store.save_attempts(conn, after)
             written = [each for each in after if each.id in still_open]
