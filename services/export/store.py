@@ -685,9 +685,7 @@ async def plan_by_index(conn: WriteConn) -> None:
     A plan is kept with its connection. One that was made while there were hardly any deliveries reads all of them for
     each unit, and goes on to do so when there are thousands.
     """
-    await conn.execute(
-        "set local enable_seqscan = off; set local enable_hashjoin = off; set local enable_mergejoin = off"
-    )
+    await conn.execute("set local enable_seqscan = off")
 
 
 _DELIVERY = """
@@ -711,13 +709,14 @@ async def fetch_begun(conn: Conn, alarms: Collection[str]) -> dict[PointKey, tup
                exists (select from deliveries e
                         where e.unit_key = b.unit_key and e.alarm_id = b.alarm_id and e.sc_device_id = b.sc_device_id
                           and e.point_id = b.point_id and e.step = 'end') as ended
-          from deliveries b
+          from unnest($1::text[]) as wanted (alarm)
+         cross join lateral (select * from deliveries where alarm_id = wanted.alarm and step = 'begin' offset 0) as b
           join units u on u.key = b.unit_key
           join sc_connections c on c.id = b.connection_id
           left join mapping_points p
             on p.unit_key = b.unit_key and p.sc_device_id = b.sc_device_id and p.point_id = b.point_id
           left join mapping_devices d on d.unit_key = b.unit_key and d.sc_device_id = b.sc_device_id
-         where b.alarm_id = any($1) and b.step = 'begin' and u.phase not in ('leaving', 'left')
+         where u.phase not in ('leaving', 'left')
         """,
         list(alarms),
     )
@@ -760,18 +759,22 @@ async def open_serials(
         wanted: How many numbers each unit wants.
         first: The next number of each.
     """
-    # Two ranges, so that an index finds them: those before a wrap and those after it.
+    # Two ranges, so that an index finds them: those before a wrap and those after it; each unit's by itself, so that
+    # a plan of the time when there were no deliveries does not read all of them.
     rows = await conn.fetch(
         """
         select distinct u.key, b.serial
           from unnest($1::bigint[], $2::bigint[], $3::bigint[]) as u (key, first, near)
          cross join lateral (values (u.first, u.first + u.near), (0, u.first + u.near - 4294967296)) as r (low, past)
-          join deliveries b on b.unit_key = u.key and b.serial >= r.low and b.serial < r.past
-         where b.step = 'begin' and b.state <> 'given_up'
-           and not exists (select from deliveries e
-                            where e.unit_key = b.unit_key and e.alarm_id = b.alarm_id
-                              and e.sc_device_id = b.sc_device_id and e.point_id = b.point_id
-                              and e.step = 'end' and e.state in ('delivered', 'given_up'))
+         cross join lateral (
+            select serial from deliveries b
+             where unit_key = u.key and serial >= r.low and serial < r.past and step = 'begin' and state <> 'given_up'
+               and not exists (select from deliveries e
+                                where e.unit_key = b.unit_key and e.alarm_id = b.alarm_id
+                                  and e.sc_device_id = b.sc_device_id and e.point_id = b.point_id
+                                  and e.step = 'end' and e.state in ('delivered', 'given_up'))
+            offset 0
+         ) as b
         """,
         list(first),
         list(first.values()),
@@ -925,23 +928,23 @@ async def due_heads(
     """
     rows = await conn.fetch(
         """
-        select d.id, d.connection_id, d.unit_key, d.alarm_id, d.event_id, d.site_id, d.device_id, d.step, d.serial,
-               d.sc_device_id, d.sc_device_code, d.point_id, d.level, d.at, d.began_at, d.text, d.detail, d.value,
-               d.traceparent, d.state, d.attempts, d.alone, d.queued_at, d.next_attempt_at, d.finished_at, d.error,
-               d.network_alarm
+        select heads.*
           from unnest($1::bigint[]) as wanted (key)
          cross join lateral (
-            select h.id, h.seq
-              from (select distinct on (o.sc_device_id, o.point_id) o.seq, o.id, o.next_attempt_at
-                      from deliveries o
-                     where o.unit_key = wanted.key and o.state in ('queued', 'retrying', 'refused')
-                     order by o.sc_device_id, o.point_id, o.seq) as h
-             where h.next_attempt_at is null or h.next_attempt_at <= $2
-             order by h.seq
+            select first.*
+              from (select distinct on (sc_device_id, point_id)
+                           id, connection_id, unit_key, alarm_id, event_id, site_id, device_id, step, serial,
+                           sc_device_id, sc_device_code, point_id, level, at, began_at, text, detail, value,
+                           traceparent, state, attempts, alone, queued_at, next_attempt_at, finished_at, error,
+                           network_alarm, seq
+                      from deliveries
+                     where unit_key = wanted.key and state in ('queued', 'retrying', 'refused')
+                     order by sc_device_id, point_id, seq) as first
+             where next_attempt_at is null or next_attempt_at <= $2
+             order by seq
              limit $3
          ) as heads
-          join deliveries d on d.id = heads.id
-         order by heads.seq
+         order by seq
         """,
         list(keys),
         now,
