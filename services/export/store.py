@@ -710,13 +710,13 @@ async def fetch_begun(conn: Conn, alarms: Collection[str]) -> dict[PointKey, tup
                         where e.unit_key = b.unit_key and e.alarm_id = b.alarm_id and e.sc_device_id = b.sc_device_id
                           and e.point_id = b.point_id and e.step = 'end') as ended
           from unnest($1::text[]) as wanted (alarm)
-         cross join lateral (select * from deliveries where alarm_id = wanted.alarm and step = 'begin' offset 0) as b
+         cross join lateral (select * from deliveries where alarm_id = wanted.alarm offset 0) as b
           join units u on u.key = b.unit_key
           join sc_connections c on c.id = b.connection_id
           left join mapping_points p
             on p.unit_key = b.unit_key and p.sc_device_id = b.sc_device_id and p.point_id = b.point_id
           left join mapping_devices d on d.unit_key = b.unit_key and d.sc_device_id = b.sc_device_id
-         where u.phase not in ('leaving', 'left')
+         where b.step = 'begin' and u.phase not in ('leaving', 'left')
         """,
         list(alarms),
     )
