@@ -44,7 +44,6 @@ function receive(address: string): { ready: Promise<void>; call: Promise<{ heade
       resolve({ headers: request.headers as Record<string, string>, body });
     });
     server.listen(Number(new URL(address).port), new URL(address).hostname, () => listening());
-    server.unref();
   });
   return { ready, call };
 }
