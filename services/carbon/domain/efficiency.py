@@ -22,13 +22,12 @@ from itertools import pairwise
 
 from libs.common.errors import Bilingual, Conflict, InvalidInput
 from services.carbon.domain.factors.model import DOUBTED, TRUSTED
+from services.carbon.domain.inventory.metered import LEAST_USABLE
 from services.carbon.domain.levels.facts import Denominator, Fact, FactKind, NoDenominator
 from services.carbon.domain.why import Number, Rule, recomputed
 
 ON_THE_LIMIT = 1e-9
 """A ratio that is above a limit by less, in proportion to it, is on it: 0.06 / 0.1 is no more than 0.6. [1]"""
-USABLE_LEAST = 0.5
-"""Below this share of known intervals there is no figure (methods, section 2). [1]"""
 USABLE_WHOLE = 0.9
 """Below this share a figure is marked (methods, section 2). [1]"""
 BENCHMARK_MIN, BENCHMARK_MAX = 1e-4, 1e6
@@ -391,7 +390,7 @@ def _no_intensity(kind: Kind, balance: Balance, denominator: Denominator, found:
         return NoCode.MEDIUM_UNSAID
     if balance.net is None:
         return NoCode.EMISSION_UNKNOWN
-    if found.usable_share is None or found.usable_share < USABLE_LEAST:
+    if found.usable_share is None or found.usable_share < LEAST_USABLE:
         return NoCode.TOO_LITTLE_KNOWN
     if denominator.reason is not None:
         return _OF_DENOMINATORS[denominator.reason]
