@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources.abc import Traversable
+from threading import Lock
 from typing import Annotated, Any, Generic, TypeVar
 
 import orjson
@@ -111,7 +112,16 @@ class _Described(FastAPI):
         if entrance is None or scope["type"] != "http" or not await entrance.answer(scope, receive, send):
             await super().__call__(scope, receive, send)
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._describing = Lock()
+
     def openapi(self) -> dict[str, Any]:
+        """Return the description, made when it is first asked for; from any thread."""
+        with self._describing:
+            return self._openapi()
+
+    def _openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             page = super().openapi()
             schemas = page.setdefault("components", {}).setdefault("schemas", {})
@@ -164,7 +174,7 @@ def create_app(
         version=build_version(service),
         docs_url=None,
         redoc_url=None,
-        openapi_url="/openapi.json",
+        openapi_url=None,  # FastAPI's own is made on the event loop, which stands still for seconds
         generate_unique_id_function=operation_id,
         redirect_slashes=False,  # behind the gateway the way back would name an address inside
         dependencies=[Depends(_as_described)],
@@ -212,6 +222,10 @@ def create_app(
         if not came_inside(request):
             await look(request)
         return Response(metrics.render(), media_type=metrics.CONTENT_TYPE)
+
+    @app.get("/openapi.json", include_in_schema=False)
+    def description() -> Response:
+        return JSONResponse(app.openapi())
 
     @app.get("/version", include_in_schema=False)
     async def version_page() -> Mapping[str, str]:

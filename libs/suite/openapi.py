@@ -49,8 +49,8 @@ async def _description() -> dict[str, Any]:
         pages = {
             name: importlib.import_module(f"services.{name}.main").build(platform).app.openapi() for name in SERVICES
         }
-    own = pages.pop("gateway")
-    return merge(own, pages, version=own["info"]["version"])
+    first = {"gateway": pages["gateway"]}
+    return merge(first | pages, version=pages["gateway"]["info"]["version"])
 
 
 def text(document: Mapping[str, Any]) -> str:

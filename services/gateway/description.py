@@ -24,18 +24,17 @@ message in English (`detail`) and Chinese (`detail_zh`).
 """
 
 
-def merge(own: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]], *, version: str) -> dict[str, Any]:
+def merge(descriptions: Mapping[str, Mapping[str, Any]], *, version: str) -> dict[str, Any]:
     """Return one description.
 
     Args:
-        own: The gateway's description.
-        others: Service to its description.
+        descriptions: Service to its description; of two schemas of one name the earlier keeps it.
         version: Of the whole.
     """
     paths: dict[str, Any] = {}
     webhooks: dict[str, Any] = {}
     schemas: dict[str, Any] = {}
-    for service, description in {"gateway": own, **others}.items():
+    for service, description in descriptions.items():
         document = copy.deepcopy(dict(description))
         _name(document, _readable_names(document))
         local = _schemas(document)

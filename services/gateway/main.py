@@ -1,7 +1,8 @@
 """The gateway, wired."""
 
+import asyncio
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection
 from importlib.resources import files
 from typing import Annotated, Any
 
@@ -71,10 +72,13 @@ def build(platform: Platform) -> Service:
     app = create_app("gateway", platform, health, title="Wattring gateway", examples=examples)
     identify = identify_by(accounts)
 
-    async def describe() -> Mapping[str, Any]:
-        found = {name: await proxy.openapi(name) for name in SERVICES}
-        known = {name: description for name, description in found.items() if description is not None}
-        return merge(app.openapi(), known, version=build_version("gateway"))
+    async def describe(services: Collection[str]) -> dict[str, Any]:
+        asked = [name for name in SERVICES if name in services]
+        answers = dict(zip(asked, await asyncio.gather(*(proxy.openapi(name) for name in asked)), strict=True))
+        found = {name: description for name, description in answers.items() if description is not None}
+        if "gateway" in services:
+            found = {"gateway": app.openapi()} | found
+        return await asyncio.to_thread(merge, found, version=build_version("gateway"))
 
     app.include_router(
         build_router(accounts, db, hub, identify, SiteScope(view).allowed, secure_cookie=settings.secure_cookie)

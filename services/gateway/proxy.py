@@ -29,6 +29,9 @@ DROPPED = frozenset(
 """Request headers that end here: credentials, and what belongs to one connection (RFC 9110, 7.6.1)."""
 DROPPED_BACK = frozenset({"connection", "keep-alive", "transfer-encoding", "upgrade", "set-cookie", "server", "date"})
 
+DESCRIPTION_TIMEOUT_S = 30.0
+"""A service makes its description when it is first asked for it: seconds of a processor."""
+
 
 class Proxy:
     """Passes requests on; one connection pool per service."""
@@ -109,7 +112,7 @@ class Proxy:
     async def openapi(self, service: str) -> Mapping[str, object] | None:
         """Return a service's description, None when it does not answer."""
         try:
-            answer = await self._client(service).get("/openapi.json", timeout=5.0)
+            answer = await self._client(service).get("/openapi.json", timeout=DESCRIPTION_TIMEOUT_S)
             answer.raise_for_status()
         except (httpx.HTTPError, Unavailable) as exc:
             logger.info("no API description", extra={"service": service, "reason": str(exc)})

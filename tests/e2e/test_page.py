@@ -99,7 +99,8 @@ def test_a_newcomer_sees_the_story_and_finds_it_again_after_a_restart(tmp_path: 
             expect(page.locator("#alarms")).to_contain_text("交流电压过低告警")
             assert problems == []
             page.goto(address(said) + "/docs")
-            expect(page.locator("#operations-alarms-get_alarms")).to_be_visible(timeout=30_000)
+            page.click("a[href='/docs/alarm']")
+            expect(page.locator("#operations-alarms-get_alarms")).to_be_visible(timeout=90_000)
             report = subprocess.run(
                 [sys.executable, "-m", "libs.suite", "demo-report", "--wait", "60"],
                 env=environment(folder),

@@ -273,10 +273,24 @@ async def test_one_description_of_all_services(door: tuple[httpx.AsyncClient, Pl
     client, _ = door
     description = (await client.get("/api/openapi.json")).json()
     assert {"/api/v1/alarms", "/api/v1/auth/sign-in", "/api/v1/users"} <= description["paths"].keys()
-    page = await client.get("/docs")
+    assert 'href="/docs/alarm"' in (await client.get("/docs")).text
+    page = await client.get("/docs/alarm")
     assert "swagger-ui" in page.text
     assert page.headers["content-security-policy"].startswith("default-src 'self'")
     assert (await client.get("/swagger/swagger-ui-bundle.js")).status_code == 200
+
+
+async def test_a_service_has_a_description_of_its_own(door: tuple[httpx.AsyncClient, Platform]) -> None:
+    client, _ = door
+    alarm = (await client.get("/api/openapi/alarm.json")).json()
+    assert alarm["paths"].keys() == {"/api/v1/alarms"}
+    assert "/api/v1/users" in (await client.get("/api/openapi/gateway.json")).json()["paths"]
+    away = await client.get("/api/openapi/carbon.json")
+    assert (away.status_code, away.json()["detail_zh"]) == (503, "服务 carbon 没有应答")
+    for path in ("/docs/nobody", "/api/openapi/nobody.json"):
+        unknown = await client.get(path)
+        assert unknown.status_code == 404
+        assert "there are gateway, ingest" in unknown.json()["detail"]
 
 
 async def test_live_push_arrives(door: tuple[httpx.AsyncClient, Platform]) -> None:

@@ -21,7 +21,7 @@ def test_equal_schemas_are_shared_and_different_ones_get_the_services_name() -> 
     own = document("/api/v1/users", {"type": "object"})
     same = document("/api/v1/alarms", {"type": "object"})
     other = document("/api/v1/plans", {"type": "array"})
-    merged = merge(own, {"alarm": same, "control": other}, version="1")
+    merged = merge({"gateway": own, "alarm": same, "control": other}, version="1")
     assert set(merged["components"]["schemas"]) == {"Page", "ControlPage"}
     assert reference(merged, "/api/v1/alarms").endswith("/Page")
     assert reference(merged, "/api/v1/plans").endswith("/ControlPage")
@@ -29,7 +29,8 @@ def test_equal_schemas_are_shared_and_different_ones_get_the_services_name() -> 
 
 
 def test_only_public_paths_are_described_and_all_but_sign_in_need_credentials() -> None:
-    merged = merge(document("/api/v1/auth/sign-in", {}), {"alarm": document("/api/v1/alarms", {})}, version="1")
+    own = document("/api/v1/auth/sign-in", {})
+    merged = merge({"gateway": own, "alarm": document("/api/v1/alarms", {})}, version="1")
     assert sorted(merged["paths"]) == ["/api/v1/alarms", "/api/v1/auth/sign-in"]
     assert "security" not in merged["paths"]["/api/v1/auth/sign-in"]["get"]
     assert merged["paths"]["/api/v1/alarms"]["get"]["security"]
@@ -39,7 +40,7 @@ def test_what_receivers_of_callbacks_are_sent_is_described_too() -> None:
     export = document("/api/v1/callbacks", {"type": "array"})
     reference = {"$ref": "#/components/schemas/Page"}
     export["webhooks"] = {"alarm.begin": {"post": {"requestBody": {"content": {"x": {"schema": dict(reference)}}}}}}
-    merged = merge(document("/api/v1/users", {"type": "object"}), {"export": export}, version="1")
+    merged = merge({"gateway": document("/api/v1/users", {"type": "object"}), "export": export}, version="1")
     body = merged["webhooks"]["alarm.begin"]["post"]["requestBody"]
     assert body["content"]["x"]["schema"] == {"$ref": "#/components/schemas/ExportPage"}
     assert "/api/v1/callbacks" in merged["paths"]
@@ -53,7 +54,7 @@ def test_a_name_that_one_service_has_twice_gets_its_modules() -> None:
         "discriminator": {"mapping": {"end": "#/components/schemas/services__control__api__plans__EndIn"}},
         "oneOf": [{"$ref": "#/components/schemas/services__control__api__plans__EndIn"}],
     }
-    schemas = merge(own, {}, version="1")["components"]["schemas"]
+    schemas = merge({"gateway": own}, version="1")["components"]["schemas"]
     assert schemas.keys() == {"Page", "PlansEndIn", "GuardsEndIn"}
     assert schemas["Page"]["discriminator"]["mapping"] == {"end": "#/components/schemas/PlansEndIn"}
     assert schemas["PlansEndIn"]["title"] == "PlansEndIn"
@@ -64,7 +65,7 @@ def test_problems_are_described_once_unless_an_operation_has_words_of_its_own() 
     own = document("/api/v1/users", {})
     answers = own["paths"]["/api/v1/users"]["get"]["responses"]  # type: ignore[index]
     answers |= {"404": dict(PROBLEMS[404]), "409": PROBLEMS[409] | {"description": "the name is taken"}}
-    merged = merge(own, {}, version="1")
+    merged = merge({"gateway": own}, version="1")
     answers = merged["paths"]["/api/v1/users"]["get"]["responses"]
     assert answers["404"] == {"$ref": "#/components/responses/Problem404"}
     assert answers["409"]["description"] == "the name is taken"
@@ -82,8 +83,14 @@ def test_objects_that_are_written_out_get_a_name_once_and_differing_ones_stay() 
 
     many: dict[str, object] = {"type": "array", "items": dict(site)}
     other: dict[str, object] = {**site, "properties": {}}
-    ours = {"alarm": described("/api/v1/alarms", many), "control": described("/api/v1/plans", other)}
-    merged = merge(described("/api/v1/users", dict(site)), ours, version="1")
+    merged = merge(
+        {
+            "gateway": described("/api/v1/users", dict(site)),
+            "alarm": described("/api/v1/alarms", many),
+            "control": described("/api/v1/plans", other),
+        },
+        version="1",
+    )
     assert merged["components"]["schemas"]["Site"] == site
     assert reference(merged, "/api/v1/users").endswith("/Site")
     shown = merged["paths"]["/api/v1/alarms"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
