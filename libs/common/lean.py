@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from libs.common import errors
 from libs.common.health import Health
 from libs.common.log import log_context
-from libs.common.middleware import Answer, request_id_of, unforeseen
+from libs.common.middleware import Answer, ended, request_id_of
 from libs.common.problems import problem_of, status_of
 from libs.common.redact import shown_path
 from libs.common.tokens import KeyRing, Principal
@@ -121,28 +121,30 @@ class LeanEntrance:
         principal: Principal,
         headers: Mapping[str, str],
     ) -> None:
-        try:
+        async with ended(scope, receive, told):
             try:
-                async with asyncio.timeout(self._door.body_within_s):
-                    body = await _body(receive)
-            except TimeoutError:
-                raise errors.InvalidInput("the body comes too slowly", message_zh="请求体传输过慢") from None
-            await self._door.take(LeanRequest(parts, principal, headers, body))
-        except errors.PlatformError as exc:
-            if status_of(exc) >= 500:
-                facts = {"code": exc.code, "reason": exc.message, "path": shown_path(scope["path"])}
-                logger.warning("request refused", extra=facts)
-            await problem_of(exc)(scope, receive, told.send)
-        except ClientDisconnect:
-            logger.debug("the client went away")
-        except asyncio.CancelledError:
-            if not self._health.draining or not await told.finish(scope, receive):
-                raise
-        except Exception as exc:
-            await unforeseen(exc, scope, receive, told)
-        else:
-            await told.send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
-            await told.send({"type": "http.response.body", "body": b"", "more_body": False})
+                await self._door.take(LeanRequest(parts, principal, headers, await self._body(receive)))
+            except errors.PlatformError as exc:
+                if status_of(exc) >= 500:
+                    facts = {"code": exc.code, "reason": exc.message, "path": shown_path(scope["path"])}
+                    logger.warning("request refused", extra=facts)
+                await problem_of(exc)(scope, receive, told.send)
+            else:
+                await told.send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+                await told.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _body(self, receive: Receive) -> bytes:
+        """Return the whole body.
+
+        Raises:
+            InvalidInput: It comes too slowly.
+            ClientDisconnect: The caller has gone.
+        """
+        try:
+            async with asyncio.timeout(self._door.body_within_s):
+                return await _body(receive)
+        except TimeoutError:
+            raise errors.InvalidInput("the body comes too slowly", message_zh="请求体传输过慢") from None
 
 
 async def _body(receive: Receive) -> bytes:

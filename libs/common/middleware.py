@@ -10,6 +10,8 @@
 import asyncio
 import logging
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi.exceptions import HTTPException
@@ -88,7 +90,7 @@ class Envelope:
 
         starting = self._health.starting
         waits = starting is not None and not scope["path"].startswith(self._health.always_open)
-        try:
+        async with ended(scope, receive, answer):
             if starting is not None and waits and scope["path"] not in PROBES:
                 refusal = problem(
                     503, code="starting", title="Service unavailable", detail=starting.english,
@@ -102,13 +104,6 @@ class Envelope:
                 await refusal(scope, receive, answer.send)
             else:
                 await self._app(scope, bounded_receive, answer.send)
-        except ClientDisconnect:
-            logger.debug("the client went away")
-        except asyncio.CancelledError:
-            if not self._health.draining or not await answer.finish(scope, receive):
-                raise
-        except Exception as exc:
-            await unforeseen(exc, scope, receive, answer)
 
 
 def request_id_of(given: bytes) -> bytes:
@@ -116,7 +111,25 @@ def request_id_of(given: bytes) -> bytes:
     return given if _HARMLESS.fullmatch(given) else new_id().encode()
 
 
-async def unforeseen(exc: Exception, scope: Scope, receive: Receive, answer: "Answer") -> None:
+@asynccontextmanager
+async def ended(scope: Scope, receive: Receive, answer: "Answer") -> AsyncIterator[None]:
+    """End a request whatever becomes of it: its client went away, the drain cancels it, or it fails.
+
+    Raises:
+        CancelledError: It was cancelled by something else, or when half of its answer was out.
+    """
+    try:
+        yield
+    except ClientDisconnect:
+        logger.debug("the client went away")
+    except asyncio.CancelledError:
+        if not await answer.finish(scope, receive):
+            raise
+    except Exception as exc:
+        await _unforeseen(exc, scope, receive, answer)
+
+
+async def _unforeseen(exc: Exception, scope: Scope, receive: Receive, answer: "Answer") -> None:
     """Log an exception that nobody expected, and answer 500 unless an answer has begun."""
     logger.error(
         "unexpected error in a request",
@@ -173,8 +186,8 @@ class Answer:
             _seconds.labels(service).observe(self.began_after_s)
 
     async def finish(self, scope: Scope, receive: Receive) -> bool:
-        """End an answer that the drain has cut short; return False when it cannot be ended decently."""
-        if self.task is None or (self.status and not self._streaming):
+        """End an answer that the drain has cut short; return False when it was not that, or it cannot end decently."""
+        if not self._health.draining or self.task is None or (self.status and not self._streaming):
             return False  # half of a document must not look like a whole one: the connection is cut
         self.task.uncancel()
         if not self.status:
