@@ -15,7 +15,6 @@ from libs.common.errors import Forbidden, NotFound
 from libs.common.tokens import Principal
 from libs.common.web import Cursor, Limit, Page, read_time_cursor, require, time_cursor
 from libs.common.workbook import MEDIA_TYPE
-from services.export import store
 from services.export.dialects import Dialect
 from services.export.dialects.base import Evidence
 from services.export.dialects.messages import DeviceDetail, DeviceRef, PointType, UnitFacts, UnitRef
@@ -24,6 +23,10 @@ from services.export.domain.connection import Connection, ConnectionId, Connecti
 from services.export.domain.delivery import Delivery, Step
 from services.export.domain.mapping import MappedDevice, MappedPoint, SourceKind
 from services.export.domain.mapping import Mapping as UnitMapping
+from services.export.store import connections as connection_store
+from services.export.store import deliveries as delivery_store
+from services.export.store import mappings as mapping_store
+from services.export.store import units as unit_store
 from services.export.usecases.administration import Actor, Administration
 
 ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -362,8 +365,8 @@ def _connections(administration: Administration, db: Database) -> APIRouter:
         """List the supervision centres and the units towards them."""
         async with db.read() as conn:
             return [
-                _connection_view(each, await store.fetch_units(conn, each.id))
-                for each in await store.fetch_connections(conn)
+                _connection_view(each, await unit_store.fetch_units(conn, each.id))
+                for each in await connection_store.fetch_connections(conn)
                 if not each.removed
             ]
 
@@ -385,10 +388,10 @@ def _connections(administration: Administration, db: Database) -> APIRouter:
     async def get_connection(connection_id: str, _: Reader) -> ConnectionView:
         """Return one supervision centre and the units towards it."""
         async with db.read() as conn:
-            connection = await store.fetch_connection(conn, connection_id)
+            connection = await connection_store.fetch_connection(conn, connection_id)
             if connection is None:
                 raise NotFound(f"no SC connection {connection_id}", message_zh=f"没有SC连接 {connection_id}")
-            return _connection_view(connection, await store.fetch_units(conn, connection_id))
+            return _connection_view(connection, await unit_store.fetch_units(conn, connection_id))
 
     @router.put("/{connection_id}")
     async def put_connection(
@@ -400,7 +403,7 @@ def _connections(administration: Administration, db: Database) -> APIRouter:
             body.connection(connection_id), body.credentials(), _actor(who, request), create=False
         )
         async with db.read() as conn:
-            return _connection_view(connection, await store.fetch_units(conn, connection_id))
+            return _connection_view(connection, await unit_store.fetch_units(conn, connection_id))
 
     @router.delete("/{connection_id}", status_code=204)
     async def remove_connection(connection_id: str, who: Admin, request: Request) -> Response:
@@ -427,7 +430,7 @@ def _connections(administration: Administration, db: Database) -> APIRouter:
             actor=_actor(who, request),
         )
         async with db.read() as conn:
-            connection = await store.fetch_connection(conn, connection_id)
+            connection = await connection_store.fetch_connection(conn, connection_id)
         if connection is None:
             raise NotFound(f"no SC connection {connection_id}", message_zh=f"没有SC连接 {connection_id}")
         return _unit_view(connection, unit)
@@ -449,7 +452,7 @@ def _mappings(administration: Administration, db: Database) -> APIRouter:
     async def list_mappings(_: Reader) -> list[MappingSize]:
         """List how much of each unit is mapped."""
         async with db.read() as conn:
-            sizes = await store.mapping_sizes(conn)
+            sizes = await mapping_store.mapping_sizes(conn)
         return [MappingSize(connection_id=c, unit_id=u, devices=d, points=p) for c, u, d, p in sizes]
 
     @router.get("/{connection_id}.xlsx", response_class=Response,
@@ -527,7 +530,7 @@ def _deliveries(administration: Administration, db: Database, tree: SiteTree) ->
     ) -> Page[DeliveryView]:
         """List what centres were or are to be told, newest first."""
         async with db.read() as conn:
-            found = await store.list_deliveries(
+            found = await delivery_store.list_deliveries(
                 conn,
                 connection_id=connection,
                 unit_id=unit,

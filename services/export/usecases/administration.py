@@ -18,7 +18,7 @@ from libs.common.contracts.registry import Device, Region, Site
 from libs.common.db import Database, WriteConn
 from libs.common.errors import Conflict, InvalidInput, NotFound, Problem
 from libs.common.points import is_point_name
-from services.export import bus, store
+from services.export import bus
 from services.export.dialects import Dialect, Dialects
 from services.export.dialects.messages import UnitFacts, UnitRef
 from services.export.domain import session
@@ -30,6 +30,10 @@ from services.export.domain.mapping import Mapping as UnitMapping
 from services.export.domain.mapping import Proposal, ProposedDevice, in_dialect, problems_of, propose
 from services.export.mapping_book import read_mapping_book, units_in, write_mapping_book
 from services.export.secrets import Secrets
+from services.export.store import connections as connection_store
+from services.export.store import deliveries as delivery_store
+from services.export.store import mappings as mapping_store
+from services.export.store import units as unit_store
 
 
 class ConnectionExists(Conflict):
@@ -109,15 +113,19 @@ class Administration:
         dialect = self.dialects.named(connection.dialect)
         connection = _with_path(connection, dialect)
         async with self._db.write() as conn:
-            known = await store.fetch_connection(conn, connection.id)
+            known = await connection_store.fetch_connection(conn, connection.id)
             if create and known is not None:
                 raise ConnectionExists(f"connection {connection.id} exists", message_zh=f"连接 {connection.id} 已存在")
-            if known is not None and known.dialect != connection.dialect and await store.fetch_units(conn, known.id):
+            if (
+                known is not None
+                and known.dialect != connection.dialect
+                and await unit_store.fetch_units(conn, known.id)
+            ):
                 raise Conflict(
                     f"connection {connection.id} has units that speak dialect {known.dialect}",
                     message_zh=f"连接 {connection.id} 下已有使用方言 {known.dialect} 的单元",
                 )
-            await store.put_connection(
+            await connection_store.put_connection(
                 conn,
                 connection,
                 credentials=None if not credentials else self._secrets.seal(credentials),
@@ -137,9 +145,9 @@ class Administration:
             NotFound: There is none.
         """
         async with self._db.write() as conn:
-            if not await store.remove_connection(conn, connection_id, self._clock.now()):
+            if not await connection_store.remove_connection(conn, connection_id, self._clock.now()):
                 raise _no_connection(connection_id)
-            left = await store.leave_units(conn, connection_id)
+            left = await unit_store.leave_units(conn, connection_id)
             await self._give_up_all(conn, left, "the connection was removed")
             await self._audit(conn, actor, "sc_connection.remove", f"sc_connection:{connection_id}", None)
         self._changed()
@@ -163,8 +171,8 @@ class Administration:
                     raise InvalidInput(
                         f"unit id {text!r}: {dialect.id_rule}", message_zh=f"单元ID {text!r}:{dialect.id_rule_zh}"
                     )
-            key = await store.put_unit(conn, connection_id, ref, name=name, sites=sites, facts=facts)
-            unit = await store.fetch_unit_by_key(conn, key)
+            key = await unit_store.put_unit(conn, connection_id, ref, name=name, sites=sites, facts=facts)
+            unit = await unit_store.fetch_unit_by_key(conn, key)
             await self._audit(conn, actor, "unit.put", f"unit:{ref.unit_id}", {"connection": connection_id})
         self._changed()
         if unit is None:
@@ -178,7 +186,7 @@ class Administration:
             NotFound: There is none.
         """
         async with self._db.write() as conn:
-            left = await store.leave_units(conn, connection_id, unit_id)
+            left = await unit_store.leave_units(conn, connection_id, unit_id)
             if not left:
                 raise _no_unit(connection_id, unit_id)
             await self._give_up_all(conn, left, "the unit was removed")
@@ -194,10 +202,10 @@ class Administration:
             NotFound: There is no such unit.
         """
         async with self._db.read() as conn:
-            unit = await store.fetch_unit(conn, connection_id, unit_id)
+            unit = await unit_store.fetch_unit(conn, connection_id, unit_id)
             if unit is None:
                 raise _no_unit(connection_id, unit_id)
-            return await store.fetch_mapping(conn, unit.key)
+            return await mapping_store.fetch_mapping(conn, unit.key)
 
     async def put_mapping(self, connection_id: str, unit_id: str, mapping: UnitMapping, actor: Actor) -> None:
         """Replace a unit's mapping, whole or not at all.
@@ -208,7 +216,7 @@ class Administration:
         """
         async with self._db.write() as conn:
             dialect = await self._dialect(conn, connection_id)
-            unit = await store.fetch_unit(conn, connection_id, unit_id)
+            unit = await unit_store.fetch_unit(conn, connection_id, unit_id)
             if unit is None:
                 raise _no_unit(connection_id, unit_id)
             mapping = in_dialect(mapping, dialect)
@@ -217,8 +225,8 @@ class Administration:
         self._changed()
 
     async def _put_mapping(self, conn: WriteConn, unit: Unit, mapping: UnitMapping, actor: Actor) -> None:
-        await store.lock_unit(conn, unit.key)
-        await store.put_mapping(conn, unit.key, mapping)
+        await unit_store.lock_unit(conn, unit.key)
+        await mapping_store.put_mapping(conn, unit.key, mapping)
         await self._audit(
             conn,
             actor,
@@ -234,10 +242,10 @@ class Administration:
             NotFound: There is no such connection.
         """
         async with self._db.read() as conn:
-            if await store.fetch_connection(conn, connection_id) is None:
+            if await connection_store.fetch_connection(conn, connection_id) is None:
                 raise _no_connection(connection_id)
-            units = await store.fetch_units(conn, connection_id)
-            mappings = {unit.ref.unit_id: await store.fetch_mapping(conn, unit.key) for unit in units}
+            units = await unit_store.fetch_units(conn, connection_id)
+            mappings = {unit.ref.unit_id: await mapping_store.fetch_mapping(conn, unit.key) for unit in units}
         return await asyncio.to_thread(write_mapping_book, mappings)
 
     async def put_mapping_book(self, connection_id: str, body: bytes, actor: Actor) -> dict[str, UnitMapping]:
@@ -253,7 +261,7 @@ class Administration:
         books = await asyncio.to_thread(read_mapping_book, body, "workbook")
         async with self._db.write() as conn:
             dialect = await self._dialect(conn, connection_id)
-            units = {unit.ref.unit_id: unit for unit in await store.fetch_units(conn, connection_id)}
+            units = {unit.ref.unit_id: unit for unit in await unit_store.fetch_units(conn, connection_id)}
             problems = units_in(books, list(units))
             mappings = {unit_id: in_dialect(book.mapping, dialect) for unit_id, book in books.items()}
             for unit_id, book in books.items():
@@ -273,11 +281,11 @@ class Administration:
             Unavailable: The registry has not been read to its end.
         """
         async with self._db.read() as conn:
-            connection = await store.fetch_connection(conn, connection_id)
-            unit = await store.fetch_unit(conn, connection_id, unit_id)
+            connection = await connection_store.fetch_connection(conn, connection_id)
+            unit = await unit_store.fetch_unit(conn, connection_id, unit_id)
             if connection is None or unit is None:
                 raise _no_unit(connection_id, unit_id)
-            mapping = await store.fetch_mapping(conn, unit.key)
+            mapping = await mapping_store.fetch_mapping(conn, unit.key)
         sites = [
             UnitSite(
                 site_id=site_id,
@@ -306,8 +314,8 @@ class Administration:
             NotProposable: The unit has no site, or the site lacks class or region.
         """
         async with self._db.read() as conn:
-            connection = await store.fetch_connection(conn, connection_id)
-            unit = await store.fetch_unit(conn, connection_id, unit_id)
+            connection = await connection_store.fetch_connection(conn, connection_id)
+            unit = await unit_store.fetch_unit(conn, connection_id, unit_id)
         if connection is None or unit is None:
             raise _no_unit(connection_id, unit_id)
         if self.dialects.named(connection.dialect).dictionary is None:
@@ -409,7 +417,7 @@ class Administration:
         with_end: bool,
     ) -> Delivery:
         async with self._db.write() as conn:
-            found = {each.id: each for each in await store.lock_with_end(conn, delivery_id)}
+            found = {each.id: each for each in await delivery_store.lock_with_end(conn, delivery_id)}
             named = found.get(delivery_id)
             if named is None or (sites is not None and named.site_id not in sites):
                 raise NotFound(f"no delivery {delivery_id}", message_zh=f"没有投递记录 {delivery_id}")
@@ -427,17 +435,17 @@ class Administration:
         return next(each for each in after if each.id == delivery_id)
 
     async def _give_up_all(self, conn: WriteConn, keys: Sequence[UnitKey], reason: str) -> None:
-        before = await store.lock_open_of_units(conn, keys)
+        before = await delivery_store.lock_open_of_units(conn, keys)
         await self._save(conn, before, [session.given_up(each, self._clock.now(), reason) for each in before])
 
     async def _save(self, conn: WriteConn, before: Sequence[Delivery], after: Sequence[Delivery]) -> None:
-        await store.save_attempts(conn, after)
+        await delivery_store.save_attempts(conn, after)
         changed = [new for old, new in zip(before, after, strict=True) if old.state is not new.state]
         assert all(each.state is DeliveryState.GIVEN_UP for each in changed)  # noqa: S101 - a person can only do that
         await outbox.put(conn, [bus.delivery_event(each, at=self._clock.now()) for each in changed])
 
     async def _dialect(self, conn: WriteConn, connection_id: str) -> Dialect:
-        connection = await store.fetch_connection(conn, connection_id)
+        connection = await connection_store.fetch_connection(conn, connection_id)
         if connection is None:
             raise _no_connection(connection_id)
         return self.dialects.named(connection.dialect)

@@ -16,7 +16,7 @@ from libs.common.bus import outbox
 from libs.common.clock import CIVIL_ZONE, Clock
 from libs.common.db import Database
 from libs.common.errors import Unavailable
-from services.export import bus, store
+from services.export import bus
 from services.export.dialects import Dialect, Dialects
 from services.export.dialects import messages as m
 from services.export.dialects.base import Incoming, MalformedMessage, Service, UnknownCommand
@@ -34,6 +34,13 @@ from services.export.domain.latest import LatestReadings, latest_values, stored_
 from services.export.domain.mapping import Mapping, SourceKind
 from services.export.domain.storage import kept, rules_of
 from services.export.host import HostMeter
+from services.export.store import alarms as alarm_store
+from services.export.store import connections as connection_store
+from services.export.store import deliveries as delivery_store
+from services.export.store import mappings as mapping_store
+from services.export.store import samples as sample_store
+from services.export.store import sessions as session_store
+from services.export.store import units as unit_store
 from services.export.usecases.configuration import Configuration
 from services.export.usecases.files import FileAccounts
 from services.export.usecases.options import PointOptionDesk
@@ -130,10 +137,10 @@ class Answers:
         if _within(peer, self._always):
             return True
         async with self._db.read() as conn:
-            connections = await store.fetch_connections(conn)
+            connections = await connection_store.fetch_connections(conn)
             if any(_within(peer, each.networks()) for each in connections):
                 return True
-            return peer in {split_address(address)[0] for address in await store.assigned_addresses(conn)}
+            return peer in {split_address(address)[0] for address in await unit_store.assigned_addresses(conn)}
 
     async def service_at(self, path: str, peer: str) -> Service:
         """Return how the service at a path is described to a peer: in its own connection's dialect, if it has one."""
@@ -188,12 +195,12 @@ class Answers:
         """Return which of the dialects the peer speaks, as far as its connections tell."""
         if len(candidates) > 1:
             async with self._db.read() as conn:
-                for connection in await store.fetch_connections(conn):
+                for connection in await connection_store.fetch_connections(conn):
                     for each in candidates:
                         if each.name != connection.dialect or not connection.enabled:
                             continue
                         known = self._may_ask(peer, connection, ())
-                        if known or self._may_ask(peer, connection, await store.fetch_units(conn, connection.id)):
+                        if known or self._may_ask(peer, connection, await unit_store.fetch_units(conn, connection.id)):
                             return each
         return candidates[0]
 
@@ -207,8 +214,8 @@ class Answers:
             return None  # another unit's request at this one's path
         async with self._db.read() as conn:
             for name in sorted(names):
-                for unit in await store.units_named(conn, name):
-                    connection = await store.fetch_connection(conn, unit.connection_id)
+                for unit in await unit_store.units_named(conn, name):
+                    connection = await connection_store.fetch_connection(conn, unit.connection_id)
                     if connection is None or not connection.enabled:
                         continue
                     if self._may_ask(peer, connection, [unit]):
@@ -225,7 +232,7 @@ class Answers:
         stale = [unit.key for unit in units if unit.heard_at is None or now - unit.heard_at >= step]
         if stale:
             async with self._db.write() as conn:
-                await store.note_heard(conn, stale, now, not_since=now - step)
+                await session_store.note_heard(conn, stale, now, not_since=now - step)
 
     # ---- one kind of request each --------------------------------------------------------------------
 
@@ -272,7 +279,7 @@ class Answers:
                 return await self._orders.write_delays(unit, delays, peer)
             case m.ReadStorage(selection=selection):
                 async with self._db.read() as conn:
-                    mapping = await store.fetch_mapping(conn, unit.key)
+                    mapping = await mapping_store.fetch_mapping(conn, unit.key)
                 return m.StorageRules(unit.ref, True, rules_of(mapping, selection, self._clock.now()))
             case m.WriteStorage(orders=rules):
                 named = [f"{each.device.device_id}/{each.point_id}={each.interval_min} min" for each in rules]
@@ -289,9 +296,9 @@ class Answers:
 
     async def _points(self, dialect: Dialect, unit: Unit, request: m.ReadPoints) -> m.PointValues:
         async with self._db.read() as conn:
-            mapping = await store.fetch_mapping(conn, unit.key)
+            mapping = await mapping_store.fetch_mapping(conn, unit.key)
             signalling = {point.device_id for point in mapping.points if point.kind is SourceKind.SIGNAL}
-            active = await store.active_alarms(conn, signalling)
+            active = await alarm_store.active_alarms(conn, signalling)
         devices = latest_values(
             mapping,
             with_numbers(mapping, request.selection, dialect),
@@ -312,12 +319,12 @@ class Answers:
         if end < start:
             return m.PointValues(unit.ref, False)
         async with self._db.read() as conn:
-            mapping = await store.fetch_mapping(conn, unit.key)
+            mapping = await mapping_store.fetch_mapping(conn, unit.key)
             hours = (end - start) / timedelta(hours=1) + 1
             if hours * _most_points(mapping) > self._max_values:
                 return m.PointValues(unit.ref, False)
             wanted = {point.device_id for point in mapping.points if point.kind is SourceKind.POINT}
-            found = await store.fetch_samples(conn, wanted, start, end)
+            found = await sample_store.fetch_samples(conn, wanted, start, end)
         samples: dict[tuple[str, str], list[tuple[datetime, float]]] = {}
         for sample in found:
             samples.setdefault((sample.device_id, sample.point), []).append((sample.at, sample.value))
@@ -325,7 +332,7 @@ class Answers:
 
     async def _active_alarms(self, unit: Unit) -> m.ActiveAlarms:
         async with self._db.read() as conn:
-            begun = await store.active_reports(conn, unit.key)
+            begun = await delivery_store.active_reports(conn, unit.key)
         if len(begun) > self._max_values:
             return m.ActiveAlarms(unit.ref, False)
         return m.ActiveAlarms(unit.ref, True, tuple(each.report() for each in begun))
@@ -343,7 +350,7 @@ class Answers:
             await self._audit_refusal(unit, action, (), peer)
             return m.WriteOutcome(unit.ref, False)
         async with self._db.read() as conn:
-            mapping = await store.fetch_mapping(conn, unit.key)
+            mapping = await mapping_store.fetch_mapping(conn, unit.key)
         outcomes = judge(mapping)
         done = bool(orders) and not any(each.failed for each in outcomes)
         audited = bus.order_audited(
@@ -357,7 +364,7 @@ class Answers:
     async def _devices(self, unit: Unit, device: m.DeviceRef) -> m.DeviceDescriptions:
         """Describe one device; while alarm is away without thresholds."""
         async with self._db.read() as conn:
-            mapping = await store.fetch_mapping(conn, unit.key)
+            mapping = await mapping_store.fetch_mapping(conn, unit.key)
         held = await self._orders.read_thresholds(unit, (m.DeviceSelection(device, None),))
         thresholds = {(each.device.device_id, one.point_id): one for each in held.devices for one in each.thresholds}
         found = described(mapping, thresholds, only=device.device_id)
@@ -368,12 +375,12 @@ class Answers:
         if interval_s > MAX_HEARTBEAT_S:
             return False
         async with self._db.write() as conn:
-            await store.save_heartbeats(conn, [unit.key for unit in units], interval_s)
+            await session_store.save_heartbeats(conn, [unit.key for unit in units], interval_s)
         return True
 
     async def _registration(self, unit: Unit, connection: Connection) -> m.Registration:
         async with self._db.read() as conn:
-            mapping = await store.fetch_mapping(conn, unit.key)
+            mapping = await mapping_store.fetch_mapping(conn, unit.key)
         own = m.DeviceRef(unit.ref.unit_id, unit.ref.unit_code)
         return m.Registration(
             unit=unit.ref,
@@ -388,9 +395,9 @@ class Answers:
         unit, allowed = found.unit, found.connection.options.allow_write_registration
         done = allowed and valid_address(address)
         async with self._db.write() as conn:
-            current = await store.lock_unit(conn, unit.key)
+            current = await unit_store.lock_unit(conn, unit.key)
             if done and current is not None:
-                await store.save_session(conn, replace(current, assigned_address=address))
+                await session_store.save_session(conn, replace(current, assigned_address=address))
             audited = bus.order_audited(
                 unit, "registration.write", points=[address], address=peer, succeeded=done, at=self._clock.now()
             )
@@ -432,9 +439,9 @@ class Answers:
         """Return the connections in a dialect whose units the peer may ask, with these units; those without none."""
         found: list[tuple[Connection, list[Unit]]] = []
         async with self._db.read() as conn:
-            for connection in await store.fetch_connections(conn):
+            for connection in await connection_store.fetch_connections(conn):
                 if connection.enabled and connection.dialect == dialect.name:
-                    units = await store.fetch_units(conn, connection.id)
+                    units = await unit_store.fetch_units(conn, connection.id)
                     if units and self._may_ask(peer, connection, units):
                         found.append((connection, units))
         return found
@@ -446,13 +453,13 @@ class Answers:
         concerned: list[tuple[Connection, list[Unit]]] = []
         agrees: list[bool] = []
         async with self._db.read() as conn:
-            for connection in await store.fetch_connections(conn):
+            for connection in await connection_store.fetch_connections(conn):
                 if not connection.enabled or connection.dialect != dialect.name:
                     continue
                 if self._just_noted(peer, connection, time):
                     agrees.append(_tolerated(connection, self._skew_s(time)))
                     continue
-                units = await store.fetch_units(conn, connection.id)
+                units = await unit_store.fetch_units(conn, connection.id)
                 if self._may_ask(peer, connection, units):
                     concerned.append((connection, units))
         if not concerned and not agrees:
@@ -488,7 +495,7 @@ class Answers:
         skew_s = self._skew_s(time)
         keys: list[UnitKey] = [unit.key for unit in units]
         async with self._db.write() as conn:
-            await store.note_skew(conn, keys, skew_s)
+            await session_store.note_skew(conn, keys, skew_s)
         tolerated = _tolerated(connection, skew_s)
         if not tolerated:
             logger.warning("a centre's clock differs", extra={"destination": connection.id, "skew_s": round(skew_s, 1)})

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from libs.common.bus import outbox
 from libs.common.clock import Clock
 from libs.common.db import Database
-from services.export import bus, store
+from services.export import bus
 from services.export.dialects import messages as m
 from services.export.domain.connection import Unit
 from services.export.domain.describing import (
@@ -28,6 +28,9 @@ from services.export.domain.mapping import Mapping as UnitMapping
 from services.export.domain.permits import OrderKind
 from services.export.orders import permits as permit_store
 from services.export.secrets import Secrets, SecretsUnreadable
+from services.export.store import connections as connection_store
+from services.export.store import mappings as mapping_store
+from services.export.store import units as unit_store
 from services.export.usecases.orders import MAX_ORDERS, Orders
 
 ACCOUNT_TEXT = re.compile(r"[\x21-\x7e]{1,64}")
@@ -61,7 +64,7 @@ class Configuration:
         """Describe devices as the centre wants, each whole or not at all."""
         async with self._db.read() as conn:
             permits = await permit_store.fetch_current(conn, unit.connection_id)
-            mapping = await store.fetch_mapping(conn, unit.key)
+            mapping = await mapping_store.fetch_mapping(conn, unit.key)
         held: Thresholds | None = None
         judged: Sequence[Judged]
         if OrderKind.DEVICE_CONFIG not in permits.kinds:
@@ -124,14 +127,14 @@ class Configuration:
     ) -> list[Unfit | None]:
         """Write what can be taken into the mapping; return of each order why it was not, None when it was."""
         async with self._db.write() as conn:
-            await store.lock_unit(conn, unit.key)
-            before = await store.fetch_mapping(conn, unit.key)
+            await unit_store.lock_unit(conn, unit.key)
+            before = await mapping_store.fetch_mapping(conn, unit.key)
             # A person may have changed the mapping meanwhile, so what fitted is judged by what stands there now.
             again = judge_descriptions(orders, before, held) if any(map(_fits, judged)) else judged
             now = [new if _fits(old) else old for old, new in zip(judged, again, strict=True)]
             after = applied(before, [one for one in now if isinstance(one, Description)])
             if after != before:
-                await store.put_mapping(conn, unit.key, after)
+                await mapping_store.put_mapping(conn, unit.key, after)
             reasons = [one if isinstance(one, Unfit) else None for one in now]
             told = [
                 {
@@ -163,10 +166,12 @@ class Configuration:
             elif not ACCOUNT_TEXT.fullmatch(username) or not ACCOUNT_TEXT.fullmatch(password):
                 refused = "not_acceptable"
             else:
-                account = self._stored(await store.fetch_credentials(conn, unit.connection_id))
+                account = self._stored(await connection_store.fetch_credentials(conn, unit.connection_id))
                 new = {**account, "username": username, "password": password}
                 if new != account:  # said again it is the same
-                    await store.save_credentials(conn, unit.connection_id, self._secrets.seal(new), self._clock.now())
+                    await connection_store.save_credentials(
+                        conn, unit.connection_id, self._secrets.seal(new), self._clock.now()
+                    )
             audited = bus.order_audited(
                 unit, "login_account.write", points=[username[:64]], address=peer, succeeded=not refused,
                 at=self._clock.now(), reason=refused or None,

@@ -7,7 +7,7 @@ from libs.common.bus import outbox
 from libs.common.clock import Clock
 from libs.common.db import Database, WriteConn
 from libs.common.errors import Conflict, InvalidInput, NotFound
-from services.export import bus, store
+from services.export import bus
 from services.export.dialects import messages as m
 from services.export.domain.connection import Unit
 from services.export.domain.permits import OrderKind
@@ -15,6 +15,7 @@ from services.export.files import accounts
 from services.export.files.accounts import StoredAccount
 from services.export.orders import permits as permit_store
 from services.export.secrets import Secrets
+from services.export.store import units as unit_store
 from services.export.usecases.administration import Actor
 
 USERNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,19}")
@@ -110,7 +111,7 @@ class FileAccounts:
             NotFound: There is no such unit, or it has none.
         """
         async with self._db.read() as conn:
-            unit = await store.fetch_unit(conn, connection_id, unit_id)
+            unit = await unit_store.fetch_unit(conn, connection_id, unit_id)
             found = None if unit is None else await accounts.fetch(conn, unit.key)
         if found is None:
             raise _none(connection_id, unit_id)
@@ -127,7 +128,7 @@ class FileAccounts:
             AccountTaken: Another unit has the name.
         """
         async with self._db.write() as conn:
-            unit = await store.fetch_unit(conn, connection_id, unit_id)
+            unit = await unit_store.fetch_unit(conn, connection_id, unit_id)
             if unit is None:
                 raise _none(connection_id, unit_id)
             refused = await self._change(conn, unit, username, password, uploads, actor.name)
@@ -154,7 +155,7 @@ class FileAccounts:
             NotFound: There is no such unit, or it has none.
         """
         async with self._db.write() as conn:
-            unit = await store.fetch_unit(conn, connection_id, unit_id)
+            unit = await unit_store.fetch_unit(conn, connection_id, unit_id)
             if unit is None or not await accounts.remove(conn, unit.key):
                 raise _none(connection_id, unit_id)
             await self._audit(conn, actor, "file_account.remove", unit_id, None)

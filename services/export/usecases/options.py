@@ -14,7 +14,7 @@ from libs.common.bus import outbox
 from libs.common.clock import Clock
 from libs.common.db import Database
 from libs.common.errors import InvalidInput, NotFound, Unavailable
-from services.export import bus, store
+from services.export import bus
 from services.export.dialects import Dialects
 from services.export.dialects import messages as m
 from services.export.domain.connection import Unit
@@ -36,6 +36,9 @@ from services.export.orders import option_books
 from services.export.orders import permits as permit_store
 from services.export.orders.neighbours import Held, ThresholdKeeper, ThresholdWish
 from services.export.orders.option_books import StoredBook
+from services.export.store import connections as connection_store
+from services.export.store import mappings as mapping_store
+from services.export.store import units as unit_store
 from services.export.usecases.administration import Actor
 from services.export.usecases.orders import MAX_ORDERS, Orders
 
@@ -103,7 +106,7 @@ class PointOptionDesk:
     async def read(self, unit: Unit, selection: Sequence[m.DeviceSelection]) -> m.PointOptions:
         """Return the options in use; Result 0 when they depend on alarm and it cannot be asked."""
         async with self._db.read() as conn:
-            mapping = await store.fetch_mapping(conn, unit.key)
+            mapping = await mapping_store.fetch_mapping(conn, unit.key)
             book = await option_books.fetch_book(conn, unit.connection_id)
         held = await self._orders.held({point.device_id for point in templated(mapping, selection, book)})
         if held is None:
@@ -114,7 +117,7 @@ class PointOptionDesk:
         """Let points use the options that the centre orders and may order; each point is in one of the two lists."""
         async with self._db.read() as conn:
             permits = await permit_store.fetch_current(conn, unit.connection_id)
-            mapping = await store.fetch_mapping(conn, unit.key)
+            mapping = await mapping_store.fetch_mapping(conn, unit.key)
             book = await option_books.fetch_book(conn, unit.connection_id)
         reasons: list[str | None]
         choices: list[_Choice] = []
@@ -195,14 +198,14 @@ class PointOptionDesk:
         }
         async with self._db.write() as conn:
             if levels:
-                await store.lock_unit(conn, unit.key)
-                before = await store.fetch_mapping(conn, unit.key)
+                await unit_store.lock_unit(conn, unit.key)
+                before = await mapping_store.fetch_mapping(conn, unit.key)
                 points = tuple(
                     replace(point, level=levels.get((point.sc_device_id, point.point_id), point.level))
                     for point in before.points
                 )
                 if points != before.points:
-                    await store.put_mapping(conn, unit.key, replace(before, points=points))
+                    await mapping_store.put_mapping(conn, unit.key, replace(before, points=points))
             told = [
                 {
                     "device": order.device.device_id, "point": order.point_id, "option": order.option_id[:40],
@@ -278,7 +281,7 @@ class OptionBooks:
             InvalidInput: Its dialect has no options, or the file is wrong; every place is told.
         """
         async with self._db.read() as conn:
-            connection = await store.fetch_connection(conn, connection_id)
+            connection = await connection_store.fetch_connection(conn, connection_id)
         if connection is None:
             raise NotFound(f"no SC connection {connection_id}", message_zh=f"没有SC连接 {connection_id}")
         dialect = self._dialects.named(connection.dialect)

@@ -19,7 +19,7 @@ from libs.common.contracts.control import CommandState
 from libs.common.db import Database
 from libs.common.errors import Unavailable
 from libs.common.ids import new_id
-from services.export import bus, store
+from services.export import bus
 from services.export.dialects import messages as m
 from services.export.domain.connection import Unit
 from services.export.domain.latest import selected
@@ -42,6 +42,7 @@ from services.export.domain.permits import (
 from services.export.orders import journal
 from services.export.orders import permits as permit_store
 from services.export.orders.neighbours import Held, Progress, Switcher, ThresholdKeeper, ThresholdWish
+from services.export.store import mappings as mapping_store
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -238,7 +239,7 @@ class Orders:
     async def read_thresholds(self, unit: Unit, selection: Sequence[m.DeviceSelection]) -> m.Thresholds:
         """Return what holds, from alarm; Result 0 when alarm cannot be asked, or too much is asked for."""
         async with self._db.read() as conn:
-            mapping = await store.fetch_mapping(conn, unit.key)
+            mapping = await mapping_store.fetch_mapping(conn, unit.key)
         chosen = [
             (device, [point for _, point in points if point is not None and point.kind is SourceKind.SIGNAL])
             for device, points in selected(mapping, selection)
@@ -308,7 +309,7 @@ class Orders:
     async def read_delays(self, unit: Unit, selection: Sequence[m.DeviceSelection]) -> m.Delays:
         """Return the delays that hold, from alarm; Result 0 when alarm cannot be asked, or too much is asked for."""
         async with self._db.read() as conn:
-            mapping = await store.fetch_mapping(conn, unit.key)
+            mapping = await mapping_store.fetch_mapping(conn, unit.key)
         chosen = [
             (device, [point for _, point in points if point is not None and point.kind is SourceKind.SIGNAL])
             for device, points in selected(mapping, selection)
@@ -386,7 +387,7 @@ class Orders:
     async def _facts(self, unit: Unit) -> tuple[Permits, UnitMapping]:
         async with self._db.read() as conn:
             permits = await permit_store.fetch_current(conn, unit.connection_id)
-            return permits, await store.fetch_mapping(conn, unit.key)
+            return permits, await mapping_store.fetch_mapping(conn, unit.key)
 
     def _within_bounds(self, orders: Sequence[m.PointOrder]) -> list[Judged] | None:
         return [Refused.TOO_MANY] * len(orders) if len(orders) > MAX_ORDERS else None

@@ -6,10 +6,11 @@ from libs.common.bus import outbox
 from libs.common.clock import Clock
 from libs.common.db import Database
 from libs.common.errors import InvalidInput, NotFound
-from services.export import bus, store
+from services.export import bus
 from services.export.domain.permits import OrderKind, Permits
 from services.export.orders import permits as permit_store
 from services.export.orders.permits import PermitsRow
+from services.export.store import connections as connection_store
 from services.export.usecases.administration import Actor
 
 
@@ -53,7 +54,7 @@ class PermitAdministration:
             NotFound: There is no such connection.
         """
         async with self._db.read() as conn:
-            if await store.fetch_connection(conn, connection_id) is None:
+            if await connection_store.fetch_connection(conn, connection_id) is None:
                 raise _no_connection(connection_id)
             return await permit_store.fetch_versions(conn, connection_id, limit)
 

@@ -17,7 +17,7 @@ from libs.common.contracts.alarm import AlarmEvent
 from libs.common.contracts.delivery import DeliveryState
 from libs.common.db import WriteConn
 from libs.common.ids import new_id
-from services.export import bus, store
+from services.export import bus
 from services.export.dialects import Dialect, Dialects
 from services.export.domain.connection import ConnectionId, UnitKey
 from services.export.domain.delivery import (
@@ -32,6 +32,10 @@ from services.export.domain.delivery import (
     step_for,
 )
 from services.export.domain.latest import AlarmState
+from services.export.store import alarms as alarm_store
+from services.export.store import deliveries as delivery_store
+from services.export.store import mappings as mapping_store
+from services.export.store import serials as serial_store
 
 GROUP = "export.alarms"
 GATHER_S = 0.03
@@ -95,16 +99,16 @@ class AlarmQueue:
             PoisonMessage: One is no alarm event.
         """
         told = [_read(received) for received in batch]
-        await store.plan_by_index(conn)
-        await store.save_alarm_states(conn, last_states(each.event for each in told))
+        await delivery_store.plan_by_index(conn)
+        await alarm_store.save_alarm_states(conn, last_states(each.event for each in told))
         devices = {each.event.device_id for each in told if each.event.device_id is not None}
-        targets = await store.alarm_targets(conn, devices, {each.event.signal for each in told})
-        begun = await store.fetch_begun(conn, {each.event.alarm_id for each in told})
+        targets = await mapping_store.alarm_targets(conn, devices, {each.event.signal for each in told})
+        begun = await delivery_store.fetch_begun(conn, {each.event.alarm_id for each in told})
         # Before numbers are given the units' rows are locked, in one order, so that consumers of two
         # partitions that serve one unit do not wait for each other in a circle.
         planned = self._plan(told, targets, begun)
         deliveries = await _with_serials(conn, planned)
-        await store.insert_deliveries(conn, deliveries)
+        await delivery_store.insert_deliveries(conn, deliveries)
         await outbox.put(conn, [bus.delivery_event(each, at=self._clock.now()) for each in deliveries])
         self._queued = {}
         for each in deliveries:
@@ -114,7 +118,7 @@ class AlarmQueue:
         self,
         told: Sequence[_Told],
         targets: Mapping[tuple[str, str], Sequence[Target]],
-        begun: dict[store.PointKey, tuple[Begun, Target]],
+        begun: dict[delivery_store.PointKey, tuple[Begun, Target]],
     ) -> list[Delivery]:
         """Return the deliveries of a batch; a BEGIN has no serial number yet (-1), nor has its END.
 
@@ -122,7 +126,7 @@ class AlarmQueue:
         """
         now = self._clock.now()
         planned: list[Delivery] = []
-        went_to: dict[str, dict[store.PointKey, Target]] = {}
+        went_to: dict[str, dict[delivery_store.PointKey, Target]] = {}
         for key, (_, target) in begun.items():
             went_to.setdefault(key[1], {})[key] = target
         for each in told:
@@ -221,13 +225,13 @@ async def _with_serials(conn: WriteConn, planned: Sequence[Delivery]) -> list[De
             wanted[each.unit_key] = wanted.get(each.unit_key, 0) + 1
     numbers: dict[UnitKey, list[int]] = {}
     if wanted:
-        firsts = await store.lock_serials(conn, wanted)
-        taken = await store.open_serials(conn, wanted, firsts)
+        firsts = await serial_store.lock_serials(conn, wanted)
+        taken = await serial_store.open_serials(conn, wanted, firsts)
         following: dict[UnitKey, int] = {}
         for key, first in firsts.items():
             numbers[key], following[key] = next_serials(first, wanted[key], taken.get(key, set()))
-        await store.save_next_serials(conn, following)
-    given: dict[store.PointKey, int] = {}
+        await serial_store.save_next_serials(conn, following)
+    given: dict[delivery_store.PointKey, int] = {}
     numbered = []
     for each in planned:
         point = (each.unit_key, each.alarm_id, each.sc_device.device_id, each.point_id)

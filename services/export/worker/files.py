@@ -14,7 +14,6 @@ from pathlib import Path
 from libs.common.clock import Clock
 from libs.common.db import Database
 from libs.common.errors import PlatformError, Unavailable
-from services.export import store
 from services.export.dialects import Dialects
 from services.export.domain.connection import Connection, Unit, split_address
 from services.export.domain.mapping import SourceKind
@@ -24,6 +23,9 @@ from services.export.files.server import Account, FileServer, FileServerFailed, 
 from services.export.orders import option_books
 from services.export.orders.neighbours import Held, ThresholdKeeper
 from services.export.secrets import Secrets
+from services.export.store import connections as connection_store
+from services.export.store import mappings as mapping_store
+from services.export.store import units as unit_store
 
 logger = logging.getLogger(__name__)
 
@@ -122,9 +124,9 @@ class FileService:
             async with self._db.read() as conn:
                 stored = {each.unit_key: each for each in await accounts.fetch_all(conn)}
                 found: list[tuple[Connection, Unit]] = []
-                for connection in await store.fetch_connections(conn):
+                for connection in await connection_store.fetch_connections(conn):
                     if connection.enabled and not connection.removed:
-                        units = await store.fetch_units(conn, connection.id)
+                        units = await unit_store.fetch_units(conn, connection.id)
                         found += [(connection, unit) for unit in units if unit.key in stored]
             ready = [self._account(connection, unit, stored[unit.key]) for connection, unit in found]
             await asyncio.to_thread(_make_folders, ready)
@@ -143,7 +145,7 @@ class FileService:
         """Write a unit's configuration files where they have changed; while alarm is away those that are there stay."""
         try:
             async with self._db.read() as conn:
-                mapping = await store.fetch_mapping(conn, unit.key)
+                mapping = await mapping_store.fetch_mapping(conn, unit.key)
                 book = await option_books.fetch_book(conn, connection.id)
             dialect = self._dialects.named(connection.dialect)
             held: dict[tuple[str, str], Held] = {}

@@ -7,9 +7,10 @@ from libs.common import metrics
 from libs.common.clock import Clock
 from libs.common.db import Database
 from libs.common.errors import Unavailable
-from services.export import store
 from services.export.domain.delivery import values_by_state
 from services.export.feeds import destinations
+from services.export.store import deliveries as delivery_store
+from services.export.store import units as unit_store
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,8 @@ class Gauges:
     async def measure(self) -> None:
         """Measure once; a destination without anything waiting falls back to 0."""
         async with self._db.read() as conn:
-            waiting = await store.waiting(conn)
-            units = await store.count_units(conn)
+            waiting = await delivery_store.waiting(conn)
+            units = await unit_store.count_units(conn)
             batches = await destinations.waiting(conn)
         self._destinations |= {connection_id for connection_id, _ in units}
         now = self._clock.now()

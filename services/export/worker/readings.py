@@ -18,8 +18,10 @@ from libs.common.clock import Clock
 from libs.common.db import Database
 from libs.common.errors import Unavailable
 from services.export import bus as messages
-from services.export import store
 from services.export.domain.latest import LatestReadings
+from services.export.store import keeping as keeping_store
+from services.export.store import mappings as mapping_store
+from services.export.store import samples as sample_store
 
 logger = logging.getLogger(__name__)
 
@@ -114,13 +116,13 @@ class ReadingsCache:
     async def refresh(self) -> None:
         """Follow exactly the devices that are mapped now."""
         async with self._db.read() as conn:
-            devices = frozenset(await store.mapped_devices(conn))
+            devices = frozenset(await mapping_store.mapped_devices(conn))
             before = self._devices
             if devices == before:
                 return
             new = devices - (before or frozenset())
             now = self._clock.now()
-            samples = await store.fetch_samples(conn, new, now - timedelta(seconds=SEED_S), now) if new else []
+            samples = await sample_store.fetch_samples(conn, new, now - timedelta(seconds=SEED_S), now) if new else []
         self.latest.keep(devices)
         self.latest.seed(samples)
         self._devices = devices
@@ -135,7 +137,7 @@ class ReadingsCache:
             return
         try:
             async with self._db.write() as conn:
-                await store.save_samples(conn, samples)
+                await sample_store.save_samples(conn, samples)
         except Unavailable:
             self.latest.give_back(samples)
             raise
@@ -143,7 +145,7 @@ class ReadingsCache:
     async def _prune(self) -> None:
         now = self._clock.now()
         async with self._db.write() as conn:
-            gone = await store.prune(
+            gone = await keeping_store.prune(
                 conn,
                 deliveries_before=now - timedelta(seconds=self._delivery_retention_s),
                 samples_before=now - timedelta(seconds=self._sample_retention_s),

@@ -34,7 +34,7 @@ from libs.common.db import Database, WriteConn
 from libs.common.errors import Unavailable
 from libs.common.lease import Lease, LeaseKeeper
 from libs.common.tracing import span
-from services.export import bus, store
+from services.export import bus
 from services.export.dialects import Dialect, Dialects
 from services.export.dialects.messages import (
     Announce,
@@ -62,6 +62,14 @@ from services.export.domain.pace import Pace
 from services.export.domain.pushing import SIGNALS_BACK, Rhythm, changes, known_values, missed, together
 from services.export.secrets import Secrets, SecretsUnreadable
 from services.export.soap_client import Answered, BadAnswer, CallOutcome, CentreClient, NoAnswer, NotSent
+from services.export.store import alarms as alarm_store
+from services.export.store import connections as connection_store
+from services.export.store import deliveries as delivery_store
+from services.export.store import mappings as mapping_store
+from services.export.store import queues as queue_store
+from services.export.store import samples as sample_store
+from services.export.store import sessions as session_store
+from services.export.store import units as unit_store
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +220,7 @@ class Centres:
 
     async def _follow_connections(self, group: asyncio.TaskGroup) -> None:
         async with self._db.read() as conn:
-            connections = {each.id: each for each in await store.fetch_connections(conn)}
+            connections = {each.id: each for each in await connection_store.fetch_connections(conn)}
         wanted = {each.id: each for each in connections.values() if each.enabled or each.removed}
         for connection_id in [*self._runners]:
             runner = self._runners[connection_id]
@@ -368,7 +376,7 @@ class CentreRunner:
         if now_s < self._pushes_s or not self._dialect.spoken(Operation.SEND_POINTS):
             return []
         async with self._db.read() as conn:
-            units = await store.units_in(conn, self.connection.id, slots=slots, slot_count=SLOTS)
+            units = await session_store.units_in(conn, self.connection.id, slots=slots, slot_count=SLOTS)
         due = [_Task(unit, Operation.SEND_POINTS) for unit in units if self._rhythm.due(unit.key, now_s)]
         if not due:
             self._pushes_s = now_s + self._poll_s
@@ -379,11 +387,11 @@ class CentreRunner:
         connection, now = self.connection, self._clock.now()
         self._units_at = self._clock.monotonic() + self._poll_s
         async with self._db.read() as conn:
-            leaving = await store.units_to_log_out(conn, connection.id, slots=slots, slot_count=SLOTS, now=now)
+            leaving = await session_store.units_to_log_out(conn, connection.id, slots=slots, slot_count=SLOTS, now=now)
             due = [_Task(unit, Operation.UNREGISTER) for unit in leaving]
             if connection.removed or not connection.enabled:
                 return due
-            logins = await store.units_to_log_in(
+            logins = await session_store.units_to_log_in(
                 conn,
                 connection.id,
                 slots=slots,
@@ -410,11 +418,13 @@ class CentreRunner:
         options, claimed_at = self.connection.options, self._clock.monotonic()
         try:
             async with self._db.write() as conn:
-                await store.plan_by_index(conn)
-                ours = await store.claim_sending(conn, chosen, self._owner, hold_s=options.timeout_s + CLAIM_SPARE_S)
-                heads = await store.due_heads(conn, ours.keys(), now=self._clock.now(), limit=options.batch_size)
+                await delivery_store.plan_by_index(conn)
+                ours = await queue_store.claim_sending(
+                    conn, chosen, self._owner, hold_s=options.timeout_s + CLAIM_SPARE_S
+                )
+                heads = await queue_store.due_heads(conn, ours.keys(), now=self._clock.now(), limit=options.batch_size)
                 if len(heads) < len(ours):
-                    await store.release_sending(conn, ours.keys() - heads.keys(), self._owner)
+                    await queue_store.release_sending(conn, ours.keys() - heads.keys(), self._owner)
         except BaseException:
             self._look_s = float("-inf")
             raise
@@ -444,7 +454,7 @@ class CentreRunner:
     async def _look(self, slots: Sequence[int], besides: Collection[UnitKey]) -> None:
         """Look through all queues."""
         async with self._db.read() as conn:
-            found = await store.units_with_due_alarms(
+            found = await queue_store.units_with_due_alarms(
                 conn,
                 self.connection.id,
                 slots=slots,
@@ -463,7 +473,7 @@ class CentreRunner:
         if silence_s is None or self.connection.removed or not self.connection.enabled or not slots:
             return
         async with self._db.write() as conn:
-            silent = await store.lock_silent_units(
+            silent = await session_store.lock_silent_units(
                 conn,
                 self.connection.id,
                 slots=slots,
@@ -506,8 +516,8 @@ class CentreRunner:
 
     async def _log_in(self, client: CentreClient, unit: Unit) -> bool:
         async with self._db.read() as conn:
-            mapping = await store.fetch_mapping(conn, unit.key)
-            sealed = await store.fetch_credentials(conn, self.connection.id)
+            mapping = await mapping_store.fetch_mapping(conn, unit.key)
+            sealed = await connection_store.fetch_credentials(conn, self.connection.id)
         try:
             account = self._secrets.unseal(sealed)
         except SecretsUnreadable as exc:
@@ -523,7 +533,9 @@ class CentreRunner:
             password=account.get("password", ""),
         )
         async with self._db.write() as conn:
-            if not await store.claim_login(conn, unit.key, now=self._clock.now(), interval_s=self._login_interval_s):
+            if not await session_store.claim_login(
+                conn, unit.key, now=self._clock.now(), interval_s=self._login_interval_s
+            ):
                 return False
         self._pace.took(self._clock.monotonic(), self.connection.options.logins_per_s)
         # Registration goes to the registration address, events to the one that is assigned there.
@@ -563,7 +575,7 @@ class CentreRunner:
         """Write what became of a LOGIN; return whether the unit was let in."""
         options, now = self.connection.options, self._clock.now()
         async with self._db.write() as conn:
-            current = await store.lock_unit(conn, unit.key)
+            current = await unit_store.lock_unit(conn, unit.key)
             if current is None or current.phase in (Phase.LEAVING, Phase.LEFT):
                 return False
             match outcome:
@@ -577,7 +589,7 @@ class CentreRunner:
                     after = session.login_unanswered(current, _reason(outcome), now)
             await self._save(conn, after, before=current)
             if after.phase is Phase.REGISTERED:
-                await store.hurry(conn, unit.key, now)
+                await queue_store.hurry(conn, unit.key, now)
                 self._ready[unit.key] = None
         self._committed()
         return after.phase is Phase.REGISTERED
@@ -593,7 +605,7 @@ class CentreRunner:
 
     async def _after_logout(self, unit: Unit, outcome: CallOutcome) -> None:
         async with self._db.write() as conn:
-            current = await store.lock_unit(conn, unit.key)
+            current = await unit_store.lock_unit(conn, unit.key)
             if current is None or current.phase is not Phase.LEAVING:
                 return
             after = session.logged_out(
@@ -646,7 +658,7 @@ class CentreRunner:
                 )
                 for kind, phase in kinds
             ]
-        await store.save_sessions(conn, saved, released_by=released_by)
+        await session_store.save_sessions(conn, saved, released_by=released_by)
         if news:
             await outbox.put(conn, news)
 
@@ -687,9 +699,9 @@ class CentreRunner:
         before = {delivery.id: delivery for each in told for delivery in each.batch}
         after = [self._after(delivery, each) for each in told for delivery in each.batch]
         async with self._db.write() as conn:
-            await store.plan_by_index(conn)
-            units = await store.lock_units(conn, keys)
-            still_open = await store.save_attempts(conn, after)
+            await delivery_store.plan_by_index(conn)
+            units = await unit_store.lock_units(conn, keys)
+            still_open = await delivery_store.save_attempts(conn, after)
             written = [each for each in after if each.id in still_open]
             changed = [each for each in written if each.state is not before[each.id].state]
             await outbox.put(conn, [bus.delivery_event(each, at=now) for each in changed])
@@ -700,8 +712,8 @@ class CentreRunner:
             ]
             await self._save_all(conn, sessions, released_by=self._owner)
             if len(sessions) < len(told):  # the others were taken leave of meanwhile
-                await store.release_sending(conn, set(keys) - {unit.key for unit, _ in sessions}, self._owner)
-            more = await store.units_with_more(conn, keys, now)
+                await queue_store.release_sending(conn, set(keys) - {unit.key for unit, _ in sessions}, self._owner)
+            more = await queue_store.units_with_more(conn, keys, now)
         self._ready |= dict.fromkeys(more)
         self._committed()
         for each in written:
@@ -741,10 +753,10 @@ class CentreRunner:
         self._rhythm.pushed(unit.key, self._clock.monotonic(), every_s)
         now = self._clock.now()
         async with self._db.read() as conn:
-            mapping = await store.fetch_mapping(conn, unit.key)
-            told_at = await store.values_told_at(conn, unit.key)
+            mapping = await mapping_store.fetch_mapping(conn, unit.key)
+            told_at = await session_store.values_told_at(conn, unit.key)
             signalling = {point.device_id for point in mapping.points if point.kind is SourceKind.SIGNAL}
-            active = await store.active_alarms(conn, signalling)
+            active = await alarm_store.active_alarms(conn, signalling)
         told = False
         for command in self._dialect.spoken(Operation.SEND_POINTS):
             devices = latest_values(
@@ -769,7 +781,7 @@ class CentreRunner:
                 return
             told_at = span[1]
         async with self._db.write() as conn:
-            await store.note_values_told(conn, unit.key, now)
+            await session_store.note_values_told(conn, unit.key, now)
 
     async def _tell_missed(
         self, client: CentreClient, unit: Unit, mapping: UnitMapping, start: datetime, end: datetime
@@ -779,8 +791,8 @@ class CentreRunner:
         signalling = {point.device_id for point in mapping.points if point.kind is SourceKind.SIGNAL}
         since = max(start, self._clock.now() - SIGNALS_BACK)
         async with self._db.read() as conn:
-            found = await store.fetch_samples(conn, devices, start, end)
-            alarms = await store.alarms_within(conn, signalling, since, end) if since < end else []
+            found = await sample_store.fetch_samples(conn, devices, start, end)
+            alarms = await alarm_store.alarms_within(conn, signalling, since, end) if since < end else []
         samples: dict[tuple[str, str], list[tuple[datetime, float]]] = {}
         for sample in found:
             samples.setdefault((sample.device_id, sample.point), []).append((sample.at, sample.value))
@@ -793,7 +805,7 @@ class CentreRunner:
             if values and not await self._tell(client, unit, request, Operation.SEND_HISTORY):
                 return False
         async with self._db.write() as conn:
-            await store.note_values_told(conn, unit.key, end)
+            await session_store.note_values_told(conn, unit.key, end)
         return True
 
     async def _tell(self, client: CentreClient, unit: Unit, request: ReportPoints, operation: Operation) -> bool:
@@ -802,7 +814,7 @@ class CentreRunner:
         outcome = await self._call(client, url, request, operation)
         taken = isinstance(outcome, Answered) and isinstance(outcome.reply, Outcome) and outcome.reply.ok
         async with self._db.write() as conn:
-            current = await store.lock_unit(conn, unit.key)
+            current = await unit_store.lock_unit(conn, unit.key)
             if current is not None and current.phase is Phase.REGISTERED:
                 if taken:
                     after = session.alarms_acknowledged(current, self._clock.now())

@@ -20,7 +20,7 @@ from libs.common.contracts.base import Phase
 from libs.common.db import Database
 from libs.common.errors import PlatformError, Unavailable
 from libs.common.lease import Lease, LeaseKeeper
-from services.export import bus, store
+from services.export import bus
 from services.export.dialects import messages as m
 from services.export.domain.connection import Unit, UnitKey
 from services.export.domain.latest import LatestReadings, latest_values, stored_values
@@ -30,6 +30,9 @@ from services.export.files import queue, shelf
 from services.export.files.push import PushFailed, PushTarget, push
 from services.export.files.queue import FilePlan, FileState, PushPlace, UnitFile, Waiting
 from services.export.secrets import Secrets
+from services.export.store import mappings as mapping_store
+from services.export.store import samples as sample_store
+from services.export.store import units as unit_store
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +178,7 @@ class UnitFiles:
         now = self._clock.now() - READ_WAITS
         for plan in plans:
             async with self._db.read() as conn:
-                units = await store.fetch_units(conn, plan.connection_id)
+                units = await unit_store.fetch_units(conn, plan.connection_id)
             for due in self._due(plan, units, self._made, now):
                 beat()
                 await self._make_one(plan, due)
@@ -209,12 +212,12 @@ class UnitFiles:
     async def _make_one(self, plan: FilePlan, due: _Due) -> None:
         unit, template, period = due.unit, due.template, due.period
         async with self._db.read() as conn:
-            mapping = await store.fetch_mapping(conn, unit.key)
+            mapping = await mapping_store.fetch_mapping(conn, unit.key)
             mapping = _measured(mapping)
             samples: dict[tuple[str, str], list[tuple[datetime, float]]] = {}
             if template.content is Content.HOURLY:
                 devices = {point.device_id for point in mapping.points}
-                for sample in await store.fetch_samples(conn, devices, period.start, period.end):
+                for sample in await sample_store.fetch_samples(conn, devices, period.start, period.end):
                     if period.start <= sample.at < period.end:
                         samples.setdefault((sample.device_id, sample.point), []).append((sample.at, sample.value))
         everything = (m.DeviceSelection(None, None),)

@@ -16,7 +16,6 @@ from libs.common.contracts.delivery import DeliveryState
 from libs.common.db import Database
 from libs.common.ids import new_id
 from libs.common.settings import DatabaseSettings
-from services.export import store
 from services.export.dialects import Dialects
 from services.export.dialects.messages import DeviceRef, UnitFacts, UnitRef
 from services.export.domain.connection import Connection, ConnectionId, ConnectionOptions, Phase, UnitKey
@@ -24,6 +23,12 @@ from services.export.domain.delivery import Delivery, Step
 from services.export.domain.latest import LatestReadings
 from services.export.domain.mapping import MappedDevice, Mapping
 from services.export.secrets import Secrets
+from services.export.store import connections as connection_store
+from services.export.store import deliveries as delivery_store
+from services.export.store import mappings as mapping_store
+from services.export.store import queues as queue_store
+from services.export.store import sessions as session_store
+from services.export.store import units as unit_store
 from services.export.worker import sessions
 from services.export.worker.sessions import SLOTS, CentreRunner
 from tests.integration.export.conftest import FSU, METER, Answer, Heard, Kit, ScriptedCentre, ack, until
@@ -51,14 +56,16 @@ async def registered_units(db: Database, url: str, count: int) -> tuple[Connecti
     connection = Connection(id=ConnectionId("gd"), name="SC", dialect="T", url=url, options=options)
     keys = []
     async with db.write() as conn:
-        await store.put_connection(conn, connection, credentials=None, keep_credentials=True, now=NOW)
+        await connection_store.put_connection(conn, connection, credentials=None, keep_credentials=True, now=NOW)
         for number in range(count):
             ref = UnitRef(str(int(FSU) + number), str(int(FSU) + number))
-            key = await store.put_unit(conn, "gd", ref, name="x", sites=["s-1"], facts=UnitFacts())
-            await store.put_mapping(conn, key, Mapping(devices=(MappedDevice(ref=DeviceRef(METER, METER)),)))
-            unit = await store.lock_unit(conn, key)
+            key = await unit_store.put_unit(conn, "gd", ref, name="x", sites=["s-1"], facts=UnitFacts())
+            await mapping_store.put_mapping(conn, key, Mapping(devices=(MappedDevice(ref=DeviceRef(METER, METER)),)))
+            unit = await unit_store.lock_unit(conn, key)
             assert unit is not None
-            await store.save_session(conn, replace(unit, phase=Phase.REGISTERED, logged_in_at=NOW, heard_at=NOW))
+            await session_store.save_session(
+                conn, replace(unit, phase=Phase.REGISTERED, logged_in_at=NOW, heard_at=NOW)
+            )
             keys.append(key)
     return connection, keys
 
@@ -112,7 +119,7 @@ async def test_the_new_holder_of_a_lapsed_lease_waits_for_the_call_of_the_old_on
     async with database(postgres_url) as db:
         connection, [key] = await registered_units(db, centre.url, 1)
         async with db.write() as conn:
-            await store.insert_deliveries(conn, [queued(key, Step.BEGIN), queued(key, Step.END)])
+            await delivery_store.insert_deliveries(conn, [queued(key, Step.BEGIN), queued(key, Step.END)])
         old, new = (Replica(name, connection, db, tmp_path) for name in ("export-a", "export-b"))
         try:
             old.start()
@@ -146,7 +153,7 @@ async def test_a_unit_is_its_senders_until_the_call_has_ended_one_way_or_the_oth
 
         async def claim(owner: str) -> bool:
             async with db.write() as conn:
-                return set(await store.claim_sending(conn, [key], owner, hold_s=3600)) == {key}
+                return set(await queue_store.claim_sending(conn, [key], owner, hold_s=3600)) == {key}
 
         first = await asyncio.gather(*(claim(owner) for owner in ("a", "b", "c")))
         assert sorted(first) == [False, False, True]
@@ -155,10 +162,10 @@ async def test_a_unit_is_its_senders_until_the_call_has_ended_one_way_or_the_oth
         assert not await claim(other)
         assert await claim(mine), "what was started again under its name goes on"
         async with db.write() as conn:
-            await store.release_sending(conn, [key], other)
+            await queue_store.release_sending(conn, [key], other)
         assert not await claim(other), "only its holder gives it free"
         async with db.write() as conn:
-            await store.release_sending(conn, [key], mine)
+            await queue_store.release_sending(conn, [key], mine)
         assert await claim(other)
         async with db.write() as conn:
             await conn.execute("update units set sending_until = clock_timestamp() where key = $1", key)
@@ -183,7 +190,7 @@ async def test_many_units_are_told_of_at_once_each_in_its_own_order(
         connection, keys = await registered_units(db, centre.url, 30)
         async with db.write() as conn:
             for key in keys:
-                await store.insert_deliveries(conn, [queued(key, Step.BEGIN), queued(key, Step.END)])
+                await delivery_store.insert_deliveries(conn, [queued(key, Step.BEGIN), queued(key, Step.END)])
         sender = Replica("export-a", connection, db, tmp_path)
         try:
             sender.start()
@@ -225,7 +232,7 @@ async def test_a_queue_that_is_named_is_emptied_without_a_look_through_all(
 
         async def queue(key: UnitKey) -> None:
             async with db.write() as conn:
-                await store.insert_deliveries(conn, [queued(key, Step.BEGIN), queued(key, Step.END)])
+                await delivery_store.insert_deliveries(conn, [queued(key, Step.BEGIN), queued(key, Step.END)])
 
         await queue(keys[0])
         try:
@@ -252,7 +259,7 @@ async def test_one_look_through_all_queues_leads_to_every_unit_however_many_it_r
         connection, keys = await registered_units(db, centre.url, 7)
         async with db.write() as conn:
             for key in keys:
-                await store.insert_deliveries(conn, [queued(key, Step.BEGIN), queued(key, Step.END)])
+                await delivery_store.insert_deliveries(conn, [queued(key, Step.BEGIN), queued(key, Step.END)])
         sender = Replica("export-a", connection, db, tmp_path, poll_s=3600)
         try:
             sender.start()
@@ -268,16 +275,16 @@ async def test_an_outcome_is_written_only_to_what_is_still_open(postgres_url: st
         _, [key, idle] = await registered_units(db, "http://127.0.0.1/", 2)
         begin, end = queued(key, Step.BEGIN), queued(key, Step.END)
         async with db.write() as conn:
-            await store.insert_deliveries(conn, [begin, end, begin])
-            assert await store.units_with_more(conn, [key, idle], NOW) == [key]
+            await delivery_store.insert_deliveries(conn, [begin, end, begin])
+            assert await queue_store.units_with_more(conn, [key, idle], NOW) == [key]
             given_up = replace(begin, state=DeliveryState.GIVEN_UP, finished_at=NOW, error="by a person")
-            assert await store.save_attempts(conn, [given_up]) == {begin.id}
+            assert await delivery_store.save_attempts(conn, [given_up]) == {begin.id}
             late = [
                 replace(begin, state=DeliveryState.DELIVERED, attempts=1, finished_at=NOW),
                 replace(end, state=DeliveryState.RETRYING, attempts=1, next_attempt_at=NOW + timedelta(seconds=9)),
             ]
-            assert await store.save_attempts(conn, late) == {end.id}
-            assert await store.units_with_more(conn, [key, idle], NOW) == []
-            assert await store.units_with_more(conn, [key, idle], NOW + timedelta(seconds=9)) == [key]
+            assert await delivery_store.save_attempts(conn, late) == {end.id}
+            assert await queue_store.units_with_more(conn, [key, idle], NOW) == []
+            assert await queue_store.units_with_more(conn, [key, idle], NOW + timedelta(seconds=9)) == [key]
             states = await conn.fetch("select step, state, attempts, error from deliveries order by seq")
     assert [tuple(row) for row in states] == [("begin", "given_up", 0, "by a person"), ("end", "retrying", 1, None)]

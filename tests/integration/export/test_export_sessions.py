@@ -9,10 +9,13 @@ from pydantic import SecretStr
 
 from libs.common.db import Database
 from libs.common.settings import DatabaseSettings
-from services.export import store
 from services.export.dialects.messages import DeviceRef, UnitFacts, UnitRef
 from services.export.domain.connection import Connection, ConnectionId, Phase
 from services.export.domain.mapping import MappedDevice, Mapping
+from services.export.store import connections as connection_store
+from services.export.store import mappings as mapping_store
+from services.export.store import sessions as session_store
+from services.export.store import units as unit_store
 from tests.integration.export.conftest import Answer, Export, Heard, Kit, ScriptedCentre
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres]
@@ -192,18 +195,20 @@ async def test_two_replicas_do_not_both_log_in(postgres_url: str) -> None:
     try:
         async with db.write() as conn:
             connection = Connection(id=ConnectionId("gd"), name="x", dialect="T", url="http://127.0.0.1/")
-            await store.put_connection(conn, connection, credentials=None, keep_credentials=True, now=now)
+            await connection_store.put_connection(conn, connection, credentials=None, keep_credentials=True, now=now)
             ref = UnitRef("44010643800017", "44010643800017")
-            key = await store.put_unit(conn, "gd", ref, name="x", sites=["s-1"], facts=UnitFacts())
-            await store.put_mapping(conn, key, Mapping(devices=(MappedDevice(ref=DeviceRef("4" * 14, "4" * 14)),)))
+            key = await unit_store.put_unit(conn, "gd", ref, name="x", sites=["s-1"], facts=UnitFacts())
+            await mapping_store.put_mapping(
+                conn, key, Mapping(devices=(MappedDevice(ref=DeviceRef("4" * 14, "4" * 14)),))
+            )
 
         async def claim(at: datetime) -> bool:
             async with db.write() as conn:
-                return await store.claim_login(conn, key, now=at, interval_s=180)
+                return await session_store.claim_login(conn, key, now=at, interval_s=180)
 
         async def waiting(at: datetime) -> int:
             async with db.read() as conn:
-                found = await store.units_to_log_in(
+                found = await session_store.units_to_log_in(
                     conn, "gd", slots=range(16), slot_count=16, now=at, interval_s=180, limit=5
                 )
                 return len(found)
@@ -218,9 +223,9 @@ async def test_two_replicas_do_not_both_log_in(postgres_url: str) -> None:
         assert await waiting(later) == 1
         assert await claim(later)
         async with db.write() as conn:
-            await store.leave_units(conn, "gd")
-            assert await store.put_unit(conn, "gd", ref, name="x", sites=[], facts=UnitFacts()) == key
-            back = await store.fetch_unit_by_key(conn, key)
+            await unit_store.leave_units(conn, "gd")
+            assert await unit_store.put_unit(conn, "gd", ref, name="x", sites=[], facts=UnitFacts()) == key
+            back = await unit_store.fetch_unit_by_key(conn, key)
         assert back is not None
         assert (back.phase, back.last_login_at) == (Phase.NEW, later), "the interval holds for a unit that comes back"
     finally:

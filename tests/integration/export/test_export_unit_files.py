@@ -16,7 +16,6 @@ from libs.common.db import Database
 from libs.common.errors import InvalidInput
 from libs.common.settings import DatabaseSettings
 from libs.common.testing.clock import FakeClock
-from services.export import store
 from services.export.dialects.messages import DeviceRef, PointType, UnitFacts, UnitRef
 from services.export.domain.connection import Connection, ConnectionId, UnitKey
 from services.export.domain.latest import LatestReadings
@@ -26,6 +25,9 @@ from services.export.files import queue
 from services.export.files.push import PushFailed, PushTarget, push
 from services.export.files.queue import FilePlan, FileState, PushPlace, UnitFile
 from services.export.secrets import Secrets
+from services.export.store import connections as connection_store
+from services.export.store import mappings as mapping_store
+from services.export.store import units as unit_store
 from services.export.usecases.administration import Actor
 from services.export.usecases.unitfiles import UnitFileAdministration
 from services.export.worker.unit_files import UnitFiles
@@ -103,11 +105,13 @@ async def opened(url: str, folder: Path) -> AsyncIterator[World]:
         )  # fmt: skip
         async with db.write() as conn:
             connection = Connection(id=ConnectionId("gd"), name="SC", dialect="T", url="http://127.0.0.1:1/")
-            await store.put_connection(conn, connection, credentials=None, keep_credentials=False, now=clock.now())
-            key = await store.put_unit(
+            await connection_store.put_connection(
+                conn, connection, credentials=None, keep_credentials=False, now=clock.now()
+            )
+            key = await unit_store.put_unit(
                 conn, "gd", UnitRef("44010643800017", "44010643800017"), name="u", sites=["s-1"], facts=UnitFacts()
             )
-            await store.put_mapping(conn, key, mapping)
+            await mapping_store.put_mapping(conn, key, mapping)
         secrets, latest = Secrets(Fernet.generate_key().decode()), LatestReadings()
         latest.keep({"m-1"})
         files = UnitFiles(
