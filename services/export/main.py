@@ -74,6 +74,7 @@ from services.export.worker.callback_queue import GROUP as CALLBACKS_GROUP
 from services.export.worker.callback_queue import TOPICS as CALLBACKS_TOPICS
 from services.export.worker.callback_queue import CallbackQueue
 from services.export.worker.callbacks import Callbacks
+from services.export.worker.centres import Centres
 from services.export.worker.exports import Exports
 from services.export.worker.feed_cutter import GATHER_S as FEEDS_GATHER_S
 from services.export.worker.feed_cutter import GROUP as FEEDS_GROUP
@@ -85,7 +86,6 @@ from services.export.worker.files import FileService
 from services.export.worker.gauges import Gauges
 from services.export.worker.readings import ReadingsCache
 from services.export.worker.records import RecordWorker
-from services.export.worker.sessions import Centres
 from services.export.worker.unit_files import UnitFiles
 
 NEWS_GATHER_S = 0.05

@@ -39,7 +39,7 @@ from services.export.domain.callbacks import (
     health_after,
 )
 from services.export.secrets import Secrets, SecretsUnreadable
-from services.export.worker.sessions import GRACE_S, wait_for
+from services.export.worker.finishing import GRACE_S, wait_for
 
 logger = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ from services.export.domain.rows import DAY_ZONE
 from services.export.feeds import batches, destinations, statements
 from services.export.feeds.destinations import Todo
 from services.export.secrets import Secrets, SecretsUnreadable
-from services.export.worker.sessions import to_its_end, wait_for
+from services.export.worker.finishing import to_its_end, wait_for
 
 logger = logging.getLogger(__name__)
 

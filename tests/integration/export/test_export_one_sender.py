@@ -29,8 +29,9 @@ from services.export.store import mappings as mapping_store
 from services.export.store import queues as queue_store
 from services.export.store import sessions as session_store
 from services.export.store import units as unit_store
-from services.export.worker import sessions
-from services.export.worker.sessions import SLOTS, CentreRunner
+from services.export.worker import centre_runner
+from services.export.worker.centre_logins import SLOTS
+from services.export.worker.centre_runner import CentreRunner
 from tests.integration.export.conftest import FSU, METER, Answer, Heard, Kit, ScriptedCentre, ack, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres]
@@ -254,7 +255,7 @@ async def test_a_queue_that_is_named_is_emptied_without_a_look_through_all(
 async def test_one_look_through_all_queues_leads_to_every_unit_however_many_it_remembers(
     postgres_url: str, centre: ScriptedCentre, kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "LOOK", 2)
+    monkeypatch.setattr(centre_runner, "LOOK", 2)
     async with database(postgres_url) as db:
         connection, keys = await registered_units(db, centre.url, 7)
         async with db.write() as conn:
