@@ -7,22 +7,20 @@ id. A message that the bus will never take (too large) is parked with the reason
 of its topic and key, until a person mends or deletes the row; other keys go on.
 """
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from struct import Struct
 
 from libs.common import pgcopy
-from libs.common.backoff import Backoff
 from libs.common.bus import topics
 from libs.common.bus.headers import pack_header, pack_headers, unpack_headers
 from libs.common.bus.port import Bus, Header, Message, MessageRefused
 from libs.common.clock import Clock
 from libs.common.db import Database, WriteConn
-from libs.common.errors import Unavailable
 from libs.common.lease import OneHolder
 from libs.common.metrics import gauge
 from libs.common.pgcopy import copy_in
+from libs.common.rounds import Rounds
 
 logger = logging.getLogger(__name__)
 
@@ -144,37 +142,29 @@ class OutboxRelay:
         self._clock = clock
         self._turn = OneHolder(db=db, clock=clock, owner=owner, name=LEASE_NAME, ttl_s=LEASE_S)
         self._gather_s = gather_s
-        self._wake = asyncio.Event()
+        self._rounds = Rounds(clock, worker=f"outbox of {db.schema}", every_s=POLL_S)
         self._has_published = False
         """Whether there was something, when it was looked last."""
         self._measured_at = float("-inf")
 
     def wake(self) -> None:
         """Say that there is something to publish, instead of waiting for the next look."""
-        self._wake.set()
+        self._rounds.wake()
 
     async def run(self, beat: Callable[[], None]) -> None:
         """Publish for ever; while another process holds the lease, stand by."""
-        backoff = Backoff(first_s=0.2, cap_s=5.0)
         try:
-            while True:
-                beat()
-                self._wake.clear()
-                try:
-                    busy = await self._turn.hold() and await self._relay_once()
-                    await self._measure()
-                except Unavailable as exc:
-                    if backoff.first:
-                        logger.warning("outbox waits", extra={"schema": self._db.schema, "reason": exc.message})
-                    await self._clock.sleep(backoff.next_s())
-                    continue
-                backoff.reset()
-                if not busy:
-                    if self._gather_s and self._has_published:
-                        await self._clock.sleep(self._gather_s)
-                    await self._wait(POLL_S)
+            await self._rounds.run(self._round, beat)
         finally:
             await self._turn.let_go()
+
+    async def _round(self) -> bool:
+        """Publish, measure; return whether there may be more."""
+        busy = await self._turn.hold() and await self._relay_once()
+        await self._measure()
+        if not busy and self._gather_s and self._has_published:
+            await self._clock.sleep(self._gather_s)
+        return busy
 
     async def _relay_once(self) -> bool:
         """Publish one batch; return whether there may be more."""
@@ -247,11 +237,3 @@ class OutboxRelay:
         WAITING.labels(self._db.schema, "waiting").set(waiting)
         WAITING.labels(self._db.schema, "parked").set(parked)
         OLDEST.labels(self._db.schema).set(oldest_s)
-
-    async def _wait(self, limit_s: float) -> None:
-        """Wait to be woken, at most ``limit_s``."""
-        try:
-            async with asyncio.timeout(limit_s):
-                await self._wake.wait()
-        except TimeoutError:
-            return

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from libs.common.backoff import Backoff
 from libs.common.bus import outbox
 from libs.common.bus.port import Message
 from libs.common.clock import Clock
@@ -20,6 +19,7 @@ from libs.common.contracts.base import Phase
 from libs.common.contracts.delivery import DeliveryState
 from libs.common.db import Database, WriteConn
 from libs.common.errors import Unavailable
+from libs.common.rounds import Rounds
 from libs.common.tracing import span
 from services.export import bus
 from services.export.callbacks import endpoints, queues
@@ -39,7 +39,7 @@ from services.export.domain.callbacks import (
     health_after,
 )
 from services.export.secrets import Secrets, SecretsUnreadable
-from services.export.worker.finishing import GRACE_S, wait_for
+from services.export.worker.finishing import GRACE_S
 
 logger = logging.getLogger(__name__)
 
@@ -105,10 +105,9 @@ class Callbacks:
         self._outlet = outlet
         self._secrets = secrets
         self._owner = owner
-        self._poll_s = poll_s
         self._committed = committed
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, protects nothing
-        self._wake = asyncio.Event()
+        self._rounds = Rounds(clock, worker="callbacks", every_s=poll_s)
         self._endpoints: dict[str, Endpoint] = {}
         self._looked_at = float("-inf")
         self._busy: dict[str, set[int]] = {}
@@ -124,38 +123,31 @@ class Callbacks:
 
     def wake(self) -> None:
         """Say that something may have been queued."""
-        self._wake.set()
+        self._rounds.wake()
 
     def changed(self) -> None:
         """Say that endpoints are not as they were."""
         self._looked_at = float("-inf")
-        self._wake.set()
+        self._rounds.wake()
 
     async def run(self, beat: Callable[[], None]) -> None:
         """Call for ever, until cancelled; calls that are under way then get a moment to be answered."""
-        backoff = Backoff(first_s=0.2, cap_s=5.0)
         self._broken = None
         try:
-            while True:
-                beat()
-                self._wake.clear()
-                try:
-                    moved = await self._round()
-                except Unavailable as exc:
-                    # What was being taken may have been taken without our hearing of it.
-                    self._given_back = False
-                    if backoff.first:
-                        logger.warning("callbacks wait for the database", extra={"reason": exc.message})
-                    await self._clock.sleep(backoff.next_s())
-                    continue
-                backoff.reset()
-                if not moved:
-                    await wait_for(self._wake, self._poll_s)
-                elif len(self._calls) > BUSY_CALLS:
-                    await asyncio.sleep(PACE_S)
+            await self._rounds.run(self._paced_round, beat)
         finally:
             await self._end_calls()
             await self._last_words()
+
+    async def _paced_round(self) -> bool:
+        try:
+            moved = await self._round()
+        except Unavailable:
+            self._given_back = False  # what was being taken may have been taken without our hearing of it
+            raise
+        if moved and len(self._calls) > BUSY_CALLS:
+            await asyncio.sleep(PACE_S)
+        return moved
 
     async def _round(self) -> bool:
         """Write what has ended and begin what is due; return whether there was anything.
@@ -183,7 +175,7 @@ class Callbacks:
         self._calls.discard(call)
         if not call.cancelled() and (exc := call.exception()) is not None:
             self._broken = exc
-        self._wake.set()
+        self._rounds.wake()
 
     async def _end_calls(self) -> None:
         """Let calls that are under way come to their end: one that is cut off would be made a second time."""

@@ -16,12 +16,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
-from libs.common.backoff import Backoff
 from libs.common.clock import Clock
 from libs.common.db import Database
 from libs.common.errors import Unavailable
+from libs.common.rounds import Rounds
 from services.export.dialects import Dialect
 from services.export.dialects.messages import Operation
 from services.export.domain.connection import Connection, Unit, UnitKey
@@ -35,7 +36,7 @@ from services.export.worker.centre_alarms import CLAIM_SPARE_S, GATHER_S, AlarmR
 from services.export.worker.centre_link import CentreLink
 from services.export.worker.centre_logins import SLOTS, Logins
 from services.export.worker.centre_values import ValuePushes
-from services.export.worker.finishing import to_its_end, wait_for
+from services.export.worker.finishing import to_its_end
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,7 @@ class CentreRunner:
         self._owner = owner
         self._slots = slots
         self._poll_s = poll_s
-        self._wake = asyncio.Event()
+        self._rounds = Rounds(clock, worker=f"centre {connection.id}", every_s=poll_s)
         self._busy: set[UnitKey] = set()
         self._ready: dict[UnitKey, None] = {}
         """Units whose queues are worth a look, those that have waited longest first."""
@@ -118,41 +119,33 @@ class CentreRunner:
     def look_at(self, keys: Iterable[UnitKey]) -> None:
         """Look at the queues of these units now."""
         self._ready |= dict.fromkeys(keys)
-        self._wake.set()
+        self._rounds.wake()
 
     def look_at_units(self) -> None:
         """Look for LOGINs and LOGOUTs now, and through all queues."""
         self._units_at = self._look_s = float("-inf")
-        self._wake.set()
+        self._rounds.wake()
 
     async def run(self) -> None:
         """Work until cancelled; calls that are under way then get a moment to be answered."""
-        options = self.connection.options
-        backoff = Backoff(first_s=0.2, cap_s=5.0)
         try:
             async with asyncio.TaskGroup() as group:
-                while True:
-                    self._wake.clear()
-                    try:
-                        due = await self._due(options.concurrency - len(self._busy))
-                    except Unavailable as exc:
-                        if backoff.first:
-                            logger.warning("centre waits for the database", extra={"reason": exc.message})
-                        await self._clock.sleep(backoff.next_s())
-                        continue
-                    backoff.reset()
-                    for task in due:
-                        if len(self._busy) >= options.concurrency:
-                            break
-                        if task.unit.key not in self._busy:
-                            self._busy.add(task.unit.key)
-                            group.create_task(self._do(task), name=f"{task.operation} {task.unit.ref.unit_id}")
-                    if due:
-                        await self._clock.sleep(GATHER_S)
-                    await wait_for(self._wake, self._poll_s)
+                await self._rounds.run(partial(self._round, group, self.connection.options.concurrency))
         finally:
             async with asyncio.timeout(2.0):
                 await self._link.close()
+
+    async def _round(self, group: asyncio.TaskGroup, concurrency: int) -> bool:
+        due = await self._due(concurrency - len(self._busy))
+        for task in due:
+            if len(self._busy) >= concurrency:
+                break
+            if task.unit.key not in self._busy:
+                self._busy.add(task.unit.key)
+                group.create_task(self._do(task), name=f"{task.operation} {task.unit.ref.unit_id}")
+        if due:
+            await self._clock.sleep(GATHER_S)
+        return False
 
     async def _due(self, free: int) -> list[_Task]:
         """Return what is due, at most ``free`` but for pushes, the more urgent first: a LOGIN lets all else follow.
@@ -230,7 +223,7 @@ class CentreRunner:
             self._look_s = float("-inf")
             raise
         if self._ready:
-            self._wake.set()  # should these have nothing, the next ones are not to wait for it
+            self._rounds.wake()  # should these have nothing, the next ones are not to wait for it
         if len(ours) < len(chosen):
             logger.debug("other processes tell the centre of units", extra={"units": len(chosen) - len(ours)})
         return [
@@ -298,4 +291,4 @@ class CentreRunner:
             logger.warning("call put off", extra={"unit": task.unit.ref.unit_id, "reason": exc.message})
         finally:
             self._busy.discard(task.unit.key)
-            self._wake.set()  # there may be more of this unit, and of others that waited for a place
+            self._rounds.wake()  # there may be more of this unit, and of others that waited for a place

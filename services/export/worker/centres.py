@@ -7,12 +7,13 @@ A slow centre so delays nobody else. Which replica works for a unit is decided b
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
-from libs.common.backoff import Backoff
 from libs.common.clock import Clock
 from libs.common.db import Database
 from libs.common.errors import Unavailable
 from libs.common.lease import Lease, LeaseKeeper
+from libs.common.rounds import Rounds
 from services.export.dialects import Dialects
 from services.export.domain.connection import ConnectionId, UnitKey
 from services.export.domain.latest import LatestReadings
@@ -20,7 +21,6 @@ from services.export.secrets import Secrets
 from services.export.store import connections as connection_store
 from services.export.worker.centre_logins import SLOTS
 from services.export.worker.centre_runner import CentreRunner
-from services.export.worker.finishing import wait_for
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +67,11 @@ class Centres:
         self._leases: list[Lease] = []
         self._runners: dict[ConnectionId, CentreRunner] = {}
         self._tasks: dict[ConnectionId, asyncio.Task[None]] = {}
-        self._wake = asyncio.Event()
+        self._rounds = Rounds(clock, worker="centres", every_s=poll_s)
 
     def wake(self) -> None:
         """Look at the connections, their units and the queues now."""
-        self._wake.set()
+        self._rounds.wake()
         for runner in self._runners.values():
             runner.look_at_units()
 
@@ -87,26 +87,18 @@ class Centres:
 
     async def run(self, beat: Callable[[], None]) -> None:
         """Work for ever; waits while the database is away."""
-        backoff = Backoff(first_s=0.2, cap_s=5.0)
         try:
             async with asyncio.TaskGroup() as group:
-                while True:
-                    beat()
-                    self._wake.clear()
-                    try:
-                        await self._hold_leases()
-                        await self._follow_connections(group)
-                        for runner in self._runners.values():
-                            await runner.lose_silent_units()
-                    except Unavailable as exc:
-                        if backoff.first:
-                            logger.warning("centres wait for the database", extra={"reason": exc.message})
-                        await self._clock.sleep(backoff.next_s())
-                        continue
-                    backoff.reset()
-                    await wait_for(self._wake, self._poll_s)
+                await self._rounds.run(partial(self._round, group), beat)
         finally:
             await self._let_go()
+
+    async def _round(self, group: asyncio.TaskGroup) -> bool:
+        await self._hold_leases()
+        await self._follow_connections(group)
+        for runner in self._runners.values():
+            await runner.lose_silent_units()
+        return False
 
     async def _hold_leases(self) -> None:
         if self._leases and all(lease.valid_for_s() > self._lease_s / 2 for lease in self._leases):

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 
 from libs.common import metrics
 from libs.common.backoff import Backoff
@@ -21,6 +22,7 @@ from libs.common.db import Database
 from libs.common.errors import Unavailable
 from libs.common.lease import Lease, LeaseKeeper
 from libs.common.outgoing import AddressGuard
+from libs.common.rounds import Rounds
 from libs.common.tracing import span
 from services.export import bus
 from services.export.connectors.factory import connector_of
@@ -32,7 +34,7 @@ from services.export.domain.rows import DAY_ZONE
 from services.export.feeds import batches, destinations, statements
 from services.export.feeds.destinations import Todo
 from services.export.secrets import Secrets, SecretsUnreadable
-from services.export.worker.finishing import to_its_end, wait_for
+from services.export.worker.finishing import to_its_end
 
 logger = logging.getLogger(__name__)
 
@@ -97,44 +99,36 @@ class FeedTelling:
         self._secrets = secrets
         self._keeper = LeaseKeeper(db, clock, owner, lease_s)
         self._lease_s = lease_s
-        self._poll_s = poll_s
         self._max_bytes = max_bytes
         self._committed = committed
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, protects nothing
         self._running: dict[str, _Running] = {}
         self._recent = _RecentBatches(db)
-        self._wake = asyncio.Event()
+        self._rounds = Rounds(clock, worker="feeds", every_s=poll_s)
+        self._forgot_at_s = float("-inf")
+        """When rows were last deleted, by monotonic time. [s]"""
 
     def wake(self) -> None:
         """Say that a batch may have been closed, or a destination changed."""
-        self._wake.set()
+        self._rounds.wake()
 
     async def run(self, beat: Callable[[], None]) -> None:
         """Tell for ever, until cancelled."""
-        backoff = Backoff(first_s=0.2, cap_s=5.0)
-        forgot_at_s = float("-inf")
         try:
             async with asyncio.TaskGroup() as group:
-                while True:
-                    beat()
-                    self._wake.clear()
-                    try:
-                        await self._close_due()
-                        await self._look(group)
-                        await self._call_due()
-                        if self._clock.monotonic() - forgot_at_s >= FORGET_S:
-                            await self._write_statements()
-                            await self._forget()
-                            forgot_at_s = self._clock.monotonic()
-                    except Unavailable as exc:
-                        if backoff.first:
-                            logger.warning("feeds wait for the database", extra={"reason": exc.message})
-                        await self._clock.sleep(backoff.next_s())
-                        continue
-                    backoff.reset()
-                    await wait_for(self._wake, self._poll_s)
+                await self._rounds.run(partial(self._round, group), beat)
         finally:
             await self._let_go()
+
+    async def _round(self, group: asyncio.TaskGroup) -> bool:
+        await self._close_due()
+        await self._look(group)
+        await self._call_due()
+        if self._clock.monotonic() - self._forgot_at_s >= FORGET_S:
+            await self._write_statements()
+            await self._forget()
+            self._forgot_at_s = self._clock.monotonic()
+        return False
 
     # ---- feeds -----------------------------------------------------------------------------------
 

@@ -24,12 +24,3 @@ async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
             await asyncio.wait([task])
         elif not task.cancelled():
             task.exception()  # what was raised after we were cancelled has been seen
-
-
-async def wait_for(event: asyncio.Event, limit_s: float) -> None:
-    """Wait for an event, at most ``limit_s``. [s]"""
-    try:
-        async with asyncio.timeout(limit_s):
-            await event.wait()
-    except TimeoutError:
-        return
