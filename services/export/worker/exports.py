@@ -17,7 +17,7 @@ from libs.common import jobs, metrics
 from libs.common.clock import Clock
 from libs.common.db import Database
 from libs.common.errors import PlatformError, Unavailable
-from libs.common.lease import Lease, LeaseKeeper
+from libs.common.lease import OneHolder
 from services.export.domain.exports import Period, Run, RunState, dues_until, period_of, wait_s
 from services.export.exports import rows
 from services.export.exports.making import EXPORT_JOB, run_folder
@@ -80,11 +80,9 @@ class Exports:
         self._secrets = secrets
         self._outlet = outlet
         self._root = root
-        self._keeper = LeaseKeeper(db, clock, owner, lease_s)
-        self._lease_s = lease_s
+        self._turn = OneHolder(db=db, clock=clock, owner=owner, name=LEASE, ttl_s=lease_s)
         self._poll_s = poll_s
         self._retention_s = retention_s
-        self._lease: Lease | None = None
         self._kept_at: float | None = None
         self._random = random or Random().random  # noqa: S311 - spreads retries
 
@@ -95,7 +93,7 @@ class Exports:
             while True:
                 beat()
                 try:
-                    if await self._hold():
+                    if await self._turn.hold():
                         await self.schedule()
                         await self.enqueue()
                         for export_id in await self.to_bring():
@@ -110,16 +108,6 @@ class Exports:
                     logger.warning("exports cannot be looked after", extra={"reason": exc.message})
                 running = {name: task for name, task in running.items() if not task.done()}
                 await self._clock.sleep(self._poll_s)
-
-    async def _hold(self) -> bool:
-        if self._lease is not None and self._lease.valid_for_s() > self._lease_s / 2:
-            return True
-        if self._lease is not None:
-            kept = await self._keeper.renew_many([self._lease])
-            self._lease = kept[0] if kept else None
-        if self._lease is None:
-            self._lease = await self._keeper.acquire(LEASE)
-        return self._lease is not None
 
     # ---- what is due -----------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from libs.common import jobs
 from libs.common.clock import Clock
 from libs.common.db import Database
 from libs.common.errors import InvalidFile, PlatformError, Unavailable
-from libs.common.lease import Lease, LeaseKeeper
+from libs.common.lease import OneHolder
 from services.export.records import rows
 from services.export.records.reading import MAX_FILE_BYTES, MAX_ROWS, read_file
 from services.export.records.taking import RECORDS_JOB
@@ -74,12 +74,10 @@ class RecordWorker:
         self._clock = clock
         self._deliveries = deliveries
         self._folder = folder
-        self._keeper = LeaseKeeper(db, clock, owner, lease_s)
-        self._lease_s = lease_s
+        self._turn = OneHolder(db=db, clock=clock, owner=owner, name=LEASE, ttl_s=lease_s)
         self._poll_s = poll_s
         self._settle_s = settle_s
         self._retention_s = retention_s
-        self._lease: Lease | None = None
         self._seen: dict[str, tuple[int, int, float]] = {}
         self._kept_at: float | None = None
 
@@ -88,7 +86,7 @@ class RecordWorker:
         while True:
             beat()
             try:
-                if await self._hold():
+                if await self._turn.hold():
                     await self.enqueue()
                     await self.look()
                     await self.tell()
@@ -98,16 +96,6 @@ class RecordWorker:
             except OSError as exc:
                 logger.warning("the folder of records cannot be used", extra={"reason": str(exc)})
             await self._clock.sleep(self._poll_s)
-
-    async def _hold(self) -> bool:
-        if self._lease is not None and self._lease.valid_for_s() > self._lease_s / 2:
-            return True
-        if self._lease is not None:
-            kept = await self._keeper.renew_many([self._lease])
-            self._lease = kept[0] if kept else None
-        if self._lease is None:
-            self._lease = await self._keeper.acquire(LEASE)
-        return self._lease is not None
 
     async def enqueue(self) -> None:
         """Have the oldest delivery worked on, when none is."""
