@@ -153,14 +153,16 @@ def build(platform: Platform) -> Service:
         member_id=owner,
         gather_s=ALARMS_GATHER_S,
     )
+    told = CallbackQueue(clock, master, wake=callbacks.wake)
     news = EffectsConsumer(
         bus=bus,
         db=db,
         clock=clock,
         group=CALLBACKS_GROUP,
         topics=CALLBACKS_TOPICS,
-        handler=CallbackQueue(clock, master, wake=callbacks.wake),
+        handler=told,
         member_id=owner,
+        gather_s=told.gather_s,
     )
     many = EffectsConsumer(
         bus=bus,

@@ -160,7 +160,7 @@ class EffectsConsumer:
         member_id: str,
         max_batch: int = 2000,
         fetch_timeout_s: float = 0.5,
-        gather_s: float = 0.0,
+        gather_s: float | Callable[[], float] = 0.0,
     ) -> None:
         """Prepare a member.
 
@@ -175,7 +175,7 @@ class EffectsConsumer:
             max_batch: Messages in one transaction, at most.
             fetch_timeout_s: How long to wait for messages before beating again. [s]
             gather_s: After a batch that was not full wait this long for company: a transaction of ten messages costs
-                nearly as much as one of a hundred. [s]
+                nearly as much as one of a hundred. Where it depends on what was handled last, it is asked. [s]
         """
         self._bus = bus
         self._db = db
@@ -186,7 +186,7 @@ class EffectsConsumer:
         self._member_id = member_id
         self._max_batch = max_batch
         self._fetch_timeout_s = fetch_timeout_s
-        self._gather_s = gather_s
+        self._gather_s = gather_s if callable(gather_s) else lambda: gather_s
         self._member: GroupMember | None = None
         self._claims: dict[TopicPartition, _Claim] = {}
         self._rewind = False
@@ -275,8 +275,8 @@ class EffectsConsumer:
                 await self._handle_all(await self._expected(member, fetched), beat)
                 self._rewind = False
                 await self._tell_broker(member)
-                if self._gather_s and 0 < len(fetched) < self._max_batch:
-                    await self._clock.sleep(self._gather_s)
+                if 0 < len(fetched) < self._max_batch and (gather_s := self._gather_s()):
+                    await self._clock.sleep(gather_s)
             except _Again:
                 self._rewind = True
             except LostClaim:

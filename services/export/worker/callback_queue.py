@@ -21,6 +21,8 @@ CLOCKS_DIFFER = timedelta(seconds=5)
 """By so much the bus' clock may be behind ours."""
 GROUP = "export.callbacks"
 TOPICS = tuple(SOURCES)
+UNHEARD_S = 1.0
+"""While there is no endpoint events are gathered for so long: a transaction for each would only move a position. [s]"""
 
 
 class SitePlaces(Protocol):
@@ -49,6 +51,16 @@ class CallbackQueue:
         self._clock = clock
         self._places = places
         self._wake = wake
+        self._is_heard = True
+        """Whether there was an endpoint when a batch was last handled."""
+
+    def gather_s(self) -> float:
+        """Return how long the next events are to wait for company. [s]
+
+        They wait on the bus, and whether there is an endpoint is asked anew in the transaction that passes over them:
+        one that was made meanwhile misses nothing.
+        """
+        return 0.0 if self._is_heard else UNHEARD_S
 
     async def load(self, conn: WriteConn, partitions: frozenset[int]) -> None:
         """Nothing is kept in memory."""
@@ -68,6 +80,7 @@ class CallbackQueue:
             Unavailable: Somebody has chosen by region, and the registry is not known yet.
         """
         listening = await endpoints.fetch_listening(conn)
+        self._is_heard = bool(listening)
         wanted = {each for endpoint in listening for each in endpoint.choice.types}
         told = [
             (received, _read(received)) for received in batch if not wanted.isdisjoint(SOURCES[received.topic].types)
