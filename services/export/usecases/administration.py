@@ -28,12 +28,18 @@ from services.export.domain.delivery import OPEN_STATES, Delivery
 from services.export.domain.dictionary import tower_dictionary
 from services.export.domain.mapping import Mapping as UnitMapping
 from services.export.domain.mapping import Proposal, ProposedDevice, in_dialect, problems_of, propose
+from services.export.domain.permits import NOTHING
 from services.export.mapping_book import read_mapping_book, units_in, write_mapping_book
+from services.export.orders import option_books
+from services.export.orders import permits as permit_store
 from services.export.secrets import Secrets
 from services.export.store import connections as connection_store
 from services.export.store import deliveries as delivery_store
 from services.export.store import mappings as mapping_store
 from services.export.store import units as unit_store
+
+REMOVED = "the connection was removed"
+"""What is said of everything that ends with a connection."""
 
 
 class ConnectionExists(Conflict):
@@ -129,7 +135,7 @@ class Administration:
                 conn,
                 connection,
                 credentials=None if not credentials else self._secrets.seal(credentials),
-                keep_credentials=credentials is None,
+                keep_credentials=credentials is None and known is not None,  # of a removed one nothing counts again
                 now=self._clock.now(),
             )
             await self._audit(
@@ -141,14 +147,23 @@ class Administration:
     async def remove_connection(self, connection_id: str, actor: Actor) -> None:
         """Remove a connection: its units take their leave, what waits for it is given up.
 
+        Its option templates go with it, and its permits end: they were another agreement's than that of a connection
+        that is made under its name later.
+
         Raises:
             NotFound: There is none.
         """
+        now = self._clock.now()
         async with self._db.write() as conn:
-            if not await connection_store.remove_connection(conn, connection_id, self._clock.now()):
+            if not await connection_store.remove_connection(conn, connection_id, now):
                 raise _no_connection(connection_id)
+            await option_books.remove(conn, connection_id)
+            if await permit_store.fetch_current(conn, connection_id) != NOTHING:
+                await permit_store.insert(
+                    conn, connection_id, NOTHING, source=REMOVED, changed_by=actor.name, changed_at=now
+                )
             left = await unit_store.leave_units(conn, connection_id)
-            await self._give_up_all(conn, left, "the connection was removed")
+            await self._give_up_all(conn, left, REMOVED)
             await self._audit(conn, actor, "sc_connection.remove", f"sc_connection:{connection_id}", None)
         self._changed()
 

@@ -283,7 +283,7 @@ class OptionBooks:
         async with self._db.read() as conn:
             connection = await connection_store.fetch_connection(conn, connection_id)
         if connection is None:
-            raise NotFound(f"no SC connection {connection_id}", message_zh=f"没有SC连接 {connection_id}")
+            raise _no_connection(connection_id)
         dialect = self._dialects.named(connection.dialect)
         if not dialect.spoken(m.Operation.WRITE_OPTIONS):
             raise InvalidInput(
@@ -294,6 +294,8 @@ class OptionBooks:
         )
         now = self._clock.now()
         async with self._db.write() as conn:
+            if not await permit_store.lock_connection(conn, connection_id):
+                raise _no_connection(connection_id)  # removed since; its templates went with it
             await option_books.put(conn, connection_id, book, source=source, changed_by=actor.name, at=now)
             after = {"name": book.name, "version": book.version, "points": len(book.options), "source": source,
                      "ignores_storage": ignores_storage}  # fmt: skip
@@ -320,6 +322,10 @@ class OptionBooks:
             )  # fmt: skip
             await outbox.put(conn, [audited])
         self._changed()
+
+
+def _no_connection(connection_id: str) -> NotFound:
+    return NotFound(f"no SC connection {connection_id}", message_zh=f"没有SC连接 {connection_id}")
 
 
 def _none(connection_id: str) -> NotFound:

@@ -1,5 +1,6 @@
 """Connections, units, mappings and deliveries over the API: what is refused, and what is said about it."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ from libs.common.bus import envelope, topics
 from libs.common.contracts.registry import Device, Region, Site, SiteKind, StationClass, record_of
 from libs.common.ids import RegionId, SiteId
 from tests.integration.export.conftest import Export, Kit, ScriptedCentre
+from tests.integration.export.test_export_centre_writes import OPTIONS, _put
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres]
 
@@ -52,6 +54,43 @@ async def test_a_connection_is_created_once_and_changed_in_place(export: Export)
     await export.api("DELETE", "/sc-connections/gd", status=204)
     await export.api("DELETE", "/sc-connections/gd", status=404)
     await export.api("POST", "/sc-connections", NEW, status=201)
+
+
+@pytest.mark.sql
+async def test_what_was_granted_to_a_removed_connection_does_not_count_for_a_new_one_of_its_name(
+    export: Export, postgres_url: str
+) -> None:
+    new = {**NEW, "dialect": "Y"}
+    permits: dict[str, Any] = {"kinds": ["threshold"], "points": [{"point": "220200010010"}]}
+
+    async def stored() -> Mapping[str, Any]:
+        connection = await asyncpg.connect(postgres_url)
+        try:
+            [row] = await connection.fetch(
+                "select credentials, (select count(*) from export.option_books) as books from export.sc_connections"
+            )
+            return dict(row)
+        finally:
+            await connection.close()
+
+    await export.api("POST", "/sc-connections", {**new, "account": {"username": "sc", "password": "p"}}, status=201)
+    await export.api("PUT", "/sc-connections/gd/permits", {"permits": permits, "source": "agreement 9"})
+    await _put(export, "/sc-connections/gd/options", OPTIONS)
+    before = await stored()
+    assert (before["credentials"] is not None, before["books"]) == (True, 1)
+    await export.api("DELETE", "/sc-connections/gd", status=204)
+    assert (await stored())["books"] == 0
+    await export.api("POST", "/sc-connections", new, status=201)
+    await export.api("GET", "/sc-connections/gd/options", status=404)
+    ended, granted = await export.api("GET", "/sc-connections/gd/permits/versions")
+    assert (ended["permits"]["kinds"], ended["source"]) == ([], "the connection was removed")
+    assert granted["permits"]["kinds"] == ["threshold"]
+    assert (await stored())["credentials"] is None
+    # One that never was permitted anything has no version of it.
+    await export.api("POST", "/sc-connections", {**new, "id": "gx"}, status=201)
+    await export.api("DELETE", "/sc-connections/gx", status=204)
+    await export.api("POST", "/sc-connections", {**new, "id": "gx"}, status=201)
+    assert await export.api("GET", "/sc-connections/gx/permits/versions") == []
 
 
 @pytest.mark.sql
