@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Annotated, Any, Generic, Self, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from libs.common.contracts.base import Flag, JsonObject
+from libs.common.contracts.base import Amount, Count, Flag, JsonObject
 from libs.common.contracts.registry import CircuitRole, LoadKind
 from libs.common.errors import InvalidFile, Problem, WrongValue
 from services.alarm.domain.energy import UNITS, WINDOWED, Check, EnergyRule, EnergyScope
@@ -36,12 +36,6 @@ def _pattern(text: str) -> str:
 Pattern = Annotated[str, AfterValidator(_pattern)]
 
 
-def _no_flag(value: object) -> object:
-    if isinstance(value, bool):
-        raise WrongValue("a number", "数字")
-    return value
-
-
 def _repeatable(schema: dict[str, Any]) -> None:
     """Describe a set as it is taken: what is named twice counts once."""
     schema.pop("uniqueItems", None)
@@ -61,7 +55,7 @@ class EventRow(BaseModel):
     occurrence: str | None = Field(
         default=None, pattern=RULE_ID, description="rows of the same one begin and end the same alarm; null: its own"
     )
-    level: Annotated[int, BeforeValidator(_no_flag), Field(ge=1, le=4)] | None = Field(
+    level: Annotated[Count, Field(ge=1, le=4)] | None = Field(
         default=None, description="null: the signal's for the class of the site, else the device's own"
     )
     needs: frozenset[Need] = Field(
@@ -103,7 +97,7 @@ class EnergyRow(BaseModel):
 
     check: Check
     signal: str = Field(max_length=100, description="code of the signal table")
-    threshold: Annotated[float, BeforeValidator(_no_flag)] | None = Field(
+    threshold: Amount | None = Field(
         default=None, ge=0, description="kW, m3/h of a night's flow, or % of a balance; null: asleep"
     )
     roles: frozenset[CircuitRole] = Field(
@@ -114,12 +108,8 @@ class EnergyRow(BaseModel):
     )
     window_from: str | None = Field(default=None, pattern=TIME_OF_DAY, description="local time, for standby and nights")
     window_to: str | None = Field(default=None, pattern=TIME_OF_DAY, description="not included; may be past midnight")
-    intervals: Annotated[int, BeforeValidator(_no_flag)] = Field(
-        default=1, ge=1, le=96, description="so many intervals, nights or days in a row"
-    )
-    level: Annotated[int, BeforeValidator(_no_flag), Field(ge=1, le=4)] | None = Field(
-        default=None, description="null: the signal's"
-    )
+    intervals: Count = Field(default=1, ge=1, le=96, description="so many intervals, nights or days in a row")
+    level: Annotated[Count, Field(ge=1, le=4)] | None = Field(default=None, description="null: the signal's")
     enabled: Flag = True
     note: str | None = Field(default=None, max_length=1000)
 

@@ -11,7 +11,16 @@ from enum import StrEnum
 from typing import Annotated, ClassVar, Self
 
 import orjson
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    JsonValue,
+)
 
 from libs.common.errors import WrongValue
 from libs.common.ids import SiteId
@@ -20,12 +29,15 @@ __all__ = [
     "EARLIEST",
     "LATEST",
     "PLATFORM_SITE",
+    "Amount",
     "CalendarDate",
     "Code",
+    "Count",
     "EntityKey",
     "Flag",
     "Fraction",
     "JsonObject",
+    "Network",
     "Number",
     "Payload",
     "Phase",
@@ -96,6 +108,27 @@ TimeOfDay = Annotated[time, BeforeValidator(_refuse_seconds)]
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 """A finite number; text that looks like one is refused."""
+
+
+def _refuse_flags(value: object) -> object:
+    if isinstance(value, bool):
+        raise WrongValue("a number", "数字")
+    return value
+
+
+Amount = Annotated[float, BeforeValidator(_refuse_flags)]
+"""A number, also as the cell of a table says it; true and false are none."""
+
+Count = Annotated[int, BeforeValidator(_refuse_flags)]
+"""A whole number, also as the cell of a table says it; true and false are none."""
+
+
+def _refuse_numbers(value: object) -> object:
+    return _refuse_counts(value, "a network as text, such as 10.1.0.0/16", "文本形式的网段,如 10.1.0.0/16")
+
+
+Network = Annotated[IPvAnyNetwork, BeforeValidator(_refuse_numbers)]
+"""A network, written as text: a number would be an address too."""
 
 Flag = Annotated[bool, Field(strict=True)]
 """True or false; neither 0 and 1 nor words that mean them."""

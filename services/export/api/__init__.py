@@ -6,9 +6,9 @@ from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi import Path as ApiPath
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, IPvAnyNetwork, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
-from libs.common.contracts.base import Flag
+from libs.common.contracts.base import Flag, Network
 from libs.common.contracts.delivery import DeliveryState
 from libs.common.db import Database
 from libs.common.errors import Forbidden, NotFound
@@ -44,12 +44,6 @@ class SiteTree(Protocol):
         """Return the sites of limits such as ``region:440100``."""
 
 
-def _as_text(value: object) -> object:
-    if isinstance(value, int):
-        raise ValueError("expected a network as text, such as 10.1.0.0/16")  # a number would be an address too
-    return value
-
-
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -83,9 +77,7 @@ class OptionsBody(_Body):
     allow_write_registration: Flag = Field(
         default=False, description="whether the centre may move its units to another address (SET_LOGININFO)"
     )
-    peers: tuple[Annotated[IPvAnyNetwork, BeforeValidator(_as_text)], ...] = Field(
-        default=(), description="networks the centre polls from"
-    )
+    peers: tuple[Network, ...] = Field(default=(), description="networks the centre polls from")
 
     def options(self) -> ConnectionOptions:
         """Return the domain's options."""

@@ -16,7 +16,7 @@ from libs.common.bus.envelope import event_type, message
 from libs.common.bus.port import Received
 from libs.common.contracts.alarm import AlarmEvent, AlarmLevel, EndReason, MaintenanceScope, MaintenanceWindow
 from libs.common.contracts.audit import AuditEvent
-from libs.common.contracts.base import CalendarDate, Flag, Payload, Phase, TimeOfDay
+from libs.common.contracts.base import Amount, CalendarDate, Count, Flag, Network, Payload, Phase, TimeOfDay
 from libs.common.contracts.carbon import Interval, IntervalFlag, Medium
 from libs.common.contracts.catalogue import CATALOGUE, TopicContract
 from libs.common.contracts.control import (
@@ -196,6 +196,21 @@ def test_dates_and_times_of_day_are_written_not_counted(kind: Any, counted: obje
 def test_a_flag_is_true_or_false(meant: object) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(Flag).validate_python(meant)
+
+
+@pytest.mark.parametrize("kind", [Amount, Count], ids=["amount", "count"])
+def test_a_number_may_be_a_cell_s_text_but_no_flag(kind: Any) -> None:
+    assert TypeAdapter(kind).validate_python("3") == TypeAdapter(kind).validate_python(3) == 3
+    for flag in (True, False):
+        with pytest.raises(ValidationError, match="a number"):
+            TypeAdapter(kind).validate_python(flag)
+
+
+def test_a_network_is_written_not_numbered() -> None:
+    assert str(TypeAdapter(Network).validate_python("10.1.0.0/16")) == "10.1.0.0/16"
+    for number in (0, 167837696, True, "167837696"):
+        with pytest.raises(ValidationError, match="as text"):
+            TypeAdapter(Network).validate_python(number)
 
 
 def test_dates_and_times_of_day_are_taken_as_people_write_them() -> None:
