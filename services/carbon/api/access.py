@@ -1,13 +1,15 @@
 """Who may see and change what of savings: the right of the service, and the part of the site tree."""
 
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from libs.common.contracts.base import UtcTime
 from libs.common.errors import Forbidden
 from libs.common.ids import SiteId
 from libs.common.tokens import Principal
+from libs.common.web import Page, key_cursor
 
 
 class Places(Protocol):
@@ -27,6 +29,41 @@ class View(BaseModel):
     """Base of answers."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True, from_attributes=True)
+
+
+class VersionView(View):
+    """Heading of one version of something that people write."""
+
+    version: int
+    changed_by: str
+    changed_at: UtcTime
+
+
+R = TypeVar("R")
+V = TypeVar("V", bound=VersionView)
+
+
+def visible_page(
+    found: Sequence[R], *, limit: int, seen: Callable[[R], bool], key: Callable[[R], str], view: type[V]
+) -> Page[V]:
+    """Return those of the rows found that the caller may see, and where the next page begins.
+
+    Args:
+        found: Rows in the order of their keys, at most ``limit``; so many of them, and there may be more.
+        limit: How many were asked for; a page may have fewer, as the caller may not see all.
+        seen: Whether the caller may see a row.
+        key: By what rows are ordered.
+        view: How one is shown.
+    """
+    return Page(
+        items=[view.model_validate(one) for one in found if seen(one)],
+        next_cursor=key_cursor(key(found[-1])) if len(found) == limit else None,
+    )
+
+
+def sees_all(who: Principal, sites: Iterable[SiteId | None], places: Places) -> bool:
+    """Return whether all of these lie in the caller's part of the site tree; see ``sees``."""
+    return all(sees(who, site, places) for site in sites)
 
 
 def sees(who: Principal, site: SiteId | None, places: Places) -> bool:

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 from pydantic import Field
 
-from libs.common.contracts.base import CalendarDate, Flag, Fraction, Number, UtcTime
+from libs.common.contracts.base import CalendarDate, Flag, Fraction, Number
 from libs.common.errors import NotFound
 from libs.common.tokens import Principal
-from libs.common.web import Cursor, Limit, Page, key_cursor, read_key_cursor
-from services.carbon.api.access import Body, View, require_sites, sees
+from libs.common.web import Cursor, Limit, Page, read_key_cursor
+from services.carbon.api.access import Body, VersionView, View, require_sites, sees_all, visible_page
 from services.carbon.api.common import Reader, Text, Writer
 from services.carbon.api.projectbody import Key
 from services.carbon.api.projects import sites_of
@@ -132,15 +132,12 @@ class ReplaceProductBody(Body):
     product: ProductBody
 
 
-class ProductView(View):
+class ProductView(VersionView):
     """A version of a product."""
 
     product_id: str
-    version: int
-    changed_by: str
-    changed_at: UtcTime
     reason: str
-    product: ProductBody
+    product: ProductBody = Field(validation_alias="document")
 
 
 class FlowView(View):
@@ -234,31 +231,30 @@ def build_footprint_router(footprints: Footprints, *, loads: LoadDirectory) -> A
         require_sites(who, sites_of(loads, row.document["nodes"]), loads)
         return row
 
+    def seen(who: Principal, row: ProductRow) -> bool:
+        return sees_all(who, sites_of(loads, row.document["nodes"]), loads)
+
     @router.get("", summary="Products")
     async def list_products(who: Reader, limit: Limit = 100, cursor: Cursor = None) -> Page[ProductView]:
         found = await footprints.listed(after=read_key_cursor(cursor) or "", limit=limit)
-        shown = [one for one in found if all(sees(who, site, loads) for site in sites_of(loads, one.document["nodes"]))]
-        more = key_cursor(found[-1].product_id) if len(found) == limit else None
-        return Page(items=[_product(one) for one in shown], next_cursor=more)
+        return visible_page(
+            found, limit=limit, seen=lambda row: seen(who, row), key=lambda row: row.product_id, view=ProductView
+        )
 
     @router.post("", status_code=201, summary="Create a product with the flows of its life")
     async def create_product(who: Writer, body: ProductBody) -> ProductView:
         _require_nodes(loads, who, body)
-        return _product(await footprints.create(body.document(), who))
+        return ProductView.model_validate(await footprints.create(body.document(), who))
 
     @router.get("/{product_id}", summary="A product as it is")
     async def read_product(who: Reader, product_id: ProductId) -> ProductView:
-        return _product(await visible(who, product_id))
+        return ProductView.model_validate(await visible(who, product_id))
 
     @router.get("/{product_id}/history", summary="Every version of a product")
     async def read_product_history(who: Reader, product_id: ProductId) -> list[ProductView]:
         await visible(who, product_id)
         found = await footprints.history(product_id)
-        return [
-            _product(one)
-            for one in found
-            if all(sees(who, site, loads) for site in sites_of(loads, one.document["nodes"]))
-        ]
+        return [ProductView.model_validate(one) for one in found if seen(who, one)]
 
     @router.put("/{product_id}", summary="Store another version of a product")
     async def replace_product(who: Writer, product_id: ProductId, body: ReplaceProductBody) -> ProductView:
@@ -266,7 +262,7 @@ def build_footprint_router(footprints: Footprints, *, loads: LoadDirectory) -> A
         _require_nodes(loads, who, body.product)
         document = body.product.document()
         found = await footprints.replace(product_id, document, version=body.version, reason=body.reason, who=who)
-        return _product(found)
+        return ProductView.model_validate(found)
 
     @router.get("/{product_id}/footprint", summary="What one functional unit of a product emits, flow by flow")
     async def read_footprint(
@@ -294,17 +290,6 @@ def _require_nodes(loads: LoadDirectory, who: Principal, body: ProductBody) -> N
         if site is None:
             raise NotFound(f"there is no site or circuit {node}", message_zh=f"没有局站或回路 {node}")
     require_sites(who, sites, loads)
-
-
-def _product(row: ProductRow) -> ProductView:
-    return ProductView(
-        product_id=row.product_id,
-        version=row.version,
-        changed_by=row.changed_by,
-        changed_at=row.changed_at,
-        reason=row.reason,
-        product=ProductBody.model_validate(row.document),
-    )
 
 
 def _footprint(known: KnownFootprint) -> FootprintView:

@@ -12,8 +12,8 @@ from libs.common.contracts.base import CalendarDate, UtcTime
 from libs.common.errors import InvalidInput, NotFound
 from libs.common.ids import CircuitId, SiteId
 from libs.common.tokens import Principal
-from libs.common.web import Cursor, Limit, Page, key_cursor, read_key_cursor
-from services.carbon.api.access import Body, View, require_sites, sees
+from libs.common.web import Cursor, Limit, Page, read_key_cursor
+from services.carbon.api.access import Body, VersionView, View, require_sites, sees_all, visible_page
 from services.carbon.api.common import Reader, Writer
 from services.carbon.api.projectbody import Key, Name, ProjectBody, Quantity
 from services.carbon.domain.savings.measurement.measured import Adjustment, Basis, Doubt, MeasuredSaving
@@ -90,15 +90,12 @@ class ChangedView(View):
     changed: int
 
 
-class ProjectView(View):
+class ProjectView(VersionView):
     """One version of a project."""
 
     project_id: str
-    version: int
-    changed_by: str
-    changed_at: UtcTime
     reason: str
-    project: ProjectBody
+    project: ProjectBody = Field(validation_alias="document")
 
 
 class AdjustmentView(View):
@@ -264,29 +261,33 @@ def build_project_router(
     @router.get("/projects", summary="List retrofit projects")
     async def list_projects(who: Reader, limit: Limit = 100, cursor: Cursor = None) -> Page[ProjectView]:
         found = await projects.listed(after=read_key_cursor(cursor) or "", limit=limit)
-        shown = [one for one in found if all(sees(who, site, loads) for site in sites_of(loads, one.document["nodes"]))]
-        more = key_cursor(found[-1].project_id) if len(found) == limit else None
-        return Page(items=[_project(one) for one in shown], next_cursor=more)
+        return visible_page(
+            found,
+            limit=limit,
+            seen=lambda row: sees_all(who, sites_of(loads, row.document["nodes"]), loads),
+            key=lambda row: row.project_id,
+            view=ProjectView,
+        )
 
     @router.post("/projects", status_code=201, summary="Create a project")
     async def create_project(who: Writer, body: ProjectBody) -> ProjectView:
         _require_nodes(loads, who, body)
-        return _project(await projects.create(body.document(), who))
+        return ProjectView.model_validate(await projects.create(body.document(), who))
 
     @router.get("/projects/{project_id}", summary="A project as it is")
     async def read_project(who: Reader, project_id: Key) -> ProjectView:
-        return _project(await visible(who, project_id))
+        return ProjectView.model_validate(await visible(who, project_id))
 
     @router.get("/projects/{project_id}/history", summary="Every version of a project")
     async def read_history(who: Reader, project_id: Key) -> list[ProjectView]:
         await visible(who, project_id)
-        return [_project(one) for one in await projects.history(project_id)]
+        return [ProjectView.model_validate(one) for one in await projects.history(project_id)]
 
     @router.put("/projects/{project_id}", summary="Store another version of a project")
     async def replace_project(who: Writer, project_id: Key, body: ReplaceBody) -> ProjectView:
         await visible(who, project_id)
         _require_nodes(loads, who, body.project)
-        return _project(
+        return ProjectView.model_validate(
             await projects.replace(
                 project_id, body.project.document(), version=body.version, reason=body.reason, who=who
             )
@@ -300,7 +301,7 @@ def build_project_router(
                 f"actual: expected today ({today()}) or earlier, found {body.actual}",
                 message_zh=f"actual:不能晚于今天({today()}),实际为 {body.actual}",
             )
-        return _project(
+        return ProjectView.model_validate(
             await projects.finish_stage(
                 project_id,
                 stage,
@@ -397,17 +398,6 @@ def _require_place(loads: LoadDirectory, who: Principal, place: str) -> None:
         raise NotFound(f"there is no site or region {place}", message_zh=f"没有局站或区域 {place}")
     if who.sites is not None and f"region:{place}" not in who.sites:
         require_sites(who, [None], loads)
-
-
-def _project(row: ProjectRow) -> ProjectView:
-    return ProjectView(
-        project_id=row.project_id,
-        version=row.version,
-        changed_by=row.changed_by,
-        changed_at=row.changed_at,
-        reason=row.reason,
-        project=ProjectBody.model_validate(row.document),
-    )
 
 
 def _adjustment(one: Adjustment) -> AdjustmentView:

@@ -1,5 +1,6 @@
 """HTTP of energy performance contracts (合同能源管理): contracts, statements, reconciliation, and both signatures."""
 
+from collections.abc import Iterable
 from datetime import date
 from decimal import Decimal
 from typing import Annotated, Any
@@ -9,10 +10,10 @@ from pydantic import Field, StringConstraints
 
 from libs.common.contracts.base import CalendarDate, UtcTime
 from libs.common.errors import InvalidInput, NotFound
-from libs.common.ids import CircuitId
+from libs.common.ids import CircuitId, SiteId
 from libs.common.tokens import Principal
-from libs.common.web import Cursor, Limit, Page, key_cursor, read_key_cursor
-from services.carbon.api.access import Body, View, require_sites, sees
+from libs.common.web import Cursor, Limit, Page, read_key_cursor
+from services.carbon.api.access import Body, VersionView, View, require_sites, sees_all, visible_page
 from services.carbon.api.common import Reader, Writer
 from services.carbon.api.projectbody import Driver, Key, Name, PeriodBody, PricesBody
 from services.carbon.api.projects import AdjustmentBody, MeasuredView, measured_view
@@ -86,14 +87,11 @@ class ContractVersion(Body):
     contract: ContractBody
 
 
-class ContractView(View):
+class ContractView(VersionView):
     """One version of a contract."""
 
     contract_id: str
-    version: int
-    changed_by: str
-    changed_at: UtcTime
-    contract: ContractBody
+    contract: ContractBody = Field(validation_alias="document")
 
 
 class DraftBody(Body):
@@ -244,13 +242,13 @@ def build_statement_router(statements: Statements, *, loads: LoadDirectory) -> A
     @router.get("/contracts", summary="List energy performance contracts")
     async def list_contracts(who: Reader, limit: Limit = 100, cursor: Cursor = None) -> Page[ContractView]:
         found = await statements.contracts(after=read_key_cursor(cursor) or "", limit=limit)
-        shown = [
-            one
-            for one in found
-            if all(sees(who, loads.site_of(CircuitId(each)), loads) for each in one.document["circuits"])
-        ]
-        more = key_cursor(found[-1].contract_id) if len(found) == limit else None
-        return Page(items=[_contract(one) for one in shown], next_cursor=more)
+        return visible_page(
+            found,
+            limit=limit,
+            seen=lambda row: sees_all(who, _sites_of(row.document["circuits"], loads), loads),
+            key=lambda row: row.contract_id,
+            view=ContractView,
+        )
 
     @router.put("/contracts/{contract_id}", summary="Store a version of a contract")
     async def put_contract(who: Writer, contract_id: Key, body: ContractVersion) -> ContractView:
@@ -266,11 +264,13 @@ def build_statement_router(statements: Statements, *, loads: LoadDirectory) -> A
         _require_circuits(who, circuits, loads)
         if body.version > 1:
             await visible_contract(who, contract_id)
-        return _contract(await statements.put_contract(body.contract.document(), version=body.version, who=who))
+        return ContractView.model_validate(
+            await statements.put_contract(body.contract.document(), version=body.version, who=who)
+        )
 
     @router.get("/contracts/{contract_id}", summary="A contract as it is")
     async def read_contract(who: Reader, contract_id: Key) -> ContractView:
-        return _contract(await visible_contract(who, contract_id))
+        return ContractView.model_validate(await visible_contract(who, contract_id))
 
     @router.get("/contracts/{contract_id}/statements", summary="Statements of a contract, by period")
     async def list_statements(who: Reader, contract_id: Key) -> list[BriefView]:
@@ -337,21 +337,15 @@ def build_statement_router(statements: Statements, *, loads: LoadDirectory) -> A
 
 
 def _require_circuits(who: Principal, circuits: list[str] | tuple[str, ...], loads: LoadDirectory) -> None:
-    require_sites(who, [loads.site_of(CircuitId(one)) for one in circuits], loads)
+    require_sites(who, _sites_of(circuits, loads), loads)
+
+
+def _sites_of(circuits: Iterable[str], loads: LoadDirectory) -> list[SiteId | None]:
+    return [loads.site_of(CircuitId(one)) for one in circuits]
 
 
 def _corrections(rows: list[AdjustmentBody]) -> list[Correction]:
     return [Correction(energy_kwh=row.energy_kwh, reason=row.reason, evidence=row.evidence) for row in rows]
-
-
-def _contract(row: ContractRow) -> ContractView:
-    return ContractView(
-        contract_id=row.contract_id,
-        version=row.version,
-        changed_by=row.changed_by,
-        changed_at=row.changed_at,
-        contract=ContractBody.model_validate(row.document),
-    )
 
 
 def _statement(found: ShownStatement) -> StatementView:
