@@ -76,6 +76,13 @@ def add_money(app: typer.Typer, words: Words, settings: Settings, say: Say) -> N
         with LocalApi(settings()) as api:
             import_bills(api, words, say, file)
 
+    @group.command("media-bills", help=words("import bills of water, gas, heat …", "导入水、燃气、热等账单"))
+    def media_bills(file: file_) -> None:
+        from libs.suite.api import LocalApi
+
+        with LocalApi(settings()) as api:
+            import_bills(api, words, say, file, path="bills/media/imports")
+
     @group.command(help=words("what the energy of a site or account cost, by band", "局站或户号的分时电费"))
     def cost(first: from_, last: to_, site: site_ = None, account: account_ = None) -> None:
         from libs.suite.api import LocalApi
@@ -123,13 +130,13 @@ def import_prices(api: Suite, words: Words, say: Say, file: Path) -> None:
     say(words(f"{new} prices entered, {same} as they were", f"录入电价 {new} 条,未变 {same} 条"))
 
 
-def import_bills(api: Suite, words: Words, say: Say, file: Path) -> None:
-    """Import bills and say how many there were.
+def import_bills(api: Suite, words: Words, say: Say, file: Path, *, path: str = "bills/imports") -> None:
+    """Import bills and say how many there were; those of other media have a path of their own.
 
     Raises:
         NotImported: The file cannot be read, or places in it are wrong; all are named.
     """
-    done = _upload(api, "bills/imports", file)
+    done = _upload(api, path, file)
     say(
         words(
             f"{done['bills']} bills entered, {done['corrected']} of them corrected",

@@ -1,12 +1,16 @@
 """Bills in files: one row per bill."""
 
+from collections.abc import Callable, Hashable, Iterable
 from datetime import timedelta
 from decimal import Decimal
+from typing import TypeVar
 
 from libs.common.errors import InvalidFile, InvalidInput, Problem
 from services.carbon.domain.bills import Bill
 from services.carbon.domain.tariff.periods import Band
-from services.carbon.tablefile import RowReader, day, read_rows
+from services.carbon.tablefile import FileRow, RowReader, day, read_rows
+
+T = TypeVar("T")
 
 REQUIRED = ("account_number", "number", "first_day", "last_day", "energy_kwh", "amount_cny", "issued_on")
 BANDS = {f"{band.value}_kwh": band for band in Band}
@@ -40,27 +44,44 @@ def read_bills(body: bytes, source: str) -> list[tuple[int, Bill]]:
     Raises:
         InvalidFile: A row cannot be a bill; nothing is taken.
     """
-    found: dict[tuple[str, str], tuple[int, Bill]] = {}
+    rows = read_rows(body, source, required=REQUIRED, optional=OPTIONAL, names=NAMES)
+    return read_each(rows, source, _bill, lambda bill: (bill.account_number, bill.number))
+
+
+def read_each(
+    rows: Iterable[FileRow], source: str, make: Callable[[RowReader], T | None], key: Callable[[T], Hashable]
+) -> list[tuple[int, T]]:
+    """Return the bills of rows, each with its line.
+
+    Args:
+        rows: Of the file.
+        source: Its name, for messages.
+        make: Returns the bill of a row; None where the reader has noted why it cannot be one.
+        key: What tells a bill from all others.
+
+    Raises:
+        InvalidFile: A row cannot be a bill, or is one that is there already; nothing is taken.
+    """
+    found: dict[Hashable, tuple[int, T]] = {}
     problems: list[Problem] = []
-    for raw in read_rows(body, source, required=REQUIRED, optional=OPTIONAL, names=NAMES):
+    for raw in rows:
         reader = RowReader(raw)
-        bill = _bill(reader)
+        bill = make(reader)
         problems += reader.problems
         if bill is None:
             continue
-        key = (bill.account_number, bill.number)
-        if key in found:
-            line = found[key][0]
+        if key(bill) in found:
+            line = found[key(bill)][0]
             problems.append(
                 Problem(
                     line=reader.line,
                     field="number",
-                    found=bill.number,
+                    found=raw.cells.get("number"),
                     expected=f"each bill of an account once; line {line} has this one",
                     expected_zh=f"每户每张账单只出现一次,第 {line} 行已有",
                 )
             )
-        found.setdefault(key, (reader.line, bill))
+        found.setdefault(key(bill), (reader.line, bill))
     if problems:
         raise InvalidFile(source, problems)
     return list(found.values())
@@ -88,11 +109,11 @@ def _bill(reader: RowReader) -> Bill | None:
             parts_cny=parts,
         )
     except InvalidInput as exc:
-        reader.problems.append(_problem(reader.line, exc))
+        reader.problems.append(row_problem(reader.line, exc))
         return None
 
 
-def _problem(line: int, refused: InvalidInput) -> Problem:
+def row_problem(line: int, refused: InvalidInput) -> Problem:
     """Return why a row was refused, as a place of its file."""
     english, chinese = refused.both
     field, _, expected = english.partition(": expected ")

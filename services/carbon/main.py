@@ -23,6 +23,7 @@ from services.carbon.api.efficiency import build_efficiency_router
 from services.carbon.api.footprints import build_footprint_router
 from services.carbon.api.levels import build_levels_router
 from services.carbon.api.media import build_media_router
+from services.carbon.api.mediabills import build_medium_bill_router
 from services.carbon.api.money import build_money_router
 from services.carbon.api.projects import build_project_router
 from services.carbon.api.published import build_published_router
@@ -52,6 +53,7 @@ from services.carbon.usecases.why import (
     InventoryWhys,
     LoadWhys,
     MediaWhys,
+    MediumBillWhys,
     MoneyWhys,
     ProjectWhys,
     RatioWhys,
@@ -178,6 +180,7 @@ def energy_routers(answers: Answers) -> list[APIRouter]:
         build_efficiency_router(answers.efficiency),
         build_footprint_router(answers.footprints, loads=answers.savings.loads),
         build_money_router(money.tariffs, money.bills, money.costs, money.targets),
+        build_medium_bill_router(answers.medium_bills),
     ]
 
 
@@ -203,6 +206,7 @@ def explainers(answers: Answers, db: Database) -> Explainers:
         supply=LoadWhys(answers.supply),
         media=MediaWhys(answers.media),
         money=MoneyWhys(money.costs),
+        medium_bills=MediumBillWhys(answers.medium_bills),
         fees=FeeWhys(money.costs),
         targets=TargetWhys(money.targets),
         inventories=InventoryWhys(answers.inventories, answers.nodes),

@@ -2,13 +2,22 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 
 from libs.common.clock import Clock
+from libs.common.contracts.carbon import Medium
 from libs.common.errors import Forbidden, NotFound
 from libs.common.ids import CircuitId, SiteId
 from libs.common.registry import RegistryView
 from libs.common.tokens import Principal
 from services.carbon.tree import EVER, Node, NodeKind, Tree
+
+ARCHIVED_ACCOUNTS: Final = {
+    Medium.WATER: "t3_account_number",
+    Medium.HEAT: "t4_account_number",
+    Medium.COLD: "t4_account_number",
+}
+"""Where a site's archive has the account of a medium: tables 3 and 4 of the data-access standard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +40,16 @@ class Sites:
         """Return the site whose registry entry names the electricity account."""
         found = sorted(site.id for site in self.view.sites() if site.account_number == account_number)
         return SiteId(found[0]) if found else None
+
+    def medium_accounts(self, medium: Medium) -> dict[str, SiteId]:
+        """Return the site whose archive names an account of a medium, by the account's number."""
+        key = ARCHIVED_ACCOUNTS.get(medium)
+        found: dict[str, SiteId] = {}
+        for site in sorted(self.view.sites(), key=lambda one: one.id):
+            number = None if key is None or site.archive is None else site.archive.get(key)
+            if number:
+                found.setdefault(number, SiteId(site.id))
+        return found
 
     def contains(self, whole: Node, part: Node) -> bool:
         """Return whether a node lies in another one, or is it.
@@ -71,6 +90,15 @@ class Sites:
             return True
         limits = frozenset(who.sites)
         return bool(sites) and not any(self.tree.places_of(site, now).isdisjoint(limits) for site, *_ in sites)
+
+    def may_see_site(self, who: Principal, site: str | None) -> bool:
+        """Return whether a site is among somebody's; one that the registry does not know is only for who sees all."""
+        if who.sites is None:
+            return True
+        try:
+            return site is not None and self.may_see(who, Node(NodeKind.SITE, site))
+        except NotFound:
+            return False
 
     def may_see_throughout(self, who: Principal, node: Node, start: datetime, end: datetime) -> bool:
         """Return whether all of a node within ``[start, end)`` lies in somebody's part of the site tree.

@@ -40,6 +40,7 @@ from services.carbon.usecases.inventories import Inventories
 from services.carbon.usecases.levels import Levels
 from services.carbon.usecases.measurements import Measurements
 from services.carbon.usecases.media import MediaUses
+from services.carbon.usecases.mediabills import MediumBills
 from services.carbon.usecases.meterends import MeterEnds
 from services.carbon.usecases.metering import Metering
 from services.carbon.usecases.projects import Projects
@@ -137,6 +138,7 @@ class Answers:
     supply: Supply
     virtual: VirtualMeters
     media: MediaUses
+    medium_bills: MediumBills
     efficiency: Efficiency
     footprints: Footprints
     nodes: Topology
@@ -183,6 +185,7 @@ class Answers:
             supply=Supply(db=db, boundaries=boundaries, directory=directory),
             virtual=VirtualMeters(db=db, circuits=directory, boundaries=boundaries, audit=audit),
             media=media,
+            medium_bills=MediumBills(db=db, sites=sites, media=media, clock=clock, audit=audit),
             efficiency=Efficiency(
                 db=db, queries=queries, media=media, directory=directory, shipped=library.load_standards(), audit=audit
             ),

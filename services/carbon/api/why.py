@@ -29,6 +29,7 @@ from services.carbon.usecases.why import (
     InventoryWhys,
     LoadWhys,
     MediaWhys,
+    MediumBillWhys,
     MoneyWhys,
     ProjectWhys,
     RatioWhys,
@@ -70,6 +71,7 @@ class Explainers:
     supply: LoadWhys
     media: MediaWhys
     money: MoneyWhys
+    medium_bills: MediumBillWhys
     fees: FeeWhys
     targets: TargetWhys
     inventories: InventoryWhys
@@ -243,6 +245,10 @@ async def _of_document(explain: Explainers, who: Principal, wanted: Wanted) -> W
             return await explain.money.bill(who, wanted)
         case Figure.METERED:
             return await explain.money.metered(who, wanted)
+        case Figure.MEDIUM_BILL:
+            return await explain.medium_bills.medium_bill(who, wanted)
+        case Figure.MEDIUM_METERED:
+            return await explain.medium_bills.medium_metered(who, wanted)
         case Figure.VIRTUAL | Figure.VIRTUAL_INTERVAL | Figure.VIRTUAL_EMISSION:
             return await _of_virtual(explain, who, wanted)
         case Figure.VIRTUAL_YEAR | Figure.VIRTUAL_SITE:

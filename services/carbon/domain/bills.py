@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from typing import Protocol
 
 from libs.common.errors import Conflict, InvalidInput, NotFound
 from services.carbon.domain.money import CENT, exact, total
@@ -44,6 +45,26 @@ class OverlappingBill(Conflict):
     title_zh = "账单日期重叠"
 
 
+class Billed(Protocol):
+    """What every bill says, of whatever it is."""
+
+    @property
+    def number(self) -> str:
+        """As printed."""
+
+    @property
+    def account_number(self) -> str:
+        """Whose."""
+
+    @property
+    def start(self) -> date:
+        """The first day."""
+
+    @property
+    def end(self) -> date:
+        """The day after the last."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bill:
     """One bill of one account, as printed."""
@@ -69,27 +90,24 @@ class Bill:
         Raises:
             InvalidInput: Naming the field.
         """
-        if self.end <= self.start or (self.end - self.start).days > BILL_DAYS_MAX:
-            latest = self.start + timedelta(days=BILL_DAYS_MAX - 1)
-            last = self.end - timedelta(days=1)
-            raise _wrong("last_day", f"{self.start} to {latest}", f"{self.start} 至 {latest}", last)
+        check_days(self.start, self.end)
         if not (self.energy_kwh.is_finite() and self.energy_kwh >= 0):
-            raise _wrong("energy_kwh", "0 or more kWh", "不小于 0 的电量(千瓦时)", self.energy_kwh)
+            raise wrong("energy_kwh", "0 or more kWh", "不小于 0 的电量(千瓦时)", self.energy_kwh)
         for name, parts, whole, step in (
             ("energy_by_band", self.energy_by_band, self.energy_kwh, Decimal(1)),
             ("parts_cny", self.parts_cny, self.amount_cny, CENT),
         ):
             if not all(part.is_finite() for part in (whole, *parts.values())):
-                raise _wrong(name, "finite numbers", "有限数值", sorted(parts))
+                raise wrong(name, "finite numbers", "有限数值", sorted(parts))
             # Every printed part is rounded by itself, each by up to half a step.
             if parts and abs(total(parts.values()) - whole) > step * len(parts) / 2:
-                raise _wrong(name, f"parts that add up to {whole}", f"各项之和等于 {whole}", total(parts.values()))
+                raise wrong(name, f"parts that add up to {whole}", f"各项之和等于 {whole}", total(parts.values()))
         for band, energy in self.energy_by_band.items():
             if energy < 0:
-                raise _wrong(f"energy_by_band.{band}", "0 or more kWh", "不小于 0 的电量(千瓦时)", energy)
+                raise wrong(f"energy_by_band.{band}", "0 or more kWh", "不小于 0 的电量(千瓦时)", energy)
         energy_cny = self.parts_cny.get(ENERGY_PART)
         if energy_cny is not None and energy_cny > PRICE_MAX_CNY_PER_KWH * self.energy_kwh:
-            raise _wrong(
+            raise wrong(
                 f"parts_cny.{ENERGY_PART}",
                 f"at most {PRICE_MAX_CNY_PER_KWH} CNY for each of {self.energy_kwh} kWh (is the energy in MWh?)",
                 f"{self.energy_kwh} 千瓦时每千瓦时不超过 {PRICE_MAX_CNY_PER_KWH} 元(电量单位是否为兆瓦时?)",
@@ -199,6 +217,26 @@ def accept_bill(bill: Bill, *, accounts: Iterable[str], bills: Iterable[Bill]) -
             f"account_number: expected the electricity account of a site, found {bill.account_number!r}",
             message_zh=f"account_number:应为某局站的用电户号,实际为 {bill.account_number!r}",
         )
+    refuse_overlap(bill, bills)
+
+
+def check_days(start: date, end: date) -> None:
+    """Refuse days ``[start, end)`` that no bill covers.
+
+    Raises:
+        InvalidInput: There are none, or more than ``BILL_DAYS_MAX``.
+    """
+    if end <= start or (end - start).days > BILL_DAYS_MAX:
+        latest = start + timedelta(days=BILL_DAYS_MAX - 1)
+        raise wrong("last_day", f"{start} to {latest}", f"{start} 至 {latest}", end - timedelta(days=1))
+
+
+def refuse_overlap(bill: Billed, bills: Iterable[Billed]) -> None:
+    """Refuse a bill of days that another bill of its account covers; one of the same number it replaces.
+
+    Raises:
+        OverlappingBill: There is one.
+    """
     for other in bills:
         if (
             other.account_number == bill.account_number
@@ -230,17 +268,28 @@ def reconcile(bill: Bill, days: Iterable[DayUse], *, tolerance: Decimal = TOLERA
     if not known:
         return Reconciliation(bill, None, completeness, None, None, expected, Verdict.NOT_COMPARABLE)
     metered = total(known)
+    difference, share, verdict = compared(bill.energy_kwh, metered, completeness, tolerance=tolerance)
+    return Reconciliation(bill, metered, completeness, difference, share, expected, verdict)
+
+
+def compared(
+    billed: Decimal, metered: Decimal, completeness: float, *, tolerance: Decimal = TOLERANCE
+) -> tuple[Decimal, float | None, Verdict]:
+    """Return what was billed less what was metered, the same as a share of the billed, and what comes of it.
+
+    The share is None where nothing was billed; what too little is known of has a difference and no verdict.
+    """
     with exact():
-        difference = bill.energy_kwh - metered
-        agrees = abs(difference) <= tolerance * bill.energy_kwh
-    share = float(difference / bill.energy_kwh) if bill.energy_kwh else None
+        difference = billed - metered
+        agrees = abs(difference) <= tolerance * billed
+    share = float(difference / billed) if billed else None
     if completeness < COMPLETE_ENOUGH:
         verdict = Verdict.NOT_COMPARABLE
     elif agrees:
         verdict = Verdict.AGREES
     else:
         verdict = Verdict.BILLED_MORE if difference > 0 else Verdict.BILLED_LESS
-    return Reconciliation(bill, metered, completeness, difference, share, expected, verdict)
+    return difference, share, verdict
 
 
 def accruals(
@@ -315,7 +364,8 @@ def _days(first: date, last: date) -> list[date]:
     return [first + timedelta(days=offset) for offset in range((last - first).days)]
 
 
-def _wrong(name: str, expected: str, expected_zh: str, found: object) -> InvalidInput:
+def wrong(name: str, expected: str, expected_zh: str, found: object) -> InvalidInput:
+    """Return what to say of a field that is not what was expected."""
     return InvalidInput(
         f"{name}: expected {expected}, found {found}", message_zh=f"{name}:应为 {expected_zh},实际为 {found}"
     )

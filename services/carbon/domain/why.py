@@ -357,6 +357,8 @@ FORMULAS: Mapping[str, tuple[str, str]] = {
     "imbalance": ("(I_max - I_mean) / I_mean = (3 I_max - I_sum) / I_sum", "energy methods, section 12"),
     "metered": ("E = sum of the energies of the cost's lines", "energy methods, section 1.3"),
     "bill": ("billed - metered", "energy methods, section 1.3"),
+    "medium_bill": ("billed - metered", "energy methods, section 1.3"),
+    "medium_metered": ("Q = use of the circuit or site in the unit of the bill", "energy methods, sections 0 to 2"),
     "avoided": (
         "E = sum of the lines",
         "energy methods, section 4: reduces no inventory",

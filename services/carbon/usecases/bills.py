@@ -46,7 +46,7 @@ class Bills:
         """Return every state of every account that somebody may see."""
         async with self.db.read() as conn:
             found = await store.fetch_accounts(conn, sites=None if site is None else [site])
-        return [one for one in found if self._may_see(who, one.site_id)]
+        return [one for one in found if self._sites.may_see_site(who, one.site_id)]
 
     async def put_account(self, wanted: Account, who: Principal, *, request_id: str | None = None) -> int:
         """Take what holds of an account from a day on; return how often that was entered for this day.
@@ -118,7 +118,7 @@ class Bills:
                 f"from, to, account: expected at most {MAX_BILLS} bills; ask for fewer days or one account",
                 message_zh=f"账单数超过 {MAX_BILLS} 张,请缩短时间或指定户号",
             )
-        return [one for one in found if self._may_see(who, site_of(one.account_number))]
+        return [one for one in found if self._sites.may_see_site(who, site_of(one.account_number))]
 
     async def versions(self, who: Principal, account_number: str, number: str) -> list[BillVersion]:
         """Return the versions of a bill, oldest first.
@@ -129,7 +129,7 @@ class Bills:
         async with self.db.read() as conn:
             rows = await store.fetch_bill_versions(conn, account_number, number)
             site_of = await self._lookup(conn)
-        if not rows or not self._may_see(who, site_of(account_number)):
+        if not rows or not self._sites.may_see_site(who, site_of(account_number)):
             raise NotFound(
                 f"there is no bill {number} of account {account_number}",
                 message_zh=f"户号 {account_number} 没有账单 {number}",
@@ -172,19 +172,10 @@ class Bills:
                 try:
                     versions.append(await self._add(conn, bill, who, site_of, request_id))
                 except (UnknownAccount, Conflict) as exc:
-                    problems.append(_problem(line, exc))
+                    problems.append(bill_problem(line, exc))
             if problems:
                 raise InvalidFile(source, problems)
         return versions
-
-    def _may_see(self, who: Principal, site: str | None) -> bool:
-        """Return whether a site is among somebody's; one that the registry does not know is only for who sees all."""
-        if who.sites is None:
-            return True
-        try:
-            return site is not None and self._sites.may_see(who, Node(NodeKind.SITE, site))
-        except NotFound:
-            return False
 
     async def _add(
         self,
@@ -222,7 +213,7 @@ class Bills:
         return lambda number: entered.get(number) or self._sites.site_of_account(number)
 
 
-def _problem(line: int, refused: PlatformError) -> Problem:
+def bill_problem(line: int, refused: PlatformError) -> Problem:
     """Return why a bill was refused, as a place of its file."""
     english, chinese = refused.both
     field, _, expected = english.partition(": expected ")

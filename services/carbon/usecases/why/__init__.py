@@ -7,6 +7,7 @@ from services.carbon.usecases.why.fees import FeeWhys
 from services.carbon.usecases.why.footprints import FootprintWhys
 from services.carbon.usecases.why.loads import LoadWhys
 from services.carbon.usecases.why.media import MediaWhys
+from services.carbon.usecases.why.mediabills import MediumBillWhys
 from services.carbon.usecases.why.money import MoneyWhys
 from services.carbon.usecases.why.ratios import RatioWhys
 from services.carbon.usecases.why.savings import ProjectWhys, SavingWhys, StatementWhys
@@ -16,6 +17,6 @@ from services.carbon.usecases.why.virtual import VirtualWhys
 
 __all__ = [
     "EfficiencyWhys", "EnergyWhys", "FeeWhys", "Figure", "Flow", "FootprintWhys", "InventoryWhys", "LoadBand",
-    "LoadWhys", "MediaWhys", "Method", "MoneyWhys", "ProjectWhys", "RatioWhys", "SavingWhys", "StatementWhys",
-    "TargetWhys", "VirtualWhys", "Wanted", "question", "trace_link",
+    "LoadWhys", "MediaWhys", "MediumBillWhys", "Method", "MoneyWhys", "ProjectWhys", "RatioWhys", "SavingWhys",
+    "StatementWhys", "TargetWhys", "VirtualWhys", "Wanted", "question", "trace_link",
 ]  # fmt: skip

@@ -100,6 +100,10 @@ class Figure(StrEnum):
     """A bill beside its meters."""
     METERED = "metered"
     """What an account's meters say of a span."""
+    MEDIUM_BILL = "medium_bill"
+    """A bill of another medium beside its meters."""
+    MEDIUM_METERED = "medium_metered"
+    """What they say of its days, in its unit."""
     TARGET = "target"
     FORECAST = "forecast"
     """How a target's period will end."""
@@ -235,7 +239,7 @@ class Wanted:
     hold_months: int = HOLD_MONTHS
     """How long a plan keeps each mode."""
     point: str | None = None
-    """Register of a medium, or of reactive energy."""
+    """Register of a medium, or of reactive energy; of a bill of a medium, the register that counts the same."""
     assumed: Assumed = NOTHING_ASSUMED
     """What no meter says of a medium."""
     version: int | None = None
