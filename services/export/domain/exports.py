@@ -265,7 +265,7 @@ TABLE_SPANS: Mapping[int, frozenset[Span]] = {
     1: frozenset({Span.MONTH}),
     2: frozenset({Span.QUARTER_HOUR, Span.HOUR, Span.DAY, Span.MONTH}),
     3: frozenset({Span.MONTH}),
-    4: frozenset({Span.MONTH}),
+    4: frozenset({Span.MONTH, Span.YEAR}),
     5: frozenset({Span.QUARTER_HOUR, Span.HOUR}),
     6: frozenset({Span.DAY}),
 }

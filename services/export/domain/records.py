@@ -4,6 +4,8 @@ A record goes to one home. Archives are the registry's: three have a field there
 organisation (table 1), site or circuit (table 6). What is measured at an instant is a report of a device. What is
 measured over a period becomes the register of a device: it stands at the sum of all that was taken, so a period has to
 begin where the last one ended. Energy and cost of a month of one account are a bill, an emission is a fact of carbon's.
+A fee of water, cooling or heating is a bill too, and says its quantity where the delivery has that of all of its time:
+the heating of a year is billed once and told month by month.
 
 The device is named by the sender, or by whoever has given it the tag ``access:<table>:<item>:<subject>``; it has to
 hang on a line of kind ``push``, so that no record is ever written into the history of a meter that reports itself.
@@ -61,6 +63,25 @@ COUNTERS: Mapping[str, str] = {
 }
 """What is used over a period to the register that it raises; a tonne of water is a cubic metre."""
 ENERGY, COST = "energy_kwh", "electricity_cost_cny"
+
+
+@dataclass(frozen=True, slots=True)
+class Billing:
+    """What a fee is of, other than electricity."""
+
+    medium: str
+    """As carbon names it."""
+    quantity: str
+    """The item of the same table that says how much was used."""
+    unit: str
+    """Of that as carbon names it; a tonne of water is a cubic metre."""
+
+
+BILLINGS: Mapping[str, Billing] = {
+    "water_cost_cny": Billing("water", "water_t", "m3"),
+    "cooling_cost_cny": Billing("cold", "cooling_kwh", "kWh"),
+    "heating_cost_cny": Billing("heat", "heating_kwh", "kWh"),
+}
 FIELD_OF: Mapping[tuple[int, str], str] = {
     (1, "entity_name"): "name_zh",
     (2, "account_number"): "account_number",
@@ -76,6 +97,7 @@ class Kind(StrEnum):
     GAUGE = "gauge"
     PERIOD = "period"
     BILL = "bill"
+    MEDIUM_BILL = "medium_bill"
     EMISSION = "emission"
 
 
@@ -106,9 +128,13 @@ class Placed:
     home: str
     """``organisation``, ``site`` or ``circuit`` and id (archives, emissions), device id, or account number."""
     name: str
-    """Field or key of the archive, point of the device, ``bill`` or ``emission``."""
+    """Field or key of the archive, point of the device, item of a bill, or ``emission``."""
     value: float | str
     """As its home wants it."""
+    quantity: float | None = None
+    """Of the bill of a medium; None where the delivery does not have it. [``Billing.unit``]"""
+    beside: tuple[int, ...] = ()
+    """Lines of that quantity which have no home but the bill."""
 
 
 class Places(Protocol):
@@ -123,8 +149,11 @@ class Places(Protocol):
     def circuit(self, subject: str) -> str | None:
         """Return the circuit of that id."""
 
-    def account_of(self, site_id: str) -> str | None:
-        """Return a site's electricity account."""
+    def account(self, table: int, subject: str) -> str | None:
+        """Return the account at the company of a table (2 to 4) that a subject is, or that the site has which it names.
+
+        None where that site has none; a subject that is no site is taken as the number of an account.
+        """
 
     def pushed_device(self, subject: str, tag: str) -> str | None:
         """Return the device of that id, or the only one with that tag, when it hangs on a line of kind push."""
@@ -230,13 +259,22 @@ def place(rows: Sequence[Row], places: Places) -> tuple[list[Placed], list[Refus
     seen: dict[tuple[object, ...], int] = {}
     costs = {_month(row) for row in rows if (row.record.table, row.record.key) == (2, COST)}
     energies = {_month(row) for row in rows if (row.record.table, row.record.key) == (2, ENERGY)}
-    for row in rows:
+    quantities = _quantities(rows)
+    told: set[int] = set()
+    # Fees first: what of a quantity has no home but its bill goes with it.
+    for row in sorted(rows, key=lambda one: one.record.key not in BILLINGS):
         one = row.record
         first = seen.setdefault((one.table, one.key, one.subject, row.point, one.start, one.end), row.line)
+        if row.line in told:
+            continue
         try:
             if first != row.line:
                 raise _of(row, "", f"once; line {first} has it", f"只出现一次,第 {first} 行已有", "it again")
-            placed.append(_home(row, places, billed=_month(row) in costs & energies))
+            if one.key in BILLINGS:
+                placed.append(_fee(row, places, quantities))
+                told.update(placed[-1].beside)
+            else:
+                placed.append(_home(row, places, billed=_month(row) in costs & energies))
         except WrongRecord as exc:
             refused.append(Refusal(row.line, exc.message, exc.message_zh or exc.message))
     return placed, refused
@@ -282,13 +320,44 @@ def _entity(row: Row, places: Places) -> str:
     return f"site:{found}"
 
 
+def _quantities(rows: Sequence[Row]) -> dict[tuple[int, str, str], dict[datetime, Row]]:
+    """Return the rows that say how much was used of what is billed, by table, item, subject and start."""
+    wanted = {one.quantity for one in BILLINGS.values()}
+    found: dict[tuple[int, str, str], dict[datetime, Row]] = {}
+    for row in rows:
+        one = row.record
+        if one.key in wanted and row.point is None:
+            found.setdefault((one.table, one.key, one.subject), {}).setdefault(one.start, row)
+    return found
+
+
+def _fee(row: Row, places: Places, quantities: Mapping[tuple[int, str, str], Mapping[datetime, Row]]) -> Placed:
+    """Return the bill that a fee of a medium is, with its quantity where rows say that of all of its time."""
+    one, billing = row.record, BILLINGS[row.record.key]
+    if row.point is not None:
+        raise _of(row, "point", "none", "无", row.point)
+    parts = _parts(one, quantities.get((one.table, billing.quantity, one.subject), {}))
+    # Decimal, so that a year of months does not gain digits.
+    quantity = float(sum(Decimal(repr(_float(part))) for part in parts)) if parts else None
+    beside = tuple(part.line for part in parts if _device(part, places) is None)
+    return Placed(row, Kind.MEDIUM_BILL, _account(row, places), one.key, _float(row), quantity, beside)
+
+
+def _parts(fee: Record, said: Mapping[datetime, Row]) -> list[Row]:
+    """Return the rows that follow each other through all of a fee's time; none where one of them is missing."""
+    end = fee.end or fee.start
+    parts: list[Row] = []
+    at = fee.start
+    while at < end:
+        part = said.get(at)
+        if part is None or part.record.end is None or part.record.end > end:
+            return []
+        parts.append(part)
+        at = part.record.end
+    return parts
+
+
 def _bill(row: Row, places: Places, *, billed: bool) -> Placed:
-    if row.record.key != COST:
-        raise _of(
-            row, "item",
-            "a bill of electricity: carbon's bills are in kWh; of water, cooling and heating the quantities are taken",
-            "电费账单:碳账单仅以千瓦时计;水、供冷、供热仅接收用量,不接收费用", row.record.key,
-        )  # fmt: skip
     if not billed:
         expected = f"{ENERGY} of the same account and month with it"
         raise _of(row, "item", expected, "同户号、同月的用电量与之一并提供", "the cost alone")
@@ -296,8 +365,7 @@ def _bill(row: Row, places: Places, *, billed: bool) -> Placed:
 
 
 def _account(row: Row, places: Places) -> str:
-    site = places.site(row.record.subject)
-    account = row.record.subject if site is None else places.account_of(site)
+    account = places.account(row.record.table, row.record.subject)
     if account is None:
         raise _of(row, "subject", "a site with an account number", "有户号的局站", row.record.subject)
     return account
@@ -305,9 +373,9 @@ def _account(row: Row, places: Places) -> str:
 
 def _measured(row: Row, places: Places) -> Placed:
     one = row.record
-    tag = f"{TAG}:{one.table}:{one.key}:{one.subject}"
-    device = places.pushed_device(one.subject, tag)
+    device = _device(row, places)
     if device is None:
+        tag = _tag(row)
         raise _of(
             row, "subject", f"one device on a line of kind push, by its id or by the tag {tag}",
             f"push 类线路上唯一的设备(设备编号,或带标签 {tag})", one.subject,
@@ -321,6 +389,15 @@ def _measured(row: Row, places: Places) -> Placed:
         raise _of(row, "point", ", ".join(source.points), "、".join(source.points), point)
     item = item_of(one.table, one.key)
     return Placed(row, Kind.GAUGE, device, point, convert(_float(row), item.unit or "1", source.unit) * source.factor)
+
+
+def _device(row: Row, places: Places) -> str | None:
+    return places.pushed_device(row.record.subject, _tag(row))
+
+
+def _tag(row: Row) -> str:
+    one = row.record
+    return f"{TAG}:{one.table}:{one.key}:{one.subject}"
 
 
 def _float(row: Row) -> float:

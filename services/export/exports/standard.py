@@ -5,11 +5,12 @@ often as its periods are long, and the archives as they are when it is made:
 
     15m, 1h   table 2: load; table 5: voltage, current, active and reactive power, in files of an hour energy
     day       tables 2 and 6: energy; table 6: water, gas, cooling, heating
-    month     table 1: emissions; table 2: energy and bills; table 3: water; table 4: cooling and heating
+    month     table 1: emissions; table 2: energy and bills; table 3: water and its bills; table 4: cooling and heating
+    year      table 4: bills of cooling and heating
 
 Archives that others have sent (``domain/records.py``) are told as they are on file, the others out of the registry's
-own fields. Not told, since nobody here knows them: generation, load rates of the utility's substations and lines, bills
-of water, cooling and heating. A value that is not known has an empty value, never 0.
+own fields. Not told, since nobody here knows them: generation, load rates of the utility's substations and lines. A
+value that is not known has an empty value, never 0; so has a bill of other days than its row of the table is of.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -50,6 +51,8 @@ POINTS = {
 """Which points of a meter are which item of table 5."""
 POINT_UNITS = {"voltage_v": "V", "current_a": "A", "active_power_kw": "kW", "reactive_power_var": "kvar"}
 MEDIA = {"water": "water_t", "gas": "gas_m3", "cold": "cooling_kwh", "heat": "heating_kwh"}
+FEES = {"water_cost_cny": "water", "cooling_cost_cny": "cold", "heating_cost_cny": "heat"}
+"""Which medium each fee beside that of electricity is of."""
 STEPS = {Span.QUARTER_HOUR: "quarter_hour", Span.HOUR: "hour", Span.DAY: "day", Span.MONTH: "month"}
 UPDATES = {Span.DAY: Update.DAY, Span.MONTH: Update.MONTH, Span.YEAR: Update.YEAR}
 QUARTER_H = 0.25
@@ -136,6 +139,14 @@ class _Bills(BaseModel):
     items: list[_Bill]
 
 
+class _MediumBill(_Bill):
+    account_number: str
+
+
+class _MediumBills(BaseModel):
+    items: list[_MediumBill]
+
+
 class _Reading(BaseModel):
     source_time: AwareDatetime
     points: dict[str, float | None]
@@ -195,6 +206,7 @@ class StandardTables:
                     yield await self._bills(site, period)
             case 3 | 4:
                 yield await self._media(table, "site", site, span, period)
+                yield await self._fees(table, site, span, period)
             case 5 if span in (Span.QUARTER_HOUR, Span.HOUR):
                 if span is Span.HOUR:
                     yield await self._energy(table, "energy_kwh", "site", site, "hour", period)
@@ -242,11 +254,20 @@ class StandardTables:
         first, last = (at.astimezone(CIVIL_ZONE).date().isoformat() for at in (period.start, period.end))
         question = {"account": facts.account_number, "from": first, "to": last}
         answer = await self._carbon.get("/api/v1/bills", timeout_s=CALL_TIMEOUT_S, **question)
-        found = []
-        for one in read_as(_Bills, answer, "carbon").items:
-            start = datetime.fromisoformat(one.first_day).replace(tzinfo=CIVIL_ZONE)
-            end = datetime.fromisoformat(one.last_day).replace(tzinfo=CIVIL_ZONE) + timedelta(days=1)
-            found.append(_figure((2, "electricity_cost_cny", site, start, end), one.amount_cny, "CNY", None))
+        return [_fee(2, "electricity_cost_cny", site, one) for one in read_as(_Bills, answer, "carbon").items]
+
+    async def _fees(self, table: int, site: str, span: Span, period: Period) -> list[Row]:
+        """Return the bills of a site's other media; of several accounts of one medium each by its own number."""
+        first, last = (at.astimezone(CIVIL_ZONE).date().isoformat() for at in (period.start, period.end))
+        found: list[Row] = []
+        for key, medium in FEES.items():
+            if not _has(table, key) or UPDATES.get(span) not in item_of(table, key).updates:
+                continue
+            question = {"medium": medium, "site": site, "from": first, "to": last}
+            answer = await self._carbon.get("/api/v1/bills/media", timeout_s=CALL_TIMEOUT_S, **question)
+            bills = read_as(_MediumBills, answer, "carbon").items
+            is_one = len({one.account_number for one in bills}) == 1
+            found += [_fee(table, key, site if is_one else one.account_number, one) for one in bills]
         return found
 
     async def _media(self, table: int, kind: str, node: str, span: Span, period: Period) -> list[Row]:
@@ -303,6 +324,12 @@ def _has(table: int, key: str) -> bool:
     except WrongRecord:
         return False
     return True
+
+
+def _fee(table: int, key: str, subject: str, bill: _Bill) -> Row:
+    start = datetime.fromisoformat(bill.first_day).replace(tzinfo=CIVIL_ZONE)
+    end = datetime.fromisoformat(bill.last_day).replace(tzinfo=CIVIL_ZONE) + timedelta(days=1)
+    return _figure((table, key, subject, start, end), bill.amount_cny, "CNY", None)
 
 
 def _figure(

@@ -3,10 +3,13 @@
 from collections.abc import Iterable, Mapping
 
 from libs.common.clock import Clock
-from libs.common.contracts.registry import Device, LineKind, Organisation
+from libs.common.contracts.registry import Device, LineKind, Organisation, Site
 from libs.common.ids import CircuitId, DeviceId, LineId, SiteId
 from libs.common.registry import RegistryView
 from services.export.domain.records import TAG
+
+ARCHIVED = frozenset({3, 4})
+"""Tables whose account numbers stand in a site's archive; that of table 2 has a field."""
 
 
 class RegistryPlaces:
@@ -19,6 +22,7 @@ class RegistryPlaces:
         self._sites: Mapping[str, str | None] | None = None
         self._organisations: Mapping[str, str | None] | None = None
         self._tagged: Mapping[str, str | None] | None = None
+        self._accounts: dict[int, frozenset[str]] = {}
 
     def organisation(self, subject: str) -> str | None:
         """See ``Places``."""
@@ -44,10 +48,21 @@ class RegistryPlaces:
         """See ``Places``."""
         return None if self._view.circuit(CircuitId(subject)) is None else subject
 
-    def account_of(self, site_id: str) -> str | None:
+    def account(self, table: int, subject: str) -> str | None:
         """See ``Places``."""
-        site = self._view.site(SiteId(site_id))
-        return None if site is None else site.account_number
+        if table in ARCHIVED and subject in self._archived_accounts(table):
+            return subject  # also where the grid company has given the number to another site
+        site_id = self.site(subject)
+        site = None if site_id is None else self._view.site(SiteId(site_id))
+        if site is None:
+            return subject
+        return _archived(site, table) if table in ARCHIVED else site.account_number
+
+    def _archived_accounts(self, table: int) -> frozenset[str]:
+        if table not in self._accounts:
+            numbers = (_archived(site, table) for site in self._view.sites())
+            self._accounts[table] = frozenset(number for number in numbers if number is not None)
+        return self._accounts[table]
 
     def pushed_device(self, subject: str, tag: str) -> str | None:
         """See ``Places``."""
@@ -64,6 +79,10 @@ class RegistryPlaces:
     def _is_pushed(self, device: Device) -> bool:
         line = None if device.line is None else self._view.line(LineId(device.line))
         return line is not None and line.kind is LineKind.PUSH
+
+
+def _archived(site: Site, table: int) -> str | None:
+    return (site.archive or {}).get(f"t{table}_account_number")
 
 
 def _index(pairs: Iterable[tuple[str | None, str]]) -> dict[str, str | None]:

@@ -22,7 +22,7 @@ from libs.common.accessstandard import WrongRecord
 from libs.common.clock import CIVIL_ZONE
 from libs.common.errors import PlatformError, Unavailable
 from libs.common.jobs import JobContext
-from services.export.domain.records import COST, ENERGY, Kind, Placed, Places, Refusal, follow
+from services.export.domain.records import BILLINGS, COST, ENERGY, Kind, Placed, Places, Refusal, follow
 from services.export.exports.asking import CALL_TIMEOUT_S, pages_of, read_as
 from services.export.records import rows
 from services.export.records.reading import MAX_ROWS
@@ -73,6 +73,19 @@ class _Bill(BaseModel):
 
 class _Bills(BaseModel):
     items: list[_Bill]
+
+
+class _MediumBill(BaseModel):
+    number: str
+    first_day: date
+    last_day: date
+    quantity: str | None
+    unit: str | None
+    amount_cny: float
+
+
+class _MediumBills(BaseModel):
+    items: list[_MediumBill]
 
 
 class _Fact(BaseModel):
@@ -137,6 +150,8 @@ class RecordTaker:
             await work.archives([each for each in placed if each.kind is Kind.ARCHIVE])
             await work.bills([each for each in placed if each.kind is Kind.BILL])
             for each in placed:
+                if each.kind is Kind.MEDIUM_BILL:
+                    await work.medium_bill(each)
                 if each.kind is Kind.EMISSION:
                     await work.emission(each)
             await work.measured([each for each in placed if each.kind in (Kind.GAUGE, Kind.PERIOD)])
@@ -251,6 +266,33 @@ class _Work:
         await self._carbon.post("/api/v1/bills", {
             "account_number": account, "number": number, "first_day": first.isoformat(),
             "last_day": last_day.isoformat(), "energy_kwh": repr(values[ENERGY]), "amount_cny": repr(values[COST]),
+            "issued_on": after.isoformat(),
+        })  # fmt: skip
+        return RowState.TAKEN
+
+    async def medium_bill(self, one: Placed) -> None:
+        """Enter a bill of water, cooling or heating, with the quantity that the delivery says of its time."""
+        await self._told([one.row.line, *one.beside], lambda: self._medium_bill(one))
+
+    async def _medium_bill(self, one: Placed) -> RowState:
+        record, billing, amount = one.row.record, BILLINGS[one.name], float(one.value)
+        first, after = (at.astimezone(CIVIL_ZONE).date() for at in (record.start, record.end or record.start))
+        last_day = after - timedelta(days=1)
+        number = f"{first:%Y}-access" if last_day.month != first.month else f"{first:%Y%m}-access"
+        question: dict[str, Any] = {"medium": billing.medium, "account": one.home}
+        question |= {"from": first.isoformat(), "to": after.isoformat()}
+        found = read_as(_MediumBills, await self._carbon.get("/api/v1/bills/media", **question), "carbon").items
+        same = next((each for each in found if each.number == number), None)
+        quantity, unit = (None, None) if one.quantity is None else (repr(one.quantity), billing.unit)
+        if quantity is None and same is not None:  # a fee alone says nothing against the quantity that came before
+            quantity, unit = same.quantity, same.unit
+        if same is not None and (same.first_day, same.last_day, _number(same.quantity), same.unit, same.amount_cny) == (
+            first, last_day, _number(quantity), unit, amount,
+        ):  # fmt: skip
+            return RowState.UNCHANGED
+        await self._carbon.post("/api/v1/bills/media", {
+            "medium": billing.medium, "account_number": one.home, "number": number, "first_day": first.isoformat(),
+            "last_day": last_day.isoformat(), "quantity": quantity, "unit": unit, "amount_cny": repr(amount),
             "issued_on": after.isoformat(),
         })  # fmt: skip
         return RowState.TAKEN
@@ -421,6 +463,10 @@ def _changed(body: Mapping[str, Any], members: Sequence[Placed]) -> dict[str, An
 
 def _register(one: Placed, at: datetime, register: float) -> dict[str, Any]:
     return {"device_id": one.home, "source_time": _utc(at), "points": {one.name: register}}
+
+
+def _number(text: str | None) -> float | None:
+    return None if text is None else float(text)
 
 
 def _utc(at: datetime) -> str:

@@ -183,6 +183,7 @@ async def test_every_record_goes_where_it_belongs_and_bad_ones_are_refused_by_th
         await _gauges_become_reports(found)
         await _archives_become_versions(found)
         await _bills_and_emissions_reach_the_books(found)
+        await _bills_of_water_and_heating_reach_the_books(found)
         await _files_are_taken_from_the_folder(found, dropped)
         await _only_who_was_named_may_deliver(found)
 
@@ -308,6 +309,43 @@ async def _bills_and_emissions_reach_the_books(found: Suite) -> None:
     assert corrected["counts"] == {"taken": 2}
     [bill] = (await found.call("carbon", "GET", question))["items"]
     assert float(bill["amount_cny"]) == 800.0
+
+
+async def _bills_of_water_and_heating_reach_the_books(found: Suite) -> None:
+    since = (await found.call("ingest", "GET", "/sites/s-1"))["valid_from"]
+    later = (datetime.fromisoformat(since) + timedelta(milliseconds=1)).isoformat()
+    for table, number in ((3, "W-77"), (4, "H-77")):
+        account = {"table": table, "item": "account_number", "subject": "s-1", "start": later, "text": number}
+        assert (await found.delivered(f"account {number}", account))["counts"] == {"taken": 1}
+        later = (datetime.fromisoformat(later) + timedelta(milliseconds=1)).isoformat()
+    await found.eventually("carbon", "/bills/media/heat/accounts", lambda answer: len(answer["items"]) == 1)
+    month = {"start": MONTH.isoformat(), "end": MONTH_END.isoformat()}
+    first, after = MONTH_END.replace(year=MONTH_END.year - 1, month=1), MONTH_END.replace(month=1)
+    year = {"start": first.isoformat(), "end": after.isoformat()}
+    fee = {"table": 3, "item_zh": "水费", "subject": "W-77", **month, "value": 412.5, "unit": "元"}
+    water = {"table": 3, "item": "water_t", "subject": "W-77", **month, "value": 120.25, "unit": "m3"}
+    heating = {"table": 4, "item": "heating_cost_cny", "subject": "GZ-001", **year, "value": 9000, "unit": "CNY"}
+    rows = [fee, water, heating, {**fee, "subject": "W-99"}, {**heating, **month}]
+    told = await found.delivered("fees", *rows)
+    assert told["counts"] == {"taken": 3, "refused": 2}, told
+    assert "a whole civil period: year" in told["refused"][1]["problem"]
+    assert "the water account of a site, found 'W-99'" in told["refused"][0]["problem"]
+    question = f"/bills/media?site=s-1&from={first.date()}&to={MONTH_END.date()}"
+    bills = (await found.call("carbon", "GET", question))["items"]
+    assert [(one["medium"], one["account_number"], one["quantity"], one["unit"], one["number"]) for one in bills] == [
+        ("heat", "H-77", None, None, f"{first:%Y}-access"), ("water", "W-77", "120.25", "m3", f"{MONTH:%Y%m}-access"),
+    ]  # fmt: skip
+    assert (await found.delivered("fees again", *rows[:3]))["counts"] == {"unchanged": 3}
+    assert (await found.delivered("corrected fee", {**fee, "value": 400.5}))["counts"] == {"taken": 1}
+    versions = (await found.call("carbon", "GET", f"/bills/media/water/W-77/{MONTH:%Y%m}-access"))["items"]
+    assert [(one["version"], one["quantity"], one["amount_cny"]) for one in versions] == [
+        (1, "120.25", "412.5"), (2, "120.25", "400.5"),
+    ]  # fmt: skip
+    at = (MONTH_END + timedelta(days=1)).isoformat().replace("+", "%2B")
+    for table, span, key, value in ((3, "month", "water_cost_cny", 400.5), (4, "year", "heating_cost_cny", 9000.0)):
+        path = f"/exports/standard/tables/{table}?site=s-1&span={span}&at={at}"
+        records = (await found.call("export", "GET", path))["records"]
+        assert [(one["value"], one["unit"]) for one in records if one["item"] == key] == [(value, "CNY")]
 
 
 async def _files_are_taken_from_the_folder(found: Suite, dropped: Path) -> None:

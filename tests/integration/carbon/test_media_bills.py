@@ -143,11 +143,8 @@ async def test_days_that_are_still_to_come_leave_a_bill_unjudged(town: Town) -> 
     await use(town, "water_volume", "feed", [0.5] * 96)
     until = f"{now.year + 1}-03-01"  # bills have at most 400 days, and none of these is metered but the first
     await town.ask("POST", "/bills/media", bill(first_day=f"{now.year}-03-02", last_day=until))
-    (row,) = (
-        await town.ask(
-            "GET", "/bills/media/water/reconciliation", account="W-1", **{"from": f"{now.year}-03-02", "to": until}
-        )
-    )["items"]
+    days: dict[str, Any] = {"from": f"{now.year}-03-02", "to": until}
+    (row,) = (await town.ask("GET", "/bills/media/water/reconciliation", account="W-1", **days))["items"]
     assert row["verdict"] == "not_comparable"
     assert 0.0 <= row["interval_completeness"] < 0.01
 
@@ -173,24 +170,24 @@ async def test_a_difference_is_traced_down_to_the_intervals(town: Town) -> None:
     await enter(town, "H-1", "heat")
     await town.ask("POST", "/bills/media", bill(medium="heat", account_number="H-1", unit="GJ", quantity="0.75"))
     (row,) = await beside(town, "heat", "H-1")
-    asked = {"account": "H-1", "line": "B-1", "point": "heat_energy"}
+    asked: dict[str, Any] = {"account": "H-1", "line": "B-1", "point": "heat_energy"}
     walk = town.walk()
     found = await walk.figure(figure="medium_bill", **asked, **SPAN)
     assert (found["value"], found["marks"], found["unit"]) == (row["difference"], [row["verdict"]], "GJ")
     assert Decimal(found["value"]) == Decimal("0.75") - Decimal("0.0036") * 204
     assert ["medium_bill", "medium_metered", "medium", "medium_circuit"] == walk.seen[:4]
     assert "medium_interval" in walk.seen
-    refused = {"status": 403, "sites": ("site-2",), "figure": "medium_bill"}
+    refused: dict[str, Any] = {"status": 403, "sites": ("site-2",), "figure": "medium_bill"}
     await town.ask("GET", "/energy/trace", **refused, **asked, **SPAN)
     for wrong in ({"line": "B-9"}, {"point": "cold_energy"}, {"account": "H-9"}):
-        gone = {"status": 404, "figure": "medium_metered", **asked, **wrong}
+        gone: dict[str, Any] = {"status": 404, "figure": "medium_metered", **asked, **wrong}
         assert (await town.ask("GET", "/energy/trace", **gone, **SPAN))["detail_zh"]
 
 
 async def test_the_trace_of_a_bill_without_meters_ends_with_the_bill(town: Town) -> None:
     await enter(town)
     await town.ask("POST", "/bills/media", bill())
-    asked = {"account": "W-1", "line": "B-1", "point": "water_volume", **SPAN}
+    asked: dict[str, Any] = {"account": "W-1", "line": "B-1", "point": "water_volume", **SPAN}
     for figure in ("medium_bill", "medium_metered"):
         walk = town.walk()
         found = await walk.figure(figure=figure, **asked)

@@ -32,7 +32,9 @@ ENERGY = {"table": 2, "item": "energy_kwh", "subject": "s-1", **MONTH, "value": 
 COST = {"table": 2, "item": "electricity_cost_cny", "subject": "s-1", **MONTH, "value": 8, "unit": "CNY"}
 REPORTED = {"table": 1, "item": "emission_tco2e", "subject": "op", **MONTH, "value": 1, "unit": "t"}
 KWH = {"table": 2, "item": "energy_kwh", "subject": "044", **DAY, "value": 2.5, "unit": "kWh"}
-ALL = (ARCHIVE, ENERGY, COST, REPORTED, KWH)
+WATER = {"table": 3, "item": "water_t", "subject": "s-1", **MONTH, "value": 120, "unit": "t"}
+FEE = {"table": 3, "item": "water_cost_cny", "subject": "s-1", **MONTH, "value": 412.5, "unit": "CNY"}
+ALL = (ARCHIVE, ENERGY, COST, REPORTED, KWH, WATER, FEE)
 
 
 class Killed(BaseException):
@@ -47,6 +49,7 @@ class Homes:
         default_factory=lambda: [{"id": "s-1", "name": "S", "valid_from": "2026-01-01T00:00:00Z", "version": 3}]
     )
     bills: list[dict[str, Any]] = field(default_factory=list)
+    media_bills: list[dict[str, Any]] = field(default_factory=list)
     facts: list[dict[str, Any]] = field(default_factory=list)
     imports: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     wrong: dict[int, str] = field(default_factory=dict)
@@ -60,6 +63,8 @@ class Homes:
             return {"versions": self.site}
         if path.endswith("/lines"):
             return {"items": [{"line": line, "detail": text, "detail_zh": text} for line, text in self.wrong.items()]}
+        if path.endswith("/bills/media"):
+            return {"items": list({one["number"]: one for one in self.media_bills}.values())}
         return {"items": self.bills} if path.endswith("/bills") else self.facts
 
     async def put(self, path: str, body: Any, *, timeout_s: float = 1.0) -> Any:
@@ -76,6 +81,8 @@ class Homes:
                 }  # fmt: skip
             case "bills":
                 return self._heard("POST bills", lambda: self.bills.append(body))
+            case "media":
+                return self._heard("POST media", lambda: self.media_bills.append(body))
             case _:
                 return self._heard("POST facts", lambda: self.facts.append(body))
 
@@ -143,10 +150,10 @@ async def world(module_postgres_url: str) -> AsyncIterator[World]:
         await db.close()
 
 
-CALLS = ["PUT /api/v1/sites/s-1", "POST bills", "POST facts", "POST imports"]
+CALLS = ["PUT /api/v1/sites/s-1", "POST bills", "POST media", "POST facts", "POST imports"]
 
 
-@pytest.mark.parametrize("at", range(8), ids=[f"{when} {call}" for call in CALLS for when in ("before", "after")])
+@pytest.mark.parametrize("at", range(10), ids=[f"{when} {call}" for call in CALLS for when in ("before", "after")])
 async def test_a_job_that_dies_anywhere_is_done_again_and_each_row_taken_once(world: World, at: int) -> None:
     fatal = CALLS[at // 2]
     deaths: list[str] = []
@@ -169,6 +176,9 @@ async def test_a_job_that_dies_anywhere_is_done_again_and_each_row_taken_once(wo
     assert {state for state, _ in await world.states(delivery_id)} <= {RowState.TAKEN, RowState.UNCHANGED}
     assert [one["address"] for one in world.homes.site[1:]] == ["street"]
     assert [(one["energy_kwh"], one["amount_cny"]) for one in world.homes.bills] == [("10.0", "8.0")]
+    assert [(one["account_number"], one["quantity"], one["unit"]) for one in world.homes.media_bills] == [
+        ("W-1", "120.0", "m3")
+    ]
     assert [one["value"] for one in world.homes.facts] == [1000.0]
     [lines] = world.homes.imports.values()  # sent again, it is the same file under the same key
     assert [line["points"] for line in lines] == [{"energy_active_import": 0.0}, {"energy_active_import": 2.5}]
@@ -200,7 +210,7 @@ async def test_what_a_home_refuses_is_told_with_its_words_and_the_others_go_on(w
     def refuse(call: str) -> None:
         if call == "PUT /api/v1/sites/s-1":
             raise InvalidInput("address: expected another", message_zh="address:应为其他")
-        if call == "POST bills":
+        if call in ("POST bills", "POST media"):
             raise Conflict("other days")
 
     world.homes.before = refuse
@@ -210,6 +220,7 @@ async def test_what_a_home_refuses_is_told_with_its_words_and_the_others_go_on(w
     assert await world.states(delivery_id) == [
         (RowState.REFUSED, "address: expected another"), (RowState.REFUSED, "other days"),
         (RowState.REFUSED, "other days"), (RowState.TAKEN, ""), (RowState.REFUSED, "older than is kept"),
+        (RowState.REFUSED, "other days"), (RowState.REFUSED, "other days"),
     ]  # fmt: skip
     world.homes.wrong = {}
     again = await world.deliver("again", KWH)  # what was written down and not taken is sent again
@@ -235,3 +246,36 @@ async def test_an_entity_that_changes_meanwhile_is_read_again(world: World) -> N
     await world.clock.advance(6)
     await world.work()
     assert await world.states(delivery_id) == [(RowState.TAKEN, "")]
+
+
+async def test_a_bill_of_a_medium_is_entered_once_and_corrected_without_losing_its_quantity(world: World) -> None:
+    async def come(name: str, *records: dict[str, Any]) -> set[RowState]:
+        delivery_id = await world.deliver(name, *records)
+        await world.work()
+        return {state for state, _ in await world.states(delivery_id)}
+
+    assert await come("fee", FEE) == {RowState.TAKEN}
+    assert await come("fee again", FEE) == {RowState.UNCHANGED}
+    assert await come("both", FEE, WATER) == {RowState.TAKEN}
+    assert await come("both again", WATER, FEE) == {RowState.UNCHANGED}
+    assert await come("fee alone", FEE) == {RowState.UNCHANGED}
+    assert await come("corrected", {**FEE, "value": 400.0}) == {RowState.TAKEN}
+    assert [(one["number"], one["quantity"], one["amount_cny"]) for one in world.homes.media_bills] == [
+        ("202603-access", None, "412.5"), ("202603-access", "120.0", "412.5"), ("202603-access", "120.0", "400.0"),
+    ]  # fmt: skip
+    last = world.homes.media_bills[-1]
+    assert (last["medium"], last["first_day"], last["last_day"], last["issued_on"]) == (
+        "water", "2026-03-01", "2026-03-31", "2026-04-01",
+    )  # fmt: skip
+
+
+async def test_a_fee_of_a_year_is_a_bill_of_that_year(world: World) -> None:
+    year = {"start": "2025-01-01T00:00:00+08:00", "end": "2026-01-01T00:00:00+08:00"}
+    fee = {"table": 4, "subject": "H-1", **year, "value": 9000, "unit": "元"}
+    delivery_id = await world.deliver(
+        "year", {**fee, "item": "heating_cost_cny"}, {**fee, "item": "cooling_cost_cny", "value": 0.5}
+    )
+    await world.work()
+    assert await world.states(delivery_id) == [(RowState.TAKEN, "")] * 2
+    told = [(one["medium"], one["number"], one["last_day"], one["quantity"]) for one in world.homes.media_bills]
+    assert told == [("heat", "2025-access", "2025-12-31", None), ("cold", "2025-access", "2025-12-31", None)]

@@ -43,7 +43,7 @@ def test_every_medium_that_is_metered_may_be_billed_in_the_unit_of_each_of_its_r
     assert NAMES_ZH.keys() == UNITS.keys() == set(Medium)
     for of in MEDIA.values():
         found = UNITS[of.medium][of.unit]
-        assert (found.point, found.factor) == (of.point, 1)
+        assert (found.point, found.factor) == (of.point, Decimal(1))
     assert {MEDIA[one.point].medium for one in UNITS[Medium.GAS].values()} == {Medium.GAS}
 
 

@@ -12,8 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.common.accessstandard import ITEMS, WrongRecord
+from libs.common.contracts.carbon import Medium
 from libs.common.errors import InvalidFile
 from services.export.domain.records import (
+    BILLINGS,
+    COST,
     COUNTERS,
     GAUGES,
     Kind,
@@ -29,6 +32,7 @@ from services.export.records.reading import MAX_ROWS, read_file
 
 DAY = {"start": "2026-03-01T00:00:00+08:00", "end": "2026-03-02T00:00:00+08:00"}
 MONTH = {"start": "2026-03-01T00:00:00+08:00", "end": "2026-04-01T00:00:00+08:00"}
+YEAR = {"start": "2026-01-01T00:00:00+08:00", "end": "2027-01-01T00:00:00+08:00"}
 AT = {"start": "2026-03-01T08:00:00+08:00", "end": "2026-03-01T08:00:00+08:00"}
 SINCE = {"start": "2026-03-01T08:00:00+08:00"}
 KWH = {"table": 2, "item": "energy_kwh", "subject": "044", **DAY, "value": 1, "unit": "kWh"}
@@ -49,8 +53,10 @@ class Registry:
     def circuit(self, subject: str) -> str | None:
         return "c-1" if subject == "c-1" else None
 
-    def account_of(self, site_id: str) -> str | None:
-        return "044" if site_id == "s-1" else None
+    def account(self, table: int, subject: str) -> str | None:
+        if self.site(subject) is None:
+            return subject
+        return {2: "044", 3: "W-1"}.get(table)
 
     def pushed_device(self, subject: str, tag: str) -> str | None:
         return self.devices.get(subject) or self.devices.get(tag)
@@ -136,7 +142,7 @@ def test_what_has_no_home_is_refused_by_itself() -> None:
         row(line=2, **kwh, subject="nobody"),
         row(line=3, **kwh, subject="044"),
         row(line=4, **cost, subject="044"),
-        row(line=5, table=3, item="water_cost_cny", subject="044", **MONTH, value=1, unit="CNY"),
+        row(line=5, table=4, item="heating_cost_cny", subject="044", **YEAR, value=1, unit="CNY"),
         row(line=6, table=1, item="industry", subject="who", **SINCE, text="I"),
         row(line=7, **kwh, subject="m-1", point="voltage_a"),
         row(line=8, table=5, item="voltage_v", subject="m-1", **AT, value=1, unit="V", point="current_a"),
@@ -144,7 +150,7 @@ def test_what_has_no_home_is_refused_by_itself() -> None:
     found = {one.line: one.problem for one in refusals(*rows)}
     for line, words in {
         2: "on a line of kind push, by its id or by the tag access:2:energy_kwh:nobody", 3: "once; line 1",
-        4: "energy_kwh of the same account and month", 5: "a bill of electricity", 6: "one organisation's id",
+        4: "energy_kwh of the same account and month", 5: "a site with an account number", 6: "one organisation's id",
         7: "point: expected none", 8: "voltage_a, voltage_b",
     }.items():  # fmt: skip
         assert words in found.pop(line)
@@ -158,6 +164,100 @@ def test_energy_and_cost_of_a_month_are_one_bill_and_energy_alone_is_measured() 
     assert [(kind, home) for kind, home, _, _ in homes(kwh, cost, other)] == [
         (Kind.BILL, "044"), (Kind.BILL, "044"), (Kind.PERIOD, "m-2"),
     ]  # fmt: skip
+
+
+def fee(item: str = "water_cost_cny", subject: str = "044", line: int = 1, **more: Any) -> Row:
+    table, time = (3, MONTH) if item == "water_cost_cny" else (4, YEAR)
+    return row(line=line, table=table, item=item, subject=subject, **{**time, "value": 412.5, "unit": "元", **more})
+
+
+def heat(month: int, value: float, line: int, subject: str = "H-1") -> Row:
+    end = f"{2026 + month // 12}-{month % 12 + 1:02}-01T00:00:00+08:00"
+    time = {"start": f"2026-{month:02}-01T00:00:00+08:00", "end": end}
+    return row(line=line, table=4, item="heating_kwh", subject=subject, **time, value=value, unit="kWh")
+
+
+def test_every_fee_of_the_tables_has_a_home() -> None:
+    fees = {one.key for one in ITEMS.values() if one.owner == "bills"}
+    assert fees == {COST, *BILLINGS}
+    for key, billing in BILLINGS.items():
+        (table,) = (one.table for one in ITEMS.values() if one.key == key)
+        assert ITEMS[table, billing.quantity].owner == "measured"
+        assert Medium(billing.medium)
+
+
+def test_a_fee_is_a_bill_of_its_account_and_says_the_quantity_that_comes_with_it() -> None:
+    water = row(line=2, table=3, item="water_t", subject="044", **MONTH, value=120, unit="m3")
+    for rows in ((fee(), water), (water, fee())):
+        placed, refused = place(rows, Registry())
+        [one] = placed
+        assert (one.kind, one.home, one.name, one.value, one.quantity, one.beside, refused) == (
+            Kind.MEDIUM_BILL, "W-1", "water_cost_cny", 412.5, 120.0, (2,), [],
+        )  # fmt: skip
+    [alone] = place([fee(subject="W-7")], Registry())[0]
+    assert (alone.home, alone.quantity, alone.beside) == ("W-7", None, ())
+
+
+def test_a_quantity_that_has_a_device_of_its_own_is_measured_too() -> None:
+    water = row(line=2, table=3, item="water_t", subject="W-1", **MONTH, value=120, unit="t")
+    registry = Registry({"access:3:water_t:W-1": "m-3"})
+    placed, refused = place([water, fee(subject="W-1")], registry)
+    assert [(one.kind, one.home, one.quantity, one.beside) for one in placed] == [
+        (Kind.MEDIUM_BILL, "W-1", 120.0, ()), (Kind.PERIOD, "m-3", None, ()),
+    ]  # fmt: skip
+    assert refused == []
+
+
+def test_a_fee_of_a_year_says_the_sum_of_its_months_or_nothing() -> None:
+    months = [heat(month, 0.1, line=month) for month in range(1, 13)]
+    [one], refused = place([*months, fee("heating_cost_cny", "H-1", line=99)], Registry())
+    assert (one.home, one.quantity, one.beside, refused) == ("H-1", 1.2, tuple(range(1, 13)), [])
+    hole = [*months[:4], *months[5:], heat(12, 7.0, line=50), fee("heating_cost_cny", "H-1", line=99)]
+    [one], refused = place(hole, Registry())
+    assert (one.quantity, one.beside) == (None, ())
+    assert sorted(each.line for each in refused) == [1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12, 50]
+    words = {each.line: each.problem for each in refused}
+    assert "a device" in words[1] or "one device" in words[1]
+    assert "once; line 12" in words[50]
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        ({"unit": "USD"}, "unit: expected CNY, found USD"),
+        ({"unit": None}, "unit: expected CNY, found none"),
+        (DAY, "a whole civil period: month"),
+        (YEAR, "a whole civil period: month"),
+        ({"value": "much"}, "value: expected a number"),
+    ],
+)
+def test_a_fee_is_checked_by_its_table(changed: dict[str, Any], problem: str) -> None:
+    fields = {"table": 3, "item": "water_cost_cny", "subject": "044", **MONTH, "value": 1, "unit": "CNY"}
+    found = read_row(1, fields | changed)
+    assert isinstance(found, Refusal)
+    assert problem in found.problem
+    assert "应为" in found.problem_zh
+    heating = read_row(1, {**fields, "table": 4, "item": "heating_cost_cny"})
+    assert isinstance(heating, Refusal)
+    assert "a whole civil period: year" in heating.problem
+
+
+@given(st.lists(st.sampled_from(["fee", "water", "year", *range(1, 13)]), max_size=30))
+def test_every_row_of_a_bill_is_taken_or_refused_once(kinds: list[str | int]) -> None:
+    rows = []
+    for line, kind in enumerate(kinds, start=1):
+        match kind:
+            case "fee":
+                rows.append(fee(line=line))
+            case "water":
+                rows.append(row(line=line, table=3, item="water_t", subject="044", **MONTH, value=1, unit="t"))
+            case "year":
+                rows.append(fee("heating_cost_cny", "H-1", line=line))
+            case _:
+                rows.append(heat(int(kind), 1.0, line))
+    placed, refused = place(rows, Registry())
+    lines = [one.row.line for one in placed] + [line for one in placed for line in one.beside]
+    assert sorted([*lines, *(one.line for one in refused)]) == [one.line for one in rows]
 
 
 def test_every_measured_item_has_a_point() -> None:

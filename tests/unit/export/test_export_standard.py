@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from libs.common.accessstandard import ITEMS
 from libs.common.clock import CIVIL_ZONE
 from libs.common.errors import NotFound, Unavailable
 from services.export.domain.exports import Dataset, ExportPlan, FileForm, Period, Row, Span, Step, period_of
+from services.export.domain.records import Refusal, read_row
 from services.export.exports.sources import REPORTS_PAGE, ServiceSource
 from services.export.exports.standard import CircuitFacts, SiteFacts
 from tests.unit.export.test_export_scheduled import PLAN, RULES
@@ -101,9 +102,26 @@ def bills(params: Mapping[str, Any]) -> Any:
     return {"items": [{"first_day": "2026-03-01", "last_day": "2026-03-31", "amount_cny": "1234.50"}]}
 
 
+def fees(params: Mapping[str, Any]) -> Any:
+    """Answer with a bill of the period, and where it is of heat with one of another account and of a season."""
+    first, after = params["from"], date.fromisoformat(params["to"])
+    last = (after - timedelta(days=1)).isoformat()
+    found = [{"account_number": "A-1", "first_day": first, "last_day": last, "amount_cny": "98.70"}]
+    if params["medium"] == "heat":
+        season = {"first_day": f"{first[:4]}-01-01", "last_day": f"{first[:4]}-03-15"}
+        found.append({"account_number": "A-2", **season, "amount_cny": "50.00"})
+    return {"items": found}
+
+
 def source() -> tuple[ServiceSource, Service]:
     carbon = Service(
-        {"/api/v1/energy": energy, "/api/v1/emissions": energy, "/api/v1/energy/media": media, "/api/v1/bills": bills}
+        {
+            "/api/v1/energy": energy,
+            "/api/v1/emissions": energy,
+            "/api/v1/energy/media": media,
+            "/api/v1/bills": bills,
+            "/api/v1/bills/media": fees,
+        }
     )
     ingest = Service({"/api/v1/readings": readings})
     return ServiceSource(carbon=carbon, ingest=ingest, alarm=Service({}), sites=Registry()), carbon
@@ -152,15 +170,36 @@ async def test_table_2_by_hour_has_the_mean_power_of_quarters() -> None:
     assert shown(rows, "value", "unit") == [(5.0, "kW")] * 4  # 1.25 kWh in a quarter of an hour
 
 
-@pytest.mark.parametrize(("table", "items"), [(3, ["water_t"]), (4, ["heating_kwh", "cooling_kwh"])])
+@pytest.mark.parametrize(("table", "items"), [(3, ["water_t", "water_cost_cny"]), (4, ["heating_kwh", "cooling_kwh"])])
 async def test_tables_3_and_4_have_media_by_month(table: int, items: list[str]) -> None:
     rows = [row for row in await told(table, Span.MONTH) if row["unit"] is not None]
     assert [row["item"] for row in rows] == items
     if table == 3:
-        assert shown(rows, "value", "unit") == [(7.5, "t")]
+        assert shown(rows, "value", "unit") == [(7.5, "t"), (98.7, "CNY")]
+        assert shown(rows[1:], "subject", "start", "end") == [
+            ("s-1", datetime(2026, 3, 1, tzinfo=CIVIL_ZONE), datetime(2026, 4, 1, tzinfo=CIVIL_ZONE)),
+        ]  # fmt: skip
     else:  # what its row of the table refuses has no value, and says why
         assert shown(rows, "value") == [(10.0,), (None,)]
         assert "below 0" in str(rows[1]["note"])
+
+
+async def test_table_4_has_bills_by_year_and_what_is_of_other_days_has_a_note() -> None:
+    rows = [row for row in await told(4, Span.YEAR) if row["unit"] is not None]
+    assert shown(rows, "item", "subject", "value", "unit") == [
+        ("cooling_cost_cny", "s-1", 98.7, "CNY"),
+        ("heating_cost_cny", "A-1", 98.7, "CNY"),
+        ("heating_cost_cny", "A-2", None, "CNY"),
+    ]
+    assert rows[0]["start"] == datetime(2025, 1, 1, tzinfo=CIVIL_ZONE)
+    assert "a whole civil period: year" in str(rows[2]["note"])
+
+
+async def test_what_is_told_of_a_bill_can_be_taken_again() -> None:
+    for table, span in ((3, Span.MONTH), (4, Span.YEAR)):
+        for line, told_row in enumerate(await told(table, span)):
+            if str(told_row["item"]).endswith("_cny") and told_row.get("value") is not None:
+                assert not isinstance(read_row(line, told_row), Refusal)
 
 
 async def test_table_5_has_points_of_meters_in_its_units() -> None:
@@ -189,7 +228,15 @@ async def test_table_6_has_what_the_user_meters_itself() -> None:
 
 @pytest.mark.parametrize(
     ("table", "span"),
-    [(1, Span.MONTH), (2, Span.DAY), (2, Span.QUARTER_HOUR), (3, Span.MONTH), (5, Span.HOUR), (6, Span.DAY)],
+    [
+        (1, Span.MONTH),
+        (2, Span.DAY),
+        (2, Span.QUARTER_HOUR),
+        (3, Span.MONTH),
+        (4, Span.YEAR),
+        (5, Span.HOUR),
+        (6, Span.DAY),
+    ],
 )
 async def test_every_row_is_a_row_of_its_table(table: int, span: Span) -> None:
     for row in await told(table, span):
