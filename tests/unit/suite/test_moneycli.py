@@ -53,19 +53,26 @@ def file(tmp_path: Path) -> Path:
 def test_imports_say_what_they_did(file: Path) -> None:
     told: list[str] = []
     tariff = {"tariff_id": "GD-2026", "revision": 1, "windows": 8, "valid_from": "2026-07-01", "valid_to": None}
-    suite = Suite({"items": [tariff]}, {"items": [1, 2], "unchanged": 3}, {"bills": 4, "corrected": 1})
+    suite = Suite(
+        {"items": [tariff]},
+        {"items": [1, 2], "unchanged": 3},
+        {"bills": 4, "corrected": 1},
+        {"bills": 2, "corrected": 0},
+    )
     import_tariffs(suite, ENGLISH, told.append, file, end_previous=True)
     import_prices(suite, CHINESE, told.append, file)
     import_bills(suite, ENGLISH, told.append, file)
+    import_bills(suite, CHINESE, told.append, file, path="bills/media/imports")
     assert told == [
         "GD-2026: revision 1, 8 windows, 2026-07-01 to open",
         "录入电价 2 条,未变 3 条",
         "4 bills entered, 1 of them corrected",
+        "录入账单 2 张,其中更正 0 张",
     ]
     assert suite.asked[0] == (
         "tariffs/imports", {"content": b"a,b\n", "file": "table.csv", "end_previous": True},
     )  # fmt: skip
-    assert [path for path, _ in suite.asked[1:]] == ["tariffs/prices/imports", "bills/imports"]
+    assert [path for path, _ in suite.asked[1:]] == ["tariffs/prices/imports", "bills/imports", "bills/media/imports"]
 
 
 def test_what_is_refused_is_told_in_the_words_of_the_suite(file: Path, tmp_path: Path) -> None:
