@@ -29,6 +29,10 @@ STATE = {
     "valid_from": "2025-01-01", "site": "site-1", "region": "CN-44", "customer_class": "industrial_commercial",
     "voltage": "1-10kV",
 }  # fmt: skip
+WATER = {
+    "medium": "water", "account_number": "W-1", "number": "B-03", "first_day": "2026-03-01", "last_day": "2026-03-31",
+    "quantity": "120", "unit": "m3", "amount_cny": "480.00", "issued_on": "2026-04-01",
+}  # fmt: skip
 FACT = {
     "node": "site-1", "kind": "area_m2", "first_day": "2026-03-02", "end_day": "2026-03-03", "value": 100.0,
     "source": "lease",
@@ -84,11 +88,15 @@ CASES: dict[str, Case] = {
     "unit: a bill in MWh": (
         "POST", "/bills", BILL | {"energy_kwh": "2.976", "parts_cny": {"energy": "1900"}}, 400, "MWh", "兆瓦时",
     ),
+    "unit: water in kWh": (
+        "POST", "/bills/media", WATER | {"unit": "kWh"}, 400, "one of m3, t for water, found kWh", "之一(水)",
+    ),
     "unit: an output without one": (
         "POST", "/energy/facts", FACT | {"kind": "output"}, 400,
         "basis: expected the price base or the unit", "计量单位",
     ),
     "negative: a bill": ("POST", "/bills", BILL | {"energy_kwh": "-1"}, 400, "0", "不小于 0"),
+    "negative: a bill of water": ("POST", "/bills/media", WATER | {"quantity": "-1"}, 400, "0 or more m3", "不小于 0"),
     "negative: purchased energy": ("POST", PREVIEW, electricity(-1.0), 422, "imported_kwh", "imported_kwh"),
     "negative: energy of a list": ("POST", "/energy/standard-coal", coal("kWh", -1.0), 422, "amount", "amount"),
     "negative: an area": ("POST", "/energy/facts", FACT | {"value": -1.0}, 400, "value: expected 0 to", "value:应为 0"),
@@ -114,6 +122,16 @@ CASES: dict[str, Case] = {
         "POST", "/bills", BILL | {"number": "B-X", "first_day": "2026-03-31", "last_day": "2026-04-30"}, 409,
         "B-03", "日期重叠",
     ),
+    "bill of water: of an account that only the grid company has": (
+        "POST", "/bills/media", WATER | {"account_number": "0320001"}, 404, "the water account of a site", "水户号",
+    ),
+    "bill of water: days that another has": (
+        "POST", "/bills/media", WATER | {"number": "B-X", "first_day": "2026-03-31", "last_day": "2026-04-30"}, 409,
+        "B-03", "日期重叠",
+    ),
+    "bill of water: that ends before it begins": (
+        "POST", "/bills/media", WATER | {"last_day": "2026-02-01"}, 400, "last_day: expected", "last_day:应为",
+    ),
     "cost: of an account nobody has": (
         "GET", "/energy/cost", {"account": "9999", **MARCH}, 404, "9999", "用电户号",
     ),
@@ -133,6 +151,8 @@ async def town(postgres_url: str, tmp_path: Path) -> AsyncIterator[Town]:
     async with open_town(postgres_url, tmp_path) as found:
         await found.ask("PUT", "/bills/accounts/0320001", STATE)
         await found.ask("POST", "/bills", BILL)
+        await found.ask("PUT", "/bills/media/water/accounts/W-1", {"site": "site-1"})
+        await found.ask("POST", "/bills/media", WATER)
         await found.ask("POST", "/inventories/certificates", GREEN, status=201)
         await found.ask("POST", "/inventories/inv-0/versions", electricity(certificates=["GEC-1"]), status=201)
         yield found
@@ -142,6 +162,7 @@ async def test_every_case_is_refused_with_its_reason_in_both_languages_and_nothi
     async def kept() -> list[Any]:
         return [
             await town.ask("GET", "/bills"),
+            await town.ask("GET", "/bills/media"),
             await town.ask("GET", "/inventories"),
             await town.ask("GET", "/tariffs", region="CN-44"),
             await town.ask("GET", "/tariffs/prices"),
