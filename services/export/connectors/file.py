@@ -4,13 +4,14 @@
 ``host_key`` of an SFTP server. ``secrets``: ``username``, ``password``, ``private_key``. A file that is told again
 replaces itself.
 
-SFTP goes any way: the library is given a connection that the dialler has opened. FTP opens a second connection for each
-file, where the server says, so a proxy or an address of ours is refused for it rather than not used; FTP over TLS takes
-a trust store. Without a way of its own a library is given the address that was checked; but FTP over TLS goes by the
-name, which its certificate has to show.
+Both go any way: the libraries are given connections that the dialler has opened, FTP one more for each file, always to
+the address that was checked and never where the server says. FTP over TLS takes a trust store. Without a way of its own
+a library is given the address that was checked; but FTP over TLS goes by the name, which its certificate has to show.
 """
 
+import socket
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from urllib.parse import urlsplit
 
 import httpcore
@@ -58,8 +59,6 @@ class FileConnector:
             raise BadAddress(f"egress.{found}" if found.startswith("trust") else f"address.{found}")
         scheme = urlsplit(target.url).scheme
         own_way = egress.proxy is not None or egress.source_address is not None
-        if own_way and scheme != "sftp":
-            raise BadAddress("egress: FTP goes directly to its server; through a proxy or from an address go by SFTP")
         if egress.trust is not None and scheme != "ftps":
             raise BadAddress("egress.trust: only FTP over TLS (ftps://) shows a certificate; SFTP has host_key")
         self._dialler = dialler if own_way else None
@@ -95,12 +94,17 @@ class FileConnector:
         parts = urlsplit(self._target.url)
         host, port = parts.hostname or "", parts.port or PORTS[parts.scheme]
         address = await self._guard.address_of(host, port)
-        if self._dialler is None:
+        dialler = self._dialler
+        if dialler is None:
             await push_all(self._target, "", files, address=address)
             return
-        stream = await self._dialler.dial(address, port, self._target.timeout_s)
-        async with joined(stream) as sock:
-            await push_all(self._target, "", files, address=address, sock=sock)
+        async with AsyncExitStack() as ways:
+
+            async def dial(port: int) -> socket.socket:
+                stream = await dialler.dial(address, port, self._target.timeout_s)
+                return await ways.enter_async_context(joined(stream))
+
+            await push_all(self._target, "", files, address=address, dial=dial)
 
     def _file_name(self, feed_id: str, number: int) -> str:
         name = self._name.format(feed=feed_id, batch=f"{number:0{NUMBER_DIGITS}d}")

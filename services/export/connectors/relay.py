@@ -82,6 +82,7 @@ async def _pass(
     try:
         # The end of either way is the end: neither protocol goes on with half a connection.
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        await stream.aclose()
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()

@@ -8,12 +8,13 @@ asyncssh, which would be a tenth of what the whole service loads.
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 import aioftp
+from aioftp.common import SSLSessionBoundContext
 
 from libs.common.errors import Unavailable
 
@@ -23,6 +24,10 @@ DRAFT = ".part"
 """What the name of an unfinished file ends with."""
 CHUNK_BYTES = 256 * 1024
 """So much of a file on disk is in memory at a time. [B]"""
+
+
+Dial = Callable[[int], Awaitable[socket.socket]]
+"""Returns a socket that is connected to a port of the target's host."""
 
 
 class PushFailed(Unavailable):
@@ -104,7 +109,7 @@ async def push_all(
     files: Sequence[tuple[str, bytes | Path]],
     *,
     address: str | None = None,
-    sock: socket.socket | None = None,
+    dial: Dial | None = None,
 ) -> None:
     """Put files in their order over one connection, or replace them.
 
@@ -114,7 +119,7 @@ async def push_all(
         files: What each will be called, and what stands in it or the file on disk that is sent piece by piece.
         address: Of the host, where it was looked up and checked before; with TLS the name is looked up again, since
             the certificate is of the name.
-        sock: Connected to the server by a way of its own, for SFTP; None opens a connection.
+        dial: Opens the connections, by a way of the caller's; None has the library open them.
 
     Raises:
         PushFailed: Nobody answered in time, refused, or does not show the key that was agreed.
@@ -127,10 +132,10 @@ async def push_all(
     try:
         async with asyncio.timeout(bound_s):
             if parts.scheme == "sftp":
-                await _by_sftp(target, there, port, place, files, sock)
+                await _by_sftp(target, there, port, place, files, None if dial is None else await dial(port))
             else:
                 tls = parts.scheme == "ftps"
-                await _by_ftp(target, host if tls else there, port, place, files, tls=tls)
+                await _by_ftp(target, host if tls else there, port, place, files, tls=tls, dial=dial)
     except TimeoutError as exc:
         raise _failed(f"no end within {bound_s:g} s") from exc
     except (aioftp.AIOFTPException, OSError, ssl.SSLError) as exc:
@@ -145,9 +150,13 @@ async def _by_ftp(
     files: Sequence[tuple[str, bytes | Path]],
     *,
     tls: bool,
+    dial: Dial | None,
 ) -> None:
     context = ssl.create_default_context(cadata=target.trust) if tls else None
-    client = aioftp.Client(ssl=context, socket_timeout=target.timeout_s)
+    if dial is None:
+        client = aioftp.Client(ssl=context, socket_timeout=target.timeout_s)
+    else:
+        client = _DialledClient(dial, host, context, timeout_s=target.timeout_s)
     try:
         await client.connect(host, port)
         await client.login(target.username or "anonymous", target.password)
@@ -161,6 +170,34 @@ async def _by_ftp(
         await client.quit()
     finally:
         client.close()
+
+
+class _DialledClient(aioftp.Client):
+    """An FTP client whose connections somebody else opens: the first one, and one more for each file.
+
+    The library opens them all in one method, which is not documented as a place to step in: its version is bound in
+    the service's dependencies, and the test behind a proxy breaks when it goes elsewhere.
+    """
+
+    def __init__(self, dial: Dial, host: str, context: ssl.SSLContext | None, *, timeout_s: float) -> None:
+        super().__init__(ssl=context, socket_timeout=timeout_s)
+        self._dial = dial
+        self._host = host
+        self._context = context
+        self._first: ssl.SSLObject | None = None
+        """The TLS of the first connection, whose session the others go on with: some servers insist on it."""
+
+    async def _open_connection(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Return a connection to the server's port; wherever the server says that it is, it is where we know it."""
+        sock = await self._dial(port)
+        if self._context is None:
+            return await asyncio.open_connection(sock=sock)
+        context = self._context
+        if self._first is not None and self._first.session is not None:
+            context = SSLSessionBoundContext(ssl.PROTOCOL_TLS_CLIENT, self._context, self._first.session)
+        reader, writer = await asyncio.open_connection(sock=sock, ssl=context, server_hostname=self._host)
+        self._first = self._first or writer.get_extra_info("ssl_object")
+        return reader, writer
 
 
 async def _by_sftp(

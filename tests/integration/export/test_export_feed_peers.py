@@ -26,10 +26,11 @@ from services.export.domain.callbacks import Outcome, Verdict
 from services.export.domain.feeds import Destination, DestinationKind, Egress, Format
 from services.export.domain.rendering import Batch
 from services.export.domain.rows import Tally, tally_of
+from tests.integration.export.test_export_file_server import centre as implicit_tls
 from tests.peers.certificates import Authority
-from tests.peers.file_servers import sshd
+from tests.peers.file_servers import PASSWORD, USER, proftpd, sshd
 from tests.peers.mosquitto import Mosquitto
-from tests.peers.proxies import postgres_by_tcp, proxy
+from tests.peers.proxies import postgres_by_tcp, proxy, socks_by_ssh
 
 pytestmark = pytest.mark.integration
 
@@ -275,6 +276,78 @@ class TestFiles:
             assert refused.verdict is not Verdict.DELIVERED, "the key is checked behind a proxy too"
         assert [file.name for file in folder.iterdir()] == ["000000000007.json"]
 
+    @pytest.mark.parametrize("scheme", ["socks5", "http"])
+    async def test_ftp_goes_through_a_proxy_and_from_an_address_with_both_its_connections(
+        self, scheme: str, tmp_path: Path
+    ) -> None:
+        async with (
+            proftpd(tmp_path / "centre") as server,
+            proxy(scheme, account=("me", "secret-of-mine")) as between,
+        ):
+            address = {"url": f"ftp://127.0.0.1:{server.port}/feeds/here", "name": "{batch}"}
+            own = {"username": USER, "password": PASSWORD}
+            account = {**own, "proxy_username": "me", "proxy_password": "secret-of-mine"}
+
+            async def outcomes(secrets: Mapping[str, str], **egress: str) -> list[Outcome]:
+                place = destination(DestinationKind.FILE, address, timeout_s=30.0, egress=Egress(**egress))
+                return await told(place, secrets, times=2)
+
+            direct = await outcomes(own, source_address="127.0.0.5")
+            assert [each.verdict for each in direct] == [Verdict.DELIVERED] * 2, direct
+            assert between.asked == []
+            through = await outcomes(account, proxy=between.url, source_address="127.0.0.6")
+            assert [each.verdict for each in through] == [Verdict.DELIVERED] * 2, through
+            # Each time one to be told what to do, and one for the file, where the server opened a port for it.
+            first, data, again, data_again = between.asked
+            assert first == again == f"127.0.0.1:{server.port}"
+            assert {place.rpartition(":")[0] for place in (data, data_again)} == {"127.0.0.1"}
+            assert first not in (data, data_again)
+            assert between.callers == ["127.0.0.6"] * 4
+            stranger, _ = await outcomes({**account, "proxy_password": "another-one"}, proxy=between.url)
+            assert stranger.verdict is not Verdict.DELIVERED
+            assert between.url in (stranger.error or "")
+            [file] = (server.root / "feeds" / "here").iterdir()
+        assert file.name == "000000000007.json"
+        assert len(json.loads(file.read_bytes())["rows"]) == len(LINES)
+
+    async def test_ftp_goes_through_a_socks_server_and_to_a_file_server_that_we_did_not_write(
+        self, tmp_path: Path
+    ) -> None:
+        async with proftpd(tmp_path / "centre") as server, socks_by_ssh() as between:
+            place = destination(
+                DestinationKind.FILE,
+                {"url": f"ftp://127.0.0.1:{server.port}/here", "name": "{batch}"},
+                timeout_s=30.0,
+                egress=Egress(proxy=between),
+            )
+            [outcome] = await told(place, {"username": USER, "password": PASSWORD})
+            assert outcome.verdict is Verdict.DELIVERED, outcome
+            assert [file.name for file in (server.root / "here").iterdir()] == ["000000000007.json"]
+
+    async def test_ftp_over_tls_shows_its_certificate_behind_a_proxy_too(self, tmp_path: Path) -> None:
+        authority = Authority()
+        certificate = tmp_path / "server.pem"
+        certificate.write_bytes(b"".join(authority.issue("centre.test")))
+        root = tmp_path / "root"
+        root.mkdir()
+        with implicit_tls(root, certificate) as port:
+            async with proxy("socks5") as between:
+                address = {"url": f"ftps://127.0.0.1:{port}/inbox", "name": "{batch}"}
+                account = {"username": "scftp", "password": "of-the-unit"}
+
+                async def verdict(trust: str) -> Verdict:
+                    egress = Egress(proxy=between.url, trust=trust)
+                    place = destination(DestinationKind.FILE, address, timeout_s=30.0, egress=egress)
+                    [found] = await told(place, account)
+                    return found.verdict
+
+                assert await verdict(TRUSTED) is not Verdict.DELIVERED
+                assert len(between.asked) == 1
+                assert await verdict(authority.pem.decode()) is Verdict.DELIVERED
+                assert len(between.asked) == 3
+        [file] = (root / "inbox").iterdir()
+        assert len(json.loads(file.read_bytes())["rows"]) == len(LINES)
+
 
 # ---- addresses ----------------------------------------------------------------------------------------
 
@@ -300,8 +373,6 @@ class TestFiles:
         ("file", {"url": "ftp://x/", "name": "../{batch}"}, {}, "address.name"),
         ("file", {"url": "ftp://x/", "name": "{batch.__class__}"}, {}, "address.name"),
         ("file", {"url": "ftp://x/", "name": "one"}, {}, "address.name"),
-        ("file", {"url": "ftp://x/"}, {"proxy": "http://p"}, "egress: FTP goes directly"),
-        ("file", {"url": "ftps://x/"}, {"source_address": "127.0.0.1"}, "egress: FTP goes directly"),
         ("file", {"url": "ftp://x/"}, {"trust": TRUSTED}, "egress.trust: only FTP over TLS"),
         ("file", {"url": "ftps://x/"}, {"trust": "no PEM"}, "egress.trust"),
         ("kafka", {"bootstrap": ["x:1"], "topic": "a"}, {"source_address": "127.0.0.1"}, "egress: Kafka goes directly"),
