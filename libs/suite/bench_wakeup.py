@@ -151,7 +151,9 @@ class _Night:
         """Register all, wait until each was heard of, and see that all are off; return how long the last took. [s]"""
         if isinstance(self._field, AepBreakerField):
             await self._register(aep_registry_of(self._field))
-            self._field.push_to(self._cluster.ports["ingest"], self._cluster.credentials("ingest")["authorization"])
+            self._field.push_to(
+                self._cluster.ports["ingest"], lambda: self._cluster.credentials("ingest")["authorization"]
+            )
             await self._until(self._all_read, "every breaker was heard of")
             return 0.0
         await self._register(registry_of(self._field))

@@ -7,6 +7,7 @@ does: SENT, DELIVERED, what the device reports, SUCCESSFUL. A breaker that canno
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -22,6 +23,8 @@ SECRET = "\n".join(("app_key=bench", "app_secret=bench", "master_key=bench", f"p
 SAVED, COMPLETED = 1, 4
 PUSHERS = 16
 """Connections over which is pushed, one message at a time on each."""
+RENEWED_S = 30.0
+"""The gateway's word is made anew after so long: it is believed for a minute or two. [s]"""
 AGAIN_S = 0.2
 """A push that was not taken is tried again after so long. [s]"""
 BACKLOG = 4096
@@ -48,11 +51,15 @@ class AepBreakerField:
         self._server = await loop.create_server(partial(_Api, self), "127.0.0.1", 0, backlog=BACKLOG)
         self.port = self._server.sockets[0].getsockname()[1]
 
-    def push_to(self, port: int, authorization: str) -> None:
-        """Push to ingest from here on, beginning with a report of every breaker."""
-        head = f"POST /push/aep/{LINE}/{TOKEN} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: {authorization}\r\n"
+    def push_to(self, port: int, authorization: Callable[[], str]) -> None:
+        """Push to ingest from here on, beginning with a report of every breaker.
+
+        Args:
+            port: Of ingest, on this machine.
+            authorization: Makes what the gateway says who it is by; asked again before that gets too old.
+        """
         for _ in range(PUSHERS):
-            self._pushing.append(asyncio.create_task(self._push_all(port, head.encode()), name="aep pushes"))
+            self._pushing.append(asyncio.create_task(self._push_all(port, authorization), name="aep pushes"))
         for number in range(len(self.breakers)):
             self._report(number)
 
@@ -105,14 +112,17 @@ class AepBreakerField:
         self._waiting.append(orjson.dumps(message))
         self._wake.set()
 
-    async def _push_all(self, port: int, head: bytes) -> None:
+    async def _push_all(self, port: int, authorization: Callable[[], str]) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head, made_at = b"", float("-inf")
         try:
             while True:
                 while not self._waiting:
                     self._wake.clear()
                     await self._wake.wait()
                 body = self._waiting.popleft()
+                if time.monotonic() - made_at > RENEWED_S:
+                    head, made_at = _head(authorization()), time.monotonic()
                 writer.write(head + b"content-type: application/json\r\ncontent-length: %d" % len(body) + END + body)
                 answer = await reader.readuntil(END)
                 await reader.readexactly(_length(answer))
@@ -171,6 +181,12 @@ def registry_of(field: AepBreakerField, *, per_site: int = 20) -> dict[str, Any]
         for n in range(len(field.breakers))
     ]
     return document_of([line], wiring, per_site=per_site)
+
+
+def _head(authorization: str) -> bytes:
+    """Return the beginning of a push."""
+    path = f"/push/aep/{LINE}/{TOKEN}"
+    return f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: {authorization}\r\n".encode()
 
 
 def _length(head: bytes) -> int:
