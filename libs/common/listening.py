@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from libs.common.errors import PlatformError
 from libs.common.inside import Inside
@@ -26,6 +27,8 @@ BACKLOG = 4096
 """Connections that may wait to be taken; ten thousand devices that come back together need a long queue."""
 KEEP_ALIVE_S = 30.0
 """An idle connection is closed after this; our own clients let go sooner (``web.py``). [s]"""
+MAX_HEAD_BYTES = 64 * 1024
+"""Of a request: what comes before its body. [B]"""
 PROBE_S = 1.0
 """A living owner of a Unix socket answers within this. [s]"""
 
@@ -81,7 +84,7 @@ class Serving:
                 server_header=False,
                 backlog=BACKLOG,
                 timeout_keep_alive=int(KEEP_ALIVE_S),
-                h11_max_incomplete_event_size=64 * 1024,
+                http=_Conversation,
                 ws="none",
             )
         )
@@ -139,6 +142,35 @@ class Serving:
                 if self._place.uds.stat().st_ino == self._inode:
                     self._place.uds.unlink()
         return clean
+
+
+class _Conversation(HttpToolsProtocol):
+    """Uvicorn's requests on one connection, read by httptools, with the bound on their heads that it does without."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._kept_bytes = 0
+        """What has come since a head or a part of a body was whole: the parser keeps it. [B]"""
+
+    def data_received(self, data: bytes) -> None:
+        self._kept_bytes += len(data)
+        super().data_received(data)
+        if self._kept_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("The head of the request is too long.")
+
+    def on_headers_complete(self) -> None:
+        self._kept_bytes = 0
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
+            raise ValueError("the head of the request is too long")  # the parser says that the request is none
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._kept_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._kept_bytes = 0
+        super().on_message_complete()
 
 
 class _Server(uvicorn.Server):

@@ -12,7 +12,7 @@ is not issued again, and what contradicts a new one is taken back.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -51,6 +51,7 @@ from services.ingest.drivers.port import (
     Opening,
     RawReport,
 )
+from services.ingest.drivers.pushed import Raw
 
 logger = logging.getLogger(__name__)
 
@@ -231,7 +232,7 @@ class AepDevice:
         before = line.orders.get(self._device_id, [])
         line.orders[self._device_id] = [Order(task, control.name, value, line.clock.monotonic() + control.ttl_s)]
         await self._take_back(before)
-        return _judged(task, await self._news(task))
+        return _judged(task, await self._news(task, control))
 
     async def read_archive(self, points: Collection[str], since: datetime, until: datetime) -> AsyncIterator[RawReport]:
         """Yield what the platform has kept of ``[since, until)``; a step is a page of it."""
@@ -292,13 +293,36 @@ class AepDevice:
             return None
         return last if await self._state(last.task) in (TaskState.SAVED, TaskState.SENT) else None
 
-    async def _news(self, task: str) -> TaskState | None:
-        """Return how far a command is: at once when that is final, else after a while."""
+    async def _news(self, task: str, control: AepControl) -> TaskState | None:
+        """Return how far a command is: at once when that is final or the device shows it, else after a while.
+
+        The platform is not asked while it tells of other commands: what it has to say of this one is behind them, and
+        the device's own report decides in any case.
+        """
+        line = self._line
+        since, _ = line.written[self._device_id]
         try:
-            async with asyncio.timeout(self._line.news_within_s):
-                return await self._line.means.pushes.final(self._line.line.id, task)
+            async with asyncio.timeout(line.news_within_s):
+                return await line.means.pushes.outcome(
+                    line.line.id, task, device_id=self._device_id, since=since, shows=self._shown_by(control)
+                )
         except TimeoutError:
+            if line.means.pushes.tasks_told_s(line.line.id) < line.news_within_s:
+                return line.means.pushes.task(line.line.id, task)
             return await self._state(task)
+
+    def _shown_by(self, control: AepControl) -> Callable[[Raw], bool]:
+        """Return what tells whether a report shows that a control was followed; of one that sets a value none does."""
+        value = control.read_back.value
+        points = [self._points.get(name) for name in control.read_back.points]
+        wanted = {
+            point.copy_of or point.name: raw_of(point, value)
+            for point in points
+            if point is not None and value is not None
+        }
+        if not wanted or len(points) > len(wanted):
+            return lambda raw: False
+        return lambda raw: all(name in raw and raw[name] == one for name, one in wanted.items())
 
     async def _state(self, task: str) -> TaskState | None:
         """Return how far a command is, as it was pushed or as the platform says when it is asked."""

@@ -6,7 +6,7 @@ what became of them. Memory only, and bounded: what is lost with the process is 
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
@@ -39,7 +39,11 @@ class PushBoard:
         self._clock = clock
         self._said: OrderedDict[str, dict[str, Said]] = OrderedDict()
         self._tasks: OrderedDict[tuple[str, str], TaskState] = OrderedDict()
-        self._awaited: dict[tuple[str, str], list[asyncio.Future[TaskState]]] = {}
+        self._tasks_told: dict[str, float] = {}
+        """By line: when news of any command came last, by the monotonic clock. [s]"""
+        self._awaited: dict[tuple[str, str], list[asyncio.Future[TaskState | None]]] = {}
+        self._followed: dict[str, list[_Following]] = {}
+        """By device that was given a command."""
         self._listened: OrderedDict[str, asyncio.Event] = OrderedDict()
         """By device of which somebody waits to hear."""
 
@@ -52,6 +56,9 @@ class PushBoard:
         listened = self._listened.pop(device_id, None)
         if listened is not None:
             listened.set()
+        for one in self._followed.get(device_id, ()):
+            if not one.answer.done() and one.shows(raw):
+                one.answer.set_result(None)
 
     def note_task(self, line_id: str, task: str, state: TaskState) -> None:
         """Take news of a command; older ones than known change nothing."""
@@ -60,6 +67,7 @@ class PushBoard:
         state = state if known is None else max(known, state)
         self._tasks[key] = state
         _keep_within(self._tasks, key, MAX_TASKS)
+        self._tasks_told[line_id] = self._clock.monotonic()
         if state.is_final:
             for waiting in self._awaited.pop(key, ()):
                 if not waiting.done():
@@ -83,22 +91,53 @@ class PushBoard:
         """Return how far a command is, None when nothing was pushed about it."""
         return self._tasks.get((line_id, task))
 
-    async def final(self, line_id: str, task: str) -> TaskState:
-        """Return what became of a command, as soon as it was pushed."""
+    def tasks_told_s(self, line_id: str) -> float:
+        """Return how long ago news of any command of a line came. [s]"""
+        return self._clock.monotonic() - self._tasks_told.get(line_id, float("-inf"))
+
+    async def outcome(
+        self, line_id: str, task: str, *, device_id: str, since: float, shows: Callable[[Raw], bool]
+    ) -> TaskState | None:
+        """Return what became of a command as soon as that was pushed, or None once its device shows that it was done.
+
+        Args:
+            line_id: The product.
+            task: The command.
+            device_id: Which device was told to.
+            since: When, by the monotonic clock. [s]
+            shows: Whether a report says that it was done.
+        """
         key = line_id, task
         known = self._tasks.get(key)
         if known is not None and known.is_final:
             return known
-        waiting: asyncio.Future[TaskState] = asyncio.get_running_loop().create_future()
-        self._awaited.setdefault(key, []).append(waiting)
+        if shows({name: one.value for name, one in self.said(device_id).items() if one.monotonic > since}):
+            return None  # it was there before the platform had answered
+        answer: asyncio.Future[TaskState | None] = asyncio.get_running_loop().create_future()
+        following = _Following(answer, shows)
+        self._awaited.setdefault(key, []).append(answer)
+        self._followed.setdefault(device_id, []).append(following)
         try:
-            return await waiting
+            return await answer
         finally:
-            others = self._awaited.get(key, [])
-            if waiting in others:  # it was given up
-                others.remove(waiting)
-                if not others:
-                    del self._awaited[key]
+            _leave(self._awaited, key, answer)
+            _leave(self._followed, device_id, following)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Following:
+    """Somebody who waits until a device shows that it has followed."""
+
+    answer: asyncio.Future[TaskState | None]
+    shows: Callable[[Raw], bool]
+
+
+def _leave(waiting: dict[Key, list[Kept]], key: Key, one: Kept) -> None:
+    others = waiting.get(key, [])
+    if one in others:
+        others.remove(one)
+        if not others:
+            del waiting[key]
 
 
 def _keep_within(kept: OrderedDict[Key, Kept], key: Key, most: int) -> None:

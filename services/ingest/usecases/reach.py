@@ -54,13 +54,16 @@ class Handle:
 class Reach(Protocol):
     """Ways to devices."""
 
-    async def use(self, target: Target, job: Callable[[Handle], Awaitable[Result]], *, alone: bool) -> Result:
+    async def use(
+        self, target: Target, job: Callable[[Handle], Awaitable[Result]], *, alone: bool, only_looks: bool = False
+    ) -> Result:
         """Do ``job`` with the device, before any poll of its line.
 
         Args:
             target: Which device.
             job: What to do; it has the line for itself meanwhile.
             alone: Connect by ourselves when we do not hold the line; without it that is ``LineDown``.
+            only_looks: It only reads; where devices speak by themselves it does not stand in line behind what moves.
 
         Raises:
             LineDown, DeviceSilent, DeviceRefused, BadAnswer, InvalidInput: As the driver does.

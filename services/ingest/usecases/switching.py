@@ -189,8 +189,9 @@ class Switcher:
         look = _Look()
         try:
             points, at = await self._reach.use(
-                target, lambda handle: handle.read(feedback_points(target.profile, switch.on)), alone=False
-            )
+                target, lambda handle: handle.read(feedback_points(target.profile, switch.on)), alone=False,
+                only_looks=True,
+            )  # fmt: skip
         except (LineDown, DeviceSilent, DeviceRefused, BadAnswer) as exc:
             return Switched(Stage.UNKNOWN, Evidence(), exc.code, exc.message)
         look.take(points, at)
@@ -216,7 +217,9 @@ class Switcher:
         await self._clock.sleep(self._settle_s(control, settle_s))
         while True:
             try:
-                look.take(*await self._reach.use(target, lambda handle: handle.read([point]), alone=False))
+                look.take(
+                    *await self._reach.use(target, lambda handle: handle.read([point]), alone=False, only_looks=True)
+                )
             except (LineDown, DeviceSilent, DeviceRefused, BadAnswer) as exc:
                 logger.info("read-back failed", extra={"device_id": target.device_id, "reason": exc.message})
             found = look.points.get(point)
@@ -233,7 +236,9 @@ class Switcher:
             detail = f"profile {target.profile.name} has no point {point}"
             return Switched(Stage.REFUSED, Evidence(), "bad_arguments", detail)
         try:
-            points, at = await self._reach.use(target, lambda handle: handle.read([point]), alone=False)
+            points, at = await self._reach.use(
+                target, lambda handle: handle.read([point]), alone=False, only_looks=True
+            )
         except (LineDown, DeviceSilent, DeviceRefused, BadAnswer) as exc:
             return Switched(Stage.UNKNOWN, Evidence(feedback_point=point), exc.code, exc.message)
         found = points.get(point)
@@ -291,7 +296,9 @@ class Switcher:
         while True:
             looked_at = self._clock.monotonic()
             try:
-                points, at = await self._reach.use(target, lambda handle: handle.read(wanted), alone=alone)
+                points, at = await self._reach.use(
+                    target, lambda handle: handle.read(wanted), alone=alone, only_looks=True
+                )
             except (LineDown, DeviceSilent, DeviceRefused, BadAnswer) as exc:
                 logger.info("read-back failed", extra={"device_id": target.device_id, "reason": exc.message})
                 if look.at is None:

@@ -7,17 +7,18 @@ the holder of the line may be dead or out of reach.
 import logging
 from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime
+from functools import partial
 from typing import TypeVar
 
 from libs.common.clock import Clock
 from libs.common.errors import PlatformError
-from services.ingest.domain.normalise import Normalisers
+from services.ingest.domain.normalise import Normaliser, Normalisers
 from services.ingest.drivers.factory import open_line
 from services.ingest.drivers.means import Means
 from services.ingest.drivers.port import Address, LineDown, TellingLine
 from services.ingest.settings import PollingSettings
 from services.ingest.usecases.reach import Handle, Points, Target
-from services.ingest.worker.lines import LineManager
+from services.ingest.worker.lines import LineManager, Runner
 from services.ingest.worker.rush import Rush
 from services.ingest.worker.telling import TellingRunner, connected
 
@@ -44,14 +45,19 @@ class LineReach:
         self._normalisers = Normalisers()
         self._poll_free_at = float("-inf")
 
-    async def use(self, target: Target, job: Callable[[Handle], Awaitable[Result]], *, alone: bool) -> Result:
+    async def use(
+        self, target: Target, job: Callable[[Handle], Awaitable[Result]], *, alone: bool, only_looks: bool = False
+    ) -> Result:
         """Do ``job`` with the device, before any poll of its line."""
         address = Address(target.device_id, target.address, target.profile)
         normaliser = self._normalisers.of(target.profile)
         runner = self._lines.runner(target.line.id)
         if runner is not None:
+            work = partial(self._with, runner, address, normaliser, job)
             with self._rush.order():
-                return await runner.first(lambda: job(Handle(runner.session(address), normaliser)))
+                if only_looks and isinstance(runner, TellingRunner):
+                    return await runner.look(work)
+                return await runner.first(work)
         if not alone:
             raise LineDown(f"line {target.line.id} is not held by this process")
         driver = open_line(target.line, self._clock, self._settings, self._means, beside=True)
@@ -62,6 +68,12 @@ class LineReach:
             return await job(Handle(driver.session(address), normaliser))
         finally:
             await driver.close()
+
+    @staticmethod
+    async def _with(
+        runner: Runner, address: Address, normaliser: Normaliser, job: Callable[[Handle], Awaitable[Result]]
+    ) -> Result:
+        return await job(Handle(runner.session(address), normaliser))
 
     async def read_polled(self, device_id: str, names: Collection[str]) -> tuple[Points, datetime] | None:
         """Read points of a device on a line of this process, now."""

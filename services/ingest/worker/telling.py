@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NoReturn, TypeVar
 
@@ -63,7 +63,8 @@ CONNECT_WITHIN_S = 10.0
 HEARD_WITHIN_S = 5.0
 """What a device says at once is looked for elsewhere after this: it may have said it to another process. [s]"""
 JOBS_AT_ONCE = 512
-"""Orders at work on one line; the others wait for their turn. Each waits for seconds for what its device says."""
+"""Orders at work on one line; the others wait for their turn. Each waits for seconds for what its device says. So many
+looks may be at work beside them."""
 
 Result = TypeVar("Result")
 
@@ -198,8 +199,9 @@ class TellingRunner:
         self._hurry = asyncio.Event()
         self._attempted = asyncio.Event()
         """The line is up, or an attempt to connect has failed."""
-        self._jobs: deque[_Job] = deque()
-        self._job_waits = asyncio.Event()
+        self._orders = _Lane()
+        self._looks = _Lane()
+        """Beside the orders: a proof does not stand in line behind thousands of orders that have not begun."""
 
     @property
     def device_ids(self) -> AbstractSet[str]:
@@ -224,11 +226,13 @@ class TellingRunner:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._stay_connected(), name=f"connection {self.line.id}")
-                await self._serve_jobs(group)
+                group.create_task(self._serve(self._looks, group), name=f"looks on {self.line.id}")
+                await self._serve(self._orders, group)
         finally:
-            for job in self._jobs:
+            for job in (*self._orders.jobs, *self._looks.jobs):
                 _fail(job.done, LineDown(f"line {self.line.id} was given up"))
-            self._jobs.clear()
+            self._orders.jobs.clear()
+            self._looks.jobs.clear()
             await self._driver.close()
 
     async def first(self, job: Callable[[], Awaitable[Result]]) -> Result:
@@ -238,14 +242,21 @@ class TellingRunner:
             LineDown: The line was given up before the job could be done.
             Exception: Whatever the job raises; ``LineDown`` among it when the line cannot be connected.
         """
+        return await self._in_turn(self._orders, job)
+
+    async def look(self, job: Callable[[], Awaitable[Result]]) -> Result:
+        """Do ``job``, which only reads, as ``first`` does, but not in line behind orders."""
+        return await self._in_turn(self._looks, job)
+
+    async def _in_turn(self, lane: "_Lane", job: Callable[[], Awaitable[Result]]) -> Result:
         results: list[Result] = []
 
         async def keep() -> None:
             results.append(await job())
 
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._jobs.append(_Job(keep, done))
-        self._job_waits.set()
+        lane.jobs.append(_Job(keep, done))
+        lane.some.set()
         await done
         return results[0]
 
@@ -280,7 +291,7 @@ class TellingRunner:
         if told is None or not wanted:
             return None
         session = self._driver.session(told.address)
-        raw = await self.first(lambda: session.read_points(wanted))
+        raw = await self.look(lambda: session.read_points(wanted))
         return told.normaliser.measure(raw.raw, ratios_of(told.device), raw.quality).points, raw.received_at
 
     def session(self, address: Address) -> DeviceSession:
@@ -394,14 +405,14 @@ class TellingRunner:
 
     # orders
 
-    async def _serve_jobs(self, group: asyncio.TaskGroup) -> None:
+    async def _serve(self, lane: "_Lane", group: asyncio.TaskGroup) -> None:
         room = asyncio.Semaphore(JOBS_AT_ONCE)
         while True:
-            await self._job_waits.wait()
-            self._job_waits.clear()
-            while self._jobs:
+            await lane.some.wait()
+            lane.some.clear()
+            while lane.jobs:
                 await room.acquire()
-                task = group.create_task(self._do(self._jobs.popleft()), name=f"order on {self.line.id}")
+                task = group.create_task(self._do(lane.jobs.popleft()), name=f"order on {self.line.id}")
                 task.add_done_callback(lambda _: room.release())
 
     async def _do(self, job: "_Job") -> None:
@@ -484,6 +495,14 @@ class _Deaf:
 
     def _refuse(self) -> NoReturn:
         raise SpoolFull("this connection serves one order and takes no reports")
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What waits for its turn."""
+
+    jobs: "deque[_Job]" = field(default_factory=deque)
+    some: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass(frozen=True, slots=True)

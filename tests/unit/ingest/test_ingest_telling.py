@@ -355,6 +355,25 @@ async def test_slow_order_does_not_hold_up_the_next_one(tmp_path: Path) -> None:
         await asyncio.wait([slow])
 
 
+async def test_a_look_does_not_stand_in_line_behind_orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telling, "JOBS_AT_ONCE", 2)
+    async with field_of(tmp_path, "m-1") as field_:
+        orders = [asyncio.create_task(field_.runner.first(asyncio.Event().wait)) for _ in range(4)]
+        await settle()
+
+        async def looked() -> str:
+            return "closed"
+
+        assert await field_.runner.look(looked) == "closed"
+        assert (await field_.runner.read_now("m-1", ["breaker_state"])) is not None
+        assert not any(order.done() for order in orders)
+        looks = [asyncio.create_task(field_.runner.look(asyncio.Event().wait)) for _ in range(3)]
+        await settle()
+    ended = await asyncio.gather(*orders, *looks, return_exceptions=True)
+    begun, waited = DeviceSilent, LineDown
+    assert [type(one) for one in ended] == [begun, begun, waited, waited, begun, begun, waited]
+
+
 async def test_order_that_was_being_done_when_the_line_is_given_up_has_an_unknown_outcome(tmp_path: Path) -> None:
     async with field_of(tmp_path, "m-1") as field_:
         running = asyncio.create_task(field_.runner.first(asyncio.Event().wait))

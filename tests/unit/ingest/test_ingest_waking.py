@@ -63,7 +63,7 @@ class FakeReach:
         self.alone: list[bool] = []
         self._clock = clock
 
-    async def use(self, target: Target, job: Any, *, alone: bool) -> Any:
+    async def use(self, target: Target, job: Any, *, alone: bool, only_looks: bool = False) -> Any:
         self.alone.append(alone)
         return await job(Handle(self.device, Normaliser(target.profile)))
 
