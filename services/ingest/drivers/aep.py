@@ -232,7 +232,7 @@ class AepDevice:
         before = line.orders.get(self._device_id, [])
         line.orders[self._device_id] = [Order(task, control.name, value, line.clock.monotonic() + control.ttl_s)]
         await self._take_back(before)
-        return _judged(task, await self._news(task, control))
+        return await self._news(task, control)
 
     async def read_archive(self, points: Collection[str], since: datetime, until: datetime) -> AsyncIterator[RawReport]:
         """Yield what the platform has kept of ``[since, until)``; a step is a page of it."""
@@ -293,23 +293,27 @@ class AepDevice:
             return None
         return last if await self._state(last.task) in (TaskState.SAVED, TaskState.SENT) else None
 
-    async def _news(self, task: str, control: AepControl) -> TaskState | None:
-        """Return how far a command is: at once when that is final or the device shows it, else after a while.
+    async def _news(self, task: str, control: AepControl) -> str:
+        """Return what became of a command: at once when that is final or the device shows it, else after a while.
 
         The platform is not asked while it tells of other commands: what it has to say of this one is behind them, and
         the device's own report decides in any case.
+
+        Raises:
+            DeviceRefused, DeviceSilent: As ``_judged``.
         """
         line = self._line
+        pushes, line_id = line.means.pushes, line.line.id
         since, _ = line.written[self._device_id]
         try:
             async with asyncio.timeout(line.news_within_s):
-                return await line.means.pushes.outcome(
-                    line.line.id, task, device_id=self._device_id, since=since, shows=self._shown_by(control)
+                state = await pushes.outcome(
+                    line_id, task, device_id=self._device_id, since=since, shows=self._shown_by(control)
                 )
         except TimeoutError:
-            if line.means.pushes.tasks_told_s(line.line.id) < line.news_within_s:
-                return line.means.pushes.task(line.line.id, task)
-            return await self._state(task)
+            is_told = pushes.tasks_told_s(line_id) < line.news_within_s
+            return _judged(task, pushes.task(line_id, task) if is_told else await self._state(task))
+        return f"command {task}: the device reports it" if state is None else _judged(task, state)
 
     def _shown_by(self, control: AepControl) -> Callable[[Raw], bool]:
         """Return what tells whether a report shows that a control was followed; of one that sets a value none does."""

@@ -211,6 +211,10 @@ class LineManager:
             return
         self._alive = max(await self._instances.seen(self._instance), 1)
         renewed = {lease.name: lease for lease in await self._keeper.renew_many(h.lease for h in self._held.values())}
+        # One that has only run out, because database or process were slow, is taken again unless somebody else has it:
+        # thousands of orders may be under way on the line. An OFF among them is refused, for the epoch is another.
+        gone = [held.lease.name for held in self._held.values() if held.lease.name not in renewed]
+        renewed |= {lease.name: lease for lease in await self._keeper.acquire_many(gone, len(gone))}
         self._renewed_at = now
         for line_id in list(self._held):
             lease = renewed.get(LEASE_PREFIX + line_id)

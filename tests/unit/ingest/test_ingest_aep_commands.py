@@ -80,7 +80,7 @@ async def test_what_the_device_shows_ends_the_waiting_before_the_platform_has_sa
     await settle()
     assert not order.done()
     setting.report(closed=True)
-    assert await order == "command 1 was taken by the platform"
+    assert await order == "command 1: the device reports it"
     assert setting.platform.asked == []
 
 
@@ -96,7 +96,7 @@ async def test_a_report_that_was_faster_than_the_answer_counts(setting: Setting)
     await setting.clock.advance(0.5)
     setting.report(closed=True)
     answered.set()
-    assert await order == "command 1 was taken by the platform"
+    assert await order == "command 1: the device reports it"
 
 
 async def test_what_a_device_had_said_before_its_command_proves_nothing(setting: Setting) -> None:
