@@ -105,8 +105,8 @@ def _bare(destination: Destination, secrets: Mapping[str, str], *, guard: Addres
             from services.export.connectors.kafka import KafkaConnector
 
             return KafkaConnector(
-                address=address, secrets=secrets, format_=format_, egress=egress, timeout_s=timeout_s, guard=guard,
-                context=context_of(egress.trust, secrets), clock=clock,
+                address=address, secrets=secrets, format_=format_, timeout_s=timeout_s, guard=guard,
+                dialler=dialler, context=context_of(egress.trust, secrets), clock=clock,
             )  # fmt: skip
         case DestinationKind.FILE:
             return FileConnector(

@@ -5,9 +5,9 @@ the whole batch is one message), ``tls``, ``sasl`` (``PLAIN``, ``SCRAM-SHA-256``
 ``username``, ``password``. Headers of every message: ``wattring-feed``, ``wattring-batch``, ``wattring-hash``; a batch
 told again comes again, under its number.
 
-A cluster names its brokers itself. Those that it names are checked before anything is sent, and a proxy or an address
-of ours is refused here rather than not used. What a name means may change between the check and the connection;
-against that there is TLS with names checked.
+A cluster names its brokers itself, and the library opens its connections by the event loop. So it runs on a loop of its
+own (``ownloop.py``), where the dialler opens each of them: to an address that was checked, by the way that the
+destination has.
 
 The library is aiokafka (Apache-2.0), which the bus speaks to Kafka by.
 """
@@ -25,11 +25,13 @@ from libs.common.clock import Clock
 from libs.common.errors import PlatformError
 from libs.common.outgoing import AddressGuard
 from libs.common.redact import redact
+from services.export.connectors.dial import Dialler
 from services.export.connectors.grouping import parts
 from services.export.connectors.http import not_told
+from services.export.connectors.ownloop import OwnLoop
 from services.export.connectors.port import ERROR_CHARS, BadAddress, known_only, text_of
 from services.export.domain.callbacks import Outcome, Verdict
-from services.export.domain.feeds import Egress, Format
+from services.export.domain.feeds import Format
 from services.export.domain.rendering import Batch, render
 
 logger = logging.getLogger(__name__)
@@ -51,16 +53,14 @@ class KafkaConnector:
         address: Mapping[str, object],
         secrets: Mapping[str, str],
         format_: Format,
-        egress: Egress,
         timeout_s: float,
         guard: AddressGuard,
+        dialler: Dialler,
         context: ssl.SSLContext,
         clock: Clock,
     ) -> None:
-        """Prepare; the arguments are those of ``HttpConnector``, and the way. Raises ``BadAddress``."""
+        """Prepare; the arguments are those of ``HttpConnector``. Raises ``BadAddress``."""
         known_only(address, "bootstrap", "topic", "key", "tls", "sasl")
-        if egress.proxy is not None or egress.source_address is not None:
-            raise BadAddress("egress: Kafka goes directly to the brokers that it names; expected only trust")
         self._bootstrap = _bootstrap(address.get("bootstrap"))
         self._topic = text_of(address, "topic")
         self._key = text_of(address, "key") if address.get("key") is not None else None
@@ -70,11 +70,21 @@ class KafkaConnector:
         self._format = format_
         self._timeout_s = timeout_s
         self._guard = guard
+        self._dialler = dialler
         self._clock = clock
+        self._loop: OwnLoop | None = None
         self._producer: AIOKafkaProducer | None = None
 
     async def close(self) -> None:
         """Let the connections go; what is not acknowledged soon is told again by a new producer."""
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            try:
+                await loop.run(self._stop())
+            finally:
+                await loop.close()
+
+    async def _stop(self) -> None:
         producer, self._producer = self._producer, None
         if producer is None:
             return
@@ -94,16 +104,21 @@ class KafkaConnector:
     async def tell(self, batch: Batch) -> Outcome:
         """Publish a batch; see ``Connector.tell``."""
         began_s = self._clock.monotonic()
+        loop = self._loop = self._loop or OwnLoop(self._dialler, timeout_s=self._timeout_s)
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._publish(batch)
+                await loop.run(self._publish(batch))
         except PlatformError as exc:
             outcome = not_told(exc, self._clock.monotonic() - began_s)
         except TimeoutError:
             outcome = Outcome(Verdict.TIMEOUT, self._timeout_s, error=f"no answer within {self._timeout_s:g} s")
         except (KafkaError, OSError) as exc:
-            reason = redact(str(exc) or type(exc).__name__)
-            outcome = Outcome(Verdict.FAILED, self._clock.monotonic() - began_s, error=reason[:ERROR_CHARS])
+            took_s = self._clock.monotonic() - began_s
+            if loop.trouble is not None:
+                outcome = not_told(loop.trouble, took_s)
+            else:
+                reason = redact(str(exc) or type(exc).__name__)
+                outcome = Outcome(Verdict.FAILED, took_s, error=reason[:ERROR_CHARS])
         else:
             return Outcome(Verdict.DELIVERED, self._clock.monotonic() - began_s)
         # Its batches may be half sent; a new one begins with none.

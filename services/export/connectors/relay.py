@@ -57,21 +57,40 @@ async def joined(stream: httpcore.AsyncNetworkStream) -> AsyncIterator[socket.so
 
     The socket belongs to whoever takes it, such as a library that closes what it was given.
     """
-    theirs, ours = socket.socketpair()
-    passing: asyncio.Task[None] | None = None
+    theirs, passing = await handed(stream)
     try:
-        ours.setblocking(False)
-        theirs.setblocking(False)
-        reader, writer = await asyncio.open_connection(sock=ours)
-        passing = asyncio.create_task(_pass(reader, writer, stream), name="relay")
         yield theirs
     finally:
-        if passing is None:
-            ours.close()
-        else:
-            passing.cancel()
-            await asyncio.wait([passing])
+        passing.cancel()
+        await asyncio.wait([passing])
         theirs.close()
+
+
+async def handed(stream: httpcore.AsyncNetworkStream) -> tuple[socket.socket, asyncio.Task[None]]:
+    """Return a connected socket behind which the stream is, and what passes everything between the two.
+
+    The socket belongs to the caller. When it or the stream is closed, or the task is cancelled, the task ends and the
+    stream is closed.
+    """
+    theirs, ours = socket.socketpair()
+    theirs.setblocking(False)
+    ours.setblocking(False)
+    try:
+        reader, writer = await asyncio.open_connection(sock=ours)
+    except BaseException:
+        ours.close()
+        theirs.close()
+        await stream.aclose()
+        raise
+    return theirs, asyncio.create_task(_hold(reader, writer, stream), name="relay")
+
+
+async def _hold(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, stream: httpcore.AsyncNetworkStream
+) -> None:
+    try:
+        await _pass(reader, writer, stream)
+    finally:
         await stream.aclose()
 
 

@@ -5,7 +5,8 @@ import csv
 import getpass
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,15 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from libs.common.clock import SystemClock
 from libs.common.ids import new_id
 from libs.common.outgoing import AddressGuard
+from libs.suite.kafka_node import KafkaNode, KafkaNodeError
+from libs.suite.ports import free_port
 from services.export.connectors.factory import connector_of
 from services.export.connectors.port import BadAddress
 from services.export.domain.callbacks import Outcome, Verdict
 from services.export.domain.feeds import Destination, DestinationKind, Egress, Format
 from services.export.domain.rendering import Batch
 from services.export.domain.rows import Tally, tally_of
+from tests.conftest import missing
 from tests.integration.export.test_export_file_server import centre as implicit_tls
 from tests.peers.certificates import Authority
 from tests.peers.file_servers import PASSWORD, USER, proftpd, sshd
@@ -123,9 +127,42 @@ class TestMqtt:
 # ---- Kafka --------------------------------------------------------------------------------------------
 
 
+@contextmanager
+def _secured_node(folder: Path, authority: Authority) -> Iterator[int]:
+    """Give the port of a real broker that is spoken to over TLS and with an account."""
+    (folder / "broker.pem").write_bytes(b"".join(reversed(authority.issue("broker"))))
+    inside, port, controller = free_port(), free_port(), free_port()
+    places = f"PLAINTEXT://127.0.0.1:{inside},SASL_SSL://127.0.0.1:{port}"
+    login = "org.apache.kafka.common.security.plain.PlainLoginModule"
+    lines = [
+        f"listeners={places},CONTROLLER://127.0.0.1:{controller}",
+        f"advertised.listeners={places}",
+        "listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL",
+        "inter.broker.listener.name=PLAINTEXT",
+        "auto.create.topics.enable=true",
+        "ssl.keystore.type=PEM",
+        f"ssl.keystore.location={folder}/broker.pem",
+        "sasl.enabled.mechanisms=PLAIN",
+        f'listener.name.sasl_ssl.plain.sasl.jaas.config={login} required user_{USER}="{PASSWORD}";',
+    ]
+    settings = "\n".join(lines) + "\n"
+    node = KafkaNode(
+        folder / "kafka", "-XX:TieredStopAtLevel=1", settings=settings, port=inside, controller_port=controller
+    )
+    try:
+        node.start()
+    except KafkaNodeError as exc:
+        missing(f"Kafka: {exc.message}")
+    try:
+        yield port
+    finally:
+        node.stop()
+
+
 @pytest.mark.kafka
 class TestKafka:
-    async def test_messages_by_device_with_number_and_hash(self, kafka_bootstrap: str) -> None:
+    @pytest.mark.parametrize("scheme", [None, "socks5", "http"])
+    async def test_messages_by_device_with_number_and_hash(self, kafka_bootstrap: str, scheme: str | None) -> None:
         topic = f"feed-{new_id()}"
         admin = AIOKafkaAdminClient(bootstrap_servers=kafka_bootstrap)
         await admin.start()
@@ -133,11 +170,17 @@ class TestKafka:
             await admin.create_topics([NewTopic(topic, 1, 1)])
         finally:
             await admin.close()
-        place = destination(
-            DestinationKind.KAFKA, {"bootstrap": [kafka_bootstrap], "topic": topic, "key": "device_id"},
-            format=Format(kind="ndjson"),
-        )  # fmt: skip
-        outcomes = await told(place, times=2)
+        async with proxy(scheme or "http") as between:
+            place = destination(
+                DestinationKind.KAFKA, {"bootstrap": [kafka_bootstrap], "topic": topic, "key": "device_id"},
+                format=Format(kind="ndjson"),
+                egress=Egress(proxy=between.url, source_address="127.0.0.2") if scheme else Egress(),
+            )  # fmt: skip
+            outcomes = await told(place, times=2)
+        broker = f"127.0.0.1:{kafka_bootstrap.rpartition(':')[2]}"
+        assert set(between.asked) == ({broker} if scheme else set())
+        assert len(between.asked) > 1 or not scheme  # by name at first, then whom the cluster has named
+        assert set(between.callers) == ({"127.0.0.2"} if scheme else set())
         assert [each.verdict for each in outcomes] == [Verdict.DELIVERED, Verdict.DELIVERED], outcomes
         consumer = AIOKafkaConsumer(topic, bootstrap_servers=kafka_bootstrap, auto_offset_reset="earliest")
         await consumer.start()
@@ -152,12 +195,45 @@ class TestKafka:
             "wattring-feed": b"feed-1", "wattring-batch": b"7", "wattring-hash": BATCH.hash.encode(),
         }  # fmt: skip
 
+    async def test_tls_with_an_account_through_a_proxy(self, tmp_path: Path) -> None:
+        authority = Authority()
+        async with proxy("socks5") as between:
+            with _secured_node(tmp_path, authority) as port:
+
+                async def told_to(host: str, password: str, trust: str) -> Outcome:
+                    place = destination(
+                        DestinationKind.KAFKA,
+                        {"bootstrap": [f"{host}:{port}"], "topic": "t", "tls": True, "sasl": "PLAIN"},
+                        egress=Egress(proxy=between.url, trust=trust), timeout_s=60.0,
+                    )  # fmt: skip
+                    [found] = await told(place, {"username": USER, "password": password})
+                    return found
+
+                trust = authority.pem.decode()
+                found = await told_to("127.0.0.1", PASSWORD, trust)
+                assert found.verdict is Verdict.DELIVERED, found.error
+                refused = [
+                    await told_to("127.0.0.1", "another", trust),
+                    await told_to("localhost", PASSWORD, trust),  # the certificate is of 127.0.0.1
+                    await told_to("127.0.0.1", PASSWORD, TRUSTED),
+                ]
+        assert [each.verdict for each in refused] == [Verdict.FAILED] * 3, refused
+        assert set(between.asked) == {f"127.0.0.1:{port}"}
+
     async def test_nobody_there_and_inside(self) -> None:
         place = destination(
             DestinationKind.KAFKA, {"bootstrap": ["127.0.0.1:1"], "topic": "t"}, timeout_s=5.0
         )  # fmt: skip
         (gone,) = await told(place)
         (inside,) = await told(place, guard=AddressGuard((), setting="X"))
+        async with proxy("socks5", blunder=b"\x05\xff") as between:
+            behind = destination(
+                DestinationKind.KAFKA, {"bootstrap": ["127.0.0.1:1"], "topic": "t"}, timeout_s=5.0,
+                egress=Egress(proxy=between.url),
+            )  # fmt: skip
+            (refused,) = await told(behind)
+        assert (refused.verdict, between.asked) == (Verdict.FAILED, [])
+        assert "proxy" in (refused.error or "")
         assert (gone.verdict in (Verdict.FAILED, Verdict.TIMEOUT), inside.verdict) == (True, Verdict.NOT_ALLOWED)
 
 
@@ -362,7 +438,7 @@ class TestFiles:
         ("kafka", {"bootstrap": "x:1", "topic": "a"}, {}, "address.bootstrap"),
         ("kafka", {"bootstrap": ["x:1"], "topic": "a", "key": "value"}, {}, "address.key"),
         ("kafka", {"bootstrap": ["x:1"], "topic": "a", "sasl": "PLAIN"}, {}, "secrets.username"),
-        ("kafka", {"bootstrap": ["x:1"], "topic": "a"}, {"proxy": "socks5://p"}, "egress"),
+        ("kafka", {"bootstrap": ["x:1"], "topic": "a"}, {"proxy": "gopher://p"}, "egress"),
         (
             "postgresql",
             {"host": "x", "database": "d", "user": "u", "table": "a.b.c", "batches": "b"},
@@ -375,7 +451,7 @@ class TestFiles:
         ("file", {"url": "ftp://x/", "name": "one"}, {}, "address.name"),
         ("file", {"url": "ftp://x/"}, {"trust": TRUSTED}, "egress.trust: only FTP over TLS"),
         ("file", {"url": "ftps://x/"}, {"trust": "no PEM"}, "egress.trust"),
-        ("kafka", {"bootstrap": ["x:1"], "topic": "a"}, {"source_address": "127.0.0.1"}, "egress: Kafka goes directly"),
+        ("kafka", {"bootstrap": ["x:1"], "topic": "a"}, {"source_address": "nowhere"}, "egress"),
     ],
 )
 def test_an_address_that_cannot_be_used_says_which_field(
