@@ -34,8 +34,9 @@ DESCRIBED = ("gateway", *SERVICES)
 """The services whose operations have a page; all on one would take a browser many seconds."""
 API_PAGE = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Wattring API</title>
-<link rel="stylesheet" href="/swagger/swagger-ui.css"><link rel="stylesheet" href="/static/page.css"></head>
-<body class="api"><header><h1>Wattring</h1>
+<link rel="icon" href="/static/icon.svg" type="image/svg+xml">
+<link rel="stylesheet" href="/swagger/swagger-ui.css"><link rel="stylesheet" href="/static/api-page.css"></head>
+<body><header><a href="/docs">Wattring</a>
 {" ".join(f'<a href="/docs/{name}">{name}</a>' for name in DESCRIBED)}</header>
 <div id="swagger-ui"></div>
 <script src="/swagger/swagger-ui-bundle.js"></script><script src="/static/api-page.js"></script></body></html>
