@@ -1,8 +1,9 @@
 """Accounts and bills: who is supplied by what, and what was billed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence, Sized
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
+from typing import TypeVar
 
 from libs.common.clock import CIVIL_ZONE, Clock
 from libs.common.db import Database, ReadConn, WriteConn
@@ -16,6 +17,7 @@ from services.carbon.store import bills as store
 from services.carbon.tree import Node, NodeKind
 from services.carbon.usecases.ports import Audit, audit_event
 
+B = TypeVar("B")
 SiteOf = Callable[[str], str | None]
 ALL_DAYS = (date(1990, 1, 1), date(2200, 1, 1))
 MAX_BILLS = 5_000
@@ -113,11 +115,7 @@ class Bills:
                 last=last or ALL_DAYS[1], limit=MAX_BILLS + 1,
             )  # fmt: skip
             site_of = await self._lookup(conn)
-        if len(found) > MAX_BILLS:
-            raise InvalidInput(
-                f"from, to, account: expected at most {MAX_BILLS} bills; ask for fewer days or one account",
-                message_zh=f"账单数超过 {MAX_BILLS} 张,请缩短时间或指定户号",
-            )
+        refuse_too_many(found)
         return [one for one in found if self._sites.may_see_site(who, site_of(one.account_number))]
 
     async def versions(self, who: Principal, account_number: str, number: str) -> list[BillVersion]:
@@ -164,18 +162,10 @@ class Bills:
             InvalidFile: Some are refused; each is named with its line and the reason.
             Forbidden: A site is not among those of the asker.
         """
-        versions, problems = [], []
         async with self.db.write() as conn:
             await store.lock_bills(conn)
             site_of = await self._lookup(conn)
-            for line, bill in bills:
-                try:
-                    versions.append(await self._add(conn, bill, who, site_of, request_id))
-                except (UnknownAccount, Conflict) as exc:
-                    problems.append(bill_problem(line, exc))
-            if problems:
-                raise InvalidFile(source, problems)
-        return versions
+            return await add_each(bills, lambda bill: self._add(conn, bill, who, site_of, request_id), source=source)
 
     async def _add(
         self,
@@ -213,7 +203,42 @@ class Bills:
         return lambda number: entered.get(number) or self._sites.site_of_account(number)
 
 
-def bill_problem(line: int, refused: PlatformError) -> Problem:
+def refuse_too_many(found: Sized) -> None:
+    """Refuse a question that has more than ``MAX_BILLS`` bills for its answer.
+
+    Raises:
+        InvalidInput: It has.
+    """
+    if len(found) > MAX_BILLS:
+        raise InvalidInput(
+            f"from, to, account: expected at most {MAX_BILLS} bills; ask for fewer days or one account",
+            message_zh=f"账单数超过 {MAX_BILLS} 张,请缩短时间或指定户号",
+        )
+
+
+async def add_each(bills: Iterable[tuple[int, B]], add: Callable[[B], Awaitable[int]], *, source: str) -> list[int]:
+    """Add the bills of a file one after the other within the caller's transaction; return their versions.
+
+    Args:
+        bills: Each with its line.
+        add: Adds one and returns its version.
+        source: The file's name, for messages.
+
+    Raises:
+        InvalidFile: Some are refused; each is named with its line and the reason.
+    """
+    versions, problems = [], []
+    for line, bill in bills:
+        try:
+            versions.append(await add(bill))
+        except (UnknownAccount, Conflict) as exc:
+            problems.append(_problem(line, exc))
+    if problems:
+        raise InvalidFile(source, problems)
+    return versions
+
+
+def _problem(line: int, refused: PlatformError) -> Problem:
     """Return why a bill was refused, as a place of its file."""
     english, chinese = refused.both
     field, _, expected = english.partition(": expected ")

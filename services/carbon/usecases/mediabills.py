@@ -8,7 +8,7 @@ from datetime import date, datetime, timedelta
 from libs.common.clock import Clock
 from libs.common.contracts.carbon import Medium
 from libs.common.db import Database, ReadConn, WriteConn
-from libs.common.errors import Conflict, InvalidFile, InvalidInput, NotFound
+from libs.common.errors import Conflict, InvalidInput, NotFound
 from libs.common.ids import SiteId
 from libs.common.tokens import Principal
 from services.carbon.domain.levels.energy import Promise, energy_in_span, known_energy
@@ -16,7 +16,6 @@ from services.carbon.domain.mediabills import (
     MediumAccount,
     MediumBill,
     ReconciledMediumBill,
-    UnknownMediumAccount,
     accept_account,
     accept_medium_bill,
     reconcile_medium,
@@ -27,7 +26,7 @@ from services.carbon.sites import Sites
 from services.carbon.store import mediabills as store
 from services.carbon.store.bills import lock_bills
 from services.carbon.tree import Node, NodeKind
-from services.carbon.usecases.bills import ALL_DAYS, MAX_BILLS, bill_problem
+from services.carbon.usecases.bills import ALL_DAYS, MAX_BILLS, add_each, refuse_too_many
 from services.carbon.usecases.costs import midnight
 from services.carbon.usecases.media import MediaUses
 from services.carbon.usecases.ports import Audit, audit_event
@@ -150,11 +149,7 @@ class MediumBills:
                 conn, medium=medium, account_numbers=None if numbers is None else sorted(numbers),
                 first=first or ALL_DAYS[0], last=last or ALL_DAYS[1], limit=MAX_BILLS + 1,
             )  # fmt: skip
-        if len(found) > MAX_BILLS:
-            raise InvalidInput(
-                f"from, to, account: expected at most {MAX_BILLS} bills; ask for fewer days or one account",
-                message_zh=f"账单数超过 {MAX_BILLS} 张,请缩短时间或指定户号",
-            )
+        refuse_too_many(found)
         sites = {key: one.site_id for key, one in known.items()}
         return [
             one for one in found
@@ -201,18 +196,10 @@ class MediumBills:
             InvalidFile: Some are refused; each is named with its line and the reason.
             Forbidden: A site is not among those of the asker.
         """
-        versions, problems = [], []
         async with self._db.write() as conn:
             await lock_bills(conn)
             known = await self._accounts(conn, sorted({bill.medium for _, bill in bills}))
-            for line, bill in bills:
-                try:
-                    versions.append(await self._add(conn, bill, who, known, request_id))
-                except (UnknownMediumAccount, Conflict) as exc:
-                    problems.append(bill_problem(line, exc))
-            if problems:
-                raise InvalidFile(source, problems)
-        return versions
+            return await add_each(bills, lambda bill: self._add(conn, bill, who, known, request_id), source=source)
 
     async def reconciliation(
         self, who: Principal, *, medium: Medium, account_number: str, first: date, last: date
