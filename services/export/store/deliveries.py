@@ -9,6 +9,7 @@ from libs.common.db import ReadConn, WriteConn
 from services.export.dialects.messages import DeviceRef
 from services.export.domain.connection import ConnectionId, UnitKey
 from services.export.domain.delivery import Begun, Delivery, Step, Target
+from services.export.store.mappings import target_of
 
 Conn = ReadConn | WriteConn
 
@@ -56,17 +57,7 @@ async def fetch_begun(conn: Conn, alarms: Collection[str]) -> dict[PointKey, tup
     return {
         (UnitKey(row["unit_key"]), row["alarm_id"], row["sc_device_id"], row["point_id"]): (
             Begun(row["serial"], row["level"], row["given_up"], row["ended"]),
-            Target(
-                unit_key=UnitKey(row["unit_key"]),
-                connection_id=ConnectionId(row["connection_id"]),
-                dialect=row["dialect"],
-                sc_device=DeviceRef(row["sc_device_id"], row["sc_device_code"]),
-                point_id=row["point_id"],
-                name=row["name"],
-                device_name=row["device_name"] or "",
-                level=row["level"],
-                network_alarm=row["network_alarm"],
-            ),
+            target_of(row),
         )
         for row in rows
     }

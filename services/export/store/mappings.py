@@ -2,6 +2,8 @@
 
 from collections.abc import Collection
 
+from asyncpg import Record
+
 from libs.common.db import ReadConn, WriteConn
 from services.export.dialects.messages import DeviceDetail, DeviceRef, PointType
 from services.export.domain.connection import ConnectionId, UnitKey
@@ -145,17 +147,20 @@ async def alarm_targets(
     )
     found: dict[tuple[str, str], list[Target]] = {}
     for row in rows:
-        found.setdefault((row["device_id"], row["source"]), []).append(
-            Target(
-                unit_key=UnitKey(row["unit_key"]),
-                connection_id=ConnectionId(row["connection_id"]),
-                dialect=row["dialect"],
-                sc_device=DeviceRef(row["sc_device_id"], row["sc_device_code"]),
-                point_id=row["point_id"],
-                name=row["name"],
-                device_name=row["device_name"] or "",
-                level=row["level"],
-                network_alarm=row["network_alarm"] or "",
-            )
-        )
+        found.setdefault((row["device_id"], row["source"]), []).append(target_of(row))
     return found
+
+
+def target_of(row: Record) -> Target:
+    """Return whom an alarm is told by a mapped point, from a row that has all of it."""
+    return Target(
+        unit_key=UnitKey(row["unit_key"]),
+        connection_id=ConnectionId(row["connection_id"]),
+        dialect=row["dialect"],
+        sc_device=DeviceRef(row["sc_device_id"], row["sc_device_code"]),
+        point_id=row["point_id"],
+        name=row["name"],
+        device_name=row["device_name"] or "",
+        level=row["level"],
+        network_alarm=row["network_alarm"] or "",
+    )
