@@ -82,7 +82,9 @@ async def handed(stream: httpcore.AsyncNetworkStream) -> tuple[socket.socket, as
         theirs.close()
         await stream.aclose()
         raise
-    return theirs, asyncio.create_task(_hold(reader, writer, stream), name="relay")
+    passing = asyncio.create_task(_hold(reader, writer, stream), name="relay")
+    await asyncio.sleep(0)  # a task that is cancelled before it has begun would close nothing
+    return theirs, passing
 
 
 async def _hold(

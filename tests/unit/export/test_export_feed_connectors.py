@@ -1,5 +1,6 @@
 """HTTP destinations over real sockets: five ways to authenticate, proxies, source address, trust store, the guard."""
 
+import asyncio
 import base64
 import json
 import ssl
@@ -17,6 +18,7 @@ from libs.common.testing.clock import FakeClock
 from services.export.connectors.dial import Dialler, Proxy, ProxyFailed
 from services.export.connectors.factory import connector_of
 from services.export.connectors.port import BadAddress, Connector
+from services.export.connectors.relay import joined
 from services.export.domain.callbacks import Outcome, Verdict
 from services.export.domain.feeds import Destination, DestinationKind, Egress, Format
 from services.export.domain.rendering import Batch
@@ -318,6 +320,21 @@ async def test_whatever_a_proxy_says_is_a_connection_or_a_failure_that_leaves_no
     else:
         assert found is stream
         assert not stream.closed
+
+
+class Silent(Spoken):
+    """A connection on which nobody says anything."""
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+
+async def test_a_connection_that_nobody_came_to_use_is_closed() -> None:
+    stream = Silent(b"")
+    async with joined(stream):
+        pass
+    assert stream.closed
 
 
 class TestTrust:
