@@ -84,6 +84,8 @@ class Adjustment:
     found_at: datetime | None = None
     group_id: str | None = None
     """The order for many that it belongs to."""
+    door: str = ""
+    """Through which door it was ordered; empty of one that a former release has taken."""
 
     @property
     def is_agreed(self) -> bool:

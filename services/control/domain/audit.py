@@ -8,10 +8,14 @@ import orjson
 
 from libs.common.contracts.control import CommandState, Priority
 from libs.common.ids import new_id
+from services.control.domain.adjusting import Adjustment
 from services.control.domain.commands import Change, Effect
+from services.control.domain.plans import Plan, PlanState
 
 CLOCKWORK = "service:control"
 """Who acts when time does."""
+SERVICE = "service"
+"""The door of what a service does of itself."""
 PLAN, HOLDER, LOOK = "plan", "holder", "look"
 """Doors that no person comes through: a plan's hour, the line's holder by itself, and what was found at the breaker."""
 ENDS = frozenset({CommandState.SUCCEEDED, CommandState.FAILED, CommandState.REJECTED, CommandState.EXPIRED})
@@ -88,6 +92,75 @@ def switched(change: Change, approver: str | None) -> Entry:
         reason=command.note,
         succeeded=command.state is CommandState.SUCCEEDED,
     )
+
+
+def plan_step(
+    before: Plan | None, plan: Plan, actor: str, door: str, action: str, at: datetime, *, why: str | None = None
+) -> Entry:
+    """Return the record of a plan that somebody, or its hour, has brought into another state.
+
+    Args:
+        before: As it was; None of one that is new.
+        plan: As it is now.
+        actor: Who has done it.
+        door: Through which door.
+        action: What was done to it.
+        at: When.
+        why: The reason, where neither its end nor its note is.
+    """
+    after = _of_plan(plan)
+    if plan.state is PlanState.APPROVED:
+        after["loads"] = list(plan.load_ids)  # once: there may be a hundred thousand
+    return Entry(
+        actor, door, action, f"plan:{plan.plan_id}", at, before=None if before is None else _of_plan(before),
+        after=after, reason=why or plan.end_reason or plan.note,
+    )  # fmt: skip
+
+
+def _of_plan(plan: Plan) -> dict[str, object]:
+    """Return what a plan says and whose it is; which loads it names is in the entry that approves it."""
+    return {
+        "name": plan.name,
+        "state": plan.state,
+        "load_count": len(plan.load_ids),
+        "first_date": plan.schedule.first_date.isoformat(),
+        "last_date": plan.schedule.last_date.isoformat(),
+        "windows": [f"{one.start:%H:%M:%S}-{one.end:%H:%M:%S}" for one in plan.schedule.windows],
+        "zone": plan.schedule.zone,
+        "rank": plan.rank,
+        "created_by": plan.created_by,
+        "approved_by": plan.approved_by,
+        "ended_by": plan.ended_by,
+    }
+
+
+def setting_ended(before: CommandState, one: Adjustment, at: datetime) -> Entry:
+    """Return the record of what became of an order that sets something inside a device.
+
+    Args:
+        before: The state that it was in.
+        one: The order, at its end.
+        at: When.
+    """
+    after: dict[str, object] = {
+        "state": one.state,
+        "reason": one.reason or None,
+        "adjustment_id": one.adjustment_id,
+        "action": one.action.value,
+        "point": one.point,
+        "value": one.value,
+        "found": one.found,
+        "found_at": one.found_at,
+        "ordered_at": one.created_at,
+        "sent_at": one.sent_at,
+        "attempts": one.attempt,
+        "group_id": one.group_id,
+    }
+    return Entry(
+        one.actor, one.door or door_of(one.actor, app=False), "device.set.end", f"device:{one.device_id}", at,
+        before={"state": before}, after={name: value for name, value in after.items() if value is not None},
+        reason=one.note, succeeded=one.state is CommandState.SUCCEEDED,
+    )  # fmt: skip
 
 
 def _door(change: Change) -> str:

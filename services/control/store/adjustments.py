@@ -13,7 +13,7 @@ from services.control.domain.adjusting import IN_FLIGHT, Adjustment
 
 _COLUMNS = (
     "adjustment_id, action, site_id, device_id, line_id, point, value, state, created_at, not_after, next_at, actor, "
-    "reason, note, attempt, looks, sent_at, wire_not_after, found, found_at, group_id"
+    "reason, note, attempt, looks, sent_at, wire_not_after, found, found_at, group_id, door"
 )
 """Ours; nothing from outside gets into a statement."""
 _NAMES = _COLUMNS.split(", ")
@@ -47,7 +47,7 @@ async def put(conn: WriteConn, steps: Sequence[Adjustment], at: datetime) -> Non
             $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::double precision[], $8::text[],
             $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::text[], $13::text[], $14::text[],
             $15::integer[], $16::integer[], $17::timestamptz[], $18::timestamptz[], $19::double precision[],
-            $20::timestamptz[], $21::text[])
+            $20::timestamptz[], $21::text[], $22::text[])
             on conflict (adjustment_id) do update set
                state = excluded.state, next_at = excluded.next_at, reason = excluded.reason,
                attempt = excluded.attempt, looks = excluded.looks, sent_at = excluded.sent_at,

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime, time
 from typing import Any
 
@@ -107,20 +107,34 @@ async def update_state(conn: WriteConn, plan: Plan) -> None:
     )
 
 
-async def advance_states(conn: WriteConn, now: datetime) -> list[Plan]:
-    """Make plans active whose first date has come, and end those whose last window is over; return what changed."""
+async def advance_states(conn: WriteConn, now: datetime) -> list[tuple[Plan, Plan]]:
+    """Make plans active whose first date has come, and end those whose last window is over; return what changed.
+
+    Returns:
+        Each plan as it was and as it is now.
+    """
     rows = await conn.fetch(
         f"""
+        with due as (
+            select plan_id as due_id, state as state_before from plans
+             where (state = 'approved' and starts_at <= $1) or (state = 'active' and ends_at <= $1)
+               for update
+        )
         update plans
            set state = case when ends_at <= $1 then 'ended' else 'active' end,
                ended_at = case when ends_at <= $1 then $1 end,
                end_reason = case when ends_at <= $1 then 'finished' end
-         where (state = 'approved' and starts_at <= $1) or (state = 'active' and ends_at <= $1)
-        returning {COLUMNS}
+          from due
+         where plan_id = due_id
+        returning {COLUMNS}, state_before
         """,  # noqa: S608
         now,
     )
-    return [_plan(row) for row in rows]
+    return [
+        (replace(plan, state=PlanState(row["state_before"]), ended_at=None, end_reason=None), plan)
+        for row in rows
+        for plan in (_plan(row),)
+    ]
 
 
 async def lock_to_make(conn: WriteConn, until: datetime, limit: int) -> list[StoredPlan]:

@@ -25,7 +25,7 @@ from services.control.domain.setpoints import Effect as RuleEffect
 from services.control.domain.setpoints import Place, SetpointBook, SetpointRule, words
 from services.control.store import adjustments as store
 from services.control.store.adjustments import SettingGroup
-from services.control.usecases.auditing import record
+from services.control.usecases.auditing import record, record_settings
 from services.control.usecases.isolations import SamePerson
 from services.control.usecases.ports import SteadyClock
 from services.control.usecases.setpoints import fetch_book
@@ -377,6 +377,7 @@ class Adjusting:
             actor=order.actor,
             note=order.note,
             group_id=group_id,
+            door=order.door,
         )
 
     def _replaced(self, device: Adjustable, order: SettingOrder, before: Sequence[Adjustment]) -> list[Adjustment]:
@@ -424,6 +425,7 @@ class Adjusting:
                     busy.add(one.device_id)
                 steps.append(step)
             await self._apply(conn, steps, now)
+            await record_settings(conn, {one.adjustment_id: one.state for one in due}, _after(steps), now)
         if due:
             self._wake()
         return len(due) == AT_ONCE
@@ -453,6 +455,7 @@ class Adjusting:
             except bus.Unreadable as exc:
                 raise PoisonMessage(received, str(exc)) from exc
         known = await store.lock_many(conn, {answer.wire.command_id for answer in answers})
+        before = {one.adjustment_id: one.state for one in known.values()}
         now = self._clock.now()
         steps = []
         for answer in answers:
@@ -462,6 +465,7 @@ class Adjusting:
                 known[answer.wire.command_id] = step.after
                 steps.append(step)
         await self._apply(conn, steps, now)
+        await record_settings(conn, before, _after(steps), now)
 
     # Inside.
 
@@ -581,6 +585,10 @@ def _check_rules(book: SetpointBook, device: Adjustable, order: SettingOrder, no
         f"{device.device_id}: {english}", message_zh=f"{device.device_id}:{chinese}", guard=rule.name,
         value=order.value, limit=rule.limit, source=rule.source, source_zh=rule.source_zh, said_by=rule.said_by,
     )  # fmt: skip
+
+
+def _after(steps: Sequence[Step]) -> list[Adjustment]:
+    return [step.after for step in steps]
 
 
 def _refusal(device_id: str, exc: PlatformError) -> dict[str, Any]:

@@ -6,18 +6,22 @@ waits for another one's record.
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
-from datetime import timedelta
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 
 from libs.common.auditchain import Head, digest_of
 from libs.common.bus import outbox
+from libs.common.contracts.control import CommandState
 from libs.common.db import Database, WriteConn
+from libs.common.ids import CommandId
 from libs.common.tokens import KeyRing
 from services.control import bus
-from services.control.domain.audit import CLOCKWORK, Entry, has_ended, switched
+from services.control.domain.adjusting import Adjustment
+from services.control.domain.audit import CLOCKWORK, ENDS, PLAN, Entry, has_ended, setting_ended, switched
 from services.control.domain.commands import Change
 from services.control.store import audit as store
 from services.control.store.audit import HeadRow, Stored
+from services.control.store.occurrences import Occurrence
 from services.control.usecases.ports import SteadyClock
 
 logger = logging.getLogger(__name__)
@@ -40,6 +44,49 @@ async def record_switchings(conn: WriteConn, changes: Iterable[Change]) -> None:
     plans = {str(change.after.plan_id) for change in ended if change.after.plan_id is not None}
     approvers = await store.fetch_approvers(conn, plans)
     await store.append(conn, [switched(change, approvers.get(str(change.after.plan_id))) for change in ended])
+
+
+async def record_skipped(
+    conn: WriteConn, skipped: Iterable[Occurrence], apps: Mapping[str, str], now: datetime
+) -> None:
+    """Put on record why plans have not switched loads off of which no command was made; ``control.events`` tells them.
+
+    Args:
+        conn: The transaction that skips them.
+        skipped: As they are now.
+        apps: The upstream app of each plan that is one's.
+        now: The time.
+    """
+    found = list(skipped)
+    approvers = await store.fetch_approvers(conn, {one.plan_id for one in found})
+    entries = []
+    for one in found:
+        app = apps.get(one.plan_id)
+        after = {
+            "state": one.state, "reason": one.reason, "occurrence_id": one.occurrence_id, "plan_id": one.plan_id,
+            "wanted_at": one.off_at, "restore_at": one.on_at, "approved_by": approvers.get(one.plan_id),
+        }  # fmt: skip
+        entry = Entry(
+            app or f"plan:{one.plan_id}", PLAN, "load.off", f"load:{one.load_id}", now, before={"state": "planned"},
+            after=after, succeeded=False,
+        )  # fmt: skip
+        entries.append(entry)
+    await store.append(conn, entries)
+
+
+async def record_settings(
+    conn: WriteConn, before: Mapping[CommandId, CommandState], after: Iterable[Adjustment], now: datetime
+) -> None:
+    """Put the ends of orders inside devices on record; in a set, and here only: ``control.events`` tells them.
+
+    Args:
+        conn: The transaction that ends them.
+        before: In which state each of them was.
+        after: As they have become; those that have not ended are left out.
+        now: The time.
+    """
+    ended = [one for one in after if one.state in ENDS]
+    await store.append(conn, [setting_ended(before[one.adjustment_id], one, now) for one in ended])
 
 
 class Linker:

@@ -14,7 +14,7 @@ from libs.common.ids import LoadId, PlanId, SiteId, new_id
 from services.control import bus
 from services.control.domain import commands as life
 from services.control.domain.apps import AppAction
-from services.control.domain.audit import Entry
+from services.control.domain.audit import Entry, plan_step
 from services.control.domain.calendars import Calendar
 from services.control.domain.overlap import Overlap, find_overlap
 from services.control.domain.plans import (
@@ -143,7 +143,7 @@ class Plans:
                 require_spans(judge, app, found.instances)
             await plan_store.insert(conn, plan)
             await self._tell(conn, plan, plan.created_at, actor)
-            await record(conn, _entry(None, plan, actor, door, "plan.draft", plan.created_at))
+            await record(conn, plan_step(None, plan, actor, door, "plan.draft", plan.created_at))
         return plan, found
 
     async def approve(self, plan_id: str, actor: str, door: str, *, check: CheckLoads = lambda _: None) -> Plan:
@@ -172,7 +172,7 @@ class Plans:
             await plan_store.update_state(conn, approved)
             await self._tell(conn, approved, now, actor)
             await make_occurrences(conn, replace(stored, plan=approved), now, self._switching.policy)
-            await record(conn, _entry(stored.plan, approved, actor, door, "plan.approve", now))
+            await record(conn, plan_step(stored.plan, approved, actor, door, "plan.approve", now))
         return approved
 
     async def _wants_second_person(self, conn: WriteConn, plan: Plan) -> bool:
@@ -205,7 +205,7 @@ class Plans:
             await self._switching.apply(
                 conn, [life.cancelled(command, actor, "plan_ended", now) for command in unsent], now
             )
-            await record(conn, _entry(plan, ended, actor, door, "plan.end", now))
+            await record(conn, plan_step(plan, ended, actor, door, "plan.end", now))
         return ended
 
     async def fetch(self, plan_id: str) -> tuple[Plan, Preview]:
@@ -405,33 +405,6 @@ class Plans:
 
 def _no_plan(plan_id: str) -> NotFound:
     return NotFound(f"no plan {plan_id}", message_zh=f"没有策略 {plan_id}")
-
-
-def _entry(before: Plan | None, plan: Plan, actor: str, door: str, action: str, now: datetime) -> Entry:
-    return Entry(
-        actor, door, action, f"plan:{plan.plan_id}", now, before=None if before is None else _facts(before),
-        after=_facts(plan), reason=plan.end_reason or plan.note,
-    )  # fmt: skip
-
-
-def _facts(plan: Plan) -> dict[str, object]:
-    """Return what a plan says and whose it is; which loads it names is in the entry that approves it."""
-    facts: dict[str, object] = {
-        "name": plan.name,
-        "state": plan.state,
-        "load_count": len(plan.load_ids),
-        "first_date": plan.schedule.first_date.isoformat(),
-        "last_date": plan.schedule.last_date.isoformat(),
-        "windows": [f"{one.start:%H:%M:%S}-{one.end:%H:%M:%S}" for one in plan.schedule.windows],
-        "zone": plan.schedule.zone,
-        "rank": plan.rank,
-        "created_by": plan.created_by,
-        "approved_by": plan.approved_by,
-        "ended_by": plan.ended_by,
-    }
-    if plan.state is PlanState.APPROVED:
-        facts["loads"] = list(plan.load_ids)
-    return facts
 
 
 def _days(calendar: Calendar) -> dict[str, object]:

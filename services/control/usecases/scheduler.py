@@ -18,13 +18,14 @@ from libs.common.errors import InvalidInput
 from libs.common.ids import OccurrenceId, SiteId
 from services.control import bus, metrics
 from services.control.domain.apps import AppJudge
-from services.control.domain.audit import CLOCKWORK
+from services.control.domain.audit import CLOCKWORK, SERVICE, Entry, plan_step
 from services.control.domain.commands import Change, Command, on_due, wait
 from services.control.domain.conditions import Samples, refusal
 from services.control.domain.guards import Facts, Policy
 from services.control.domain.inrush import REASON as INRUSH
 from services.control.domain.inrush import Inrush, InrushLimits
 from services.control.domain.loads import LoadInfo
+from services.control.domain.plans import Plan, PlanState
 from services.control.domain.refusals import Refusal
 from services.control.store import apps as app_store
 from services.control.store import commands as store
@@ -38,6 +39,7 @@ from services.control.store.commands import DueRow
 from services.control.store.occurrences import Occurrence
 from services.control.store.plans import StoredPlan
 from services.control.usecases.apps import judge_again, judge_planned
+from services.control.usecases.auditing import record, record_skipped
 from services.control.usecases.calendars import fetch_days
 from services.control.usecases.guardfacts import GuardFacts, Judge
 from services.control.usecases.isolations import end_isolation
@@ -240,7 +242,13 @@ class Scheduler:
         if self._clock.settle(last, now):
             logger.warning("the wall clock was set and is believed again", extra={"jump_s": jump_s})
             async with self._db.write() as write:
-                await store.follow_clock(write, now, self._clock.now())
+                new = self._clock.now()
+                await store.follow_clock(write, now, new)
+                entry = Entry(
+                    CLOCKWORK, SERVICE, "clock.follow", "clock:control", new, before={"time": now, "jump_s": jump_s},
+                    after={"time": new}, reason="the wall clock was set, and no wake-up depends on the old time",
+                )  # fmt: skip
+                await record(write, entry)
 
     # Overdue wake-ups.
 
@@ -274,11 +282,13 @@ class Scheduler:
     async def advance_plans(self, now: datetime) -> bool:
         """Activate and end plans, make the occurrences that the horizon has reached; returns whether more are due."""
         async with self._db.write() as conn:
-            changed = await plan_store.advance_states(conn, now)
+            steps = await plan_store.advance_states(conn, now)
+            changed = [plan for _, plan in steps]
             await outbox.put(
                 conn,
                 [bus.plan_event(one, sites_of(one.load_ids, self._loads), now, actor=None) for one in changed],
             )
+            await record(conn, *(_turned(before, plan, now) for before, plan in steps))
             to_make = await plan_store.lock_to_make(conn, now + HORIZON - HORIZON_STEP, PLANS_AT_A_TIME)
             if to_make:
                 await occurrence_store.make_lazily(conn)
@@ -290,6 +300,7 @@ class Scheduler:
                     room -= await make_occurrences(conn, stored, now, self._policy, room=room)
                 except InvalidInput as exc:  # no fault of one plan may hold up the others; tried again tomorrow
                     await plan_store.set_made_until(conn, stored.plan.plan_id, now + HORIZON)
+                    await record(conn, _not_followed(stored, exc, now))
                     logger.error(
                         "plan cannot be followed", extra={"plan_id": stored.plan.plan_id, "reason": exc.message}
                     )
@@ -389,12 +400,14 @@ class Scheduler:
         rows = [(occurrence.occurrence_id, OccurrenceState.SKIPPED, reason, None, None)
                 for occurrence, reason in skipped]  # fmt: skip
         messages = []
-        for occurrence in await occurrence_store.set_states(conn, rows, now):
+        found = await occurrence_store.set_states(conn, rows, now)
+        for occurrence in found:
             load = self._loads.get(occurrence.load_id)
             site_id = SiteId("platform") if load is None else load.site_id
             app = owners.get(occurrence.plan_id)
             messages.append(bus.occurrence_event(occurrence, None, site_id, now, app=app))
         await outbox.put(conn, messages)
+        await record_skipped(conn, found, owners, now)
 
     # Isolations.
 
@@ -405,7 +418,7 @@ class Scheduler:
             for isolation in expiring:
                 if isolation.expires_at <= now:
                     await end_isolation(
-                        conn, self._switching, isolation, now, actor=CLOCKWORK, door="service", why="expired"
+                        conn, self._switching, isolation, now, actor=CLOCKWORK, door=SERVICE, why="expired"
                     )
                     continue
                 await order_store.update_isolation(conn, replace(isolation, warned=True))
@@ -464,6 +477,23 @@ async def make_occurrences(
     made, left = found[:at_once], found[at_once:]
     await plan_store.set_made_until(conn, plan.plan_id, left[0].off_at if left else until)
     return await occurrence_store.insert(conn, plan, stored.plan_no, made, now, near_until=now + NEAR)
+
+
+def _turned(before: Plan, plan: Plan, now: datetime) -> Entry:
+    """Return the record of a plan whose hour has come."""
+    ended = plan.state is PlanState.ENDED
+    return plan_step(
+        before, plan, CLOCKWORK, SERVICE, "plan.end" if ended else "plan.activate", now,
+        why=None if ended else "first_date_reached",
+    )  # fmt: skip
+
+
+def _not_followed(stored: StoredPlan, exc: InvalidInput, now: datetime) -> Entry:
+    """Return the record of a plan of which no further occurrence can be made."""
+    return Entry(
+        CLOCKWORK, SERVICE, "plan.follow", f"plan:{stored.plan.plan_id}", now, before={"made_until": stored.made_until},
+        after={"code": exc.code, "passed_until": now + HORIZON}, reason=exc.message, succeeded=False,
+    )  # fmt: skip
 
 
 def _obstacle(load: LoadInfo | None, row: DueRow) -> str | None:

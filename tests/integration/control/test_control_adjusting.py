@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,7 @@ from services.control.directory import DeviceInfo
 from services.control.domain.adjusting import Adjustment, action_of
 from services.control.domain.setpoints import SetpointScope
 from services.control.store import adjustments as store
+from services.control.store import audit as audit_store
 from services.control.usecases.adjusting import (
     Adjusting,
     BeingAdjusted,
@@ -106,6 +108,15 @@ class Desk:
             now = await store.fetch(conn, one.adjustment_id)
         assert now is not None
         return now.state.value, now.reason, now.found
+
+    async def ends(self) -> list[dict[str, Any]]:
+        """Return what the audit says of the ends of orders, in the order in which it was written."""
+        async with self.world.db.read() as conn:
+            found = await audit_store.fetch_page(
+                conn, start=None, end=None, actor=None, subject=None, action="device.set.end", succeeded=None,
+                before=None, limit=100,
+            )  # fmt: skip
+        return [dict(one.entry) for one in reversed(found)]
 
     async def events(self) -> Sequence[ControlEvent]:
         async with self.world.db.read() as conn:
@@ -339,6 +350,33 @@ async def test_what_nobody_agrees_to_ends_unsent(desk: Desk) -> None:
     made = await desk.order(20.0, unit=None, point="temperature_setpoint")
     assert await desk.turn(3601) == []
     assert (await desk.state(made))[:2] == ("expired", "not_approved")
+    (ended,) = await desk.ends()
+    assert (ended["before"], ended["after"]["state"], ended["after"]["reason"]) == (
+        {"state": "approval"}, "expired", "not_approved",
+    )  # fmt: skip
+    assert (ended["actor"], ended["door"], ended["succeeded"]) == ("user:li", "api", False)
+
+
+async def test_what_becomes_of_an_order_is_on_record_once_with_the_door_that_it_came_through(desk: Desk) -> None:
+    first = await desk.order(260.0)
+    second = await desk.order(262.0)  # replaces it, which is in the record of this order
+    (command,) = await desk.turn()
+    await desk.answer(command.command_id, Stage.ACCEPTED)
+    assert await desk.ends() == []
+    await desk.answer(command.command_id, Stage.VERIFIED, 262.0)
+    await desk.answer(command.command_id, Stage.VERIFIED, 262.0)
+    await desk.order(270.0)
+    (command,) = await desk.turn()
+    await desk.answer(command.command_id, Stage.REFUSED, reason="no_control")
+    done, refused = await desk.ends()
+    assert (done["subject"], done["after"]["adjustment_id"]) == ("device:breaker-1", second.adjustment_id)
+    assert first.adjustment_id != second.adjustment_id
+    assert (done["before"], done["after"]["state"]) == ({"state": "accepted"}, "succeeded")
+    assert (done["door"], done["succeeded"], done["after"]["found"]) == ("api", True, 262.0)
+    assert (refused["before"], refused["after"]["state"], refused["after"]["reason"]) == (
+        {"state": "dispatched"}, "rejected", "no_control",
+    )  # fmt: skip
+    assert not refused["succeeded"]
 
 
 async def test_a_value_between_two_steps_of_the_device_is_refused_and_not_rounded(desk: Desk) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,13 @@ from libs.common.errors import Conflict
 from libs.common.lease import OneHolder
 from services.control.api.audit import ATTEMPTS, UNCHANGING, pieces, signed_head
 from services.control.domain.audit import Entry
+from services.control.domain.calendars import DayClass
+from services.control.domain.plans import Schedule, Window
 from services.control.domain.policies import Scope
 from services.control.store import audit as store
 from services.control.usecases.auditing import Linker, record
 from services.control.usecases.guardrules import GuardRules
+from services.control.usecases.isolations import IsolationRequest
 from tests.integration.control.control_world import World, received
 from tests.integration.control.fake_ingest import until
 from tests.integration.control.mortal import Fate, Killed, Mortal
@@ -81,7 +84,9 @@ class TestWhatIsWritten:
             assert one["after"]["load"] == one["action"].removeprefix("load.")
             assert one["after"]["feedback_value"] == float(one["action"] == "load.on")
         # Each of them is on control.events already; the audit of all services has the rest.
-        assert {one["action"] for one in world.events(topics.AUDIT)} == {"plan.draft", "plan.approve"}
+        assert [one["action"] for one in world.events(topics.AUDIT)] == [
+            "plan.draft", "plan.approve", "plan.activate", "plan.end",
+        ]  # fmt: skip
 
     async def test_a_load_that_a_guard_refuses_and_one_that_fails_are_on_record(self, world: World) -> None:
         world.add_load("hospital", obstacle="never_off")
@@ -154,6 +159,116 @@ class TestWhatIsWritten:
         with pytest.raises(Conflict):
             await world.plans.approve(plan_id, "user:b", "api")
         assert len(await entries(world)) == before
+
+
+class TestWhatTimeDoes:
+    """Nobody has asked for it at that moment, and an auditor wants to know of it all the same."""
+
+    async def test_a_plan_that_begins_and_ends_says_so(self, world: World) -> None:
+        world.add_load("a")
+        plan_id = await plan_in(world, "a", off_in_s=60, off_for_s=600)
+        await world.run(700, step_s=10)
+        await link(world)
+        begun, ended = [one for one in await entries(world) if one["action"] in ("plan.activate", "plan.end")]
+        for one in (begun, ended):
+            assert (one["actor"], one["door"], one["subject"]) == ("service:control", "service", f"plan:{plan_id}")
+            assert one["succeeded"]
+            assert (one["after"]["approved_by"], one["after"]["ended_by"]) == ("user:b", None)
+        assert (begun["before"]["state"], begun["after"]["state"], begun["reason"]) == (
+            "approved", "active", "first_date_reached",
+        )  # fmt: skip
+        assert (ended["before"]["state"], ended["after"]["state"], ended["reason"]) == ("active", "ended", "finished")
+        told = [(one["action"], one["actor"]) for one in world.events(topics.AUDIT)]
+        assert told[-2:] == [("plan.activate", "service:control"), ("plan.end", "service:control")]
+        lines = await exported(world, "ndjson")
+        assert verify(read_ndjson(lines)).hash == verify(read_csv(await exported(world, "csv"))).hash
+        assert {"plan.activate", "plan.end"} <= {json.loads(line).get("action") for line in lines}
+
+    async def test_one_that_was_over_before_anybody_looked_ends_without_having_begun(self, world: World) -> None:
+        world.add_load("a")
+        await plan_in(world, "a", off_in_s=60, off_for_s=600)
+        await world.turn(by_s=86400 * 2)
+        await world.turn(by_s=86400)
+        steps = [
+            (one["action"], one["before"]["state"], one["after"]["state"], one["reason"])
+            for one in await entries(world) if one["actor"] == "service:control"
+        ]  # fmt: skip
+        assert steps == [("plan.end", "approved", "ended", "finished")]
+        # What it did not do in its night is on record too.
+        (missed,) = [one for one in await entries(world) if one["action"] == "load.off"]
+        assert (missed["succeeded"], missed["after"]["reason"]) == (False, "too_late")
+
+    async def test_a_load_that_no_command_was_made_for_says_why(self, world: World) -> None:
+        for load_id in ("a", "b"):
+            world.add_load(load_id)
+        plan_id = await plan_in(world, "a", "b", off_in_s=60, off_for_s=600)
+        await wake(world, "a")
+        world.add_load("b", obstacle="never_off")
+        await world.run(90, step_s=5)
+        found = {one["subject"]: one for one in await entries(world) if one["action"] == "load.off"}
+        assert {name: one["after"]["reason"] for name, one in found.items()} == {
+            "load:a": "emergency", "load:b": "never_off",
+        }  # fmt: skip
+        for one in found.values():
+            assert (one["actor"], one["door"], one["succeeded"]) == (f"plan:{plan_id}", "plan", False)
+            assert (one["before"], one["after"]["state"]) == ({"state": "planned"}, "skipped")
+            assert (one["after"]["approved_by"], one["after"]["plan_id"]) == ("user:b", plan_id)
+        await world.run(600, step_s=10)
+        assert len([one for one in await entries(world) if one["action"] == "load.off"]) == 2
+
+    async def test_an_isolation_that_expires_says_so(self, world: World) -> None:
+        world.add_load("a")
+        expires_at = world.clock.now() + timedelta(hours=1)
+        wanted = IsolationRequest(world.loads.loads["a"], "li", "P-7", "cabling", expires_at)
+        isolation = await world.isolations.request(wanted, "user:a", "console")
+        await world.isolations.approve(isolation.isolation_id, "user:b", "console")
+        await world.run(3700, step_s=20)
+        (one,) = [one for one in await entries(world) if one["action"] == "isolation.release"]
+        assert (one["actor"], one["door"], one["reason"]) == ("service:control", "service", "expired")
+        assert (one["before"]["state"], one["after"]["state"]) == ("active", "ended")
+
+    async def test_an_order_that_nobody_agreed_to_says_so(self, world: World) -> None:
+        world.add_load("a")
+        rules = GuardRules(db=world.db, clock=world.steady, loads=world.loads, guards=world.guards, orders=world.orders)
+        await rules.put_policy(Scope.LOAD, "a", {"two_persons": True}, "order 7", "user:m", "console")
+        await switch(world, "open", "a", restore_in_s=7200)
+        await world.run(3700, step_s=100)
+        (one,) = [one for one in await entries(world) if one["action"] == "load.off"]
+        assert (one["before"]["state"], one["after"]["state"]) == ("approval", "expired")
+        assert (one["succeeded"], one["after"]["reason"]) == (False, "not_approved")
+
+    async def test_a_clock_that_is_believed_again_says_so(self, world: World) -> None:
+        world.add_load("a")
+        await switch(world, "open", "a", restore_in_s=600)
+        await world.run(5)
+        world.clock.set_wall(world.clock.now() - timedelta(hours=1))
+        await world.run(700, step_s=5)
+        (one,) = [one for one in await entries(world) if one["action"] == "clock.follow"]
+        assert (one["actor"], one["door"]) == ("service:control", "service")
+        assert one["before"]["jump_s"] < -3000
+        assert one["after"]["time"] < one["before"]["time"]
+
+    async def test_a_plan_that_can_no_longer_be_followed_says_so(self, world: World) -> None:
+        world.add_load("a")
+        world.clock.set_wall(datetime(2026, 10, 1, tzinfo=UTC))
+        world.start()
+        days = {date(year, 10, 1): "x" for year in (2026, 2027)}
+        await world.plans.put_calendar("c", "C", "notice", days, "user:m", "console")
+        schedule = Schedule(
+            date(2026, 10, 1), date(2027, 1, 31), (Window(time(23), time(6)),), "Asia/Shanghai",
+            day_class=DayClass.WORKING_DAYS, working_calendar="c",
+        )  # fmt: skip
+        plan, _ = await world.plans.draft("p", ["a"], schedule, (), None, "user:a", "api")
+        await world.plans.approve(plan.plan_id, "user:b", "api")
+        async with world.db.write() as conn:  # past the use case, which would refuse it
+            await conn.execute("delete from calendar_days where day >= '2027-01-01'")
+        await world.clock.advance(86400 * 3)
+        await world.tick()
+        (one,) = [one for one in await entries(world) if one["action"] == "plan.follow"]
+        assert (one["actor"], one["subject"], one["succeeded"]) == (
+            "service:control", f"plan:{plan.plan_id}", False,
+        )  # fmt: skip
+        assert "2027" in one["reason"]
 
 
 class TestTheDatabase:
