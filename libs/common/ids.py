@@ -2,7 +2,6 @@
 
 import os
 import time
-import uuid
 from typing import NewType
 
 RegionId = NewType("RegionId", str)
@@ -33,4 +32,5 @@ def new_id() -> str:
     value |= (rest_ns << 12) // 1_000_000 << 64
     value |= 0b10 << 62
     value |= int.from_bytes(os.urandom(8), "big") & (1 << 62) - 1
-    return str(uuid.UUID(int=value))
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -1,26 +1,26 @@
 """Lean doors: a request that comes by the thousand is answered without the framework around it.
 
-Of what a platform's push cost, nine tenths were routing, parameters and layers that have nothing to do with it. A lean
-door stands before the application and takes only what is plainly its own: the method, the whole path, a caller who may,
-a body whose length is told and within bounds. Everything else it leaves, untouched, to the operation of the same path
-behind it, which is also what the description shows; so whatever is refused is refused there and in the same words.
-What the handler raises is answered, counted and logged here as it would be there.
+Of what a platform's push cost, nine tenths were the server's cycle, routing, parameters and layers that have nothing to
+do with it. A lean door stands at the connection (``listening.py``), before the application, and takes only what is
+plainly its own: the method, the whole path, a caller who may, a body whose length is told and within bounds. Everything
+else it leaves, untouched, to the operation of the same path behind it, which is also what the description shows; so
+whatever is refused is refused there and in the same words. What the handler raises is answered, counted and logged
+here as it would be there.
 """
 
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
 from libs.common import errors
 from libs.common.health import Health
 from libs.common.log import log_context
-from libs.common.middleware import Answer, ended, request_id_of
+from libs.common.middleware import CLIENT_GONE, count, draining, request_id_of, unforeseen
 from libs.common.problems import problem_of, status_of
 from libs.common.redact import shown_path
 from libs.common.tokens import KeyRing, Principal
@@ -30,6 +30,10 @@ logger = logging.getLogger(__name__)
 
 BODY_WITHIN_S = 10.0
 """A body that takes longer is given up: the caller is a neighbour that has all of it. [s]"""
+METHOD = "POST"
+
+Head = Sequence[tuple[bytes, bytes]]
+"""Headers, names in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,9 @@ class LeanDoor:
     """The right that the caller needs."""
     max_body_bytes: int
     """What is longer is left to the application. [B]"""
-    take: Callable[[LeanRequest], Awaitable[None]]
-    """Answered with 200 and nothing else once it returns. Raises ``PlatformError``."""
+    take: Callable[[LeanRequest], "asyncio.Future[None] | None"]
+    """Does it at once, or returns what is done when it is; answered with 200 and nothing else then. Either may raise
+    ``PlatformError``. No task is made for what is done at once."""
     body_within_s: float = BODY_WITHIN_S
 
 
@@ -71,93 +76,138 @@ class LeanEntrance:
             health: Until it has started everything is left to the application.
             keys: By which callers are known.
         """
-        self._door = door
-        self._service = service
+        self.door = door
+        self.service = service
         self._health = health
         self._keys = keys
 
-    async def answer(self, scope: Scope, receive: Receive, send: Send) -> bool:
-        """Answer a request; return False, with nothing received and nothing sent, for one that is not taken here."""
-        door = self._door
-        if scope["method"] != "POST" or scope["query_string"] or self._health.starting is not None:
-            return False
-        found = door.path.fullmatch(scope["path"])
+    def enter(self, method: bytes, url: bytes, head: Head, answer: Callable[[Response | None], None]) -> "Lean | None":
+        """Return a request whose body has to come yet; None for one that is not taken here, with nothing done.
+
+        Args:
+            method: As it came.
+            url: As it came.
+            head: Its headers.
+            answer: Called once, with the answer; None is for 200 and nothing else.
+        """
+        if method != b"POST" or b"?" in url or b"%" in url or self._health.starting is not None:
+            return None
+        found = self.door.path.fullmatch(url.decode("latin-1"))
         if found is None:
-            return False
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+            return None
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in head}
         length = headers.get("content-length", "")
-        if not length.isdecimal() or int(length) > door.max_body_bytes:
-            return False
+        if not length.isdecimal() or int(length) > self.door.max_body_bytes or "expect" in headers:
+            return None
         principal = self._caller(headers.get("authorization", ""))
-        if principal is None:
-            return False
-        request_id = request_id_of(headers.get("x-request-id", "").encode("latin-1"))
-        told = Answer(send, request_id, self._health)
-        try:
-            with (
-                log_context(request_id=request_id.decode()),
-                span(f"{self._service} POST", traceparent=headers.get("traceparent"), method="POST"),
-            ):
-                await self._answer(scope, receive, told, found.groupdict(), principal, headers)
-        finally:
-            told.count(self._service, "POST")
-        return True
+        return None if principal is None else Lean(self, found.groupdict(), principal, headers, url, answer)
 
     def _caller(self, authorization: str) -> Principal | None:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token:
             return None
         with suppress(errors.PlatformError):  # the application says what is wrong with it
-            principal = self._keys.verify_token(token, audience=self._service)
-            return principal if principal.may(self._door.scope) else None
+            principal = self._keys.verify_token(token, audience=self.service)
+            return principal if principal.may(self.door.scope) else None
         return None
 
-    async def _answer(
+
+class Lean:
+    """A request that a lean door has taken, until it is answered."""
+
+    def __init__(
         self,
-        scope: Scope,
-        receive: Receive,
-        told: Answer,
+        entrance: LeanEntrance,
         parts: Mapping[str, str],
         principal: Principal,
         headers: Mapping[str, str],
+        url: bytes,
+        answer: Callable[[Response | None], None],
     ) -> None:
-        async with ended(scope, receive, told):
+        """Begin; the body has this long to come. Only ``LeanEntrance.enter`` does."""
+        self.body = bytearray()
+        self.request_id = request_id_of(headers.get("x-request-id", "").encode("latin-1"))
+        self.is_answered = False
+        """Also when nobody is there any more to hear it."""
+        self._door = entrance.door
+        self._service = entrance.service
+        self._parts, self._principal, self._headers, self._url = parts, principal, headers, url
+        self._answer = answer
+        self._loop = asyncio.get_running_loop()
+        self._asked_at = self._loop.time()
+        self._given_up: asyncio.TimerHandle | None = self._loop.call_later(self._door.body_within_s, self._too_slow)
+
+    @property
+    def has_body(self) -> bool:
+        """Whether the body is whole."""
+        return self._given_up is None
+
+    def take(self) -> None:
+        """Take the request: its body is whole."""
+        self._stop_waiting()
+        with (
+            log_context(request_id=self.request_id.decode()),
+            span(f"{self._service} {METHOD}", traceparent=self._headers.get("traceparent"), method=METHOD),
+        ):
+            request = LeanRequest(self._parts, self._principal, self._headers, bytes(self.body))
             try:
-                await self._door.take(LeanRequest(parts, principal, headers, await self._body(receive)))
-            except errors.PlatformError as exc:
-                if status_of(exc) >= 500:
-                    facts = {"code": exc.code, "reason": exc.message, "path": shown_path(scope["path"])}
-                    logger.warning("request refused", extra=facts)
-                await problem_of(exc)(scope, receive, told.send)
+                done = self._door.take(request)
+            except Exception as exc:
+                self._refuse(exc)
+                return
+            if done is None:
+                self._end(None)
             else:
-                await told.send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
-                await told.send({"type": "http.response.body", "body": b"", "more_body": False})
+                done.add_done_callback(self._done)
 
-    async def _body(self, receive: Receive) -> bytes:
-        """Return the whole body.
+    def drain(self) -> None:
+        """Answer one whose body is not there yet: the service is stopping."""
+        if not self.has_body:
+            self._say(draining)
 
-        Raises:
-            InvalidInput: It comes too slowly.
-            ClientDisconnect: The caller has gone.
-        """
-        try:
-            async with asyncio.timeout(self._door.body_within_s):
-                return await _body(receive)
-        except TimeoutError:
-            raise errors.InvalidInput("the body comes too slowly", message_zh="请求体传输过慢") from None
+    def lose(self) -> None:
+        """Nobody is there any more."""
+        if not self.is_answered:
+            self._stop_waiting()
+            self.is_answered = True
+            count(self._service, METHOD, CLIENT_GONE, None)
 
+    def _too_slow(self) -> None:
+        slow = errors.InvalidInput("the body comes too slowly", message_zh="请求体传输过慢")
+        self._say(lambda: problem_of(slow))
 
-async def _body(receive: Receive) -> bytes:
-    """Return the whole body; the server sees to it that it is no longer than was told.
+    def _say(self, response: Callable[[], Response]) -> None:
+        with log_context(request_id=self.request_id.decode()):
+            self._end(response())
 
-    Raises:
-        ClientDisconnect: The caller has gone.
-    """
-    message = await receive()
-    body = message.get("body", b"")
-    while message.get("more_body", False):
-        message = await receive()
-        body += message.get("body", b"")
-    if message["type"] == "http.disconnect":
-        raise ClientDisconnect
-    return bytes(body)
+    def _done(self, done: "asyncio.Future[None]") -> None:
+        if done.cancelled():
+            self._say(draining)
+        elif (exc := done.exception()) is not None:
+            self._refuse(exc)
+        else:
+            self._end(None)
+
+    def _refuse(self, exc: BaseException) -> None:
+        path = self._url.decode("latin-1")
+        if isinstance(exc, errors.PlatformError):
+            if status_of(exc) >= 500:
+                facts = {"code": exc.code, "reason": exc.message, "path": shown_path(path)}
+                logger.warning("request refused", extra=facts)
+            self._end(problem_of(exc))
+        else:
+            self._end(unforeseen(exc, path=path, method=METHOD))
+
+    def _end(self, response: Response | None) -> None:
+        if self.is_answered:
+            return
+        self._stop_waiting()
+        self.is_answered = True
+        status = 200 if response is None else response.status_code
+        count(self._service, METHOD, status, self._loop.time() - self._asked_at)
+        self._answer(response)
+
+    def _stop_waiting(self) -> None:
+        if self._given_up is not None:
+            self._given_up.cancel()
+            self._given_up = None

@@ -11,15 +11,18 @@ import logging
 import os
 import socket
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import uvicorn
+from starlette.responses import Response
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from libs.common.errors import PlatformError
 from libs.common.inside import Inside
+from libs.common.lean import Lean, LeanEntrance
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +75,7 @@ class Serving:
     def __init__(self, place: Listener) -> None:
         self._place = place
         app: ASGIApp = place.app
+        entrance: LeanEntrance | None = None if place.internal else getattr(app, "entrance", None)
         if place.internal or place.uds is not None:
             app = Inside(app, probes_only=place.internal)
         self._server = _Server(
@@ -84,7 +88,7 @@ class Serving:
                 server_header=False,
                 backlog=BACKLOG,
                 timeout_keep_alive=int(KEEP_ALIVE_S),
-                http=_Conversation,
+                http=cast(Any, partial(_Conversation, entrance)),
                 ws="none",
             )
         )
@@ -145,12 +149,29 @@ class Serving:
 
 
 class _Conversation(HttpToolsProtocol):
-    """Uvicorn's requests on one connection, read by httptools, with the bound on their heads that it does without."""
+    """Uvicorn's requests on one connection, read by httptools, with the bound on their heads that it does without.
 
-    def __init__(self, *args: Any, **settings: Any) -> None:
+    What the lean door takes does not become a cycle of its own and a task; to uvicorn it is a cycle all the same, so
+    what comes behind it on the connection waits for its answer.
+    """
+
+    def __init__(self, entrance: LeanEntrance | None, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
+        self._entrance = entrance
+        self._taken: _Taken | None = None
+        """The last request that the lean door took."""
         self._kept_bytes = 0
         """What has come since a head or a part of a body was whole: the parser keeps it. [B]"""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._taken is not None:
+            self._taken.lean.lose()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self._taken is not None:
+            self._taken.lean.drain()
 
     def data_received(self, data: bytes) -> None:
         self._kept_bytes += len(data)
@@ -162,15 +183,69 @@ class _Conversation(HttpToolsProtocol):
         self._kept_bytes = 0
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEAD_BYTES:
             raise ValueError("the head of the request is too long")  # the parser says that the request is none
-        super().on_headers_complete()
+        if not self._enter():
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._kept_bytes = 0
-        super().on_body(body)
+        if not isinstance(self.cycle, _Taken):
+            super().on_body(body)
+        elif not self.cycle.response_complete:
+            self.cycle.lean.body += body
 
     def on_message_complete(self) -> None:
         self._kept_bytes = 0
-        super().on_message_complete()
+        if not isinstance(self.cycle, _Taken):
+            super().on_message_complete()
+        elif not self.cycle.response_complete:
+            self.cycle.lean.take()
+
+    def _enter(self) -> bool:
+        """Return whether the lean door takes a request whose head has come, and no other is before it."""
+        parser = self.parser
+        if (
+            self._entrance is None
+            or not (self.cycle is None or self.cycle.response_complete)
+            or parser.get_http_version() != "1.1"
+            or not parser.should_keep_alive()
+            or parser.should_upgrade()
+        ):
+            return False
+        lean = self._entrance.enter(parser.get_method(), self.url, self.headers, self._answer)
+        if lean is not None:
+            self._taken = self.cycle = _Taken(lean)
+        return lean is not None
+
+    def _answer(self, response: Response | None) -> None:
+        """Answer what the lean door took."""
+        taken = self._taken
+        assert taken is not None  # noqa: S101 - it is what is answered
+        taken.response_complete = True
+        status, headers, body = 200, _NOTHING, b""
+        if response is not None:
+            status, headers, body = response.status_code, response.raw_headers, bytes(response.body)
+        parts = [STATUS_LINE[status]]
+        for name, value in (*self.server_state.default_headers, *headers, (b"x-request-id", taken.lean.request_id)):
+            parts += (name, b": ", value, b"\r\n")
+        parts.append(b"\r\n" if taken.keep_alive else b"connection: close\r\n\r\n")
+        parts.append(body)
+        self.transport.write(b"".join(parts))
+        if not taken.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+
+_NOTHING = [(b"content-length", b"0")]
+
+
+class _Taken(RequestResponseCycle):
+    """What uvicorn sees of a request that the lean door took."""
+
+    def __init__(self, lean: Lean) -> None:
+        self.lean = lean
+        self.response_complete = self.disconnected = False
+        self.keep_alive = True
+        self.message_event = asyncio.Event()
 
 
 class _Server(uvicorn.Server):

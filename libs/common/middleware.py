@@ -16,6 +16,7 @@ from typing import Any
 
 from fastapi.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from libs.common import metrics
@@ -126,22 +127,40 @@ async def ended(scope: Scope, receive: Receive, answer: "Answer") -> AsyncIterat
         if not await answer.finish(scope, receive):
             raise
     except Exception as exc:
-        await _unforeseen(exc, scope, receive, answer)
+        failure = unforeseen(exc, path=scope["path"], method=scope["method"])
+        if not answer.status:
+            await failure(scope, receive, answer.send)
 
 
-async def _unforeseen(exc: Exception, scope: Scope, receive: Receive, answer: "Answer") -> None:
-    """Log an exception that nobody expected, and answer 500 unless an answer has begun."""
-    logger.error(
-        "unexpected error in a request",
-        exc_info=exc,
-        extra={"path": shown_path(scope["path"]), "method": scope["method"]},
-    )
-    if not answer.status:
-        failure = problem(
-            500, code="internal", title="Internal error", detail="unexpected error; it was logged",
-            detail_zh="内部错误,已记录",
-        )  # fmt: skip
-        await failure(scope, receive, answer.send)
+def unforeseen(exc: BaseException, *, path: str, method: str) -> Response:
+    """Log an exception that nobody expected, and return what is answered."""
+    logger.error("unexpected error in a request", exc_info=exc, extra={"path": shown_path(path), "method": method})
+    return problem(
+        500, code="internal", title="Internal error", detail="unexpected error; it was logged",
+        detail_zh="内部错误,已记录",
+    )  # fmt: skip
+
+
+def draining() -> Response:
+    """Return what is answered to a request that the drain cuts short."""
+    return problem(
+        503, code="draining", title="Service unavailable", detail="the service is stopping",
+        detail_zh="服务正在停止",
+    )  # fmt: skip
+
+
+def count(service: str, method: str, status: int, began_after_s: float | None) -> None:
+    """Count a request that is over.
+
+    Args:
+        service: Whose.
+        method: Of HTTP.
+        status: What was answered.
+        began_after_s: When the answer began; None for none. [s]
+    """
+    _requests.labels(service, method, str(status)).inc()
+    if began_after_s is not None:
+        _seconds.labels(service).observe(began_after_s)
 
 
 class Answer:
@@ -181,9 +200,7 @@ class Answer:
     def count(self, service: str, method: str) -> None:
         """Count it, once it is over."""
         self._health.streams.discard(self.task)
-        _requests.labels(service, method, str(self.status or CLIENT_GONE)).inc()
-        if self.began_after_s is not None:
-            _seconds.labels(service).observe(self.began_after_s)
+        count(service, method, self.status or CLIENT_GONE, self.began_after_s)
 
     async def finish(self, scope: Scope, receive: Receive) -> bool:
         """End an answer that the drain has cut short; return False when it was not that, or it cannot end decently."""
@@ -191,11 +208,7 @@ class Answer:
             return False  # half of a document must not look like a whole one: the connection is cut
         self.task.uncancel()
         if not self.status:
-            refusal = problem(
-                503, code="draining", title="Service unavailable", detail="the service is stopping",
-                detail_zh="服务正在停止",
-            )  # fmt: skip
-            await refusal(scope, receive, self.send)
+            await draining()(scope, receive, self.send)
         elif not self._complete:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
         return True

@@ -22,7 +22,6 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
-from starlette.types import Receive, Scope, Send
 
 from libs.common import errors, metrics
 from libs.common.client import CALL_TIMEOUT_S, ServiceClient, http_client
@@ -104,13 +103,7 @@ class _Described(FastAPI):
     """YAML: ``METHOD path`` to an example of the ``body`` and of the ``answer``. A body of several types has an example
     by type."""
     entrance: LeanEntrance | None = None
-    """Takes what is plainly its own before all else, see ``open_lean_door``."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        entrance = self.entrance
-        if entrance is None or scope["type"] != "http" or not await entrance.answer(scope, receive, send):
-            await super().__call__(scope, receive, send)
+    """Takes what is plainly its own before all else where it is served (``listening.py``), see ``open_lean_door``."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)

@@ -1,5 +1,6 @@
 """Pushes of platforms that cannot sign in: the gateway passes them on and says where they come from."""
 
+import asyncio
 import re
 from collections.abc import Mapping
 from typing import Annotated, Protocol
@@ -24,8 +25,11 @@ class Pushes(Protocol):
     def line_of(self, line_id: str, token: str, sender: str) -> Line:
         """Return the line that a path belongs to; raises ``NotFound`` whatever is wrong with it."""
 
-    async def take(self, line: Line, body: bytes, headers: Mapping[str, str]) -> None:
-        """Take one message; on return it is safe, or on record as refused. Raises ``SpoolFull``."""
+    def take(self, line: Line, body: bytes, headers: Mapping[str, str]) -> asyncio.Future[None] | None:
+        """Take one message; it is safe, or on record as refused, once what is returned is done, or at once for None.
+
+        The future, which may be that of another message, fails with ``SpoolFull``.
+        """
 
 
 AEP_PATH = re.compile(r"/push/aep/(?P<line_id>[^/]+)/(?P<token>[^/]+)")
@@ -34,9 +38,9 @@ AEP_PATH = re.compile(r"/push/aep/(?P<line_id>[^/]+)/(?P<token>[^/]+)")
 def lean_door(*, aep: Pushes) -> LeanDoor:
     """Return the way that pushes of the device platform take: they come four to a command."""
 
-    async def take(request: LeanRequest) -> None:
+    def take(request: LeanRequest) -> asyncio.Future[None] | None:
         line = aep.line_of(request.parts["line_id"], request.parts["token"], request.principal.subject)
-        await aep.take(line, request.body, request.headers)
+        return aep.take(line, request.body, request.headers)
 
     return LeanDoor(AEP_PATH, SCOPE, LEAN_BODY_BYTES, take)
 
@@ -49,7 +53,9 @@ def build_router(*, aep: Pushes) -> APIRouter:
     async def from_aep(request: Request, sender: Pusher, line_id: str, token: str) -> Response:
         """Take a message that the device platform (CTWing AEP) pushes; 200 once it is safe, 503 to be tried again."""
         line = aep.line_of(line_id, token, sender.subject)
-        await aep.take(line, await request.body(), request.headers)
+        safe = aep.take(line, await request.body(), request.headers)
+        if safe is not None:
+            await asyncio.shield(safe)
         return Response(status_code=200)
 
     return router

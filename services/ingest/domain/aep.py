@@ -79,8 +79,9 @@ class Push:
     result: str | None = None
     """Code of a command's result."""
     detail: str | None = None
-    key: str = field(init=False)
-    """What repetitions of one message have in common; the platform's own sequence numbers are not reliable."""
+    key: str = field(init=False, default="")
+    """What repetitions of one message have in common; the platform's own sequence numbers are not reliable. News of a
+    command has none: told again they change nothing."""
 
     def __post_init__(self) -> None:
         """Make the key.
@@ -88,9 +89,11 @@ class Push:
         Raises:
             orjson.JSONEncodeError: It is nested too deeply.
         """
+        if self.kind is PushKind.COMMAND_RESPONSE:
+            return
         what = orjson.dumps(
-            [self.kind, self.device, self.at, self.service, self.payload, self.event_type, self.online, self.task,
-             self.result, None if self.app_data is None else self.app_data.hex()],
+            [self.kind, self.device, self.at, self.service, self.payload, self.event_type, self.online,
+             None if self.app_data is None else self.app_data.hex()],
             option=orjson.OPT_SORT_KEYS,
         )  # fmt: skip
         object.__setattr__(self, "key", hashlib.sha256(what).hexdigest()[:32])

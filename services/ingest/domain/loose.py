@@ -56,7 +56,9 @@ def text_of(value: object) -> str | None:
 
 def printable(text: str) -> str:
     """Return a text without what no screen shows and no database keeps (NUL), and without blanks around it."""
-    return "".join(character for character in text if character.isprintable()).strip()
+    if not text.isprintable():
+        text = "".join(character for character in text if character.isprintable())
+    return text.strip()
 
 
 def whole_of(value: object) -> int | None:

@@ -4,6 +4,9 @@ The platform calls whichever process answers, so this does not depend on who hol
 message is safe with the bus or on disk, also when it is refused: a refusal is on record, and the platform, which
 stops pushing after some failures and then loses what happens, has nothing to gain from trying again. Nothing here
 waits for a database.
+
+What is to be told of a command is noted at once. What a device says goes to the bus in the order in which it came, and
+together with all that came while others were on their way there.
 """
 
 import asyncio
@@ -11,14 +14,14 @@ import hmac
 import ipaddress
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from libs.common.clock import Clock
 from libs.common.contracts.base import Phase
+from libs.common.contracts.device import DeviceEvent as ToldEvent
 from libs.common.contracts.device import SimState
 from libs.common.contracts.registry import Device, Line, LineKind
 from libs.common.contracts.telemetry import RejectReason
@@ -34,7 +37,8 @@ from services.ingest.domain.report import Rejection, Report
 from services.ingest.domain.submission import unknown_device
 from services.ingest.drivers.aep import product_of
 from services.ingest.drivers.port import DeviceEvent, RawReport
-from services.ingest.drivers.pushed import PushBoard
+from services.ingest.drivers.pushed import PushBoard, Raw
+from services.ingest.spool import SpoolFull
 from services.ingest.usecases.acceptor import Acceptor, Outcome
 from services.ingest.usecases.addresses import Addresses
 from services.ingest.usecases.status import StatusBoard
@@ -55,6 +59,8 @@ MAX_SEEN = 20_000
 UNMAPPED_EVERY_S = 600.0
 """A service whose parameters no point reads is put on record this often per product. [s]"""
 MAX_UNMAPPED = 1_000
+TOGETHER = 200
+"""Messages that are made durable together, at most: some ten milliseconds in which nothing else is done."""
 
 
 class UnknownPath(NotFound):
@@ -89,24 +95,98 @@ class _Reader:
     decoder: PushDecoder
 
 
-class Turns:
-    """A lock per name, there only while somebody has it or waits for it."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a message says of a device of ours, before it is durable."""
 
-    def __init__(self) -> None:
-        self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
+    key: str
+    """What its repetitions have in common."""
+    kind: PushKind
+    events: Sequence[ToldEvent] = ()
+    report: Report | None = None
+    raw: Raw = field(default_factory=dict)
+    """The numbers of the report as they came, for whoever has given the device an order."""
 
-    @asynccontextmanager
-    async def of(self, name: str) -> AsyncIterator[None]:
-        """Have the name for oneself."""
-        lock, users = self._locks.get(name, (asyncio.Lock(), 0))
-        self._locks[name] = (lock, users + 1)
+
+class Together:
+    """What is on its way to the bus: one batch at a time, so that the reports of a device keep their order."""
+
+    def __init__(self, acceptor: Acceptor, taken: Callable[[Told, Outcome | None], None]) -> None:
+        """Prepare; ``taken`` hears of each message that is durable, and what became of its report."""
+        self._acceptor = acceptor
+        self._taken = taken
+        self._waiting: list[Told] = []
+        self._under_way: dict[str, asyncio.Future[None]] = {}
+        """By key, also of those that wait."""
+        self._task: asyncio.Task[None] | None = None
+
+    def under_way(self, key: str) -> "asyncio.Future[None] | None":
+        """Return what is done once the message of a key is durable; None when there is none under way."""
+        return self._under_way.get(key)
+
+    def add(self, told: Told) -> "asyncio.Future[None]":
+        """Return what is done once a message is durable, and fails with ``SpoolFull``."""
+        safe: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._under_way[told.key] = safe
+        self._waiting.append(told)
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="what devices of the platform say")
+        return safe
+
+    async def _run(self) -> None:
         try:
-            async with lock:
-                yield
+            while self._waiting:
+                some, self._waiting = self._waiting[:TOGETHER], self._waiting[TOGETHER:]
+                await self._take(some)
         finally:
-            lock, users = self._locks.pop(name)
-            if users > 1:
-                self._locks[name] = (lock, users - 1)
+            self._task = None
+            for safe in self._under_way.values():
+                safe.cancel()  # this was cancelled
+            self._waiting.clear()
+            self._under_way.clear()
+
+    async def _take(self, some: Sequence[Told]) -> None:
+        try:
+            await self._make_durable(some)
+        except SpoolFull as exc:
+            self._fail(some, exc)
+        except Exception as exc:
+            left = [one for one in some if one.key in self._under_way]
+            if len(some) == 1:
+                self._fail(left, exc)
+                return
+            for one in left:  # whatever is wrong with one of them is nothing to the others
+                await self._take([one])
+
+    async def _make_durable(self, some: Sequence[Told]) -> None:
+        """Make messages durable, and say so.
+
+        Raises:
+            SpoolFull: Those of which nothing was said are not.
+        """
+        events = [event for one in some for event in one.events]
+        if events:
+            await self._acceptor.accept_events(events)
+        reporting = [one for one in some if one.report is not None]
+        for one in some:
+            if one.report is None:
+                self._done(one, None)
+        answers = await self._acceptor.accept([one.report for one in reporting if one.report is not None])
+        for one, answer in zip(reporting, answers, strict=True):
+            self._done(one, answer.outcome)
+
+    def _done(self, one: Told, outcome: Outcome | None) -> None:
+        self._taken(one, outcome)
+        safe = self._under_way.pop(one.key)
+        if not safe.done():
+            safe.set_result(None)
+
+    def _fail(self, some: Sequence[Told], exc: Exception) -> None:
+        for one in some:
+            safe = self._under_way.pop(one.key, None)
+            if safe is not None and not safe.done():
+                safe.set_exception(exc)
+                safe.exception()  # whoever waited may have gone
 
 
 class AepPushes:
@@ -139,7 +219,9 @@ class AepPushes:
         self._complete = complete
         self._is_signed = is_signed
         self._readers: dict[tuple[str, str], _Reader] = {}
-        self._turns = Turns()
+        self._together = Together(acceptor, self._taken)
+        self._aside: set[asyncio.Task[None]] = set()
+        """What is done beside the others, since it may take long or nobody waits for its order."""
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._unmapped: OrderedDict[tuple[str, str | None], float] = OrderedDict()
 
@@ -171,25 +253,21 @@ class AepPushes:
             raise _nothing()
         return line
 
-    async def take(self, line: Line, body: bytes, headers: Mapping[str, str]) -> None:
-        """Take one message; on return it is safe, or on record as refused.
+    def take(self, line: Line, body: bytes, headers: Mapping[str, str]) -> asyncio.Future[None] | None:
+        """Take one message; it is safe, or on record as refused, once what is returned is done, or at once for None.
 
-        Raises:
-            SpoolFull: It is neither; the platform has to try again.
+        The future may be that of another message too, and fails with ``SpoolFull``: then it is neither, and the
+        platform has to try again.
         """
-        now = self._clock.now()
+        came = Arrived(body, self._clock.now())
         if len(body) > MAX_MESSAGE_BYTES:
             both = f"expected at most {MAX_MESSAGE_BYTES} bytes", f"不得超过 {MAX_MESSAGE_BYTES} 字节"
-            await self._reject(line, body, now, Refused(RejectReason.TOO_LARGE, *both))
-            return
+            return self._beside(self._reject(line, came, Refused(RejectReason.TOO_LARGE, *both)))
         if not self._is_signed(line, headers, body):
-            await self._reject(
-                line, body, now, _not_ours("the push is not signed as the account demands", "推送签名无效")
-            )
-            return
-        refused = await self._take(line, Arrived(body, now), park=True)
-        if refused is not None:
-            await self._reject(line, body, now, refused)
+            both = "the push is not signed as the account demands", "推送签名无效"
+            return self._beside(self._reject(line, came, _not_ours(*both)))
+        found = self._take(line, came)
+        return self._beside(self._refuse(line, came, found)) if isinstance(found, Refused) else found
 
     async def again(self, raw: bytes, *, line_id: str | None, received_at: datetime) -> Refused | None:
         """Take a message that was parked or rejected before; return why it is refused, on record, or None.
@@ -200,55 +278,52 @@ class AepPushes:
         line = None if line_id is None else self._topology.line(line_id, self._clock.now())
         if line is None:
             return Refused(RejectReason.UNKNOWN_DEVICE, f"there is no line {line_id}", f"线路 {line_id} 不存在")
-        refused = await self._take(line, Arrived(raw, received_at), park=False)
-        if refused is not None:
-            await self._reject(line, raw, received_at, refused)
-        return refused
+        came = Arrived(raw, received_at)
+        found = self._take(line, came)
+        if isinstance(found, Refused):
+            await self._reject(line, came, found)
+            return found
+        if found is not None:
+            await asyncio.shield(found)
+        return None
 
     def knows(self, line_id: str | None, device: str) -> bool:
         """Return whether a device of the platform, or its serial number, is in the registry now."""
         return line_id is not None and self._find(line_id, device, device) is not None
 
-    async def _take(self, line: Line, came: Arrived, *, park: bool) -> Refused | None:
-        """Return why a message is refused, None when it was taken."""
+    def _take(self, line: Line, came: Arrived) -> asyncio.Future[None] | Refused | None:
+        """Return why a message is refused, or what is done once it is durable; None for one of which nothing is."""
         push = parse_push(came.body)
         if isinstance(push, Refused):
             return push
         foreign = _foreign(line, push)
         if foreign is not None:
             return foreign
-        # One at a time per device: repetitions come at the same moment, and two reports must keep their order.
-        async with self._turns.of(f"{line.id}/{push.device}"):
-            return await self._take_in_turn(line, push, came, park=park)
-
-    async def _take_in_turn(self, line: Line, push: Push, came: Arrived, *, park: bool) -> Refused | None:
-        key = f"{line.id}/{push.key}"
-        if key in self._seen:
-            metrics.PUSHES.labels(push.kind, "duplicate").inc()
-            return None
         if push.kind is PushKind.COMMAND_RESPONSE:
-            await self._note_command(line, push)
-        else:
-            device = self._find(line.id, push.device, push.ids.imei)
-            if device is None:
-                if not (park and await self._park(line, push, came)):
-                    return unknown_device(push.device)
-                return None
-            refused = await self._of_device(line, device, push, came)
-            if refused is not None:
-                return refused
-        self._remember(key)
-        metrics.PUSHES.labels(push.kind, "accepted").inc()
-        return None
+            self._note_command(line, push)
+            metrics.PUSHES.labels(push.kind, "accepted").inc()
+            return None
+        key = f"{line.id}/{push.key}"
+        under_way = self._together.under_way(key)
+        if under_way is not None or key in self._seen:
+            metrics.PUSHES.labels(push.kind, "duplicate").inc()
+            return under_way
+        device = self._find(line.id, push.device, push.ids.imei)
+        if device is None:
+            return unknown_device(push.device)
+        return self._of_device(line, device, push, came, key)
 
     def _find(self, line_id: str, address: str, serial: str | None) -> Device | None:
         return self._addresses.find(line_id, self._clock.now(), address=address, serial=serial)
 
-    async def _of_device(self, line: Line, device: Device, push: Push, came: Arrived) -> Refused | None:
-        self._note_ids(device, push, came.at)
+    def _of_device(
+        self, line: Line, device: Device, push: Push, came: Arrived, key: str
+    ) -> asyncio.Future[None] | Refused | None:
+        if push.ids:
+            ids = push.ids
+            self._status.sim(device.id, SimState(iccid=ids.iccid, imsi=ids.imsi, imei=ids.imei, at=came.at))
         if push.kind is PushKind.CONNECTIVITY:
-            await self._acceptor.accept([_connectivity(line, device, push, came.at)])
-            return None
+            return self._together.add(Told(key, push.kind, report=_connectivity(line, device, push, came.at)))
         profile = None if device.profile is None else self._catalogue.find(device.profile, device.profile_version)
         if profile is None or profile.aep is None:
             return Refused(
@@ -263,82 +338,71 @@ class AepPushes:
                 f"payload.APPdata:模板 {profile.name} 为参数型,设备上报为透传数据",
             )
         reader = self._reader(profile, profile.aep)
-        if push.kind is PushKind.EVENT:
-            await self._event(device, push, reader, came.at)
-        await self._values(line, device, profile, push, reader, came)
-        return None
-
-    async def _values(
-        self, line: Line, device: Device, profile: DeviceProfile, push: Push, reader: _Reader, came: Arrived
-    ) -> None:
         decoded = reader.decoder.decode(push)
         self._status.texts(device.id, decoded.texts)
         if decoded.cell_id is not None or decoded.pci is not None:
             self._status.cell(device.id, cell_id=decoded.cell_id, pci=decoded.pci)
-        if not decoded.raw:
-            if push.kind.is_data and not decoded.texts:
-                await self._note_unmapped(line, push, came)
-            return
+        if push.kind.is_data and not decoded.raw and not decoded.texts:
+            return self._beside(self._note_unmapped(line, push, came, key))
         raw = RawReport(raw=decoded.raw, received_at=came.at, source_time=decoded.device_time or push.at)
         report = report_of(
             raw, device=device, profile=profile, normaliser=reader.normaliser, driver=DRIVER, line_id=line.id
         )
-        if report is None:
-            return
-        (accepted,) = await self._acceptor.accept([report])
-        if accepted.outcome is Outcome.ACCEPTED:
-            self._pushes.note_values(device.id, decoded.raw, came.at)
+        events = _events(device, push, reader, came.at) if push.kind is PushKind.EVENT else ()
+        told = Told(key, push.kind, events, report, decoded.raw)
+        if report is not None or events:
+            return self._together.add(told)
+        self._taken(told, None)
+        return None
 
-    async def _event(self, device: Device, push: Push, reader: _Reader, now: datetime) -> None:
-        events = [
-            event_of(
-                DeviceEvent(
-                    code=found.code,
-                    phase=_PHASES[found.phase],
-                    text=found.text,
-                    source_time=push.at,
-                    severity=found.severity,
-                ),
-                device=device,
-                driver=DRIVER,
-                received_at=now,
-            )
-            for found in reader.decoder.events(push)
-        ]
-        if events:
-            await self._acceptor.accept_events(events)
+    def _taken(self, told: Told, outcome: Outcome | None) -> None:
+        """A message is durable."""
+        if told.report is not None and told.raw and outcome is Outcome.ACCEPTED:
+            self._pushes.note_values(told.report.device_id, told.raw, told.report.received_at)
+        self._remember(told.key)
+        metrics.PUSHES.labels(told.kind, "accepted").inc()
 
-    async def _note_command(self, line: Line, push: Push) -> None:
+    def _note_command(self, line: Line, push: Push) -> None:
         state = task_state_of(push.result)
         if state is None or push.task is None:
             logger.warning("unknown result of a command", extra={"line_id": line.id, "result": push.result})
             return
         self._pushes.note_task(line.id, push.task, state)
 
-    def _note_ids(self, device: Device, push: Push, now: datetime) -> None:
-        ids = push.ids
-        if ids:
-            self._status.sim(device.id, SimState(iccid=ids.iccid, imsi=ids.imsi, imei=ids.imei, at=now))
+    def _beside(self, work: Coroutine[Any, Any, None]) -> asyncio.Future[None]:
+        """Do something beside what is on its way to the bus, and return what is done when it is."""
+        task = asyncio.create_task(work, name="a message of the platform")
+        self._aside.add(task)
+        task.add_done_callback(self._aside.discard)
+        return task
 
-    async def _note_unmapped(self, line: Line, push: Push, came: Arrived) -> None:
+    async def _refuse(self, line: Line, came: Arrived, refused: Refused) -> None:
+        """Put a message on record, or keep it until its device may have become known."""
+        if refused.reason is not RejectReason.UNKNOWN_DEVICE or not await self._park(line, came):
+            await self._reject(line, came, refused)
+
+    async def _note_unmapped(self, line: Line, push: Push, came: Arrived, key: str) -> None:
         """Put a report of which no point reads anything on record, now and then: somebody may have forgotten it."""
         metrics.PUSHES.labels(push.kind, "unmapped").inc()
-        key, at = (line.id, push.service), self._clock.monotonic()
-        if at - self._unmapped.get(key, float("-inf")) < UNMAPPED_EVERY_S:
-            return
-        self._unmapped[key] = at
-        while len(self._unmapped) > MAX_UNMAPPED:
-            self._unmapped.popitem(last=False)
-        names = ", ".join(sorted(push.payload))[:200]
-        refused = Refused(
-            RejectReason.UNKNOWN_POINT,
-            f"service {push.service}: no point of the profile reads any of {names}",
-            f"服务 {push.service}:模板中没有测点读取 {names}",
-        )
-        await self._reject(line, came.body, came.at, refused)
+        service, at = (line.id, push.service), self._clock.monotonic()
+        if at - self._unmapped.get(service, float("-inf")) >= UNMAPPED_EVERY_S:
+            self._unmapped[service] = at
+            while len(self._unmapped) > MAX_UNMAPPED:
+                self._unmapped.popitem(last=False)
+            names = ", ".join(sorted(push.payload))[:200]
+            refused = Refused(
+                RejectReason.UNKNOWN_POINT,
+                f"service {push.service}: no point of the profile reads any of {names}",
+                f"服务 {push.service}:模板中没有测点读取 {names}",
+            )
+            await self._reject(line, came, refused)
+        self._taken(Told(key, push.kind), None)
 
-    async def _park(self, line: Line, push: Push, came: Arrived) -> bool:
+    async def _park(self, line: Line, came: Arrived) -> bool:
         """Keep a message until its device may have become known; return False when the database does not take it."""
+        push = parse_push(came.body)
+        if isinstance(push, Refused):
+            return False
         try:
             async with asyncio.timeout(PARK_WITHIN_S):
                 await self._submissions.park(
@@ -350,14 +414,14 @@ class AepPushes:
         metrics.PUSHES.labels(push.kind, "parked").inc()
         return True
 
-    async def _reject(self, line: Line, body: bytes, now: datetime, refused: Refused) -> None:
-        push = parse_push(body) if len(body) <= MAX_MESSAGE_BYTES else refused
+    async def _reject(self, line: Line, came: Arrived, refused: Refused) -> None:
+        push = parse_push(came.body) if len(came.body) <= MAX_MESSAGE_BYTES else refused
         device = None if isinstance(push, Refused) else self._find(line.id, push.device, push.ids.imei)
         rejection = Rejection(
             reason=refused.reason,
             source=line.id,
-            received_at=now,
-            raw=body,
+            received_at=came.at,
+            raw=came.body,
             detail=refused.detail,
             detail_zh=refused.detail_zh,
             device_id=None if device is None else DeviceId(device.id),
@@ -385,6 +449,25 @@ _PHASES: Mapping[str, Literal[Phase.BEGIN, Phase.END, Phase.ONCE]] = {
     "end": Phase.END,
     "once": Phase.ONCE,
 }
+
+
+def _events(device: Device, push: Push, reader: _Reader, now: datetime) -> list[ToldEvent]:
+    """Return the device's own alarms in an event report."""
+    return [
+        event_of(
+            DeviceEvent(
+                code=found.code,
+                phase=_PHASES[found.phase],
+                text=found.text,
+                source_time=push.at,
+                severity=found.severity,
+            ),
+            device=device,
+            driver=DRIVER,
+            received_at=now,
+        )
+        for found in reader.decoder.events(push)
+    ]
 
 
 def _connectivity(line: Line, device: Device, push: Push, now: datetime) -> Report:

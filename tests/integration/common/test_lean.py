@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,13 @@ import httpx
 import pytest
 from fastapi import Depends, FastAPI, Request, Response
 from prometheus_client import REGISTRY
-from starlette.types import Message
 
 from libs.common import errors
 from libs.common.bus.port import Bus
 from libs.common.errors import Bilingual
 from libs.common.health import Health
 from libs.common.lean import LeanDoor, LeanRequest
+from libs.common.listening import Listener, Serving
 from libs.common.log import current_context
 from libs.common.serving import Platform
 from libs.common.settings import CommonSettings
@@ -26,6 +27,8 @@ from libs.common.testing.clock import FakeClock
 from libs.common.tokens import KeyRing
 from libs.common.tracing import current_trace_id
 from libs.common.web import create_app, open_lean_door, require
+
+pytestmark = pytest.mark.integration
 
 LIMIT = 100
 SERVICE = "ingest"
@@ -37,6 +40,7 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         KeyRing.create(folder)
+        self.place = Path(folder / "s")
         self.clock = FakeClock(datetime(2026, 3, 1, tzinfo=UTC))
         self.keys = KeyRing.open(folder, self.clock)
         bus: Bus = None  # type: ignore[assignment]  # nothing here publishes
@@ -48,7 +52,8 @@ class World:
         self.usual: list[bytes] = []
         self.facts: dict[str, Any] = {}
         self.raises: BaseException | None = None
-        self.body_within_s = 10.0
+        self.safe: asyncio.Future[None] | None = None
+        """What the lean door hands back."""
 
         @self.app.post("/push/{line}/{token}", dependencies=[Depends(require("ingest:push"))])
         async def push(request: Request, line: str, token: str) -> Response:
@@ -61,11 +66,20 @@ class World:
         path = re.compile(r"/push/(?P<line>[^/]+)/(?P<token>[^/]+)")
         open_lean_door(self.app, LeanDoor(path, "ingest:push", LIMIT, self._take, **more))
 
-    async def _take(self, request: LeanRequest) -> None:
+    def _take(self, request: LeanRequest) -> asyncio.Future[None] | None:
         self.lean.append(request)
         self.facts = {"request_id": current_context()["request_id"], "trace": current_trace_id()}
         if self.raises is not None:
             raise self.raises
+        return self.safe
+
+    @asynccontextmanager
+    async def served(self) -> AsyncIterator[Serving]:
+        server = await Serving.start(Listener(self.app, uds=self.place))
+        try:
+            yield server
+        finally:
+            await server.stop(5.0)
 
     def headers(self, *scopes: str, subject: str = "10.0.0.9") -> dict[str, str]:
         kind: Any = "service"
@@ -74,24 +88,45 @@ class World:
 
     async def post(self, path: str = "/push/line-1/abc", method: str = "POST", **more: Any) -> httpx.Response:
         arguments: dict[str, Any] = {"content": b"{}", "headers": self.headers("ingest:push"), **more}
-        transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://ingest") as client:
+        transport = httpx.AsyncHTTPTransport(uds=str(self.place))
+        async with self.served(), httpx.AsyncClient(transport=transport, base_url="http://ingest") as client:
             return await client.request(method, path, **arguments)
 
-    async def ask(self, receive: Callable[[], Any], **headers: str) -> list[Message]:
-        """Ask without a client between, and return what was sent."""
-        sent: list[Message] = []
+    def request(self, body: bytes = b"{}", *, length: int | None = None, **headers: str) -> bytes:
+        """Return a request as it stands on the wire."""
+        given = {"host": "ingest", "content-length": str(len(body) if length is None else length),
+                 **self.headers("ingest:push"), **headers}  # fmt: skip
+        head = "".join(f"{name}: {value}\r\n" for name, value in given.items())
+        return f"POST /push/line-1/abc HTTP/1.1\r\n{head}\r\n".encode() + body
 
-        async def send(message: Message) -> None:
-            sent.append(message)
+    @asynccontextmanager
+    async def called(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """A connection without a client's library."""
+        reader, writer = await asyncio.open_unix_connection(str(self.place))
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+            await writer.wait_closed()
 
-        given = {"content-length": "4", **self.headers("ingest:push"), **headers}
-        scope = {
-            "type": "http", "method": "POST", "path": "/push/line-1/abc", "query_string": b"", "http_version": "1.1",
-            "headers": [(name.encode(), value.encode()) for name, value in given.items()], "root_path": "",
-        }  # fmt: skip
-        await self.app(scope, receive, send)
-        return sent
+
+def said_in(answer: httpx.Response) -> dict[str, str]:
+    """Return the headers of an answer but for the second in which it was given."""
+    return {name: value for name, value in answer.headers.items() if name != "date"}
+
+
+async def answer_of(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """Return status and body of the next answer."""
+    async with asyncio.timeout(10.0):
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(line for line in head.lower().splitlines() if line.startswith(b"content-length:"))
+        return int(head.split()[1]), await reader.readexactly(int(length.partition(b":")[2]))
+
+
+async def until(holds: Callable[[], object]) -> None:
+    async with asyncio.timeout(10.0):
+        while not holds():  # noqa: ASYNC110 - there is no event
+            await asyncio.sleep(0.005)
 
 
 @pytest.fixture
@@ -159,7 +194,7 @@ async def test_whatever_else_comes_is_answered_as_without_it(world: World, unusu
     world.open()
     before = counted(status)
     found = await asked()
-    assert (found.status_code, found.content, dict(found.headers)) == (status, without.content, dict(without.headers))
+    assert (found.status_code, found.content, said_in(found)) == (status, without.content, said_in(without))
     assert world.lean == []
     assert counted(status) == before + (unusual != "another method")
     assert len(world.usual) == (2 if status == 200 else 0)
@@ -192,7 +227,7 @@ async def test_what_goes_wrong_behind_it_is_answered_and_logged_as_without_it(
     found = await world.post(headers=headers)
     assert (found.status_code, found.content) == (without.status_code, without.content)
     assert found.status_code == status
-    assert dict(found.headers) == dict(without.headers)
+    assert said_in(found) == said_in(without)
     assert logged() == said
     assert (len(world.lean), len(world.usual), counted(status)) == (1, 1, before + 1)
 
@@ -206,68 +241,90 @@ async def test_until_the_service_has_started_the_application_says_so(world: Worl
 
 async def test_a_body_in_pieces_is_put_together(world: World) -> None:
     world.open()
-    pieces = iter([b"ab", b"c", b"d"])
-
-    async def receive() -> Message:
-        piece = next(pieces)
-        return {"type": "http.request", "body": piece, "more_body": piece != b"d"}
-
-    sent = await world.ask(receive)
-    assert (sent[0]["status"], world.lean[0].body) == (200, b"abcd")
-
-
-async def test_a_body_that_does_not_come_is_given_up(world: World) -> None:
-    world.open(body_within_s=0.0)
-    first = [{"type": "http.request", "body": b"ab", "more_body": True}]
-
-    async def receive() -> Message:
-        if first:
-            return first.pop()
-        await asyncio.Event().wait()
-        raise AssertionError("never")
-
-    sent = await world.ask(receive)
-    assert sent[0]["status"] == 400
-    assert b"too slowly" in sent[1]["body"]
-    assert world.lean == []
+    async with world.served(), world.called() as (reader, writer):
+        whole = world.request(b"abcd")
+        for piece in (whole[:20], whole[20:-3], whole[-3:-1], whole[-1:]):
+            writer.write(piece)
+            await asyncio.sleep(0.01)
+        assert await answer_of(reader) == (200, b"")
+    assert [one.body for one in world.lean] == [b"abcd"]
 
 
-async def test_who_goes_away_before_the_body_is_there_gets_no_answer(world: World) -> None:
+async def test_one_connection_serves_one_after_the_other_in_their_order(world: World) -> None:
     world.open()
-    before = counted(499)
+    world.safe = asyncio.get_running_loop().create_future()
+    async with world.served(), world.called() as (reader, writer):
+        writer.write(world.request(b"1") + world.request(b"2") + world.request(b"x" * (LIMIT + 1)))
+        await until(lambda: world.lean)
+        await asyncio.sleep(0.02)
+        assert [one.body for one in world.lean] == [b"1"]
+        assert world.usual == []
+        world.safe.set_result(None)
+        answers = [await answer_of(reader) for _ in range(3)]
+        writer.write(world.request(b"4"))
+        answers.append(await answer_of(reader))
+    assert answers == [(200, b"")] * 4
+    assert [one.body for one in world.lean] + world.usual == [b"1", b"4", b"2", b"x" * (LIMIT + 1)]
 
-    async def receive() -> Message:
-        return {"type": "http.disconnect"}
 
-    assert await world.ask(receive) == []
-    assert (world.lean, counted(499)) == ([], before + 1)
-
-
-async def test_what_the_drain_cuts_short_is_told_so(world: World) -> None:
+@pytest.mark.parametrize(
+    ("raised", "status"),
+    [(errors.Unavailable("the spool is full", message_zh="缓存已满"), 503), (KeyError("nobody expected it"), 500)],
+)
+async def test_what_fails_later_is_answered_as_what_fails_at_once(world: World, raised: Exception, status: int) -> None:
     world.open()
-
-    async def receive() -> Message:
-        await asyncio.Event().wait()
-        raise AssertionError("never")
-
-    asked = asyncio.create_task(world.ask(receive))
-    await asyncio.sleep(0)
-    world.health.drain()
-    asked.cancel()
-    sent = await asked
-    assert sent[0]["status"] == 503
-    assert b'"draining"' in sent[1]["body"]
+    world.raises = raised
+    headers = {**world.headers("ingest:push"), "x-request-id": "abc-1"}
+    at_once = await world.post(headers=headers)
+    world.raises, world.safe = None, asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_later(0.01, world.safe.set_exception, raised)
+    later = await world.post(headers=headers)
+    assert (later.status_code, later.content) == (status, at_once.content)
 
 
-async def test_who_is_cancelled_otherwise_stays_so(world: World) -> None:
+async def test_a_body_that_does_not_come_is_given_up_and_what_comes_of_it_later_is_none(world: World) -> None:
+    world.open(body_within_s=0.02)
+    async with world.served(), world.called() as (reader, writer):
+        writer.write(world.request(b"ab", length=4))
+        status, body = await answer_of(reader)
+        assert status == 400
+        assert b"too slowly" in body
+        writer.write(b"cd" + world.request(b"next"))
+        assert await answer_of(reader) == (200, b"")
+    assert [one.body for one in world.lean] == [b"next"]
+
+
+@pytest.mark.parametrize("length", [2, 4], ids=["after the body was there", "before"])
+async def test_who_goes_away_gets_no_answer(world: World, length: int) -> None:
     world.open()
-    world.raises = asyncio.CancelledError()
+    world.safe = asyncio.get_running_loop().create_future()
+    before = counted(499), counted(200)
+    async with world.served():
+        async with world.called() as (_, writer):
+            writer.write(world.request(b"ab", length=length))
+            await asyncio.sleep(0.02)
+        await until(lambda: counted(499) > before[0])
+        world.safe.set_result(None)
+        await asyncio.sleep(0)
+    assert (len(world.lean), counted(499), counted(200)) == (length == 2, before[0] + 1, before[1])
 
-    async def receive() -> Message:
-        return {"type": "http.request", "body": b"{}", "more_body": False}
 
-    with pytest.raises(asyncio.CancelledError):
-        await world.ask(receive)
+async def test_who_still_sends_is_told_that_the_service_stops_and_who_waits_is_answered(world: World) -> None:
+    world.open()
+    world.safe = asyncio.get_running_loop().create_future()
+    async with world.served() as server, world.called() as (first, sends), world.called() as (second, waits):
+        sends.write(world.request(b"ab", length=4))
+        waits.write(world.request(b"ab"))
+        await until(lambda: world.lean)
+        await asyncio.sleep(0.02)
+        stopping = asyncio.create_task(server.stop(5.0))
+        status, body = await answer_of(first)
+        assert status == 503
+        assert b'"draining"' in body
+        world.safe.set_result(None)
+        assert await answer_of(second) == (200, b"")
+        assert await second.read() == b""
+        assert await stopping
 
 
 def test_an_application_has_one_lean_door(world: World) -> None:
