@@ -77,7 +77,8 @@ def build(platform: Platform) -> Service:
     relay = OutboxRelay(bus=platform.bus, db=db, clock=clock, owner=owner)
 
     switching = Switching(loads=loads, keys=platform.keys, policy=settings.policy())
-    guards = GuardFacts(loads=loads, readings=board, settings=switching.policy)
+    devices = RegistryDevices(view, platform.settings.profile_dirs)
+    guards = GuardFacts(loads=loads, readings=board, settings=switching.policy, neighbours=devices)
     answers = ResultHandler(clock=steady, switching=switching, wake_relay=relay.wake)
     scheduler = Scheduler(
         db=db,
@@ -135,7 +136,6 @@ def build(platform: Platform) -> Service:
     )
 
     adjust_soon = asyncio.Event()
-    devices = RegistryDevices(view, platform.settings.profile_dirs)
     adjusting = Adjusting(db=db, clock=steady, keys=platform.keys, wake=relay.wake, neighbours=devices)
     adjust_loop = AdjustLoop(adjusting, singleton("adjusting"), tick_s=settings.tick_s, wake=adjust_soon)
     adjust_results = EffectsConsumer(

@@ -127,6 +127,7 @@ PLAIN: tuple[tuple[str, str, str], ...] = (
     ("already_pending", "another OFF of the load is on its way", "负载已有待执行的分闸命令"),
     ("guards_unknown", "what the guards need could not be read", "无法读取闭锁判断所需信息"),
     ("clock_not_synchronised", "our clock cannot be trusted", "平台时钟未同步"),
+    ("restarting", "a restart of the device was sent and is not proven over", "设备重启尚未确认结束"),
     ("local_lock", "the breaker is locked at the device", "断路器就地锁定"),
     ("protection_trip", "the breaker shows a protection trip, which would stop the wake-up", "断路器显示保护跳闸"),
     ("watchdog_unreachable", "the watchdog has not acknowledged the lease", "看门狗未确认租约"),

@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from libs.common.contracts.control import CommandAction, CommandState, Stage
 from libs.common.ids import CommandId, DeviceId, LineId, SiteId
 from services.control.domain.commands import WireId
+from services.control.domain.guards import RESTART_S
 
 S = CommandState
 PREFIX = "setting_"
@@ -36,8 +37,6 @@ SAME = 1e-6
 """Numbers that differ by less, in proportion, are the same."""
 CLOCK_WITHIN_S = 10.0
 """A clock that is off by less is right: meters tell it in whole seconds, and some take seconds to answer. [s]"""
-RESTART_S = 240.0
-"""A restarted device answers again within this, or a person is needed; the holder itself waits shorter. [s]"""
 APPROVE_WITHIN_S = 3600.0
 """An order that nobody has agreed to is over after this. [s]"""
 HOPELESS = frozenset(
@@ -224,6 +223,17 @@ def on_due(one: Adjustment, now: datetime, *, busy: bool, load_off: bool = False
     valid_until = min(now + timedelta(seconds=ACCEPT_S), one.not_after)
     sent = replace(one, attempt=one.attempt + 1, looks=0, sent_at=now, wire_not_after=valid_until)
     return Step(_state(sent, S.DISPATCHED, "", valid_until + timedelta(seconds=SETTLE_S)), send=True)
+
+
+def is_restarting(one: Adjustment, now: datetime) -> bool:
+    """Return whether a restart has left us and is not proven over, so that nobody can tell what its device reads.
+
+    One that was given up without a word may be going on all the same, until its time is over.
+    """
+    if one.action is not CommandAction.RESTART or one.sent_at is None:
+        return False
+    given_up = one.state is S.FAILED and now < one.sent_at + timedelta(seconds=ACCEPT_S + RESTART_S)
+    return given_up or one.state in IN_FLIGHT or one.state is S.UNKNOWN
 
 
 def superseded(one: Adjustment) -> Adjustment:

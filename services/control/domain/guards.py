@@ -28,6 +28,10 @@ PROTECTION_TRIPS: Mapping[int, str] = {
 limit (12), arrears (13) and unknown (99) are none: no rule lets them block an ON."""
 
 
+RESTART_S = 240.0
+"""A restarted device answers again within this, or a person is needed; the holder itself waits shorter. [s]"""
+
+
 @dataclass(frozen=True, slots=True)
 class Policy:
     """Limits of switching, from the settings. [s] and [kW] as the names say."""
@@ -169,6 +173,8 @@ class Facts:
     """Active alarm that the policy names, with signal and level."""
     backup_power: str | None = None
     """Active alarm that says that battery or generator feeds the site."""
+    restart: str | None = None
+    """Restart of the device that was sent and is not proven over."""
     crowding: Refusal | None = None
     """What the counts of the sector, the site and the regions say."""
     condition: Refusal | None = None
@@ -217,6 +223,8 @@ def off_refusals(
     yield from (refusal for refusal in found if not refusal.is_final)
     if facts.clock_problem is not None:
         yield Refusal("clock_not_synchronised", facts.clock_problem, None, False)
+    if facts.restart is not None:
+        yield Refusal("restarting", facts.restart, RESTART_S, False)
     doubt = _doubtful_reading(facts.reading, facts.released_trip, policy)
     if doubt is not None:
         yield doubt

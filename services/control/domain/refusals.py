@@ -123,6 +123,11 @@ WORDS: Mapping[str, tuple[str, str]] = {
         "the breaker was last read {value} s ago (None: never), at most {limit} s is allowed",
         "断路器数据已过期 {value} 秒(None 为从未读取),上限 {limit} 秒",
     ),
+    "restarting": (
+        "the device is being restarted by the order {value}: until that is over, within {limit} s, nobody can tell what"
+        " it reads",
+        "设备正在按命令 {value} 重启,{limit} 秒内结束前无法确认其读数",
+    ),
     "local_lock": ("the breaker is locked at the device", "断路器就地锁定"),
     "protection_trip": (
         "the breaker shows the protection trip {value}, which would stop the wake-up",

@@ -25,7 +25,7 @@ TRY_EVERY = timedelta(seconds=60)
 DAY = timedelta(days=1)
 NOT_REPLAYED = (
     "active_alarm", "backup_power", "maintenance", "emergency", "emergency_mode", "isolation", "local_lock",
-    "protection_trip", "coverage_sector", "coverage_site", "max_off_site", "max_off_region", "outranked",
+    "protection_trip", "restarting", "coverage_sector", "coverage_site", "max_off_site", "max_off_region", "outranked",
 )  # fmt: skip
 """Guards of which a history of readings tells nothing; with them a plan may switch less than is said here."""
 

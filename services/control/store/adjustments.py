@@ -155,6 +155,19 @@ async def fetch_busy(conn: WriteConn, device_ids: Collection[str], now: datetime
     return {row["device_id"] for row in rows}
 
 
+async def fetch_restarts(conn: ReadConn | WriteConn, since: datetime) -> list[Adjustment]:
+    """Return the restarts that were sent after that time, over or not, and those that are not over; oldest first."""
+    rows = await conn.fetch(
+        f"""
+        select {_COLUMNS} from adjustments
+         where action = 'restart' and sent_at is not null and (next_at is not null or sent_at > $1)
+         order by sent_at
+        """,  # noqa: S608
+        since,
+    )
+    return [_adjustment(row) for row in rows]
+
+
 async def fetch(conn: ReadConn, adjustment_id: str) -> Adjustment | None:
     """Return one order."""
     row = await conn.fetchrow(f"select {_COLUMNS} from adjustments where adjustment_id = $1", adjustment_id)  # noqa: S608

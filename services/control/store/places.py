@@ -125,7 +125,11 @@ GATE = "hashtextextended('control.emergency_mode', 0)"
 
 
 async def enter(conn: WriteConn, *, wait: bool) -> bool:
-    """Keep emergency mode from being declared until the transaction ends; False when somebody is declaring it."""
+    """Keep emergency mode from being declared, and restarts from being sent, until the transaction ends.
+
+    Returns:
+        False when somebody is at it.
+    """
     if wait:
         await conn.execute(f"select pg_advisory_xact_lock_shared({GATE})")
         return True

@@ -24,10 +24,11 @@ from services.control.domain.commands import group_state
 from services.control.domain.setpoints import Effect as RuleEffect
 from services.control.domain.setpoints import Place, SetpointBook, SetpointRule, words
 from services.control.store import adjustments as store
+from services.control.store import places as place_store
 from services.control.store.adjustments import SettingGroup
 from services.control.usecases.auditing import record, record_settings
 from services.control.usecases.isolations import SamePerson
-from services.control.usecases.ports import SteadyClock
+from services.control.usecases.ports import Alone, Neighbours, SteadyClock
 from services.control.usecases.setpoints import fetch_book
 
 logger = logging.getLogger(__name__)
@@ -111,21 +112,6 @@ class Adjustable(Protocol):
     @property
     def can_be_cared_for(self) -> frozenset[CommandAction]:
         """Orders without a value that the device may know."""
-
-
-class Neighbours(Protocol):
-    """Who hangs together with whom."""
-
-    def stopped_with(self, device_id: str) -> Sequence[str]:
-        """Return what a restart of a device stops: itself, and with a telecontrol station all that is on its line."""
-
-
-class Alone:
-    """No device hangs together with another one."""
-
-    def stopped_with(self, device_id: str) -> Sequence[str]:
-        """Return the device."""
-        return (device_id,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,6 +402,9 @@ class Adjusting:
         async with self._db.write() as conn:
             now = self._clock.now()
             due = await store.lock_due(conn, now, AT_ONCE)
+            if any(one.action is CommandAction.RESTART for one in due):
+                # Either it finds the OFF that somebody is letting pass, or that one finds it.
+                await place_store.close_gate(conn)
             busy = await store.fetch_busy(conn, {one.device_id for one in due}, now)
             off = await self._off_at_restart(conn, due)
             steps = []

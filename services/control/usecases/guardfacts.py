@@ -1,4 +1,4 @@
-"""What the guards have to know of loads beyond themselves: policies, counts, alarms, maintenance, emergency mode.
+"""What the guards have to know of loads beyond themselves: policies, counts, alarms, maintenance, emergency, restarts.
 
 Everything is read within the transaction that lets an OFF pass. Counts are read under the locks of their places, in
 the order that ``store.areas`` gives, so that they hold for orders at the same moment and over replicas. On
@@ -8,9 +8,10 @@ an OFF whose place is just being counted by somebody else is looked at again a m
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from libs.common.db import ReadConn, WriteConn
+from services.control.domain.adjusting import is_restarting
 from services.control.domain.guards import Facts, Policy
 from services.control.domain.headcount import Headcount
 from services.control.domain.loads import LoadInfo
@@ -22,11 +23,15 @@ from services.control.domain.places import (
     blocking_alarm,
 )
 from services.control.domain.policies import Book, Effective, GuardPolicy, InvalidPolicy, Scope, read_limits
+from services.control.store import adjustments as adjustment_store
 from services.control.store import areas as area_store
 from services.control.store import places as place_store
 from services.control.store import policies as policy_store
 from services.control.store.policies import PolicyRow
-from services.control.usecases.ports import Loads, Readings
+from services.control.usecases.ports import Alone, Loads, Neighbours, Readings
+
+RESTARTS_SINCE = timedelta(minutes=10)
+"""One that was sent before this is going on only where its life says so."""
 
 
 @dataclass(slots=True)
@@ -38,6 +43,10 @@ class Judge:
     alarms: Sequence[ActiveAlarm] = ()
     windows: Sequence[MaintenanceWindow] = ()
     emergencies: Sequence[EmergencyMode] = ()
+    restarts: Mapping[str, str] = field(default_factory=dict)
+    """Orders by which devices are being restarted."""
+    entered: bool = True
+    """Whether emergency mode and restarts were kept from beginning meanwhile; without that nobody knows of them."""
     unlocked: frozenset[str] = frozenset()
     """Places that somebody else is counting."""
     problem: str | None = None
@@ -67,8 +76,14 @@ class Judge:
             maintenance=None if window is None else str(window),
             alarm=None if alarm is None else str(alarm),
             backup_power=None if supply is None else str(supply),
+            restart=self._restart(load),
             crowding=self.counts.refusal(load, policy),
         )
+
+    def _restart(self, load: LoadInfo) -> str | None:
+        if not self.entered:
+            return "not known yet"  # of an isolation too, which passes everything else that cannot be read
+        return None if load.device_id is None else self.restarts.get(load.device_id)
 
     def passed(self, load: LoadInfo | None) -> None:
         """Count a load whose OFF goes on."""
@@ -79,17 +94,21 @@ class Judge:
 class GuardFacts:
     """Reads what the guards have to know."""
 
-    def __init__(self, *, loads: Loads, readings: Readings, settings: Policy) -> None:
+    def __init__(
+        self, *, loads: Loads, readings: Readings, settings: Policy, neighbours: Neighbours | None = None
+    ) -> None:
         """Prepare a reader.
 
         Args:
             loads: The registry.
             readings: What the direct door last said.
             settings: Limits where no policy says anything.
+            neighbours: What a restart stops beside the device.
         """
         self._loads = loads
         self._readings = readings
         self._settings = settings
+        self._neighbours = neighbours or Alone()
         self._book = Book((), settings)
         self._revision = 0
         self._problem: str | None = None
@@ -136,7 +155,8 @@ class GuardFacts:
         about = [load for load in loads if load is not None]
         book = await self.book(conn)
         if not await place_store.enter(conn, wait=not sending):
-            return Judge(effective=book.of, problem="emergency mode is being declared or ended")
+            problem = "emergency mode is being declared, or a restart sent"
+            return Judge(effective=book.of, problem=problem, entered=False)
         wanted = {area for load in about for area in counted_areas(load, book.of(load).policy)}
         locked = await area_store.lock_areas(conn, wanted, wait=not sending)
         return await self._look(
@@ -174,10 +194,21 @@ class GuardFacts:
             alarms=await place_store.alarms_at(conn, sites),
             windows=await place_store.windows_at(conn, sites, start),
             emergencies=await place_store.emergencies_in_force(conn),
+            restarts=await self._restarts(conn, now),
             unlocked=frozenset(unlocked),
             problem=self._problem,
             at=start,
         )
+
+    async def _restarts(self, conn: ReadConn | WriteConn, now: datetime) -> dict[str, str]:
+        """Return, by device, the order that is restarting it; the device itself or the station that it is part of."""
+        sent = await adjustment_store.fetch_restarts(conn, now - RESTARTS_SINCE)
+        return {
+            device_id: one.adjustment_id
+            for one in sent
+            if is_restarting(one, now)
+            for device_id in self._neighbours.stopped_with(one.device_id)
+        }
 
     async def _count(
         self,

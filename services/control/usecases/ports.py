@@ -32,6 +32,21 @@ class Readings(Protocol):
         """Return a load's reading, with its age brought up to now; None when nothing recent was heard."""
 
 
+class Neighbours(Protocol):
+    """Who hangs together with whom."""
+
+    def stopped_with(self, device_id: str) -> Sequence[str]:
+        """Return what a restart of a device stops: itself, and with a telecontrol station all that is on its line."""
+
+
+class Alone:
+    """No device hangs together with another one."""
+
+    def stopped_with(self, device_id: str) -> Sequence[str]:
+        """Return the device."""
+        return (device_id,)
+
+
 class ClockSync(Protocol):
     """Whether this machine's clock may be trusted."""
 

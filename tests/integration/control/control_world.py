@@ -31,7 +31,7 @@ from services.control.usecases.guardfacts import GuardFacts
 from services.control.usecases.isolations import Isolations
 from services.control.usecases.orders import Orders
 from services.control.usecases.plans import Plans
-from services.control.usecases.ports import SteadyClock
+from services.control.usecases.ports import Alone, Neighbours, SteadyClock
 from services.control.usecases.results import ResultHandler
 from services.control.usecases.scheduler import Scheduler
 from services.control.usecases.switching import Switching
@@ -222,6 +222,7 @@ class World:
         self.watchdog_required = watchdog
         self.policy = policy
         self.inrush = InrushLimits()
+        self.neighbours: Neighbours = Alone()
         self.samples: dict[tuple[str, Quantity], list[list[Sample]]] = {}
         self.published: list[tuple[str, dict[str, object]]] = []
         """Everything that left the outbox: topic and payload."""
@@ -242,7 +243,9 @@ class World:
         """Make new objects, as a process that starts does."""
         self.steady = SteadyClock(self.clock)
         self.switching = Switching(loads=self.loads, keys=self.keys, policy=self.policy)
-        self.guards = GuardFacts(loads=self.loads, readings=self, settings=self.policy)
+        self.guards = GuardFacts(
+            loads=self.loads, readings=self, settings=self.policy, neighbours=self.neighbours
+        )  # fmt: skip
         self.scheduler = Scheduler(
             db=self.db, clock=self.steady, sync=self.sync, readings=self, samples=self, switching=self.switching,
             guards=self.guards, prepare_s=30, watchdog_required=self.watchdog_required, inrush=self.inrush,
@@ -287,8 +290,10 @@ class World:
         return len(rows)
 
     def deliver(self) -> None:
-        """Let the field have the commands that were published."""
+        """Let the field have the commands that were published; it knows nothing of orders inside devices."""
         for raw in self.commands:
+            if raw.get("load_id") is None:
+                continue
             self.field.execute(WireCommand.from_json(orjson.dumps(raw)), raw)
         self.commands.clear()
 

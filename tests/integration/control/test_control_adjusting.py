@@ -22,6 +22,7 @@ from services.control.domain.adjusting import Adjustment, action_of
 from services.control.domain.setpoints import SetpointScope
 from services.control.store import adjustments as store
 from services.control.store import audit as audit_store
+from services.control.store import places
 from services.control.usecases.adjusting import (
     Adjusting,
     BeingAdjusted,
@@ -30,11 +31,13 @@ from services.control.usecases.adjusting import (
     SetpointRefused,
     SettingOrder,
 )
-from services.control.usecases.isolations import SamePerson
-from services.control.usecases.orders import SwitchOrder
+from services.control.usecases.isolations import IsolationRequest, SamePerson
+from services.control.usecases.orders import Group, SwitchOrder
 from services.control.usecases.ports import SteadyClock
 from services.control.usecases.setpoints import SetpointPolicies
 from tests.integration.control.control_world import World, received
+from tests.integration.control.fake_ingest import until
+from tests.integration.control.test_control_rules import plan_in
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres]
 
@@ -448,6 +451,151 @@ async def test_no_restart_while_a_load_behind_the_station_is_off(desk: Desk, asl
     assert [(one.action.value, dict(one.arguments)) for one in sent] == [("set_clock", {"within_s": 10.0})]
     await desk.answer(sent[0].command_id, Stage.VERIFIED)
     assert [(one.action.value, dict(one.arguments)) for one in await desk.turn(20)] == [("restart", {})]
+
+
+async def switch(desk: Desk, action: CommandAction, load_id: str, **changes: Any) -> Group:
+    world = desk.world
+    restore_at = world.clock.now() + timedelta(hours=1) if action is CommandAction.OPEN else None
+    order = SwitchOrder(
+        action, (load_id,), "user:duty", "api", Priority.OPERATOR, restore_at=restore_at, **changes
+    )  # fmt: skip
+    async with world.db.write() as conn:
+        return await world.orders.switch(conn, order)
+
+
+async def restarting(desk: Desk) -> Command:
+    """Have the first of two feeders of a station restarted, with a load behind each; return what was sent."""
+    world = desk.world
+    together = Line104()
+    world.neighbours = together
+    world.start()
+    desk.adjusting = Adjusting(
+        db=world.db, clock=world.steady, keys=world.keys, wake=lambda: None, neighbours=together
+    )  # fmt: skip
+    for number in (1, 2):
+        world.add_load(f"aau-{number}", device_id=DeviceId(f"feeder-{number}"))
+    await many(desk, [station(1)], setting(None, None, action=CommandAction.RESTART))
+    (command,) = await desk.turn()
+    assert command.action is CommandAction.RESTART
+    return command
+
+
+class TestWhileADeviceIsRestarted:
+    @pytest.mark.parametrize("load_id", ["aau-1", "aau-2"])
+    async def test_an_off_of_it_or_of_its_station_is_refused_with_the_order(self, desk: Desk, load_id: str) -> None:
+        command = await restarting(desk)
+        (refused,) = (await switch(desk, CommandAction.OPEN, load_id)).refused
+        assert (refused["guard"], refused["value"], refused["limit"]) == ("restarting", command.command_id, 240.0)
+        assert command.command_id in str(refused["message"])
+        assert "重启" in str(refused["message_zh"])
+        assert desk.world.field.breakers[load_id].closed
+
+    async def test_another_device_is_switched(self, desk: Desk) -> None:
+        await restarting(desk)
+        desk.world.add_load("b")
+        assert (await switch(desk, CommandAction.OPEN, "b")).refused == ()
+        await desk.world.run(5)
+        assert not desk.world.field.breakers["b"].closed
+
+    @pytest.mark.parametrize("stage", [None, Stage.ACCEPTED, Stage.EXECUTED])
+    async def test_an_off_that_may_wait_does_until_its_time_is_over(self, desk: Desk, stage: Stage | None) -> None:
+        world, command = desk.world, await restarting(desk)
+        if stage is not None:
+            await desk.answer(command.command_id, stage)
+        await switch(desk, CommandAction.OPEN, "aau-1", not_after=world.clock.now() + timedelta(seconds=60))
+        for _ in range(7):
+            await desk.adjusting.tick()
+            await world.run(10)
+        assert (await world.states("aau-1"))[0] == ("open", "expired", "restarting")
+        assert world.field.breakers["aau-1"].switched == 0
+        evidence: Any = await world.value("select evidence from command_history where state = 'expired'")
+        assert (evidence["guard"], evidence["value"]) == ("restarting", command.command_id)
+
+    async def test_it_is_sent_when_the_device_has_answered_again(self, desk: Desk) -> None:
+        world, command = desk.world, await restarting(desk)
+        await switch(desk, CommandAction.OPEN, "aau-2", not_after=world.clock.now() + timedelta(seconds=300))
+        await desk.answer(command.command_id, Stage.ACCEPTED)
+        await world.run(100, step_s=5)
+        assert (await world.states("aau-2"))[0] == ("open", "scheduled", "restarting")
+        await desk.answer(command.command_id, Stage.VERIFIED)
+        await world.run(5)
+        assert (await world.states("aau-2"))[0][:2] == ("open", "succeeded")
+
+    async def test_a_restart_that_was_given_up_without_a_word_holds_for_its_time(self, desk: Desk) -> None:
+        world, command = desk.world, await restarting(desk)
+        await desk.answer(command.command_id, Stage.UNKNOWN)
+        await world.run(248, step_s=4)
+        assert (await switch(desk, CommandAction.OPEN, "aau-1")).refused[0]["guard"] == "restarting"
+        await world.run(4)
+        assert (await switch(desk, CommandAction.OPEN, "aau-1")).refused == ()
+
+    async def test_one_that_the_line_has_refused_holds_up_nothing(self, desk: Desk) -> None:
+        command = await restarting(desk)
+        await desk.answer(command.command_id, Stage.REFUSED, reason="unsupported")
+        assert (await switch(desk, CommandAction.OPEN, "aau-1")).refused == ()
+
+    async def test_a_plan_and_an_isolation_wait_too(self, desk: Desk) -> None:
+        world, command = desk.world, await restarting(desk)
+        await plan_in(world, "aau-1", off_in_s=40, off_for_s=3600)
+        expires_at = world.clock.now() + timedelta(hours=1)
+        wanted = IsolationRequest(world.loads.loads["aau-2"], "li", "P-7", "cabling", expires_at)
+        isolation = await world.isolations.request(wanted, "user:a", "console")
+        await world.isolations.approve(isolation.isolation_id, "user:b", "console")
+        await desk.answer(command.command_id, Stage.ACCEPTED)
+        await world.run(100, step_s=5)
+        for load_id in ("aau-1", "aau-2"):
+            assert (await world.states(load_id))[0] == ("open", "scheduled", "restarting")
+        await desk.answer(command.command_id, Stage.VERIFIED)
+        await world.run(5)
+        for load_id in ("aau-1", "aau-2"):
+            assert not world.field.breakers[load_id].closed
+
+    async def test_an_on_is_sent_at_once(self, desk: Desk) -> None:
+        world = desk.world
+        await restarting(desk)
+        await switch(desk, CommandAction.CLOSE, "aau-1")
+        await world.tick()
+        assert [(one.action.value, one.load_id) for one in await desk.sent()] == [("close", "aau-1")]
+
+    async def test_an_off_is_not_let_pass_while_one_is_being_sent(self, desk: Desk) -> None:
+        world = desk.world
+        for load_id in ("a", "isolated"):
+            world.add_load(load_id)
+        await switch(desk, CommandAction.OPEN, "a")
+        expires_at = world.clock.now() + timedelta(hours=1)
+        wanted = IsolationRequest(world.loads.loads["isolated"], "li", "P-7", "cabling", expires_at)
+        isolation = await world.isolations.request(wanted, "user:a", "console")
+        await world.isolations.approve(isolation.isolation_id, "user:b", "console")
+        async with world.db.write() as conn:
+            await places.close_gate(conn)  # as the turn does that is about to send one
+            await world.tick()
+            assert (await world.states("a"))[0] == ("open", "scheduled", "guards_unknown")
+            assert (await world.states("isolated"))[0] == ("open", "scheduled", "restarting")
+        await world.run(5)
+        assert not world.field.breakers["a"].closed
+        assert not world.field.breakers["isolated"].closed
+
+    async def test_the_turn_that_sends_one_waits_for_whoever_lets_an_off_pass(self, desk: Desk) -> None:
+        world = desk.world
+        desk.device = station(1)
+        world.add_load("aau-1", device_id=DeviceId("feeder-1"))
+        made = await many(desk, [station(1)], setting(None, None, action=CommandAction.RESTART))
+        order = SwitchOrder(
+            CommandAction.OPEN, ("aau-1",), "user:duty", "api", Priority.OPERATOR,
+            restore_at=world.clock.now() + timedelta(hours=1),
+        )  # fmt: skip
+        async with world.db.write() as conn:
+            assert (await world.orders.switch(conn, order)).refused == ()
+            turn = asyncio.create_task(desk.adjusting.tick())
+            waits = "select exists (select from pg_locks where locktype = 'advisory' and not granted)"
+
+            async def is_waiting() -> bool:
+                return bool(await world.value(waits))
+
+            await until(is_waiting, "the turn waits")
+        await turn
+        assert (await group(desk, made.group.group_id)).by_state == {"rejected": 1}
+        assert await desk.sent() == []
 
 
 async def test_two_orders_at_once_for_one_point_are_one_after_the_other(desk: Desk) -> None:

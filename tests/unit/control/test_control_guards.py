@@ -26,6 +26,7 @@ REFUSALS = [
     ({"offs_last_day": 12}, "switches_per_day", True),
     ({"last_on_at": later(-299)}, "min_on_time", False),
     ({"clock_problem": "set by +3600 s"}, "clock_not_synchronised", False),
+    ({"restart": "r-1"}, "restarting", False),
     ({"reading": None}, "stale_data", False),
     ({"reading": reading(None)}, "stale_data", False),
     ({"reading": reading(1, age_s=301)}, "stale_data", False),
@@ -92,6 +93,7 @@ def test_what_saves_energy_or_wear_does_not_stop_an_isolation(changes: dict[str,
 
 @pytest.mark.parametrize("changes", [
     {"obstacle": "never_off"}, {"clock_problem": "x"}, {"reading": None}, {"command_latency_s": 1e4},
+    {"restart": "r-1"},
 ])  # fmt: skip
 def test_what_makes_an_off_doubtful_stops_an_isolation_too(changes: dict[str, object]) -> None:
     assert off_refusal(None, "i-1", facts(isolation_id="i-1", **changes), NOW, POLICY) is not None
