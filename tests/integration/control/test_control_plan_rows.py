@@ -2,7 +2,9 @@
 
 import asyncio
 import random
+import re
 from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -157,6 +159,29 @@ async def test_a_plan_that_a_former_release_has_ended_is_not_followed(world: Wor
     assert not await world.scheduler.bring_near(datetime(2026, 4, 1, tzinfo=UTC))
     assert await world.value(f"select count(*) from {OCCURRENCES}") == 0
     assert await world.value("select count(*) from plan_windows where distant_since is not null") == 0
+
+
+async def test_a_former_release_finds_every_night_after_what_the_readme_says_for_going_back(world: World) -> None:
+    await approved(world, Stagger(Spread.EVEN, 600), nights=5)
+    ended = await approved(world, Stagger(), nights=2)
+    async with world.db.write() as conn:  # as a former release ends a plan, which knows of no distant ones
+        await conn.execute("update plans set state = 'ended', ended_by = 'user:a' where plan_id = $1", ended.plan_id)
+    async with world.db.read() as conn:
+        before = await occurrence_store.fetch_page(conn, Asked(), 1000)
+    assert await world.value("select count(*) from plan_occurrences") == 0
+    readme = (Path(__file__).parents[3] / "services" / "control" / "README.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"```sql\n(.*?)```", readme, re.DOTALL)
+    async with world.db.write() as conn:
+        await conn.execute(script)
+    async with world.db.read() as conn:
+        assert await occurrence_store.fetch_page(conn, Asked(), 1000) == before
+    # A former release looks into this table alone.
+    assert await world.value("select count(*) from plan_occurrences") == len(before) == 5 * len(NAMES)
+    assert await world.value("select count(*) from distant_occurrences") == 0
+    assert not await world.scheduler.bring_near(datetime(2026, 4, 10, tzinfo=UTC))
+    await world.clock.advance((datetime(2026, 3, 28, 0, 9, tzinfo=UTC) - world.clock.now()).total_seconds())
+    await world.run(60, step_s=5)
+    assert not any(world.field.breakers[name].closed for name in NAMES)
 
 
 @pytest.mark.parametrize("seed", range(4))
