@@ -1,12 +1,15 @@
 """HTTP/1.1 for calls by the thousand: one write out, one wake-up when the answer is there, connections that are kept.
 
 A client library took most of what a callback costs, and callbacks go by the thousand a second. h11 knows the protocol;
-here are the sockets, and the bounds on a receiver that may do as it likes. A connection only ever leads to an address
+here are the sockets, and the bounds on a receiver that may do as it likes. A request that cannot be misread is written,
+and an answer that came in one piece and is as plain as nearly all are is read, without h11, which decides on every
+other. A connection only ever leads to an address
 that was checked when it was opened, no redirection is followed, no proxy is heeded. ``GuardedClient`` is for the calls
 that are few: it unpacks answers, and tells of failures in two languages.
 """
 
 import asyncio
+import re
 import ssl
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -77,6 +80,43 @@ class _Target:
         return self.scheme, self.host, self.port
 
 
+_LINES = re.compile(rb"(?:[-!#$%&'*+.^_`|~0-9a-zA-Z]+: [!-~]+(?:[ \t]+[!-~]+)*\r\n)+")
+"""Headers that are read by everybody as they are meant, if there are as many lines as headers."""
+_TARGET = re.compile(rb"[!-~]+")
+_PLAIN = re.compile(
+    rb"HTTP/1\.1 ([2-5][0-9]{2})(?: [^\r\n\x00]*)?\r\n((?:[-!#$%&'*+.^_`|~0-9a-zA-Z]+:[^\r\n\x00]*\r\n)*)\r\n"
+)
+_LENGTH = re.compile(rb"[0-9]{1,9}")
+_BESIDE_LENGTH = frozenset({b"transfer-encoding", b"connection", b"upgrade"})
+"""Headers with which a length is not all that there is to know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The head of a request."""
+
+    method: str
+    target: bytes
+    headers: Sequence[tuple[str, str]]
+
+    def for_h11(self) -> h11.Request:
+        """Return it as h11 knows it.
+
+        Raises:
+            h11.LocalProtocolError: It would not be read as it is meant.
+        """
+        return h11.Request(method=self.method, target=self.target, headers=list(self.headers))
+
+    def written(self) -> bytes:
+        """Return it as it is sent. Raises as ``for_h11``."""
+        text = "".join([f"{name}: {value}\r\n" for name, value in self.headers])
+        lines = text.encode("ascii", "replace")
+        is_safe = text.isascii() and lines.count(b"\r\n") == len(self.headers) and _LINES.fullmatch(lines) is not None
+        if is_safe and self.method.isalpha() and _TARGET.fullmatch(self.target) is not None:
+            return b"%b %b HTTP/1.1\r\n%b\r\n" % (self.method.encode("ascii"), self.target, lines)
+        return h11.Connection(h11.CLIENT).send(self.for_h11()) or b""
+
+
 @lru_cache(URLS_KNOWN)
 def _target(url: str) -> _Target:
     found = parse_url(url)
@@ -94,7 +134,10 @@ class Connection(asyncio.Protocol):
         self.opened_s = self.idle_since_s = self._loop.time()
         self.is_usable = True
         """Whether it can take a call, or one more."""
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+        self._http: h11.Connection | None = None
+        """Reads the answer, if it is not a plain one."""
+        self._asked: tuple[Head, bytes] | None = None
+        """Head and body of the call."""
         self._transport: asyncio.Transport | None = None
         self._answer: asyncio.Future[Answer] | None = None
         """What the call waits for."""
@@ -121,9 +164,16 @@ class Connection(asyncio.Protocol):
         if self._answer is None or self._answer.done():
             self.close()  # nobody has asked
             return
+        if self._http is None:
+            plain = _plain(data, self._max_bytes)
+            if plain is not None:
+                self.is_usable = True
+                self._answer.set_result(plain)
+                return
+            self._http = self._after_asking()
         self._http.receive_data(data)
         try:
-            self._read()
+            self._read(self._http)
         except h11.RemoteProtocolError as exc:
             if self._head is not None:
                 self._say()  # the status has come, and it counts
@@ -131,12 +181,12 @@ class Connection(asyncio.Protocol):
                 self._answer.set_exception(exc)
 
     async def call(
-        self, request: h11.Request, body: bytes, *, cut_after_s: float | None, max_bytes: int = MAX_ANSWER_BYTES
+        self, head: Head, body: bytes, *, cut_after_s: float | None, max_bytes: int = MAX_ANSWER_BYTES
     ) -> Answer:
         """Send a request and return its answer; a connection that cannot take another one is closed.
 
         Args:
-            request: The head.
+            head: Of the request.
             body: All of it.
             cut_after_s: How long the rest of an answer is waited for whose head has come; None is for all of it. [s]
             max_bytes: So much of an answer's body is read. [B]
@@ -145,16 +195,15 @@ class Connection(asyncio.Protocol):
             OSError: The connection was lost.
             h11.ProtocolError: What came is no HTTP, or what was to be sent.
         """
-        self.is_usable, self._head = False, None
+        self.is_usable, self._http, self._head = False, None, None
+        self._asked = head, body
         self._cut_after_s, self._max_bytes = cut_after_s, max_bytes
         self._body.clear()
         answer: asyncio.Future[Answer] = self._loop.create_future()
         self._answer = answer
         try:
-            events = (request, h11.Data(data=body), h11.EndOfMessage()) if body else (request, h11.EndOfMessage())
-            parts = [self._http.send(each) for each in events]
             assert self._transport is not None  # noqa: S101 - the connection was made
-            self._transport.write(b"".join(part for part in parts if part))
+            self._transport.write(head.written() + body)
             return await answer
         finally:
             self._answer = self._head = None
@@ -170,13 +219,22 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _read(self) -> None:
+    def _after_asking(self) -> h11.Connection:
+        """Return h11's idea of the connection, after it has sent the request."""
+        assert self._asked is not None  # noqa: S101 - somebody waits for the answer
+        head, body = self._asked
+        http = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_HEAD_BYTES)
+        for event in (head.for_h11(), *((h11.Data(data=body),) if body else ()), h11.EndOfMessage()):
+            http.send(event)
+        return http
+
+    def _read(self, http: h11.Connection) -> None:
         """Take in what has come.
 
         Raises:
             h11.RemoteProtocolError: It is no answer.
         """
-        while (event := self._http.next_event()) is not h11.NEED_DATA:
+        while (event := http.next_event()) is not h11.NEED_DATA:
             if isinstance(event, h11.Response):
                 self._head = event
             elif isinstance(event, h11.Data):
@@ -186,10 +244,9 @@ class Connection(asyncio.Protocol):
                     self._say()
                     return
             elif isinstance(event, h11.EndOfMessage):
-                http = self._http
-                if http.our_state is h11.DONE and http.their_state is h11.DONE and not http.trailing_data[0]:
-                    http.start_next_cycle()
-                    self.is_usable = True
+                self.is_usable = (
+                    http.our_state is h11.DONE and http.their_state is h11.DONE and not http.trailing_data[0]
+                )
                 self._say(is_whole=True)
                 return
             elif not isinstance(event, h11.InformationalResponse):
@@ -199,6 +256,8 @@ class Connection(asyncio.Protocol):
 
     def _ends_here(self) -> bool:
         """Return whether a body ends where the connection does: one that said no length."""
+        if self._http is None:
+            return False
         try:
             self._http.receive_data(b"")
             return isinstance(self._http.next_event(), h11.EndOfMessage)
@@ -283,20 +342,12 @@ class Wire:
         """
         target = _target(url)
         length = [("content-length", str(len(body)))] if body or method not in BODILESS else []
-        request = h11.Request(
-            method=method,
-            target=target.path,
-            headers=[
-                ("host", target.authority.decode()),
-                ("accept-encoding", "identity"),
-                *length,
-                *headers.items(),
-            ],
-        )
+        usual = ("host", target.authority.decode()), ("accept-encoding", "identity")
+        head = Head(method, target.path, (*usual, *length, *headers.items()))
         until_s = asyncio.get_running_loop().time() + timeout_s
         connection = self._kept(target) or await self._open(target, until_s)
         async with asyncio.timeout_at(until_s):
-            answer = await connection.call(request, body, cut_after_s=cut_after_s, max_bytes=max_bytes)
+            answer = await connection.call(head, body, cut_after_s=cut_after_s, max_bytes=max_bytes)
         if self._is_closed:
             connection.close()
         elif connection.is_usable:
@@ -335,6 +386,24 @@ class Wire:
                 ssl=self._trust if is_tls else None, server_hostname=target.host if is_tls else None,
             )  # fmt: skip
         return connection
+
+
+def _plain(data: bytes, max_bytes: int) -> Answer | None:
+    """Return an answer that came in one piece and holds a length, or nothing, and a whole body; None for any other."""
+    found = _PLAIN.match(data)
+    if found is None:
+        return None
+    status, body = int(found[1]), data[found.end() :]
+    headers = [(name.lower(), value.strip(b" \t")) for name, _, value in
+               (line.partition(b":") for line in found[2].split(b"\r\n")[:-1])]  # fmt: skip
+    lengths = [value for name, value in headers if name == b"content-length"]
+    if any(name in _BESIDE_LENGTH for name, _ in headers) or len(body) > max_bytes:
+        return None
+    if status in (204, 304):
+        return None if body or lengths else Answer(status, headers, b"", is_whole=True)
+    if len(lengths) != 1 or _LENGTH.fullmatch(lengths[0]) is None or int(lengths[0]) != len(body):
+        return None
+    return Answer(status, headers, body, is_whole=True)
 
 
 def _is_fresh(connection: Connection, now_s: float) -> bool:
