@@ -5,7 +5,6 @@ Source:
 """
 
 import base64
-import hashlib
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -42,7 +41,7 @@ def signed_headers(
     named = sorted({**params, **master_key}.items())
     lines = [f"application:{app.key}", f"timestamp:{timestamp_ms}", *(f"{name}:{value}" for name, value in named)]
     text = "".join(f"{line}\n" for line in lines).encode() + (body + b"\n" if body else b"")
-    signature = base64.b64encode(hmac.new(app.secret.encode(), text, hashlib.sha1).digest()).decode()
+    signature = base64.b64encode(hmac.digest(app.secret.encode(), text, "sha1")).decode()
     return {
         "application": app.key,
         "timestamp": str(timestamp_ms),

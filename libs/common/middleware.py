@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 
 from fastapi.exceptions import HTTPException
@@ -39,6 +40,9 @@ _HARMLESS = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 
 _requests = metrics.counter("http_requests_total", "HTTP requests answered", ("service", "method", "status"))
 _seconds = metrics.histogram("http_request_duration_seconds", "Time until the answer begins", ("service",))
+# What is looked up for each request: there are as many as services, methods and kinds of answers.
+_requests_of = cache(_requests.labels)
+_seconds_of = cache(_seconds.labels)
 
 
 class Envelope:
@@ -158,9 +162,9 @@ def count(service: str, method: str, status: int, began_after_s: float | None) -
         status: What was answered.
         began_after_s: When the answer began; None for none. [s]
     """
-    _requests.labels(service, method, str(status)).inc()
+    _requests_of(service, method, str(status)).inc()
     if began_after_s is not None:
-        _seconds.labels(service).observe(began_after_s)
+        _seconds_of(service).observe(began_after_s)
 
 
 class Answer:

@@ -137,8 +137,9 @@ class KeyRing:
         """
         self._private = dict(private)
         self._public = dict(public)
-        self._known: OrderedDict[tuple[str, str], tuple[str, Mapping[str, Any]]] = OrderedDict()
-        """Audience and token whose signature was right, with issuer and claims: callers send one many times."""
+        self._known: OrderedDict[tuple[str, str], tuple[float, float, Principal]] = OrderedDict()
+        """Audience and token that were right but for the time: when it was made, when it ends, who asks. Callers send
+        one many times. [s]"""
         self._clock = clock
         self._unusable = dict(unusable or {})
 
@@ -251,13 +252,15 @@ class KeyRing:
         key = audience, token
         known = self._known.get(key)
         if known is None:
-            known = self._decoded(token, audience)
+            issuer, claims = self._decoded(token, audience)
+            known = *_times(claims), _principal(issuer, claims)
             self._known[key] = known
             if len(self._known) > MAX_KNOWN_TOKENS:
                 self._known.popitem(last=False)
-        issuer, claims = known
-        self._check_times(claims)
-        return _principal(issuer, claims)
+        issued_at, expires_at, principal = known
+        if not issued_at - LEEWAY_S <= self._clock.now().timestamp() <= expires_at + LEEWAY_S:
+            raise InvalidToken("the token has expired, or the clocks differ", message_zh="令牌已过期,或时钟不一致")
+        return principal
 
     def _decoded(self, token: str, audience: str) -> tuple[str, Mapping[str, Any]]:
         """Return issuer and claims of a token that one of ours has signed; its times are not looked at."""
@@ -276,15 +279,6 @@ class KeyRing:
             reason = str(exc) if isinstance(exc, jwt.InvalidTokenError) else "it cannot be read"
             raise InvalidToken(f"the token is not valid: {reason}", message_zh="令牌无效") from None
         return str(issuer), claims
-
-    def _check_times(self, claims: Mapping[str, Any]) -> None:
-        issued_at, expires_at = claims["iat"], claims["exp"]
-        if not all(isinstance(one, int | float) and abs(one) < 1e12 for one in (issued_at, expires_at)):
-            raise InvalidToken("the token's times are not numbers", message_zh="令牌时间无效")
-        if expires_at - issued_at > TOKEN_TTL_MAX_S:
-            raise InvalidToken(f"the token lives longer than {TOKEN_TTL_MAX_S:.0f} s", message_zh="令牌有效期过长")
-        if not issued_at - LEEWAY_S <= self._clock.now().timestamp() <= expires_at + LEEWAY_S:
-            raise InvalidToken("the token has expired, or the clocks differ", message_zh="令牌已过期,或时钟不一致")
 
     def sign_bytes(self, name: str, data: bytes) -> str:
         """Return the base64 Ed25519 signature of ``data`` by ``name``."""
@@ -326,6 +320,16 @@ class KeyRing:
                 f"this process does not hold the private key of {name}{why}",
                 message_zh=f"本进程没有 {name} 的私钥{why}",
             ) from None
+
+
+def _times(claims: Mapping[str, Any]) -> tuple[float, float]:
+    """Return when a token was made and when it ends. [s]"""
+    issued_at, expires_at = claims["iat"], claims["exp"]
+    if not all(isinstance(one, int | float) and abs(one) < 1e12 for one in (issued_at, expires_at)):
+        raise InvalidToken("the token's times are not numbers", message_zh="令牌时间无效")
+    if expires_at - issued_at > TOKEN_TTL_MAX_S:
+        raise InvalidToken(f"the token lives longer than {TOKEN_TTL_MAX_S:.0f} s", message_zh="令牌有效期过长")
+    return issued_at, expires_at
 
 
 def _principal(issuer: str, claims: Mapping[str, Any]) -> Principal:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from opentelemetry import trace
-from opentelemetry.context import Context
+from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -86,8 +86,11 @@ def span(
     """
     parent = _propagator.extract({"traceparent": traceparent}) if traceparent else None
     if _tracer is None:
-        with trace.use_span(_unrecorded(parent)):
+        above = attach(trace.set_span_in_context(_unrecorded(parent)))
+        try:
             yield
+        finally:
+            detach(above)
         return
     linked = [_context_of(_propagator.extract({"traceparent": link})) for link in links]
     with _tracer.start_as_current_span(

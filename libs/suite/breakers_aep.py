@@ -21,7 +21,7 @@ LINE = "product-1"
 TOKEN = "bench-token-of-thirty-two-letters-"  # noqa: S105 - of a platform that lives for some minutes
 SECRET = "\n".join(("app_key=bench", "app_secret=bench", "master_key=bench", f"push_token={TOKEN}"))
 SAVED, COMPLETED = 1, 4
-PUSHERS = 16
+PUSHERS = 64
 """Connections over which is pushed, one message at a time on each."""
 RENEWED_S = 30.0
 """The gateway's word is made anew after so long: it is believed for a minute or two. [s]"""
@@ -39,9 +39,10 @@ class AepBreakerField:
         self.breakers = [Breaker(closed=False) for _ in range(count)]
         self.port = 0
         self._server: asyncio.Server | None = None
-        self._pushing: list[asyncio.Task[None]] = []
+        self._opening: asyncio.Task[None] | None = None
+        self._pushers: list[_Pusher] = []
+        self._idle: list[_Pusher] = []
         self._waiting: deque[bytes] = deque()
-        self._wake = asyncio.Event()
         self._tasks = 0
         self._states: dict[str, int] = {}
 
@@ -58,17 +59,17 @@ class AepBreakerField:
             port: Of ingest, on this machine.
             authorization: Makes what the gateway says who it is by; asked again before that gets too old.
         """
-        for _ in range(PUSHERS):
-            self._pushing.append(asyncio.create_task(self._push_all(port, authorization), name="aep pushes"))
+        self._opening = asyncio.create_task(self._open(port, authorization), name="connections of the platform")
         for number in range(len(self.breakers)):
             self._report(number)
 
     async def stop(self) -> None:
         """Take and push no more."""
-        for task in self._pushing:
-            task.cancel()
-        if self._pushing:
-            await asyncio.wait(self._pushing)
+        if self._opening is not None:
+            await self._opening
+        self._waiting.clear()
+        for pusher in self._pushers:
+            pusher.close()
         if self._server is not None:
             self._server.close()
 
@@ -110,27 +111,72 @@ class AepBreakerField:
             "timestamp": _now_ms(), "IMEI": f"86{number:013d}", "deviceType": "", "topic": "v1/up/ad19", **content,
         }  # fmt: skip
         self._waiting.append(orjson.dumps(message))
-        self._wake.set()
+        if self._idle:
+            self._idle.pop().push(self._waiting.popleft())
 
-    async def _push_all(self, port: int, authorization: Callable[[], str]) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        head, made_at = b"", float("-inf")
-        try:
-            while True:
-                while not self._waiting:
-                    self._wake.clear()
-                    await self._wake.wait()
-                body = self._waiting.popleft()
-                if time.monotonic() - made_at > RENEWED_S:
-                    head, made_at = _head(authorization()), time.monotonic()
-                writer.write(head + b"content-type: application/json\r\ncontent-length: %d" % len(body) + END + body)
-                answer = await reader.readuntil(END)
-                await reader.readexactly(_length(answer))
-                if b" 200 " not in answer[:16]:  # the line is not known yet, or the spool is full: the platform goes on
-                    self._waiting.appendleft(body)
-                    await asyncio.sleep(AGAIN_S)
-        finally:
-            writer.close()
+    async def _open(self, port: int, authorization: Callable[[], str]) -> None:
+        head = _Head(authorization)
+        loop = asyncio.get_running_loop()
+        for _ in range(PUSHERS):
+            _, pusher = await loop.create_connection(partial(_Pusher, self, head), "127.0.0.1", port)
+            self._pushers.append(pusher)
+            self.next_of(pusher)
+
+    def next_of(self, pusher: "_Pusher") -> None:
+        """Let a connection push what waits next."""
+        if self._waiting:
+            pusher.push(self._waiting.popleft())
+        else:
+            self._idle.append(pusher)
+
+
+class _Head:
+    """The beginning of a push, made anew before the gateway's word in it gets too old."""
+
+    def __init__(self, authorization: Callable[[], str]) -> None:
+        self._authorization = authorization
+        self._head, self._made_at = b"", float("-inf")
+
+    def now(self) -> bytes:
+        if time.monotonic() - self._made_at > RENEWED_S:
+            self._head, self._made_at = _head(self._authorization()), time.monotonic()
+        return self._head
+
+
+class _Pusher(asyncio.Protocol):
+    """One connection over which the platform pushes."""
+
+    def __init__(self, field: AepBreakerField, head: _Head) -> None:
+        self._field = field
+        self._head = head
+        self._body = b""
+        self._answer = b""
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+
+    def push(self, body: bytes) -> None:
+        """Push a message; the next one after it was answered."""
+        self._body = body
+        if self._transport is not None and not self._transport.is_closing():
+            length = b"content-length: %d" % len(body)
+            self._transport.write(self._head.now() + length + END + body)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        answer = self._answer = self._answer + data
+        end = answer.find(END)
+        if end < 0 or len(answer) < end + len(END) + _length(answer[: end + len(END)]):
+            return
+        self._answer = b""
+        if answer.startswith(b"HTTP/1.1 200 "):
+            self._field.next_of(self)
+        else:  # the line is not known yet, or the spool is full: the platform goes on
+            asyncio.get_running_loop().call_later(AGAIN_S, self.push, self._body)
 
 
 class _Api(asyncio.Protocol):
@@ -186,7 +232,10 @@ def registry_of(field: AepBreakerField, *, per_site: int = 20) -> dict[str, Any]
 def _head(authorization: str) -> bytes:
     """Return the beginning of a push."""
     path = f"/push/aep/{LINE}/{TOKEN}"
-    return f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: {authorization}\r\n".encode()
+    return (
+        f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: {authorization}\r\n"
+        "content-type: application/json\r\n"
+    ).encode()
 
 
 def _length(head: bytes) -> int:

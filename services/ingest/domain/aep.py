@@ -57,6 +57,9 @@ class SimIds:
         return bool(self.imei or self.imsi or self.iccid)
 
 
+NO_IDS = SimIds()
+
+
 @dataclass(frozen=True, slots=True)
 class Push:
     """One message, read."""
@@ -136,7 +139,7 @@ def parse_push(raw: bytes) -> Push | Refused:
         "product": text_of(message.get("productId")),
         "device": device,
         "at": at,
-        "ids": _sim_ids(message),
+        "ids": NO_IDS if kind is PushKind.COMMAND_RESPONSE else _sim_ids(message),
         "service": text_of(message.get("serviceId")),
     }
     try:

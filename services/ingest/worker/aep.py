@@ -88,6 +88,17 @@ class Arrived:
 
 
 @dataclass(frozen=True, slots=True)
+class _Account:
+    """What a line says of the account that it is, read once for as long as it stays as it is."""
+
+    line: Line
+    product: str
+    tenant: str | None
+    senders: "Sequence[Network]"
+    """Whom it takes pushes from; none is anybody who knows the path."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Reader:
     """What is made once per profile."""
 
@@ -219,6 +230,7 @@ class AepPushes:
         self._complete = complete
         self._is_signed = is_signed
         self._readers: dict[tuple[str, str], _Reader] = {}
+        self._accounts: dict[str, _Account] = {}
         self._together = Together(acceptor, self._taken)
         self._aside: set[asyncio.Task[None]] = set()
         """What is done beside the others, since it may take long or nobody waits for its order."""
@@ -239,7 +251,7 @@ class AepPushes:
             raise _nothing()
         try:
             known = self._secrets.read(line.credentials_ref).require("push_token")
-            allowed = _networks(line)
+            allowed = self._account(line).senders
         except (InvalidInput, ValueError) as exc:
             logger.error("pushes are refused", extra={"line_id": line_id, "reason": str(exc)})
             raise _nothing() from None
@@ -296,7 +308,7 @@ class AepPushes:
         push = parse_push(came.body)
         if isinstance(push, Refused):
             return push
-        foreign = _foreign(line, push)
+        foreign = _foreign(self._account(line), push)
         if foreign is not None:
             return foreign
         if push.kind is PushKind.COMMAND_RESPONSE:
@@ -312,6 +324,21 @@ class AepPushes:
         if device is None:
             return unknown_device(push.device)
         return self._of_device(line, device, push, came, key)
+
+    def _account(self, line: Line) -> _Account:
+        """Return what a line says of its account.
+
+        Raises:
+            ValueError, InvalidInput: It says nothing that can be understood.
+        """
+        known = self._accounts.get(line.id)
+        if known is None or known.line is not line:
+            settings = line.settings or {}
+            tenant, text = settings.get("tenant"), str(settings.get("sources", ""))
+            senders = [ipaddress.ip_network(part, strict=False) for part in text.replace(",", " ").split()]
+            known = _Account(line, product_of(line), None if tenant is None else str(tenant), senders)
+            self._accounts[line.id] = known
+        return known
 
     def _find(self, line_id: str, address: str, serial: str | None) -> Device | None:
         return self._addresses.find(line_id, self._clock.now(), address=address, serial=serial)
@@ -482,15 +509,16 @@ def _connectivity(line: Line, device: Device, push: Push, now: datetime) -> Repo
     )
 
 
-def _foreign(line: Line, push: Push) -> Refused | None:
-    """Return why a message is not of this line's tenant and product, None when it is."""
-    wanted = {"tenantId": (line.settings or {}).get("tenant"), "productId": product_of(line)}
-    for name, found in (("tenantId", push.tenant), ("productId", push.product)):
-        expected = wanted[name]
-        if expected is not None and found != str(expected):
+def _foreign(account: _Account, push: Push) -> Refused | None:
+    """Return why a message is not of this account's tenant and product, None when it is."""
+    for name, expected, found in (
+        ("tenantId", account.tenant, push.tenant),
+        ("productId", account.product, push.product),
+    ):
+        if expected is not None and found != expected:
             return _not_ours(
-                f"{name}: expected that of line {line.id}, found {str(found)[:60]!r}",
-                f"{name} 与线路 {line.id} 不符,实际为 {str(found)[:60]!r}",
+                f"{name}: expected that of line {account.line.id}, found {str(found)[:60]!r}",
+                f"{name} 与线路 {account.line.id} 不符,实际为 {str(found)[:60]!r}",
             )
     return None
 
@@ -506,13 +534,7 @@ def _nothing() -> UnknownPath:
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-def _networks(line: Line) -> list[Network]:
-    """Return whom a line takes pushes from; nothing is anybody who knows the path."""
-    text = str((line.settings or {}).get("sources", ""))
-    return [ipaddress.ip_network(part, strict=False) for part in text.replace(",", " ").split()]
-
-
-def _is_within(sender: str, networks: list[Network]) -> bool:
+def _is_within(sender: str, networks: Sequence[Network]) -> bool:
     try:
         ip = ipaddress.ip_address(sender)
     except ValueError:
