@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import date, datetime, time
+from functools import lru_cache
 from typing import Any
 
 from pydantic import SecretBytes, SecretStr
@@ -17,6 +18,8 @@ HIDDEN = "***"
 TEXT_MAX = 4000
 """A fact longer than this is cut: whole payloads do not belong in a log. [characters]"""
 DEPTH_MAX = 6
+NAME_KEPT = 64
+"""Of names up to this long it is remembered whether they are a secret's. [characters]"""
 INT64_MAX = 2**63 - 1
 
 _WORD = r"pass(?:word|wd|phrase)|pa(?:s|sc)word|pwd"
@@ -72,6 +75,8 @@ def presentable(value: object, name: str = "", *, depth: int = 0) -> Any:
         name: What the value stands under; a text under the name of a secret is hidden.
         depth: How deep it lies; below ``DEPTH_MAX`` only a text is left of it.
     """
+    if type(value) is str:  # nearly all of them, and most are plain
+        return HIDDEN if value and _is_secret(name) else _text(value)
     if isinstance(value, SecretStr | SecretBytes):
         return HIDDEN
     if value is None or isinstance(value, bool):
@@ -82,9 +87,11 @@ def presentable(value: object, name: str = "", *, depth: int = 0) -> Any:
         return value if math.isfinite(value) else str(value)
     if isinstance(value, bytes | bytearray | memoryview):
         return f"<{len(value)} bytes>"
-    if depth < DEPTH_MAX and not (_SECRET_NAME.search(name) and value):
+    if depth < DEPTH_MAX and not (_is_secret(name) and value):
         if isinstance(value, Mapping):
-            return {_text(str(key)): presentable(part, str(key), depth=depth + 1) for key, part in value.items()}
+            names = [key if type(key) is str else str(key) for key in value]
+            parts = zip(names, value.values(), strict=True)
+            return {_text(one): presentable(part, one, depth=depth + 1) for one, part in parts}
         if isinstance(value, list | tuple) and len(value) == 2 and isinstance(value[0], str | bytes):
             name = value[0] if isinstance(value[0], str) else value[0].decode("latin-1")  # a header
             return [_text(name), presentable(value[1], name, depth=depth + 1)]
@@ -92,11 +99,23 @@ def presentable(value: object, name: str = "", *, depth: int = 0) -> Any:
             return [presentable(part, name, depth=depth + 1) for part in value]
     if isinstance(value, datetime | date | time):
         return value.isoformat()
-    return HIDDEN if _SECRET_NAME.search(name) and value else _text(str(value))
+    return HIDDEN if _is_secret(name) and value else _text(str(value))
+
+
+def _is_secret(name: str) -> bool:
+    """Return whether what stands under a name is hidden."""
+    return _is_secret_known(name) if len(name) <= NAME_KEPT else _SECRET_NAME.search(name) is not None
+
+
+@lru_cache(maxsize=1024)
+def _is_secret_known(name: str) -> bool:
+    return _SECRET_NAME.search(name) is not None
 
 
 def _text(text: str) -> str:
     length = len(text)
+    if length <= TEXT_MAX and text.isascii() and _HINT.search(text) is None:
+        return text
     # Cut twice, so that the second cut cannot leave half of a secret that no longer has its shape.
     shown = text[: 2 * TEXT_MAX]
     shown = redact(shown if shown.isascii() else shown.encode("utf-8", "replace").decode())
