@@ -60,6 +60,8 @@ def require_aware(value: datetime, name: str) -> datetime:
     Raises:
         ValueError: It carries no offset; a time without one is never guessed.
     """
+    if value.tzinfo is UTC:
+        return value
     if value.utcoffset() is None:
         raise ValueError(f"{name} has no time zone: {value.isoformat()}")
     return value.astimezone(UTC)

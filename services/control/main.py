@@ -58,6 +58,7 @@ from services.control.worker import (
     SecondPath,
     Singleton,
     StandByWaking,
+    WakeUpsFirst,
 )
 
 
@@ -123,6 +124,7 @@ def build(platform: Platform) -> Service:
         topics=[topics.RESULTS],
         handler=answers,
         member_id=owner,
+        give_way=WakeUpsFirst(clock=clock, waking=scheduler.waking, heard=answers.heard).wait,
     )
     # No part of the readiness: wake-ups need none of it.
     places = EffectsConsumer(
@@ -146,6 +148,7 @@ def build(platform: Platform) -> Service:
         topics=[topics.RESULTS],
         handler=adjusting,
         member_id=owner,
+        gather_s=0.2,
     )
 
     linker = Linker(db=db, clock=steady, keys=platform.keys)

@@ -1,6 +1,10 @@
 """Metrics of switching. The one to be woken up for is ``wattring_control_overdue_wakeups``."""
 
-from libs.common.contracts.control import CommandState
+from functools import cache
+
+from prometheus_client import Counter, Histogram
+
+from libs.common.contracts.control import CommandAction, CommandState
 from libs.common.metrics import counter, gauge, histogram
 from services.control.domain.commands import Change
 
@@ -23,16 +27,24 @@ def note(change: Change) -> None:
     command = change.after
     if change.before.state is command.state:
         return
-    COMMANDS.labels(command.action.value, command.state.value).inc()
+    _count(command.action, command.state).inc()
     if command.state is CommandState.DISPATCHED:
         since = command.not_before
     elif command.sent_at is not None and command.state in _ANSWERS:
         since = command.sent_at
     else:
         return
-    STAGE_SECONDS.labels(command.action.value, command.state.value).observe(
-        max((change.at - since).total_seconds(), 0.0)
-    )
+    _stage_seconds(command.action, command.state).observe(max((change.at - since).total_seconds(), 0.0))
 
 
 _ANSWERS = (CommandState.ACCEPTED, CommandState.VERIFYING, CommandState.SUCCEEDED, CommandState.FAILED)
+
+
+@cache
+def _count(action: CommandAction, state: CommandState) -> Counter:
+    return COMMANDS.labels(action.value, state.value)
+
+
+@cache
+def _stage_seconds(action: CommandAction, state: CommandState) -> Histogram:
+    return STAGE_SECONDS.labels(action.value, state.value)

@@ -38,6 +38,8 @@ LOCAL_LOOK_EVERY_S = 30.0
 """How often what is off is looked at for somebody on the spot having closed it. [s]"""
 LOOK_SHARE = 5
 """With many breakers a look is work for both sides: after one that took some time, so many times that time passes."""
+LOOK_BY_NAME = 500
+"""Up to so many breakers are looked at by name; for more of them the doors tell of all they have. [1]"""
 LOOK_AT_LEAST_EVERY_S = 4.0
 """Well before what was read is too old to be believed. [s]"""
 SAMPLES_AHEAD = timedelta(seconds=15)
@@ -54,6 +56,9 @@ UNANSWERED = timedelta(seconds=2)
 """An emergency that is not answered within this goes by the second path as well."""
 UNANSWERED_IN_A_FLOOD = timedelta(seconds=15)
 """The same while answers to others come in: ten thousand of them take their time, and asking twice makes it longer."""
+ANSWERS_WAIT_S = 2.0
+ANSWERS_LOOK_S = 0.05
+"""How long answers wait while wake-ups are being sent, and how often they look whether they still must. [s]"""
 LAST_RESORT_S = 600.0
 """How long a wake-up that nothing but memory knows of is tried. [s]"""
 
@@ -218,6 +223,28 @@ class SchedulerLoop:
         return busy
 
 
+class WakeUpsFirst:
+    """Keeps answers waiting while wake-ups are being sent: an ON that has not left us is more urgent than any answer.
+
+    Of a hundred thousand wake-ups the first are answered long before the last is sent, so the answers do not wait for
+    all of them.
+    """
+
+    def __init__(self, *, clock: Clock, waking: Waking, heard: Callable[[], None]) -> None:
+        """Prepare; ``heard`` is called when there are answers."""
+        self._clock = clock
+        self._waking = waking
+        self._heard = heard
+
+    async def wait(self) -> None:
+        """Return when no wake-up of an order is left to be sent, at the latest after ``ANSWERS_WAIT_S``."""
+        self._heard()
+        until = self._clock.monotonic() + ANSWERS_WAIT_S
+        while self._waking.is_sending and self._clock.monotonic() < until:
+            await self._clock.sleep(ANSWERS_LOOK_S)
+        self._heard()
+
+
 class StandByWaking:
     """Carries out wake-up orders while another replica schedules.
 
@@ -324,10 +351,11 @@ class LookLoop:
             took_s = 0.0
             try:
                 async with self._db.read() as conn:
-                    wanted = await store.wants_looks(conn, self._steady.now())
+                    wanted = await store.looked_for(conn, self._steady.now(), LOOK_BY_NAME + 1)
                 if wanted:
                     began = self._clock.monotonic()
-                    await self._board.refresh(LOOK_EVERY_S / 2)
+                    named = set(wanted) if len(wanted) <= LOOK_BY_NAME else None
+                    await self._board.refresh(LOOK_EVERY_S / 2, named)
                     took_s = self._clock.monotonic() - began
                 if self._schedules.lease is None:
                     # Whoever stands by follows the clock too, for its API and for the day when it takes over.

@@ -107,7 +107,8 @@ def message(
     return Message(
         topic=topic,
         key=key,
-        value=payload.model_dump_json(exclude_none=True, by_alias=True).encode(),
+        # What ``model_dump_json`` does, without making text of the bytes in between.
+        value=payload.__pydantic_serializer__.to_json(payload, exclude_none=True, by_alias=True),
         headers=headers(
             event_type=getattr(payload, "ce_type", None) or topic,
             source=source,
@@ -157,4 +158,4 @@ def _text(received: Received, name: str) -> str | None:
 
 
 def _rfc3339(time: datetime) -> str:
-    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return f"{(time if time.tzinfo is UTC else time.astimezone(UTC)).isoformat()[:-6]}Z"

@@ -24,4 +24,4 @@ def pack_header(header: Header) -> str:
 def unpack_headers(text: str) -> tuple[Header, ...]:
     """Return the headers that ``pack_headers`` wrote."""
     flat: list[str] = orjson.loads(text)
-    return tuple((flat[i], flat[i + 1].encode("latin-1")) for i in range(0, len(flat), 2))
+    return tuple([(flat[i], flat[i + 1].encode("latin-1")) for i in range(0, len(flat), 2)])

@@ -11,12 +11,13 @@ These are pure functions: from a command and what is known to what follows. ``us
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
 from libs.common.contracts.control import CommandAction, CommandState, Priority, Stage
 from libs.common.errors import Conflict
+from libs.common.evolve import evolved
 from libs.common.ids import CommandId, DeviceId, LineId, LoadId, OccurrenceId, PlanId, SiteId
 from services.control.domain.faults import NO_POWER_KW, Fault, fault_after
 from services.control.domain.guards import (
@@ -249,13 +250,13 @@ def step(
             state=command.state,
         )
     fault = fault_after(command.fault, state, reason, is_off=command.is_off)
-    after = replace(command, state=state, reason=reason, next_at=next_at, fault=fault, **changes)  # type: ignore[arg-type]
+    after = evolved(command, state=state, reason=reason, next_at=next_at, fault=fault, **changes)
     return Change(command, after, at, dict(evidence or {}), frozenset(effects))
 
 
 def wait(command: Command, at: datetime, reason: str, delay_s: float, **changes: object) -> Change:
     """Return the change that leaves the state and looks again after ``delay_s``. [s]"""
-    after = replace(command, reason=reason, next_at=at + timedelta(seconds=delay_s), **changes)  # type: ignore[arg-type]
+    after = evolved(command, reason=reason, next_at=at + timedelta(seconds=delay_s), **changes)
     return Change(command, after, at, {})
 
 
@@ -495,7 +496,7 @@ def _resolve(command: Command, facts: Facts, now: datetime, policy: Policy) -> C
     if command.is_off and waited_s >= policy.off_look_limit_s:
         return step(command, S.FAILED, now, "unresolved", Effect.WAKE_NOW, evidence={"waited_s": waited_s})
     after = wait(command, now, command.reason, policy.look_every_s, looks=command.looks + 1)
-    return replace(after, effects=frozenset({Effect.LOOK}))
+    return evolved(after, effects=frozenset({Effect.LOOK}))
 
 
 def _off_read(
@@ -540,16 +541,16 @@ def _on_due(command: Command, facts: Facts, now: datetime, policy: Policy) -> Ch
     if unseen and command.hold in (Hold.LOCAL_LOCK, Hold.PROTECTION_TRIP):
         # What was last seen stands until somebody has looked again.
         waiting = wait(command, now, command.reason, policy.hold_look_s, looks=command.looks + 1)
-        return replace(waiting, effects=frozenset({Effect.LOOK}))
+        return evolved(waiting, effects=frozenset({Effect.LOOK}))
     locked_while_on = reading is not None and reading.breaker == CLOSED and bool(reading.local_lock)
     if reading is not None and locked_while_on and _is_fresh(reading.age_s, policy):
         # Nobody may switch it, and nothing is to be switched.
         return step(command, S.SUCCEEDED, now, "read_closed", Effect.LOAD_ON, evidence=reading.as_evidence(), hold=None)
     if facts.busy and command.priority is not Priority.EMERGENCY:
         waiting = wait(command, now, "device_busy", policy.queue_look_s, hold=None)
-        return waiting if command.hold is None else replace(waiting, evidence={"gone": command.hold.value})
+        return waiting if command.hold is None else evolved(waiting, evidence={"gone": command.hold.value})
     change = _send(command, now, policy, now + timedelta(seconds=policy.accept_timeout_s))
-    return replace(change, released_trip=facts.released_trip)
+    return evolved(change, released_trip=facts.released_trip)
 
 
 def _off_due(command: Command, facts: Facts, now: datetime, policy: Policy) -> Change:

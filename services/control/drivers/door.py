@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -57,13 +57,17 @@ class Doors:
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.aclose()
 
-    async def loads(self, *, timeout_s: float = LOOK_TIMEOUT_S) -> list[DoorLoad]:
+    async def loads(self, named: Collection[str] | None = None, *, timeout_s: float = LOOK_TIMEOUT_S) -> list[DoorLoad]:
         """Return what the doors know; of a load that several know, the youngest reading.
+
+        Args:
+            named: The loads to tell of, 500 at most; None for all.
+            timeout_s: For each door. [s]
 
         Raises:
             Unavailable: No door answered.
         """
-        answers = await asyncio.gather(*(_look(door, timeout_s) for door in self._doors), return_exceptions=True)
+        answers = await asyncio.gather(*(_look(door, named, timeout_s) for door in self._doors), return_exceptions=True)
         found: dict[str, DoorLoad] = {}
         problems: list[str] = []
         for answer in answers:
@@ -140,8 +144,9 @@ class Doors:
         return failed
 
 
-async def _look(door: ServiceClient, timeout_s: float) -> list[DoorLoad]:
-    return read_loads(await door.get("/direct/v1/loads", timeout_s=timeout_s))
+async def _look(door: ServiceClient, named: Collection[str] | None, timeout_s: float) -> list[DoorLoad]:
+    parameters: dict[str, Any] = {} if named is None else {"load": sorted(named)}
+    return read_loads(await door.get("/direct/v1/loads", timeout_s=timeout_s, **parameters))
 
 
 def _age(load: DoorLoad) -> float:
@@ -149,40 +154,46 @@ def _age(load: DoorLoad) -> float:
 
 
 class Board:
-    """The doors' last answer, aged by our own monotonic clock, so that no clock of another machine matters."""
+    """The doors' last answers, aged by our own monotonic clock, so that no clock of another machine matters."""
 
     def __init__(self, doors: Doors, clock: Clock, steady: SteadyClock) -> None:
         self._doors = doors
         self._clock = clock
         self._steady = steady
-        self._readings: dict[str, Reading] = {}
-        self._isolated: frozenset[str] = frozenset()
+        self._seen: dict[str, _Seen] = {}
         self._heard_at = float("-inf")
+        """When the doors were last asked for all loads, and answered."""
         self._silent = False
         self._looking = asyncio.Lock()
 
     def of(self, load_id: str) -> Reading | None:
         """Return a load's reading, with its age brought up to now; None when no door has answered recently."""
-        since_s = self._clock.monotonic() - self._heard_at
-        reading = self._readings.get(load_id)
-        if reading is None or since_s > BOARD_MAX_AGE_S:
+        seen = self._seen.get(load_id)
+        if seen is None or (since_s := self._clock.monotonic() - seen.asked_at) > BOARD_MAX_AGE_S:
             return None
+        reading = seen.reading
         age_s = None if reading.age_s is None else reading.age_s + since_s
         read_at = None if age_s is None else self._steady.now() - timedelta(seconds=age_s)
         return replace(reading, age_s=age_s, read_at=read_at)
 
     def is_isolated(self, load_id: str) -> bool:
         """Return whether the line's holder has opened the load under a work permit, as last heard."""
-        return load_id in self._isolated
+        seen = self._seen.get(load_id)
+        return seen is not None and seen.is_isolated
 
-    async def refresh(self, max_age_s: float) -> None:
-        """Look again unless that was done within ``max_age_s``; without an answer the old one ages. [s]"""
+    async def refresh(self, max_age_s: float, named: Collection[str] | None = None) -> None:
+        """Look again unless that was done within ``max_age_s``; without an answer the old one ages.
+
+        Args:
+            max_age_s: Of an answer that needs no other. [s]
+            named: The loads to look at, 500 at most; None for all.
+        """
         async with self._looking:
-            if self._clock.monotonic() - self._heard_at <= max_age_s:
+            if self._clock.monotonic() - self._oldest(named) <= max_age_s:
                 return
             asked_at = self._clock.monotonic()
             try:
-                loads = await self._doors.loads()
+                loads = await self._doors.loads(named)
             except Unavailable as exc:
                 metrics.DOOR_AGE.set(min(asked_at - self._heard_at, 1e9))
                 if not self._silent:
@@ -190,13 +201,36 @@ class Board:
                 self._silent = True
                 return
             self._silent = False
-            self._heard_at = asked_at
-            self._isolated = frozenset(load.load_id for load in loads if load.isolation_id is not None)
             metrics.DOOR_AGE.set(0.0)
-            self._readings = {
-                load.load_id: Reading(
-                    breaker=load.breaker_state, read_at=None, age_s=load.age_s, local_lock=load.local_lock,
-                    trip_reason=load.trip_reason,
-                )
-                for load in loads
-            }  # fmt: skip
+            seen = {load.load_id: _seen(load, asked_at) for load in loads}
+            if named is None:
+                self._heard_at = asked_at
+                self._seen = seen
+            else:  # what no door has told of is as unknown as in an answer with all of them
+                self._seen = {name: one for name, one in self._seen.items() if name not in named} | seen
+
+    def _oldest(self, named: Collection[str] | None) -> float:
+        """Return when the loads were last asked for, all of them. [s]"""
+        if named is None:
+            return self._heard_at
+        return min(
+            (seen.asked_at if (seen := self._seen.get(one)) is not None else self._heard_at for one in named),
+            default=self._heard_at,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the doors said of a load, and when they were asked."""
+
+    reading: Reading
+    is_isolated: bool
+    asked_at: float
+
+
+def _seen(load: DoorLoad, asked_at: float) -> _Seen:
+    reading = Reading(
+        breaker=load.breaker_state, read_at=None, age_s=load.age_s, local_lock=load.local_lock,
+        trip_reason=load.trip_reason,
+    )  # fmt: skip
+    return _Seen(reading, load.isolation_id is not None, asked_at)

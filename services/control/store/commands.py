@@ -354,25 +354,26 @@ async def stuck_wake_ups(conn: ReadConn, unanswered_since: datetime, limit: int)
     return [command_of(row) for row in rows]
 
 
-async def wants_looks(conn: ReadConn, now: datetime) -> bool:
-    """Return whether the breakers' state is worth knowing.
+async def looked_for(conn: ReadConn, now: datetime, limit: int) -> list[str]:
+    """Return the loads whose breakers' state is worth knowing now, some twice; at most ``limit``.
 
     It is for commands that are due within ``LOOK_AHEAD``, to the guards of an OFF above all. An ON is sent whatever
     the breaker reads unless something is known to stop it, and of an ON in flight the line itself tells; only when its
-    answer is nearly out is it worth asking ten thousand breakers for it.
+    answer is nearly out is it worth asking for it.
     """
-    wanted: bool = await conn.fetchval(
+    rows = await conn.fetch(
         """
-        select exists (select from commands
-                        where next_at <= $1 and not is_final and state <> 'approval'
-                          and (action = 'open' or hold is not null
-                               or sent_at is not null and (state not in ('dispatched', 'accepted', 'verifying')
-                                                           or next_at <= $2)))
+        select load_id from commands
+         where next_at <= $1 and not is_final and state <> 'approval'
+           and (action = 'open' or hold is not null
+                or sent_at is not null and (state not in ('dispatched', 'accepted', 'verifying') or next_at <= $2))
+         limit $3
         """,
         now + LOOK_AHEAD,
         now + LOOK_AHEAD_IN_FLIGHT,
+        limit,
     )
-    return wanted
+    return [row["load_id"] for row in rows]
 
 
 async def recover(conn: WriteConn, now: datetime) -> dict[str, int]:

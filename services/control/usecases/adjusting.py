@@ -18,7 +18,7 @@ from libs.common.profiles import Control
 from libs.common.tokens import KeyRing
 from services.control import adjustbus, bus
 from services.control.domain import adjusting
-from services.control.domain.adjusting import IN_FLIGHT, LOAD_OFF, REPORT_PERIOD, Adjustment, Step
+from services.control.domain.adjusting import IN_FLIGHT, LOAD_OFF, REPORT_PERIOD, Adjustment, Answer, Step
 from services.control.domain.audit import Entry
 from services.control.domain.commands import group_state
 from services.control.domain.setpoints import Effect as RuleEffect
@@ -437,12 +437,16 @@ class Adjusting:
         Raises:
             PoisonMessage: A message is no result.
         """
-        answers = []
+        answers: list[Answer] = []
         for received in batch:
             try:
-                answers.append(adjustbus.read_answer(received))
+                answer = adjustbus.read_answer(received)
             except bus.Unreadable as exc:
                 raise PoisonMessage(received, str(exc)) from exc
+            if answer is not None:
+                answers.append(answer)
+        if not answers:
+            return
         known = await store.lock_many(conn, {answer.wire.command_id for answer in answers})
         before = {one.adjustment_id: one.state for one in known.values()}
         now = self._clock.now()

@@ -37,6 +37,10 @@ class ResultHandler:
         """Return whether an answer was taken within the last seconds, so that the bus is known to work."""
         return self._answered_at is not None and self._clock.now() - self._answered_at < RECENT
 
+    def heard(self) -> None:
+        """Note that answers have come, which need not be handled yet."""
+        self._answered_at = self._clock.now()
+
     async def load(self, conn: WriteConn, partitions: frozenset[int]) -> None:
         """Nothing is kept in memory."""
 
@@ -68,7 +72,7 @@ class ResultHandler:
             pairs = await store.fetch_many(conn, {c.pair_id for c in current.values() if c.pair_id is not None})
             changes, todo = self._follow(todo, loads, current, pairs, released, now)
             await self._switching.apply(conn, changes, now)
-        self._answered_at = self._clock.now()
+        self.heard()
 
     def _follow(
         self,

@@ -36,11 +36,14 @@ class Waking:
         self._switching = switching
         self._readings = readings
         self._answers_come = answers_come
+        self.is_sending = False
+        """Whether the last turn found loads that were to be woken, so that there may be more."""
 
     async def turn(self, now: datetime) -> bool:
         """Make and send the commands of some loads; returns whether there were any, so that there may be more."""
         async with self._db.write() as conn:
             taken = await store.take_todo(conn, now, PART)
+            self.is_sending = bool(taken)
             if not taken:
                 return False
             sent: list[Change] = []

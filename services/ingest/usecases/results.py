@@ -6,6 +6,7 @@ Nobody waits for them: what happens at a breaker must not depend on who can be t
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from libs.common.backoff import Backoff
@@ -57,7 +58,7 @@ class Results:
         self._instance = instance
         self._published = published
         self._waiting: list[Message] = []
-        self._held: dict[str, tuple[float, Result]] = {}
+        self._held: dict[str, tuple[float, Callable[[], Result]]] = {}
         """By command, the oldest first: since when it is held, and the latest of what it is at."""
         self._proven_at = float("-inf")
         """When a closing was last proven, by the monotonic clock. [s]"""
@@ -78,14 +79,15 @@ class Results:
         detail: str | None = None,
     ) -> None:
         """Tell one stage of a command; returns at once."""
-        now = self._clock.now()
-        result = Result(
+        # Of ten thousand closings most of what is held is never told, and so never made.
+        result = partial(
+            Result,
             command_id=CommandId(command_id),
             site_id=SiteId(site_id),
             stage=stage,
             evidence=evidence or Evidence(),
             epoch=epoch,
-            at=now,
+            at=self._clock.now(),
             device_id=DeviceId(device_id),
             line_id=LineId(line_id),
             action=action,
@@ -99,15 +101,15 @@ class Results:
             "command at the line",
             extra={"command_id": command_id, "device_id": device_id, "stage": stage, "reason": reason},
         )
-        _, before = self._held.pop(command_id, (0.0, None))
+        before = self._held.pop(command_id, (0.0, None))[1]
         if action is CommandAction.CLOSE and stage in ON_THE_WAY:
             self._held[command_id] = (self._clock.monotonic(), result)
             return
         if action is CommandAction.CLOSE and stage is Stage.VERIFIED:
             self._proven_at = self._clock.monotonic()
         if before is not None and stage is not Stage.VERIFIED:
-            self._waiting.append(_message(before))
-        self._waiting.append(_message(result))
+            self._waiting.append(_message(before()))
+        self._waiting.append(_message(result()))
         self._wake.set()
 
     async def run(self, beat: Callable[[], None]) -> None:
@@ -148,7 +150,7 @@ class Results:
             if since + held_s > now:
                 return
             del self._held[command_id]
-            self._waiting.append(_message(result))
+            self._waiting.append(_message(result()))
 
     async def _take_over(self) -> None:
         """Give what waits to the outbox, or to the disk; behind older results on disk when there are some."""

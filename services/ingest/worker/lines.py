@@ -171,7 +171,7 @@ class LineManager:
                 while True:
                     beat()
                     changed = self._wanted.refresh()
-                    await self._stop_unwanted()
+                    await self._stop_unwanted(changed)
                     try:
                         await self._keep_leases()
                         await self._take_heard(group)
@@ -192,14 +192,13 @@ class LineManager:
         if self._wanted.note(kind, entity_id):
             self._wake.set()
 
-    async def _stop_unwanted(self) -> None:
+    async def _stop_unwanted(self, changed: Collection[str]) -> None:
         wanted = self._wanted.lines
         gone = [
             line_id
-            for line_id, held in self._held.items()
-            if (found := wanted.get(line_id)) is None
-            # Nearly always it is the very same; to compare ten thousand by value each second takes long.
-            or (found.line is not held.runner.line and found.line != held.runner.line)
+            for line_id in changed
+            if (held := self._held.get(line_id)) is not None
+            and ((found := wanted.get(line_id)) is None or found.line != held.runner.line)
         ]
         leases = [await self._stop(line_id) for line_id in gone]
         if leases:

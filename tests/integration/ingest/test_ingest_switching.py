@@ -151,6 +151,31 @@ async def test_off_and_on_are_done_proven_and_leave_nothing_behind(
     assert (await door_load(ingest))["off_lease"] is None
 
 
+async def test_the_door_tells_of_named_loads_only_where_some_are_named(ingest: RunningIngest, breaker: Breaker) -> None:
+    await create_load(ingest, breaker.peer.endpoint)
+    headers = ingest.headers("control", ("ingest:wake",))
+
+    async def told(*named: str) -> list[Any]:
+        response = await ingest.http.get("/direct/v1/loads", params={"load": named}, headers=headers)
+        assert response.status_code == 200, response.text
+        loads: list[Any] = response.json()["loads"]
+        return loads
+
+    every = await told()
+    assert [load["load_id"] for load in every] == ["load-1"]
+    named = await told("nobody", "load-1")
+    assert [{**load, "age_s": None, "read_at": None} for load in named] == [
+        {**load, "age_s": None, "read_at": None} for load in every
+    ]
+    assert await told("nobody") == []
+    off = await send(ingest, order(ingest, CommandAction.OPEN))
+    await ended(ingest, off, "verified")
+    # What is off is told by its lease, whatever the registry says of the load meanwhile.
+    assert [load["off_lease"]["command_id"] for load in await told("load-1")] == [off]
+    many = await ingest.http.get("/direct/v1/loads", params={"load": ["x"] * 501}, headers=headers)
+    assert many.status_code == 422
+
+
 async def test_the_door_tells_values_out_of_the_history_to_control(ingest: RunningIngest, breaker: Breaker) -> None:
     await create_load(ingest, breaker.peer.endpoint)
     now = SystemClock().now()
