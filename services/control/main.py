@@ -148,7 +148,6 @@ def build(platform: Platform) -> Service:
         topics=[topics.RESULTS],
         handler=adjusting,
         member_id=owner,
-        gather_s=0.2,
     )
 
     linker = Linker(db=db, clock=steady, keys=platform.keys)

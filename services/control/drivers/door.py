@@ -10,7 +10,7 @@ from typing import Any
 
 from libs.common.client import ServiceClient
 from libs.common.clock import Clock
-from libs.common.errors import PlatformError, Unavailable
+from libs.common.errors import InvalidInput, PlatformError, Unavailable
 from libs.common.tokens import KeyRing
 from services.control import metrics
 from services.control.domain.guards import Reading
@@ -145,8 +145,12 @@ class Doors:
 
 
 async def _look(door: ServiceClient, named: Collection[str] | None, timeout_s: float) -> list[DoorLoad]:
-    parameters: dict[str, Any] = {} if named is None else {"load": sorted(named)}
-    return read_loads(await door.get("/direct/v1/loads", timeout_s=timeout_s, **parameters))
+    if named is not None:
+        try:
+            return read_loads(await door.get("/direct/v1/loads", timeout_s=timeout_s, load=sorted(named)))
+        except InvalidInput:
+            pass  # a door of a former release knows no names, and refuses what it does not know
+    return read_loads(await door.get("/direct/v1/loads", timeout_s=timeout_s))
 
 
 def _age(load: DoorLoad) -> float:
