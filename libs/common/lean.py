@@ -12,7 +12,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 
 from starlette.responses import Response
@@ -24,13 +24,14 @@ from libs.common.middleware import CLIENT_GONE, count, draining, request_id_of, 
 from libs.common.problems import problem_of, status_of
 from libs.common.redact import shown_path
 from libs.common.tokens import KeyRing, Principal
-from libs.common.tracing import span
+from libs.common.tracing import is_sent, span
 
 logger = logging.getLogger(__name__)
 
 BODY_WITHIN_S = 10.0
 """A body that takes longer is given up: the caller is a neighbour that has all of it. [s]"""
 METHOD = "POST"
+_NO_SPAN = nullcontext()
 
 Head = Sequence[tuple[bytes, bytes]]
 """Headers, names in lower case."""
@@ -145,10 +146,12 @@ class Lean:
     def take(self) -> None:
         """Take the request: its body is whole."""
         self._stop_waiting()
-        with (
-            log_context(request_id=self.request_id.decode()),
-            span(f"{self._service} {METHOD}", traceparent=self._headers.get("traceparent"), method=METHOD),
-        ):
+        parent = self._headers.get("traceparent")
+        # One that goes on from none and is sent nowhere would be ids that nobody can use.
+        traced = (
+            span(f"{self._service} {METHOD}", traceparent=parent, method=METHOD) if parent or is_sent() else _NO_SPAN
+        )
+        with log_context(request_id=self.request_id.decode()), traced:
             request = LeanRequest(self._parts, self._principal, self._headers, bytes(self.body))
             try:
                 done = self._door.take(request)

@@ -71,6 +71,11 @@ def shutdown_tracing(timeout_s: float = FLUSH_S) -> None:
         closing.join(timeout_s)
 
 
+def is_sent() -> bool:
+    """Return whether spans are sent anywhere."""
+    return _tracer is not None
+
+
 @contextmanager
 def span(
     name: str, *, traceparent: str | None = None, links: Sequence[str] = (), **attributes: str | int | float

@@ -1,5 +1,7 @@
 """What ingest tells Prometheus; names as in the project's list of metric families."""
 
+from functools import cache
+
 from libs.common import metrics
 
 POINTS = metrics.counter("ingest_points_total", "Points of reports, by what became of them", ("protocol", "outcome"))
@@ -27,5 +29,7 @@ OFF_LEASES = metrics.gauge("ingest_off_leases", "Loads that this process has ope
 OVERDUE_CLOSINGS = metrics.gauge("ingest_overdue_closings", "Loads past their restore time and not seen closed")
 PARKED = metrics.gauge("ingest_parked_reports", "Reports of unknown devices that wait for the registry")
 PUSHES = metrics.counter("ingest_pushes_total", "Messages pushed by the device platform", ("kind", "outcome"))
+pushes_of = cache(PUSHES.labels)
+"""Its part of a kind and an outcome, looked up for each push."""
 RECOVERED = metrics.counter("ingest_recovered_reports_total", "Reports of gaps that came out of devices' memories")
 PULLED = metrics.counter("ingest_pulled_rows_total", "Rows of other systems, by what became of them", ("outcome",))

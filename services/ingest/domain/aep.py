@@ -81,7 +81,6 @@ class Push:
     task: str | None = None
     result: str | None = None
     """Code of a command's result."""
-    detail: str | None = None
     key: str = field(init=False, default="")
     """What repetitions of one message have in common; the platform's own sequence numbers are not reliable. News of a
     command has none: told again they change nothing."""
@@ -110,9 +109,8 @@ def parse_push(raw: bytes) -> Push | Refused:
         return _refused(RejectReason.UNDECODABLE, f"expected JSON, {exc}", f"不是合法的 JSON:{exc}")
     if not isinstance(message, dict):
         return _refused(RejectReason.UNDECODABLE, "expected a JSON object", "应为 JSON 对象")
-    try:
-        kind = PushKind(str(message.get("messageType")))
-    except ValueError:
+    kind = _KINDS.get(str(message.get("messageType")))
+    if kind is None:
         names, found = ", ".join(PushKind), _shown(message.get("messageType"))
         return _refused(
             RejectReason.UNDECODABLE,
@@ -191,8 +189,7 @@ def _response(common: Mapping[str, Any], message: Mapping[str, Any]) -> Push | R
             "taskId, result.resultCode: what became of which command is missing",
             "缺少 taskId 或 result.resultCode",
         )
-    detail = result.get("resultDetail") if isinstance(result, dict) else None
-    return Push(**common, task=task, result=code.upper(), detail=None if detail is None else _shown(detail))
+    return Push(**common, task=task, result=code.upper())
 
 
 def _connectivity(common: Mapping[str, Any], message: Mapping[str, Any]) -> Push | Refused:
@@ -207,6 +204,7 @@ def _connectivity(common: Mapping[str, Any], message: Mapping[str, Any]) -> Push
     return Push(**common, online=state == 1)
 
 
+_KINDS: Mapping[str, PushKind] = {kind.value: kind for kind in PushKind}
 _READERS: Mapping[PushKind, Callable[[Mapping[str, Any], Mapping[str, Any]], Push | Refused]] = {
     PushKind.DATA: _data,
     PushKind.DATA_TUP: _data,
@@ -337,14 +335,22 @@ def _severity(push: Push) -> int | None:
     return {1: 4, 2: 3, 3: 2}.get(push.event_type or 0)  # information, warning, fault
 
 
+_SIM_IDS = {
+    "imei": re.compile("[0-9]{14,16}"),
+    "imsi": re.compile("[0-9]{15}"),
+    "iccid": re.compile("[0-9A-Fa-f]{19,20}"),
+}
+
+
 def _sim_ids(message: Mapping[str, Any]) -> SimIds:
-    named = {name.lower(): value for name, value in message.items() if isinstance(name, str)}
-    imei, imsi, iccid = (text_of(named.get(name)) for name in ("imei", "imsi", "iccid"))
-    return SimIds(
-        imei=imei if imei is not None and re.fullmatch(r"[0-9]{14,16}", imei) else None,
-        imsi=imsi if imsi is not None and re.fullmatch(r"[0-9]{15}", imsi) else None,
-        iccid=iccid if iccid is not None and re.fullmatch(r"[0-9A-Fa-f]{19,20}", iccid) else None,
-    )
+    found: dict[str, str] = {}
+    for name, value in message.items():
+        known = name.lower()
+        pattern = _SIM_IDS.get(known)
+        text = None if pattern is None else text_of(value)
+        if pattern is not None and text is not None and pattern.fullmatch(text):
+            found[known] = text
+    return SimIds(**found) if found else NO_IDS
 
 
 def _shown(value: object) -> str:

@@ -10,6 +10,7 @@ NO_IDS = frozenset({"", "undefined", "null", "none", "-1"})
 """Texts that stand where there is no id or no value."""
 _NUMBER = re.compile(r"[-+]?([0-9]{1,40}\.?[0-9]{0,40}|\.[0-9]{1,40})([eE][-+]?[0-9]{1,3})?")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_SECOND, _MILLISECOND = timedelta(seconds=1), timedelta(milliseconds=1)
 
 
 def number_of(value: object) -> float | int | None:
@@ -40,7 +41,7 @@ def time_of(value: object, unit: str) -> datetime | None:
     if number is None or number < 1:
         return None
     try:
-        found = _EPOCH + (timedelta(milliseconds=number) if unit == "ms" else timedelta(seconds=number))
+        found = _EPOCH + (_MILLISECOND if unit == "ms" else _SECOND) * number
     except OverflowError:
         return None
     return found if found < LATEST else None

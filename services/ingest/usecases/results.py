@@ -33,6 +33,9 @@ FLOOD = 300
 """So many closings are on their way untold: it is a flood."""
 HELD_IN_A_FLOOD_S = 12.0
 """What is told instead of ``HELD_S`` as long as closings of the flood are proven. [s]"""
+GATHERED_S = 0.1
+"""In a flood what there is to tell is told together, after this: proofs come by the hundred a second, and a transaction
+for two or three of them costs us, the database, the bus and control as much as one for thirty. [s]"""
 HELD_S = 2.0
 """What a closing is at on its way is told after this, unless it is proven by then: of ten thousand at once that leaves
 one message of three, and each costs both sides. Of an opening everything is told at once. [s]"""
@@ -129,6 +132,8 @@ class Results:
             beat()
             if not self._kept.records:
                 await self._wait()
+                if len(self._held) >= FLOOD:
+                    await self._clock.sleep(GATHERED_S)
             self._let_go(self._clock.monotonic())
             await self._take_over()
             if not self._kept.records:

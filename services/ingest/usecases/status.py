@@ -142,6 +142,8 @@ class StatusBoard:
         found = self._watched.get(device_id)
         if found is not None:
             given = {name: value for name in _SIM if (value := getattr(sim, name)) is not None}
+            if all(getattr(found.sim, name) == value for name, value in given.items()):
+                return  # platforms say it with each message
             found.sim = found.sim.model_copy(update={**given, "at": sim.at})
             found.quiet_until = None
 

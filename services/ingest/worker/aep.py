@@ -313,12 +313,12 @@ class AepPushes:
             return foreign
         if push.kind is PushKind.COMMAND_RESPONSE:
             self._note_command(line, push)
-            metrics.PUSHES.labels(push.kind, "accepted").inc()
+            metrics.pushes_of(push.kind, "accepted").inc()
             return None
         key = f"{line.id}/{push.key}"
         under_way = self._together.under_way(key)
         if under_way is not None or key in self._seen:
-            metrics.PUSHES.labels(push.kind, "duplicate").inc()
+            metrics.pushes_of(push.kind, "duplicate").inc()
             return under_way
         device = self._find(line.id, push.device, push.ids.imei)
         if device is None:
@@ -387,7 +387,7 @@ class AepPushes:
         if told.report is not None and told.raw and outcome is Outcome.ACCEPTED:
             self._pushes.note_values(told.report.device_id, told.raw, told.report.received_at)
         self._remember(told.key)
-        metrics.PUSHES.labels(told.kind, "accepted").inc()
+        metrics.pushes_of(told.kind, "accepted").inc()
 
     def _note_command(self, line: Line, push: Push) -> None:
         state = task_state_of(push.result)
@@ -410,7 +410,7 @@ class AepPushes:
 
     async def _note_unmapped(self, line: Line, push: Push, came: Arrived, key: str) -> None:
         """Put a report of which no point reads anything on record, now and then: somebody may have forgotten it."""
-        metrics.PUSHES.labels(push.kind, "unmapped").inc()
+        metrics.pushes_of(push.kind, "unmapped").inc()
         service, at = (line.id, push.service), self._clock.monotonic()
         if at - self._unmapped.get(service, float("-inf")) >= UNMAPPED_EVERY_S:
             self._unmapped[service] = at
@@ -438,7 +438,7 @@ class AepPushes:
         except (Unavailable, TimeoutError) as exc:
             logger.debug("not parked", extra={"reason": str(exc)})
             return False
-        metrics.PUSHES.labels(push.kind, "parked").inc()
+        metrics.pushes_of(push.kind, "parked").inc()
         return True
 
     async def _reject(self, line: Line, came: Arrived, refused: Refused) -> None:
