@@ -125,7 +125,7 @@ class Lean:
         url: bytes,
         answer: Callable[[Response | None], None],
     ) -> None:
-        """Begin; the body has this long to come. Only ``LeanEntrance.enter`` does."""
+        """Begin; only ``LeanEntrance.enter`` does."""
         self.body = bytearray()
         self.request_id = request_id_of(headers.get("x-request-id", "").encode("latin-1"))
         self.is_answered = False
@@ -136,15 +136,17 @@ class Lean:
         self._answer = answer
         self._loop = asyncio.get_running_loop()
         self._asked_at = self._loop.time()
-        self._given_up: asyncio.TimerHandle | None = self._loop.call_later(self._door.body_within_s, self._too_slow)
+        self._has_body = False
+        self._given_up: asyncio.TimerHandle | None = None
 
-    @property
-    def has_body(self) -> bool:
-        """Whether the body is whole."""
-        return self._given_up is None
+    def wait(self) -> None:
+        """Give up a body that is not there yet after its time; called again it changes nothing."""
+        if not (self._has_body or self.is_answered or self._given_up):
+            self._given_up = self._loop.call_later(self._door.body_within_s, self._too_slow)
 
     def take(self) -> None:
         """Take the request: its body is whole."""
+        self._has_body = True
         self._stop_waiting()
         parent = self._headers.get("traceparent")
         # One that goes on from none and is sent nowhere would be ids that nobody can use.
@@ -165,7 +167,7 @@ class Lean:
 
     def drain(self) -> None:
         """Answer one whose body is not there yet: the service is stopping."""
-        if not self.has_body:
+        if not self._has_body:
             self._say(draining)
 
     def lose(self) -> None:

@@ -176,6 +176,8 @@ class _Conversation(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         self._kept_bytes += len(data)
         super().data_received(data)
+        if self._taken is not None:
+            self._taken.lean.wait()
         if self._kept_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response("The head of the request is too long.")
 
@@ -206,7 +208,6 @@ class _Conversation(HttpToolsProtocol):
         if (
             self._entrance is None
             or not (self.cycle is None or self.cycle.response_complete)
-            or parser.get_http_version() != "1.1"
             or not parser.should_keep_alive()
             or parser.should_upgrade()
         ):
