@@ -172,6 +172,11 @@ class RegistryDevices:
         self._folders = folders
         self._profiles: ProfileCatalogue | None = None
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether all of the registry has been read."""
+        return self._view.is_ready
+
     def get(self, device_id: str) -> DeviceInfo | None:
         """Return a device, None when there is no such device now."""
         device = self._view.device(DeviceId(device_id))

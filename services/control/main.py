@@ -22,6 +22,7 @@ from services.control.api.findings import build_finding_router
 from services.control.api.guards import build_guard_router
 from services.control.api.isolations import build_isolation_router
 from services.control.api.plans import build_plan_router
+from services.control.api.setpointplans import build_setpoint_plan_router
 from services.control.api.setpoints import build_setpoint_router
 from services.control.api.wake_ups import build_wake_up_router
 from services.control.directory import RegistryDevices, RegistryLoads
@@ -43,6 +44,7 @@ from services.control.usecases.plans import Plans
 from services.control.usecases.ports import AssumedClock, SteadyClock
 from services.control.usecases.results import ResultHandler
 from services.control.usecases.scheduler import Scheduler
+from services.control.usecases.setpointplans import SetpointPlans
 from services.control.usecases.setpoints import SetpointPolicies
 from services.control.usecases.simulation import Simulation
 from services.control.usecases.switching import Switching
@@ -139,7 +141,12 @@ def build(platform: Platform) -> Service:
 
     adjust_soon = asyncio.Event()
     adjusting = Adjusting(db=db, clock=steady, keys=platform.keys, wake=relay.wake, neighbours=devices)
-    adjust_loop = AdjustLoop(adjusting, singleton("adjusting"), tick_s=settings.tick_s, wake=adjust_soon)
+    setpoint_plans = SetpointPlans(
+        db=db, clock=steady, adjusting=adjusting, devices=devices, loads=loads, two_persons=settings.two_person_plans
+    )
+    adjust_loop = AdjustLoop(
+        adjusting, setpoint_plans, singleton("adjusting"), tick_s=settings.tick_s, wake=adjust_soon
+    )
     adjust_results = EffectsConsumer(
         bus=platform.bus,
         db=db,
@@ -183,6 +190,7 @@ def build(platform: Platform) -> Service:
     apps = Apps(db=db, clock=steady, loads=loads)
     history = History(doors, meter_at=loads.meter_at, devices_of_site=loads.devices_of_site)
     simulation = Simulation(db=db, clock=steady, switching=switching, guards=guards, history=history)
+    app.include_router(build_setpoint_plan_router(setpoint_plans, db, devices, clock, adjust_soon.set))
     app.include_router(build_plan_router(plans, simulation, apps, db, loads, clock, hurry_all, view.check))
     idempotent = Idempotent(db, steady)
     app.include_router(

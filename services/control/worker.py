@@ -28,6 +28,7 @@ from services.control.usecases.auditing import Linker
 from services.control.usecases.local import LocalActions
 from services.control.usecases.ports import SteadyClock
 from services.control.usecases.scheduler import Scheduler
+from services.control.usecases.setpointplans import SetpointPlans
 from services.control.usecases.waking import Waking
 
 logger = logging.getLogger(__name__)
@@ -157,10 +158,13 @@ class Singleton:
 
 
 class AdjustLoop:
-    """Sends what is to be set inside devices, while this replica holds its lease."""
+    """Sends what is to be set inside devices, and what plans set there, while this replica holds its lease."""
 
-    def __init__(self, adjusting: Adjusting, singleton: Singleton, *, tick_s: float, wake: asyncio.Event) -> None:
+    def __init__(
+        self, adjusting: Adjusting, plans: SetpointPlans, singleton: Singleton, *, tick_s: float, wake: asyncio.Event
+    ) -> None:
         self._adjusting = adjusting
+        self._plans = plans
         self._singleton = singleton
         self._tick_s = tick_s
         self._wake = wake
@@ -173,7 +177,8 @@ class AdjustLoop:
         """Nothing is to be recovered: what is due is in the database."""
 
     async def _turn(self, lease: Lease) -> bool:
-        return await self._adjusting.tick()
+        more = await self._plans.tick()
+        return await self._adjusting.tick() or more
 
 
 class AuditLoop:

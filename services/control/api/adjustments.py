@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field, model_validator
@@ -28,12 +28,20 @@ from services.control.api.common import (
     is_app,
     is_own,
 )
-from services.control.directory import DeviceInfo, RegistryDevices
+from services.control.directory import RegistryDevices
 from services.control.domain.adjusting import REPORT_PERIOD, Adjustment, action_of, expected_end
 from services.control.domain.commands import group_state
 from services.control.store import adjustments as store
 from services.control.store.adjustments import SettingGroup
-from services.control.usecases.adjusting import MAX_GROUP, Adjusting, GroupState, SettingOrder
+from services.control.usecases.adjusting import (
+    MAX_GROUP,
+    Adjustable,
+    Adjusting,
+    GroupState,
+    SettingOrder,
+    known_device,
+    meant,
+)
 from services.control.usecases.apps import admit_setting
 
 Action = Literal["set_point", "set_threshold", "set_sampling_period", "set_clock", "restart"]
@@ -84,8 +92,8 @@ class SettingIn(OrderIn):
     device_id: str = Field(min_length=1, max_length=100)
 
 
-class SettingGroupIn(OrderIn):
-    """Set something in many devices: exactly one of the four places, narrowed by kind and profile."""
+class PlaceIn(Model):
+    """Many devices: exactly one of the four places, narrowed by kind and profile."""
 
     device_ids: tuple[str, ...] = Field(default=(), max_length=MAX_GROUP)
     site_id: str | None = None
@@ -100,7 +108,7 @@ class SettingGroupIn(OrderIn):
     """Of these, those of this profile."""
 
     @model_validator(mode="after")
-    def _one_place(self) -> "SettingGroupIn":
+    def _one_place(self) -> Self:
         given = (self.device_ids or None, self.site_id, self.region_id, self.tag)
         if sum(one is not None for one in given) != 1:
             raise WrongValue(
@@ -114,6 +122,10 @@ class SettingGroupIn(OrderIn):
         """What was said of the devices."""
         said = {name: getattr(self, name) for name in ("device_ids", "site_id", "region_id", "tag", "kind", "profile")}
         return {name: list(value) if name == "device_ids" else value for name, value in said.items() if value}
+
+
+class SettingGroupIn(PlaceIn, OrderIn):
+    """Set something in many devices: exactly one of the four places, narrowed by kind and profile."""
 
 
 class SettingView(View):
@@ -213,8 +225,8 @@ def build_adjustment_router(
     )  # fmt: skip
     async def order_setting(body: SettingIn, who: SwitchOrApp, idempotency_key: IdempotencyKey = None) -> Response:
         """Of an upstream app (right `control:app`) its limits are asked first: action `settings`, and the device."""
-        device = _known(body.device_id)
-        _require(who, [device])
+        device = known_device(devices, body.device_id)
+        require_devices(who, devices, [device])
 
         async def work(conn: WriteConn) -> tuple[int, BaseModel]:
             if is_app(who):
@@ -246,11 +258,11 @@ def build_adjustment_router(
         responses={202: {"model": SettingGroupView}, 422: {"model": ProblemDetail}},
     )  # fmt: skip
     async def order_group(body: SettingGroupIn, who: Switch, idempotency_key: IdempotencyKey = None) -> Response:
-        meant = _meant(body)
-        _require(who, meant)
+        found = meant(devices, body.target)
+        require_devices(who, devices, found)
 
         async def work(conn: WriteConn) -> tuple[int, BaseModel]:
-            made = await adjusting.order_many(conn, meant, _order(body, who), body.target)
+            made = await adjusting.order_many(conn, found, _order(body, who), body.target)
             return (202, _group_view(made)) if made.members else (400, _all_refused(made))
 
         answer = await idempotent.run(who, idempotency_key, body, work, path="/commands/settings/groups")
@@ -321,40 +333,6 @@ def build_adjustment_router(
         ]
         return SettingDetail(**_view(one).model_dump(), history=history)
 
-    def _known(device_id: str) -> DeviceInfo:
-        device = devices.get(device_id)
-        if device is None:
-            raise NotFound(f"there is no device {device_id}", message_zh=f"设备 {device_id} 不存在")
-        return device
-
-    def _meant(body: SettingGroupIn) -> list[DeviceInfo]:
-        if body.site_id is not None:
-            found = devices.at_site(body.site_id)
-        elif body.region_id is not None:
-            found = devices.in_region(body.region_id)
-        elif body.tag is not None:
-            found = devices.tagged(body.tag)
-        else:
-            found = [_known(device_id) for device_id in dict.fromkeys(body.device_ids)]
-        found = [one for one in found if body.kind in (None, one.kind) and body.profile in (None, one.profile)]
-        if not found:
-            place = body.site_id or body.region_id or body.tag or ", ".join(body.device_ids[:20])
-            narrowed = " ".join(filter(None, (body.kind, body.profile)))
-            raise NotFound(
-                f"no device {narrowed} at {place}".replace("  ", " "),
-                message_zh=f"{place} 没有符合条件的设备 {narrowed}".rstrip(),
-            )
-        return found
-
-    def _require(who: Principal, concerned: Sequence[DeviceInfo]) -> None:
-        sites = devices.sites_of(who)
-        elsewhere = next((one for one in concerned if sites is not None and one.site_id not in sites), None)
-        if elsewhere is not None:
-            raise Forbidden(
-                f"{who.subject} may not change devices of site {elsewhere.site_id}",
-                message_zh=f"{who.subject} 无权操作局站 {elsewhere.site_id}",
-            )
-
     def _require_members(who: Principal, members: Sequence[Adjustment]) -> None:
         if not _sees(who, members):
             raise Forbidden(f"{who.subject} may not change these devices", message_zh=f"{who.subject} 无权操作这些设备")
@@ -364,6 +342,21 @@ def build_adjustment_router(
         return sites is None or (bool(members) and all(one.site_id in sites for one in members))
 
     return router
+
+
+def require_devices(who: Principal, devices: RegistryDevices, concerned: Sequence[Adjustable]) -> None:
+    """Check that all devices lie in the caller's part of the site tree.
+
+    Raises:
+        Forbidden: One does not.
+    """
+    sites = devices.sites_of(who)
+    elsewhere = next((one for one in concerned if sites is not None and one.site_id not in sites), None)
+    if elsewhere is not None:
+        raise Forbidden(
+            f"{who.subject} may not change devices of site {elsewhere.site_id}",
+            message_zh=f"{who.subject} 无权操作局站 {elsewhere.site_id}",
+        )
 
 
 def _order(body: OrderIn, who: Principal) -> SettingOrder:

@@ -54,6 +54,9 @@ ATTEMPTS: Mapping[tuple[str, str], tuple[str, str]] = {
     ("POST", "/api/v1/plans"): ("plan.draft", "plan:new"),
     ("POST", "/api/v1/plans/{plan_id}/approve"): ("plan.approve", "plan:{plan_id}"),
     ("POST", "/api/v1/plans/{plan_id}/end"): ("plan.end", "plan:{plan_id}"),
+    ("POST", "/api/v1/plans/setpoints"): ("setpoint_plan.draft", "plan:new"),
+    ("POST", "/api/v1/plans/setpoints/{plan_id}/approve"): ("setpoint_plan.approve", "plan:{plan_id}"),
+    ("POST", "/api/v1/plans/setpoints/{plan_id}/end"): ("setpoint_plan.end", "plan:{plan_id}"),
     ("PUT", "/api/v1/calendars/{calendar_id}"): ("calendar.put", "calendar:{calendar_id}"),
     ("POST", "/api/v1/commands"): ("command.order", "group:new"),
     ("POST", "/api/v1/commands/groups/{group_id}/approve"): ("command.approve", "group:{group_id}"),
@@ -89,7 +92,7 @@ ATTEMPTS: Mapping[tuple[str, str], tuple[str, str]] = {
     ("POST", "/api/v1/guards/emergencies/{emergency_id}/end"): ("emergency_mode.end", "emergency:{emergency_id}"),
 }  # fmt: skip
 """What a request attempts, and at what; so that a refused attempt is found beside those that passed."""
-UNCHANGING = frozenset({("POST", "/api/v1/plans/preview"), ("POST", "/api/v1/plans/simulate")})
+UNCHANGING = frozenset(("POST", f"/api/v1/plans/{what}") for what in ("preview", "simulate", "setpoints/preview"))
 """POSTs that change nothing."""
 
 

@@ -118,21 +118,9 @@ class TariffModel(Model):
     """The bands of a day, on the clock face of the plan's zone."""
 
 
-class ScheduleModel(Model):
-    """On which dates which loads are off."""
+class TimesModel(Model):
+    """On which dates, and from when until when."""
 
-    load_ids: tuple[str, ...] = Field(default=(), max_length=100_000)
-    """Loads to be shut down; one that may never be off is refused and listed, also when a group brings it in."""
-    device_ids: Names = ()
-    """Breakers: all loads behind them."""
-    tags: Names = ()
-    """Groups: all loads that carry one of these tags when the plan is approved."""
-    site_ids: Names = ()
-    region_ids: Names = ()
-    excluded_load_ids: tuple[str, ...] = Field(default=(), max_length=100_000)
-    """Loads of these groups that are left out."""
-    rank: int = Field(default=RANK, ge=1, le=100)
-    """Of plans that want a load at the same time the lower rank counts, of one rank the plan approved first."""
     first_date: CalendarDate = Field(examples=["2022-05-01"])
     """First date on which a window starts."""
     last_date: CalendarDate = Field(examples=["2022-06-01"])
@@ -150,6 +138,36 @@ class ScheduleModel(Model):
     """``working_days`` or ``days_off``: only on such days of ``working_calendar``, working weekends (调休) observed."""
     working_calendar: str | None = None
     """Calendar that says which days are worked; ``cn-working-days`` unless another is named."""
+
+    def schedule(self) -> Schedule:
+        """Return the domain's schedule."""
+        return Schedule(
+            first_date=self.first_date,
+            last_date=self.last_date,
+            windows=tuple(Window(window.start, window.end) for window in self.windows),
+            zone=self.zone,
+            weekdays=frozenset(self.weekdays),
+            exceptions=frozenset(self.exceptions),
+            day_class=self.day_class,
+            working_calendar=self.working_calendar or (None if self.day_class is DayClass.ANY else CHINA),
+        )
+
+
+class ScheduleModel(TimesModel):
+    """On which dates which loads are off."""
+
+    load_ids: tuple[str, ...] = Field(default=(), max_length=100_000)
+    """Loads to be shut down; one that may never be off is refused and listed, also when a group brings it in."""
+    device_ids: Names = ()
+    """Breakers: all loads behind them."""
+    tags: Names = ()
+    """Groups: all loads that carry one of these tags when the plan is approved."""
+    site_ids: Names = ()
+    region_ids: Names = ()
+    excluded_load_ids: tuple[str, ...] = Field(default=(), max_length=100_000)
+    """Loads of these groups that are left out."""
+    rank: int = Field(default=RANK, ge=1, le=100)
+    """Of plans that want a load at the same time the lower rank counts, of one rank the plan approved first."""
     stagger: StaggerModel = StaggerModel()
     conditions: tuple[ConditionModel, ...] = Field(default=(), max_length=10)
     """All of them have to hold right before an OFF."""
@@ -177,19 +195,6 @@ class ScheduleModel(Model):
                 ),
                 zone=self.zone,
             ),
-        )
-
-    def schedule(self) -> Schedule:
-        """Return the domain's schedule."""
-        return Schedule(
-            first_date=self.first_date,
-            last_date=self.last_date,
-            windows=tuple(Window(window.start, window.end) for window in self.windows),
-            zone=self.zone,
-            weekdays=frozenset(self.weekdays),
-            exceptions=frozenset(self.exceptions),
-            day_class=self.day_class,
-            working_calendar=self.working_calendar or (None if self.day_class is DayClass.ANY else CHINA),
         )
 
 

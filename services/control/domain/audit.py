@@ -11,6 +11,7 @@ from libs.common.ids import new_id
 from services.control.domain.adjusting import Adjustment
 from services.control.domain.commands import Change, Effect
 from services.control.domain.plans import Plan, PlanState
+from services.control.domain.setpointplans import SetpointPlan
 
 CLOCKWORK = "service:control"
 """Who acts when time does."""
@@ -128,6 +129,49 @@ def _of_plan(plan: Plan) -> dict[str, object]:
         "windows": [f"{one.start:%H:%M:%S}-{one.end:%H:%M:%S}" for one in plan.schedule.windows],
         "zone": plan.schedule.zone,
         "rank": plan.rank,
+        "created_by": plan.created_by,
+        "approved_by": plan.approved_by,
+        "ended_by": plan.ended_by,
+    }
+
+
+def setpoint_plan_step(
+    before: SetpointPlan | None,
+    plan: SetpointPlan,
+    actor: str,
+    door: str,
+    action: str,
+    at: datetime,
+    *,
+    why: str | None = None,
+) -> Entry:
+    """Return the record of a plan of set points that somebody, or its hour, has brought into another state.
+
+    The arguments are those of ``plan_step``.
+    """
+    after = _of_setpoint_plan(plan)
+    if plan.state is PlanState.APPROVED:
+        after["devices"] = list(plan.device_ids)
+    return Entry(
+        actor, door, action, f"plan:{plan.plan_id}", at, before=None if before is None else _of_setpoint_plan(before),
+        after=after, reason=why or plan.end_reason or plan.note,
+    )  # fmt: skip
+
+
+def _of_setpoint_plan(plan: SetpointPlan) -> dict[str, object]:
+    """Return what such a plan says and whose it is; its devices are in the entry that approves it."""
+    return {
+        "name": plan.name,
+        "state": plan.state,
+        "target": dict(plan.target),
+        "device_count": len(plan.device_ids),
+        "point": plan.point,
+        "value": plan.value,
+        "value_after": plan.value_after,
+        "first_date": plan.schedule.first_date.isoformat(),
+        "last_date": plan.schedule.last_date.isoformat(),
+        "windows": [f"{one.start:%H:%M:%S}-{one.end:%H:%M:%S}" for one in plan.schedule.windows],
+        "zone": plan.schedule.zone,
         "created_by": plan.created_by,
         "approved_by": plan.approved_by,
         "ended_by": plan.ended_by,

@@ -144,9 +144,12 @@ class SetpointBook:
 
     def broken(self, place: Place, point: str, value: float, now: datetime) -> list[SetpointRule]:
         """Return the rules that a value breaks today, those that refuse it first."""
-        found = [
-            rule for rule in self.of(place) if rule.point == point and rule.is_in_season(now) and not rule.allows(value)
-        ]
+        return self.broken_at(place, point, value, [now])
+
+    def broken_at(self, place: Place, point: str, value: float, times: Sequence[datetime]) -> list[SetpointRule]:
+        """Return the rules that a value breaks at any of these times, those that refuse it first."""
+        forbidding = [rule for rule in self.of(place) if rule.point == point and not rule.allows(value)]
+        found = [rule for rule in forbidding if any(rule.is_in_season(one) for one in times)]
         return sorted(found, key=lambda rule: (rule.effect is not Effect.REFUSE, rule.name))
 
 

@@ -155,6 +155,20 @@ async def fetch_busy(conn: WriteConn, device_ids: Collection[str], now: datetime
     return {row["device_id"] for row in rows}
 
 
+async def fetch_being_set(conn: ReadConn | WriteConn, device_ids: Collection[str], point: str) -> set[str]:
+    """Return those of the devices in which an order for the point is on its way or in doubt."""
+    rows = await conn.fetch(
+        """
+        select distinct device_id from adjustments
+         where device_id = any($1::text[]) and point = $2 and next_at is not null and state = any($3::text[])
+        """,
+        sorted(device_ids),
+        point,
+        sorted(state.value for state in (*IN_FLIGHT, CommandState.UNKNOWN)),
+    )
+    return {row["device_id"] for row in rows}
+
+
 async def fetch_restarts(conn: ReadConn | WriteConn, since: datetime) -> list[Adjustment]:
     """Return the restarts that were sent after that time, over or not, and those that are not over; oldest first."""
     rows = await conn.fetch(

@@ -75,6 +75,29 @@ async def insert_wake_up(
         )
 
 
+async def fetch_suspending(conn: ReadConn | WriteConn) -> list[WakeUp]:
+    """Return the orders that are in force and let plans rest."""
+    rows = await conn.fetch(
+        """
+        select wake_up_id, scope, target, reason, actor, created_at, suspends, released_by, released_at
+          from wake_ups where suspends and released_at is null order by created_at
+        """
+    )
+    return [WakeUp(**dict(row)) for row in rows]
+
+
+async def fetch_suspended(conn: ReadConn | WriteConn, load_ids: Sequence[str]) -> dict[str, str]:
+    """Return those of the loads whose plans rest, each with an order that lets them."""
+    rows = await conn.fetch(
+        """
+        select load_id, min(wake_up_id) as wake_up_id from suspensions
+         where load_id = any($1::text[]) group by load_id
+        """,
+        list(load_ids),
+    )
+    return {row["load_id"]: row["wake_up_id"] for row in rows}
+
+
 async def release_wake_up(conn: WriteConn, wake_up_id: str, actor: str, at: datetime) -> bool:
     """Let plans go on; returns whether the order was in force."""
     tag = await conn.execute(

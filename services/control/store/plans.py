@@ -279,6 +279,9 @@ async def plans_using(conn: ReadConn, calendar_id: str) -> list[PlanId]:
         """
         select plan_id from plans
          where ($1 = any(calendar_ids) or $1 = working_calendar) and state in ('approved', 'active')
+         union all
+        select plan_id from setpoint_plans
+         where ($1 = any(calendar_ids) or $1 = working_calendar) and state in ('approved', 'active')
         """,
         calendar_id,
     )

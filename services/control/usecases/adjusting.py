@@ -86,6 +86,14 @@ class Adjustable(Protocol):
         """The line that it hangs on."""
 
     @property
+    def kind(self) -> str:
+        """What it is, as the registry has it."""
+
+    @property
+    def tags(self) -> Sequence[str]:
+        """Groups that it belongs to."""
+
+    @property
     def profile(self) -> str | None:
         """Name of its profile."""
 
@@ -114,6 +122,71 @@ class Adjustable(Protocol):
         """Orders without a value that the device may know."""
 
 
+class Devices(Protocol):
+    """The registry's devices."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all of the registry has been read."""
+
+    def get(self, device_id: str) -> Adjustable | None:
+        """Return a device, None when there is no such device now."""
+
+    def at_site(self, site_id: str) -> Sequence[Adjustable]:
+        """Return the devices of a site."""
+
+    def in_region(self, region_id: str) -> Sequence[Adjustable]:
+        """Return the devices of the sites in a province, city or district."""
+
+    def tagged(self, tag: str) -> Sequence[Adjustable]:
+        """Return the devices that carry a tag."""
+
+
+def meant(devices: Devices, target: Mapping[str, Any]) -> list[Adjustable]:
+    """Return the devices that are meant by one of four places, narrowed by kind and profile.
+
+    Args:
+        devices: The registry.
+        target: ``device_ids``, ``site_id``, ``region_id`` or ``tag``, and perhaps ``kind`` and ``profile``.
+
+    Raises:
+        NotFound: There is none, or one of those that are named is unknown.
+    """
+    site, region, tag = target.get("site_id"), target.get("region_id"), target.get("tag")
+    named: Sequence[str] = target.get("device_ids", ())
+    found: Sequence[Adjustable]
+    if site is not None:
+        found = devices.at_site(site)
+    elif region is not None:
+        found = devices.in_region(region)
+    elif tag is not None:
+        found = devices.tagged(tag)
+    else:
+        found = [known_device(devices, device_id) for device_id in dict.fromkeys(named)]
+    kind, profile = target.get("kind"), target.get("profile")
+    chosen = [one for one in found if kind in (None, one.kind) and profile in (None, one.profile)]
+    if not chosen:
+        place = site or region or tag or ", ".join(named[:20])
+        narrowed = " ".join(filter(None, (kind, profile)))
+        raise NotFound(
+            f"no device {narrowed} at {place}".replace("  ", " "),
+            message_zh=f"{place} 没有符合条件的设备 {narrowed}".rstrip(),
+        )
+    return chosen
+
+
+def known_device(devices: Devices, device_id: str) -> Adjustable:
+    """Return a device.
+
+    Raises:
+        NotFound: There is no such device now.
+    """
+    device = devices.get(device_id)
+    if device is None:
+        raise NotFound(f"there is no device {device_id}", message_zh=f"设备 {device_id} 不存在")
+    return device
+
+
 @dataclass(frozen=True, slots=True)
 class SettingOrder:
     """What is to be set, whatever device it is in."""
@@ -126,6 +199,8 @@ class SettingOrder:
     door: str
     note: str | None
     valid_for: timedelta
+    agreed: bool = False
+    """A second person stands behind it already, so that no rule asks for another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +270,13 @@ class Adjusting:
         return made[0]
 
     async def order_many(
-        self, conn: WriteConn, devices: Sequence[Adjustable], order: SettingOrder, target: Mapping[str, Any]
+        self,
+        conn: WriteConn,
+        devices: Sequence[Adjustable],
+        order: SettingOrder,
+        target: Mapping[str, Any],
+        *,
+        left_out: Sequence[tuple[str, PlatformError]] = (),
     ) -> GroupState:
         """Take an order for many devices; those that cannot be set so are listed, the others go on.
 
@@ -206,21 +287,24 @@ class Adjusting:
             devices: Which.
             order: What is to be set.
             target: Which devices were meant, as the caller said it.
+            left_out: Devices that the caller refuses itself, and why.
 
         Raises:
             InvalidInput: No device, or too many.
         """
-        if not 1 <= len(devices) <= MAX_GROUP:
+        if not 1 <= len(devices) + len(left_out) <= MAX_GROUP:
             raise InvalidInput(
                 f"expected 1 to {MAX_GROUP} devices, found {len(devices)}",
                 message_zh=f"应为 1 到 {MAX_GROUP} 个设备,实际为 {len(devices)} 个",
             )
         group_id = new_id()
         made, refused = await self._take(conn, devices, order, group_id)
+        now = self._clock.now()
+        await record(conn, *(_not_ordered(device_id, exc, order, now) for device_id, exc in left_out))
         group = SettingGroup(
             group_id=group_id, action=order.action, point=order.point, value=order.value, target=target,
-            actor=order.actor, note=order.note, created_at=self._clock.now(),
-            refused=[_refusal(device_id, exc) for device_id, exc in refused],
+            actor=order.actor, note=order.note, created_at=now,
+            refused=[_refusal(device_id, exc) for device_id, exc in (*left_out, *refused)],
         )  # fmt: skip
         await store.insert_group(conn, group)
         return GroupState(group, tuple(made))
@@ -235,6 +319,18 @@ class Adjusting:
         if group is None:
             raise NotFound(f"no group {group_id}", message_zh=f"没有设置命令组 {group_id}")
         return GroupState(group, tuple(await store.fetch_members(conn, group_id)))
+
+    def try_out(
+        self, book: SetpointBook, device: Adjustable, order: SettingOrder, times: Sequence[datetime]
+    ) -> SetpointRule | None:
+        """Return the rule for which an order at any of these times would wait for a second person, None without one.
+
+        Raises:
+            NotAdjustable: The device does not support it, or the value is outside of what it takes.
+            SetpointRefused: The value breaks a rule then.
+        """
+        self._check(device, order)
+        return _check_rules(book, device, order, times)
 
     # The second person.
 
@@ -321,7 +417,8 @@ class Adjusting:
             try:
                 line_id = self._check(device, order)
                 self._check_load(device, off)
-                waits_for = None if book is None else _check_rules(book, device, order, now)
+                waits_for = None if book is None else _check_rules(book, device, order, [now])
+                waits_for = None if order.agreed else waits_for
                 replaced = self._replaced(device, order, before.get(device.device_id, []))
             except (NotAdjustable, SetpointRefused, BeingAdjusted, LoadOff) as exc:
                 refused.append((device.device_id, exc))
@@ -560,8 +657,10 @@ def _check_point(device: Adjustable, point: str, value: float, unit: str | None)
         )  # fmt: skip
 
 
-def _check_rules(book: SetpointBook, device: Adjustable, order: SettingOrder, now: datetime) -> SetpointRule | None:
-    """Return the rule for which a value waits for a second person, None when it breaks none.
+def _check_rules(
+    book: SetpointBook, device: Adjustable, order: SettingOrder, times: Sequence[datetime]
+) -> SetpointRule | None:
+    """Return the rule for which a value waits for a second person, None when it breaks none at any of these times.
 
     Raises:
         SetpointRefused: It breaks one that refuses it.
@@ -569,7 +668,7 @@ def _check_rules(book: SetpointBook, device: Adjustable, order: SettingOrder, no
     if order.point is None or order.value is None:
         return None
     place = Place(device.device_id, device.site_id, device.site_kind, device.region_ids)
-    broken = book.broken(place, order.point, order.value, now)
+    broken = book.broken_at(place, order.point, order.value, times)
     if not broken or broken[0].effect is not RuleEffect.REFUSE:
         return broken[0] if broken else None
     rule = broken[0]

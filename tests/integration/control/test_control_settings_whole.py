@@ -1,5 +1,6 @@
 """Set points and clocks of many devices with one order, through whole control and whole ingest to simulated devices."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -54,3 +55,46 @@ async def test_a_hall_is_set_with_one_order_and_nothing_in_it_is_switched(house:
     assert house.states() == dict.fromkeys(LOADS, True)
     shown = house.field.devices["ac-1"].values(house.field.clock.now().timestamp())
     assert shown["temperature_setpoint"] == 27
+
+
+async def test_a_plan_sets_a_hall_at_the_begin_of_its_window_and_sets_it_back_at_the_end(house: House) -> None:
+    plans = "/api/v1/plans/setpoints"
+    start = house.field.clock.now() + timedelta(hours=8, seconds=-60)
+    end = start + timedelta(seconds=1200)
+    wish = {
+        "point": "temperature_setpoint", "unit": "degC", "site_id": "site-1", "kind": "ac_unit",
+        "profile": "gree_umatch_ac", "value": 28.0, "value_after": 26.0,
+        "first_date": start.date().isoformat(), "last_date": start.date().isoformat(),
+        "windows": [{"start": start.strftime("%H:%M:%S"), "end": end.strftime("%H:%M:%S")}],
+    }  # fmt: skip
+    preview = await house.ok("control", "POST", f"{plans}/preview", wish)
+    assert (preview["count"], preview["device_ids"], preview["forbidden_by"]) == (1, ["ac-1"], None)
+    refused = await house.call("control", "POST", plans, {**wish, "name": "all", "profile": None})
+    assert refused.status_code == 400
+    assert [(one["device_id"], one["guard"]) for one in refused.json()["facts"]["devices"]] == [("ac-2", "no_control")]
+    plan_id = (await house.ok("control", "POST", plans, {**wish, "name": "night"}))["plan_id"]
+    await house.ok("control", "POST", f"{plans}/{plan_id}/approve")
+
+    async def shows(value: float) -> bool:
+        found = house.field.devices["ac-1"].values(house.field.clock.now().timestamp())
+        return found["temperature_setpoint"] == value
+
+    await until(lambda: shows(28), "the window has begun", within_s=60)
+    (window,) = (await house.ok("control", "GET", f"{plans}/{plan_id}/windows"))["items"]
+    assert (window["state"], window["set_in"]) == ("begun", ["ac-1"])
+    begun = await over(house, {"group_id": window["begin_group_ids"][0]})
+    assert [(one["state"], one["found"], one["actor"]) for one in begun["settings"]] == [
+        ("succeeded", 28.0, f"plan:{plan_id}")
+    ]
+    file = await house.call("control", "GET", f"{plans}/{plan_id}/calendar.ics")
+    assert file.headers["content-type"].startswith("text/calendar")
+    assert "night" in file.text
+    house.clock.ahead = timedelta(seconds=1260)
+    await until(lambda: shows(26), "it is set back", within_s=60)
+    (window,) = (await house.ok("control", "GET", f"{plans}/{plan_id}/windows"))["items"]
+    assert (window["state"], len(window["end_group_ids"])) == ("done", 1)
+    listed = (await house.ok("control", "GET", plans))["items"]
+    assert [(one["plan_id"], one["name"]) for one in listed] == [(plan_id, "night")]
+    assert (await house.call("control", "GET", f"/api/v1/plans/{plan_id}")).status_code == 404  # it switches nothing
+    assert (await house.call("control", "GET", f"{plans}/nowhere")).status_code == 404
+    assert house.states() == dict.fromkeys(LOADS, True)
