@@ -109,4 +109,5 @@ async def test_in_one_piece_an_answer_says_the_same_as_in_two(chunks: list[bytes
         return answer.status, list(answer.headers), answer.body, answer.is_whole, is_usable
 
     whole = b"".join(chunks)
-    assert await said([whole]) == await said([whole[:1], whole[1:]])
+    in_two = [piece for piece in (whole[:1], whole[1:]) if piece]  # a socket that gives nothing has ended
+    assert await said([whole] if whole else []) == await said(in_two)
