@@ -251,9 +251,11 @@ class WakeUpsFirst:
 
 
 class StandByWaking:
-    """Carries out wake-up orders while another replica schedules.
+    """Carries out wake-up orders beside whoever schedules.
 
-    It may be one of a former release, which does not know of orders that have no commands yet.
+    That may be another replica, of a former release even, which does not know of orders that have no commands yet.
+    While the scheduler of this process is sending, two at a time do it here: the one decides and signs while the
+    database stores what the other has decided.
     """
 
     def __init__(
@@ -273,7 +275,7 @@ class StandByWaking:
             beat()
             busy = False
             try:
-                if self._schedules.lease is None:
+                if self._schedules.lease is None or self._waking.is_sending:
                     busy = await self._waking.turn(self._steady.now())
                     self._committed()
             except TRANSIENT as exc:

@@ -99,9 +99,10 @@ async def insert_todo(conn: WriteConn, wake_up_id: str, loads: Sequence[LoadInfo
 async def take_todo(conn: WriteConn, now: datetime, limit: int) -> list[ToWake]:
     """Lock and take about ``limit`` loads that have no command yet, of the oldest order first.
 
-    They are not to be done any more once the transaction is committed. A load that somebody else has locked is left.
+    They are not to be done any more once the transaction is committed. What somebody else is taking is left, and a load
+    that somebody else has locked.
     """
-    first = await conn.fetch("select id, load_id from wake_up_todo order by id limit $1", limit)
+    first = await conn.fetch("select id, load_id from wake_up_todo order by id limit $1 for update skip locked", limit)
     if not first:
         return []
     locked = await lock_loads(conn, [row["load_id"] for row in first], skip_locked=True)

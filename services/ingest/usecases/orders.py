@@ -277,7 +277,7 @@ class Orders:
         def verify() -> list[bool]:
             return [self._keys.verify_bytes(SIGNER, one.signed, one.command.signature) for one in parsed]
 
-        # Each takes a quarter of a millisecond, in which the interpreter is free for others.
+        # Ten thousand at once take most of a second, in which the interpreter is free for others.
         return await asyncio.to_thread(verify) if len(parsed) >= SIGNATURES_ASIDE else verify()
 
     def _no_longer_waits(self, order: Order) -> None:

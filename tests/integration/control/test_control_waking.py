@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import pytest
 
 from libs.common.bus import topics
 from libs.common.db import Database
-from libs.common.testing.clock import FakeClock
+from libs.common.lease import LeaseKeeper
+from libs.common.testing.clock import FakeClock, settle
 from services.control.domain.guards import Policy
 from services.control.store import adjustments, areas
 from services.control.store import leases as lease_store
+from services.control.store import waking as store
 from services.control.usecases import waking
 from services.control.usecases.isolations import IsolationRequest
 from services.control.worker import Singleton, StandByWaking
@@ -212,6 +215,23 @@ class TestTwoProcesses:
         await world.relay()
         assert sorted(str(one["load_id"]) for one in world.commands) == load_ids
 
+    async def test_what_one_is_taking_is_left_to_it_and_the_next_part_is_taken(
+        self, world: World, twin: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(waking, "PART", 2)
+        asleep(world, *LOADS)
+        await wake(world, *LOADS)
+        with suppress(ZeroDivisionError):
+            async with twin.db.write() as conn:
+                taken = {one.load_id for one in await store.take_todo(conn, twin.steady.now(), 2)}
+                assert len(taken) == 2
+                while await world.scheduler.waking.turn(world.steady.now()):
+                    pass
+                assert set(await ons(world)) == set(LOADS) - taken
+                raise ZeroDivisionError  # whoever has taken them dies
+        assert await world.scheduler.waking.turn(world.steady.now())
+        assert set(await ons(world)) == set(LOADS)
+
     async def test_one_that_waits_for_the_other_leaves_what_is_locked(self, world: World, twin: World) -> None:
         asleep(world, "a", "b")
         await wake(world, "a", "b")
@@ -236,6 +256,30 @@ class TestTwoProcesses:
         try:
             async with asyncio.timeout(30):
                 await committed.wait()
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+        assert await ons(world) == {"a": [("dispatched", None)]}
+
+    async def test_is_carried_out_by_two_at_a_time_while_ours_is_sending(self, world: World) -> None:
+        asleep(world, "a")
+        await wake(world, "a")
+        schedules = Singleton(db=world.db, clock=world.clock, owner="b", name="scheduler", ttl_s=6)
+        keeper = LeaseKeeper(world.db, world.clock, "b", 6)
+        schedules.lease = await keeper.acquire("scheduler")
+        stand_by = StandByWaking(
+            clock=world.clock, steady=world.steady, waking=world.scheduler.waking, tick_s=0.5, schedules=schedules,
+            committed=lambda: None,
+        )  # fmt: skip
+        task = asyncio.create_task(stand_by.run(lambda: None))
+        try:
+            await settle()
+            assert await ons(world) == {}, "the scheduler does it"
+            world.scheduler.waking.is_sending = True
+            async with asyncio.timeout(30):
+                while not await ons(world):
+                    await world.clock.advance(0.5)
+                    await asyncio.sleep(0.01)
         finally:
             task.cancel()
             await asyncio.wait([task])
