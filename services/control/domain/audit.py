@@ -96,48 +96,8 @@ def switched(change: Change, approver: str | None) -> Entry:
 
 
 def plan_step(
-    before: Plan | None, plan: Plan, actor: str, door: str, action: str, at: datetime, *, why: str | None = None
-) -> Entry:
-    """Return the record of a plan that somebody, or its hour, has brought into another state.
-
-    Args:
-        before: As it was; None of one that is new.
-        plan: As it is now.
-        actor: Who has done it.
-        door: Through which door.
-        action: What was done to it.
-        at: When.
-        why: The reason, where neither its end nor its note is.
-    """
-    after = _of_plan(plan)
-    if plan.state is PlanState.APPROVED:
-        after["loads"] = list(plan.load_ids)  # once: there may be a hundred thousand
-    return Entry(
-        actor, door, action, f"plan:{plan.plan_id}", at, before=None if before is None else _of_plan(before),
-        after=after, reason=why or plan.end_reason or plan.note,
-    )  # fmt: skip
-
-
-def _of_plan(plan: Plan) -> dict[str, object]:
-    """Return what a plan says and whose it is; which loads it names is in the entry that approves it."""
-    return {
-        "name": plan.name,
-        "state": plan.state,
-        "load_count": len(plan.load_ids),
-        "first_date": plan.schedule.first_date.isoformat(),
-        "last_date": plan.schedule.last_date.isoformat(),
-        "windows": [f"{one.start:%H:%M:%S}-{one.end:%H:%M:%S}" for one in plan.schedule.windows],
-        "zone": plan.schedule.zone,
-        "rank": plan.rank,
-        "created_by": plan.created_by,
-        "approved_by": plan.approved_by,
-        "ended_by": plan.ended_by,
-    }
-
-
-def setpoint_plan_step(
-    before: SetpointPlan | None,
-    plan: SetpointPlan,
+    before: Plan | SetpointPlan | None,
+    plan: Plan | SetpointPlan,
     actor: str,
     door: str,
     action: str,
@@ -145,29 +105,40 @@ def setpoint_plan_step(
     *,
     why: str | None = None,
 ) -> Entry:
-    """Return the record of a plan of set points that somebody, or its hour, has brought into another state.
+    """Return the record of a plan that somebody, or its hour, has brought into another state.
 
-    The arguments are those of ``plan_step``.
+    Args:
+        before: As it was; None of one that is new.
+        plan: As it is now; it switches loads, or sets a point in devices.
+        actor: Who has done it.
+        door: Through which door.
+        action: What was done to it.
+        at: When.
+        why: The reason, where neither its end nor its note is.
     """
-    after = _of_setpoint_plan(plan)
-    if plan.state is PlanState.APPROVED:
-        after["devices"] = list(plan.device_ids)
+    after = _of_plan(plan)
+    if plan.state is PlanState.APPROVED:  # once: there may be a hundred thousand
+        after |= {"loads": list(plan.load_ids)} if isinstance(plan, Plan) else {"devices": list(plan.device_ids)}
     return Entry(
-        actor, door, action, f"plan:{plan.plan_id}", at, before=None if before is None else _of_setpoint_plan(before),
+        actor, door, action, f"plan:{plan.plan_id}", at, before=None if before is None else _of_plan(before),
         after=after, reason=why or plan.end_reason or plan.note,
     )  # fmt: skip
 
 
-def _of_setpoint_plan(plan: SetpointPlan) -> dict[str, object]:
-    """Return what such a plan says and whose it is; its devices are in the entry that approves it."""
+def _of_plan(plan: Plan | SetpointPlan) -> dict[str, object]:
+    """Return what a plan says and whose it is; which loads or devices it is about is in the entry that approves it."""
+    what: dict[str, object] = (
+        {"load_count": len(plan.load_ids), "rank": plan.rank}
+        if isinstance(plan, Plan)
+        else {
+            "target": dict(plan.target), "device_count": len(plan.device_ids), "point": plan.point,
+            "value": plan.value, "value_after": plan.value_after,
+        }
+    )  # fmt: skip
     return {
         "name": plan.name,
         "state": plan.state,
-        "target": dict(plan.target),
-        "device_count": len(plan.device_ids),
-        "point": plan.point,
-        "value": plan.value,
-        "value_after": plan.value_after,
+        **what,
         "first_date": plan.schedule.first_date.isoformat(),
         "last_date": plan.schedule.last_date.isoformat(),
         "windows": [f"{one.start:%H:%M:%S}-{one.end:%H:%M:%S}" for one in plan.schedule.windows],

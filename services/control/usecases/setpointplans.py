@@ -16,7 +16,7 @@ from libs.common.db import Database, ReadConn, WriteConn
 from libs.common.errors import Conflict, Forbidden, InvalidInput, NotFound, PlatformError
 from libs.common.ids import PlanId, new_id
 from services.control.domain.adjusting import action_of
-from services.control.domain.audit import CLOCKWORK, PLAN, SERVICE, Entry, setpoint_plan_step
+from services.control.domain.audit import CLOCKWORK, PLAN, SERVICE, Entry, plan_step
 from services.control.domain.plans import (
     InvalidPlan,
     PlanState,
@@ -166,7 +166,7 @@ class SetpointPlans:
             found = await self._amount(conn, plan, wish.unit, check)
             plan = replace(plan, device_ids=found.device_ids)
             await store.insert(conn, plan)
-            await record(conn, setpoint_plan_step(None, plan, actor, door, "setpoint_plan.draft", plan.created_at))
+            await record(conn, plan_step(None, plan, actor, door, "setpoint_plan.draft", plan.created_at))
         return plan, found
 
     async def approve(
@@ -206,7 +206,7 @@ class SetpointPlans:
             await store.update_state(conn, approved)
             ahead = [one for one in await self._windows(conn, approved) if one.on_at > now]
             await store.insert_windows(conn, plan_id, ahead, now)
-            await record(conn, setpoint_plan_step(plan, approved, actor, door, "setpoint_plan.approve", now))
+            await record(conn, plan_step(plan, approved, actor, door, "setpoint_plan.approve", now))
         return approved
 
     async def end(self, plan_id: str, reason: str, actor: str, door: str) -> SetpointPlan:
@@ -223,7 +223,7 @@ class SetpointPlans:
             ended = replace(plan, state=PlanState.ENDED, ended_by=actor, ended_at=now, end_reason=reason or "ended")
             await store.update_state(conn, ended)
             await store.call_off(conn, plan_id, "plan_ended", now)
-            await record(conn, setpoint_plan_step(plan, ended, actor, door, "setpoint_plan.end", now))
+            await record(conn, plan_step(plan, ended, actor, door, "setpoint_plan.end", now))
         return ended
 
     async def export(self, plan_id: str) -> tuple[SetpointPlan, list[WindowInstance]]:
@@ -275,7 +275,7 @@ class SetpointPlans:
         await store.update_state(conn, after)
         action = "setpoint_plan.end" if is_over else "setpoint_plan.activate"
         why = None if is_over else "first_date_reached"
-        await record(conn, setpoint_plan_step(plan, after, CLOCKWORK, SERVICE, action, now, why=why))
+        await record(conn, plan_step(plan, after, CLOCKWORK, SERVICE, action, now, why=why))
 
     async def _begin(
         self, conn: WriteConn, plan: SetpointPlan, window: SetpointWindow, now: datetime
