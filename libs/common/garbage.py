@@ -99,11 +99,11 @@ class Undisturbed:
         self._rest_until = float("-inf")
 
     def for_s(self, seconds: float) -> None:
-        """Make no collection for so long; after it they are made for as long at least, whoever asks. [s]"""
+        """Make no collection for so long; after it they are made for a quarter of that at least, whoever asks. [s]"""
         now = self._clock.monotonic()
         if now < self._rest_until:
             return
         seconds = min(seconds, UNDISTURBED_AT_MOST_S)
-        self._rest_until = now + 2 * seconds
+        self._rest_until = now + 1.25 * seconds
         gc.disable()
         self._clock.call_later(seconds, gc.enable)

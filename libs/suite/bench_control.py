@@ -37,6 +37,7 @@ from services.control.usecases.guardfacts import GuardFacts
 from services.control.usecases.orders import Orders, WakeOrder
 from services.control.usecases.ports import AssumedClock, SteadyClock
 from services.control.usecases.results import ResultHandler
+from services.control.usecases.rush import Rush
 from services.control.usecases.scheduler import Scheduler
 from services.control.usecases.switching import Switching
 
@@ -86,6 +87,7 @@ class Control:
     def __init__(self, db: Database, keys: KeyRing, count: int) -> None:
         """Wire it."""
         steady = SteadyClock(SystemClock())
+        rush = Rush(SystemClock())
         self.took: defaultdict[str, float] = defaultdict(float)
         self.loads = Loads(count)
         self._db = db
@@ -94,12 +96,12 @@ class Control:
         guards = GuardFacts(loads=self.loads, readings=self.loads, settings=switching.policy)
         self._scheduler = Scheduler(
             db=db, clock=steady, sync=AssumedClock(), readings=self.loads, samples=self.loads, switching=switching,
-            guards=guards, prepare_s=30, watchdog_required=False,
+            guards=guards, prepare_s=30, watchdog_required=False, rush=rush,
         )  # fmt: skip
         self._orders = Orders(
             db=db, clock=steady, switching=switching, readings=self.loads, scheduler=self._scheduler, guards=guards
         )
-        self._results = ResultHandler(clock=steady, switching=switching, wake_relay=lambda: None)
+        self._results = ResultHandler(clock=steady, switching=switching, wake_relay=lambda: None, rush=rush)
 
     async def live(self) -> None:
         """Order every load's wake-up and see all of them through."""

@@ -28,6 +28,7 @@ from services.control.drivers.samples import SampleBoard
 from services.control.usecases.guardfacts import GuardFacts
 from services.control.usecases.plans import Plans
 from services.control.usecases.ports import AssumedClock, SteadyClock
+from services.control.usecases.rush import Rush
 from services.control.usecases.scheduler import Scheduler
 from services.control.usecases.switching import Switching
 
@@ -101,7 +102,7 @@ async def _measure(db: Database, keys: KeyRing) -> Figures:
         db=db, clock=steady, sync=AssumedClock(), readings=board,
         samples=SampleBoard(doors, clock, steady, load_of=switching.loads.get, devices_of_site=lambda _: ()),
         switching=switching, guards=guards,
-        prepare_s=30, watchdog_required=False,
+        prepare_s=30, watchdog_required=False, rush=Rush(clock),
     )  # fmt: skip
     plans = Plans(db=db, clock=steady, switching=switching, guards=guards, two_persons=False)
     # Tomorrow on, so that none of it begins while it is measured.

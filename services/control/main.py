@@ -43,6 +43,7 @@ from services.control.usecases.places import PlaceHandler
 from services.control.usecases.plans import Plans
 from services.control.usecases.ports import AssumedClock, SteadyClock
 from services.control.usecases.results import ResultHandler
+from services.control.usecases.rush import Rush
 from services.control.usecases.scheduler import Scheduler
 from services.control.usecases.setpointplans import SetpointPlans
 from services.control.usecases.setpoints import SetpointPolicies
@@ -77,12 +78,13 @@ def build(platform: Platform) -> Service:
     board = Board(doors, clock, steady)
     samples = SampleBoard(doors, clock, steady, load_of=loads.get, devices_of_site=loads.devices_of_site)
     watchdog = Watchdog(urls.get("watchdog"), platform.keys)
-    relay = OutboxRelay(bus=platform.bus, db=db, clock=clock, owner=owner)
+    rush = Rush(clock)
+    relay = OutboxRelay(bus=platform.bus, db=db, clock=clock, owner=owner, only_urgent=lambda: rush.is_on)
 
     switching = Switching(loads=loads, keys=platform.keys, policy=settings.policy())
     devices = RegistryDevices(view, platform.settings.profile_dirs)
     guards = GuardFacts(loads=loads, readings=board, settings=switching.policy, neighbours=devices)
-    answers = ResultHandler(clock=steady, switching=switching, wake_relay=relay.wake)
+    answers = ResultHandler(clock=steady, switching=switching, wake_relay=relay.wake, rush=rush)
     scheduler = Scheduler(
         db=db,
         clock=steady,
@@ -95,6 +97,7 @@ def build(platform: Platform) -> Service:
         watchdog_required=settings.watchdog == "required",
         inrush=settings.inrush(),
         answers_come=answers.answers_come,
+        rush=rush,
     )
     hurry = asyncio.Event()
 
@@ -158,7 +161,7 @@ def build(platform: Platform) -> Service:
     )
 
     linker = Linker(db=db, clock=steady, keys=platform.keys)
-    audit_loop = AuditLoop(linker, singleton("audit"))
+    audit_loop = AuditLoop(linker, singleton("audit"), waits=lambda: rush.is_on)
 
     async def schedule(beat: Beat) -> None:
         await wait_beating(view.ready, beat)

@@ -40,7 +40,8 @@ LOCAL_LOOK_EVERY_S = 30.0
 LOOK_SHARE = 5
 """With many breakers a look is work for both sides: after one that took some time, so many times that time passes."""
 LOOK_BY_NAME = 500
-"""Up to so many breakers are looked at by name; for more of them the doors tell of all they have. [1]"""
+"""Up to so many breakers are looked at by name; for more of them the doors tell of all they have. Of ONs in flight, of
+which the lines tell by themselves, no more than these are looked at, the most urgent ones. [1]"""
 LOOK_AT_LEAST_EVERY_S = 4.0
 """Well before what was read is too old to be believed. [s]"""
 SAMPLES_AHEAD = timedelta(seconds=15)
@@ -55,8 +56,9 @@ SECOND_PATH_EVERY_S = 1.0
 SECOND_PATH_BATCH = 100
 UNANSWERED = timedelta(seconds=2)
 """An emergency that is not answered within this goes by the second path as well."""
-UNANSWERED_IN_A_FLOOD = timedelta(seconds=15)
-"""The same while answers to others come in: ten thousand of them take their time, and asking twice makes it longer."""
+UNANSWERED_IN_A_FLOOD = timedelta(seconds=25)
+"""The same while answers to others come in: ten thousand of them take their time, and asking twice makes it longer. By
+then ingest has told what it has taken up, in a flood too."""
 ANSWERS_WAIT_S = 2.0
 ANSWERS_LOOK_S = 0.05
 """How long answers wait while wake-ups are being sent, and how often they look whether they still must. [s]"""
@@ -182,11 +184,12 @@ class AdjustLoop:
 
 
 class AuditLoop:
-    """Makes the audit's chain, while this replica holds its lease."""
+    """Makes the audit's chain, while this replica holds its lease; what was done many times at once waits a little."""
 
-    def __init__(self, linker: Linker, singleton: Singleton) -> None:
+    def __init__(self, linker: Linker, singleton: Singleton, *, waits: Callable[[], bool]) -> None:
         self._linker = linker
         self._singleton = singleton
+        self._waits = waits
 
     async def run(self, beat: Beat) -> None:
         """Link until cancelled."""
@@ -196,7 +199,7 @@ class AuditLoop:
         """Nothing is to be recovered: what waits is in the database."""
 
     async def _turn(self, lease: Lease) -> bool:
-        return await self._linker.turn()
+        return not self._waits() and await self._linker.turn()
 
 
 class SchedulerLoop:
@@ -358,7 +361,7 @@ class LookLoop:
             took_s = 0.0
             try:
                 async with self._db.read() as conn:
-                    wanted = await store.looked_for(conn, self._steady.now(), LOOK_BY_NAME + 1)
+                    wanted = await store.looked_for(conn, self._steady.now(), LOOK_BY_NAME)
                 if wanted:
                     began = self._clock.monotonic()
                     named = set(wanted) if len(wanted) <= LOOK_BY_NAME else None

@@ -41,21 +41,24 @@ _COLUMNS = ("topic", "key", "value", "headers", "partition_key", "partition")
 _BEGIN = pgcopy.begin(len(_COLUMNS))
 _PARTITION = Struct("!ii")
 
-URGENT = frozenset({topics.COMMANDS, topics.RESULTS})
-"""Topics whose rows go first: a wake-up must not wait until ten thousand events have been told. Order matters per key
-and topic only."""
+URGENT = (topics.COMMANDS, topics.CONDITIONS)
+"""Topics whose rows go first: a wake-up must not wait until ten thousand events have been told, nor must the call of a
+person. Order matters per key and topic only."""
 
 _TAKE = """
     select id, topic, key, value, headers, partition_key, partition
       from outbox o
-     where parked_at is null and topic {which} ($2::text[])
+     where parked_at is null and topic {which}
        and not exists (
            select from outbox p where p.parked_at is not null and p.topic = o.topic and p.key = o.key and p.id < o.id)
      order by id
      limit $1
 """
+_NAMES = ", ".join(f"'{name}'" for name in URGENT)
+TAKE_URGENT = _TAKE.format(which=f"in ({_NAMES})")
+"""Said as an index can be made for it, where commands stand behind many events."""
 TAKE = f"""
-    select * from (({_TAKE.format(which="= any")}) union all ({_TAKE.format(which="<> all")})) as both_lanes limit $1
+    select * from (({TAKE_URGENT}) union all ({_TAKE.format(which=f"not in ({_NAMES})")})) as both_lanes limit $1
 """  # noqa: S608 - our own words
 
 BY_INDEX = """
@@ -126,7 +129,16 @@ def _rows(messages: Sequence[Message]) -> list[bytes]:
 class OutboxRelay:
     """Publishes what ``put`` has written; run one in every process of the service, one of them works."""
 
-    def __init__(self, *, bus: Bus, db: Database, clock: Clock, owner: str, gather_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        *,
+        bus: Bus,
+        db: Database,
+        clock: Clock,
+        owner: str,
+        gather_s: float = 0.0,
+        only_urgent: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Prepare a relay.
 
         Args:
@@ -136,12 +148,14 @@ class OutboxRelay:
             owner: Names this process in the lease.
             gather_s: After what was published wait this long for company: looking, publishing and deleting cost as
                 much for one message as for a hundred. [s]
+            only_urgent: Whether what is not urgent has to wait; for some seconds, or it would never be told.
         """
         self._bus = bus
         self._db = db
         self._clock = clock
         self._turn = OneHolder(db=db, clock=clock, owner=owner, name=LEASE_NAME, ttl_s=LEASE_S)
         self._gather_s = gather_s
+        self._only_urgent = only_urgent
         self._rounds = Rounds(clock, worker=f"outbox of {db.schema}", every_s=POLL_S)
         self._has_published = False
         """Whether there was something, when it was looked last."""
@@ -170,7 +184,7 @@ class OutboxRelay:
         """Publish one batch; return whether there may be more."""
         async with self._db.write() as conn:
             await conn.execute(BY_INDEX)
-            rows = await conn.fetch(TAKE, BATCH, sorted(URGENT))
+            rows = await conn.fetch(TAKE_URGENT if self._only_urgent() else TAKE, BATCH)
         self._has_published = bool(rows)
         if not rows:
             return False

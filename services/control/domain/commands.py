@@ -69,6 +69,8 @@ IN_LINE = timedelta(seconds=30)
 """So long an ON that nobody has taken is waited for while the lines answer others."""
 IN_TURN = timedelta(seconds=90)
 """The same of an ON that was taken up: its holder has it in line, and does the others before it."""
+IN_LINE_LOOK_S = 3.0
+"""How often it is looked whether it still is: of ten thousand each look is work. [s]"""
 
 OPEN, CLOSED = 0, 1
 """Values of the point ``breaker_state``."""
@@ -437,7 +439,7 @@ def on_due(command: Command, facts: Facts, now: datetime, policy: Policy) -> Cha
         return step(command, S.SUCCEEDED, now, "read_closed", Effect.LOAD_ON, evidence=reading.as_evidence(), hold=None)
     if command.state in IN_FLIGHT:
         if _is_in_line(command, facts, now):
-            return wait(command, now, command.reason, policy.queue_look_s)
+            return wait(command, now, command.reason, IN_LINE_LOOK_S)
         return _overrun(command, now, policy)
     return _off_due(command, facts, now, policy) if command.is_off else _on_due(command, facts, now, policy)
 

@@ -354,24 +354,32 @@ async def stuck_wake_ups(conn: ReadConn, unanswered_since: datetime, limit: int)
     return [command_of(row) for row in rows]
 
 
-async def looked_for(conn: ReadConn, now: datetime, limit: int) -> list[str]:
-    """Return the loads whose breakers' state is worth knowing now, some twice; at most ``limit``.
+async def looked_for(conn: ReadConn, now: datetime, by_name: int) -> list[str]:
+    """Return the loads whose breakers' state is worth knowing now, some twice; more than ``by_name`` are not all.
 
     It is for commands that are due within ``LOOK_AHEAD``, to the guards of an OFF above all. An ON is sent whatever
     the breaker reads unless something is known to stop it, and of an ON in flight the line itself tells; only when its
-    answer is nearly out is it worth asking for it.
+    answer is nearly out is it worth asking for it, and of thousands that are in line only for the first.
     """
     rows = await conn.fetch(
         """
-        select load_id from commands
-         where next_at <= $1 and not is_final and state <> 'approval'
-           and (action = 'open' or hold is not null
-                or sent_at is not null and (state not in ('dispatched', 'accepted', 'verifying') or next_at <= $2))
-         limit $3
+        with needed as (
+            select load_id from commands
+             where next_at <= $1 and not is_final and state <> 'approval'
+               and (action = 'open' or hold is not null
+                    or sent_at is not null and state not in ('dispatched', 'accepted', 'verifying'))
+             limit $3 + 1)
+        select load_id from needed
+        union all
+        (select load_id from commands
+          where next_at <= $2 and not is_final and action = 'close' and hold is null and sent_at is not null
+            and state in ('dispatched', 'accepted', 'verifying')
+          order by next_at
+          limit (select greatest($3 - count(*), 0) from needed))
         """,
         now + LOOK_AHEAD,
         now + LOOK_AHEAD_IN_FLIGHT,
-        limit,
+        by_name,
     )
     return [row["load_id"] for row in rows]
 

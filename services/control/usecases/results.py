@@ -1,6 +1,7 @@
 """What the lines answer: results move commands on, in one transaction with the position on the bus."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
@@ -15,11 +16,15 @@ from services.control.domain.commands import Change, Command, Outcome, WireId
 from services.control.store import commands as store
 from services.control.store import loads as load_store
 from services.control.usecases.ports import SteadyClock
+from services.control.usecases.rush import Rush
 from services.control.usecases.switching import Switching
 
 logger = logging.getLogger(__name__)
 
-RECENT = timedelta(seconds=2)
+RECENT = timedelta(seconds=5)
+"""In a flood answers come by the thousand and not steadily: a pause of some seconds is none of the bus."""
+ONE_BY_ONE = 20
+"""So many answers of a set are logged one by one; of more of them those that did not work, and how many did."""
 ON_THE_WAY = frozenset({CommandState.ACCEPTED, CommandState.VERIFYING})
 """They are in the command's history; the log needs what comes of it."""
 
@@ -27,8 +32,9 @@ ON_THE_WAY = frozenset({CommandState.ACCEPTED, CommandState.VERIFYING})
 class ResultHandler:
     """The effects of ``control.results``; everything it knows is in the database."""
 
-    def __init__(self, *, clock: SteadyClock, switching: Switching, wake_relay: Callable[[], None]) -> None:
+    def __init__(self, *, clock: SteadyClock, switching: Switching, wake_relay: Callable[[], None], rush: Rush) -> None:
         self._clock = clock
+        self._rush = rush
         self._switching = switching
         self._wake_relay = wake_relay
         self._answered_at: datetime | None = None
@@ -71,6 +77,8 @@ class ResultHandler:
             current = await store.fetch_many(conn, {wire.command_id for wire, _ in todo})
             pairs = await store.fetch_many(conn, {c.pair_id for c in current.values() if c.pair_id is not None})
             changes, todo = self._follow(todo, loads, current, pairs, released, now)
+            _log(changes)
+            self._rush.note(len(changes))
             await self._switching.apply(conn, changes, now)
         self.heard()
 
@@ -128,16 +136,27 @@ class ResultHandler:
         change = life.on_outcome(
             command, outcome, now, self._switching.policy, released_trip=released.get(command.load_id)
         )
-        if change is not None and change.after.state is not command.state:
-            logger.log(
-                logging.DEBUG if change.after.state in ON_THE_WAY else logging.INFO,
-                "command answered",
-                extra={
-                    "command_id": command.command_id,
-                    "load_id": command.load_id,
-                    "action": command.action.value,
-                    "state": change.after.state.value,
-                    "reason": change.after.reason,
-                },
-            )
         return change
+
+
+def _log(changes: Sequence[Change]) -> None:
+    """Log what has become of commands; each of them is in the command's history and in the audit too."""
+    answered = [change for change in changes if change.is_transition]
+    many = len(answered) > ONE_BY_ONE
+    for change in answered:
+        after = change.after
+        if after.state in ON_THE_WAY or (many and after.state is CommandState.SUCCEEDED):
+            continue
+        logger.info(
+            "command answered",
+            extra={
+                "command_id": after.command_id,
+                "load_id": after.load_id,
+                "action": after.action.value,
+                "state": after.state.value,
+                "reason": after.reason,
+            },
+        )
+    if many:
+        states = Counter(change.after.state.value for change in answered)
+        logger.info("many commands answered", extra={"states": dict(states)})

@@ -44,6 +44,7 @@ from services.control.usecases.calendars import fetch_days
 from services.control.usecases.guardfacts import GuardFacts, Judge
 from services.control.usecases.isolations import end_isolation
 from services.control.usecases.ports import ClockSync, Loads, Readings, SteadyClock
+from services.control.usecases.rush import Rush
 from services.control.usecases.switching import Switching, Wanted
 from services.control.usecases.waking import Waking
 
@@ -88,6 +89,7 @@ class Scheduler:
         watchdog_required: bool,
         inrush: InrushLimits | None = None,
         answers_come: Callable[[], bool] = lambda: False,
+        rush: Rush,
     ) -> None:
         """Prepare a scheduler.
 
@@ -103,6 +105,7 @@ class Scheduler:
             watchdog_required: Whether an OFF waits for the watchdog's acknowledgement.
             inrush: How many planned wake-ups are sent at once.
             answers_come: Whether the lines have answered anything within the last seconds.
+            rush: Hears of many wake-ups at once.
         """
         self._db = db
         self._clock = clock
@@ -116,7 +119,7 @@ class Scheduler:
         self._inrush = Inrush(inrush or InrushLimits())
         self._answers_come = answers_come
         self._housekept_at: datetime | None = None
-        self.waking = Waking(db=db, switching=switching, readings=readings, answers_come=answers_come)
+        self.waking = Waking(db=db, switching=switching, readings=readings, answers_come=answers_come, rush=rush)
 
     @property
     def _loads(self) -> Loads:

@@ -17,6 +17,7 @@ from services.control.domain.guards import Facts
 from services.control.store import waking as store
 from services.control.store.waking import ToWake
 from services.control.usecases.ports import Readings
+from services.control.usecases.rush import Rush
 from services.control.usecases.switching import Switching
 
 PART = 1000
@@ -29,13 +30,14 @@ class Waking:
     """Makes the commands of wake-up orders; several processes may do so beside each other."""
 
     def __init__(
-        self, *, db: Database, switching: Switching, readings: Readings, answers_come: Callable[[], bool]
+        self, *, db: Database, switching: Switching, readings: Readings, answers_come: Callable[[], bool], rush: Rush
     ) -> None:
         """Prepare; ``answers_come`` says whether the lines have answered anything within the last seconds."""
         self._db = db
         self._switching = switching
         self._readings = readings
         self._answers_come = answers_come
+        self._rush = rush
         self.is_sending = False
         """Whether the last turn found loads that were to be woken, so that there may be more."""
 
@@ -46,6 +48,7 @@ class Waking:
             self.is_sending = bool(taken)
             if not taken:
                 return False
+            self._rush.note(len(taken))
             sent: list[Change] = []
             others: list[Change] = []
             for one in taken:

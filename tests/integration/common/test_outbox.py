@@ -47,8 +47,10 @@ async def db(postgres_url: str) -> AsyncIterator[Database]:
 class Relaying:
     """A relay that runs beside the block."""
 
-    def __init__(self, db: Database, bus: ScriptedBus, owner: str = "one") -> None:
-        self.relay = OutboxRelay(bus=cast(Bus, bus), db=db, clock=SystemClock(), owner=owner)
+    def __init__(
+        self, db: Database, bus: ScriptedBus, owner: str = "one", only_urgent: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.relay = OutboxRelay(bus=cast(Bus, bus), db=db, clock=SystemClock(), owner=owner, only_urgent=only_urgent)
         self.beats = 0
 
     async def __aenter__(self) -> OutboxRelay:
@@ -246,9 +248,7 @@ async def test_more_than_one_batch_goes_out_without_waiting(db: Database, monkey
     assert bus.calls == 4
 
 
-async def test_commands_and_results_do_not_wait_for_what_is_only_told(
-    db: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_commands_do_not_wait_for_what_is_only_told(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox, "BATCH", 3)
     bus = ScriptedBus()
     told = messages("s", *(b"%d" % n for n in range(5)))
@@ -260,11 +260,27 @@ async def test_commands_and_results_do_not_wait_for_what_is_only_told(
     assert [one.value for one in bus.taken[4:]] == [b"0", b"1", b"2", b"3", b"4"]
 
 
+async def test_what_is_only_told_waits_as_long_as_it_is_to(db: Database) -> None:
+    bus, waits = ScriptedBus(), True
+    await put(db, *messages("s", b"1", b"2"), Message(topics.CONDITIONS, "s", b"c", (("ce_id", b"c"),)))
+    relaying = Relaying(db, bus, only_urgent=lambda: waits)
+    async with relaying as relay:
+        await until(lambda: bool(bus.taken))
+        await put(db, *messages("s", b"3"), Message(topics.COMMANDS, "s", b"d", (("ce_id", b"d"),)))
+        relay.wake()
+        await until(lambda: len(bus.taken) == 2)
+        assert bus.values() == [b"c", b"d"]
+        waits = False
+        relay.wake()
+        await until(lambda: len(bus.taken) == 5)
+    assert bus.values("s")[2:] == [b"1", b"2", b"3"]
+
+
 async def test_a_sudden_backlog_is_not_read_by_a_plan_made_for_an_empty_table(db: Database) -> None:
     async with db.write() as conn:
         await conn.execute("analyze outbox")  # as the server does by itself while there is nothing
         await conn.execute(outbox.BY_INDEX)
-        found = await conn.fetch(f"explain (costs off) {outbox.TAKE}", outbox.BATCH, ["t"])
+        found = await conn.fetch(f"explain (costs off) {outbox.TAKE}", outbox.BATCH)
     plan = "\n".join(row[0] for row in found)
     assert plan.count("using outbox_pk on outbox o") == 2, plan
     assert plan.count("using outbox_parked on outbox p") == 2, plan

@@ -33,6 +33,7 @@ from services.control.usecases.orders import Orders
 from services.control.usecases.plans import Plans
 from services.control.usecases.ports import Alone, Neighbours, SteadyClock
 from services.control.usecases.results import ResultHandler
+from services.control.usecases.rush import Rush
 from services.control.usecases.scheduler import Scheduler
 from services.control.usecases.switching import Switching
 
@@ -242,6 +243,7 @@ class World:
     def start(self) -> None:
         """Make new objects, as a process that starts does."""
         self.steady = SteadyClock(self.clock)
+        self.rush = Rush(self.clock)
         self.switching = Switching(loads=self.loads, keys=self.keys, policy=self.policy)
         self.guards = GuardFacts(
             loads=self.loads, readings=self, settings=self.policy, neighbours=self.neighbours
@@ -249,7 +251,7 @@ class World:
         self.scheduler = Scheduler(
             db=self.db, clock=self.steady, sync=self.sync, readings=self, samples=self, switching=self.switching,
             guards=self.guards, prepare_s=30, watchdog_required=self.watchdog_required, inrush=self.inrush,
-            answers_come=lambda: self.handler.answers_come(),
+            answers_come=lambda: self.handler.answers_come(), rush=self.rush,
         )  # fmt: skip
         self.plans = Plans(
             db=self.db, clock=self.steady, switching=self.switching, guards=self.guards, two_persons=False
@@ -259,7 +261,9 @@ class World:
             guards=self.guards,
         )  # fmt: skip
         self.isolations = Isolations(db=self.db, clock=self.steady, switching=self.switching)
-        self.handler = ResultHandler(clock=self.steady, switching=self.switching, wake_relay=lambda: None)
+        self.handler = ResultHandler(
+            clock=self.steady, switching=self.switching, wake_relay=lambda: None, rush=self.rush
+        )
 
     def add_load(self, load_id: str, **changes: object) -> Breaker:
         self.loads.loads[load_id] = LoadInfo(

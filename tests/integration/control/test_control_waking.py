@@ -15,6 +15,7 @@ from libs.common.lease import LeaseKeeper
 from libs.common.testing.clock import FakeClock, settle
 from services.control.domain.guards import Policy
 from services.control.store import adjustments, areas
+from services.control.store import commands as command_store
 from services.control.store import leases as lease_store
 from services.control.store import waking as store
 from services.control.usecases import waking
@@ -119,6 +120,24 @@ class TestAnOrder:
         assert theirs[0]["evidence"].pop("priority") == "operator"
         mine[1]["evidence"]["device_id"] = "brk-b"
         assert mine == theirs
+
+    async def test_looks_for_the_most_urgent_of_those_in_flight_only(self, world: World) -> None:
+        asleep(world, *LOADS)
+        await wake(world, *LOADS)
+        await world.tick()
+        async with world.db.write() as conn:
+            for seconds, load_id in enumerate(LOADS):
+                at = world.steady.now() + timedelta(seconds=seconds)
+                await conn.execute("update commands set next_at = $2 where load_id = $1", load_id, at)
+        now = world.steady.now()
+        async with world.db.read() as conn:
+            assert await command_store.looked_for(conn, now, 2) == list(LOADS[:2])
+            assert await command_store.looked_for(conn, now, 10) == list(LOADS)
+        async with world.db.write() as conn:  # what is in doubt is looked for in any case
+            await conn.execute("update commands set state = 'unknown' where load_id = any($1)", list(LOADS[2:]))
+        async with world.db.read() as conn:
+            assert set(await command_store.looked_for(conn, now, 4)) == {LOADS[0], *LOADS[2:]}
+            assert len(await command_store.looked_for(conn, now, 2)) == 3, "more than two: not all of them"
 
     async def test_tells_of_a_command_when_it_is_sent(self, world: World) -> None:
         asleep(world, "a")
