@@ -83,6 +83,7 @@ from services.ingest.worker.fieldline import FieldLines
 from services.ingest.worker.lines import LineManager
 from services.ingest.worker.pulls import PullManager
 from services.ingest.worker.reach import LineReach
+from services.ingest.worker.rush import Rush
 from services.ingest.worker.terminals import Terminals
 from services.ingest.worker.upkeep import Heartbeats, HistoryUpkeep, RegistryKeeper, SnapshotKeeper
 from services.ingest.worker.waking import WakeKeeper
@@ -111,12 +112,14 @@ def build(platform: Platform) -> Service:
     cold = open_cold_files(settings.history.cold)
     readings = Readings(db, cold)
     power = PgLatest(readings)
+    instances = PgInstances(db, alive_s=settings.polling.lease_s)
     means = Means(
         secrets=SecretStore(settings.secrets_dir or platform.settings.data_dir / "secrets"),
         guard=AddressGuard(settings.outgoing_allowed),
         pushes=PushBoard(clock),
         latest=power.latest,
         folder=folder,
+        is_alone=instances.is_alone,
     )
 
     relay = OutboxRelay(bus=bus, db=db, clock=clock, owner=member)
@@ -141,7 +144,10 @@ def build(platform: Platform) -> Service:
         publish_timeout_s=platform.settings.bus.publish_timeout_s,
         spool_max_age_s=settings.acceptance.spool_max_age_s,
     )
-    status = StatusBoard(PgStatusStore(db), clock, offline_after_missed=settings.polling.offline_after_missed)
+    rush = Rush(clock)
+    status = StatusBoard(
+        PgStatusStore(db), clock, offline_after_missed=settings.polling.offline_after_missed, give_way=rush.let_by
+    )
     seen = LastSeen(clock)
     acceptor.on_live(status.heard)
     acceptor.on_live(seen.heard)
@@ -160,7 +166,7 @@ def build(platform: Platform) -> Service:
         topology=topology,
         catalogue=catalogue,
         keeper=leases,
-        instances=PgInstances(db, alive_s=settings.polling.lease_s),
+        instances=instances,
         acceptor=acceptor,
         status=status,
         findings=findings,
@@ -169,6 +175,7 @@ def build(platform: Platform) -> Service:
         means=means,
         instance=member,
         complete=registry_is_read,
+        rush=rush,
     )
     if terminals is not None:
         terminals.on_connected(lines.terminal_connected)
@@ -176,8 +183,8 @@ def build(platform: Platform) -> Service:
     boot = _boot_id()
     kept_results = Spool(folder / "results", max_bytes=RESULTS_MAX_BYTES, wall=lambda: clock.now().timestamp())
     commands = PgCommandStore(db)
-    results = Results(outbox=commands, bus=bus, kept=kept_results, clock=clock, instance=instance, published=relay.wake)
-    reach = LineReach(lines=lines, clock=clock, settings=settings.polling, means=means, rush=lines.rush)
+    results = Results(bus=bus, kept=kept_results, clock=clock, instance=instance)
+    reach = LineReach(lines=lines, clock=clock, settings=settings.polling, means=means, rush=rush)
     switcher = Switcher(
         reach=reach,
         seen=seen,
@@ -229,6 +236,7 @@ def build(platform: Platform) -> Service:
         member_id=member,
         max_batch=settings.history.max_batch,
         gather_s=settings.history.gather_s,
+        give_way=rush.let_by,
     )
     rejected = EffectsConsumer(
         bus=bus,

@@ -48,6 +48,7 @@ from services.ingest.drivers.port import (
     DeviceSilent,
     LineDown,
     LineSink,
+    NotDelivered,
     Opening,
     RawReport,
 )
@@ -63,7 +64,11 @@ CALLS_AT_ONCE = 32
 NEWS_WITHIN_S = 5.0
 """A command waits this long for the platform to say what became of it, then its feedback decides. [s]"""
 SPANS_IN_A_FLOOD = 4
-"""It waits for so many times as long while the platform tells of other commands."""
+"""It waits for so many times as long while the platform tells of earlier commands only."""
+REPORT_WITHIN_S = 1.0
+"""What a device reports of a command that it has done is waited for so long: it comes with the platform's word. [s]"""
+AGAIN_S = 0.5
+"""How often that is looked at meanwhile. [s]"""
 FRESH_S = 60.0
 """What a device said longer ago is no state that one could switch by. [s]"""
 OPERATOR = "wattring"
@@ -178,32 +183,35 @@ class AepDevice:
         return await self.read_points(self._points)
 
     async def read_points(self, names: Collection[str]) -> RawReport:
-        """Return what the device said last of some points; those that cannot be known now are absent."""
+        """Return what the device said last of some points; those that cannot be known now are absent.
+
+        Where there are other processes the push may have come to one of them: then the history is asked for what this
+        one has not heard, and for the lock and the trip also when it has.
+        """
+        line = self._line
         raw: dict[str, float | int | None] = {}
-        times: list[datetime] = []
-        said = self._line.means.pushes.said(self._device_id)
-        unknown: list[str] = []
+        times: dict[str, datetime] = {}
+        said = line.means.pushes.said(self._device_id)
+        asked: list[str] = []
+        is_alone = line.means.is_alone()
         for name in names:
             point = self._points.get(name)
             if point is None:
                 continue
             one = said.get(point.copy_of or name)
-            if one is not None and self._counts(name, one.received_at, self._line.clock.monotonic() - one.monotonic):
-                raw[name] = one.value
-                times.append(one.received_at)
-            else:
-                unknown.append(name)
-        if unknown:
-            # The push may have come to another process.
-            found = await self._line.means.latest(self._device_id)
-            points, at = ({}, None) if found is None else found
-            for name in unknown:
+            if one is not None and self._counts(name, one.received_at, line.clock.monotonic() - one.monotonic):
+                raw[name], times[name] = one.value, one.received_at
+            if one is None or not (is_alone or (name in raw and name not in LASTING)):
+                asked.append(name)
+        if asked:
+            points, at = await line.means.latest(self._device_id) or ({}, None)
+            for name in asked:
                 value = points.get(name)
-                age_s = 0.0 if at is None else (self._line.clock.now() - at).total_seconds()
-                if value is not None and at is not None and self._counts(name, at, age_s):
-                    raw[name] = raw_of(self._points[name], value)
-                    times.append(at)
-        return RawReport(raw=raw, received_at=max(times, default=self._line.clock.now()))
+                if value is None or at is None or (name in times and at <= times[name]):
+                    continue
+                if self._counts(name, at, (line.clock.now() - at).total_seconds()):
+                    raw[name], times[name] = raw_of(self._points[name], value), at
+        return RawReport(raw=raw, received_at=max(times.values(), default=line.clock.now()))
 
     async def write(self, control: Control, value: float | None) -> str:
         """Issue a command and return what the platform says of it.
@@ -233,6 +241,7 @@ class AepDevice:
             raise BadAnswer("the platform gave the command no id")
         before = line.orders.get(self._device_id, [])
         line.orders[self._device_id] = [Order(task, control.name, value, line.clock.monotonic() + control.ttl_s)]
+        line.means.pushes.note_issued(line.line.id, task, line.written[self._device_id][0])
         await self._take_back(before)
         return await self._news(task, control)
 
@@ -298,8 +307,9 @@ class AepDevice:
     async def _news(self, task: str, control: AepControl) -> str:
         """Return what became of a command: at once when that is final or the device shows it, else after a while.
 
-        While the platform tells of other commands it is not asked, and waited for longer: what it has to say of this
-        one is behind them. Letting the next order begin meanwhile would only make more of what it has to say.
+        While the platform tells of commands that were issued before this one it is not asked, and waited for longer:
+        what it has to say of this one is behind them. Letting the next order begin meanwhile would only make more of
+        what it has to say. What it has nothing to say of though it tells of later ones waits for its device.
 
         Raises:
             DeviceRefused, DeviceSilent: As ``_judged``.
@@ -308,16 +318,28 @@ class AepDevice:
         pushes, line_id = line.means.pushes, line.line.id
         since, _ = line.written[self._device_id]
         shows = self._shown_by(control)
-        for _ in range(SPANS_IN_A_FLOOD):
+        wait_s, waited_s = line.news_within_s, 0.0
+        while True:
             try:
-                async with asyncio.timeout(line.news_within_s):
+                async with asyncio.timeout(wait_s):
                     state = await pushes.outcome(line_id, task, device_id=self._device_id, since=since, shows=shows)
             except TimeoutError:
-                if pushes.tasks_told_s(line_id) >= line.news_within_s:
-                    return _judged(task, await self._state(task))
+                if self._is_passed_over(since):
+                    return _judged(task, await self._state(task), control)
+                waited_s += wait_s
+                if waited_s >= SPANS_IN_A_FLOOD * line.news_within_s:
+                    return _judged(task, pushes.task(line_id, task), control)
+                wait_s = min(AGAIN_S, line.news_within_s)
             else:
-                return f"command {task}: the device reports it" if state is None else _judged(task, state)
-        return _judged(task, pushes.task(line_id, task))
+                if state is TaskState.COMPLETED:
+                    await pushes.shown(self._device_id, since=since, shows=shows, within_s=REPORT_WITHIN_S)
+                return f"command {task}: the device reports it" if state is None else _judged(task, state, control)
+
+    def _is_passed_over(self, since: float) -> bool:
+        """Return whether what there is to tell of a command that was issued then should have come by now. [s]"""
+        line = self._line
+        pushes, line_id, within_s = line.means.pushes, line.line.id, line.news_within_s
+        return pushes.tasks_told_s(line_id) >= within_s or pushes.has_told_of_later(line_id, since + within_s / 2)
 
     def _shown_by(self, control: AepControl) -> Callable[[Raw], bool]:
         """Return what tells whether a report shows that a control was followed; of one that sets a value none does."""
@@ -537,11 +559,12 @@ def raw_of(point: ProfilePoint, value: float) -> float | int | None:
     return value / point.scale
 
 
-def _judged(task: str, state: TaskState | None) -> str:
+def _judged(task: str, state: TaskState | None, control: AepControl) -> str:
     """Return the answer to a command.
 
     Raises:
         DeviceRefused: It failed.
+        NotDelivered: The platform keeps it for a device that sleeps, or is gone.
         DeviceSilent: It was not delivered, or the device did not answer; whether it was done is not known.
     """
     match state:
@@ -549,6 +572,8 @@ def _judged(task: str, state: TaskState | None) -> str:
             raise DeviceRefused(f"command {task}: the platform says that it failed")
         case TaskState.EXPIRED | TaskState.CANCELLED | TaskState.TIMED_OUT:
             raise DeviceSilent(f"command {task}: {state.name.lower()}")
+        case TaskState.SAVED if control.ttl_s > 0:
+            raise NotDelivered(f"command {task}: the platform keeps it, the device has not come for it")
         case None:
             return f"command {task} was taken by the platform"
         case _:

@@ -39,6 +39,10 @@ class DeviceSilent(Unavailable):
     title_zh = "设备无应答"
 
 
+class NotDelivered(DeviceSilent):
+    """Whoever carries the command keeps it for a device that has not come for it yet; it is no good to write again."""
+
+
 class DeviceRefused(PlatformError):
     """The device answered no."""
 

@@ -6,7 +6,8 @@ what became of them. Memory only, and bounded: what is lost with the process is 
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
@@ -41,6 +42,10 @@ class PushBoard:
         self._tasks: OrderedDict[tuple[str, str], TaskState] = OrderedDict()
         self._tasks_told: dict[str, float] = {}
         """By line: when news of any command came last, by the monotonic clock. [s]"""
+        self._issued: OrderedDict[tuple[str, str], float] = OrderedDict()
+        """When commands were issued of which no news has come, by the monotonic clock. [s]"""
+        self._told_until: dict[str, float] = {}
+        """By line: when the youngest command was issued of which there was news, by the monotonic clock. [s]"""
         self._awaited: dict[tuple[str, str], list[asyncio.Future[TaskState | None]]] = {}
         self._followed: dict[str, list[_Following]] = {}
         """By device that was given a command."""
@@ -60,6 +65,12 @@ class PushBoard:
             if not one.answer.done() and one.shows(raw):
                 one.answer.set_result(None)
 
+    def note_issued(self, line_id: str, task: str, at: float) -> None:
+        """Note when a command was issued, by the monotonic clock. [s]"""
+        key = line_id, task
+        self._issued[key] = at
+        _keep_within(self._issued, key, MAX_TASKS)
+
     def note_task(self, line_id: str, task: str, state: TaskState) -> None:
         """Take news of a command; older ones than known change nothing."""
         key = line_id, task
@@ -68,6 +79,9 @@ class PushBoard:
         self._tasks[key] = state
         _keep_within(self._tasks, key, MAX_TASKS)
         self._tasks_told[line_id] = self._clock.monotonic()
+        issued = self._issued.pop(key, None)
+        if issued is not None:
+            self._told_until[line_id] = max(self._told_until.get(line_id, issued), issued)
         if state.is_final:
             for waiting in self._awaited.pop(key, ()):
                 if not waiting.done():
@@ -95,6 +109,10 @@ class PushBoard:
         """Return how long ago news of any command of a line came. [s]"""
         return self._clock.monotonic() - self._tasks_told.get(line_id, float("-inf"))
 
+    def has_told_of_later(self, line_id: str, than: float) -> bool:
+        """Return whether there was news of a command of a line that was issued later than that. [s]"""
+        return self._told_until.get(line_id, float("-inf")) > than
+
     async def outcome(
         self, line_id: str, task: str, *, device_id: str, since: float, shows: Callable[[Raw], bool]
     ) -> TaskState | None:
@@ -111,16 +129,42 @@ class PushBoard:
         known = self._tasks.get(key)
         if known is not None and known.is_final:
             return known
-        if shows({name: one.value for name, one in self.said(device_id).items() if one.monotonic > since}):
+        if self._has_shown(device_id, since, shows):
             return None  # it was there before the platform had answered
+        with self._following(device_id, shows) as answer:
+            self._awaited.setdefault(key, []).append(answer)
+            try:
+                return await answer
+            finally:
+                _leave(self._awaited, key, answer)
+
+    async def shown(self, device_id: str, *, since: float, shows: Callable[[Raw], bool], within_s: float) -> None:
+        """Return as soon as a device shows that something was done, at the latest after ``within_s``. [s]
+
+        Args:
+            device_id: Which.
+            since: When it was told to, by the monotonic clock. [s]
+            shows: Whether a report says that it was done.
+            within_s: How long to wait. [s]
+        """
+        if self._has_shown(device_id, since, shows):
+            return
+        with self._following(device_id, shows) as answer, suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await answer
+
+    def _has_shown(self, device_id: str, since: float, shows: Callable[[Raw], bool]) -> bool:
+        return shows({name: one.value for name, one in self.said(device_id).items() if one.monotonic > since})
+
+    @contextmanager
+    def _following(self, device_id: str, shows: Callable[[Raw], bool]) -> "Iterator[asyncio.Future[TaskState | None]]":
+        """Give what is done, with None, once a device shows that something was done."""
         answer: asyncio.Future[TaskState | None] = asyncio.get_running_loop().create_future()
         following = _Following(answer, shows)
-        self._awaited.setdefault(key, []).append(answer)
         self._followed.setdefault(device_id, []).append(following)
         try:
-            return await answer
+            yield answer
         finally:
-            _leave(self._awaited, key, answer)
             _leave(self._followed, device_id, following)
 
 

@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from libs.common.bus import outbox
-from libs.common.bus.port import Message
 from libs.common.contracts.control import Command
 from libs.common.db import Database
 from libs.common.errors import Unavailable
@@ -18,7 +16,7 @@ KEPT = timedelta(days=30)
 
 
 class PgCommandStore:
-    """The table ``executed_commands`` and the outbox."""
+    """The table ``executed_commands``."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -49,15 +47,6 @@ class PgCommandStore:
                 at,
             )
         return {row["command_id"] for row in rows}
-
-    async def publish(self, messages: Sequence[Message]) -> None:
-        """Put results into the outbox.
-
-        Raises:
-            DatabaseUnavailable: They are not there.
-        """
-        async with asyncio.timeout(LOOK_TIMEOUT_S * 2), self._db.write() as conn:
-            await outbox.put(conn, messages)
 
     async def forget(self, now: datetime) -> None:
         """Forget commands that are too old to come again."""

@@ -10,6 +10,11 @@ class PgInstances:
         """Prepare; an instance that was not seen for ``alive_s`` does not count. [s]"""
         self._db = db
         self._alive_s = alive_s
+        self._alive: int | None = None
+
+    def is_alone(self) -> bool:
+        """Return whether this process was the only one when that was looked at last."""
+        return self._alive == 1
 
     async def seen(self, instance: str) -> int:
         """Note that we live, and return how many instances do."""
@@ -25,6 +30,7 @@ class PgInstances:
                 "select count(*) from instances where seen_at > clock_timestamp() - make_interval(secs => $1)",
                 self._alive_s,
             )
+        self._alive = alive
         return alive
 
     async def gone(self, instance: str) -> None:

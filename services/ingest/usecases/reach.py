@@ -31,6 +31,8 @@ class Handle:
 
     session: DeviceSession
     normaliser: Normaliser
+    is_telling: bool = False
+    """Whether the device speaks by itself, so that to read is to look at what it has said and keeps nobody waiting."""
 
     async def read(self, names: Collection[str]) -> tuple[Points, datetime]:
         """Return points in canonical units, and when they were read; raises as the driver."""

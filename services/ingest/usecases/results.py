@@ -1,17 +1,17 @@
-"""Results of commands on their way to control: by the outbox, or kept on disk while the database is away.
+"""Results of commands on their way to control: over the bus, or kept on disk while that is away.
 
-Nobody waits for them: what happens at a breaker must not depend on who can be told about it.
+Nobody waits for them: what happens at a breaker must not depend on who can be told about it. They tell of devices and
+of no change in the database, so it has no part in this.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
 
 from libs.common.backoff import Backoff
 from libs.common.bus import envelope, topics
-from libs.common.bus.port import Bus, Message
+from libs.common.bus.port import Bus, Message, MessageRefused
 from libs.common.clock import Clock
 from libs.common.contracts.control import CommandAction, Evidence, Result, Stage
 from libs.common.errors import Unavailable
@@ -31,7 +31,7 @@ QUIETLY = ON_THE_WAY | {Stage.VERIFIED}
 """They are in the command's history, and control logs how a command ended; this log needs what did not work."""
 FLOOD = 300
 """So many closings are on their way untold: it is a flood."""
-HELD_IN_A_FLOOD_S = 12.0
+HELD_IN_A_FLOOD_S = 20.0
 """What is told instead of ``HELD_S`` as long as closings of the flood are proven. [s]"""
 GATHERED_S = 0.1
 """In a flood what there is to tell is told together, after this: proofs come by the hundred a second, and a transaction
@@ -41,25 +41,14 @@ HELD_S = 2.0
 one message of three, and each costs both sides. Of an opening everything is told at once. [s]"""
 
 
-class Outbox(Protocol):
-    """The database's way out."""
-
-    async def publish(self, messages: Sequence[Message]) -> None:
-        """Put messages into the outbox; raises ``DatabaseUnavailable``."""
-
-
 class Results:
     """What has to be told about commands."""
 
-    def __init__(
-        self, *, outbox: Outbox, bus: Bus, kept: Spool, clock: Clock, instance: str, published: Callable[[], None]
-    ) -> None:
-        self._outbox = outbox
+    def __init__(self, *, bus: Bus, kept: Spool, clock: Clock, instance: str) -> None:
         self._bus = bus
         self._kept = kept
         self._clock = clock
         self._instance = instance
-        self._published = published
         self._waiting: list[Message] = []
         self._held: dict[str, tuple[float, Callable[[], Result]]] = {}
         """By command, the oldest first: since when it is held, and the latest of what it is at."""
@@ -158,23 +147,24 @@ class Results:
             self._waiting.append(_message(result()))
 
     async def _take_over(self) -> None:
-        """Give what waits to the outbox, or to the disk; behind older results on disk when there are some."""
+        """Give what waits to the bus, or to the disk; behind older results on disk when there are some."""
         batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
         if not batch:
             return
         if not self._kept.records:
             try:
-                await self._outbox.publish(batch)
+                await self._publish(batch)
             except asyncio.CancelledError:
                 self._waiting = [*batch, *self._waiting]  # twice is harmless, never is not
                 raise
-            except (Unavailable, TimeoutError):
-                logger.warning("the database is away, results are kept on disk", extra={"results": len(batch)})
+            except Unavailable as exc:
+                logger.warning(
+                    "the bus is away, results are kept on disk", extra={"results": len(batch), "reason": exc.message}
+                )
             else:
-                self._published()
                 return
         if not await self._keep(batch):
-            # Without disk and database they stay in memory; control finds out by reading back.
+            # Without disk and bus they stay in memory; control finds out by reading back.
             self._waiting = [*batch, *self._waiting][-MAX_WAITING:]
             await self._clock.sleep(LOOK_S)
 
@@ -188,11 +178,27 @@ class Results:
         return True
 
     async def _drain(self) -> None:
-        """Publish what is on disk past the database."""
+        """Publish what is on disk."""
         records = await self._kept.read(BATCH)
         if records:
-            await self._bus.publish([unpack(record.payload) for record in records], timeout_s=PUBLISH_TIMEOUT_S)
+            await self._publish([unpack(record.payload) for record in records])
             await self._kept.advance(records[-1].sequence + 1)
+
+    async def _publish(self, messages: Sequence[Message]) -> None:
+        """Publish, all but what the bus will never take: control finds out about that one by reading back.
+
+        Raises:
+            BusUnavailable: Some of them may not be there.
+        """
+        left = messages
+        while left:
+            try:
+                await self._bus.publish(left, timeout_s=PUBLISH_TIMEOUT_S)
+                return
+            except MessageRefused as exc:
+                refused = exc.refused
+                logger.error("the bus takes a result never", extra={"result": str(refused.value)[:500]})
+                left = [message for message in left if message is not refused]
 
     async def _wait(self) -> None:
         if self._waiting:

@@ -7,7 +7,7 @@ some intervals, counted from when we began to listen.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
@@ -86,9 +86,25 @@ class _Watched:
 class StatusBoard:
     """The devices of the lines that this process holds."""
 
-    def __init__(self, store: StatusStore, clock: Clock, *, offline_after_missed: int) -> None:
+    def __init__(
+        self,
+        store: StatusStore,
+        clock: Clock,
+        *,
+        offline_after_missed: int,
+        give_way: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Begin with no device.
+
+        Args:
+            store: Where the status is kept and told.
+            clock: Time.
+            offline_after_missed: So many reports have to be missing.
+            give_way: Awaited before each look at all devices: what is more urgent goes first, for some seconds.
+        """
         self._store = store
         self._clock = clock
+        self._give_way = give_way
         self._missed = offline_after_missed
         self._watched: dict[str, _Watched] = {}
         self._unknown: set[str] = set()
@@ -166,6 +182,8 @@ class StatusBoard:
         waiting = False
         while True:
             beat()
+            if self._give_way is not None:
+                await self._give_way()
             try:
                 await self.scan()
                 waiting = False

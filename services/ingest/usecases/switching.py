@@ -6,7 +6,7 @@ looked at, never written again before that.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, TypeVar
@@ -25,7 +25,7 @@ from services.ingest.domain.switching import (
     obstacle,
     switch_key,
 )
-from services.ingest.drivers.port import BadAnswer, DeviceRefused, DeviceSilent, LineDown
+from services.ingest.drivers.port import BadAnswer, DeviceRefused, DeviceSilent, LineDown, NotDelivered
 from services.ingest.settings import SwitchingSettings
 from services.ingest.usecases.boards import POWER_POINTS, LastSeen
 from services.ingest.usecases.reach import Handle, Reach, Target
@@ -68,6 +68,8 @@ class _Look:
     points: dict[str, float | None] = field(default_factory=dict)
     at: datetime | None = None
     answer: str | None = None
+    has_followed: bool = False
+    """Whether it was seen to be as wished as soon as it was written to."""
 
     def take(self, points: Mapping[str, float | None], at: datetime) -> None:
         """Note a look."""
@@ -120,12 +122,16 @@ class Switcher:
                 if hindrance is not None:
                     raise Hindered(hindrance)
                 look.answer = await handle.write(switch.on, None)
+                if handle.is_telling or not self._settle_s(switch.on, settle_s):
+                    look.has_followed = await self._shows_closed(handle, target, switch, wanted, look)
                 return look.answer
 
             early = await self._attempt(target, switch, write, look, alone=alone)
             if early is not None:
                 return early
-            if switch.state(look.points) == 1 and look.answer is None:
+            if look.has_followed:
+                closed = await self._proven(target, switch, look, meter, closed=True)
+            elif switch.state(look.points) == 1 and look.answer is None:
                 closed = await self._proven(target, switch, look, meter, closed=True, detail="it was closed already")
             else:
                 closed = await self._verify(
@@ -268,12 +274,35 @@ class Switcher:
         except DeviceRefused as exc:
             look.answer = exc.message
             return Switched(Stage.FAILED, _evidence(switch, look, None, None), exc.code, exc.message)
+        except NotDelivered as exc:
+            # There is nothing to look for yet. It is told now, and others follow it up; what waits is not sent twice.
+            look.answer = exc.message
+            return Switched(Stage.UNKNOWN, _evidence(switch, look, None, None), exc.code, exc.message)
         except (DeviceSilent, BadAnswer) as exc:
             # It may have been done: what follows is looking, not writing.
             logger.info("no answer to a write", extra={"device_id": target.device_id, "reason": exc.message})
             look.answer = exc.message
             look.points.clear()
         return None
+
+    async def _shows_closed(
+        self, handle: Handle, target: Target, switch: Switch, wanted: Collection[str], look: _Look
+    ) -> bool:
+        """Look while the line is still ours, and return whether the switch has closed already.
+
+        Only where nothing has to settle, or where the device tells of its movements, so that what it has said since it
+        was written to is said after them. That it shows nothing yet, or nobody answers, means nothing.
+        """
+        try:
+            points, at = await handle.read(wanted)
+        except (LineDown, DeviceSilent, DeviceRefused, BadAnswer):
+            return False
+        if switch.state(points) != 1:
+            return False
+        look.points.clear()
+        look.take(points, at)
+        self._seen.looked(target.device_id, points, at)
+        return True
 
     async def _verify(
         self,

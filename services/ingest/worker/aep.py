@@ -61,6 +61,9 @@ UNMAPPED_EVERY_S = 600.0
 MAX_UNMAPPED = 1_000
 TOGETHER = 200
 """Messages that are made durable together, at most: some ten milliseconds in which nothing else is done."""
+GATHERED_S = 0.03
+"""While they come all the time they are made durable together after this: three of them cost us and the bus as much as
+thirty. [s]"""
 
 
 class UnknownPath(NotFound):
@@ -122,10 +125,11 @@ class Told:
 class Together:
     """What is on its way to the bus: one batch at a time, so that the reports of a device keep their order."""
 
-    def __init__(self, acceptor: Acceptor, taken: Callable[[Told, Outcome | None], None]) -> None:
+    def __init__(self, acceptor: Acceptor, taken: Callable[[Told, Outcome | None], None], clock: Clock) -> None:
         """Prepare; ``taken`` hears of each message that is durable, and what became of its report."""
         self._acceptor = acceptor
         self._taken = taken
+        self._clock = clock
         self._waiting: list[Told] = []
         self._under_way: dict[str, asyncio.Future[None]] = {}
         """By key, also of those that wait."""
@@ -149,6 +153,8 @@ class Together:
             while self._waiting:
                 some, self._waiting = self._waiting[:TOGETHER], self._waiting[TOGETHER:]
                 await self._take(some)
+                if 0 < len(self._waiting) < TOGETHER:
+                    await self._clock.sleep(GATHERED_S)
         finally:
             self._task = None
             for safe in self._under_way.values():
@@ -231,7 +237,7 @@ class AepPushes:
         self._is_signed = is_signed
         self._readers: dict[tuple[str, str], _Reader] = {}
         self._accounts: dict[str, _Account] = {}
-        self._together = Together(acceptor, self._taken)
+        self._together = Together(acceptor, self._taken, clock)
         self._aside: set[asyncio.Task[None]] = set()
         """What is done beside the others, since it may take long or nobody waits for its order."""
         self._seen: OrderedDict[str, None] = OrderedDict()

@@ -83,6 +83,7 @@ class LineManager:
         means: Means,
         instance: str,
         complete: Callable[[], bool],
+        rush: Rush | None = None,
     ) -> None:
         """Prepare; ``complete`` says whether the registry has been read to its end."""
         self._topology = topology
@@ -96,7 +97,7 @@ class LineManager:
         self._settings = settings
         self._means = means
         self._normalisers = Normalisers()
-        self.rush = Rush(clock)
+        self.rush = rush or Rush(clock)
         """The orders under way on all lines."""
         self._instance = instance
         self._complete = complete

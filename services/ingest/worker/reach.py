@@ -73,7 +73,7 @@ class LineReach:
     async def _with(
         runner: Runner, address: Address, normaliser: Normaliser, job: Callable[[Handle], Awaitable[Result]]
     ) -> Result:
-        return await job(Handle(runner.session(address), normaliser))
+        return await job(Handle(runner.session(address), normaliser, isinstance(runner, TellingRunner)))
 
     async def read_polled(self, device_id: str, names: Collection[str]) -> tuple[Points, datetime] | None:
         """Read points of a device on a line of this process, now."""

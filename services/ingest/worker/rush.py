@@ -1,4 +1,4 @@
-"""Many orders at once: while one key wakes thousands, the polls of telemetry let the orders by."""
+"""Many orders at once: while one key wakes thousands, polls let them by, and so does storing what was reported."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +8,11 @@ from libs.common.garbage import UNDISTURBED_AT_MOST_S, Undisturbed
 
 RUSH = 300
 """So many orders are under way, or waiting for their lines, before a poll lets them by."""
-PUT_OFF_AT_MOST_S = 15.0
+PUT_OFF_AT_MOST_S = 30.0
 """A poll is put off once, by half its interval and no longer than this: nothing is called silent for it. [s]"""
+LET_BY_S = 5.0
+"""What can wait does so for this long, then does its next part. [s]"""
+LOOK_S = 0.2
 
 
 class Rush:
@@ -17,6 +20,7 @@ class Rush:
 
     def __init__(self, clock: Clock) -> None:
         """Nothing is under way yet."""
+        self._clock = clock
         self._undisturbed = Undisturbed(clock)
         self._orders = 0
 
@@ -35,6 +39,12 @@ class Rush:
     def is_on(self) -> bool:
         """Whether polls let the orders by."""
         return self._orders >= RUSH
+
+    async def let_by(self) -> None:
+        """Return when no rush is on, at the latest after ``LET_BY_S``."""
+        until = self._clock.monotonic() + LET_BY_S
+        while self.is_on and self._clock.monotonic() < until:
+            await self._clock.sleep(LOOK_S)
 
     @staticmethod
     def puts_off_by_s(interval_s: float) -> float:

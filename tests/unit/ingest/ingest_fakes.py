@@ -207,7 +207,6 @@ class FakeCommandStore:
     def __init__(self) -> None:
         self.noted: set[str] = set()
         self.away = False
-        self.messages: list[Message] = []
 
     async def record(self, commands: Sequence[tuple[Command, int]], *, instance: str, at: datetime) -> set[str]:
         if self.away:
@@ -215,11 +214,6 @@ class FakeCommandStore:
         new = {str(command.command_id) for command, _ in commands} - self.noted
         self.noted |= new
         return new
-
-    async def publish(self, messages: Sequence[Message]) -> None:
-        if self.away:
-            raise Unavailable("away")
-        self.messages += messages
 
 
 class FakeHolder:

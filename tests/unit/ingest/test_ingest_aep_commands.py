@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -14,7 +15,7 @@ from libs.common.profiles import ProfileCatalogue
 from libs.common.testing.clock import FakeClock, settle
 from services.ingest.domain.aep import TaskState
 from services.ingest.drivers.aep import AepDevice, AepLine
-from services.ingest.drivers.port import Address, DeviceRefused
+from services.ingest.drivers.port import Address, DeviceRefused, NotDelivered
 from services.ingest.drivers.pushed import PushBoard
 from tests.unit.ingest.ingest_fakes import LONG_AGO, MEANS
 
@@ -125,8 +126,20 @@ async def test_the_platform_is_not_asked_while_it_tells_of_others(setting: Setti
     order = await setting.close("brk-3")
     await setting.clock.advance(10 * NEWS_WITHIN_S)
     setting.board.note_task("product-2", "9", TaskState.COMPLETED)  # another product's
-    assert await order == "command 3: saved"
+    with pytest.raises(NotDelivered, match="command 3"):
+        await order
     assert setting.platform.asked == ["3"]
+
+
+async def test_a_command_is_asked_after_when_the_platform_tells_of_later_ones(setting: Setting) -> None:
+    silent = await setting.close()
+    await setting.clock.advance(NEWS_WITHIN_S)
+    later = await setting.close("brk-2")
+    setting.board.note_task("product-1", "2", TaskState.COMPLETED)  # keeps the line talking, by the fake clock
+    assert await later == "command 2: completed"
+    with pytest.raises(NotDelivered, match="command 1"):
+        await silent
+    assert setting.platform.asked == ["1"]
 
 
 async def test_nobody_is_waited_for_in_the_end(setting: Setting) -> None:
@@ -138,6 +151,32 @@ async def test_nobody_is_waited_for_in_the_end(setting: Setting) -> None:
     setting.board.note_task("product-1", "2", TaskState.COMPLETED)
     assert not setting.board._awaited
     assert not setting.board._followed
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+async def test_another_process_may_have_heard_of_a_trip_since(setting: Setting, is_alone: bool) -> None:
+    setting.board.note_values("brk-1", {"breaker_trip_reason": 0, "breaker_state": 0}, setting.clock.now())
+    await setting.clock.advance(10.0)
+    latest = AsyncMock(return_value=({"breaker_trip_reason": 2.0, "breaker_state": 1.0}, setting.clock.now()))
+    setting.line.means = replace(setting.line.means, latest=latest, is_alone=lambda: is_alone)
+    device = AepDevice(setting.line, Address("brk-1", "dev-1", PROFILE))
+    wanted = ["breaker_trip_reason", "breaker_state"]
+    # The state is young enough to be believed, and whoever switches looks at it again; the trip decides whether he may.
+    assert (await device.read_points(wanted)).raw == {"breaker_trip_reason": 0 if is_alone else 2, "breaker_state": 0}
+    assert latest.await_count == (0 if is_alone else 1)
+    await setting.clock.advance(120.0)
+    old = (await device.read_points(wanted)).raw
+    assert old == {"breaker_trip_reason": 0 if is_alone else 2}
+    assert latest.await_count == (0 if is_alone else 2)
+
+
+async def test_the_trip_that_was_heard_last_counts(setting: Setting) -> None:
+    latest = AsyncMock(return_value=({"breaker_trip_reason": 2.0}, setting.clock.now()))
+    setting.line.means = replace(setting.line.means, latest=latest)
+    await setting.clock.advance(10.0)
+    setting.board.note_values("brk-1", {"breaker_trip_reason": 0}, setting.clock.now())
+    device = AepDevice(setting.line, Address("brk-1", "dev-1", PROFILE))
+    assert (await device.read_points(["breaker_trip_reason"])).raw == {"breaker_trip_reason": 0}
 
 
 async def test_what_was_said_lasts_as_long_as_it_did(setting: Setting) -> None:

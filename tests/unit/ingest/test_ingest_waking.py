@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libs.common.bus import envelope, topics
-from libs.common.bus.port import Message, Received
+from libs.common.bus.port import Received
 from libs.common.contracts.control import Command, CommandAction, Result, Stage
 from libs.common.ids import new_id
 from libs.common.profiles import ProfileCatalogue
@@ -25,6 +25,7 @@ from libs.common.tokens import KeyRing, canonical
 from services.ingest.bus import unpack
 from services.ingest.domain.normalise import Normaliser
 from services.ingest.domain.switching import Moment, OffLease, switch_of
+from services.ingest.drivers.port import DeviceSilent, NotDelivered
 from services.ingest.settings import SwitchingSettings
 from services.ingest.spool import Spool
 from services.ingest.store.offbook import OffBook, leases_in
@@ -61,11 +62,12 @@ class FakeReach:
     def __init__(self, found: FakeDevice, clock: FakeClock) -> None:
         self.device = found
         self.alone: list[bool] = []
+        self.is_telling = False
         self._clock = clock
 
     async def use(self, target: Target, job: Any, *, alone: bool, only_looks: bool = False) -> Any:
         self.alone.append(alone)
-        return await job(Handle(self.device, Normaliser(target.profile)))
+        return await job(Handle(self.device, Normaliser(target.profile), self.is_telling))
 
     async def read_polled(self, device_id: str, names: Any) -> None:
         return None
@@ -133,7 +135,7 @@ class Scene:
             await task
 
     def told(self, command_id: str) -> list[Result]:
-        messages = [*self.results._waiting, *self.store.messages]
+        messages = [*self.results._waiting, *self.bus.published]
         found = [Result.from_json(message.value or b"") for message in messages]
         return [result for result in found if result.command_id == command_id]
 
@@ -181,7 +183,7 @@ async def scene(
     seen = LastSeen(clock)
     findings = Findings(bus=bus, clock=clock, instance="0")
     kept = Spool(tmp_path / "results", max_bytes=1 << 20, wall=lambda: clock.now().timestamp())
-    results = Results(outbox=store, bus=bus, kept=kept, clock=clock, instance="0", published=lambda: None)
+    results = Results(bus=bus, kept=kept, clock=clock, instance="0")
     switcher = Switcher(reach=reach, seen=seen, power=NoPower(), clock=clock, settings=SETTINGS)
     synchronised = [True]
     orders = Orders(
@@ -217,6 +219,68 @@ async def test_a_device_that_has_never_answered_is_told_of_at_once_and_goes_on_b
         assert [one.stage for one in told] == [Stage.EXECUTED, Stage.UNKNOWN]
         assert found.clock.monotonic() - began < SETTINGS.verify_within_s
         found.breaker.silent = False
+        await found.until_proven()
+        assert is_closed(found)
+
+
+@pytest.mark.parametrize("why", ["settled at once", "told by the device"])
+async def test_a_switch_that_shows_at_once_that_it_has_followed_is_proven_by_that(tmp_path: Path, why: str) -> None:
+    async with scene(tmp_path, closed=False) as found:
+        found.reach.is_telling = why == "told by the device"
+        settle_s = None if found.reach.is_telling else 0.0
+        began = found.clock.monotonic()
+        (proven,) = await found.give(found.order(CommandAction.CLOSE, settle_s=settle_s))
+        assert (proven.stage, proven.evidence.feedback_value, proven.evidence.answer) == (
+            Stage.VERIFIED, 1.0, "acknowledged",
+        )  # fmt: skip
+        assert (len(found.reach.alone), found.breaker.reads) == (1, 2)
+        assert found.clock.monotonic() - began < SETTINGS.settle_s + 0.5
+
+
+@pytest.mark.parametrize("trouble", ["slow", "silent"])
+async def test_one_that_shows_nothing_at_once_is_looked_at_as_ever(tmp_path: Path, trouble: str) -> None:
+    async with scene(tmp_path, closed=False) as found:
+        write, read_points = found.breaker.write, found.breaker.read_points
+
+        async def late(*arguments: Any) -> str:
+            answer = await write(*arguments)
+            found.breaker.raw["breaker_state"] = 15
+            return answer
+
+        async def lost(names: Any) -> Any:
+            if found.breaker.writes and found.breaker.reads == 1:
+                found.breaker.reads += 1
+                raise DeviceSilent("no answer")
+            return await read_points(names)
+
+        if trouble == "slow":
+            found.breaker.write = late  # type: ignore[method-assign]
+        else:
+            found.breaker.read_points = lost  # type: ignore[method-assign]
+        orders = await found.orders.take(found.on_the_topic(found.order(CommandAction.CLOSE, settle_s=0.0)))
+        task = asyncio.create_task(found.orders.execute(orders[0]), name="order")
+        await _files()
+        found.breaker.raw["breaker_state"] = 240
+        while not task.done():
+            await found.clock.advance(0.5)
+            await _files()
+        assert [one.stage for one in found.told(orders[0].command.command_id)] == [Stage.VERIFIED]
+        assert found.breaker.writes == ["breaker_close"]
+
+
+async def test_what_is_kept_for_a_device_that_sleeps_is_told_of_at_once_and_followed_up(tmp_path: Path) -> None:
+    async with scene(tmp_path, closed=False) as found:
+        write = found.breaker.write
+
+        async def kept(*arguments: Any) -> str:
+            raise NotDelivered("it waits")
+
+        found.breaker.write = kept  # type: ignore[method-assign]
+        began = found.clock.monotonic()
+        told = await found.give(found.order(CommandAction.CLOSE))
+        assert (told[-1].stage, told[-1].reason) == (Stage.UNKNOWN, "device_silent")
+        assert found.clock.monotonic() - began < 1.0
+        found.breaker.write = write  # type: ignore[method-assign]
         await found.until_proven()
         assert is_closed(found)
 
@@ -506,27 +570,37 @@ async def test_what_is_no_command_harms_nobody(tmp_path: Path) -> None:
         assert len(await found.orders.take([*bad, good])) == 1
 
 
-async def test_results_are_kept_on_disk_while_the_database_is_away_and_told_in_order(tmp_path: Path) -> None:
+async def test_results_are_kept_on_disk_while_the_bus_is_away_and_told_in_order(tmp_path: Path) -> None:
     async with scene(tmp_path) as found:
-        found.store.away = found.bus.away = True
+        found.bus.away = True
         task = asyncio.create_task(found.results.run(lambda: None), name="results")
         for stage in (Stage.ACCEPTED, Stage.EXECUTED):
             found.results.emit("c-1", stage, site_id="s", device_id="d", line_id="l", epoch=1)
         await until_idle(found)
-        found.store.away = found.bus.away = False
+        found.bus.away = False
         found.results.emit("c-1", Stage.VERIFIED, site_id="s", device_id="d", line_id="l", epoch=1)
-        # The first two past the database, and only then the third by the outbox; or all three past it.
-        told: list[Message] = []
         for _ in range(1000):  # the disk takes its own time
             await found.clock.advance(1)
             await _files()
-            told = [*found.bus.published, *found.store.messages]
-            if len(told) == 3:
+            if len(found.bus.published) == 3:
                 break
         task.cancel()
         await asyncio.wait([task])
-        stages = [Result.from_json(message.value or b"").stage for message in told]
+        stages = [Result.from_json(message.value or b"").stage for message in found.bus.published]
         assert stages == [Stage.ACCEPTED, Stage.EXECUTED, Stage.VERIFIED]
+
+
+async def test_a_result_that_the_bus_never_takes_holds_up_no_other(tmp_path: Path) -> None:
+    async with scene(tmp_path) as found:
+        found.bus.refuses = b"c-2"
+        task = asyncio.create_task(found.results.run(lambda: None), name="results")
+        for number in (1, 2, 3):
+            found.results.emit(f"c-{number}", Stage.FAILED, site_id="s", device_id="d", line_id="l", epoch=1)
+        await until_idle(found)
+        task.cancel()
+        await asyncio.wait([task])
+        told = [Result.from_json(message.value or b"").command_id for message in found.bus.published]
+        assert told == ["c-1", "c-3"]
 
 
 @pytest.mark.parametrize(
@@ -631,11 +705,11 @@ async def test_what_a_stop_cuts_short_is_on_disk_and_so_is_what_others_tell_as_t
     async with scene(tmp_path) as found:
         publishing = asyncio.Event()
 
-        async def publish(messages: Sequence[Any]) -> None:
+        async def publish(messages: Sequence[Any], *, timeout_s: float) -> None:
             publishing.set()
             await asyncio.Event().wait()
 
-        found.store.publish = publish  # type: ignore[method-assign]
+        found.bus.publish = publish  # type: ignore[method-assign]
 
         def say(command_id: str) -> None:
             found.results.emit(
