@@ -254,7 +254,7 @@ async def test_one_that_shows_nothing_at_once_is_looked_at_as_ever(tmp_path: Pat
             return await read_points(names)
 
         if trouble == "slow":
-            found.breaker.write = late  # type: ignore[method-assign]
+            found.breaker.write = late  # type: ignore[method-assign,assignment]
         else:
             found.breaker.read_points = lost  # type: ignore[method-assign]
         orders = await found.orders.take(found.on_the_topic(found.order(CommandAction.CLOSE, settle_s=0.0)))
@@ -275,7 +275,7 @@ async def test_what_is_kept_for_a_device_that_sleeps_is_told_of_at_once_and_foll
         async def kept(*arguments: Any) -> str:
             raise NotDelivered("it waits")
 
-        found.breaker.write = kept  # type: ignore[method-assign]
+        found.breaker.write = kept  # type: ignore[method-assign,assignment]
         began = found.clock.monotonic()
         told = await found.give(found.order(CommandAction.CLOSE))
         assert (told[-1].stage, told[-1].reason) == (Stage.UNKNOWN, "device_silent")
