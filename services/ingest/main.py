@@ -112,14 +112,14 @@ def build(platform: Platform) -> Service:
     cold = open_cold_files(settings.history.cold)
     readings = Readings(db, cold)
     power = PgLatest(readings)
-    instances = PgInstances(db, alive_s=settings.polling.lease_s)
+    instances = PgInstances(db, alive_s=settings.polling.lease_s, monotonic=clock.monotonic)
     means = Means(
         secrets=SecretStore(settings.secrets_dir or platform.settings.data_dir / "secrets"),
         guard=AddressGuard(settings.outgoing_allowed),
         pushes=PushBoard(clock),
         latest=power.latest,
         folder=folder,
-        is_alone=instances.is_alone,
+        alone_since=instances.alone_since,
     )
 
     relay = OutboxRelay(bus=bus, db=db, clock=clock, owner=member)

@@ -185,15 +185,15 @@ class AepDevice:
     async def read_points(self, names: Collection[str]) -> RawReport:
         """Return what the device said last of some points; those that cannot be known now are absent.
 
-        Where there are other processes the push may have come to one of them: then the history is asked for what this
-        one has not heard, and for the lock and the trip also when it has.
+        Where there are other processes, or were, a push may have come to one of them: then the history is asked for
+        what this one has not heard, and for the lock and the trip also when it has.
         """
         line = self._line
         raw: dict[str, float | int | None] = {}
         times: dict[str, datetime] = {}
         said = line.means.pushes.said(self._device_id)
         asked: list[str] = []
-        is_alone = line.means.is_alone()
+        alone_since = line.means.alone_since()
         for name in names:
             point = self._points.get(name)
             if point is None:
@@ -201,7 +201,8 @@ class AepDevice:
             one = said.get(point.copy_of or name)
             if one is not None and self._counts(name, one.received_at, line.clock.monotonic() - one.monotonic):
                 raw[name], times[name] = one.value, one.received_at
-            if one is None or not (is_alone or (name in raw and name not in LASTING)):
+            is_newest = one is not None and one.monotonic > alone_since
+            if not is_newest and (name not in raw or name in LASTING):
                 asked.append(name)
         if asked:
             points, at = await line.means.latest(self._device_id) or ({}, None)
@@ -331,7 +332,7 @@ class AepDevice:
                     return _judged(task, pushes.task(line_id, task), control)
                 wait_s = min(AGAIN_S, line.news_within_s)
             else:
-                if state is TaskState.COMPLETED:
+                if state is TaskState.COMPLETED and shows is not None:
                     await pushes.shown(self._device_id, since=since, shows=shows, within_s=REPORT_WITHIN_S)
                 return f"command {task}: the device reports it" if state is None else _judged(task, state, control)
 
@@ -341,8 +342,8 @@ class AepDevice:
         pushes, line_id, within_s = line.means.pushes, line.line.id, line.news_within_s
         return pushes.tasks_told_s(line_id) >= within_s or pushes.has_told_of_later(line_id, since + within_s / 2)
 
-    def _shown_by(self, control: AepControl) -> Callable[[Raw], bool]:
-        """Return what tells whether a report shows that a control was followed; of one that sets a value none does."""
+    def _shown_by(self, control: AepControl) -> Callable[[Raw], bool] | None:
+        """Return what tells whether a report shows that a control was followed, None where none does."""
         value = control.read_back.value
         points = [self._points.get(name) for name in control.read_back.points]
         wanted = {
@@ -351,7 +352,7 @@ class AepDevice:
             if point is not None and value is not None
         }
         if not wanted or len(points) > len(wanted):
-            return lambda raw: False
+            return None
         return lambda raw: all(name in raw and raw[name] == one for name, one in wanted.items())
 
     async def _state(self, task: str) -> TaskState | None:

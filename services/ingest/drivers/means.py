@@ -29,7 +29,7 @@ class Means:
     latest: Latest
     folder: Path
     """This process's own, for what a driver keeps on disk: certificates."""
-    is_alone: Callable[[], bool] = lambda: False
-    """Whether no other process of ingest lives, to which a push could have come."""
+    alone_since: Callable[[], float] = lambda: float("inf")
+    """From which moment of the monotonic clock on a push can have come to no other process of ingest. [s]"""
     hub: "DtuHub | None" = None
     """Where terminals dial in; None where this process does not listen for them."""

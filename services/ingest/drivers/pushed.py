@@ -114,7 +114,7 @@ class PushBoard:
         return self._told_until.get(line_id, float("-inf")) > than
 
     async def outcome(
-        self, line_id: str, task: str, *, device_id: str, since: float, shows: Callable[[Raw], bool]
+        self, line_id: str, task: str, *, device_id: str, since: float, shows: Callable[[Raw], bool] | None
     ) -> TaskState | None:
         """Return what became of a command as soon as that was pushed, or None once its device shows that it was done.
 
@@ -123,12 +123,13 @@ class PushBoard:
             task: The command.
             device_id: Which device was told to.
             since: When, by the monotonic clock. [s]
-            shows: Whether a report says that it was done.
+            shows: Whether a report says that it was done; None where no report does.
         """
         key = line_id, task
         known = self._tasks.get(key)
         if known is not None and known.is_final:
             return known
+        shows = shows or _never
         if self._has_shown(device_id, since, shows):
             return None  # it was there before the platform had answered
         with self._following(device_id, shows) as answer:
@@ -174,6 +175,10 @@ class _Following:
 
     answer: asyncio.Future[TaskState | None]
     shows: Callable[[Raw], bool]
+
+
+def _never(raw: Raw) -> bool:
+    return False
 
 
 def _leave(waiting: dict[Key, list[Kept]], key: Key, one: Kept) -> None:

@@ -153,12 +153,15 @@ async def test_nobody_is_waited_for_in_the_end(setting: Setting) -> None:
     assert not setting.board._followed
 
 
-@pytest.mark.parametrize("is_alone", [True, False])
-async def test_another_process_may_have_heard_of_a_trip_since(setting: Setting, is_alone: bool) -> None:
+@pytest.mark.parametrize(("alone_for_s", "is_alone"), [(None, False), (5.0, False), (60.0, True)])
+async def test_another_process_may_have_heard_of_a_trip_since(
+    setting: Setting, alone_for_s: float | None, is_alone: bool
+) -> None:
     setting.board.note_values("brk-1", {"breaker_trip_reason": 0, "breaker_state": 0}, setting.clock.now())
     await setting.clock.advance(10.0)
     latest = AsyncMock(return_value=({"breaker_trip_reason": 2.0, "breaker_state": 1.0}, setting.clock.now()))
-    setting.line.means = replace(setting.line.means, latest=latest, is_alone=lambda: is_alone)
+    since = float("inf") if alone_for_s is None else setting.clock.monotonic() - alone_for_s
+    setting.line.means = replace(setting.line.means, latest=latest, alone_since=lambda: since)
     device = AepDevice(setting.line, Address("brk-1", "dev-1", PROFILE))
     wanted = ["breaker_trip_reason", "breaker_state"]
     # The state is young enough to be believed, and whoever switches looks at it again; the trip decides whether he may.
