@@ -319,7 +319,7 @@ class Imports:
         return result
 
     async def _wait_for_room(self, progress: Progress, done: int) -> None:
-        """Wait while the outbox is crowded: the results of commands must not queue behind an archive."""
+        """Wait while the outbox is crowded: changes of the registry must not queue behind an archive."""
         while True:
             async with self._db.read() as conn:
                 if not await store.outbox_is_crowded(conn, OUTBOX_CROWDED):

@@ -26,7 +26,7 @@ from services.ingest.usecases.status import StatusBoard
 from services.ingest.usecases.topology import Topology, in_use
 
 OUTBOX_CROWDED = 2_000
-"""Messages in the outbox above which a source waits: the results of commands must not queue behind it."""
+"""Messages in the outbox above which a source waits: changes of the registry must not queue behind it."""
 OUTBOX_LOOK_S = 0.1
 
 
