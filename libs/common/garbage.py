@@ -24,7 +24,9 @@ ASIDE_ANYWAY = 200_000
 """So many more than twice as before may be set aside until all is looked at again: some tens of megabytes."""
 OLDEST = 2
 UNDISTURBED_AT_MOST_S = 20.0
-"""What is garbage meanwhile stays: some ten megabytes when ten thousand are woken. [s]"""
+"""For one that asks. What is garbage meanwhile stays: some ten megabytes when ten thousand are woken. [s]"""
+UNDISTURBED_IN_ALL_S = 60.0
+"""For all who ask while it lasts. [s]"""
 
 
 class GarbageKeeper:
@@ -96,14 +98,28 @@ class Undisturbed:
     def __init__(self, clock: Clock) -> None:
         """Prepare; nothing happens before ``for_s``."""
         self._clock = clock
-        self._rest_until = float("-inf")
+        self._began_at = self._until = self._rest_until = float("-inf")
 
     def for_s(self, seconds: float) -> None:
-        """Make no collection for so long; after it they are made for a quarter of that at least, whoever asks. [s]"""
+        """Make no collection for so long from now on, also where others have asked for a while that goes on. [s]
+
+        After it they are made for a quarter as long at least, whoever asks.
+        """
         now = self._clock.monotonic()
-        if now < self._rest_until:
+        goes_on = now < self._until
+        if not goes_on and now < self._rest_until:
             return
-        seconds = min(seconds, UNDISTURBED_AT_MOST_S)
-        self._rest_until = now + 1.25 * seconds
-        gc.disable()
-        self._clock.call_later(seconds, gc.enable)
+        if not goes_on:
+            self._began_at = now
+            gc.disable()
+            self._clock.call_later(min(seconds, UNDISTURBED_AT_MOST_S), self._look)
+        longest = self._began_at + UNDISTURBED_IN_ALL_S
+        self._until = max(self._until, min(now + min(seconds, UNDISTURBED_AT_MOST_S), longest))
+        self._rest_until = self._until + (self._until - self._began_at) / 4
+
+    def _look(self) -> None:
+        left_s = self._until - self._clock.monotonic()
+        if left_s > 0:
+            self._clock.call_later(left_s, self._look)
+        else:
+            gc.enable()

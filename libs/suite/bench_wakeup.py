@@ -34,6 +34,8 @@ BREAKERS = 10_000
 DEAD = 0.02
 """Share of the breakers that are dead when the key is pressed. [1]"""
 PATIENCE_S = 240.0
+SETTLE_S = 20.0
+"""Between the last word about the OFFs and the key: as in life, nobody has just switched ten thousand. [s]"""
 LOOK_S = 0.1
 PROGRESS_EVERY_S = 1.0
 """As often as the page asks. [s]"""
@@ -127,6 +129,8 @@ class _Night:
     async def live(self) -> WakeUp:
         breakers = self._field.breakers
         off_s = await self._all_off()
+        await self._until(self._told, "everything about the OFFs was told")
+        await asyncio.sleep(SETTLE_S)
         dead = {load_id(n) for n in range(0, len(breakers), round(1 / DEAD))}
         for n, one in enumerate(breakers):
             one.reachable = load_id(n) not in dead
@@ -225,6 +229,13 @@ class _Night:
         sql = """
             select not exists (select from control.commands
                                 where not is_final and (action = 'open' or not_before <= now()))
+        """
+        return bool(await self._conn.fetchval(sql))
+
+    async def _told(self) -> bool:
+        sql = """
+            select not exists (select from control.outbox) and not exists (select from control.audit_pending)
+               and not exists (select from ingest.outbox)
         """
         return bool(await self._conn.fetchval(sql))
 

@@ -59,7 +59,7 @@ UNANSWERED = timedelta(seconds=2)
 UNANSWERED_IN_A_FLOOD = timedelta(seconds=25)
 """The same while answers to others come in: ten thousand of them take their time, and asking twice makes it longer. By
 then ingest has told what it has taken up, in a flood too."""
-ANSWERS_WAIT_S = 4.0
+ANSWERS_WAIT_S = 6.0
 ANSWERS_LOOK_S = 0.05
 """How long answers wait while wake-ups are being sent, and how often they look whether they still must. [s]"""
 LAST_RESORT_S = 600.0
@@ -250,7 +250,7 @@ class WakeUpsFirst:
         until = self._clock.monotonic() + ANSWERS_WAIT_S
         while self._waking.is_sending and self._clock.monotonic() < until:
             await self._clock.sleep(ANSWERS_LOOK_S)
-        self._heard()
+            self._heard()
 
 
 class StandByWaking:

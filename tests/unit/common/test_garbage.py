@@ -10,6 +10,7 @@ from libs.common.garbage import (
     LONG_S,
     OLDEST,
     UNDISTURBED_AT_MOST_S,
+    UNDISTURBED_IN_ALL_S,
     WHOLE_EVERY_S,
     YOUNG,
     GarbageKeeper,
@@ -90,9 +91,20 @@ def test_the_interpreter_tells_it_and_gets_its_own_ways_back() -> None:
     assert keeper.heard not in gc.callbacks
 
 
-async def test_while_thousands_wait_nothing_is_collected_and_then_for_as_long_it_is() -> None:
-    clock = FakeClock()
-    undisturbed = Undisturbed(clock)
+@pytest.fixture
+def undisturbed(clock: FakeClock) -> Iterator[Undisturbed]:
+    yield Undisturbed(clock)
+    gc.enable()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+async def test_while_thousands_wait_nothing_is_collected_and_then_a_quarter_as_long_it_is(
+    undisturbed: Undisturbed, clock: FakeClock
+) -> None:
     undisturbed.for_s(UNDISTURBED_AT_MOST_S * 10)
     assert not gc.isenabled()
     await clock.advance(UNDISTURBED_AT_MOST_S)
@@ -104,3 +116,24 @@ async def test_while_thousands_wait_nothing_is_collected_and_then_for_as_long_it
     assert not gc.isenabled()
     await clock.advance(5.0)
     assert gc.isenabled()
+
+
+async def test_whoever_asks_while_it_lasts_has_all_of_his_time(undisturbed: Undisturbed, clock: FakeClock) -> None:
+    undisturbed.for_s(10.0)
+    await clock.advance(8.0)
+    undisturbed.for_s(10.0)
+    undisturbed.for_s(1.0)
+    await clock.advance(9.0)
+    assert not gc.isenabled()
+    await clock.advance(1.0)
+    assert gc.isenabled()
+
+
+async def test_nobody_has_it_without_end(undisturbed: Undisturbed, clock: FakeClock) -> None:
+    without, longest = 0.0, 0.0
+    for _ in range(600):
+        undisturbed.for_s(UNDISTURBED_AT_MOST_S)
+        without = 0.0 if gc.isenabled() else without + 0.5
+        longest = max(longest, without)
+        await clock.advance(0.5)
+    assert UNDISTURBED_AT_MOST_S < longest <= UNDISTURBED_IN_ALL_S
