@@ -410,8 +410,9 @@ def wakeup() -> list[Measurement]:
     from libs.suite.bench_wakeup import BREAKERS
 
     found: list[Measurement] = []
-    for way, arguments in (("Modbus TCP", ()), ("AEP", ("aep",))):
-        command = [sys.executable, "-m", "libs.suite.bench_wakeup", str(BREAKERS), *arguments]
+    ways = {"Modbus TCP": "modbus", "AEP": "aep", "AEP, only reports subscribed to": "aep-reports"}
+    for way, name in ways.items():
+        command = [sys.executable, "-m", "libs.suite.bench_wakeup", str(BREAKERS), name]
         took = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         key = f"one key, {BREAKERS:,} breakers, {way}"
         cpu = ", ".join(f"{name} {each:.2f}" for name, each in took["cpu_ms_per_closing"].items())

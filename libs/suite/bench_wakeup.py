@@ -3,7 +3,7 @@
 Ingest, control, broker and database run as they do in an installation; the breakers are simulated in this process.
 All of them are switched off by orders first, so that every wake-up ends a lease; then some die, and one key wakes all.
 
-    python -m libs.suite.bench_wakeup BREAKERS [aep]
+    python -m libs.suite.bench_wakeup BREAKERS [aep | aep-reports]
 
 prints what was seen, as JSON.
 """
@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import asyncpg
 import orjson
@@ -74,15 +74,19 @@ class WakeUp:
     """The same for each breaker that was closed. [ms]"""
 
 
-async def measure(count: int, *, aep: bool = False) -> WakeUp:
+Way = Literal["modbus", "aep", "aep-reports"]
+"""How the breakers are reached: a Modbus TCP connection each; a device platform that tells of each command three times
+and of what the device reports; or one whose subscription has only what devices report."""
+
+
+async def measure(count: int, way: Way = "modbus") -> WakeUp:
     """Wake all with one key, and return what was seen.
 
     Args:
         count: Number of breakers.
-        aep: They are behind a device platform, and begin open; else each has a Modbus TCP connection, and all are
-            switched off first.
+        way: How they are reached. Those with a connection each are switched off first, the others begin open.
     """
-    breakers = AepBreakerField(count) if aep else BreakerField(count)
+    breakers = BreakerField(count) if way == "modbus" else AepBreakerField(count, reports_only=way == "aep-reports")
     await breakers.start()
     with tempfile.TemporaryDirectory(prefix="wattring-bench-") as place:
         folder = Path(place)
@@ -260,7 +264,7 @@ class _Night:
 
 def main() -> int:
     """Measure, and print what was measured."""
-    found = uvloop.run(measure(int(sys.argv[1]), aep="aep" in sys.argv[2:]))
+    found = uvloop.run(measure(int(sys.argv[1]), cast(Way, sys.argv[2] if len(sys.argv) > 2 else "modbus")))
     sys.stdout.write(orjson.dumps(asdict(found)).decode() + "\n")
     return 0
 

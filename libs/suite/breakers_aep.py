@@ -1,7 +1,8 @@
 """Many simulated breakers behind one product of a device platform (CTWing AEP), as cheap as they can be.
 
 The platform takes commands over its API without looking at their signatures, and pushes what follows as the real one
-does: SENT, DELIVERED, what the device reports, SUCCESSFUL. A breaker that cannot be reached leaves its command saved.
+does: SENT, DELIVERED, what the device reports, SUCCESSFUL; or only what the device reports, where no more is wanted.
+A breaker that cannot be reached leaves its command saved.
 """
 
 import asyncio
@@ -34,8 +35,9 @@ END = b"\r\n\r\n"
 class AepBreakerField:
     """The breakers, and the platform in front of them."""
 
-    def __init__(self, count: int) -> None:
-        """Prepare ``count`` breakers that are open."""
+    def __init__(self, count: int, *, reports_only: bool = False) -> None:
+        """Prepare ``count`` breakers that are open; with ``reports_only`` nothing is pushed of commands themselves."""
+        self._reports_only = reports_only
         self.breakers = [Breaker(closed=False) for _ in range(count)]
         self.port = 0
         self._server: asyncio.Server | None = None
@@ -102,6 +104,8 @@ class AepBreakerField:
         self._push(number, messageType="dataReport", serviceId="data_report", payload=payload)
 
     def _respond(self, number: int, task: str, code: str) -> None:
+        if self._reports_only:
+            return
         result = {"resultCode": code, "resultDetail": ""}
         self._push(number, messageType="commandResponse", taskId=int(task), result=result)
 

@@ -115,6 +115,18 @@ async def close_leases(
     )
 
 
+async def release_leases(conn: WriteConn, load_ids: Sequence[str], at: datetime) -> None:
+    """End the leases of loads that are wanted awake; an isolation's stays."""
+    await conn.execute(
+        """
+        update off_leases set closed_at = $2, told = false
+         where closed_at is null and isolation_id is null and load_id = any($1::text[])
+        """,
+        list(load_ids),
+        at,
+    )
+
+
 async def forget_leases(conn: WriteConn, before: datetime) -> None:
     """Delete leases that have been over, and known to be, since before that time."""
     await conn.execute("delete from off_leases where closed_at < $1 and told", before)

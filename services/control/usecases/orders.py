@@ -477,7 +477,7 @@ class Orders:
         await load_store.lock_loads(conn, load_ids)
         await order_store.insert_wake_up(conn, wake_up, load_ids, unreachable)
         await self._switching.clear_the_way(conn, load_ids, Priority.EMERGENCY, wake_up.wake_up_id, now)
-        await self._release_leases(conn, load_ids, now)
+        await lease_store.release_leases(conn, load_ids, now)  # so that the watchdog wakes them as well
         await waking_store.insert_todo(conn, wake_up.wake_up_id, reachable, now)
         facts = {"scope": order.scope, "target": order.target, "loads": len(load_ids), "suspends": order.suspends}
         entry = Entry(
@@ -490,11 +490,6 @@ class Orders:
         if unreachable:
             counted.append(Counted(False, False, Fault.NO_BREAKER, len(unreachable), 0, 0))
         return _progress(wake_up, counted)
-
-    async def _release_leases(self, conn: WriteConn, load_ids: Sequence[str], now: datetime) -> None:
-        """End the leases of the loads, isolations apart, so that the watchdog wakes them as well."""
-        leases = [lease for lease in await lease_store.open_leases(conn, load_ids) if lease.isolation_id is None]
-        await lease_store.close_leases(conn, command_ids=[lease.command_id for lease in leases], at=now)
 
     async def progress(self, wake_up_id: str) -> WakeProgress:
         """Return how far an order is.

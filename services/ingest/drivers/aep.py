@@ -242,7 +242,7 @@ class AepDevice:
             raise BadAnswer("the platform gave the command no id")
         before = line.orders.get(self._device_id, [])
         line.orders[self._device_id] = [Order(task, control.name, value, line.clock.monotonic() + control.ttl_s)]
-        line.means.pushes.note_issued(line.line.id, task, line.written[self._device_id][0])
+        line.means.pushes.note_issued(line.line.id, task, self._device_id, line.written[self._device_id][0])
         await self._take_back(before)
         return await self._news(task, control)
 

@@ -41,9 +41,11 @@ class PushBoard:
         self._said: OrderedDict[str, dict[str, Said]] = OrderedDict()
         self._tasks: OrderedDict[tuple[str, str], TaskState] = OrderedDict()
         self._tasks_told: dict[str, float] = {}
-        """By line: when news of any command came last, by the monotonic clock. [s]"""
+        """By line: when there was news of any command, also from its device, last, by the monotonic clock. [s]"""
         self._issued: OrderedDict[tuple[str, str], float] = OrderedDict()
         """When commands were issued of which no news has come, by the monotonic clock. [s]"""
+        self._given: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        """By device that was given a command and has not spoken since: its line, and when that was. [s]"""
         self._told_until: dict[str, float] = {}
         """By line: when the youngest command was issued of which there was news, by the monotonic clock. [s]"""
         self._awaited: dict[tuple[str, str], list[asyncio.Future[TaskState | None]]] = {}
@@ -57,6 +59,9 @@ class PushBoard:
         points = self._said.setdefault(device_id, {})
         now = self._clock.monotonic()
         points.update({name: Said(value, received_at, now) for name, value in raw.items()})
+        given = self._given.pop(device_id, None)
+        if given is not None:
+            self._note_told(*given)
         _keep_within(self._said, device_id, MAX_DEVICES)
         listened = self._listened.pop(device_id, None)
         if listened is not None:
@@ -65,11 +70,13 @@ class PushBoard:
             if not one.answer.done() and one.shows(raw):
                 one.answer.set_result(None)
 
-    def note_issued(self, line_id: str, task: str, at: float) -> None:
-        """Note when a command was issued, by the monotonic clock. [s]"""
+    def note_issued(self, line_id: str, task: str, device_id: str, at: float) -> None:
+        """Note when a command was issued for a device, by the monotonic clock. [s]"""
         key = line_id, task
         self._issued[key] = at
         _keep_within(self._issued, key, MAX_TASKS)
+        self._given[device_id] = line_id, at
+        _keep_within(self._given, device_id, MAX_TASKS)
 
     def note_task(self, line_id: str, task: str, state: TaskState) -> None:
         """Take news of a command; older ones than known change nothing."""
@@ -78,14 +85,15 @@ class PushBoard:
         state = state if known is None else max(known, state)
         self._tasks[key] = state
         _keep_within(self._tasks, key, MAX_TASKS)
-        self._tasks_told[line_id] = self._clock.monotonic()
-        issued = self._issued.pop(key, None)
-        if issued is not None:
-            self._told_until[line_id] = max(self._told_until.get(line_id, issued), issued)
+        self._note_told(line_id, self._issued.pop(key, float("-inf")))
         if state.is_final:
             for waiting in self._awaited.pop(key, ()):
                 if not waiting.done():
                     waiting.set_result(state)
+
+    def _note_told(self, line_id: str, issued_at: float) -> None:
+        self._tasks_told[line_id] = self._clock.monotonic()
+        self._told_until[line_id] = max(self._told_until.get(line_id, issued_at), issued_at)
 
     def said(self, device_id: str) -> Mapping[str, Said]:
         """Return the last values of a device's points, as far as they came to this process."""
@@ -106,7 +114,7 @@ class PushBoard:
         return self._tasks.get((line_id, task))
 
     def tasks_told_s(self, line_id: str) -> float:
-        """Return how long ago news of any command of a line came. [s]"""
+        """Return how long ago there was news of any command of a line, from the platform or from its device. [s]"""
         return self._clock.monotonic() - self._tasks_told.get(line_id, float("-inf"))
 
     def has_told_of_later(self, line_id: str, than: float) -> bool:

@@ -153,6 +153,18 @@ async def test_nobody_is_waited_for_in_the_end(setting: Setting) -> None:
     assert not setting.board._followed
 
 
+async def test_what_devices_report_is_news_too_where_the_platform_tells_of_no_command(setting: Setting) -> None:
+    silent = await setting.close()
+    await setting.clock.advance(NEWS_WITHIN_S)
+    later = await setting.close("brk-2")
+    setting.report(closed=True, device_id="brk-2")
+    assert await later == "command 2: the device reports it"
+    assert not setting.board.has_told_of_later("product-1", setting.clock.monotonic())
+    with pytest.raises(NotDelivered, match="command 1"):
+        await silent
+    assert setting.platform.asked == ["1"]
+
+
 @pytest.mark.parametrize(("alone_for_s", "is_alone"), [(None, False), (5.0, False), (60.0, True)])
 async def test_another_process_may_have_heard_of_a_trip_since(
     setting: Setting, alone_for_s: float | None, is_alone: bool
