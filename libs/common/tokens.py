@@ -27,7 +27,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from nacl.exceptions import BadSignatureError
-from nacl.signing import VerifyKey
+from nacl.signing import SigningKey, VerifyKey
 
 from libs.common.clock import Clock
 from libs.common.errors import PlatformError, Unauthenticated
@@ -140,6 +140,7 @@ class KeyRing:
         self._private = dict(private)
         self._public = dict(public)
         self._verifiers: dict[str, VerifyKey] = {}
+        self._signers: dict[str, SigningKey] = {}
         self._known: OrderedDict[tuple[str, str], tuple[float, float, Principal]] = OrderedDict()
         """Audience and token that were right but for the time: when it was made, when it ends, who asks. Callers send
         one many times. [s]"""
@@ -285,7 +286,7 @@ class KeyRing:
 
     def sign_bytes(self, name: str, data: bytes) -> str:
         """Return the base64 Ed25519 signature of ``data`` by ``name``."""
-        return base64.b64encode(self._own(name).sign(data)).decode()
+        return base64.b64encode(self._signer(name).sign(data).signature).decode()
 
     def key_id(self, name: str) -> str:
         """Return the SHA-256 of the public key of ``name`` (SubjectPublicKeyInfo, DER), as RFC 6962 names a log.
@@ -309,6 +310,13 @@ class KeyRing:
         except (BadSignatureError, ValueError):
             return False
         return True
+
+    def _signer(self, name: str) -> SigningKey:
+        """Return our key as libsodium's, which signs in three fifths of the time, and the same."""
+        found = self._signers.get(name)
+        if found is None:
+            found = self._signers[name] = SigningKey(self._own(name).private_bytes_raw())
+        return found
 
     def _verifier(self, name: str, key: Ed25519PublicKey) -> VerifyKey:
         """Return the key as libsodium's: of ten thousand commands at once each is verified in a third of the time."""
