@@ -109,12 +109,12 @@ class Undisturbed:
         goes_on = now < self._until
         if not goes_on and now < self._rest_until:
             return
+        seconds = min(seconds, UNDISTURBED_AT_MOST_S)
         if not goes_on:
             self._began_at = now
             gc.disable()
-            self._clock.call_later(min(seconds, UNDISTURBED_AT_MOST_S), self._look)
-        longest = self._began_at + UNDISTURBED_IN_ALL_S
-        self._until = max(self._until, min(now + min(seconds, UNDISTURBED_AT_MOST_S), longest))
+            self._clock.call_later(seconds, self._look)
+        self._until = max(self._until, min(now + seconds, self._began_at + UNDISTURBED_IN_ALL_S))
         self._rest_until = self._until + (self._until - self._began_at) / 4
 
     def _look(self) -> None:

@@ -3,11 +3,12 @@
 Ingest, control, broker and database run as they do in an installation; the breakers are simulated in this process.
 All of them are switched off by orders first, so that every wake-up ends a lease; then some die, and one key wakes all.
 
-    python -m libs.suite.bench_wakeup BREAKERS [aep | aep-reports]
+    python -m libs.suite.bench_wakeup BREAKERS [modbus | aep | aep-reports]
 
 prints what was seen, as JSON.
 """
 
+import argparse
 import asyncio
 import sys
 import tempfile
@@ -16,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, get_args
 
 import asyncpg
 import orjson
@@ -264,7 +265,11 @@ class _Night:
 
 def main() -> int:
     """Measure, and print what was measured."""
-    found = uvloop.run(measure(int(sys.argv[1]), cast(Way, sys.argv[2] if len(sys.argv) > 2 else "modbus")))
+    parser = argparse.ArgumentParser(description="One key wakes breakers; prints what was seen, as JSON.")
+    parser.add_argument("breakers", type=int)
+    parser.add_argument("way", nargs="?", choices=get_args(Way), default="modbus")
+    wanted = parser.parse_args()
+    found = uvloop.run(measure(wanted.breakers, wanted.way))
     sys.stdout.write(orjson.dumps(asdict(found)).decode() + "\n")
     return 0
 

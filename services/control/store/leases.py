@@ -100,17 +100,14 @@ async def mark_told(conn: WriteConn, leases: Sequence[OffLease]) -> None:
     )
 
 
-async def close_leases(
-    conn: WriteConn, *, command_ids: Sequence[str] = (), load_ids: Sequence[str] = (), at: datetime
-) -> None:
-    """End leases by the OFF or by the load."""
+async def close_leases(conn: WriteConn, *, command_ids: Sequence[str], at: datetime) -> None:
+    """End the leases of these OFFs."""
     await conn.execute(
         """
-        update off_leases set closed_at = $3, told = false
-         where closed_at is null and (command_id = any($1::text[]) or load_id = any($2::text[]))
+        update off_leases set closed_at = $2, told = false
+         where closed_at is null and command_id = any($1::text[])
         """,
         list(command_ids),
-        list(load_ids),
         at,
     )
 

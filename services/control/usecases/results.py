@@ -133,10 +133,9 @@ class ResultHandler:
             # The line's holder closed by itself, and names the OFF that it had opened for.
             on = pairs.get(command.pair_id) if command.is_off and command.pair_id is not None else None
             return None if on is None else life.restored(on, outcome, now)
-        change = life.on_outcome(
+        return life.on_outcome(
             command, outcome, now, self._switching.policy, released_trip=released.get(command.load_id)
         )
-        return change
 
 
 def _log(changes: Sequence[Change]) -> None:

@@ -20,7 +20,7 @@ class Rush:
     def __init__(self, clock: Clock) -> None:
         """Nothing is under way yet."""
         self._clock = clock
-        self._until = self._at_most_until = self._rests_until = float("-inf")
+        self._until = self._at_most_until = float("-inf")
 
     @property
     def is_on(self) -> bool:
@@ -31,7 +31,7 @@ class Rush:
         """Learn that so many loads were sent their wake-up, or are known to be awake, in one set."""
         now = self._clock.monotonic()
         if not self.is_on:
-            if loads < RUSH or now < self._rests_until:
+            if loads < RUSH or now < self._at_most_until + AT_MOST_S:
                 return
-            self._at_most_until, self._rests_until = now + AT_MOST_S, now + 2 * AT_MOST_S
+            self._at_most_until = now + AT_MOST_S
         self._until = now + LASTS_S

@@ -68,8 +68,6 @@ class _Look:
     points: dict[str, float | None] = field(default_factory=dict)
     at: datetime | None = None
     answer: str | None = None
-    has_followed: bool = False
-    """Whether it was seen to be as wished as soon as it was written to."""
 
     def take(self, points: Mapping[str, float | None], at: datetime) -> None:
         """Note a look."""
@@ -123,16 +121,15 @@ class Switcher:
                     raise Hindered(hindrance)
                 look.answer = await handle.write(switch.on, None)
                 if handle.is_telling or not self._settle_s(switch.on, settle_s):
-                    look.has_followed = await self._shows_closed(handle, target, switch, wanted, look)
+                    await self._look_at_once(handle, target, switch, wanted, look)
                 return look.answer
 
             early = await self._attempt(target, switch, write, look, alone=alone)
             if early is not None:
                 return early
-            if look.has_followed:
-                closed = await self._proven(target, switch, look, meter, closed=True)
-            elif switch.state(look.points) == 1 and look.answer is None:
-                closed = await self._proven(target, switch, look, meter, closed=True, detail="it was closed already")
+            if switch.state(look.points) == 1:
+                detail = "it was closed already" if look.answer is None else None
+                closed = await self._proven(target, switch, look, meter, closed=True, detail=detail)
             else:
                 closed = await self._verify(
                     target, switch, switch.on, look, closed=True, meter=meter, settle_s=settle_s, alone=alone,
@@ -285,10 +282,10 @@ class Switcher:
             look.points.clear()
         return None
 
-    async def _shows_closed(
+    async def _look_at_once(
         self, handle: Handle, target: Target, switch: Switch, wanted: Collection[str], look: _Look
-    ) -> bool:
-        """Look while the line is still ours, and return whether the switch has closed already.
+    ) -> None:
+        """Look while the line is still ours, and note it if the switch has closed already.
 
         Only where nothing has to settle, or where the device tells of its movements, so that what it has said since it
         was written to is said after them. That it shows nothing yet, or nobody answers, means nothing.
@@ -296,13 +293,11 @@ class Switcher:
         try:
             points, at = await handle.read(wanted)
         except (LineDown, DeviceSilent, DeviceRefused, BadAnswer):
-            return False
-        if switch.state(points) != 1:
-            return False
-        look.points.clear()
-        look.take(points, at)
-        self._seen.looked(target.device_id, points, at)
-        return True
+            return
+        if switch.state(points) == 1:
+            look.points.clear()
+            look.take(points, at)
+            self._seen.looked(target.device_id, points, at)
 
     async def _verify(
         self,
