@@ -103,10 +103,9 @@ def canonical(payload: Mapping[str, Any]) -> bytes:
 
 
 def _signable(value: Any) -> Any:
-    if type(value) is str or value is None:  # nearly all of them
-        return value
     if isinstance(value, Mapping):
-        return {key: _signable(part) for key, part in value.items()}
+        # Nearly all parts are texts.
+        return {key: part if type(part) is str else _signable(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_signable(part) for part in value]
     if isinstance(value, float) and not math.isfinite(value):

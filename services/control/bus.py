@@ -8,7 +8,7 @@ import orjson
 from pydantic import ValidationError
 
 from libs.common.bus import topics
-from libs.common.bus.envelope import message
+from libs.common.bus.envelope import message, wrapped
 from libs.common.bus.port import Message, Received
 from libs.common.contracts import control as contract
 from libs.common.contracts.alarm import AlarmEvent, AlarmLevel, Condition, ConditionKind, MaintenanceWindow
@@ -107,11 +107,12 @@ def _order(
 
 def signed(unsigned: contract.Command, keys: KeyRing) -> Message:
     """Return an order under control's signature, as it goes over the bus."""
-    signature = keys.sign_bytes(SOURCE, canonical(unsigned.signing_payload()))
-    return message(
+    payload = unsigned.signing_payload()
+    payload["signature"] = keys.sign_bytes(SOURCE, canonical(payload))
+    return wrapped(
         topics.COMMANDS,
         unsigned.site_id,
-        unsigned.model_copy(update={"signature": signature}),
+        orjson.dumps(payload),
         source=SOURCE,
         time=unsigned.issued_at,
         event_id=unsigned.command_id,

@@ -1,56 +1,53 @@
 """Loads as control sees them, read from its projection of the registry."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from libs.common.clock import Clock
 from libs.common.contracts.control import CommandAction
-from libs.common.contracts.registry import Device, EntityKind, Load, Site
+from libs.common.contracts.registry import Device, Load, Site
 from libs.common.ids import DeviceId, LineId, LoadId, RegionId, SiteId
 from libs.common.profiles import Control, DeviceProfile, ModbusControl, ProfileCatalogue, Protocol, RegisterType
 from libs.common.registry import RegistryView
 from libs.common.tokens import Principal
 from services.control.domain.loads import LoadInfo
 
-KEPT = timedelta(seconds=60)
-"""A load is put together again after this even if nothing has changed: validity passes by itself."""
+FOR_EVER = datetime.max.replace(tzinfo=UTC)
 
 
 class RegistryLoads:
-    """The registry's loads, each put together once until something changes."""
+    """The registry's loads, each put together once until something changes or its time has come."""
 
     def __init__(self, view: RegistryView, clock: Clock) -> None:
         self._view = view
         self._clock = clock
         self._known: dict[str, LoadInfo | None] = {}
-        self._kept_until: datetime | None = None
-        view.on_change(self._forget)
+        self._all: list[LoadInfo] | None = None
+        self._since = self._until = FOR_EVER
+        """What is known holds between these, as long as nobody changes the registry."""
+        view.on_change(lambda kind, entity_id: self._forget())
 
     def get(self, load_id: str) -> LoadInfo | None:
         """Return a load, None when there is no such load now."""
-        now = self._clock.now()
-        if self._kept_until is None or not now < self._kept_until <= now + KEPT:
-            self._known.clear()
-            self._kept_until = now + KEPT
-        if load_id not in self._known:
-            load = self._view.load(LoadId(load_id))
-            found = None if load is None else self._put_together(load)
-            if not self._view.is_ready:  # what a start reads is told to nobody, so an answer before it is not kept
-                return found
-            self._known[load_id] = found
-        return self._known[load_id]
+        self._keep_true()
+        return self._get(load_id)
 
-    def all(self) -> list[LoadInfo]:
+    def all(self) -> Sequence[LoadInfo]:
         """Return every load there is."""
-        found = (self.get(load.id) for load in self._view.loads())
-        return [load for load in found if load is not None]
+        self._keep_true()
+        if self._all is not None:
+            return self._all
+        found = self._of(self._view.loads())
+        if self._view.is_ready:
+            self._all = found
+        return found
 
     def at_site(self, site_id: str) -> list[LoadInfo]:
         """Return the loads of a site."""
-        found = (self.get(load.id) for load in self._view.loads(SiteId(site_id)))
-        return [load for load in found if load is not None]
+        self._keep_true()
+        return self._of(self._view.loads(SiteId(site_id)))
 
     def devices_of_site(self, site_id: str) -> list[str]:
         """Return every device of a site."""
@@ -62,8 +59,31 @@ class RegistryLoads:
         bindings = [] if load is None or load.meter is None else self._view.bindings(load.meter, when)
         return bindings[0].device if bindings else None
 
-    def _forget(self, kind: EntityKind, entity_id: str) -> None:
+    def _keep_true(self) -> None:
+        """Forget what is known when a version of anything has begun or ended since, or the clock was put back."""
+        now = self._clock.now()
+        if not self._since <= now < self._until:
+            self._forget()
+            if self._view.is_ready:  # what a start reads is told to nobody
+                self._since, self._until = now, self._view.index.next_turn(now) or FOR_EVER
+
+    def _forget(self) -> None:
         self._known.clear()
+        self._all = None
+        self._since = FOR_EVER
+
+    def _get(self, load_id: str) -> LoadInfo | None:
+        if load_id not in self._known:
+            load = self._view.load(LoadId(load_id))
+            found = None if load is None else self._put_together(load)
+            if not self._view.is_ready:
+                return found
+            self._known[load_id] = found
+        return self._known[load_id]
+
+    def _of(self, loads: Iterable[Load]) -> list[LoadInfo]:
+        found = (self._get(load.id) for load in loads)
+        return [load for load in found if load is not None]
 
     def _put_together(self, load: Load) -> LoadInfo:
         site = self._view.site(load.site)

@@ -9,6 +9,7 @@ Source:
 
 import uuid
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from pydantic import BaseModel
 
@@ -46,7 +47,7 @@ def headers(
         ("ce_id", event_id.encode()),
         ("ce_source", source.encode()),
         ("ce_type", event_type.encode()),
-        ("ce_time", _rfc3339(require_aware(time, "time")).encode()),
+        ("ce_time", _rfc3339(require_aware(time, "time"))),
         ("content-type", CONTENT_TYPE),
     ]
     if subject is not None:
@@ -104,13 +105,39 @@ def message(
     Raises:
         ValueError: ``time`` carries no offset.
     """
+    # What ``model_dump_json`` does, without making text of the bytes in between.
+    value = payload.__pydantic_serializer__.to_json(payload, exclude_none=True, by_alias=True)
+    return wrapped(
+        topic, key, value, source=source, time=time, event_type=getattr(payload, "ce_type", None), event_id=event_id,
+        partition_key=partition_key, partition=partition, subject=subject, traceparent=traceparent,
+    )  # fmt: skip
+
+
+def wrapped(
+    topic: str,
+    key: str,
+    value: bytes,
+    *,
+    source: str,
+    time: datetime,
+    event_type: str | None = None,
+    event_id: str | None = None,
+    partition_key: str | None = None,
+    partition: int | None = None,
+    subject: str | None = None,
+    traceparent: str | None = None,
+) -> Message:
+    """Return the message that carries a payload that is JSON already; everything else as ``message`` has it.
+
+    Raises:
+        ValueError: ``time`` carries no offset.
+    """
     return Message(
         topic=topic,
         key=key,
-        # What ``model_dump_json`` does, without making text of the bytes in between.
-        value=payload.__pydantic_serializer__.to_json(payload, exclude_none=True, by_alias=True),
+        value=value,
         headers=headers(
-            event_type=getattr(payload, "ce_type", None) or topic,
+            event_type=event_type or topic,
             source=source,
             event_id=event_id or new_event_id(),
             time=time,
@@ -157,5 +184,7 @@ def _text(received: Received, name: str) -> str | None:
     return None if value is None else value.decode(errors="replace")
 
 
-def _rfc3339(time: datetime) -> str:
-    return f"{(time if time.tzinfo is UTC else time.astimezone(UTC)).isoformat()[:-6]}Z"
+@lru_cache(maxsize=16)
+def _rfc3339(time: datetime) -> bytes:
+    """Return a time as text; of one moment there are often hundreds of messages."""
+    return f"{(time if time.tzinfo is UTC else time.astimezone(UTC)).isoformat()[:-6]}Z".encode()

@@ -4,6 +4,7 @@ Answers are those of the versions that hold at the asked time, so that a reading
 ratio and the site of last week.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from typing import TypeVar
@@ -45,6 +46,8 @@ class RegistryIndex:
         self._records: dict[str, RegistryRecord] = {}
         self._by_kind: dict[EntityKind, dict[str, RegistryRecord]] = {kind: {} for kind in EntityKind}
         self._referring: dict[_Reference, dict[str, None]] = {}
+        self._turns: Counter[datetime] = Counter()
+        """When versions begin and end, and how many do."""
 
     def __len__(self) -> int:
         return len(self._records)
@@ -56,6 +59,7 @@ class RegistryIndex:
         self._by_kind[record.kind][record.id] = record
         for reference in _references(record):
             self._referring.setdefault(reference, {})[record.id] = None
+        self._turns.update(_turns(record))
 
     def discard(self, entity_id: str) -> EntityKind | None:
         """Forget a record and return its kind, None when it is not known."""
@@ -68,7 +72,18 @@ class RegistryIndex:
             referring.pop(entity_id, None)
             if not referring:
                 del self._referring[reference]
+        for turn in _turns(record):
+            self._turns[turn] -= 1
+            if not self._turns[turn]:
+                del self._turns[turn]
         return record.kind
+
+    def next_turn(self, when: datetime) -> datetime | None:
+        """Return the first time after ``when`` at which a version of anything begins or ends; None when none does.
+
+        Until then every answer stays what it is at ``when``, unless records are put or discarded.
+        """
+        return min((turn for turn in self._turns if turn > when), default=None)
 
     def record(self, kind: EntityKind, entity_id: str) -> RegistryRecord | None:
         """Return the whole history of an entity."""
@@ -193,6 +208,13 @@ class RegistryIndex:
             version = record.at(when) if isinstance(record, RegionRecord) else None
             current = None if version is None else version.parent
         return found
+
+
+def _turns(record: RegistryRecord) -> Iterator[datetime]:
+    for version in record.versions:
+        yield version.valid_from
+        if version.valid_to is not None:
+            yield version.valid_to
 
 
 def _references(record: RegistryRecord) -> set[_Reference]:

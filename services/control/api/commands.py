@@ -283,7 +283,7 @@ def build_command_router(
     async def read_command(command_id: str, who: ReadOrApp) -> CommandDetail:
         async with db.read() as conn:
             command = await lookup.fetch(conn, command_id)
-            history = await lookup.fetch_history(conn, command_id)
+            history = [] if command is None else await lookup.fetch_history(conn, command)
         if command is None or not is_visible(who, command.load_id, loads) or not is_own(who, command.actor):
             raise NotFound(f"no command {command_id}", message_zh=f"没有命令 {command_id}")
         steps = [StepView.model_validate(row, from_attributes=True) for row in history]

@@ -552,7 +552,7 @@ def _on_due(command: Command, facts: Facts, now: datetime, policy: Policy) -> Ch
         waiting = wait(command, now, "device_busy", policy.queue_look_s, hold=None)
         return waiting if command.hold is None else evolved(waiting, evidence={"gone": command.hold.value})
     change = _send(command, now, policy, now + timedelta(seconds=policy.accept_timeout_s))
-    return evolved(change, released_trip=facts.released_trip)
+    return change if facts.released_trip is None else evolved(change, released_trip=facts.released_trip)
 
 
 def _off_due(command: Command, facts: Facts, now: datetime, policy: Policy) -> Change:

@@ -129,6 +129,32 @@ class HistoryRow:
     evidence: Mapping[str, Any]
 
 
+def birth(command: Command) -> list[HistoryRow]:
+    """Return the first steps of a new command's history."""
+    request: dict[str, object] = {
+        "actor": command.actor,
+        "priority": command.priority.name.lower(),
+        "not_before": command.not_before.isoformat(),
+        "restore_at": None if command.restore_at is None else command.restore_at.isoformat(),
+        "note": command.note,
+    }
+    bound: dict[str, object] = {
+        "wake_up" if command.is_off else "off": command.pair_id,
+        "isolation_id": command.isolation_id,
+    }
+    last = CommandState.APPROVAL if command.state is CommandState.APPROVAL else CommandState.SCHEDULED
+    steps: list[tuple[CommandState, dict[str, object]]] = [
+        (CommandState.RECEIVED, request),
+        (CommandState.VALIDATED, {"device_id": command.device_id}),
+        (last, bound),
+    ]
+    return [
+        HistoryRow(at=command.created_at, state=state.value, reason=command.reason, hold=None, attempt=0,
+                   evidence={key: value for key, value in evidence.items() if value is not None})
+        for state, evidence in steps
+    ]  # fmt: skip
+
+
 async def insert(conn: WriteConn, commands: Sequence[Command]) -> None:
     """Insert new commands."""
     if not commands:

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from libs.common.contracts.control import CommandState
 from libs.common.db import ReadConn, WriteConn
+from libs.common.evolve import evolved
 from services.control.domain.commands import Command
-from services.control.store.commands import COLUMNS, HistoryRow, command_of
+from services.control.store.commands import COLUMNS, HistoryRow, birth, command_of
 
 
 async def fetch(conn: ReadConn, command_id: str) -> Command | None:
@@ -15,13 +17,20 @@ async def fetch(conn: ReadConn, command_id: str) -> Command | None:
     return None if row is None else command_of(row)
 
 
-async def fetch_history(conn: ReadConn, command_id: str) -> list[HistoryRow]:
-    """Return a command's steps in their order."""
+async def fetch_history(conn: ReadConn, command: Command) -> list[HistoryRow]:
+    """Return a command's steps in their order.
+
+    One that was sent as soon as it was made has no rows of the steps before: they follow from the command.
+    """
     rows = await conn.fetch(
         "select at, state, reason, hold, attempt, evidence from command_history where command_id = $1 order by id",
-        command_id,
+        command.command_id,
     )
-    return [HistoryRow(**dict(row)) for row in rows]
+    stored = [HistoryRow(**dict(row)) for row in rows]
+    if stored and stored[0].state == CommandState.RECEIVED:
+        return stored
+    made = evolved(command, state=CommandState.SCHEDULED, not_before=command.created_at, reason="")
+    return [*birth(made), *stored]
 
 
 async def fetch_page(

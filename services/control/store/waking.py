@@ -4,10 +4,9 @@ A row of ``wake_up_todo`` goes in with its order and goes out in the transaction
 of its load. So whoever dies between the two leaves it to the next one, and two that work beside each other make one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from libs.common.db import WriteConn
 from libs.common.ids import DeviceId, LineId, LoadId, SiteId
@@ -43,16 +42,9 @@ INSERT_SENT = """
                $13::text, $14::text
           from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::integer[])
             as c(command_id, site_id, device_id, line_id, load_id, channel)
-        returning command_id, device_id)
+        returning command_id)
     insert into command_history (command_id, at, state, reason, attempt, evidence)
-    select m.command_id, s.at, s.state, '', s.attempt,
-           case when s.state = 'validated' then jsonb_build_object('device_id', m.device_id) else s.evidence end
-      from made m
-     cross join (values (1, $8::timestamptz, 'received', 0, $15::jsonb),
-                        (2, $8, 'validated', 0, null),
-                        (3, $8, 'scheduled', 0, '{}'),
-                        (4, $9::timestamptz, 'dispatched', 1, $16::jsonb)) as s(place, at, state, attempt, evidence)
-     order by m.command_id, s.place
+    select command_id, $9, 'dispatched', '', 1, $15::jsonb from made order by command_id
 """
 
 
@@ -111,13 +103,14 @@ async def take_todo(conn: WriteConn, now: datetime, limit: int) -> list[ToWake]:
     return [ToWake(**dict(row)) for row in rows]
 
 
-async def insert_sent(conn: WriteConn, changes: Sequence[Change], request: Mapping[str, Any]) -> None:
-    """Insert ONs of one order that were sent as soon as they were made, with their whole history.
+async def insert_sent(conn: WriteConn, changes: Sequence[Change]) -> None:
+    """Insert ONs of one order that were sent as soon as they were made.
+
+    Their history begins with the sending: what was before it is in the command (``lookup.fetch_history``).
 
     Args:
         conn: The transaction; the loads are locked.
         changes: From a new command to its first sending, all decided at one time and by the same limits.
-        request: What the history keeps of the order.
     """
     first = changes[0].after
     commands = [change.after for change in changes]
@@ -137,6 +130,5 @@ async def insert_sent(conn: WriteConn, changes: Sequence[Change], request: Mappi
         first.wire_not_after,
         first.actor,
         first.note,
-        request,
         changes[0].evidence,
     )

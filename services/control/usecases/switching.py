@@ -181,8 +181,7 @@ class Switching:
             changes: From a new command to its first sending, all decided at ``now`` and by the same limits.
             now: The time.
         """
-        _, request = _birth(changes[0].before)[0]
-        await waking_store.insert_sent(conn, changes, request.evidence)
+        await waking_store.insert_sent(conn, changes)
         messages: list[Message] = []
         for number, change in enumerate(changes):
             await _breathe(number)
@@ -201,7 +200,7 @@ class Switching:
         messages: list[Message] = []
         for number, command in enumerate(commands):
             await _breathe(number)
-            history += _birth(command)
+            history += [(command.command_id, step) for step in store.birth(command)]
             messages.append(_born(command, now))
         await store.insert_history(conn, history)
         await outbox.put(conn, messages)
@@ -408,35 +407,6 @@ def _occurrence_state(change: Change) -> OccurrenceState | None:
 
 def _occurrence_event(occurrence: Occurrence, command: Command, now: datetime) -> Message:
     return bus.occurrence_event(occurrence, command, SiteId(command.site_id), now)
-
-
-def _birth(command: Command) -> list[tuple[CommandId, HistoryRow]]:
-    """Return the first steps of a new command's history."""
-    request: dict[str, object] = {
-        "actor": command.actor,
-        "priority": command.priority.name.lower(),
-        "not_before": command.not_before.isoformat(),
-        "restore_at": None if command.restore_at is None else command.restore_at.isoformat(),
-        "note": command.note,
-    }
-    bound: dict[str, object] = {
-        "wake_up" if command.is_off else "off": command.pair_id,
-        "isolation_id": command.isolation_id,
-    }
-    last = S.APPROVAL if command.state is S.APPROVAL else S.SCHEDULED
-    steps: list[tuple[CommandState, dict[str, object]]] = [
-        (S.RECEIVED, request),
-        (S.VALIDATED, {"device_id": command.device_id}),
-        (last, bound),
-    ]
-    return [
-        (
-            command.command_id,
-            HistoryRow(at=command.created_at, state=state.value, reason=command.reason, hold=None, attempt=0,
-                       evidence={key: value for key, value in evidence.items() if value is not None}),
-        )
-        for state, evidence in steps
-    ]  # fmt: skip
 
 
 def _born(command: Command, now: datetime) -> Message:

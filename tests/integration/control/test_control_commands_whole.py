@@ -38,7 +38,9 @@ async def order(world: World, action: str, *load_ids: str, **changes: object) ->
 
 async def history(world: World, command_id: str) -> list[Any]:
     async with world.db.read() as conn:
-        return list(await lookup.fetch_history(conn, command_id))
+        command = await lookup.fetch(conn, command_id)
+        assert command is not None
+        return list(await lookup.fetch_history(conn, command))
 
 
 def sent(world: World) -> list[tuple[object, object]]:

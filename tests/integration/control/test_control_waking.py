@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from libs.common.db import Database
 from libs.common.lease import LeaseKeeper
 from libs.common.testing.clock import FakeClock, settle
 from services.control.domain.guards import Policy
-from services.control.store import adjustments, areas
+from services.control.store import adjustments, areas, lookup
 from services.control.store import commands as command_store
 from services.control.store import leases as lease_store
 from services.control.store import waking as store
@@ -61,11 +62,9 @@ async def ons(world: World) -> dict[str, list[tuple[str, str | None]]]:
 
 async def history(world: World, command_id: str) -> list[dict[str, Any]]:
     async with world.db.read() as conn:
-        rows = await conn.fetch(
-            "select state, reason, hold, attempt, at, evidence from command_history where command_id = $1 order by id",
-            command_id,
-        )
-    return [dict(row) for row in rows]
+        command = await lookup.fetch(conn, command_id)
+        assert command is not None
+        return [asdict(step) for step in await lookup.fetch_history(conn, command)]
 
 
 async def command_of(world: World, load_id: str) -> str:

@@ -114,6 +114,25 @@ def test_answers_are_those_of_the_asked_time() -> None:
     assert ids(list(index.referring(Device, "site", "new", day(10)))) == ["d"]
 
 
+def test_until_the_next_turn_no_answer_changes() -> None:
+    index = index_of(
+        record_of(
+            [
+                version(EntityKind.SITE, "s", start=0, end=10, name="old"),
+                version(EntityKind.SITE, "s", start=10, end=20, version=2),
+            ]
+        ),
+        record(EntityKind.DEVICE, "d", start=10, end=15),
+    )
+    assert [index.next_turn(day(when)) for when in (-1, 0, 9.9, 10, 15, 20)] == [
+        day(0), day(10), day(10), day(15), day(20), None,
+    ]  # fmt: skip
+    index.discard("d")
+    assert index.next_turn(day(10)) == day(20)
+    index.put(record(EntityKind.SITE, "s", start=3))
+    assert (index.next_turn(day(0)), index.next_turn(day(3))) == (day(3), None)
+
+
 def test_replaced_meter_leaves_both_bindings_in_their_time() -> None:
     index = index_of(
         record(EntityKind.BINDING, "b1", device="m1", circuit="c", end=10, final_register=500.0),

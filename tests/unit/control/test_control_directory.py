@@ -1,10 +1,11 @@
 """The registry's loads, as control remembers them."""
 
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
 from libs.common.contracts.control import CommandAction
-from libs.common.contracts.registry import Device, DeviceRecord
+from libs.common.contracts.registry import Device, DeviceRecord, EntityKind, LoadRecord
 from libs.common.registry import RegistryView
 from libs.common.testing.clock import FakeClock
 from services.control.directory import RegistryDevices, RegistryLoads
@@ -23,6 +24,36 @@ def test_a_load_asked_for_before_the_registry_was_read_is_known_once_it_has_been
     found = loads.get("aau-1")
     assert found is not None
     assert loads.get("aau-1") is found
+
+
+def test_loads_are_those_of_now_whichever_way_the_clock_goes() -> None:
+    clock = FakeClock()
+    nothing = cast(Any, None)
+    view = RegistryView(bus=nothing, db=nothing, clock=clock)
+    view._tail = cast(Any, SimpleNamespace(ready=True))
+    loads = RegistryLoads(view, clock)
+    for record in records(["aau-1", "aau-2"]):
+        view.index.put(record)
+    soon = clock.now() + timedelta(days=400)
+    old = view.index.record(EntityKind.LOAD, "aau-2")
+    assert isinstance(old, LoadRecord)
+    named = old.latest.model_copy(update={"valid_from": soon, "name": "renamed", "version": 2})
+    ended = old.latest.model_copy(update={"valid_to": soon})
+    view.index.put(old.model_copy(update={"versions": (ended, named)}))
+
+    def names() -> list[str]:
+        assert loads.at_site("site-1") == list(loads.all())
+        return [load.name for load in loads.all()]
+
+    assert names() == ["aau-1", "aau-2"]
+    before = loads.get("aau-1")
+    clock.set_wall(soon - timedelta(seconds=1))
+    assert names() == ["aau-1", "aau-2"]
+    assert loads.get("aau-1") is before
+    clock.set_wall(soon)
+    assert names() == ["aau-1", "renamed"]
+    clock.set_wall(soon - timedelta(hours=1))
+    assert names() == ["aau-1", "aau-2"]
 
 
 def test_a_station_is_restarted_with_all_that_is_on_its_line_and_other_devices_alone() -> None:
