@@ -35,8 +35,9 @@ BREAKERS = 10_000
 DEAD = 0.02
 """Share of the breakers that are dead when the key is pressed. [1]"""
 PATIENCE_S = 240.0
-SETTLE_S = 20.0
-"""Between the last word about the OFFs and the key: as in life, nobody has just switched ten thousand. [s]"""
+SETTLE_S = 60.0
+"""Between the last word about the OFFs and the key: as in life, nobody has just switched ten thousand, and every poll
+that has let those by is over. [s]"""
 LOOK_S = 0.1
 PROGRESS_EVERY_S = 1.0
 """As often as the page asks. [s]"""

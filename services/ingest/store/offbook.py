@@ -94,8 +94,11 @@ class OffBook:
         finally:
             await self._free({key})
 
-    async def remove(self, lease: OffLease) -> None:
-        """Forget a lease: its load is closed, or was never opened. A younger one of the same switch stays."""
+    def remove(self, lease: OffLease) -> None:
+        """Forget a lease: its load is closed, or was never opened. A younger one of the same switch stays.
+
+        Nobody waits for its file to go. One that a crash leaves behind is found again, where the breaker reads closed.
+        """
         known = self._leases.get(lease.key)
         if known is None or known.command_id != lease.command_id:
             return
@@ -103,13 +106,18 @@ class OffBook:
         self._gone.add(lease.key)
         if self._next_removal is None:
             self._next_removal = asyncio.create_task(self._remove_gone(), name="off book: remove")
-        await asyncio.shield(self._next_removal)
+
+    async def settled(self) -> None:
+        """Return when the files of all that was forgotten until now are gone."""
+        removals = [one for one in (self._removal, self._next_removal) if one is not None]
+        if removals:
+            await asyncio.wait(removals)
 
     async def _remove_gone(self) -> None:
         """Remove the files of all that was forgotten: ten thousand go to another thread a few times only."""
         if self._removal is not None:
             await asyncio.wait([self._removal])
-        self._removal, self._next_removal = self._next_removal, None  # whoever comes from now on waits for the next
+        self._removal, self._next_removal = self._next_removal, None  # what comes from now on goes with the next
         keys = self._gone - self._busy  # what is busy is being written, about a younger lease
         self._gone -= keys
         self._busy |= keys

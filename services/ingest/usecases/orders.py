@@ -381,7 +381,7 @@ class Orders:
         if closed.verified:
             self._call_off(subject, target, load_id)
             if lease is not None:
-                await self._book.remove(lease)
+                self._book.remove(lease)
         elif closed.stage is Stage.REFUSED:
             self.call_person(subject, target, load_id, closed)
         else:
@@ -413,7 +413,10 @@ class Orders:
         )  # fmt: skip
         if not opened.sent and self._why_no_way_back(lease) is None:
             # Nothing was opened by this order; what stood in the book before it stands again.
-            await (self._book.put(before) if before is not None else self._book.remove(lease))
+            if before is not None:
+                await self._book.put(before)
+            else:
+                self._book.remove(lease)
         self._tell_end(order, opened)
 
     def _why_no_way_back(self, lease: OffLease) -> str | None:

@@ -7,7 +7,9 @@ from libs.common.clock import Clock
 from libs.common.garbage import UNDISTURBED_AT_MOST_S, Undisturbed
 
 RUSH = 300
-"""So many orders are under way, or waiting for their lines, before a poll lets them by."""
+"""So many orders are at their lines, or waiting for them, or have just been, before a poll lets them by."""
+CALM_PER_S = 100
+"""So many orders a second are no rush, however long they go on."""
 PUT_OFF_AT_MOST_S = 30.0
 """A poll is put off once, by half its interval and no longer than this: nothing is called silent for it. [s]"""
 LET_BY_S = 5.0
@@ -16,19 +18,28 @@ LOOK_S = 0.2
 
 
 class Rush:
-    """Counts the orders under way in this process."""
+    """Counts the orders at the lines of this process, and those that have just been there.
+
+    The latter run out of a bucket of ``2 * RUSH`` at ``CALM_PER_S``: ten thousand orders that come and go at once are a
+    rush as well, and it ends some seconds after the last of them.
+    """
 
     def __init__(self, clock: Clock) -> None:
         """Nothing is under way yet."""
         self._clock = clock
         self._undisturbed = Undisturbed(clock)
         self._orders = 0
+        self._level = 0.0
+        """Of the bucket at ``_level_at``."""
+        self._level_at = float("-inf")
 
     @contextmanager
     def order(self) -> Iterator[None]:
-        """Count one order while it lasts."""
+        """Count one order while it is at its line."""
+        was_on = self.is_on
         self._orders += 1
-        if self._orders == RUSH:
+        self._level, self._level_at = min(self._level_now() + 1, 2 * RUSH), self._clock.monotonic()
+        if self.is_on and not was_on:
             self._undisturbed.for_s(UNDISTURBED_AT_MOST_S)
         try:
             yield
@@ -38,7 +49,10 @@ class Rush:
     @property
     def is_on(self) -> bool:
         """Whether polls let the orders by."""
-        return self._orders >= RUSH
+        return self._orders >= RUSH or self._level_now() >= RUSH
+
+    def _level_now(self) -> float:
+        return max(self._level - CALM_PER_S * (self._clock.monotonic() - self._level_at), 0.0)
 
     async def let_by(self) -> None:
         """Return when no rush is on, at the latest after ``LET_BY_S``."""

@@ -69,15 +69,18 @@ class WakeKeeper:
 
     async def run(self, beat: Callable[[], None]) -> None:
         """Watch for ever."""
-        async with asyncio.TaskGroup() as group:
-            while True:
-                beat()
-                for lease in self.due():
-                    self._running.add(lease.key)
-                    group.create_task(self._attempt(lease), name=f"wake {lease.key}")
-                metrics.OFF_LEASES.set(len(self._book))
-                metrics.OVERDUE_CLOSINGS.set(len(self._trying))
-                await self._clock.sleep(LOOK_S)
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    beat()
+                    for lease in self.due():
+                        self._running.add(lease.key)
+                        group.create_task(self._attempt(lease), name=f"wake {lease.key}")
+                    metrics.OFF_LEASES.set(len(self._book))
+                    metrics.OVERDUE_CLOSINGS.set(len(self._trying))
+                    await self._clock.sleep(LOOK_S)
+        finally:
+            await self._book.settled()
 
     def due(self) -> list[OffLease]:
         """Return the loads to be closed now: their time has come, and nobody is at it."""
@@ -132,7 +135,7 @@ class WakeKeeper:
                     kind, subject, "the load is on again", detail_zh="负载已恢复供电", site_id=lease.site_id,
                     device_id=lease.device_id, load_id=lease.load_id,
                 )  # fmt: skip
-            await self._book.remove(lease)
+            self._book.remove(lease)
             return
         self._again(lease)
         if closed.stage is Stage.REFUSED:

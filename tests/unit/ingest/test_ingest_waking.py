@@ -787,7 +787,8 @@ async def test_younger_lease_of_a_switch_is_not_removed_with_the_older(tmp_path:
     book.load(Moment(NOON, 0.0, "b"))
     await book.put(lease())
     await book.put(lease(command_id="younger"))
-    await book.remove(lease())
+    book.remove(lease())
+    await book.settled()
     assert [found.command_id for found in book.all()] == ["younger"]
 
 
@@ -804,8 +805,9 @@ async def test_disk_says_what_memory_says_however_writing_and_removing_overlap(s
                 if what == "put":
                     last = group.create_task(book.put(lease(device_id=device_id, command_id=f"c{number}")))
                 elif what == "remove" and known is not None:
-                    last = group.create_task(book.remove(known))
+                    book.remove(known)
                 elif last is not None:
                     await last
                 await asyncio.sleep(0)
+        await book.settled()
         assert sorted(leases_in(folder), key=lambda one: one.key) == sorted(book.all(), key=lambda one: one.key)
