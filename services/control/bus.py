@@ -1,6 +1,6 @@
 """Commands, results and events as they go over the bus; signing is done here, deciding is not."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +16,7 @@ from libs.common.contracts.audit import AuditEvent
 from libs.common.contracts.base import Phase
 from libs.common.contracts.control import CommandAction
 from libs.common.ids import CommandId, DeviceId, LoadId, SiteId
+from libs.common.signing import sign_each
 from libs.common.tokens import KeyRing, canonical
 from libs.common.tracing import current_traceparent
 from services.control.domain.audit import Entry, facts_text
@@ -31,15 +32,12 @@ class Unreadable(Exception):
     """The message is no result."""
 
 
-def command_message(
-    command: Command, keys: KeyRing, *, meter: DeviceId | None, released_trip: int | None = None
-) -> Message:
-    """Return the signed order for the current sending of a command; the profile knows how long to let it settle."""
+def order_of(command: Command, *, meter: DeviceId | None, released_trip: int | None = None) -> contract.Command:
+    """Return the order for the current sending of a command, unsigned; the profile knows how long to let it settle."""
     if command.sent_at is None or command.wire_not_after is None:
         raise ValueError(f"command {command.command_id} has not been sent")
     return _order(
         command,
-        keys,
         wire_id=command.wire_id,
         action=command.action,
         issued_at=command.sent_at,
@@ -54,9 +52,8 @@ def look_message(
     command: Command, keys: KeyRing, now: datetime, not_after: datetime, *, meter: DeviceId | None
 ) -> Message:
     """Return the signed order to read the breaker that a command is about."""
-    return _order(
+    order = _order(
         command,
-        keys,
         wire_id=command.look_id,
         action=CommandAction.READ_BACK,
         issued_at=now,
@@ -65,11 +62,11 @@ def look_message(
         restore=False,
         released_trip=None,
     )
+    return signed(order, keys)
 
 
 def _order(
     command: Command,
-    keys: KeyRing,
     *,
     wire_id: str,
     action: CommandAction,
@@ -78,9 +75,9 @@ def _order(
     meter: DeviceId | None,
     restore: bool,
     released_trip: int | None,
-) -> Message:
+) -> contract.Command:
     arguments = {"channel": command.channel, "released_trip": released_trip}
-    unsigned = contract.Command(
+    return contract.Command(
         command_id=CommandId(wire_id),
         site_id=command.site_id,
         device_id=command.device_id,
@@ -102,23 +99,33 @@ def _order(
         actor=command.actor,
         reason=command.note,
     )
-    return signed(unsigned, keys)
 
 
 def signed(unsigned: contract.Command, keys: KeyRing) -> Message:
     """Return an order under control's signature, as it goes over the bus."""
-    payload = unsigned.signing_payload()
-    payload["signature"] = keys.sign_bytes(SOURCE, canonical(payload))
-    return wrapped(
-        topics.COMMANDS,
-        unsigned.site_id,
-        orjson.dumps(payload),
-        source=SOURCE,
-        time=unsigned.issued_at,
-        event_id=unsigned.command_id,
-        subject=unsigned.device_id,
-        traceparent=current_traceparent(),
-    )
+    return signed_together([unsigned], keys)[0]
+
+
+def signed_together(unsigned: Sequence[contract.Command], keys: KeyRing) -> list[Message]:
+    """Return orders as they go over the bus, with some of them under each of control's signatures.
+
+    A holder of lines that knows no such signature refuses them; what is sent again is signed by itself.
+    """
+    payloads = [one.signing_payload() for one in unsigned]
+    shown = sign_each(keys, SOURCE, [canonical(payload) for payload in payloads])
+    return [
+        wrapped(
+            topics.COMMANDS,
+            one.site_id,
+            orjson.dumps({**payload, "signature": signature} | ({} if proof is None else {"proof": proof})),
+            source=SOURCE,
+            time=one.issued_at,
+            event_id=one.command_id,
+            subject=one.device_id,
+            traceparent=current_traceparent(),
+        )
+        for one, payload, (signature, proof) in zip(unsigned, payloads, shown, strict=True)
+    ]
 
 
 def read_result(received: Received) -> tuple[WireId, Outcome]:

@@ -126,7 +126,12 @@ class Command(Payload):
     """Not executed later."""
     issued_at: UtcTime
     signature: str
-    """Base64 of control's Ed25519 over the canonical form of everything else."""
+    """Base64 of control's Ed25519 over the canonical form of everything else, or, where there is a ``proof``, over the
+    root of a hash tree in which that is a leaf."""
+    proof: str | None = Field(default=None, max_length=400)
+    """Where several orders were signed at once: base64 of this one's place among them (one byte) and of the hashes
+    beside its way to the root, lowest first (SHA-256, RFC 6962). What is signed is the root behind a text that says so.
+    """
     restore_at: UtcTime | None = None
     """When the load is to be on again; on every OFF that is not an isolation."""
     off_at_most_s: Number | None = Field(default=None, gt=0)
@@ -155,8 +160,8 @@ class Command(Payload):
         return self
 
     def signing_payload(self) -> dict[str, JsonValue]:
-        """Return what control signs: every field as it goes onto the topic, without the signature."""
-        payload: dict[str, JsonValue] = self.model_dump(mode="json", exclude_none=True, exclude={"signature"})
+        """Return what control signs: every field as it goes onto the topic, without what shows that it did."""
+        payload: dict[str, JsonValue] = self.model_dump(mode="json", exclude_none=True, exclude=_SHOWN_BY)
         return payload
 
     @staticmethod
@@ -165,7 +170,10 @@ class Command(Payload):
 
         A reader checks this and not its own model: fields of a newer writer are signed too.
         """
-        return {name: value for name, value in received.items() if name != "signature"}
+        return {name: value for name, value in received.items() if name not in _SHOWN_BY}
+
+
+_SHOWN_BY = {"signature", "proof"}
 
 
 class Evidence(Payload):

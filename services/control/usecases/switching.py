@@ -12,11 +12,12 @@ from datetime import datetime, timedelta
 
 from libs.common.bus import outbox
 from libs.common.bus.port import Message
+from libs.common.contracts import control as contract
 from libs.common.contracts.alarm import ConditionKind
 from libs.common.contracts.base import Phase
 from libs.common.contracts.control import CommandAction, CommandState, OccurrenceState, Priority
 from libs.common.db import WriteConn
-from libs.common.ids import CommandId, OccurrenceId, PlanId, SiteId, new_id
+from libs.common.ids import CommandId, DeviceId, OccurrenceId, PlanId, SiteId, new_id
 from libs.common.tokens import KeyRing
 from services.control import bus, metrics
 from services.control.domain import commands as life
@@ -36,8 +37,8 @@ from services.control.usecases.ports import Loads
 logger = logging.getLogger(__name__)
 
 S = CommandState
-BREATH = 100
-"""Commands handled before the event loop gets its turn: some milliseconds."""
+BREATH = 96
+"""Commands handled before the event loop gets its turn: some milliseconds, and some times ``signing.TOGETHER``."""
 MAX_ROUNDS = 10
 """A change has consequences, and these have some; more rounds than this are a fault of ours."""
 
@@ -183,10 +184,13 @@ class Switching:
         """
         await waking_store.insert_sent(conn, changes)
         messages: list[Message] = []
-        for number, change in enumerate(changes):
-            await _breathe(number)
-            messages += self._messages(change, now)
-            metrics.note(change)
+        for first in range(0, len(changes), BREATH):
+            part = changes[first : first + BREATH]
+            messages += bus.signed_together([self._order(change) for change in part], self._keys)
+            messages += [bus.command_event(change) for change in part]
+            for change in part:
+                metrics.note(change)
+            await asyncio.sleep(0)
         await outbox.put(conn, messages)
 
     async def store_new(self, conn: WriteConn, commands: Sequence[Command], now: datetime) -> None:
@@ -233,13 +237,11 @@ class Switching:
         found: list[Message] = []
         if change.is_transition:
             found.append(bus.command_event(change))
-        load = self.loads.get(after.load_id)
-        meter = None if load is None else load.meter_device_id
         if Effect.SEND in change.effects:
-            found.append(bus.command_message(after, self._keys, meter=meter, released_trip=change.released_trip))
+            found.append(bus.signed(self._order(change), self._keys))
         if Effect.LOOK in change.effects:
             valid_until = now + timedelta(seconds=self.policy.accept_timeout_s)
-            found.append(bus.look_message(after, self._keys, now, valid_until, meter=meter))
+            found.append(bus.look_message(after, self._keys, now, valid_until, meter=self._meter(after)))
         if Effect.CALL_PERSON in change.effects and after.hold is not None:
             found.append(
                 bus.condition(
@@ -252,6 +254,13 @@ class Switching:
         if after.alarmed and after.state.is_final:
             found.append(self._ended(ConditionKind.WAKE_UP_OVERDUE, "overdue", change))
         return found
+
+    def _order(self, change: Change) -> contract.Command:
+        return bus.order_of(change.after, meter=self._meter(change.after), released_trip=change.released_trip)
+
+    def _meter(self, command: Command) -> DeviceId | None:
+        load = self.loads.get(command.load_id)
+        return None if load is None else load.meter_device_id
 
     def _ended(self, kind: ConditionKind, text: str, change: Change) -> Message:
         return bus.condition(

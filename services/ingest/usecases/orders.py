@@ -24,6 +24,7 @@ from libs.common.contracts.registry import Line
 from libs.common.errors import InvalidInput, NotFound, Unavailable
 from libs.common.lease import Lease
 from libs.common.profiles import RESTART, Control, ProfileCatalogue
+from libs.common.signing import signed_bytes
 from libs.common.tokens import KeyRing, canonical
 from services.ingest.domain.switching import (
     Moment,
@@ -92,7 +93,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class _Parsed:
-    """A command as it was read, with what was signed."""
+    """A command as it was read, with what control has signed of it, by itself or with others."""
 
     command: Command
     signed: bytes
@@ -274,8 +275,21 @@ class Orders:
     async def _are_signed(self, parsed: Sequence[_Parsed]) -> list[bool]:
         """Return of each command whether control has signed it."""
 
+        known: dict[tuple[bytes, str], bool] = {}
+        """By signed bytes and signature: one of control's may be of several orders."""
+
+        def is_signed(one: _Parsed) -> bool:
+            try:
+                signed = signed_bytes(one.signed, one.command.proof)
+            except ValueError:
+                return False
+            shown = signed, one.command.signature
+            if shown not in known:
+                known[shown] = self._keys.verify_bytes(SIGNER, *shown)
+            return known[shown]
+
         def verify() -> list[bool]:
-            return [self._keys.verify_bytes(SIGNER, one.signed, one.command.signature) for one in parsed]
+            return [is_signed(one) for one in parsed]
 
         # Ten thousand at once take most of a second, in which the interpreter is free for others.
         return await asyncio.to_thread(verify) if len(parsed) >= SIGNATURES_ASIDE else verify()

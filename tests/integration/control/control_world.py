@@ -20,6 +20,7 @@ from libs.common.contracts.control import CommandAction, Evidence, Result, Stage
 from libs.common.db import Database
 from libs.common.ids import DeviceId, LineId, LoadId, SiteId
 from libs.common.settings import DatabaseSettings
+from libs.common.signing import signed_bytes
 from libs.common.testing.clock import FakeClock
 from libs.common.tokens import KeyRing, canonical
 from services.control.domain.conditions import Quantity, Sample
@@ -86,7 +87,8 @@ class FieldSim:
         )  # fmt: skip
 
     def execute(self, command: WireCommand, raw: dict[str, object]) -> None:
-        assert self.keys.verify_bytes("control", canonical(WireCommand.signed_part(raw)), command.signature)  # type: ignore[arg-type]
+        signed = signed_bytes(canonical(WireCommand.signed_part(raw)), command.proof)  # type: ignore[arg-type]
+        assert self.keys.verify_bytes("control", signed, command.signature)
         breaker = self.breakers[str(command.load_id)]
         if not self.holder_alive or command.command_id in breaker.executed:
             return

@@ -27,6 +27,7 @@ from libs.common.contracts.registry import (
     SiteRecord,
 )
 from libs.common.runtime import Beat, Health, Platform, Service, Worker
+from libs.common.signing import signed_bytes
 from libs.common.tokens import Principal, canonical
 from libs.common.web import create_app, require
 
@@ -115,7 +116,8 @@ def build_ingest(platform: Platform, breakers: FakeField) -> Service:
         for received in batch:
             raw = orjson.loads(received.value or b"{}")
             command = Command.from_json(received.value or b"")
-            if not platform.keys.verify_bytes("control", canonical(Command.signed_part(raw)), command.signature):
+            signed = signed_bytes(canonical(Command.signed_part(raw)), command.proof)
+            if not platform.keys.verify_bytes("control", signed, command.signature):
                 breakers.refused_signatures += 1
                 continue
             if breakers.deaf:

@@ -292,10 +292,10 @@ def test_heartbeat_is_told_from_a_reading_by_its_type() -> None:
 
 class TestCommand:
     def test_signature_covers_everything_else_as_it_goes_onto_the_topic(self) -> None:
-        command = example_of(Command)
+        command = example_of(Command).model_copy(update={"proof": "AA=="})
         on_topic = orjson.loads(command.to_json())
         assert command.signing_payload() == Command.signed_part(on_topic)
-        assert command.signing_payload().keys() | {"signature"} == on_topic.keys()
+        assert command.signing_payload().keys() | {"signature", "proof"} == on_topic.keys()
 
     @given(arguments=st.dictionaries(st.text(max_size=5), st.integers() | st.floats(-1e9, 1e9) | st.booleans()))
     def test_reader_sees_what_was_signed_whatever_the_arguments(self, arguments: dict[str, float]) -> None:
