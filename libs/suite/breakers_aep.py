@@ -8,7 +8,7 @@ A breaker that cannot be reached leaves its command saved.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, cast
 
@@ -41,8 +41,10 @@ class AepBreakerField:
         self.breakers = [Breaker(closed=False) for _ in range(count)]
         self.port = 0
         self._server: asyncio.Server | None = None
-        self._opening: asyncio.Task[None] | None = None
-        self._pushers: list[_Pusher] = []
+        self._open: Callable[[], Coroutine[Any, Any, None]] | None = None
+        """Opens one connection to push over; None before the beginning and after the end."""
+        self._opening: set[asyncio.Task[None]] = set()
+        self._pushers: set[_Pusher] = set()
         self._idle: list[_Pusher] = []
         self._waiting: deque[bytes] = deque()
         self._tasks = 0
@@ -61,14 +63,23 @@ class AepBreakerField:
             port: Of ingest, on this machine.
             authorization: Makes what the gateway says who it is by; asked again before that gets too old.
         """
-        self._opening = asyncio.create_task(self._open(port, authorization), name="connections of the platform")
+        head, loop = _Head(authorization), asyncio.get_running_loop()
+
+        async def opened() -> None:
+            _, pusher = await loop.create_connection(partial(_Pusher, self, head), "127.0.0.1", port)
+            self._pushers.add(pusher)
+            self.next_of(pusher)
+
+        self._open = opened
+        for _ in range(PUSHERS):
+            self._open_one()
         for number in range(len(self.breakers)):
             self._report(number)
 
     async def stop(self) -> None:
         """Take and push no more."""
-        if self._opening is not None:
-            await self._opening
+        self._open = None
+        await asyncio.gather(*self._opening)
         self._waiting.clear()
         for pusher in self._pushers:
             pusher.close()
@@ -118,13 +129,20 @@ class AepBreakerField:
         if self._idle:
             self._idle.pop().push(self._waiting.popleft())
 
-    async def _open(self, port: int, authorization: Callable[[], str]) -> None:
-        head = _Head(authorization)
-        loop = asyncio.get_running_loop()
-        for _ in range(PUSHERS):
-            _, pusher = await loop.create_connection(partial(_Pusher, self, head), "127.0.0.1", port)
-            self._pushers.append(pusher)
-            self.next_of(pusher)
+    def _open_one(self) -> None:
+        if self._open is not None:
+            task = asyncio.create_task(self._open(), name="a connection of the platform")
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    def lost(self, pusher: "_Pusher", unanswered: bytes) -> None:
+        """Open another connection in place of one that ingest has ended, and push again what was not answered."""
+        self._pushers.discard(pusher)
+        if pusher in self._idle:
+            self._idle.remove(pusher)
+        if unanswered:
+            self._waiting.appendleft(unanswered)
+        self._open_one()
 
     def next_of(self, pusher: "_Pusher") -> None:
         """Let a connection push what waits next."""
@@ -160,6 +178,10 @@ class _Pusher(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._field.lost(self, self._body)
+
     def push(self, body: bytes) -> None:
         """Push a message; the next one after it was answered."""
         self._body = body
@@ -178,9 +200,14 @@ class _Pusher(asyncio.Protocol):
             return
         self._answer = b""
         if answer.startswith(b"HTTP/1.1 200 "):
+            self._body = b""
             self._field.next_of(self)
         else:  # the line is not known yet, or the spool is full: the platform goes on
-            asyncio.get_running_loop().call_later(AGAIN_S, self.push, self._body)
+            asyncio.get_running_loop().call_later(AGAIN_S, self._again)
+
+    def _again(self) -> None:
+        if self._transport is not None:  # else it waits for another connection already
+            self.push(self._body)
 
 
 class _Api(asyncio.Protocol):
