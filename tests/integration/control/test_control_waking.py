@@ -105,6 +105,22 @@ class TestAnOrder:
         await world.turn()
         assert all(breaker.closed for breaker in world.field.breakers.values())
 
+    async def test_has_commands_under_one_signature_and_what_is_sent_again_under_its_own(self, world: World) -> None:
+        asleep(world, *LOADS)
+        await wake(world, *LOADS)
+        world.field.holder_alive = False
+        await world.turn()
+        first = world.events(topics.COMMANDS)
+        assert sorted("proof" in sent for sent in first) == [False, True, True, True, True]
+        assert len({sent["signature"] for sent in first}) == 2
+        world.field.holder_alive = True
+        for _ in range(20):
+            await world.turn(by_s=5.0)
+        again = world.events(topics.COMMANDS)[len(first) :]
+        assert {str(sent["command_id"]).rpartition(".")[2] for sent in again} == {"2"}
+        assert not any("proof" in sent for sent in again)
+        assert await ons(world) == {load_id: [("succeeded", None)] for load_id in LOADS}
+
     async def test_has_the_life_of_every_other_on(self, world: World) -> None:
         """By its history nobody can tell whether it was stored with its sending or before it, and it says the same."""
         asleep(world, "a", "b")

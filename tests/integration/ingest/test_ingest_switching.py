@@ -11,6 +11,7 @@ from libs.common.bus import envelope, topics
 from libs.common.clock import SystemClock
 from libs.common.contracts.control import Command, CommandAction
 from libs.common.ids import new_id
+from libs.common.signing import sign_each
 from libs.common.tokens import canonical
 from tests.integration.ingest.conftest import SITE, Peer, RunningIngest, quick, running, until
 
@@ -258,6 +259,33 @@ async def test_off_that_may_not_be_done_is_refused_and_writes_nothing(
     await send(ingest, command if change is None else change(command))
     assert (await ended(ingest, command.command_id, "refused"))["reason"] == reason
     assert breaker.writes == []
+
+
+async def test_of_orders_signed_together_each_is_judged_by_its_own_proof(
+    ingest: RunningIngest, breaker: Breaker
+) -> None:
+    await create_load(ingest, breaker.peer.endpoint)
+    orders = [order(ingest, CommandAction.CLOSE) for _ in range(4)] + [order(ingest, CommandAction.OPEN)]
+    shown = sign_each(ingest.platform.keys, "control", [canonical(one.signing_payload()) for one in orders[:4]])
+    good, late, swapped, broken = (
+        one.model_copy(update={"signature": signature, "proof": proof})
+        for one, (signature, proof) in zip(orders, shown, strict=False)
+    )
+    bad = [
+        late.model_copy(update={"not_after": late.not_after + timedelta(hours=1)}),
+        swapped.model_copy(update={"proof": late.proof}),
+        broken.model_copy(update={"proof": "AAAA"}),
+        orders[4].model_copy(update={"signature": good.signature, "proof": good.proof}),
+    ]
+    breaker.closed = False
+    breaker.show()
+    for one in bad:
+        await send(ingest, one)
+        assert (await ended(ingest, one.command_id, "refused"))["reason"] == "bad_signature"
+    assert breaker.writes == []
+    await send(ingest, good)
+    await ended(ingest, good.command_id, "verified")
+    assert breaker.writes == [0xFF00]
 
 
 async def test_late_on_is_done_all_the_same(ingest: RunningIngest, breaker: Breaker) -> None:
