@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from libs.common.clock import Clock
@@ -14,8 +14,6 @@ from libs.common.registry import RegistryView
 from libs.common.tokens import Principal
 from services.control.domain.loads import LoadInfo
 
-FOR_EVER = datetime.max.replace(tzinfo=UTC)
-
 
 class RegistryLoads:
     """The registry's loads, each put together once until something changes or its time has come."""
@@ -25,8 +23,8 @@ class RegistryLoads:
         self._clock = clock
         self._known: dict[str, LoadInfo | None] = {}
         self._all: list[LoadInfo] | None = None
-        self._since = self._until = FOR_EVER
-        """What is known holds between these, as long as nobody changes the registry."""
+        self._holds: tuple[datetime, datetime] | None = None
+        """From when and until before when what is known holds, as long as nobody changes the registry."""
         view.on_change(lambda kind, entity_id: self._forget())
 
     def get(self, load_id: str) -> LoadInfo | None:
@@ -60,17 +58,17 @@ class RegistryLoads:
         return bindings[0].device if bindings else None
 
     def _keep_true(self) -> None:
-        """Forget what is known when a version of anything has begun or ended since, or the clock was put back."""
+        """Forget what is known when a version of anything has begun or ended, whichever way the clock has gone."""
         now = self._clock.now()
-        if not self._since <= now < self._until:
+        if self._holds is None or not self._holds[0] <= now < self._holds[1]:
             self._forget()
             if self._view.is_ready:  # what a start reads is told to nobody
-                self._since, self._until = now, self._view.index.next_turn(now) or FOR_EVER
+                self._holds = self._view.index.unchanged_around(now)
 
     def _forget(self) -> None:
         self._known.clear()
         self._all = None
-        self._since = FOR_EVER
+        self._holds = None
 
     def _get(self, load_id: str) -> LoadInfo | None:
         if load_id not in self._known:

@@ -6,7 +6,7 @@ ratio and the site of last week.
 
 from collections import Counter
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from libs.common.contracts.registry import (
@@ -36,6 +36,9 @@ E = TypeVar("E", bound=Entity)
 
 _Reference = tuple[EntityKind, str, str]
 """Kind of the referring entity, its field, and the id that stands there."""
+
+
+_EVER, _NEVER = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
 class RegistryIndex:
@@ -78,12 +81,14 @@ class RegistryIndex:
                 del self._turns[turn]
         return record.kind
 
-    def next_turn(self, when: datetime) -> datetime | None:
-        """Return the first time after ``when`` at which a version of anything begins or ends; None when none does.
+    def unchanged_around(self, when: datetime) -> tuple[datetime, datetime]:
+        """Return from when and until before when every answer is what it is at ``when``: no version begins or ends.
 
-        Until then every answer stays what it is at ``when``, unless records are put or discarded.
+        Records that are put or discarded change it.
         """
-        return min((turn for turn in self._turns if turn > when), default=None)
+        before = (turn for turn in self._turns if turn <= when)
+        after = (turn for turn in self._turns if turn > when)
+        return max(before, default=_EVER), min(after, default=_NEVER)
 
     def record(self, kind: EntityKind, entity_id: str) -> RegistryRecord | None:
         """Return the whole history of an entity."""

@@ -114,7 +114,7 @@ def test_answers_are_those_of_the_asked_time() -> None:
     assert ids(list(index.referring(Device, "site", "new", day(10)))) == ["d"]
 
 
-def test_until_the_next_turn_no_answer_changes() -> None:
+def test_between_two_turns_no_answer_changes() -> None:
     index = index_of(
         record_of(
             [
@@ -124,13 +124,14 @@ def test_until_the_next_turn_no_answer_changes() -> None:
         ),
         record(EntityKind.DEVICE, "d", start=10, end=15),
     )
-    assert [index.next_turn(day(when)) for when in (-1, 0, 9.9, 10, 15, 20)] == [
-        day(0), day(10), day(10), day(15), day(20), None,
+    ever, never = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
+    assert [index.unchanged_around(day(when)) for when in (-1, 0, 9.9, 10, 15, 20)] == [
+        (ever, day(0)), (day(0), day(10)), (day(0), day(10)), (day(10), day(15)), (day(15), day(20)), (day(20), never),
     ]  # fmt: skip
     index.discard("d")
-    assert index.next_turn(day(10)) == day(20)
+    assert index.unchanged_around(day(11)) == (day(10), day(20))
     index.put(record(EntityKind.SITE, "s", start=3))
-    assert (index.next_turn(day(0)), index.next_turn(day(3))) == (day(3), None)
+    assert (index.unchanged_around(day(0)), index.unchanged_around(day(3))) == ((ever, day(3)), (day(3), never))
 
 
 def test_replaced_meter_leaves_both_bindings_in_their_time() -> None:
