@@ -52,9 +52,9 @@ peers: setup ## set up real Kafka, PostgreSQL, a browser and the other peers of 
 	@if [ -z "$$KAFKA_BOOTSTRAP_SERVERS" ] && command -v java mvn >/dev/null; then deploy/kafka/kafka.sh jars >/dev/null; fi
 
 test: peers ## run every test, against real peers
-	$(BIN)/pytest $(SPREAD) --reruns $(RERUNS) $(T) || $(ALONE)
+	$(BIN)/pytest $(SPREAD) --reruns $(RERUNS) -r R $(T) || $(ALONE)
 ifeq ($(T),tests)
-	deploy/setup/with-system-postgres $(BIN)/pytest $(SPREAD) --reruns $(RERUNS) -m "sql and not kafka and not spared" tests/contract tests/deploy tests/integration
+	deploy/setup/with-system-postgres $(BIN)/pytest $(SPREAD) --reruns $(RERUNS) -r R -m "sql and not kafka and not spared" tests/contract tests/deploy tests/integration
 endif
 
 lint: setup ## check style, import rules and the lock file

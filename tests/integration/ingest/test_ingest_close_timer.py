@@ -12,7 +12,7 @@ import yaml
 
 from libs.common.contracts.control import CommandAction
 from tests.integration.ingest.conftest import SITE, Peer, RunningIngest, quick, running, until
-from tests.integration.ingest.test_ingest_switching import door_load, ended, off_book, order, send
+from tests.integration.ingest.test_ingest_switching import door_load, ended, off_book_empties, order, send
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres]
 
@@ -120,7 +120,7 @@ async def test_the_timer_is_set_before_the_off_and_stopped_after_the_on(
     on = await send(timed, order(timed, CommandAction.CLOSE))
     await ended(timed, on, "verified")
     assert breaker.writes[-2:] == [(COMMAND, 1), (TIMER, 0)]
-    assert not off_book(tmp_path)
+    await off_book_empties(tmp_path)
 
 
 async def test_an_off_that_the_device_would_not_end_by_itself_is_refused(
@@ -134,7 +134,7 @@ async def test_an_off_that_the_device_would_not_end_by_itself_is_refused(
     assert (await ended(timed, too_long, "refused"))["reason"] == "timer_too_short"
     assert breaker.closed
     assert not [write for write in breaker.writes if write[0] == COMMAND]
-    assert not off_book(tmp_path)
+    await off_book_empties(tmp_path)
 
 
 async def test_under_a_work_permit_the_timer_is_stopped_first(timed: RunningIngest, breaker: TimedBreaker) -> None:

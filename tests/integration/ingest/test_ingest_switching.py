@@ -120,6 +120,15 @@ def off_book(folder: Path) -> list[Path]:
     return list(folder.glob("ingest/0/off-leases/*.json"))
 
 
+async def off_book_empties(folder: Path) -> None:
+    """Wait for it: a closing is told without waiting for its file to go."""
+
+    async def empty() -> bool:
+        return not off_book(folder)
+
+    await until(empty, "the off book empty")
+
+
 async def stages(ingest: RunningIngest, command_id: str) -> list[dict[str, Any]]:
     return [m for m in await ingest.messages(topics.RESULTS) if m["command_id"] == command_id]
 
@@ -148,7 +157,7 @@ async def test_off_and_on_are_done_proven_and_leave_nothing_behind(
     on = await send(ingest, order(ingest, CommandAction.CLOSE))
     proof = await ended(ingest, on, "verified")
     assert (proof["evidence"]["feedback_value"], proof["evidence"]["meter_power_kw"]) == (1, 1.2)
-    assert not off_book(tmp_path)
+    await off_book_empties(tmp_path)
     assert (await door_load(ingest))["off_lease"] is None
 
 
@@ -407,10 +416,7 @@ async def test_process_that_starts_without_its_database_closes_what_it_has_opene
 
         await until(closed, "the breaker closed without a database")
 
-        async def forgotten() -> bool:
-            return not off_book(tmp_path)
-
-        await until(forgotten, "the off book empty")
+        await off_book_empties(tmp_path)
     # The result was kept on disk and is told once the database is back.
     async with running(postgres_url, tmp_path) as third:
         assert (await ended(third, off, "restored"))["evidence"]["feedback_value"] == 1
