@@ -183,7 +183,8 @@ class Book:
 
     def of(self, load: LoadInfo) -> Effective:
         """Return what holds for a load."""
-        found = [one for place in _places(load) if (one := self._by_place.get(place)) is not None]
+        places = _places(load) if self._by_place else ()
+        found = [one for place in places if (one := self._by_place.get(place)) is not None]
         key = (load.kind, *(one.name for one in found))
         if key not in self._made:
             self._made[key] = _combine(found, *raised(self._settings, load.kind))

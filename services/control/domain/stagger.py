@@ -29,6 +29,11 @@ class Stagger:
     within_s: int = 0
     """Longest delay. [s]"""
 
+    @property
+    def modulus(self) -> int:
+        """How many different delays there are."""
+        return self.within_s + 1
+
 
 @dataclass(frozen=True, slots=True)
 class Offsets:
@@ -49,19 +54,29 @@ def offsets(plan_id: str, load_ids: Sequence[str], windows: Sequence[datetime], 
         windows: Wall times of the windows' starts.
         stagger: How.
     """
-    modulus = stagger.within_s + 1
-    if stagger.spread is Spread.RANDOM:
-        return Offsets(
-            of_loads=_numbers(plan_id, load_ids, modulus),
-            of_windows=_numbers(plan_id, [window.isoformat() for window in windows], modulus),
-            modulus=modulus,
-        )
-    even = stagger.spread is Spread.EVEN
     return Offsets(
-        of_loads=[position * modulus // len(load_ids) for position in range(len(load_ids))] if even else [],
-        of_windows=[0] * len(windows),
-        modulus=modulus,
+        of_loads=offsets_of_loads(plan_id, load_ids, stagger),
+        of_windows=offsets_of_windows(plan_id, windows, stagger),
+        modulus=stagger.modulus,
     )
+
+
+def offsets_of_loads(plan_id: str, load_ids: Sequence[str], stagger: Stagger) -> list[int]:
+    """Return the loads' part of ``offsets``, the same in all windows."""
+    match stagger.spread:
+        case Spread.NONE:
+            return []
+        case Spread.EVEN:
+            return [position * stagger.modulus // len(load_ids) for position in range(len(load_ids))]
+        case Spread.RANDOM:
+            return _numbers(plan_id, load_ids, stagger.modulus)
+
+
+def offsets_of_windows(plan_id: str, windows: Sequence[datetime], stagger: Stagger) -> list[int]:
+    """Return the windows' part of ``offsets``, the same for all loads."""
+    if stagger.spread is Spread.RANDOM:
+        return _numbers(plan_id, [window.isoformat() for window in windows], stagger.modulus)
+    return [0] * len(windows)
 
 
 def _numbers(plan_id: str, names: Sequence[str], modulus: int) -> list[int]:

@@ -51,10 +51,11 @@ def resolve(load_ids: Sequence[str], groups: Groups, loads: Iterable[LoadInfo]) 
     named = [LoadId(load_id) for load_id in load_ids]
     if not groups:
         return tuple(named)
-    unmet = {
+    meant = {
         "device_ids": set(groups.device_ids), "tags": set(groups.tags), "site_ids": set(groups.site_ids),
         "region_ids": set(groups.region_ids),
     }  # fmt: skip
+    unmet = {field: set(names) for field, names in meant.items()}
     found: set[LoadId] = set()
     for load in loads:
         carried: tuple[tuple[str, Collection[str]], ...] = (
@@ -62,8 +63,7 @@ def resolve(load_ids: Sequence[str], groups: Groups, loads: Iterable[LoadInfo]) 
             ("site_ids", (load.site_id,)), ("region_ids", load.region_ids),
         )  # fmt: skip
         for field, values in carried:
-            meant = getattr(groups, field)
-            if meant and not set(meant).isdisjoint(values):
+            if not meant[field].isdisjoint(values):
                 unmet[field].difference_update(values)
                 found.add(load.load_id)
     for field, names in unmet.items():

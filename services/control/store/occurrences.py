@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequenc
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from libs.common.contracts.control import OccurrenceState
@@ -19,7 +20,7 @@ from libs.common.db import ReadConn, WriteConn
 from libs.common.errors import InvalidInput
 from libs.common.ids import LoadId, OccurrenceId, PlanId
 from services.control.domain.plans import Plan, WindowInstance
-from services.control.domain.stagger import offsets
+from services.control.domain.stagger import Stagger, offsets_of_loads, offsets_of_windows
 from services.control.store import copying
 
 _WALL = "%Y%m%dT%H%M%S"
@@ -156,12 +157,11 @@ def copied_rows(plan: Plan, plan_no: int, windows: Sequence[WindowInstance], at:
         windows: The windows.
         at: When they are made; None for distant ones, of which their windows say so.
     """
-    load_ids = sorted(plan.load_ids)
-    spread = offsets(plan.plan_id, load_ids, [window.start_local for window in windows], plan.options.stagger)
-    of_loads = spread.of_loads or [0] * len(load_ids)
-    loads = copying.texts(load_ids)
+    stagger = plan.options.stagger
+    loads, of_loads = _of_loads(plan.plan_id, plan.load_ids, stagger)
+    of_windows = offsets_of_windows(plan.plan_id, [window.start_local for window in windows], stagger)
     yield copying.HEADER
-    for window, of_window in zip(windows, spread.of_windows, strict=True):
+    for window, of_window in zip(windows, of_windows, strict=True):
         head = copying.integer(plan_no) + copying.wall_time(window.start_local)
         if at is None:
             head = copying.begin_row(len(COPIED_DISTANT)) + head
@@ -170,11 +170,18 @@ def copied_rows(plan: Plan, plan_no: int, windows: Sequence[WindowInstance], at:
         begins: dict[int, bytes | None] = {}
         for first in range(0, len(loads), LOADS_AT_ONCE):
             part = slice(first, first + LOADS_AT_ONCE)
-            delays = [(of_load + of_window) % spread.modulus for of_load in of_loads[part]]
+            delays = [(of_load + of_window) % stagger.modulus for of_load in of_loads[part]]
             begins |= {delay: _begin(head, window, delay) for delay in set(delays) - begins.keys()}
             found = zip(map(begins.__getitem__, delays), loads[part], strict=True)
             yield b"".join([begin + load for begin, load in found if begin is not None])
     yield copying.TRAILER
+
+
+@lru_cache(maxsize=1)
+def _of_loads(plan_id: str, load_ids: tuple[LoadId, ...], stagger: Stagger) -> tuple[list[bytes], list[int]]:
+    """Return the loads in their order as fields, and their offsets; kept, as a plan's next windows follow at once."""
+    ordered = sorted(load_ids)
+    return copying.texts(ordered), offsets_of_loads(plan_id, ordered, stagger) or [0] * len(ordered)
 
 
 def _begin(head: bytes, window: WindowInstance, delay: int) -> bytes | None:

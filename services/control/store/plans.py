@@ -137,20 +137,19 @@ async def advance_states(conn: WriteConn, now: datetime) -> list[tuple[Plan, Pla
     ]
 
 
-async def lock_to_make(conn: WriteConn, until: datetime, limit: int) -> list[StoredPlan]:
-    """Lock and return running plans whose occurrences have not been made up to that time."""
-    rows = await conn.fetch(
+async def lock_to_make(conn: WriteConn, until: datetime) -> StoredPlan | None:
+    """Lock and return the running plan whose occurrences end the earliest before that time."""
+    row = await conn.fetchrow(
         f"""
         select {COLUMNS} from plans
          where state in ('approved', 'active') and (made_until is null or made_until < least($1, ends_at))
          order by made_until nulls first
-         limit $2
+         limit 1
            for update skip locked
         """,  # noqa: S608
         until,
-        limit,
     )
-    return [StoredPlan(_plan(row), row["plan_no"], row["made_until"]) for row in rows]
+    return None if row is None else StoredPlan(_plan(row), row["plan_no"], row["made_until"])
 
 
 async def set_made_until(conn: WriteConn, plan_id: str, until: datetime) -> None:
@@ -293,7 +292,7 @@ def _plan(row: Mapping[str, Any]) -> Plan:
         plan_id=PlanId(row["plan_id"]),
         name=row["name"],
         state=PlanState(row["state"]),
-        load_ids=tuple(LoadId(load_id) for load_id in row["load_ids"]),
+        load_ids=tuple(row["load_ids"]),
         schedule=Schedule(
             first_date=row["first_date"],
             last_date=row["last_date"],
@@ -316,7 +315,7 @@ def _plan(row: Mapping[str, Any]) -> Plan:
         ended_at=row["ended_at"],
         end_reason=row["end_reason"],
         note=row["note"],
-        named=tuple(LoadId(load_id) for load_id in row["named"]),
+        named=tuple(row["named"]),
         options=_options_of(row["options"]),
         app=row["app"],
     )

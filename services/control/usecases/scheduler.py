@@ -292,24 +292,28 @@ class Scheduler:
                 [bus.plan_event(one, sites_of(one.load_ids, self._loads), now, actor=None) for one in changed],
             )
             await record(conn, *(_turned(before, plan, now) for before, plan in steps))
-            to_make = await plan_store.lock_to_make(conn, now + HORIZON - HORIZON_STEP, PLANS_AT_A_TIME)
-            if to_make:
-                await occurrence_store.make_lazily(conn)
-            room = OCCURRENCES_AT_A_TIME
-            for stored in to_make:
-                if room <= 0:
-                    break
-                try:
-                    room -= await make_occurrences(conn, stored, now, self._policy, room=room)
-                except InvalidInput as exc:  # no fault of one plan may hold up the others; tried again tomorrow
-                    await plan_store.set_made_until(conn, stored.plan.plan_id, now + HORIZON)
-                    await record(conn, _not_followed(stored, exc, now))
-                    logger.error(
-                        "plan cannot be followed", extra={"plan_id": stored.plan.plan_id, "reason": exc.message}
-                    )
+            more = await self._extend_plans(conn, now)
         for plan in changed:
             logger.info("plan changes its state", extra={"plan_id": plan.plan_id, "state": plan.state.value})
-        return room <= 0 or len(to_make) >= PLANS_AT_A_TIME
+        return more
+
+    async def _extend_plans(self, conn: WriteConn, now: datetime) -> bool:
+        """Make some of the occurrences that the horizon has reached; returns whether there may be more."""
+        room = OCCURRENCES_AT_A_TIME
+        for _ in range(PLANS_AT_A_TIME):
+            if room <= 0:
+                return True
+            stored = await plan_store.lock_to_make(conn, now + HORIZON - HORIZON_STEP)
+            if stored is None:
+                return False
+            await occurrence_store.make_lazily(conn)
+            try:
+                room -= await make_occurrences(conn, stored, now, self._policy, room=room)
+            except InvalidInput as exc:  # no fault of one plan may hold up the others; tried again tomorrow
+                await plan_store.set_made_until(conn, stored.plan.plan_id, now + HORIZON)
+                await record(conn, _not_followed(stored, exc, now))
+                logger.error("plan cannot be followed", extra={"plan_id": stored.plan.plan_id, "reason": exc.message})
+        return True
 
     async def bring_near(self, now: datetime) -> bool:
         """Follow the occurrences whose windows have come near; returns whether more are due."""
