@@ -123,7 +123,7 @@ async def _measure(db: Database, keys: KeyRing) -> Figures:
         more = await scheduler.advance_plans(steady.now())
     made_s = time.perf_counter() - began
     async with db.read() as conn:
-        tables = ("plan_occurrences", "distant_occurrences")
+        tables = ("plan_occurrences", "distant_shutdowns")
         rows = sum([await conn.fetchval(f"select count(*) from {table}") for table in tables])  # noqa: S608
         size = sum([await conn.fetchval("select pg_total_relation_size($1::regclass)", table) for table in tables])
     if rows != LOADS * DAYS:

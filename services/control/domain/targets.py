@@ -4,7 +4,7 @@ A group is a tag of the registry. What a group means is settled when the plan is
 load that joins the group later is in no plan that nobody has approved for it.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from libs.common.errors import InvalidInput
@@ -51,26 +51,28 @@ def resolve(load_ids: Sequence[str], groups: Groups, loads: Iterable[LoadInfo]) 
     named = [LoadId(load_id) for load_id in load_ids]
     if not groups:
         return tuple(named)
-    meant = {
-        "device_ids": set(groups.device_ids), "tags": set(groups.tags), "site_ids": set(groups.site_ids),
-        "region_ids": set(groups.region_ids),
-    }  # fmt: skip
-    unmet = {field: set(names) for field, names in meant.items()}
+    every = list(loads)
     found: set[LoadId] = set()
-    for load in loads:
-        carried: tuple[tuple[str, Collection[str]], ...] = (
-            ("device_ids", () if load.device_id is None else (load.device_id,)), ("tags", load.tags),
-            ("site_ids", (load.site_id,)), ("region_ids", load.region_ids),
-        )  # fmt: skip
-        for field, values in carried:
-            if not meant[field].isdisjoint(values):
-                unmet[field].difference_update(values)
-                found.add(load.load_id)
-    for field, names in unmet.items():
-        if names:
-            shown = ", ".join(sorted(names)[:20])
+    for field, carried in _CARRIED.items():
+        meant: frozenset[str] = frozenset(getattr(groups, field))
+        if not meant:
+            continue
+        met = [load for load in every if not meant.isdisjoint(carried(load))]
+        unmet = meant.difference(*map(carried, met))
+        if unmet:
+            shown = ", ".join(sorted(unmet)[:20])
             raise NothingMeant(
                 f"{field}: there is no load of {shown}", message_zh=f"{field}:{shown} 下没有负载", field=field
             )
+        found.update(load.load_id for load in met)
     left = found - set(named) - set(groups.excluded_load_ids)
     return (*named, *sorted(left))
+
+
+_CARRIED: Mapping[str, Callable[[LoadInfo], Collection[str]]] = {
+    "device_ids": lambda load: () if load.device_id is None else (load.device_id,),
+    "tags": lambda load: load.tags,
+    "site_ids": lambda load: (load.site_id,),
+    "region_ids": lambda load: load.region_ids,
+}
+"""What a load belongs to, by the field of ``Groups`` that names it."""

@@ -3,12 +3,12 @@
 There may be millions of them: plans are numbered, the key is the identity, and what is written in bulk is written in
 the order of the key. The id that people and topics see is the key in words.
 
-Occurrences are *distant* until their window is some days away: narrow rows with nothing but their key and when they
-begin, in no index by time. All that happens to one happens when it is near.
+Occurrences are *distant* until their window is some days away: narrow rows with nothing but the numbers of window and
+load and when they begin, in no index by time. All that happens to one happens when it is near.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -33,7 +33,7 @@ OPEN = "o.state = 'planned' and o.off_command_id is null"
 FINAL = ("awake", "skipped", "called_off")
 COPIED = ("plan_no", "start_local", "on_at", "changed_at", "off_at", "load_id")
 """Fields of a new row, those first that are the same in very many."""
-COPIED_DISTANT = ("plan_no", "start_local", "off_at", "load_id")
+COPIED_DISTANT = ("window_no", "off_at", "load_no")
 LOADS_AT_ONCE = 10_000
 """Rows are handed to the database in parts of so many."""
 
@@ -106,11 +106,12 @@ async def insert(
     """
     if not windows:
         return 0
-    await conn.execute(
+    rows = await conn.fetch(
         """
-        insert into plan_windows (plan_no, start_local, off_at, on_at, distant_since)
+        insert into plan_windows (plan_no, start_local, off_at, on_at, distant_made_at)
         select $1, w.*, case when w.off_at >= $6 then $5::timestamptz end
           from unnest($2::timestamp[], $3::timestamptz[], $4::timestamptz[]) as w(start_local, off_at, on_at)
+        returning start_local, window_no
         """,
         plan_no,
         [window.start_local for window in windows],
@@ -123,10 +124,29 @@ async def insert(
     distant = [window for window in windows if window.off_at >= near_until]
     made = 0
     if near:
-        made += await _copy(conn, "plan_occurrences", COPIED, copied_rows(plan, plan_no, near, at))
+        made += await _copy(conn, "plan_occurrences", COPIED, near_rows(plan, plan_no, near, at))
     if distant:
-        made += await _copy(conn, "distant_occurrences", COPIED_DISTANT, copied_rows(plan, plan_no, distant, None))
+        await _number_loads(conn, plan, plan_no)
+        numbers = {row["start_local"]: row["window_no"] for row in rows}
+        made += await _copy(
+            conn, "distant_shutdowns", COPIED_DISTANT,
+            distant_rows(plan, [(numbers[window.start_local], window) for window in distant]),
+        )  # fmt: skip
     return made
+
+
+async def _number_loads(conn: WriteConn, plan: Plan, plan_no: int) -> None:
+    """Number the loads of an approved plan, which it keeps; those of one that has been numbered stay as they are."""
+    if await conn.fetchval("select exists (select from plan_loads where plan_no = $1)", plan_no):
+        return
+    await conn.execute(
+        """
+        insert into plan_loads (plan_no, load_no, load_id)
+        select $1, l.place - 1, l.load_id from unnest($2::text[]) with ordinality as l(load_id, place)
+        """,
+        plan_no,
+        sorted(plan.load_ids),
+    )
 
 
 async def make_lazily(conn: WriteConn) -> None:
@@ -148,25 +168,36 @@ async def _copy(conn: WriteConn, table: str, columns: Sequence[str], rows: Itera
     return int(tag.split()[-1])
 
 
-def copied_rows(plan: Plan, plan_no: int, windows: Sequence[WindowInstance], at: datetime | None) -> Iterator[bytes]:
-    """Yield occurrences as a binary COPY takes them, window by window in the order of the loads.
+def near_rows(plan: Plan, plan_no: int, windows: Sequence[WindowInstance], at: datetime) -> Iterator[bytes]:
+    """Yield new near occurrences as a binary COPY takes them (``COPIED``), window by window in the order of the loads.
 
     Args:
         plan: The plan.
         plan_no: Its number.
         windows: The windows.
-        at: When they are made; None for distant ones, of which their windows say so.
+        at: When they are made.
     """
+    begin = copying.begin_row(len(COPIED)) + copying.integer(plan_no)
+    made_at = copying.instant(at)
+    heads = [begin + copying.wall_time(one.start_local) + copying.instant(one.on_at) + made_at for one in windows]
+    return _rows(plan, list(zip(heads, windows, strict=True)), copying.texts)
+
+
+def distant_rows(plan: Plan, windows: Iterable[tuple[int, WindowInstance]]) -> Iterator[bytes]:
+    """Yield distant ones (``COPIED_DISTANT``) of numbered windows likewise; loads are numbered in their order."""
+    begin = copying.begin_row(len(COPIED_DISTANT))
+    return _rows(plan, [(begin + copying.integer(number), window) for number, window in windows], _numbers)
+
+
+def _rows(
+    plan: Plan, windows: Sequence[tuple[bytes, WindowInstance]], name: Callable[[Sequence[LoadId]], list[bytes]]
+) -> Iterator[bytes]:
+    """Yield the rows of windows: what is the same in all of one, when it begins, the load."""
     stagger = plan.options.stagger
-    loads, of_loads = _of_loads(plan.plan_id, plan.load_ids, stagger)
-    of_windows = offsets_of_windows(plan.plan_id, [window.start_local for window in windows], stagger)
+    loads, of_loads = _of_loads(plan.plan_id, plan.load_ids, stagger, name)
+    of_windows = offsets_of_windows(plan.plan_id, [window.start_local for _, window in windows], stagger)
     yield copying.HEADER
-    for window, of_window in zip(windows, of_windows, strict=True):
-        head = copying.integer(plan_no) + copying.wall_time(window.start_local)
-        if at is None:
-            head = copying.begin_row(len(COPIED_DISTANT)) + head
-        else:
-            head = copying.begin_row(len(COPIED)) + head + copying.instant(window.on_at) + copying.instant(at)
+    for (head, window), of_window in zip(windows, of_windows, strict=True):
         begins: dict[int, bytes | None] = {}
         for first in range(0, len(loads), LOADS_AT_ONCE):
             part = slice(first, first + LOADS_AT_ONCE)
@@ -178,10 +209,16 @@ def copied_rows(plan: Plan, plan_no: int, windows: Sequence[WindowInstance], at:
 
 
 @lru_cache(maxsize=1)
-def _of_loads(plan_id: str, load_ids: tuple[LoadId, ...], stagger: Stagger) -> tuple[list[bytes], list[int]]:
+def _of_loads(
+    plan_id: str, load_ids: tuple[LoadId, ...], stagger: Stagger, name: Callable[[Sequence[LoadId]], list[bytes]]
+) -> tuple[list[bytes], list[int]]:
     """Return the loads in their order as fields, and their offsets; kept, as a plan's next windows follow at once."""
     ordered = sorted(load_ids)
-    return copying.texts(ordered), offsets_of_loads(plan_id, ordered, stagger) or [0] * len(ordered)
+    return name(ordered), offsets_of_loads(plan_id, ordered, stagger) or [0] * len(ordered)
+
+
+def _numbers(load_ids: Sequence[LoadId]) -> list[bytes]:
+    return [copying.integer(number) for number in range(len(load_ids))]
 
 
 def _begin(head: bytes, window: WindowInstance, delay: int) -> bytes | None:
@@ -194,6 +231,7 @@ def _begin(head: bytes, window: WindowInstance, delay: int) -> bytes | None:
 class DistantWindow:
     """A window whose occurrences are distant."""
 
+    window_no: int
     plan_no: int
     start_local: datetime
     off_at: datetime
@@ -202,14 +240,14 @@ class DistantWindow:
 async def lock_distant(conn: WriteConn, until: datetime, limit: int) -> list[DistantWindow]:
     """Lock and return windows that begin before that time and are distant, the earliest first, and their plans."""
     rows = await conn.fetch(
-        """
-        select w.plan_no, w.start_local, w.off_at
+        f"""
+        select w.window_no, w.plan_no, w.start_local, w.off_at
           from plan_windows w join plans p using (plan_no)
-         where w.distant_since is not null and w.off_at < $1
+         where {_IS_DISTANT} and w.off_at < $1
          order by w.off_at
          limit $2
            for update of w, p skip locked
-        """,
+        """,  # noqa: S608
         until,
         limit,
     )
@@ -223,24 +261,30 @@ async def bring_near(conn: WriteConn, window: DistantWindow) -> int:
     """
     tag = await conn.execute(
         f"""
-        with gone as (
-            delete from distant_occurrences where plan_no = $1 and start_local = $2
+        with numbered as (
+            delete from distant_shutdowns where window_no = $1
+            returning load_no, off_at
+        ), named as (
+            delete from distant_occurrences where plan_no = $2 and start_local = $3
             returning load_id, off_at
+        ), gone as (
+            select l.load_id, d.off_at from numbered d join plan_loads l on l.plan_no = $2 and l.load_no = d.load_no
+             union all
+            select load_id, off_at from named
         )
         insert into plan_occurrences (plan_no, start_local, load_id, off_at, on_at, changed_at)
-        select w.plan_no, w.start_local, gone.load_id, gone.off_at, w.on_at, w.distant_since
+        select w.plan_no, w.start_local, gone.load_id, gone.off_at, w.on_at, {_MADE_AT}
           from gone
          cross join plan_windows w
           join plans p using (plan_no)
-         where w.plan_no = $1 and w.start_local = $2 and {_NOT_ENDED}
+         where w.window_no = $1 and {_NOT_ENDED}
         """,  # noqa: S608
+        window.window_no,
         window.plan_no,
         window.start_local,
     )
     await conn.execute(
-        "update plan_windows set distant_since = null where plan_no = $1 and start_local = $2",
-        window.plan_no,
-        window.start_local,
+        "update plan_windows set distant_made_at = null, distant_since = null where window_no = $1", window.window_no
     )
     return int(tag.split()[-1])
 
@@ -249,7 +293,8 @@ async def has_distant(conn: ReadConn | WriteConn, until: datetime) -> bool:
     """Return whether a window that begins before that time is distant still."""
     return bool(
         await conn.fetchval(
-            "select exists (select from plan_windows where distant_since is not null and off_at < $1)", until
+            f"select exists (select from plan_windows w where {_IS_DISTANT} and w.off_at < $1)",  # noqa: S608
+            until,
         )
     )
 
@@ -373,13 +418,21 @@ async def call_off(
         plan_id,
     )
     await conn.execute(
-        "delete from distant_occurrences d using plans p where p.plan_id = $1 and d.plan_no = p.plan_no", plan_id
+        f"""
+        delete from distant_shutdowns d using plans p, plan_windows w
+         where p.plan_id = $1 and w.plan_no = p.plan_no and {_IS_DISTANT} and d.window_no = w.window_no
+        """,  # noqa: S608
+        plan_id,
     )
     await conn.execute(
-        """
-        update plan_windows w set distant_since = null
-          from plans p where p.plan_id = $1 and w.plan_no = p.plan_no and w.distant_since is not null
-        """,
+        "delete from distant_occurrences d using plans p where p.plan_id = $1 and d.plan_no = p.plan_no", plan_id
+    )
+    await conn.execute("delete from plan_loads l using plans p where p.plan_id = $1 and l.plan_no = p.plan_no", plan_id)
+    await conn.execute(
+        f"""
+        update plan_windows w set distant_made_at = null, distant_since = null
+          from plans p where p.plan_id = $1 and w.plan_no = p.plan_no and {_IS_DISTANT}
+        """,  # noqa: S608
         plan_id,
     )
     return [_occurrence(row) for row in rows]
@@ -464,7 +517,7 @@ async def _with_distant(conn: ReadConn, asked: Asked, limit: int, found: list[Oc
             f"""
             select w.plan_no, w.start_local, w.off_at
               from plan_windows w join plans p using (plan_no)
-             where w.distant_since is not null and {_NOT_ENDED}
+             where {_IS_DISTANT} and {_NOT_ENDED}
                and ($1::text is null or p.plan_id = $1)
                and ($2::timestamptz is null or w.on_at > $2) and ($3::timestamptz is null or w.off_at < $3)
                and ($4::timestamptz is null or w.off_at >= $4
@@ -517,12 +570,24 @@ _WANTED = """
       and ($6::timestamptz is null or o.off_at >= $6 and (o.off_at, o.plan_no, o.start_local, o.load_id)
                                                        > ($6, $7::integer, $8::timestamp, $9::text))
 """
-_DISTANT = """
-    select d.plan_no, d.load_id, d.start_local, d.off_at, w.on_at, 'planned'::text as state, ''::text as reason,
-           null::text as off_command_id, null::text as on_command_id, null::timestamptz as went_off_at,
-           null::timestamptz as came_on_at, w.distant_since as changed_at
-      from distant_occurrences d join plan_windows w using (plan_no, start_local)
+_IS_DISTANT = "coalesce(w.distant_made_at, w.distant_since) is not null"
+_MADE_AT = "coalesce(w.distant_made_at, w.distant_since)"
+_LIKE_NEAR = f"""
+    w.plan_no, w.start_local, d.off_at, w.on_at, 'planned'::text as state, ''::text as reason,
+    null::text as off_command_id, null::text as on_command_id, null::timestamptz as went_off_at,
+    null::timestamptz as came_on_at, {_MADE_AT} as changed_at
 """
+_DISTANT = f"""
+    select l.load_id, {_LIKE_NEAR}
+      from plan_windows w
+      join distant_shutdowns d using (window_no)
+      join plan_loads l on l.plan_no = w.plan_no and l.load_no = d.load_no
+     union all
+    select d.load_id, {_LIKE_NEAR}
+      from plan_windows w
+      join distant_occurrences d using (plan_no, start_local)
+"""  # noqa: S608
+"""All distant ones with the columns of near ones; the second part is what a release before revision 0017 has made."""
 _NOT_ENDED = "p.ended_by is null"
 """A plan whose last window is over has ended too, but what nobody has looked at yet is not called off by that."""
 _KEYS = "unnest($1::integer[], $2::timestamp[], $3::text[]) as k(plan_no, start_local, load_id)"

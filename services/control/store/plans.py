@@ -137,19 +137,30 @@ async def advance_states(conn: WriteConn, now: datetime) -> list[tuple[Plan, Pla
     ]
 
 
-async def lock_to_make(conn: WriteConn, until: datetime) -> StoredPlan | None:
-    """Lock and return the running plan whose occurrences end the earliest before that time."""
+async def lock_to_make(conn: WriteConn, until: datetime, former: StoredPlan | None) -> StoredPlan | None:
+    """Lock and return the running plan whose occurrences end the earliest before that time.
+
+    Args:
+        conn: The transaction.
+        until: The time.
+        former: The last one that this has returned; if it is its turn again, its loads and days, which do not change
+            after the approval, are not read once more.
+    """
     row = await conn.fetchrow(
-        f"""
-        select {COLUMNS} from plans
+        """
+        select plan_id, made_until from plans
          where state in ('approved', 'active') and (made_until is null or made_until < least($1, ends_at))
          order by made_until nulls first
          limit 1
            for update skip locked
-        """,  # noqa: S608
+        """,
         until,
     )
-    return None if row is None else StoredPlan(_plan(row), row["plan_no"], row["made_until"])
+    if row is None:
+        return None
+    if former is not None and former.plan.plan_id == row["plan_id"]:
+        return replace(former, made_until=row["made_until"])
+    return await lock(conn, row["plan_id"])
 
 
 async def set_made_until(conn: WriteConn, plan_id: str, until: datetime) -> None:

@@ -119,6 +119,8 @@ class Scheduler:
         self._inrush = Inrush(inrush or InrushLimits())
         self._answers_come = answers_come
         self._housekept_at: datetime | None = None
+        self._made: StoredPlan | None = None
+        """The plan whose occurrences were made last."""
         self.waking = Waking(db=db, switching=switching, readings=readings, answers_come=answers_come, rush=rush)
 
     @property
@@ -303,7 +305,8 @@ class Scheduler:
         for _ in range(PLANS_AT_A_TIME):
             if room <= 0:
                 return True
-            stored = await plan_store.lock_to_make(conn, now + HORIZON - HORIZON_STEP)
+            stored = await plan_store.lock_to_make(conn, now + HORIZON - HORIZON_STEP, self._made)
+            self._made = stored
             if stored is None:
                 return False
             await occurrence_store.make_lazily(conn)

@@ -205,9 +205,12 @@ OCCURRENCES = """
     (select plan_no, start_local, load_id, off_at, on_at from plan_occurrences
       union all
      select plan_no, start_local, load_id, d.off_at, w.on_at
+       from distant_shutdowns d join plan_windows w using (window_no) join plan_loads l using (plan_no, load_no)
+      union all
+     select plan_no, start_local, load_id, d.off_at, w.on_at
        from distant_occurrences d join plan_windows w using (plan_no, start_local)) every
 """
-"""All of them, near and distant."""
+"""All of them, near and distant, also those of a former release."""
 
 
 class World:

@@ -20,7 +20,30 @@ from tests.integration.control.mortal import Fate, Fuse, Killed, Mortal
 
 pytestmark = [pytest.mark.integration, pytest.mark.postgres, pytest.mark.sql]
 
+DISTANT = """
+    select (select count(*) from distant_shutdowns) + (select count(*) from distant_occurrences)
+         + (select count(*) from plan_windows where coalesce(distant_made_at, distant_since) is not null)
+"""
 NAMES = sorted(["基站-一", "aau.1", 'a"b', "tab\tand\\N", "\U0001f4e1", "z" * 300])
+
+
+async def as_a_former_release_has_them(world: World, windows: int = 1000) -> None:
+    """Put the distant occurrences of that many windows where a release before revision 0017 makes them."""
+    async with world.db.write() as conn:
+        await conn.execute(
+            """
+            with moved as (
+                update plan_windows set distant_since = distant_made_at, distant_made_at = null
+                 where window_no in (select window_no from plan_windows where distant_made_at is not null
+                                      order by window_no limit $1)
+                returning window_no, plan_no, start_local
+            ), gone as (delete from distant_shutdowns d using moved where d.window_no = moved.window_no returning d.*)
+            insert into distant_occurrences (plan_no, start_local, off_at, load_id)
+            select plan_no, start_local, off_at, load_id
+              from moved join gone using (window_no) join plan_loads using (plan_no, load_no)
+            """,
+            windows,
+        )
 
 
 async def approved(world: World, stagger: Stagger, names: list[str] = NAMES, nights: int = 3) -> Plan:
@@ -42,7 +65,7 @@ async def test_every_load_has_its_row_in_every_window(
     monkeypatch.setattr(scheduler, "NEAR", timedelta(days=near_days))
     stagger = Stagger(Spread.RANDOM, 8400)  # 2 h 20 min of 2 h 30 min, of which one night has an hour less
     plan = await approved(world, stagger)
-    assert bool(await world.value("select count(*) from distant_occurrences")) is (near_days == 2)
+    assert bool(await world.value("select count(*) from distant_shutdowns")) is (near_days == 2)
     async with world.db.read() as conn:
         windows = await conn.fetch("select * from plan_windows order by start_local")
         found = await occurrence_store.fetch_page(conn, Asked(), 100)
@@ -71,21 +94,34 @@ async def test_windows_that_exist_are_not_made_again_and_nothing_of_them_is_left
     monkeypatch.setattr(scheduler, "NEAR", timedelta(days=near_days))
     plan = await approved(world, Stagger())
     _, found = await world.plans.export(plan.plan_id)
+    rows = f"select array_agg((start_local, load_id) order by start_local, load_id) from {OCCURRENCES}"
+    before = await world.value(rows)
+    assert isinstance(before, list)
     async with world.db.statements() as conn:
         stored = await plan_store.lock(conn, plan.plan_id)
         assert stored is not None
-        for table in ("plan_occurrences", "distant_occurrences"):
-            await conn.execute(f"delete from {table} where start_local < $1", found[2].start_local)
-        await conn.execute("delete from plan_windows")
-        with pytest.raises(asyncpg.UniqueViolationError):  # of the third window's rows, behind the second's
+        await conn.execute("delete from plan_windows where start_local < $1", found[2].start_local)
+        with pytest.raises(asyncpg.UniqueViolationError):  # of the third window, behind the second
             async with conn.transaction():
                 await occurrence_store.insert(
                     conn, plan, stored.plan_no, found[1:], plan.created_at, near_until=plan.created_at + scheduler.NEAR
                 )
-        assert await conn.fetchval("select count(*) from plan_windows") == 0
-        assert await conn.fetchval(
-            "select (select count(*) from plan_occurrences) + (select count(*) from distant_occurrences)"
-        ) == len(NAMES)
+        assert await conn.fetchval("select count(*) from plan_windows") == 1
+    third = [row for row in before if row[0] == found[2].start_local]
+    assert await world.value(rows) == (before if near_days == 60 else third)
+
+
+async def test_a_load_is_in_a_window_once(world: World) -> None:
+    await approved(world, Stagger())
+    again = [
+        "insert into plan_loads select plan_no, 99, load_id from plan_loads",
+        "insert into distant_shutdowns select * from distant_shutdowns",
+        "insert into plan_windows select plan_no, start_local, off_at, on_at from plan_windows",
+    ]
+    for one in again:
+        with pytest.raises(asyncpg.UniqueViolationError):
+            async with world.db.write() as conn:
+                await conn.execute(one)
 
 
 @pytest.mark.parametrize("how", [Fate.DIES_BEFORE, Fate.DIES_AFTER])
@@ -114,15 +150,15 @@ async def test_a_crash_at_any_step_of_making_and_bringing_near_changes_nothing(
                 deaths += 1
                 fuse.steps = 1 if deaths % 2 else None
             near = await world.value(
-                "select count(*) from plan_windows where distant_since is null and off_at >= $1", now + scheduler.NEAR
+                "select count(*) from plan_windows where distant_made_at is null and off_at >= $1", now + scheduler.NEAR
             )
             assert near == 0
-        late = "select count(*) from plan_windows where distant_since is not null and off_at < $1"
+        late = "select count(*) from plan_windows where distant_made_at is not null and off_at < $1"
         assert await world.value(late, now + scheduler.NEAR) == 0
         rows = await world.value(f"select array_agg(load_id order by start_local, load_id) from {OCCURRENCES}")
         assert rows == ["a", "b", "c"] * 8
     assert deaths >= 4
-    assert await world.value("select count(*) from distant_occurrences") == 0
+    assert await world.value("select count(*) from distant_shutdowns") == 0
     assert await world.value("select count(*) from plan_occurrences where changed_at <> $1", plan.approved_at) == 0
 
 
@@ -136,6 +172,32 @@ async def test_nothing_is_begun_while_what_it_may_meet_is_distant(world: World) 
     assert not world.field.breakers["a"].closed
 
 
+@pytest.mark.parametrize("windows", [1, 3])
+async def test_what_a_former_release_has_made_comes_near_as_the_rest(world: World, windows: int) -> None:
+    await approved(world, Stagger(Spread.EVEN, 600))
+    async with world.db.read() as conn:
+        before = await occurrence_store.fetch_page(conn, Asked(), 100)
+    await as_a_former_release_has_them(world, windows)
+    assert await world.value("select count(*) from distant_occurrences") == windows * len(NAMES)
+    async with world.db.read() as conn:
+        assert await occurrence_store.fetch_page(conn, Asked(), 100) == before
+        assert await occurrence_store.fetch(conn, before[0].occurrence_id) == before[0]
+    assert not await world.scheduler.bring_near(datetime(2026, 4, 10, tzinfo=UTC))
+    async with world.db.read() as conn:
+        assert await occurrence_store.fetch_page(conn, Asked(), 100) == before
+    assert await world.value("select count(*) from plan_occurrences") == len(before)
+    assert await world.value(DISTANT) == 0
+
+
+async def test_a_plan_that_ends_takes_what_a_former_release_has_made_along(world: World) -> None:
+    plan = await approved(world, Stagger())
+    await as_a_former_release_has_them(world, 1)
+    await world.plans.end(plan.plan_id, "done", "user:a", "api")
+    assert await world.value(f"select count(*) from {OCCURRENCES}") == 0
+    assert await world.value(DISTANT) == 0
+    assert await world.value("select count(*) from plan_loads") == 0
+
+
 async def test_a_plan_that_ends_while_its_windows_come_near_leaves_nothing_to_begin(world: World) -> None:
     plan = await approved(world, Stagger(), ["a", "b"])
     waiting = "select exists (select from pg_locks where not granted)"
@@ -147,7 +209,7 @@ async def test_a_plan_that_ends_while_its_windows_come_near_leaves_nothing_to_be
             assert not ending.done()
     await ending
     assert await world.value(f"select count(*) from {OCCURRENCES}") == 0
-    assert await world.value("select count(*) from plan_windows where distant_since is not null") == 0
+    assert await world.value(DISTANT) == 0
 
 
 async def test_a_plan_that_a_former_release_has_ended_is_not_followed(world: World) -> None:
@@ -158,11 +220,12 @@ async def test_a_plan_that_a_former_release_has_ended_is_not_followed(world: Wor
         assert await occurrence_store.fetch_page(conn, Asked(), 10) == []
     assert not await world.scheduler.bring_near(datetime(2026, 4, 1, tzinfo=UTC))
     assert await world.value(f"select count(*) from {OCCURRENCES}") == 0
-    assert await world.value("select count(*) from plan_windows where distant_since is not null") == 0
+    assert await world.value(DISTANT) == 0
 
 
 async def test_a_former_release_finds_every_night_after_what_the_readme_says_for_going_back(world: World) -> None:
     await approved(world, Stagger(Spread.EVEN, 600), nights=5)
+    await as_a_former_release_has_them(world, 2)
     ended = await approved(world, Stagger(), nights=2)
     async with world.db.write() as conn:  # as a former release ends a plan, which knows of no distant ones
         await conn.execute("update plans set state = 'ended', ended_by = 'user:a' where plan_id = $1", ended.plan_id)
@@ -177,7 +240,7 @@ async def test_a_former_release_finds_every_night_after_what_the_readme_says_for
         assert await occurrence_store.fetch_page(conn, Asked(), 1000) == before
     # A former release looks into this table alone.
     assert await world.value("select count(*) from plan_occurrences") == len(before) == 5 * len(NAMES)
-    assert await world.value("select count(*) from distant_occurrences") == 0
+    assert await world.value(DISTANT) == 0
     assert not await world.scheduler.bring_near(datetime(2026, 4, 10, tzinfo=UTC))
     await world.clock.advance((datetime(2026, 3, 28, 0, 9, tzinfo=UTC) - world.clock.now()).total_seconds())
     await world.run(60, step_s=5)
@@ -211,6 +274,7 @@ async def test_pages_are_the_same_whatever_is_distant(world: World, monkeypatch:
             pass
         while await world.scheduler.bring_near(now):
             pass
+        await as_a_former_release_has_them(world, draw.choice([0, 1, 5]))
         if draw.random() < 0.3 and plans:
             await world.plans.end(plans.pop(), "done", "user:a", "api")
         for _ in range(4):

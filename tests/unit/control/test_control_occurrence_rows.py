@@ -45,10 +45,10 @@ def window_lists(draw: st.DrawFn) -> list[WindowInstance]:
     ]  # fmt: skip
 
 
-def decode(raw: bytes) -> list[tuple[object, ...]]:
-    """Read what COPY reads, by the description of its format: number, wall time, instants, load."""
+def fields_of(raw: bytes) -> list[list[bytes]]:
+    """Read what COPY reads, by the description of its format."""
     assert raw[:19] == b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0"
-    found: list[tuple[object, ...]] = []
+    found: list[list[bytes]] = []
     place = 19
     while (count := unpack_from("!h", raw, place)[0]) != -1:
         place += 2
@@ -57,33 +57,69 @@ def decode(raw: bytes) -> list[tuple[object, ...]]:
             (length,) = unpack_from("!i", raw, place)
             fields.append(raw[place + 4 : place + 4 + length])
             place += 4 + length
-        times = [EPOCH + timedelta(microseconds=int.from_bytes(field, signed=True)) for field in fields[1:-1]]
-        assert [len(field) for field in fields[:-1]] == [4] + [8] * len(times)
-        found.append(
-            (int.from_bytes(fields[0], signed=True), times[0].replace(tzinfo=None), *times[1:], fields[-1].decode())
-        )
+        found.append(fields)
     assert place + 2 == len(raw)
     return found
 
 
-@given(LOADS, STAGGERS, window_lists(), st.integers(1, 2**31 - 1), st.integers(1, 5), st.booleans())
+def integer(field: bytes) -> int:
+    assert len(field) == 4
+    return int.from_bytes(field, signed=True)
+
+
+def instant(field: bytes) -> datetime:
+    assert len(field) == 8
+    return EPOCH + timedelta(microseconds=int.from_bytes(field, signed=True))
+
+
+def expected_offs(
+    load_ids: set[str], stagger: Stagger, windows: list[WindowInstance]
+) -> list[tuple[int, WindowInstance, int, str, datetime]]:
+    """Return each window and load with their places, and when the load goes off."""
+    spread = offsets("p", sorted(load_ids), [window.start_local for window in windows], stagger)
+    return [
+        (number, window, position, load_id, off_at)
+        for number, (window, of_window) in enumerate(zip(windows, spread.of_windows, strict=True))
+        for position, load_id in enumerate(sorted(load_ids))
+        for of_load in [spread.of_loads[position] if spread.of_loads else 0]
+        for off_at in [window.off_at + timedelta(seconds=(of_load + of_window) % spread.modulus)]
+        if off_at < window.on_at
+    ]
+
+
+@given(LOADS, STAGGERS, window_lists(), st.integers(1, 2**31 - 1), st.integers(1, 5))
 def test_each_load_has_its_row_in_each_window(
-    load_ids: set[str], stagger: Stagger, windows: list[WindowInstance], plan_no: int, at_once: int, distant: bool
+    load_ids: set[str], stagger: Stagger, windows: list[WindowInstance], plan_no: int, at_once: int
 ) -> None:
     plan = plan_of(load_ids, stagger)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(occurrences, "LOADS_AT_ONCE", at_once)
-        found = decode(b"".join(occurrences.copied_rows(plan, plan_no, windows, None if distant else NOW)))
-    spread = offsets("p", sorted(load_ids), [window.start_local for window in windows], stagger)
-    expected = []
-    for window, of_window in zip(windows, spread.of_windows, strict=True):
-        for position, load_id in enumerate(sorted(load_ids)):
-            of_load = spread.of_loads[position] if spread.of_loads else 0
-            off_at = window.off_at + timedelta(seconds=(of_load + of_window) % spread.modulus)
-            if off_at < window.on_at:
-                of_near = () if distant else (window.on_at, NOW)
-                expected.append((plan_no, window.start_local, *of_near, off_at, load_id))
-    assert found == expected
+        near = fields_of(b"".join(occurrences.near_rows(plan, plan_no, windows, NOW)))
+        distant = fields_of(b"".join(occurrences.distant_rows(plan, enumerate(windows, plan_no - 9))))
+    expected = expected_offs(load_ids, stagger, windows)
+    assert [
+        (integer(number), instant(wall).replace(tzinfo=None), instant(on), instant(made), instant(off), load.decode())
+        for number, wall, on, made, off, load in near
+    ] == [
+        (plan_no, window.start_local, window.on_at, NOW, off_at, load_id) for _, window, _, load_id, off_at in expected
+    ]
+    assert [(integer(window), instant(off), integer(load)) for window, off, load in distant] == [
+        (plan_no - 9 + number, off_at, position) for number, _, position, _, off_at in expected
+    ]
+
+
+@given(LOADS, LOADS, STAGGERS, STAGGERS, window_lists())
+def test_what_is_kept_of_a_plan_is_of_no_other(
+    load_ids: set[str], others: set[str], stagger: Stagger, another: Stagger, windows: list[WindowInstance]
+) -> None:
+    def rows(load_ids: set[str], stagger: Stagger) -> bytes:
+        return b"".join(occurrences.near_rows(plan_of(load_ids, stagger), 1, windows, NOW))
+
+    first = rows(load_ids, stagger)
+    rows(others, another)
+    again = rows(load_ids, stagger)
+    occurrences._of_loads.cache_clear()
+    assert rows(load_ids, stagger) == again == first
 
 
 @given(st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1)))  # noqa: DTZ001 - a wall time
