@@ -14,7 +14,7 @@ from libs.common.outgoing import AddressGuard
 from libs.common.profiles import DeviceProfile, ProfileCatalogue, load_profile
 from libs.common.secretstore import SecretStore
 from libs.suite.words import Words
-from services.ingest.domain.normalise import Normaliser, Ratios
+from services.ingest.domain.normalise import UNITY, Normaliser
 from services.ingest.drivers.factory import POLLED_KINDS, open_line, supports
 from services.ingest.drivers.means import Means
 from services.ingest.drivers.port import Address, DeviceSession, RawReport
@@ -111,7 +111,7 @@ def _seen(profile: DeviceProfile, normaliser: Normaliser, name: str, report: Raw
     if name not in report.raw:
         return PointSeen(name, point.unit, None, None, "absent" if point.optional else "failed", "not read")
     raw = report.raw[name]
-    measured = normaliser.measure({name: raw}, Ratios())
+    measured = normaliser.measure({name: raw}, UNITY)
     flag = measured.quality.get(name)
     verdict = "good" if flag is None else "suspect" if flag is Quality.SUSPECT else "invalid"
     return PointSeen(name, point.unit, raw, measured.points.get(name), verdict)

@@ -41,6 +41,10 @@ class Ratios:
                 return 1.0
 
 
+UNITY = Ratios()
+"""Of a device without transformers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """The points of one report."""
@@ -77,10 +81,11 @@ class Normaliser:
             ratios: Of the device's transformers.
             told: What the protocol itself says of points; absent is good. A bad one keeps no number.
         """
-        factors: dict[Quantity, float] = {
-            quantity: ratios.of(quantity) for quantity in self._applies if quantity is not Quantity.ENERGY
-        }
-        found = Measured(energy_ratio=energy_ratio(self._profile, ratios))
+        factors: dict[Quantity, float] = {}
+        found = Measured()
+        if ratios is not UNITY:
+            factors = {quantity: ratios.of(quantity) for quantity in self._applies if quantity is not Quantity.ENERGY}
+            found = Measured(energy_ratio=energy_ratio(self._profile, ratios))
         for name, number in raw.items():
             value, valid = self._converts[name](number)
             flag = told.get(name)

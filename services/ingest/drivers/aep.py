@@ -126,6 +126,7 @@ class AepLine:
         self.line = line
         self.product = product_of(line)
         self.orders: dict[str, list[Order]] = {}
+        self._readings: dict[tuple[str, str], tuple[DeviceProfile, Mapping[str, AepPoint], PushDecoder | None]] = {}
         self.written: dict[str, tuple[float, datetime]] = {}
         """Device to the moment of its last command, by both clocks."""
         self.news_within_s = news_within_s
@@ -144,6 +145,16 @@ class AepLine:
             await self.api.synchronise()
             sink.up()
             await self.clock.sleep(CLOCK_EVERY_S)
+
+    def reading_of(self, profile: DeviceProfile) -> "tuple[Mapping[str, AepPoint], PushDecoder | None]":
+        """Return the points of a profile, and what reads the product's pushes; made once per profile."""
+        key = profile.name, profile.version
+        known = self._readings.get(key)
+        if known is None or known[0] is not profile:
+            points = {name: point for name, point in profile.points.items() if isinstance(point, AepPoint)}
+            decoder = None if profile.aep is None else PushDecoder(points, profile.aep)
+            known = self._readings[key] = (profile, points, decoder)
+        return known[1], known[2]
 
     def session(self, address: Address) -> DeviceSession:
         """Return a session for one device.
@@ -174,9 +185,7 @@ class AepDevice:
         self._line = line
         self._device_id = address.device_id
         self._platform_id = address.text
-        self._points = {name: point for name, point in address.profile.points.items() if isinstance(point, AepPoint)}
-        product = address.profile.aep
-        self._decoder = None if product is None else PushDecoder(self._points, product)
+        self._points, self._decoder = line.reading_of(address.profile)
 
     async def read(self) -> RawReport:
         """Return what the device said last."""

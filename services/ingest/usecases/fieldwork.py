@@ -23,7 +23,7 @@ from services.ingest.domain.commissioning import (
     score,
     telling_points,
 )
-from services.ingest.domain.normalise import Normaliser, Ratios
+from services.ingest.domain.normalise import UNITY, Normaliser
 from services.ingest.domain.registers import ByteOrder, decode
 from services.ingest.drivers import fieldwork
 from services.ingest.drivers.dlt645 import Dlt645Device
@@ -335,7 +335,7 @@ class Fieldwork:
             except InvalidInput:
                 return []  # an address that this profile's devices cannot have
             else:
-                measured = normaliser.measure(raw.raw, Ratios()).points
+                measured = normaliser.measure(raw.raw, UNITY).points
                 value = measured.get(name)
                 looked.append(Looked(name, value, look_at(name, value, read=name in measured)))
             if len(looked) == 1 and looked[0].look in (Look.UNREADABLE, Look.WRONG):
@@ -393,7 +393,7 @@ async def _probe_place(
     by_order: dict[ByteOrder, float | None] = {}
     for order in _orders(point):
         raw = decode(found, point.type, order)
-        by_order[order] = normaliser.measure({point.name: raw}, Ratios()).points.get(point.name)
+        by_order[order] = normaliser.measure({point.name: raw}, UNITY).points.get(point.name)
     value = by_order[own if own in by_order else _alone(own)]
     return ProbedPlace(
         point.name, offset, address, found, None, by_order, Looked(point.name, value, look_at(point.name, value))

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 
 from libs.common.contracts.registry import Line
 from libs.common.profiles import Control, DeviceProfile
-from services.ingest.domain.normalise import Normaliser, Ratios
+from services.ingest.domain.normalise import UNITY, Normaliser
 from services.ingest.drivers.port import Care, Cared, CaredSession, DeviceSession, NotOffered
 
 Result = TypeVar("Result")
@@ -37,7 +37,7 @@ class Handle:
     async def read(self, names: Collection[str]) -> tuple[Points, datetime]:
         """Return points in canonical units, and when they were read; raises as the driver."""
         raw = await self.session.read_points(names)
-        return self.normaliser.measure(raw.raw, Ratios(), raw.quality).points, raw.received_at
+        return self.normaliser.measure(raw.raw, UNITY, raw.quality).points, raw.received_at
 
     async def write(self, control: Control, value: float | None) -> str:
         """Do a control; raises as the driver."""

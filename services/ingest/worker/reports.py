@@ -6,7 +6,7 @@ from libs.common.contracts import device as contracts
 from libs.common.contracts.registry import Device
 from libs.common.ids import DeviceId, LineId
 from libs.common.profiles import DeviceProfile
-from services.ingest.domain.normalise import Normaliser, Ratios
+from services.ingest.domain.normalise import UNITY, Normaliser, Ratios
 from services.ingest.domain.report import Report
 from services.ingest.drivers.port import DeviceEvent, RawReport
 
@@ -59,4 +59,4 @@ def event_of(event: DeviceEvent, *, device: Device, driver: str, received_at: da
 
 def ratios_of(device: Device) -> Ratios:
     """Return the transformer ratios of a device as the registry has them now."""
-    return Ratios(ct=device.ct_ratio, pt=device.pt_ratio)
+    return UNITY if device.ct_ratio == device.pt_ratio == 1.0 else Ratios(ct=device.ct_ratio, pt=device.pt_ratio)

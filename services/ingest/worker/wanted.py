@@ -1,9 +1,9 @@
 """Which lines have devices to poll or to listen to, line by line, so that a large registry costs nothing at rest."""
 
 import logging
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from heapq import heappop, heappush
 
 from libs.common.clock import Clock
 from libs.common.contracts.registry import Device, EntityKind, Line
@@ -20,7 +20,9 @@ CHANGED_AT_A_TIME = 500
 LOOKED_AT_ANYWAY = 50
 """Lines that are looked at though nobody said that they changed: what begins or ends by its own date."""
 LOOKED_AT_EVERY_S = 10.0
-"""As often as that at most: a line may have ten thousand devices. [s]"""
+"""As often as that at most. [s]"""
+REST = 200
+"""A line that took long rests for so many times as long: it may have ten thousand devices. [1]"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,8 @@ class WantedLines:
         self._means = means
         self._changed: dict[str, None] = {}
         self._known: set[str] = set()
-        self._in_turn: deque[tuple[float, str]] = deque()
-        """When a line was last looked at anyway, by the monotonic clock, and the line; the longest ago first."""
+        self._due: list[tuple[float, str]] = []
+        """A heap: when a line is looked at anyway, by the monotonic clock, and the line."""
         self._line_of: dict[str, str] = {}
         self._said: dict[str, str] = {}
 
@@ -61,7 +63,7 @@ class WantedLines:
         if kind is EntityKind.LINE:
             if entity_id not in self._known:
                 self._known.add(entity_id)
-                self._in_turn.append((self._clock.monotonic(), entity_id))
+                heappush(self._due, (self._clock.monotonic() + LOOKED_AT_EVERY_S, entity_id))
             self._changed[entity_id] = None
             return True
         if kind is not EntityKind.DEVICE:
@@ -75,17 +77,21 @@ class WantedLines:
 
     def refresh(self) -> set[str]:
         """Bring some lines up to date and return those whose devices or settings are others now."""
-        todo = list(self._changed)[:CHANGED_AT_A_TIME]
-        for line_id in todo:
+        changed = list(self._changed)[:CHANGED_AT_A_TIME]
+        for line_id in changed:
             del self._changed[line_id]
+        others = {line_id for line_id in changed if self._refresh(line_id)}
         now = self._clock.monotonic()
         for _ in range(LOOKED_AT_ANYWAY):
-            if not self._in_turn or now - self._in_turn[0][0] < LOOKED_AT_EVERY_S:
+            if not self._due or self._due[0][0] > now:
                 break
-            _, line_id = self._in_turn.popleft()
-            self._in_turn.append((now, line_id))
-            todo.append(line_id)
-        return {line_id for line_id in todo if self._refresh(line_id)}
+            _, line_id = heappop(self._due)
+            began = self._clock.monotonic()
+            if self._refresh(line_id):
+                others.add(line_id)
+            ended = self._clock.monotonic()
+            heappush(self._due, (ended + max(LOOKED_AT_EVERY_S, REST * (ended - began)), line_id))
+        return others
 
     def _refresh(self, line_id: str) -> bool:
         before, now = self.lines.get(line_id), self._look(line_id)
