@@ -1,6 +1,6 @@
 """Which lines are polled, as the registry changes under them."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from libs.common.contracts.registry import EntityKind, LineKind, record_of
 from libs.common.ids import LineId
@@ -8,7 +8,7 @@ from libs.common.profiles import ProfileCatalogue
 from libs.common.testing.clock import FakeClock
 from services.ingest.settings import PollingSettings
 from services.ingest.usecases.topology import Topology
-from services.ingest.worker.wanted import WantedLines
+from services.ingest.worker.wanted import LOOKED_AT_EVERY_S, WantedLines
 from tests.unit.ingest.ingest_fakes import LONG_AGO, MEANS, device, line, site, topology
 
 
@@ -73,6 +73,33 @@ async def test_device_begins_and_ends_by_its_own_dates() -> None:
         seen.append(polled(lines))
         await clock.advance(40 * 60)
     assert seen == [{}, {}, {"line-1": ["breaker-1"]}, {}]
+
+
+class TakesLong(FakeClock):
+    """A clock by which every look at a line takes some time."""
+
+    look_s = 0.0
+    looks = 0
+
+    def now(self) -> datetime:
+        self.looks += 1
+        self._monotonic += self.look_s
+        return super().now()
+
+
+async def test_a_line_that_takes_long_is_looked_at_less_often_and_others_as_before() -> None:
+    clock = TakesLong()
+    lines = wanted(topology(site(), line()), clock)  # two lines, of which neither has a device
+    looks = []
+    for clock.look_s in (0.0, 0.5):
+        await clock.advance(LOOKED_AT_EVERY_S)
+        lines.refresh()  # how long a look takes is known when it was made
+        clock.looks = 0
+        for _ in range(10):
+            await clock.advance(LOOKED_AT_EVERY_S)
+            lines.refresh()
+        looks.append(clock.looks)
+    assert looks == [20, 2]  # every 10 s and, half a second each, every 100 s
 
 
 def test_line_that_is_removed_is_not_polled() -> None:
