@@ -1,5 +1,6 @@
 """``make run`` as a newcomer meets it: started, looked at in a real browser, reported, stopped, started again."""
 
+import json
 import os
 import re
 import signal
@@ -95,21 +96,14 @@ def test_a_newcomer_sees_the_story_and_finds_it_again_after_a_restart(tmp_path: 
             look_at_the_alarm(page)
             look_at_the_shutdown(page)
             look_at_energy_and_carbon(page)
+            approve_what_somebody_else_has_drafted(page, folder)
             page.click("#language")
             expect(page.locator("#alarms")).to_contain_text("交流电压过低告警")
             assert problems == []
             page.goto(address(said) + "/docs")
             page.click("a[href='/docs/alarm']")
             expect(page.locator("#operations-alarms-get_alarms")).to_be_visible(timeout=90_000)
-            report = subprocess.run(
-                [sys.executable, "-m", "libs.suite", "demo-report", "--wait", "60"],
-                env=environment(folder),
-                capture_output=True,
-                text=True,
-                timeout=180,
-                check=False,
-            )
-            assert report.returncode == 0, report.stdout + report.stderr
+            command(folder, "demo-report", "--wait", "60")
         with suite(folder) as said:
             assert "password" not in said
             page = browser.new_page(locale="en-GB", viewport={"width": 1500, "height": 1200})
@@ -155,6 +149,43 @@ def look_at_the_shutdown(page: Page) -> None:
     expect(page.locator("#occurrences tbody tr[data-id]").first).to_contain_text("awake", timeout=60_000)
     breaker = page.locator("#meters tr[data-id=breaker-huangpu-aau-1]")
     expect(breaker).to_contain_text("closed", timeout=60_000)
+
+
+def approve_what_somebody_else_has_drafted(page: Page, folder: Path) -> None:
+    file = folder.with_name("nights.json")
+    night = {
+        "first_date": "2035-03-01",
+        "last_date": "2035-03-31",
+        "windows": [{"start": "23:59:59", "end": "06:00:00"}],
+    }
+    file.write_text(json.dumps({"name": "Nights", "load_ids": ["load-panyu-aau-1"], **night}))
+    drafted = command(folder, "plan", "draft", str(file))
+    plan = drafted.split()[-1]
+    page.click("#plans-open")
+    drafts = page.locator(f"#plans-list tr[data-id='{plan}']")
+    expect(drafts).to_contain_text("draft", timeout=60_000)
+    drafts.locator("button.link").click()
+    expect(page.locator("#plan-figures")).to_contain_text("windows 31", timeout=60_000)
+    page.click("#plan-approve")
+    expect(drafts).to_contain_text("approved", timeout=60_000)
+    page.fill("#plan-end [name=reason]", "looked at it")
+    page.click("#plan-end button")
+    expect(drafts).to_contain_text("ended", timeout=60_000)
+    page.click("#plans-close")
+    shown = command(folder, "plan", "show", plan)
+    assert re.search(
+        r"drafted by service:cli .*\n +approved by user:admin .*\n +ended by user:admin .* looked at it$", shown, re.M
+    )
+
+
+def command(folder: Path, *arguments: str) -> str:
+    """Run ``wattring`` against the suite; return what it says."""
+    done = subprocess.run(
+        [sys.executable, "-m", "libs.suite", *arguments], env=environment(folder), capture_output=True, text=True,
+        timeout=180, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def look_at_energy_and_carbon(page: Page) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import Field
 
 from libs.common.clock import CIVIL_ZONE, Clock
@@ -334,6 +334,8 @@ class PlanView(View):
     state: PlanState
     load_ids: list[str]
     """All loads; of groups those that belonged to them at the approval, of a draft those that do now."""
+    load_count: int
+    """How many they are, also where they are not listed."""
     named: list[str]
     """Loads that were named one by one."""
     device_ids: list[str]
@@ -420,6 +422,10 @@ class CalendarView(View):
 
 
 COVERAGE = Refusal("coverage_layer", True, False, True)
+ListLoads = Annotated[
+    bool,
+    Query(alias="loads", description="false: without lists of loads, which may be a hundred thousand for each plan"),
+]
 CalendarId = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 
 
@@ -488,6 +494,7 @@ def build_plan_router(
     async def list_plans(
         who: ReadOrApp,
         state: PlanState | None = None,
+        loads_listed: ListLoads = True,
         cursor: Cursor = None,
         limit: Limit = 50,
     ) -> Page[PlanView]:
@@ -497,7 +504,8 @@ def build_plan_router(
                                                 limit=limit, app=app_of(who))  # fmt: skip
         cursor_out = time_cursor(found[-1].created_at, found[-1].plan_id) if len(found) == limit else None
         visible = [plan for plan in found if _visible(who, plan, loads)]
-        return Page(items=[plan_view(plan, None) for plan in visible], next_cursor=cursor_out)
+        shown = [plan_view(plan, None, loads_listed=loads_listed) for plan in visible]
+        return Page(items=shown, next_cursor=cursor_out)
 
     @router.get("/plans/{plan_id}", tags=["plans"], summary="Read one plan with its calendar")
     async def read_plan(plan_id: str, who: ReadOrApp) -> PlanView:
@@ -716,20 +724,21 @@ def _simulated_window(one: SimulatedWindow) -> SimulatedWindowView:
     )  # fmt: skip
 
 
-def plan_view(plan: Plan, found: Preview | None) -> PlanView:
-    """Return a plan as it is shown."""
+def plan_view(plan: Plan, found: Preview | None, *, loads_listed: bool = True) -> PlanView:
+    """Return a plan as it is shown; without the lists of its loads if so wanted."""
     schedule, groups = plan.schedule, plan.options.groups
     return PlanView(
         plan_id=plan.plan_id,
         name=plan.name,
         state=plan.state,
-        load_ids=list(plan.load_ids),
-        named=list(plan.named),
+        load_ids=list(plan.load_ids) if loads_listed else [],
+        load_count=len(plan.load_ids),
+        named=list(plan.named) if loads_listed else [],
         device_ids=list(groups.device_ids),
         tags=list(groups.tags),
         site_ids=list(groups.site_ids),
         region_ids=list(groups.region_ids),
-        excluded_load_ids=list(groups.excluded_load_ids),
+        excluded_load_ids=list(groups.excluded_load_ids) if loads_listed else [],
         rank=plan.rank,
         conditions=[
             ConditionModel(quantity=one.quantity, side=one.side, limit=one.limit, for_s=one.for_s)

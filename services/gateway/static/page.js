@@ -183,7 +183,7 @@ const ofSite = () => (state.site ? `site=${encodeURIComponent(state.site)}&` : "
 async function fetchSite() {
   const of = ofSite();
   const [devices, loads, plans] = await Promise.all([
-    items(`devices?${of}limit=200`), items(`loads?${of}limit=200`), items("plans?limit=100")]);
+    items(`devices?${of}limit=200`), items(`loads?${of}limit=200`), items("plans?loads=false&limit=100")]);
   state.devices = new Map(devices.map((device) => [device.id, device]));
   state.loads = new Map(loads.map((load) => [load.id, load]));
   state.plans = new Map(plans.map((plan) => [plan.plan_id, plan]));
@@ -197,7 +197,7 @@ const fetchShutdowns = async () => {
   const commands = await items(`commands?${ofSite()}limit=12`);
   const details = await Promise.all(commands.map((one) => get(`commands/${one.command_id}`)));
   if (occurrences.some((one) => !state.plans.has(one.plan_id))) {
-    state.plans = new Map((await items("plans?limit=100")).map((plan) => [plan.plan_id, plan]));
+    state.plans = new Map((await items("plans?loads=false&limit=100")).map((plan) => [plan.plan_id, plan]));
   }
   state.occurrences = new Map(occurrences.map((one) => [one.occurrence_id, one]));
   state.commands = new Map(details.map((one) => [one.command_id, { ...one, evidence: lastEvidence(one) }]));
@@ -309,7 +309,7 @@ function showDoor(problem) {
   state.timers.forEach(clearInterval);
   $("overview").hidden = true;
   $("site").hidden = $("link").hidden = $("sign-out").hidden = $("wake-open").hidden = $("audit-open").hidden = true;
-  $("callbacks-open").hidden = $("feeds-open").hidden = true;
+  $("callbacks-open").hidden = $("feeds-open").hidden = $("plans-open").hidden = true;
   clearTimeout(wake.timer);
   $("door").hidden = false;
   $("sign-in").querySelector(".problem").textContent = problem ?? "";
@@ -319,6 +319,7 @@ async function showOverview() {
   $("door").hidden = true;
   $("overview").hidden = false;
   $("sign-out").hidden = $("wake-open").hidden = $("audit-open").hidden = $("callbacks-open").hidden = $("feeds-open").hidden = false;
+  $("plans-open").hidden = false;
   while (!(await fetchMasterData())) {
     $("notice").textContent = text("nothing");
     await new Promise((resolve) => setTimeout(resolve, 1000));

@@ -96,6 +96,12 @@ async def plan_states(found: Installation) -> None:
     assert ended.json()["state"] == "ended"
     refused(await found.call("POST", f"/api/v1/plans/{plan_id}/end", {}), 409)
     assert plan_id in [plan["plan_id"] for plan in (await found.get("/api/v1/plans?limit=1000"))["items"]]
+    (plain, brief) = [
+        next(one for one in (await found.get(path))["items"] if one["plan_id"] == plan_id)
+        for path in ("/api/v1/plans?limit=1000", "/api/v1/plans?limit=1000&loads=false")
+    ]
+    assert (plain["load_ids"], plain["load_count"]) == (GOOD["load_ids"], len(GOOD["load_ids"]))
+    assert brief == plain | {"load_ids": [], "named": []}
     file = await found.call("GET", f"/api/v1/plans/{plan_id}/calendar.ics")
     assert file.headers["content-type"] == "text/calendar; charset=utf-8"
     assert file.text.count("BEGIN:VEVENT") == 32
