@@ -247,6 +247,7 @@ async def test_what_a_buffer_kept_while_the_way_was_cut_is_told_afterwards(tmp_p
         await peer_.ask(set="CSWI1.Pos.stVal", value=OFF, time_ms=began_ms + 10)
         await peer_.ask(set="CSWI1.Pos.stVal", value=ON, time_ms=began_ms + 20)
         await peer_.ask(set="GGIO1.Ind1.stVal", value=1)
+        await asyncio.sleep(0.5)  # it gathers an entry for 50 ms, and a busy machine takes longer
         ended = datetime.now(UTC)
         count = len(field.readings())
         way.open = True
@@ -256,9 +257,9 @@ async def test_what_a_buffer_kept_while_the_way_was_cut_is_told_afterwards(tmp_p
         assert [event.value for event in moved] == [1, 0, 1]
         moved_at = [event.source_time.timestamp() * 1000 - began_ms for event in moved]
         assert moved_at == pytest.approx([0, 10, 20], abs=2)
-        # Of the door's time nothing was reported; the entry in the buffer has one.
+        # Of the door's time nothing was reported; the entry in the buffer has one, and was made before the way was open.
         assert opened.code == "door_open"
-        assert began_ms / 1000 - 0.01 <= opened.source_time.timestamp() <= ended.timestamp() + 0.06
+        assert began_ms / 1000 - 0.01 <= opened.source_time.timestamp() <= ended.timestamp()
         kept = [dict(reading.points) for reading in field.readings(topics.BACKFILL)]
         assert kept == [{"breaker_state": 1}, {"breaker_state": 0}, {"breaker_state": 1}, {"door_state": 1}]
         assert (field.last("breaker_state"), field.last("door_state")) == (1, 1)
