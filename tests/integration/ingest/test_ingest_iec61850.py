@@ -257,7 +257,7 @@ async def test_what_a_buffer_kept_while_the_way_was_cut_is_told_afterwards(tmp_p
         assert [event.value for event in moved] == [1, 0, 1]
         moved_at = [event.source_time.timestamp() * 1000 - began_ms for event in moved]
         assert moved_at == pytest.approx([0, 10, 20], abs=2)
-        # Of the door's time nothing was reported; the entry in the buffer has one, and was made before the way was open.
+        # Of the door's time nothing was reported; the entry in the buffer has one, from before the way was open.
         assert opened.code == "door_open"
         assert began_ms / 1000 - 0.01 <= opened.source_time.timestamp() <= ended.timestamp()
         kept = [dict(reading.points) for reading in field.readings(topics.BACKFILL)]
