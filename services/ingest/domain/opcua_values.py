@@ -10,7 +10,7 @@ Source:
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from libs.common.contracts.telemetry import Quality
 from libs.common.points import PointKind
@@ -142,7 +142,7 @@ def change_groups(samples: Iterable[Sample], last: datetime | None, window_s: fl
             groups.append(Group(at, device_time=device_time))
             groups[-1].put(sample)
             continue
-        if open_group is None or sample.point in open_group.raw or at - begun > timedelta(seconds=window_s):
+        if open_group is None or sample.point in open_group.raw or (at - begun).total_seconds() > window_s:
             open_group, begun = Group(at), at
             groups.append(open_group)
         open_group.at = at
