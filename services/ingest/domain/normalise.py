@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from libs.common.contracts.telemetry import Quality
 from libs.common.points import POINTS, Quantity
 from libs.common.profiles import DeviceProfile, Encoding, ModbusPoint, ProfilePoint
+from services.ingest.domain.perprofile import PerProfile
 from services.ingest.domain.registers import pattern
 
 Convert = Callable[[float | int | None], tuple[float | None, bool]]
@@ -112,19 +113,12 @@ class Normaliser:
         return found
 
 
-class Normalisers:
+class Normalisers(PerProfile[Normaliser]):
     """One normaliser per profile, however many devices have it: it is thirty kilobytes, and devices are many."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str], tuple[DeviceProfile, Normaliser]] = {}
-
-    def of(self, profile: DeviceProfile) -> Normaliser:
-        """Return the normaliser of a profile."""
-        key = (profile.name, profile.version)
-        found = self._known.get(key)
-        if found is None or found[0] is not profile:
-            found = self._known[key] = (profile, Normaliser(profile))
-        return found[1]
+        """Prepare; none is made yet."""
+        super().__init__(Normaliser)
 
 
 def energy_ratio(profile: DeviceProfile, ratios: Ratios) -> float | None:

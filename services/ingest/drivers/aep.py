@@ -37,6 +37,7 @@ from services.ingest.domain.aep import (
     task_state_of,
 )
 from services.ingest.domain.loose import text_of
+from services.ingest.domain.perprofile import PerProfile
 from services.ingest.domain.switching import LOCK_POINT, TRIP_POINT
 from services.ingest.drivers.line_settings import seconds
 from services.ingest.drivers.means import Means
@@ -126,7 +127,7 @@ class AepLine:
         self.line = line
         self.product = product_of(line)
         self.orders: dict[str, list[Order]] = {}
-        self._readings: dict[tuple[str, str], tuple[DeviceProfile, Mapping[str, AepPoint], PushDecoder | None]] = {}
+        self.readings = PerProfile(_reading_of)
         self.written: dict[str, tuple[float, datetime]] = {}
         """Device to the moment of its last command, by both clocks."""
         self.news_within_s = news_within_s
@@ -145,16 +146,6 @@ class AepLine:
             await self.api.synchronise()
             sink.up()
             await self.clock.sleep(CLOCK_EVERY_S)
-
-    def reading_of(self, profile: DeviceProfile) -> "tuple[Mapping[str, AepPoint], PushDecoder | None]":
-        """Return the points of a profile, and what reads the product's pushes; made once per profile."""
-        key = profile.name, profile.version
-        known = self._readings.get(key)
-        if known is None or known[0] is not profile:
-            points = {name: point for name, point in profile.points.items() if isinstance(point, AepPoint)}
-            decoder = None if profile.aep is None else PushDecoder(points, profile.aep)
-            known = self._readings[key] = (profile, points, decoder)
-        return known[1], known[2]
 
     def session(self, address: Address) -> DeviceSession:
         """Return a session for one device.
@@ -185,7 +176,7 @@ class AepDevice:
         self._line = line
         self._device_id = address.device_id
         self._platform_id = address.text
-        self._points, self._decoder = line.reading_of(address.profile)
+        self._points, self._decoder = line.readings.of(address.profile)
 
     async def read(self) -> RawReport:
         """Return what the device said last."""
@@ -567,6 +558,12 @@ def raw_of(point: ProfilePoint, value: float) -> float | int | None:
     if point.value_map is not None:
         return next((raw for raw, meant in point.value_map.items() if meant == value), None)
     return value / point.scale
+
+
+def _reading_of(profile: DeviceProfile) -> tuple[Mapping[str, AepPoint], PushDecoder | None]:
+    """Return the points of a profile, and what reads the product's pushes."""
+    points = {name: point for name, point in profile.points.items() if isinstance(point, AepPoint)}
+    return points, None if profile.aep is None else PushDecoder(points, profile.aep)
 
 
 def _judged(task: str, state: TaskState | None, control: AepControl) -> str:
