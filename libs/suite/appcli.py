@@ -1,19 +1,13 @@
 """``wattring apps …``: what upstream applications may order, and what sites have opted out of."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import typer
 
+from libs.suite.calls import Say, Settings
 from libs.suite.words import Words
-
-if TYPE_CHECKING:
-    from libs.common.settings import CommonSettings
-
-Settings = Callable[[], "CommonSettings"]
-Say = Callable[[str], None]
 
 
 class Suite(Protocol):

@@ -1,20 +1,16 @@
 """``wattring attestations …``: heads to keep, proofs to hand over, the verifier, and the operator's own check."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import typer
 
+from libs.suite.calls import Say, Settings
 from libs.suite.words import Words
 
-if TYPE_CHECKING:
-    from libs.common.settings import CommonSettings
-
-Settings = Callable[[], "CommonSettings"]
-Say = Callable[[str], None]
 HEADS_AT_ONCE = 1000
 
 

@@ -1,6 +1,6 @@
 """``wattring audit …``: the audit of switching, its export, and whether its chain holds."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
@@ -8,14 +8,12 @@ import typer
 
 from libs.common.auditchain import Broken, Head, Verified, read_csv, read_ndjson, verify
 from libs.common.errors import PlatformError
+from libs.suite.calls import Say, Settings, items
 from libs.suite.words import Words
 
 if TYPE_CHECKING:
-    from libs.common.settings import CommonSettings
     from libs.common.tokens import KeyRing
 
-Settings = Callable[[], "CommonSettings"]
-Say = Callable[[str], None]
 SIGNER = "control"
 HEAD_SUBJECT = "audit:control"
 
@@ -129,14 +127,7 @@ def published(api: Suite) -> list[Head]:
     Raises:
         Broken: One of them cannot be read.
     """
-    heads: list[Head] = []
-    cursor: str | None = None
-    while True:
-        page = api.get("audit", subject=HEAD_SUBJECT, limit=1000, cursor=cursor)
-        heads += [Head.read(one["after"]) for one in page["items"]]
-        cursor = page["next_cursor"]
-        if cursor is None:
-            return heads
+    return [Head.read(one["after"]) for one in items(api, "audit", subject=HEAD_SUBJECT, limit=1000)]
 
 
 def judge(

@@ -1,17 +1,12 @@
 """``wattring callbacks …``: who is called when something happens, and whether the calls arrive."""
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from collections.abc import Sequence
+from typing import Annotated, Any, Protocol
 
 import typer
 
+from libs.suite.calls import Say, Settings
 from libs.suite.words import Words
-
-if TYPE_CHECKING:
-    from libs.common.settings import CommonSettings
-
-Settings = Callable[[], "CommonSettings"]
-Say = Callable[[str], None]
 
 
 class Suite(Protocol):

@@ -1,22 +1,18 @@
 """``wattring command …``: switching loads off and on at once, and how far an order is."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from libs.suite.settingcli import Say, Suite
+from libs.suite.calls import Say, Settings, Suite
 from libs.suite.words import Words
-
-if TYPE_CHECKING:
-    from libs.common.settings import CommonSettings
 
 SHOWN = 50
 """Loads that are listed; of the others the counts are enough."""
 
 
-def add_commands(app: typer.Typer, words: Words, settings: Callable[[], "CommonSettings"], say: Say) -> None:
+def add_commands(app: typer.Typer, words: Words, settings: Settings, say: Say) -> None:
     """Add ``wattring command``.
 
     Args:

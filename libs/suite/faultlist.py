@@ -1,15 +1,14 @@
 """``wattring fault …``: where faults were localised, and a look that a person orders."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from libs.common.settings import CommonSettings
 from libs.suite.api import LocalApi
+from libs.suite.calls import Say, items
 from libs.suite.words import Words
 
-Say = Callable[[str], None]
 POLL_S = 1.0
 PAGE = 200
 
@@ -18,15 +17,10 @@ def list_faults(settings: CommonSettings, *, device: str | None, all_: bool, wor
     """Say the diagnoses, the open ones unless all are asked for; return how many."""
     count = 0
     with LocalApi(settings) as api:
-        cursor = None
-        while True:
-            page = api.get("diagnoses", device=device, state=None if all_ else "open", limit=PAGE, cursor=cursor)
-            for item in page["items"]:
-                _say_one(item, words, say)
-                count += 1
-            cursor = page.get("next_cursor")
-            if cursor is None:
-                return count
+        for item in items(api, "diagnoses", device=device, state=None if all_ else "open", limit=PAGE):
+            _say_one(item, words, say)
+            count += 1
+    return count
 
 
 def look(settings: CommonSettings, device: str, *, wait_s: float, words: Words, say: Say) -> bool:

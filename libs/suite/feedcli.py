@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from libs.suite.callbackcli import Say, Settings, Suite
+from libs.suite.callbackcli import Suite
+from libs.suite.calls import Say, Settings
 from libs.suite.words import Words
 
 if TYPE_CHECKING:

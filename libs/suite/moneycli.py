@@ -1,18 +1,13 @@
 """``wattring money``: tariffs, prices and bills in from files; what energy cost, and what of it is not billed yet."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import typer
 
+from libs.suite.calls import Say, Settings, items
 from libs.suite.words import Words
-
-if TYPE_CHECKING:
-    from libs.common.settings import CommonSettings
-
-Settings = Callable[[], "CommonSettings"]
-Say = Callable[[str], None]
 
 
 class Suite(Protocol):
@@ -168,14 +163,8 @@ def show_cost(
 
 def list_accruals(api: Suite, words: Words, say: Say, *, first: str, site: str | None, account: str | None) -> None:
     """Say per account and month what was billed and what is still open."""
-    cursor: str | None = None
-    while True:
-        page = api.get("bills/accruals", site=site, account=account, cursor=cursor, **{"from": first})
-        for one in page["items"]:
-            say(_accrual(one, words))
-        cursor = page["next_cursor"]
-        if cursor is None:
-            return
+    for one in items(api, "bills/accruals", site=site, account=account, **{"from": first}):
+        say(_accrual(one, words))
 
 
 def _accrual(one: Mapping[str, Any], words: Words) -> str:

@@ -5,23 +5,18 @@ A stored plan is named by its id, of whichever kind it is.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple
 
 import orjson
 import typer
 
 from libs.common.errors import InvalidInput
+from libs.suite.calls import Say, Settings, Suite, items
 from libs.suite.words import Words
-
-if TYPE_CHECKING:
-    from libs.common.settings import CommonSettings
-
-Settings = Callable[[], "CommonSettings"]
-Say = Callable[[str], None]
 
 SAVINGS = "plans"
 SETPOINTS = "plans/setpoints"
@@ -39,16 +34,6 @@ SETPOINT_FIELDS = (
 )  # fmt: skip
 AROUND = timedelta(hours=24)
 """Progress is that of the shutdowns so far before and after now, unless times are given."""
-
-
-class Suite(Protocol):
-    """The API of the suite."""
-
-    def get(self, path: str, **params: Any) -> Any:
-        """Return the answer of a GET."""
-
-    def post(self, path: str, body: Any = None) -> Any:
-        """Return the answer of a POST."""
 
 
 class Stored(NamedTuple):
@@ -159,7 +144,7 @@ def list_plans(api: Suite, words: Words, say: Say, *, state: str | None) -> None
     count = 0
     for kind in (SAVINGS, SETPOINTS):
         without = {"loads": "false"} if kind == SAVINGS else {}  # of which a plan may have a hundred thousand
-        for view in _pages(api, kind, PLANS_A_PAGE, {"state": state, **without}):
+        for view in items(api, kind, state=state, limit=PLANS_A_PAGE, **without):
             say(_line(Stored(kind, view), words))
             count += 1
     if not count:
@@ -207,7 +192,7 @@ def show_plan(api: Suite, words: Words, say: Say, *, plan: str) -> None:
     elif view["state"] == "draft":
         _say_preview(api.post(f"{SETPOINTS}/preview", _schedule(view)), words, say)
     else:
-        for one in islice(_pages(api, f"{found.path}/windows"), SHOWN):
+        for one in islice(items(api, f"{found.path}/windows", limit=SHOWN), SHOWN):
             say(_window(one, words))
 
 
@@ -228,9 +213,9 @@ def show_progress(api: Suite, words: Words, say: Say, *, plan: str, start: str, 
     """Say how far the shutdowns of a savings plan between two times are, or all windows of a plan of set points."""
     found = _find(api, plan)
     if found.kind == SETPOINTS:
-        pages, line = _pages(api, f"{found.path}/windows"), _window
+        pages, line = items(api, f"{found.path}/windows", limit=PAGE), _window
     else:
-        pages, line = _pages(api, "occurrences", params={"plan": plan, "from": start, "to": end}), _occurrence
+        pages, line = items(api, "occurrences", plan=plan, limit=PAGE, **{"from": start, "to": end}), _occurrence
     counts: Counter[str] = Counter()
     for one in islice(pages, COUNTED):
         if counts.total() < SHOWN:
@@ -326,18 +311,6 @@ def _find(api: Suite, plan: str) -> Stored:
         if exc.status != 404:
             raise
     return Stored(SETPOINTS, api.get(f"{SETPOINTS}/{plan}"))
-
-
-def _pages(
-    api: Suite, path: str, limit: int = PAGE, params: Mapping[str, Any] | None = None
-) -> Iterator[dict[str, Any]]:
-    cursor: str | None = None
-    while True:
-        page = api.get(path, **(params or {}), limit=limit, cursor=cursor)
-        yield from page["items"]
-        cursor = page["next_cursor"]
-        if cursor is None:
-            return
 
 
 def _line(plan: Stored, words: Words) -> str:

@@ -1,27 +1,11 @@
 """``wattring settings …``: what is set inside devices, and setting it in one or in many; clocks and restarts."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import typer
 
+from libs.suite.calls import Say, Settings, Suite, items
 from libs.suite.words import Words
-
-if TYPE_CHECKING:
-    from libs.common.settings import CommonSettings
-
-Settings = Callable[[], "CommonSettings"]
-Say = Callable[[str], None]
-
-
-class Suite(Protocol):
-    """The API of the suite."""
-
-    def get(self, path: str, **params: Any) -> Any:
-        """Return the answer of a GET."""
-
-    def post(self, path: str, body: Any = None) -> Any:
-        """Return the answer of a POST."""
 
 
 def add_settings(app: typer.Typer, words: Words, settings: Settings, say: Say) -> None:
@@ -164,21 +148,14 @@ def add_settings(app: typer.Typer, words: Words, settings: Settings, say: Say) -
 
 def list_settings(api: Suite, words: Words, say: Say, *, device: str | None, differs: bool) -> None:
     """Say one line for each setting."""
-    cursor: str | None = None
     count = 0
-    while True:
-        wanted = {"device": device, "differs": differs or None, "limit": 200, "cursor": cursor}
-        page = api.get("alarm-rules/device-settings", **wanted)
-        for one in page["items"]:
-            mark = {True: words("DIFFERS", "不一致"), False: words("same", "一致"), None: "?"}[one["differs"]]
-            say(
-                f"{one['device_id']}  {one['point']}  {words('platform', '平台')} {_number(one['wanted'])}  "
-                f"{words('device', '设备')} {_number(one['found'])} {one['unit'] or ''}  {mark}  {one['state']}"
-            )
-            count += 1
-        cursor = page["next_cursor"]
-        if cursor is None:
-            break
+    for one in items(api, "alarm-rules/device-settings", device=device, differs=differs or None, limit=200):
+        mark = {True: words("DIFFERS", "不一致"), False: words("same", "一致"), None: "?"}[one["differs"]]
+        say(
+            f"{one['device_id']}  {one['point']}  {words('platform', '平台')} {_number(one['wanted'])}  "
+            f"{words('device', '设备')} {_number(one['found'])} {one['unit'] or ''}  {mark}  {one['state']}"
+        )
+        count += 1
     if not count:
         say(words("nothing", "没有符合条件的定值"))
 

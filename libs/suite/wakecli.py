@@ -1,17 +1,11 @@
 """``wattring wake``: one key from the command line, when everything above it may be down."""
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from libs.suite.calls import Say, Settings
 from libs.suite.words import Words
-
-if TYPE_CHECKING:
-    from libs.common.settings import CommonSettings
-
-Settings = Callable[[], "CommonSettings"]
-Say = Callable[[str], None]
 
 
 def add_wake(app: typer.Typer, words: Words, settings: Settings, say: Say) -> None:
