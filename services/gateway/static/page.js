@@ -10,6 +10,7 @@ const state = {
 };
 const text = (key) => TEXTS[state.language][key] ?? key;
 const label = (thing) => (state.language === "zh" && thing?.name_zh) || thing?.name || thing?.id || "";
+const said = (one) => (state.language === "zh" && one.message_zh) || one.message;
 
 /* Talking to the API. */
 
@@ -180,13 +181,16 @@ function drawSites() {
 const here = (siteId) => !state.site || siteId === state.site;
 const ofSite = () => (state.site ? `site=${encodeURIComponent(state.site)}&` : "");
 
+async function fetchPlanNames() {
+  state.plans = new Map((await items("plans?loads=false&limit=100")).map((plan) => [plan.plan_id, plan]));
+}
+
 async function fetchSite() {
   const of = ofSite();
-  const [devices, loads, plans] = await Promise.all([
-    items(`devices?${of}limit=200`), items(`loads?${of}limit=200`), items("plans?loads=false&limit=100")]);
+  const [devices, loads] = await Promise.all([
+    items(`devices?${of}limit=200`), items(`loads?${of}limit=200`), fetchPlanNames()]);
   state.devices = new Map(devices.map((device) => [device.id, device]));
   state.loads = new Map(loads.map((load) => [load.id, load]));
-  state.plans = new Map(plans.map((plan) => [plan.plan_id, plan]));
   state.readings = new Map((await items(`readings/latest?${of}limit=200`)).map((reading) => [reading.device_id, reading]));
   drawMeters();
 }
@@ -196,9 +200,7 @@ const fetchShutdowns = async () => {
   const occurrences = await items(`occurrences?${ofSite()}from=${since}&limit=200`);
   const commands = await items(`commands?${ofSite()}limit=12`);
   const details = await Promise.all(commands.map((one) => get(`commands/${one.command_id}`)));
-  if (occurrences.some((one) => !state.plans.has(one.plan_id))) {
-    state.plans = new Map((await items("plans?loads=false&limit=100")).map((plan) => [plan.plan_id, plan]));
-  }
+  if (occurrences.some((one) => !state.plans.has(one.plan_id))) await fetchPlanNames();
   state.occurrences = new Map(occurrences.map((one) => [one.occurrence_id, one]));
   state.commands = new Map(details.map((one) => [one.command_id, { ...one, evidence: lastEvidence(one) }]));
   drawShutdowns();
@@ -304,12 +306,14 @@ function translate() {
   $("language").textContent = text("language");
 }
 
+/* Buttons for whoever has signed in. */
+const SIGNED_IN = ["wake-open", "plans-open", "audit-open", "callbacks-open", "feeds-open", "sign-out"];
+
 function showDoor(problem) {
   state.source?.close();
   state.timers.forEach(clearInterval);
   $("overview").hidden = true;
-  $("site").hidden = $("link").hidden = $("sign-out").hidden = $("wake-open").hidden = $("audit-open").hidden = true;
-  $("callbacks-open").hidden = $("feeds-open").hidden = $("plans-open").hidden = true;
+  for (const id of ["site", "link", ...SIGNED_IN]) $(id).hidden = true;
   clearTimeout(wake.timer);
   $("door").hidden = false;
   $("sign-in").querySelector(".problem").textContent = problem ?? "";
@@ -318,8 +322,7 @@ function showDoor(problem) {
 async function showOverview() {
   $("door").hidden = true;
   $("overview").hidden = false;
-  $("sign-out").hidden = $("wake-open").hidden = $("audit-open").hidden = $("callbacks-open").hidden = $("feeds-open").hidden = false;
-  $("plans-open").hidden = false;
+  for (const id of SIGNED_IN) $(id).hidden = false;
   while (!(await fetchMasterData())) {
     $("notice").textContent = text("nothing");
     await new Promise((resolve) => setTimeout(resolve, 1000));

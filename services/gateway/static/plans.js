@@ -14,7 +14,7 @@ const planLink = (id) => {
 function simulatedRow(name, total, id) {
   const why = element("td", undefined, "wrap");
   for (const one of total.skipped) {
-    why.append(element("div", `${one.count} × ${(state.language === "zh" && one.message_zh) || one.message}`));
+    why.append(element("div", `${one.count} × ${said(one)}`));
   }
   return row([
     name, `${total.switched} / ${total.count}`, number(total.hours_off, 1), number(total.saved_kwh, 2),
@@ -69,8 +69,6 @@ async function fetchPlans() {
 }
 
 /* One plan: what it amounts to, before anybody puts it into force. */
-
-const said = (one) => (state.language === "zh" && one.message_zh) || one.message;
 
 function planNotes(found) {
   const overlaps = (found.overlaps ?? []).map((one) =>

@@ -45,7 +45,7 @@ async function showOrder(id) {
   $("order-figures").textContent = [`${one.progress.done} / ${one.progress.total}`, ...states, ...expected].join(" · ");
   const refused = one.refused.map((found) => row([
     label(state.devices.get(found.device_id)) || found.device_id, badge(text("refused"), "bad"), "–",
-    element("td", (state.language === "zh" && found.message_zh) || found.message, "wrap"),
+    element("td", said(found), "wrap"),
   ], found.device_id));
   fill("order-devices", [...refused, ...one.settings.map((found) => row([
     label(state.devices.get(found.device_id)) || found.device_id, badge(text(found.state), orderMood(found)),
